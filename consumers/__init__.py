@@ -1,0 +1,1 @@
+"""How records come in: decoding, the Kafka source, and the gate that pauses it."""

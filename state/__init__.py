@@ -1,0 +1,1 @@
+"""What is remembered and learned: learners, shards, snapshots and the store that keeps them."""
