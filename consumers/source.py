@@ -1,0 +1,279 @@
+"""The way in: a member of the consumer group that gives batches and keeps its place while it is paused.
+
+Partitions arrive paused and stay so until the runner has taken them over and says from which offset they
+are read. The rebalance callbacks only note what happened: all work on it is done between polls.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import msgspec
+from confluent_kafka import (
+    OFFSET_END,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
+
+from consumers.record import Record
+
+_CALL_S = 5.0
+_OWNED = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    # Also makes the committed offsets stable: without it a transaction that is still open is not waited for.
+    "isolation.level": "read_committed",
+    # Earliest would skip a range that retention took, and latest would jump to the end, both in silence.
+    "auto.offset.reset": "error",
+    # Tells where a partition ends even where nothing but control records lies between here and there.
+    "enable.partition.eof": True,
+}
+OWNED_SETTINGS = frozenset(_OWNED) | {
+    "bootstrap.servers",
+    "group.id",
+    "transactional.id",
+    "enable.idempotence",
+    "on_delivery",
+    "logger",
+    "error_cb",
+    "stats_cb",
+}
+"""librdkafka properties that the pipeline sets itself; the configuration refuses them by name."""
+
+_CLASSIC = {
+    "partition.assignment.strategy": "cooperative-sticky",
+    # How long a dead worker's partitions lie idle. Heartbeats come from librdkafka's own thread, so a busy
+    # worker is not taken for a dead one.
+    "session.timeout.ms": 6_000,
+    "heartbeat.interval.ms": 1_500,
+}
+_AUTH = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError._AUTHENTICATION,  # noqa: SLF001 librdkafka's own codes start with an underscore
+    }
+)
+
+
+class SourceAway(Exception):
+    """Raised when Kafka does not answer a question that the runner can't go on without."""
+
+    status = 503
+    hint = "nothing is lost: the pipeline waits for Kafka and goes on by itself"
+
+
+class SourceError(Exception):
+    """Raised when reading can't go on without somebody's help."""
+
+    status = 400
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """What the group has committed for a partition: the next offset (-1 for none) and its metadata."""
+
+    offset: int
+    metadata: str
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Records by partition, in offset order, with the membership that held when they were consumed.
+
+    `ends` has, for each partition that was read to its end, the offset that the next record will have.
+    """
+
+    records: Mapping[int, Sequence[Record]]
+    ends: Mapping[int, int]
+    membership: Any
+
+
+class Source:
+    """The features topic, as a member of the group sees it.
+
+    `settings` are librdkafka's, `group` is the consumer group. `rebalanced` is called from within `poll`
+    with the partitions that came and those that went; it must return at once.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        *,
+        group: str,
+        topic: str,
+        rebalanced: Callable[[Sequence[int], Sequence[int]], None],
+    ) -> None:
+        settings = consumer_settings(settings, group=group)
+        self._incremental = settings.get("group.protocol") == "consumer" or "cooperative" in settings.get(
+            "partition.assignment.strategy", ""
+        )
+        self._topic = topic
+        self._rebalanced = rebalanced
+        self._consumer = Consumer(settings)
+        self.assigned: set[int] = set()
+        self._reading: set[int] = set()
+
+    def subscribe(self) -> None:
+        """Join the group. The partitions come with later polls."""
+        self._consumer.subscribe([self._topic], on_assign=self._came, on_revoke=self._went, on_lost=self._went)
+
+    def poll(self, *, records_max: int, wait_s: float) -> Batch | None:
+        """Wait for the first record, then take what else is there; None when nothing came in time.
+
+        Raises SourceError for what no waiting mends; other errors of the client are waited out.
+        """
+        first = self._consumer.poll(wait_s)
+        if first is None:
+            return None
+        messages = [first, *self._consumer.consume(records_max - 1, 0)]
+        records: dict[int, list[Record]] = {}
+        ends: dict[int, int] = {}
+        for message in messages:
+            error = message.error()
+            if error is None:
+                record = _record(message)
+                records.setdefault(record.partition, []).append(record)
+            elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 librdkafka's own codes
+                ends[cast("int", message.partition())] = cast("int", message.offset())
+            elif message.partition() in {None, -1, *self._reading}:
+                self._judge(error)
+        if not records and not ends:
+            return None
+        return Batch(records, ends, self._consumer.consumer_group_metadata())
+
+    def membership(self) -> Any:
+        """Return the group metadata of now, for offsets that no batch carries."""
+        return self._consumer.consumer_group_metadata()
+
+    def pause(self, partitions: Iterable[int]) -> None:
+        """Stop fetching. What was fetched and not polled is dropped, and fetched again on resume."""
+        self._consumer.pause(self._places(partitions))
+
+    def resume(self, partitions: Iterable[int]) -> None:
+        """Fetch again from where the last poll left off."""
+        self._consumer.resume(self._places(partitions))
+
+    def read_from(self, partition: int, offset: int) -> None:
+        """Start reading a partition at an offset. Raises SourceAway when the client is not ready for it."""
+        try:
+            self._consumer.seek(TopicPartition(self._topic, partition, offset))
+            self._consumer.resume([TopicPartition(self._topic, partition)])
+        except KafkaException as error:
+            raise SourceAway(f"partition {partition} can't be read yet: {error.args[0].str()}") from error
+        self._reading.add(partition)
+
+    def committed(self, partitions: Iterable[int]) -> dict[int, Committed]:
+        """Return what the group has committed, waiting out a transaction that is still open."""
+        try:
+            places = self._consumer.committed(self._places(partitions), timeout=_CALL_S)
+        except KafkaException as error:
+            raise SourceAway(f"the committed offsets can't be read: {error.args[0].str()}") from error
+        for place in places:
+            if place.error is not None:
+                raise SourceAway(f"the committed offsets can't be read: {place.error.str()}")
+        return {place.partition: Committed(max(place.offset, -1), place.metadata or "") for place in places}
+
+    def watermarks(self, partition: int) -> tuple[int, int]:
+        """Return the first offset that the log still holds, and the next that a reader could get."""
+        try:
+            low, high = self._consumer.get_watermark_offsets(
+                TopicPartition(self._topic, partition), timeout=_CALL_S, cached=False
+            )
+        except KafkaException as error:
+            raise SourceAway(f"the log's ends can't be read: {error.args[0].str()}") from error
+        return low, high
+
+    def commit(self, offsets: Mapping[int, Committed]) -> None:
+        """Commit offsets outside a transaction (at-least-once). Raises SourceAway."""
+        places = [TopicPartition(self._topic, p, c.offset, c.metadata) for p, c in offsets.items()]
+        try:
+            done = self._consumer.commit(offsets=places, asynchronous=False)
+        except KafkaException as error:
+            raise SourceAway(f"the offsets can't be committed: {error.args[0].str()}") from error
+        for place in done or ():
+            if place.error is not None:
+                raise SourceAway(f"the offsets can't be committed: {place.error.str()}")
+
+    def partitions(self) -> list[int]:
+        """Return the topic's partitions. Raises SourceAway; an empty list says that there is no topic."""
+        try:
+            topic = self._consumer.list_topics(self._topic, timeout=_CALL_S).topics[self._topic]
+        except KafkaException as error:
+            raise SourceAway(f"Kafka does not answer: {error.args[0].str()}") from error
+        return sorted(topic.partitions)
+
+    def close(self) -> None:
+        """Leave the group, so that the others need not wait for the session to end."""
+        self._consumer.close()
+
+    def _came(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        partitions = [place.partition for place in places]
+        self._reading.difference_update(partitions)
+        for place in places:
+            # Any place that the broker knows will do, since nothing is fetched before `read_from`. The
+            # committed offset would not: a new group has none, and then the client gives the partition up.
+            place.offset = OFFSET_END
+        if self._incremental:
+            consumer.incremental_assign(places)
+        else:
+            consumer.assign(places)
+        # A client remembers a pause across a rebalance and forgets it across a restart: say it each time.
+        consumer.pause(places)
+        self.assigned.update(partitions)
+        self._rebalanced(partitions, ())
+
+    def _went(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        partitions = [place.partition for place in places]
+        self.assigned.difference_update(partitions)
+        self._reading.difference_update(partitions)
+        self._rebalanced((), partitions)
+        if self._incremental:
+            consumer.incremental_unassign(places)
+        else:
+            consumer.unassign()
+
+    def _judge(self, error: KafkaError) -> None:
+        code = error.code()
+        if code in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:  # noqa: SLF001
+            raise SourceError(
+                f"the log no longer holds the offset to read next: {error.str()}",
+                hint="raise the topic's retention; `headrace status` shows where each partition stands",
+            )
+        if code in _AUTH:
+            raise SourceError(
+                f"Kafka denies it: {error.str()}",
+                hint="give the user READ on the features topic and on the group (`headrace doctor`)",
+            )
+        if error.fatal():
+            raise SourceAway(f"the consumer can't go on: {error.str()}")
+
+    def _places(self, partitions: Iterable[int]) -> list[TopicPartition]:
+        return [TopicPartition(self._topic, partition) for partition in partitions]
+
+
+def consumer_settings(settings: Mapping[str, Any], *, group: str) -> dict[str, Any]:
+    """Complete the user's librdkafka properties to a consumer's, with what its group protocol allows."""
+    classic = {} if settings.get("group.protocol") == "consumer" else _CLASSIC
+    return {
+        "fetch.wait.max.ms": 100,
+        "queued.max.messages.kbytes": 32_768,
+        **classic,
+        **settings,
+        **_OWNED,
+        "group.id": group,
+    }
+
+
+def _record(message: Any) -> Record:
+    return Record(
+        message.partition(),
+        message.offset(),
+        message.timestamp()[1],
+        message.key(),
+        message.value(),
+        message.headers(),
+    )

@@ -1,0 +1,149 @@
+"""The topics themselves: how many partitions, what the broker keeps, and making those that are missing."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
+
+from consumers.source import SourceAway, SourceError
+
+_CALL_S = 5.0
+_RETENTION_MS = 30 * 24 * 3_600_000
+_MADE_S = 30.0
+_MOCK_BYTES_MAX = 1_000_000
+# A dead letter carries its record and a dozen headers more.
+_HEADERS_BYTES = 65_536
+
+
+class Topic(msgspec.Struct, frozen=True):
+    """What the broker says of a topic. `id` changes when a topic is deleted and made again."""
+
+    name: str
+    partitions: int
+    id: str
+    value_bytes_max: int
+    compacted: bool
+
+
+class Topics:
+    """The broker's topics, by way of its admin calls. Every call is bounded in time.
+
+    Raises SourceAway when the broker does not answer, SourceError when it refuses.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._admin = AdminClient(dict(settings))
+
+    def is_mock(self) -> bool:
+        """Tell librdkafka's mock cluster, which keeps little, knows no transactions and answers no admin call."""
+        try:
+            return str(self._admin.list_topics(timeout=_CALL_S).cluster_id).startswith("mockCluster")
+        except KafkaException as error:
+            raise SourceAway(f"Kafka does not answer: {error.args[0].str()}") from error
+
+    def partitions(self) -> dict[str, int]:
+        """Return every topic's number of partitions."""
+        try:
+            topics = self._admin.list_topics(timeout=_CALL_S).topics
+        except KafkaException as error:
+            raise SourceAway(f"Kafka does not answer: {error.args[0].str()}") from error
+        return {name: len(topic.partitions) for name, topic in topics.items() if topic.error is None}
+
+    def describe(self, name: str) -> Topic:
+        """Return what the broker says of one topic."""
+        try:
+            described = self._admin.describe_topics(TopicCollection([name]), request_timeout=_CALL_S)
+            topic = described[name].result()
+            resource = ConfigResource(ResourceType.TOPIC, name)
+            settings = self._admin.describe_configs([resource], request_timeout=_CALL_S)[resource].result()
+        except KafkaException as error:
+            raise self._fault(error, name) from error
+        return Topic(
+            name,
+            len(topic.partitions),
+            str(topic.topic_id),
+            int(settings["max.message.bytes"].value),
+            "compact" in settings["cleanup.policy"].value,
+        )
+
+    def ensure(self, *, features: str, predictions: str, dead_letters: str, partitions: int) -> Topic:
+        """Make the topics that are missing, and check that those that are there fit together.
+
+        A missing features topic gets `partitions`; the two outputs get as many as the features have.
+        """
+        if self.is_mock():
+            return self._touch(features, predictions, dead_letters)
+        there = self.partitions()
+        if features not in there:
+            self.create(features, partitions)
+        source = self.describe(features)
+        if source.compacted:
+            raise SourceError(
+                f"the topic {features} is compacted: Kafka drops records that a model was taught with",
+                hint=f"set cleanup.policy=delete on {features}",
+            )
+        room = source.value_bytes_max + _HEADERS_BYTES
+        if predictions not in there:
+            self.create(predictions, source.partitions)
+        if dead_letters not in there:
+            self.create(
+                dead_letters,
+                source.partitions,
+                {"max.message.bytes": str(room), "retention.ms": str(_RETENTION_MS)},
+            )
+        self._fit(source, {name: there[name] for name in (predictions, dead_letters) if name in there})
+        return source
+
+    def create(self, name: str, partitions: int, settings: Mapping[str, str] | None = None) -> None:
+        """Make a topic, and wait until the broker shows it. That it is there already is as good."""
+        topic = NewTopic(name, num_partitions=partitions, config=dict(settings or {}))
+        try:
+            self._admin.create_topics([topic], request_timeout=_CALL_S)[name].result()
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise self._fault(error, name) from error
+        _wait(lambda: self.partitions().get(name, 0) >= partitions, f"the topic {name} to be made")
+
+    def _touch(self, features: str, *outputs: str) -> Topic:
+        # The mock cluster makes a topic when it is asked about it, and has no other way.
+        found = {name: self._admin.list_topics(name, timeout=_CALL_S) for name in (features, *outputs)}
+        return Topic(features, len(found[features].topics[features].partitions), "", _MOCK_BYTES_MAX, compacted=False)
+
+    def _fit(self, source: Topic, outputs: Mapping[str, int]) -> None:
+        for name, count in outputs.items():
+            if count < source.partitions:
+                raise SourceError(
+                    f"{name} has {count} partitions and {source.name} has {source.partitions}; "
+                    "a record keeps its partition from one to the other",
+                    hint=f"give {name} {source.partitions} partitions (kafka-topics --alter)",
+                )
+
+    def _fault(self, error: KafkaException, name: str) -> Exception:
+        fault = error.args[0]
+        if fault.retriable() or fault.code() in {
+            KafkaError._TIMED_OUT,  # noqa: SLF001 librdkafka's own codes start with an underscore
+            KafkaError._TRANSPORT,  # noqa: SLF001
+            KafkaError.UNKNOWN_TOPIC_OR_PART,
+            KafkaError.REQUEST_TIMED_OUT,
+        }:
+            return SourceAway(f"Kafka does not answer about {name}: {fault.str()}")
+        return SourceError(
+            f"Kafka refuses what {name} needs: {fault.str()}",
+            hint=f"make {name} by hand, or give the user CREATE and DESCRIBE on it",
+        )
+
+
+def _wait(done: Callable[[], bool], what: str) -> None:
+    until = time.monotonic() + _MADE_S
+    while not done():
+        if time.monotonic() > until:
+            raise SourceAway(f"waited {_MADE_S:.0f} s for {what}")
+        time.sleep(0.05)
