@@ -1,0 +1,289 @@
+"""What learns: one protocol, and River behind it.
+
+The engine predicts and teaches through `Learner`; shards and snapshots see a learner only as bytes.
+"""
+
+import functools
+import importlib
+import importlib.metadata
+import io
+import pickle
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from river import base, compose
+
+Task = Literal["binary", "multiclass", "regression"]
+Answer = tuple[Any, Mapping[Any, float] | None]
+"""A prediction, and the probability of each class where the learner gives one."""
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+_UNSEEDED = re.compile(r"\bseed=None\b")
+_TRUSTED_PACKAGES = frozenset({"river", "collections", "datetime", "decimal", "fractions", "random"})
+_TRUSTED_NAMES = frozenset(
+    {
+        ("_codecs", "encode"),
+        ("copyreg", "_reconstructor"),
+        ("functools", "partial"),
+        ("math", "exp"),
+        ("math", "log"),
+        ("math", "sqrt"),
+    }
+)
+_TRUSTED_BUILTINS = frozenset(
+    kind.__name__
+    for kind in (bool, bytearray, bytes, complex, dict, float, frozenset, int, list, object, range, set, slice, str)
+) | {"tuple"}
+
+
+class ModelError(Exception):
+    """Raised when the factory gives no model that can learn on a stream, or one that can't be saved."""
+
+    status = 400
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class LabelError(ValueError):
+    """Raised when a label is none that a model of this task can learn."""
+
+
+class Learner(Protocol):
+    """What every learner does, whether River runs it or a compiled kernel.
+
+    A learner is a deterministic function of what it was taught, in order: no wall clock, no unseeded
+    randomness. `dump` and `load` carry it over a restart to the bit.
+    """
+
+    task: Task
+    codec: str
+    spec: str
+
+    def label(self, raw: Any) -> Any:
+        """Return the label as the model takes it. Raises LabelError for one that it can't learn."""
+
+    def predict(self, features: dict[str, Any]) -> Answer:
+        """Answer for one record's features, and change nothing."""
+
+    def learn(self, features: dict[str, Any], label: Any) -> None:
+        """Learn one labelled record."""
+
+    def dump(self) -> bytes:
+        """Return the whole state as bytes."""
+
+    def load(self, state: bytes) -> None:
+        """Become the learner that `dump` gave these bytes for."""
+
+
+class RiverLearner:
+    """Any River classifier or regressor, run as River runs it."""
+
+    def __init__(self, model: Any, *, trusted: frozenset[str] = frozenset()) -> None:
+        self.task: Task = task_of(model)
+        self.codec = f"river-{importlib.metadata.version('river')}-pickle"
+        self.spec = _ADDRESS.sub("", repr(model))
+        self._trusted = trusted
+        self._labels: Callable[[Any], Any] = {
+            "binary": _binary_label,
+            "multiclass": _class_label,
+            "regression": _number_label,
+        }[self.task]
+        self._adopt(model)
+
+    @property
+    def unseeded(self) -> bool:
+        """Whether some part draws random numbers without a seed, so that no relearning can repeat it."""
+        return _UNSEEDED.search(self.spec) is not None
+
+    def label(self, raw: Any) -> Any:
+        """Return the label as River takes it. Raises LabelError."""
+        return self._labels(raw)
+
+    def predict(self, features: dict[str, Any]) -> Answer:
+        """Answer with River's prediction, and the probabilities of a classifier that has them."""
+        return self._predict(features)
+
+    def learn(self, features: dict[str, Any], label: Any) -> None:
+        """Learn one labelled record."""
+        self._learn_one(features, label)
+
+    def dump(self) -> bytes:
+        """Pickle the model. Raises ModelError when a part of it has no name to be found by."""
+        try:
+            return pickle.dumps(self._model, protocol=5)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ModelError(
+                f"the model can't be saved: {error}",
+                hint="give every function in it a name at the top level of model.py; a lambda has none",
+            ) from error
+
+    def load(self, state: bytes) -> None:
+        """Unpickle the model from the classes that are trusted. Raises ModelError for any other."""
+        self._adopt(_Unpickler(state, self._trusted).load())
+
+    def _adopt(self, model: Any) -> None:
+        self._model = model
+        self._learn_one = model.learn_one
+        self._predict: Callable[[dict[str, Any]], Answer] = self._predict_number
+        if self.task == "regression":
+            return
+        last = _last_step(model)
+        # River's own predict_one is the likeliest class of predict_proba_one: asking once is enough,
+        # unless the classifier decides in a way of its own.
+        if type(last).predict_proba_one is base.Classifier.predict_proba_one:
+            self._predict = self._predict_class
+        elif type(last).predict_one is base.Classifier.predict_one:
+            self._predict = self._predict_likeliest
+        else:
+            self._predict = self._predict_both
+
+    def _predict_number(self, features: dict[str, Any]) -> Answer:
+        return self._model.predict_one(features), None
+
+    def _predict_class(self, features: dict[str, Any]) -> Answer:
+        return self._model.predict_one(features), None
+
+    def _predict_likeliest(self, features: dict[str, Any]) -> Answer:
+        proba = self._model.predict_proba_one(features)
+        return (max(proba, key=proba.get) if proba else None), proba
+
+    def _predict_both(self, features: dict[str, Any]) -> Answer:
+        prediction = self._model.predict_one(features)
+        try:
+            return prediction, self._model.predict_proba_one(features)
+        except NotImplementedError:
+            # A wrapper only finds out from what it wraps.
+            self._predict = self._predict_class
+            return prediction, None
+
+
+def task_of(model: Any) -> Task:
+    """Name what the model answers. Raises ModelError when it is no classifier and no regressor."""
+    last = _last_step(model)
+    if isinstance(last, base.Regressor):
+        return "regression"
+    if isinstance(last, base.Classifier):
+        return "multiclass" if last._multiclass else "binary"  # noqa: SLF001 River has no public name for it
+    raise ModelError(
+        f"the factory returned {type(model).__name__}, which is no River classifier or regressor",
+        hint="return a model such as StandardScaler() | LogisticRegression()",
+    )
+
+
+def load_factory(reference: str, directory: Path) -> Callable[[], Any]:
+    """Find `module:function` beside the configuration. Raises ModelError with what is missing."""
+    module_name, _, function_name = reference.partition(":")
+    # A worker's own process is started for one project, so the project's folder goes first.
+    if str(directory) not in sys.path:
+        sys.path.insert(0, str(directory))
+    try:
+        factory: Any = getattr(importlib.import_module(module_name), function_name)
+    except Exception as error:
+        raise ModelError(
+            f"model.factory = {reference!r} can't be loaded: {type(error).__name__}: {error}",
+            hint=f"put a function {function_name or 'build'}() into {directory / (module_name + '.py')}",
+        ) from error
+    if not callable(factory):
+        raise ModelError(
+            f"model.factory = {reference!r} is no function",
+            hint="name a function that takes nothing and returns a River model",
+        )
+    return functools.partial(factory)
+
+
+def build(factory: Callable[[], Any], *, trusted: frozenset[str] = frozenset()) -> RiverLearner:
+    """Make a new learner, and prove that it can be saved and loaded. Raises ModelError."""
+    try:
+        model = factory()
+    except Exception as error:
+        raise ModelError(
+            f"the model's factory raised {type(error).__name__}: {error}",
+            hint="call it by hand: python -c 'import model; model.build()'",
+        ) from error
+    learner = RiverLearner(model, trusted=trusted)
+    RiverLearner(model, trusted=trusted).load(learner.dump())
+    return learner
+
+
+def modules_beside(directory: Path) -> frozenset[str]:
+    """Name the modules of a project's own folder: what its author wrote may stand in a snapshot."""
+    return frozenset(path.stem for path in directory.glob("*.py")) | frozenset(
+        path.parent.name for path in directory.glob("*/__init__.py")
+    )
+
+
+def _last_step(model: Any) -> Any:
+    while isinstance(model, compose.Pipeline):
+        model = list(model.steps.values())[-1]
+    return model
+
+
+def _binary_label(raw: Any) -> bool:
+    if raw is True or raw is False:
+        return bool(raw)
+    if isinstance(raw, int | float) and raw in (0, 1):
+        return bool(raw)
+    raise LabelError(f"the label {_shown(raw)} is neither true nor false, as this binary model needs")
+
+
+def _class_label(raw: Any) -> bool | int | str:
+    if isinstance(raw, bool | int | str):
+        return raw
+    if isinstance(raw, float) and raw.is_integer():
+        return int(raw)
+    raise LabelError(f"the label {_shown(raw)} is no class: a string, a whole number or a boolean is")
+
+
+def _number_label(raw: Any) -> int | float:
+    if isinstance(raw, int | float) and not isinstance(raw, bool):
+        return raw
+    raise LabelError(f"the label {_shown(raw)} is no number, as this regression model needs")
+
+
+def _shown(raw: Any) -> str:
+    text = repr(raw)
+    return text if len(text) <= 80 else f"{text[:77]}..."  # noqa: PLR2004 what a line of log can hold
+
+
+class _Unpickler(pickle.Unpickler):
+    """Load classes of River, numpy and the user's own modules only: Redis must not be able to run code."""
+
+    def __init__(self, state: bytes, trusted: frozenset[str]) -> None:
+        super().__init__(io.BytesIO(state))
+        self._trusted = trusted
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        if module_name == "builtins" and global_name in _TRUSTED_BUILTINS:
+            return super().find_class(module_name, global_name)
+        if (module_name, global_name) in _TRUSTED_NAMES:
+            return super().find_class(module_name, global_name)
+        package = module_name.partition(".")[0]
+        if package in _TRUSTED_PACKAGES or package in self._trusted or package == "numpy":
+            found = super().find_class(module_name, global_name)
+            if self._is_home_grown(found, package):
+                return found
+        raise ModelError(
+            f"the snapshot names {module_name}.{global_name}, which is not trusted",
+            hint=f"if the model needs it, add {package!r} to model.trusted_packages",
+        )
+
+    def _is_home_grown(self, found: Any, package: str) -> bool:
+        # A trusted module may have imported an untrusted one: what counts is where a thing was defined.
+        home = getattr(found, "__module__", None) or ""
+        if home.partition(".")[0] not in {package, "numpy", *_TRUSTED_PACKAGES, *self._trusted}:
+            return False
+        if package == "numpy":
+            return isinstance(found, type) or found.__name__ in {
+                "_reconstruct",
+                "scalar",
+                "_frombuffer",
+                "__randomstate_ctor",
+                "__generator_ctor",
+                "__bit_generator_ctor",
+            }
+        return True

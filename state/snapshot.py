@@ -1,0 +1,98 @@
+"""A shard as bytes: the model, its counts and the offset at which it stands, sealed with a checksum.
+
+Written to the store in one piece, so model and offset can't part. Bytes that were cut or flipped are
+found by their seal and never loaded.
+"""
+
+import hashlib
+import platform
+from typing import Any
+
+import msgspec
+
+from state.shard import Counts, Quality, Shard
+
+_MAGIC = b"HEADRACE"
+_FORMAT = 1
+_SEAL_BYTES = 32
+_HEAD_BYTES = len(_MAGIC) + 1 + _SEAL_BYTES
+
+
+class SnapshotError(Exception):
+    """Raised when bytes are no whole snapshot of a format that this release reads."""
+
+    status = 400
+    hint = "an older snapshot is used if there is one, else the model is learned again from the log"
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """What one version holds. `offset` is the next to learn; `start` the first of the history."""
+
+    topic: str
+    topic_id: str
+    partition: int
+    offset: int
+    start: int
+    epoch: int
+    counts: Counts
+    quality: Quality
+    codec: str
+    spec: str
+    python: str
+    created_ms: int
+    model: bytes
+
+
+def take(shard: Shard, *, topic: str, topic_id: str, now_ms: int) -> Snapshot:
+    """Take a snapshot of the shard as it stands; the model's bytes serve its next undo as well."""
+    return Snapshot(
+        topic=topic,
+        topic_id=topic_id,
+        partition=shard.partition,
+        offset=shard.offset,
+        start=shard.start,
+        epoch=shard.epoch,
+        counts=shard.counts,
+        quality=shard.quality_now(),
+        codec=shard.learner.codec,
+        spec=shard.learner.spec,
+        python=platform.python_version(),
+        created_ms=now_ms,
+        model=shard.checkpoint(),
+    )
+
+
+def encode(snapshot: Snapshot) -> bytes:
+    """Encode as magic, format, SHA-256 of the rest, MessagePack."""
+    body = msgspec.msgpack.encode(snapshot)
+    return _MAGIC + bytes([_FORMAT]) + hashlib.sha256(body).digest() + body
+
+
+def decode(sealed: bytes) -> Snapshot:
+    """Decode what `encode` gave. Raises SnapshotError for anything else; no model is loaded by it."""
+    head, body = sealed[:_HEAD_BYTES], sealed[_HEAD_BYTES:]
+    if len(head) < _HEAD_BYTES or not head.startswith(_MAGIC):
+        raise SnapshotError("the bytes are no snapshot")
+    if head[len(_MAGIC)] != _FORMAT:
+        raise SnapshotError(f"the snapshot has format {head[len(_MAGIC)]}; this release reads {_FORMAT}")
+    if hashlib.sha256(body).digest() != head[-_SEAL_BYTES:]:
+        raise SnapshotError("the snapshot's checksum does not match its bytes")
+    try:
+        return msgspec.msgpack.decode(body, type=Snapshot)
+    except msgspec.DecodeError as error:
+        raise SnapshotError(f"the snapshot can't be read: {error}") from error
+
+
+def describe(snapshot: Snapshot) -> dict[str, Any]:
+    """Return what a person asks of a version: everything but the model's bytes."""
+    return {
+        "partition": snapshot.partition,
+        "offset": snapshot.offset,
+        "epoch": snapshot.epoch,
+        "created_ms": snapshot.created_ms,
+        "model_bytes": len(snapshot.model),
+        "codec": snapshot.codec,
+        "python": snapshot.python,
+        **msgspec.structs.asdict(snapshot.counts),
+        "quality": snapshot.quality.summary(),
+    }
