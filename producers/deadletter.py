@@ -1,0 +1,191 @@
+"""Dead letters: a refused record as it came, with headers that say where it stood and what is wrong.
+
+Written with the names that Kafka itself is taking up for share groups (KIP-1191) and Headrace's own `dlq.*`;
+read in those of Kafka Connect (KIP-298), Kafka Streams (KIP-1034) and Spring as well.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+Headers = Sequence[tuple[str, bytes | None]]
+Dialect = Literal["headrace", "connect", "streams", "spring", "none"]
+
+TOPIC = "__dlq.errors.topic"
+PARTITION = "__dlq.errors.partition"
+OFFSET = "__dlq.errors.offset"
+GROUP = "__dlq.errors.group"
+DELIVERY_COUNT = "__dlq.errors.delivery.count"
+MESSAGE = "__dlq.errors.message"
+STATUS = "dlq.status"
+CODE = "dlq.code"
+FIELD = "dlq.field"
+STAGE = "dlq.stage"
+TIMESTAMP = "dlq.timestamp"
+REPLAY_COUNT = "dlq.replay.count"
+LEARNED = "dlq.learned"
+"""Set to `true` where the model had learned the record before a sink refused it: a replay must not teach it."""
+
+_OWN = frozenset(
+    {TOPIC, PARTITION, OFFSET, GROUP, DELIVERY_COUNT, MESSAGE, STATUS, CODE, FIELD, STAGE, TIMESTAMP}
+    | {REPLAY_COUNT, LEARNED}
+)
+_MESSAGE_BYTES_MAX = 1_024
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """Where a dead letter came from and why, in whichever dialect its headers are.
+
+    `partition` and `offset` are -1 and `timestamp_ms` is None where the headers do not tell.
+    """
+
+    dialect: Dialect
+    topic: str = ""
+    partition: int = -1
+    offset: int = -1
+    group: str = ""
+    code: str = ""
+    stage: str = ""
+    field: str = ""
+    message: str = ""
+    timestamp_ms: int | None = None
+    replay_count: int = 0
+
+
+def seal(
+    headers: Headers | None,
+    *,
+    topic: str,
+    partition: int,
+    offset: int,
+    group: str,
+    code: str,
+    stage: str,
+    field: str,
+    message: str,
+    timestamp_ms: int,
+    learned: bool = False,
+) -> list[tuple[str, bytes | None]]:
+    """Return a refused record's headers in their order, then those that say why it was refused.
+
+    Those of an earlier dead letter are replaced; how often it was replayed is carried on.
+    """
+    headers = headers or ()
+    sealed = [header for header in headers if header[0] not in _OWN]
+    added = {
+        TOPIC: topic,
+        PARTITION: str(partition),
+        OFFSET: str(offset),
+        GROUP: group,
+        DELIVERY_COUNT: "1",
+        MESSAGE: message,
+        STATUS: "400",
+        CODE: code,
+        FIELD: field,
+        STAGE: stage,
+        TIMESTAMP: str(timestamp_ms),
+        REPLAY_COUNT: str(replay_count(headers)),
+    }
+    if learned or is_learned(headers):
+        added[LEARNED] = "true"
+    sealed.extend((name, _cut(text)) for name, text in added.items())
+    return sealed
+
+
+def strip(headers: Headers | None) -> list[tuple[str, bytes | None]]:
+    """Return the headers that the record had before it was a dead letter."""
+    return [header for header in headers or () if header[0] not in _OWN]
+
+
+def replay_count(headers: Headers | None) -> int:
+    """Return how often the record was replayed; 0 where no header says so, or none that can be read."""
+    return _integer(dict(headers or ()).get(REPLAY_COUNT), default=0)
+
+
+def is_learned(headers: Headers | None) -> bool:
+    """Tell whether the model learned this record before a sink refused it."""
+    return any(name == LEARNED and value == b"true" for name, value in headers or ())
+
+
+def read(headers: Headers | None) -> Reason:
+    """Read a dead letter's headers, in the dialect that they are in."""
+    # Where a name stands twice, the last one was added last.
+    named = dict(headers or ())
+    if TOPIC in named:
+        return _read_own(named)
+    if "__connect.errors.topic" in named:
+        return _read_prefixed(named, "connect", "__connect.errors.", code="class.name", stage="stage")
+    if "__streams.errors.topic" in named:
+        return _read_prefixed(named, "streams", "__streams.errors.", code="exception", stage="")
+    if "kafka_dlt-original-topic" in named:
+        return _read_spring(named)
+    return Reason("none")
+
+
+def _read_own(named: Mapping[str, bytes | None]) -> Reason:
+    return Reason(
+        "headrace",
+        topic=_text(named.get(TOPIC)),
+        partition=_integer(named.get(PARTITION), default=-1),
+        offset=_integer(named.get(OFFSET), default=-1),
+        group=_text(named.get(GROUP)),
+        code=_text(named.get(CODE)),
+        stage=_text(named.get(STAGE)),
+        field=_text(named.get(FIELD)),
+        message=_text(named.get(MESSAGE)),
+        timestamp_ms=_integer(named.get(TIMESTAMP), default=-1) if TIMESTAMP in named else None,
+        replay_count=_integer(named.get(REPLAY_COUNT), default=0),
+    )
+
+
+def _read_prefixed(
+    named: Mapping[str, bytes | None], dialect: Dialect, prefix: str, *, code: str, stage: str
+) -> Reason:
+    exception = "exception.class.name" if dialect == "connect" else "exception"
+    message = "exception.message" if dialect == "connect" else "message"
+    return Reason(
+        dialect,
+        topic=_text(named.get(prefix + "topic")),
+        partition=_integer(named.get(prefix + "partition"), default=-1),
+        offset=_integer(named.get(prefix + "offset"), default=-1),
+        group=_text(named.get(prefix + "connector.name")),
+        code=_text(named.get(prefix + exception)) or _text(named.get(prefix + code)),
+        stage=_text(named.get(prefix + stage)) if stage else "",
+        message=_text(named.get(prefix + message)),
+        replay_count=_integer(named.get(REPLAY_COUNT), default=0),
+    )
+
+
+def _read_spring(named: Mapping[str, bytes | None]) -> Reason:
+    # Spring writes its numbers as big-endian binary, four bytes for a partition and eight for the others.
+    return Reason(
+        "spring",
+        topic=_text(named.get("kafka_dlt-original-topic")),
+        partition=_binary(named.get("kafka_dlt-original-partition"), default=-1),
+        offset=_binary(named.get("kafka_dlt-original-offset"), default=-1),
+        group=_text(named.get("kafka_dlt-original-consumer-group")),
+        code=_text(named.get("kafka_dlt-exception-cause-fqcn")) or _text(named.get("kafka_dlt-exception-fqcn")),
+        message=_text(named.get("kafka_dlt-exception-message")),
+        timestamp_ms=_binary(named.get("kafka_dlt-original-timestamp"), default=-1),
+        replay_count=_integer(named.get(REPLAY_COUNT), default=0),
+    )
+
+
+def _cut(text: str) -> bytes:
+    return text.encode(errors="replace")[:_MESSAGE_BYTES_MAX].decode(errors="ignore").encode()
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode(errors="replace")
+
+
+def _integer(value: bytes | None, *, default: int) -> int:
+    try:
+        return int(value or b"")
+    except ValueError:
+        return default
+
+
+def _binary(value: bytes | None, *, default: int) -> int:
+    return int.from_bytes(value, "big", signed=True) if value and len(value) in {4, 8} else default

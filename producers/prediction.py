@@ -1,0 +1,67 @@
+"""A prediction on its way out: the record that the predictions topic and the HTTP sink get."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+
+class Model(msgspec.Struct, frozen=True):
+    """Which model answered: its name, and the version (a snapshot's number) that it grew from."""
+
+    name: str
+    version: int
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Where the record stood that was answered. Readers tell duplicates by it."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """What the model answered before it learned from the record. `ts` is milliseconds since 1970."""
+
+    id: str
+    prediction: Any
+    model: Model
+    source: Source
+    ts: int
+    proba: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+
+
+def _plain(value: Any) -> Any:
+    # numpy's scalars are what some of River's models answer with.
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"a prediction can't be a {type(value).__name__}")
+
+
+_encode = msgspec.json.Encoder(enc_hook=_plain).encode
+
+
+def encode(
+    *, id_: str, prediction: Any, proba: Mapping[Any, Any] | None, model: Model, source: Source, ts: int
+) -> bytes:
+    """Encode a prediction as a JSON object. A number that is not finite becomes null, as JSON has none."""
+    return _encode(
+        Prediction(
+            id_,
+            prediction,
+            model,
+            source,
+            ts,
+            msgspec.UNSET if proba is None else {class_name(c): p for c, p in proba.items()},
+        )
+    )
+
+
+def class_name(label: Any) -> str:
+    """Name a class as `proba` has it: JSON's own words for booleans, digits for whole numbers."""
+    if label is True:
+        return "true"
+    if label is False:
+        return "false"
+    return label if isinstance(label, str) else str(label)

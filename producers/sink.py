@@ -1,0 +1,334 @@
+"""The way out: predictions, dead letters and consumed offsets, sent together or not at all.
+
+`TransactionalSink` is exactly-once, `PlainSink` at-least-once. A batch's outputs are values that stay with
+the caller until they are confirmed, so whatever happens on the way, the very same outputs can be sent again.
+
+What a transaction's errors mean was learned on a real broker. Three cases matter to the caller:
+- `BatchStale`: the group has moved on, the broker refused the offsets, the transaction is aborted.
+- `SinkAway`: nothing is decided; call `send` again with the same batch and it goes on where it stood.
+- `OutcomeUnknown`: the producer is dead and its last transaction may be committed or not. `open` makes a new
+  one with the same transactional id, which ends whatever the old one left open; then the committed offsets tell.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+
+Headers = Sequence[tuple[str, bytes | None]]
+Deadline = Callable[[str], Any]
+"""Makes a context in which the named call must end, or the process does."""
+
+TRANSACTION_TIMEOUT_MS = 15_000
+_CALL_S = 5.0
+_QUEUE_MESSAGES_MAX = 1_000_000
+_QUEUE_KBYTES_MAX = 2_000_000
+
+_STALE = frozenset(
+    {
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.FENCED_INSTANCE_ID,
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.STALE_MEMBER_EPOCH,
+        KafkaError.FENCED_MEMBER_EPOCH,
+    }
+)
+_TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
+_DENIED = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+        KafkaError._AUTHENTICATION,  # noqa: SLF001 librdkafka's own codes start with an underscore
+    }
+)
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """One record on its way out."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers | None = None
+
+
+class Output(msgspec.Struct, frozen=True):
+    """What a batch gives for one partition, in order, and where the partition stands after it.
+
+    `offset` is the next to consume; `mark` rides in the offset's metadata.
+    """
+
+    partition: int
+    predictions: Sequence[Message]
+    dead_letters: Sequence[Message]
+    offset: int
+    mark: str
+
+
+class SinkAway(Exception):
+    """Raised when Kafka can't take the batch for now; send the same batch again later."""
+
+    status = 503
+    hint = "nothing is lost: the pipeline waits for Kafka and goes on by itself"
+
+
+class BatchStale(Exception):
+    """Raised when the partitions of the batch are no longer this worker's; nothing of it was sent."""
+
+    status = 409
+    hint = "nothing to do: the partitions are taken over afresh"
+
+
+class OutcomeUnknown(Exception):
+    """Raised when a transaction's end was not heard of: open the sink again and read the offsets."""
+
+    status = 503
+    hint = "nothing to do: the committed offsets tell whether the batch was sent"
+
+
+class SinkRefused(Exception):
+    """Raised when Kafka will never take the batch as things are: no right to write, or a record too large."""
+
+    status = 400
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class Sink(Protocol):
+    """Where a batch goes. `commits` tells whether `send` commits the offsets as well."""
+
+    commits: bool
+
+    def open(self) -> None:
+        """Be ready to send. Raises SinkAway, SinkRefused."""
+
+    def send(self, outputs: Sequence[Output], membership: Any) -> None:
+        """Send the outputs; return when they are confirmed. Raises the errors of this module."""
+
+    def close(self) -> None:
+        """Let go of the connection, without waiting for what was not confirmed."""
+
+
+class TransactionalSink:
+    """Predictions, dead letters and offsets in one Kafka transaction a batch."""
+
+    commits = True
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        *,
+        transactional_id: str,
+        topics: Mapping[str, str],
+        deadline: Deadline,
+    ) -> None:
+        self._settings = {
+            "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+            **_producer_settings(settings),
+            "transactional.id": transactional_id,
+        }
+        self._topics = topics
+        self._deadline = deadline
+        self._producer: Producer | None = None
+        self._ready = False
+        self._committing = False
+
+    def open(self) -> None:
+        """Make the producer and end what an earlier one of this id left open; do nothing while it works."""
+        if self._ready:
+            return
+        producer = self._producer or Producer(self._settings)
+        self._producer = producer
+        try:
+            self._call("init_transactions", producer.init_transactions)
+        except KafkaException as error:
+            self._discard(keep=error.args[0].retriable())
+            raise _away_or_refused(error) from error
+        self._ready = True
+
+    def send(self, outputs: Sequence[Output], membership: Any) -> None:
+        """Send in one transaction. The membership is the one that held when the batch was consumed."""
+        if self._producer is None or not self._ready:
+            raise OutcomeUnknown("the producer is gone")
+        try:
+            if not self._committing:
+                self._fill(self._producer, outputs, membership)
+            self._committing = True
+            self._call("commit_transaction", self._producer.commit_transaction)
+            self._committing = False
+        except KafkaException as error:
+            self._settle(self._producer, error)
+        except BufferError as error:
+            self._discard()
+            raise OutcomeUnknown(f"the client's queue is full: {error}") from error
+
+    def close(self) -> None:
+        """Leave the producer. An open transaction is ended by the next one of this id."""
+        self._discard()
+
+    def _fill(self, producer: Producer, outputs: Sequence[Output], membership: Any) -> None:
+        producer.begin_transaction()
+        produce(producer, outputs, self._topics)
+        offsets = [
+            TopicPartition(self._topics["features"], output.partition, output.offset, output.mark) for output in outputs
+        ]
+        self._call("send_offsets_to_transaction", producer.send_offsets_to_transaction, offsets, membership)
+
+    def _settle(self, producer: Producer, error: KafkaException) -> None:
+        """Bring the failed transaction to an end that is known, if it can be, and say which."""
+        fault = error.args[0]
+        if self._committing and fault.retriable() and not fault.txn_requires_abort():
+            # A commit that timed out goes on where it stood when it is called again.
+            raise SinkAway(f"Kafka has not confirmed the transaction: {fault.str()}") from error
+        if fault.txn_requires_abort():
+            self._committing = False
+            try:
+                self._call("abort_transaction", producer.abort_transaction)
+            except KafkaException as second:
+                self._discard()
+                raise OutcomeUnknown(f"the transaction could not be aborted: {second}") from second
+            raise _after_abort(fault) from error
+        self._discard()
+        if fault.code() in _DENIED:
+            raise _away_or_refused(error) from error
+        raise OutcomeUnknown(f"the transaction failed: {fault.str()}") from error
+
+    def _call(self, name: str, call: Callable[..., Any], *args: Any) -> None:
+        with self._deadline(name):
+            call(*args, _CALL_S)
+
+    def _discard(self, *, keep: bool = False) -> None:
+        if keep or self._producer is None:
+            return
+        # Ending a client can take as long as a broker takes not to answer; nobody waits for it.
+        threading.Thread(target=_Last(self._producer).let_go, daemon=True).start()
+        self._producer = None
+        self._ready = False
+        self._committing = False
+
+
+class PlainSink:
+    """Predictions and dead letters, flushed a batch; the caller commits the offsets afterwards."""
+
+    commits = False
+
+    def __init__(self, settings: Mapping[str, Any], *, topics: Mapping[str, str], deadline: Deadline) -> None:
+        self._settings = {
+            **_producer_settings(settings),
+            "delivery.report.only.error": True,
+            "on_delivery": self._failed,
+        }
+        self._topics = topics
+        self._deadline = deadline
+        self._producer: Producer | None = None
+        self._faults: list[KafkaError] = []
+
+    def open(self) -> None:
+        """Make the producer; it finds the broker by itself."""
+        self._producer = self._producer or Producer(self._settings)
+
+    def send(self, outputs: Sequence[Output], membership: Any) -> None:  # noqa: ARG002 the protocol's
+        """Send and wait until all of it is acknowledged."""
+        self.open()
+        assert self._producer is not None
+        self._faults.clear()
+        produce(self._producer, outputs, self._topics)
+        with self._deadline("flush"):
+            left = self._producer.flush(_CALL_S)
+        if left or self._faults:
+            fault = self._faults[0].str() if self._faults else f"{left} records are not acknowledged"
+            self.close()
+            raise SinkAway(f"Kafka has not taken the batch: {fault}")
+
+    def close(self) -> None:
+        """Leave the producer with what it still holds; it is sent again by the next."""
+        if self._producer is not None:
+            self._producer.purge()
+            self._producer = None
+
+    def _failed(self, fault: KafkaError, message: Any) -> None:  # noqa: ARG002 the library's
+        self._faults.append(fault)
+
+
+def produce(producer: Producer, outputs: Sequence[Output], topics: Mapping[str, str]) -> None:
+    """Hand the outputs to the producer, each to its own partition and in order.
+
+    Raises KafkaException with what the client refused.
+    """
+    for output in outputs:
+        _produce_all(producer, topics["predictions"], output.partition, output.predictions)
+        _produce_all(producer, topics["dead_letters"], output.partition, output.dead_letters)
+
+
+def _produce_all(producer: Producer, topic: str, partition: int, messages: Sequence[Message]) -> None:
+    plain: list[dict[str, Any]] = []
+    for message in messages:
+        if message.headers is None:
+            plain.append({"key": message.key, "value": message.value})
+            continue
+        _produce_plain(producer, topic, partition, plain)
+        plain = []
+        producer.produce(topic, message.value, message.key, partition=partition, headers=list(message.headers))
+    _produce_plain(producer, topic, partition, plain)
+
+
+def _produce_plain(producer: Producer, topic: str, partition: int, messages: list[dict[str, Any]]) -> None:
+    # The batch call knows no headers, and it would let its partitioner choose if it were not told.
+    if messages and producer.produce_batch(topic, messages, partition=partition) != len(messages):
+        fault = next(message["_error"] for message in messages if "_error" in message)
+        raise KafkaException(fault)
+
+
+class _Last:
+    """Hold the last reference to a producer, so that the thread that drops it is the one that waits."""
+
+    def __init__(self, producer: Producer) -> None:
+        self._held: list[Producer] = [producer]
+
+    def let_go(self) -> None:
+        self._held[0].purge()
+        self._held.clear()
+
+
+def _producer_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "linger.ms": 5,
+        # The next transaction often comes before the last one's markers are written. With the default of
+        # 100 ms the stream would stand still for as long, each time.
+        "retry.backoff.ms": 5,
+        "queue.buffering.max.messages": _QUEUE_MESSAGES_MAX,
+        "queue.buffering.max.kbytes": _QUEUE_KBYTES_MAX,
+        **settings,
+        "enable.idempotence": True,
+    }
+
+
+def _after_abort(fault: KafkaError) -> Exception:
+    if fault.code() in _STALE:
+        return BatchStale(f"the group has moved on: {fault.str()}")
+    if fault.code() in _TOO_LARGE:
+        return SinkRefused(
+            f"a record is too large for its topic: {fault.str()}",
+            hint="raise max.message.bytes of the predictions and dead-letter topics above that of the features",
+        )
+    if fault.code() in _DENIED:
+        return _denied(fault)
+    return SinkAway(f"Kafka did not take the transaction: {fault.str()}")
+
+
+def _away_or_refused(error: KafkaException) -> Exception:
+    fault = error.args[0]
+    return _denied(fault) if fault.code() in _DENIED else SinkAway(f"Kafka does not answer: {fault.str()}")
+
+
+def _denied(fault: KafkaError) -> SinkRefused:
+    return SinkRefused(
+        f"Kafka denies it: {fault.str()}",
+        hint="give the user WRITE on the output topics and on transactional ids that start with the name",
+    )
