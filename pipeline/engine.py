@@ -1,0 +1,152 @@
+"""The engine: what happens to a record, with no Kafka, no Redis and no clock in it.
+
+decode → predict → encode → learn, one record after the other, each either good or refused with its reason.
+`run` and the tests host this same engine, so a bug that is reproduced here is the bug.
+
+Relearning after a restart runs the very same steps and throws the outputs away: verdicts, model and counts
+come out as they did the first time, because nothing here depends on when it happens.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from consumers.record import Decoder, Event, Record, Refusal
+from producers import deadletter, prediction
+from producers.sink import Message
+from state.learner import LabelError
+from state.shard import Shard
+
+TRACE_HEADERS = frozenset({"traceparent", "tracestate", "baggage"})
+"""W3C headers that pass from a record to its prediction."""
+PREDICTION_BYTES_MAX = 900_000
+"""A prediction must fit a topic with Kafka's default limit of a megabyte."""
+
+
+class Result(msgspec.Struct):
+    """What a batch gave for one partition.
+
+    `sources` are the records behind the predictions, in order; a dead letter stands with its offset.
+    """
+
+    predictions: list[Message]
+    sources: list[Record]
+    dead_letters: list[tuple[int, Message]]
+
+
+class Engine:
+    """Move shards forward over records of `topic`, on behalf of the pipeline `name`."""
+
+    def __init__(self, *, decoder: Decoder, topic: str, name: str) -> None:
+        self._decoder = decoder
+        self._topic = topic
+        self._name = name
+
+    def run(self, shard: Shard, records: Sequence[Record], *, now_ms: int) -> Result:
+        """Predict and learn a batch in offset order; the shard stands behind its last record afterwards."""
+        result = Result([], [], [])
+        model = prediction.Model(self._name, shard.version)
+        counts = shard.counts
+        for record in records:
+            refusal = self._one(shard, record, result, model, now_ms)
+            counts.records += 1
+            if refusal is None:
+                counts.predictions += 1
+            else:
+                counts.dead_letters += 1
+                result.dead_letters.append((record.offset, self.refuse(record, refusal)))
+            shard.offset = record.offset + 1
+        shard.trim()
+        return result
+
+    def withdraw(self, shard: Shard, result: Result, refused: Mapping[int, str]) -> None:
+        """Make dead letters of predictions that the HTTP sink refused, given by position with its words.
+
+        The model has learned these records already, and the dead letters say so.
+        """
+        for position, words in refused.items():
+            record = result.sources[position]
+            letter = self.refuse(record, Refusal("sink_refused", "sink", words), learned=True)
+            result.dead_letters.append((record.offset, letter))
+        result.dead_letters.sort(key=lambda letter: letter[0])
+        result.predictions = [m for i, m in enumerate(result.predictions) if i not in refused]
+        result.sources = [r for i, r in enumerate(result.sources) if i not in refused]
+        shard.counts.predictions -= len(refused)
+        shard.counts.dead_letters += len(refused)
+
+    def refuse(self, record: Record, refusal: Refusal, *, learned: bool = False) -> Message:
+        """Seal a record as a dead letter, byte for byte, with the reason in its headers."""
+        headers = deadletter.seal(
+            record.headers,
+            topic=self._topic,
+            partition=record.partition,
+            offset=record.offset,
+            group=self._name,
+            code=refusal.code,
+            stage=refusal.stage,
+            field=refusal.field,
+            message=refusal.message,
+            timestamp_ms=record.timestamp_ms,
+            learned=learned,
+        )
+        return Message(record.key, record.value, headers)
+
+    def _one(
+        self, shard: Shard, record: Record, result: Result, model: prediction.Model, now_ms: int
+    ) -> Refusal | None:
+        """Handle one record: append its prediction and learn, or return why it is refused."""
+        event = self._decoder.decode(record)
+        if type(event) is Refusal:
+            return event
+        assert isinstance(event, Event)
+        try:
+            label = self._label(shard, event, record)
+        except LabelError as error:
+            return Refusal("bad_label", "validate", str(error), "label")
+        try:
+            answer, proba = shard.predict(event.features)
+            value = prediction.encode(
+                id_=self._id(record, event),
+                prediction=answer,
+                proba=proba,
+                model=model,
+                source=self._source(record),
+                ts=now_ms,
+            )
+            if len(value) <= PREDICTION_BYTES_MAX and label is not None:
+                shard.learn(event.features, label)
+        except Exception as error:  # noqa: BLE001 a model may raise anything, and none of it may stop the stream
+            shard.undo()
+            return Refusal("learn_failed", "learn", f"the model raised {type(error).__name__}: {error}")
+        if len(value) > PREDICTION_BYTES_MAX:
+            shard.undo()
+            return Refusal("too_large", "learn", f"its prediction would have {len(value)} bytes")
+        shard.keep(event.features, label)
+        if label is not None:
+            shard.counts.learned += 1
+            shard.score(answer, label)
+        result.predictions.append(Message(record.key, value, _trace(record)))
+        result.sources.append(record)
+        return None
+
+    def _label(self, shard: Shard, event: Event, record: Record) -> Any:
+        if event.label is msgspec.UNSET:
+            return None
+        label = shard.learner.label(event.label)
+        # A replay of what only the sink refused: the model has learned it where it stood first.
+        return None if record.headers and deadletter.is_learned(record.headers) else label
+
+    def _source(self, record: Record) -> prediction.Source:
+        return prediction.Source(self._topic, record.partition, record.offset)
+
+    def _id(self, record: Record, event: Event) -> str:
+        if event.id is msgspec.UNSET:
+            return f"{self._topic}-{record.partition}-{record.offset}"
+        return event.id
+
+
+def _trace(record: Record) -> list[tuple[str, bytes | None]] | None:
+    if not record.headers:
+        return None
+    return [header for header in record.headers if header[0] in TRACE_HEADERS] or None

@@ -1,0 +1,66 @@
+"""The mark: what each committed offset says of the shard that stood there.
+
+It rides in the offset's metadata, inside the transaction that sends the outputs, so it can't disagree with
+them. Redis may lose anything; the mark tells that it did, and what the relearned model must add up to.
+"""
+
+import msgspec
+
+from state.shard import Counts, Shard
+
+
+class Mark(
+    msgspec.Struct,
+    frozen=True,
+    array_like=False,
+    rename={
+        "epoch": "e",
+        "snapshot": "x",
+        "start": "s",
+        "records": "r",
+        "predictions": "p",
+        "dead_letters": "d",
+        "learned": "n",
+    },
+):
+    """What was true of a shard at its committed offset.
+
+    `snapshot` is the offset of its newest snapshot, `start` the first offset of its history; the counts are
+    those of the whole history.
+    """
+
+    epoch: int
+    snapshot: int
+    start: int
+    records: int
+    predictions: int
+    dead_letters: int
+    learned: int
+
+
+def of(shard: Shard) -> str:
+    """Write the mark of a shard as it stands."""
+    counts = shard.counts
+    mark = Mark(
+        shard.epoch,
+        shard.snapshot_offset,
+        shard.start,
+        counts.records,
+        counts.predictions,
+        counts.dead_letters,
+        counts.learned,
+    )
+    return msgspec.json.encode(mark).decode()
+
+
+def read(metadata: str) -> Mark | None:
+    """Read a committed offset's metadata; None where it holds no mark (another tool committed it)."""
+    try:
+        return msgspec.json.decode(metadata, type=Mark)
+    except msgspec.DecodeError:
+        return None
+
+
+def counts(mark: Mark) -> Counts:
+    """Return the counts that a mark holds."""
+    return Counts(mark.records, mark.predictions, mark.dead_letters, mark.learned)

@@ -1,0 +1,107 @@
+"""`headrace run`: the parent. It watches its workers, starts a dead one again, and brings all to a clean end.
+
+It does no work of its own, so it has nothing that could crash it; each worker ends when its end of the pipe to
+the parent closes, which the kernel sees to even when the parent is killed.
+"""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from pipeline import config as configuration
+from pipeline.telemetry import configure_logs
+
+log = structlog.get_logger("headrace")
+
+_FINAL_EXITS = frozenset({0, 1, 2, 69, 78})
+_BACKOFF_MIN_S = 0.2
+_BACKOFF_MAX_S = 10.0
+_STEADY_S = 30.0
+_STOP_S = 10.0
+_TICK_S = 0.05
+
+
+class _Seat:
+    """One worker's place: the process in it, and when the next may be started."""
+
+    def __init__(self, job: str) -> None:
+        self._job = job
+        self.process: subprocess.Popen[bytes] | None = None
+        self.ended: int | None = None
+        self._failures = 0
+        self._started_at = 0.0
+        self._start_at = 0.0
+
+    def start(self, now: float) -> None:
+        """Start the worker when its back-off allows."""
+        if self.process is None and self.ended is None and now >= self._start_at:
+            self._started_at = now
+            self.process = subprocess.Popen(  # noqa: S603 our own module
+                [sys.executable, "-m", "pipeline.worker", self._job], stdin=subprocess.PIPE
+            )
+
+    def reap(self, now: float) -> None:
+        """Notice the worker's end; decide whether it was the last or is followed by another."""
+        if self.process is None or (code := self.process.poll()) is None:
+            return
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process = None
+        if code in _FINAL_EXITS:
+            self.ended = code
+            return
+        self._failures = 1 if now - self._started_at > _STEADY_S else self._failures + 1
+        wait_s = min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2.0 ** (self._failures - 1))
+        self._start_at = now + wait_s
+        log.warning("worker died, starting another", exit=code, wait_s=wait_s)
+
+
+def run(file: Path, *, workers: int, until_end: bool, flags: dict[str, Any]) -> int:
+    """Run workers until they are done or a signal comes; return the exit code. Raises ConfigError."""
+    config = configuration.load(file, flags=flags)
+    configure_logs(level=config.log.level, style=config.log.format)
+    job = msgspec.json.encode({"config": str(file.resolve()), "flags": flags, "until_end": until_end}).decode()
+    seats = [_Seat(job) for _ in range(workers)]
+    stopping: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda signal_, _frame: stopping.append(signal_))
+    try:
+        while not stopping and any(seat.ended is None for seat in seats):
+            now = time.monotonic()
+            for seat in seats:
+                seat.start(now)
+                seat.reap(now)
+            if any(seat.ended for seat in seats):
+                # What one worker can't do without help, the others can't either.
+                break
+            time.sleep(_TICK_S)
+    finally:
+        forced = _stop(seats)
+    codes = [seat.ended for seat in seats if seat.ended]
+    return codes[0] if codes else int(forced)
+
+
+def _stop(seats: list[_Seat]) -> bool:
+    """Ask every worker to finish, and kill what has not after a while; tell whether one was killed."""
+    running = [seat.process for seat in seats if seat.process is not None]
+    for process in running:
+        process.terminate()
+    until = time.monotonic() + _STOP_S
+    forced = False
+    for process in running:
+        try:
+            process.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            forced = True
+    now = time.monotonic()
+    for seat in seats:
+        seat.reap(now)
+    return forced

@@ -1,0 +1,98 @@
+"""What the operator sees: every metric with its name, unit and meaning in one place, and the logs' shape."""
+
+import logging
+import sys
+from typing import Any, Literal
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+_STATES = ("connecting", "running", "paused", "relearning")
+_BATCH_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0)
+
+
+class Telemetry:
+    """The metrics of one worker. Names keep Prometheus's rules: base units, `_total` on counters."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        counter, gauge, histogram = self._counter, self._gauge, self._histogram
+        self.records = counter("records", "Records that were handled, by outcome.", ["outcome"])
+        self.dead_letters = counter("dead_letters", "Records that were refused, by code.", ["code"])
+        self.learned = counter("learned", "Labelled records that the model learned.")
+        self.relearned = counter("relearned", "Records that were learned again in silence after a restart.")
+        self.batch_seconds = histogram("batch_seconds", "Time of one batch by stage.", ["stage"])
+        self.latency_seconds = histogram(
+            "latency_seconds", "Time from a batch's newest record to its confirmed prediction."
+        )
+        self.state = gauge("state", "1 for the state that the worker is in, 0 for the others.", ["state"])
+        self.paused_seconds = counter("paused_seconds", "Time that the stream was paused, by reason.", ["why"])
+        self.failures = counter("failures", "Calls that failed and are tried again, by dependency.", ["dependency"])
+        self.offset = gauge("committed_offset", "Next offset to handle (Y).", ["partition"])
+        self.snapshot_offset = gauge("snapshot_offset", "Offset of the newest snapshot (X).", ["partition"])
+        self.version = gauge("model_version", "Newest version of the model in the store.", ["partition"])
+        self.quality = gauge("model_quality", "Quality of the predictions sent, by measure.", ["partition", "measure"])
+        self.epoch = gauge("epoch", "Owner's epoch of the partition.", ["partition"])
+        self.snapshots = counter("snapshots", "Snapshots by result: saved, fenced or failed.", ["result"])
+        self.snapshot_bytes = gauge("snapshot_bytes", "Size of the model in its newest snapshot.", ["partition"])
+        self.snapshot_seconds = histogram("snapshot_seconds", "Time to take and save one snapshot.")
+        self.takeovers = counter("takeovers", "Partitions that were taken over.")
+        self.stale_batches = counter("stale_batches", "Batches dropped because their partitions had moved on.")
+        self.unknown_outcomes = counter("unknown_outcomes", "Transactions whose end had to be read from the offsets.")
+
+    def set_state(self, state: str) -> None:
+        """Show the one state that holds."""
+        for name in _STATES:
+            self.state.labels(name).set(name == state)
+
+    def serve(self, host: str, port: int) -> None:
+        """Serve the metrics over HTTP. Raises OSError when the port is taken."""
+        start_http_server(port, host, registry=self.registry)
+
+    def _counter(self, name: str, meaning: str, labels: list[str] | None = None) -> Counter:
+        return Counter(f"headrace_{name}", meaning, labels or [], registry=self.registry)
+
+    def _gauge(self, name: str, meaning: str, labels: list[str] | None = None) -> Gauge:
+        return Gauge(f"headrace_{name}", meaning, labels or [], registry=self.registry)
+
+    def _histogram(self, name: str, meaning: str, labels: list[str] | None = None) -> Histogram:
+        return Histogram(f"headrace_{name}", meaning, labels or [], registry=self.registry, buckets=_BATCH_BUCKETS)
+
+
+def configure_logs(*, level: str, style: Literal["auto", "console", "json"]) -> None:
+    """Send all logs to stderr, librdkafka's and the libraries' among them, in one shape."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
+    ]
+    console = style == "console" or (style == "auto" and sys.stderr.isatty())
+    renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            *shared,
+            structlog.processors.format_exc_info,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # librdkafka warns of each property that is the other client's; both get the same table.
+    logging.getLogger("librdkafka").addFilter(_worth_saying)
+    logging.captureWarnings(capture=True)
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    # Connection errors come by the dozen while a broker is away; the gate says once that it is.
+    return not any(word in record.getMessage() for word in ("CONFWARN", "FAIL [", "ERROR ["))

@@ -1,0 +1,46 @@
+"""The watchdog: ends the process when a call of a C library hangs past its deadline.
+
+librdkafka's transaction calls have been seen to ignore their own timeouts when a broker dies. A thread that
+hangs in C can't be stopped from Python, so the process goes, and its parent starts another.
+"""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+EXIT_HUNG = 75
+"""Exit code of a worker that ended itself; its parent starts another."""
+
+
+class Watchdog:
+    """Give each call `deadline_s` seconds. The thread runs while a call does not return, since C frees the lock."""
+
+    def __init__(self, *, deadline_s: float) -> None:
+        self._deadline_s = deadline_s
+        self._lock = threading.Lock()
+        self._calls: dict[str, float] = {}
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    @contextlib.contextmanager
+    def deadline(self, call: str) -> Iterator[None]:
+        """Bound what is called within the context, or end the process."""
+        with self._lock:
+            self._calls[call] = time.monotonic() + self._deadline_s
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._calls.pop(call, None)
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(min(1.0, self._deadline_s / 4))
+            with self._lock:
+                hung = [call for call, until in self._calls.items() if time.monotonic() > until]
+            if hung:
+                sys.stderr.write(f"headrace: {hung[0]} hangs; the worker ends and is started again\n")
+                sys.stderr.flush()
+                os._exit(EXIT_HUNG)

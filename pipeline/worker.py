@@ -1,0 +1,334 @@
+"""One worker process: builds the parts, holds its ordinal, runs the loop, and ends with its parent.
+
+Started by `headrace run`, never imported by it: river and librdkafka live in here only.
+"""
+
+import os
+import platform
+import signal
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+import structlog
+
+from consumers import schema
+from consumers.gate import BACKOFF_MAX_S, FloodGuard
+from consumers.record import Decoder
+from consumers.source import Source, SourceAway, SourceError
+from consumers.topics import Topic, Topics
+from pipeline import config as configuration
+from pipeline.config import Config, ConfigError
+from pipeline.engine import Engine
+from pipeline.rundir import RunDir
+from pipeline.runner import FloodError, Limits, Runner, Stop
+from pipeline.takeover import StateError
+from pipeline.telemetry import Telemetry, configure_logs
+from pipeline.watchdog import EXIT_HUNG, Watchdog
+from producers.sink import PlainSink, Sink, SinkRefused, TransactionalSink
+from producers.webhook import Webhook
+from state import learner
+from state.roster import WORKERS_MAX, Roster
+from state.store import Store, StoreAway, StoreRefused
+
+log = structlog.get_logger("headrace")
+
+T = TypeVar("T")
+
+EXIT_CONFIG = 78
+EXIT_AWAY = 69
+FINAL_EXITS = frozenset({0, 1, 2, EXIT_AWAY, EXIT_CONFIG})
+"""Exit codes after which the parent does not start another worker: it would only end the same way."""
+
+_DEADLINE_S = 20.0
+_ORPHAN_S = 4.0
+_WAIT_S = 0.2
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What the parent asks of a worker: which configuration, with which flags, and where to stop."""
+
+    config: str
+    flags: dict[str, Any]
+    until_end: bool
+
+
+class AddressError(Exception):
+    """Raised when an address is plainly wrong, so that no waiting helps."""
+
+    status = 400
+    hint = "check kafka.bootstrap_servers and redis.url"
+
+
+class Worker:
+    """Everything that one process needs for its part of the stream."""
+
+    def __init__(self, config: Config, *, until_end: bool) -> None:
+        self._config = config
+        self._until_end = until_end
+        self._stop = Stop()
+        self._rundir = RunDir(config)
+        self._watchdog = Watchdog(deadline_s=_DEADLINE_S)
+        self._telemetry = Telemetry()
+        self._note: dict[str, Any] = {
+            "token": uuid.uuid4().hex,
+            "host": platform.node(),
+            "pid": os.getpid(),
+            "started_ms": time.time_ns() // 1_000_000,
+        }
+        self._ordinal = -1
+        self._lock: Any = None
+
+    def run(self) -> None:
+        """Connect, waiting for what is away, then work until stopped. Raises what needs somebody's help."""
+        signal.signal(signal.SIGTERM, self._asked_to_stop)
+        signal.signal(signal.SIGINT, self._asked_to_stop)
+        threading.Thread(target=self._end_with_parent, name="parent", daemon=True).start()
+        config = self._config
+        _resolve_hosts(config)
+        build = self._learners()
+        store = Store(
+            config.redis.url.get_secret_value(),
+            name=config.name,
+            keep=config.snapshot.keep,
+            timeout_s=config.redis.timeout,
+        )
+        roster = Roster(store, name=config.name)
+        self._take_ordinal(roster)
+        self._serve_metrics()
+        topics = Topics(config.librdkafka)
+        topic = self._wait_for("kafka", lambda: _ensure(topics, config))
+        ends = self._wait_for("kafka", lambda: self._find_ends(topic)) if self._until_end and topic else None
+        if topic is not None and not self._stop.asked:
+            mock = self._wait_for("kafka", topics.is_mock)
+            self._runner(topic, build, store, roster, ends, transactional=not mock).run()
+        self._leave(roster)
+
+    def _runner(
+        self,
+        topic: Topic,
+        build: Callable[[], learner.Learner],
+        store: Store,
+        roster: Roster,
+        ends: dict[int, int] | None,
+        *,
+        transactional: bool,
+    ) -> Runner:
+        config = self._config
+        dlq, http = config.dlq, config.sink.http
+        return Runner(
+            topic=topic,
+            make_source=lambda rebalanced: Source(
+                self._clients(), group=config.name, topic=config.topics.features, rebalanced=rebalanced
+            ),
+            make_engine=lambda: Engine(decoder=_decoder(config), topic=config.topics.features, name=config.name),
+            build=build,
+            sink=self._sink(transactional=transactional),
+            store=store,
+            webhook=None
+            if http is None
+            else Webhook(
+                http.url,
+                headers={name: value.get_secret_value() for name, value in http.headers.items()},
+                timeout_s=http.timeout,
+            ),
+            flood=FloodGuard(window=dlq.flood_window, ratio=dlq.flood_ratio) if dlq.flood_guard else None,
+            limits=Limits(config.batch.records_max, config.snapshot.interval, config.snapshot.records_max),
+            telemetry=self._telemetry,
+            beat=lambda note: self._beat(roster, note),
+            stop=self._stop,
+            ends=ends,
+        )
+
+    def _sink(self, *, transactional: bool) -> Sink:
+        config = self._config
+        names = {
+            "features": config.topics.features,
+            "predictions": config.topics.predictions,
+            "dead_letters": config.topics.dead_letters,
+        }
+        if config.delivery.guarantee == "exactly-once" and transactional:
+            return TransactionalSink(
+                self._clients(),
+                transactional_id=f"{config.name}-{self._ordinal}",
+                topics=names,
+                deadline=self._watchdog.deadline,
+            )
+        if config.delivery.guarantee == "exactly-once":
+            log.warning("the mock cluster knows no transactions: at-least-once, and nothing is kept")
+        return PlainSink(self._clients(), topics=names, deadline=self._watchdog.deadline)
+
+    def _clients(self) -> dict[str, Any]:
+        import logging  # noqa: PLC0415 librdkafka wants a logger of the standard library
+
+        return {**self._config.librdkafka, "logger": logging.getLogger("librdkafka")}
+
+    def _learners(self) -> Callable[[], learner.Learner]:
+        directory = self._config.directory
+        factory = learner.load_factory(self._config.model.factory, directory)
+        trusted = frozenset(self._config.model.trusted_packages) | learner.modules_beside(directory)
+        first = learner.build(factory, trusted=trusted)
+        if first.unseeded:
+            log.warning("the model draws random numbers without a seed: give it one, or it can't be relearned")
+        return lambda: learner.build(factory, trusted=trusted)
+
+    def _take_ordinal(self, roster: Roster) -> None:
+        """Hold the lowest ordinal that is free on this machine and in the store, waiting for the store."""
+        fixed = os.environ.get("HEADRACE_ORDINAL")
+        tried = [int(fixed)] if fixed and fixed.isdigit() else range(WORKERS_MAX)
+        while not self._stop.asked:
+            for ordinal in tried:
+                lock = self._rundir.lock(ordinal)
+                if lock is None:
+                    continue
+                self._ordinal, self._lock = ordinal, lock
+                note = {**self._note, "ordinal": ordinal, "state": "connecting", "reason": ""}
+                hold = partial(roster.hold, ordinal, note, evict_host=self._note["host"])
+                if self._wait_for("store", hold):
+                    return
+                lock.close()
+            time.sleep(_WAIT_S)
+
+    def _beat(self, roster: Roster, note: dict[str, Any]) -> None:
+        whole = {**self._note, "ordinal": self._ordinal, **note}
+        self._rundir.write(self._ordinal, whole)
+        if not roster.hold(self._ordinal, whole):
+            log.error("another worker holds this worker's ordinal; this one ends", ordinal=self._ordinal)
+            os._exit(EXIT_HUNG)
+
+    def _leave(self, roster: Roster) -> None:
+        try:
+            roster.leave(self._ordinal, self._note["token"])
+        except (StoreAway, StoreRefused):
+            log.debug("the store is away; the ordinal ends with its lease")
+
+    def _find_ends(self, topic: Topic) -> dict[int, int]:
+        source = Source(
+            self._clients(), group=self._config.name, topic=topic.name, rebalanced=lambda _came, _went: None
+        )
+        try:
+            marks = {partition: source.watermarks(partition) for partition in range(topic.partitions)}
+        finally:
+            source.close()
+        return {partition: high for partition, (low, high) in marks.items() if high > low}
+
+    def _wait_for(self, dependency: str, call: Callable[[], T]) -> T | None:
+        """Call until the dependency answers, paused and saying why; None when asked to stop meanwhile."""
+        wait_s, said = _WAIT_S, False
+        while not self._stop.asked:
+            try:
+                return call()
+            except (StoreAway, SourceAway) as error:
+                if not said:
+                    log.warning("paused", dependency=dependency, reason=str(error))
+                said = True
+                self._telemetry.set_state("paused")
+                note = {**self._note, "ordinal": self._ordinal, "state": "paused", "reason": str(error)}
+                self._rundir.write(self._ordinal, {**note, "partitions": []})
+            self._nap(wait_s)
+            wait_s = min(BACKOFF_MAX_S, wait_s * 2)
+        return None
+
+    def _nap(self, wait_s: float) -> None:
+        until = time.monotonic() + wait_s
+        while not self._stop.asked and time.monotonic() < until:
+            time.sleep(0.05)
+
+    def _serve_metrics(self) -> None:
+        metrics = self._config.metrics
+        if not metrics.port:
+            return
+        try:
+            self._telemetry.serve(metrics.host, metrics.port + self._ordinal)
+        except OSError as error:
+            log.warning("metrics are not served", port=metrics.port + self._ordinal, reason=str(error))
+
+    def _asked_to_stop(self, _signal: int, _frame: Any) -> None:
+        self._stop.asked = True
+
+    def _end_with_parent(self) -> None:
+        """Wait for the end of standard input, which the parent holds open, and stop; then end in any case."""
+        # Not through the buffered file: its lock can't be taken at exit while this thread waits in it.
+        while os.read(0, 1):
+            pass
+        self._stop.asked = True
+        time.sleep(_ORPHAN_S)
+        os._exit(EXIT_HUNG)
+
+
+def main() -> int:
+    """Run one worker as the parent's JSON argument says, and return its exit code."""
+    job = msgspec.json.decode(sys.argv[1], type=Job)
+    try:
+        config = configuration.load(Path(job.config), flags=job.flags)
+        configure_logs(level=config.log.level, style=config.log.format)
+        Worker(config, until_end=job.until_end).run()
+    except (ConfigError, learner.ModelError) as error:
+        return _fail(error, EXIT_CONFIG)
+    except AddressError as error:
+        return _fail(error, EXIT_AWAY)
+    except (StateError, SourceError, SinkRefused, StoreRefused, FloodError) as error:
+        return _fail(error, 1)
+    return 0
+
+
+def _fail(error: Any, code: int) -> int:
+    sys.stderr.write(f"headrace: {error}\n  → {error.hint}\n")
+    return code
+
+
+def _decoder(config: Config) -> Decoder:
+    declared = config.schema_
+    if not declared.features and declared.extra:
+        return Decoder(value_bytes_max=config.records.value_bytes_max)
+    features = {
+        name: schema.Feature(
+            type=feature.type,
+            required=feature.required,
+            nullable=feature.nullable,
+            minimum=feature.min,
+            maximum=feature.max,
+            values=feature.values,
+        )
+        for name, feature in declared.features.items()
+    }
+    return Decoder(schema=schema.Schema(features, extra=declared.extra), value_bytes_max=config.records.value_bytes_max)
+
+
+def _ensure(topics: Topics, config: Config) -> Topic:
+    return topics.ensure(
+        features=config.topics.features,
+        predictions=config.topics.predictions,
+        dead_letters=config.topics.dead_letters,
+        partitions=config.topics.partitions,
+    )
+
+
+def _resolve_hosts(config: Config) -> None:
+    """Raise AddressError when no broker's name, or not the store's, means anything to this machine."""
+    brokers = [a.strip().rpartition(":")[0].strip("[]") for a in config.kafka.bootstrap_servers.split(",")]
+    store = urlsplit(config.redis.url.get_secret_value())
+    groups = [brokers] if store.scheme == "unix" else [brokers, [store.hostname or ""]]
+    for hosts in groups:
+        if not any(_resolves(host) for host in hosts):
+            raise AddressError(f"no such host: {', '.join(hosts)}")
+
+
+def _resolves(host: str) -> bool:
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())
