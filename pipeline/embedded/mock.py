@@ -1,0 +1,27 @@
+"""The last resort where Apache Kafka cannot be fetched: the mock broker inside librdkafka."""
+
+from confluent_kafka import KafkaException
+
+from pipeline.embedded.kafka import silent_admin
+from pipeline.embedded.server import EmbeddedError
+
+START_S = 10.0
+LIMITS = (
+    "using the mock broker of librdkafka, because {why}: at-least-once only, "
+    "and it forgets old records, and all of them at the end"
+)
+
+
+class Mock:
+    """Hold a mock cluster; it listens on a loopback port for as long as this object lives."""
+
+    def __init__(self) -> None:
+        """Start it; raise EmbeddedError."""
+        self._host = silent_admin({"test.mock.num.brokers": 1, "bootstrap.servers": ""})
+        try:
+            brokers = self._host.list_topics(timeout=START_S).brokers.values()
+        except KafkaException as error:
+            raise EmbeddedError(
+                f"the mock broker did not start: {error}", hint="try again, or use a Kafka of your own"
+            ) from error
+        self.address = ",".join(f"{broker.host}:{broker.port}" for broker in brokers)

@@ -1,0 +1,92 @@
+"""One embedded Kafka node on paper: where it is, and the files of settings that it is started with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+REPLICAS_MAX = 3
+INTERNAL_PARTITIONS = 5
+
+LOG4J = """\
+status=error
+rootLogger.level=warn
+rootLogger.appenderRef.file.ref=file
+appender.file.type=RollingFile
+appender.file.name=file
+appender.file.fileName=${sys:headrace.log}
+appender.file.filePattern=${sys:headrace.log}.%i
+appender.file.layout.type=PatternLayout
+appender.file.layout.pattern=%d %p %c{1}: %m%n
+appender.file.policies.type=Policies
+appender.file.policies.size.type=SizeBasedTriggeringPolicy
+appender.file.policies.size.size=8MB
+appender.file.strategy.type=DefaultRolloverStrategy
+appender.file.strategy.max=1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One broker, which is a controller too: its number, its two ports and its directory."""
+
+    id: int
+    port: int
+    controller_port: int
+    home: Path
+
+
+def settings(node: Node, *, nodes: Sequence[Node], extra: Mapping[str, str]) -> dict[str, str]:
+    """Return one node's server settings; ``extra`` has the last word."""
+    replicas = min(REPLICAS_MAX, len(nodes))
+    in_sync = max(1, replicas - 1)
+    return {
+        "process.roles": "broker,controller",
+        "node.id": str(node.id),
+        # Static voters: the ports may be others at the next start, the node numbers are what stays.
+        "controller.quorum.voters": ",".join(f"{n.id}@127.0.0.1:{n.controller_port}" for n in nodes),
+        "listeners": (f"PLAINTEXT://127.0.0.1:{node.port},CONTROLLER://127.0.0.1:{node.controller_port}"),
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{node.port}",
+        "controller.listener.names": "CONTROLLER",
+        "log.dirs": str(node.home / "data"),
+        "auto.create.topics.enable": "false",
+        "default.replication.factor": str(replicas),
+        "min.insync.replicas": str(in_sync),
+        "offsets.topic.replication.factor": str(replicas),
+        "offsets.topic.num.partitions": str(INTERNAL_PARTITIONS),
+        "transaction.state.log.replication.factor": str(replicas),
+        "transaction.state.log.min.isr": str(in_sync),
+        "transaction.state.log.num.partitions": str(INTERNAL_PARTITIONS),
+        "share.coordinator.state.topic.replication.factor": str(replicas),
+        "share.coordinator.state.topic.min.isr": str(in_sync),
+        "share.coordinator.state.topic.num.partitions": str(INTERNAL_PARTITIONS),
+        # A transaction whose producer died is aborted within a second of its timeout, not ten.
+        "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
+        "group.initial.rebalance.delay.ms": "0",
+        # Short sessions are allowed, not the default: a test that kills a consumer asks for one.
+        "group.min.session.timeout.ms": "1000",
+        "group.consumer.min.session.timeout.ms": "1000",
+        "group.consumer.min.heartbeat.interval.ms": "100",
+        # A killed broker may come back only when its last session is over: three seconds, not nine.
+        "broker.session.timeout.ms": "3000",
+        "broker.heartbeat.interval.ms": "500",
+        # Records keep their own timestamps: replayed ones from last year must not be deleted.
+        "log.retention.ms": "-1",
+        # The cleaner of compacted topics takes this much of the heap at once (128 MB otherwise).
+        "log.cleaner.dedupe.buffer.size": str(16 << 20),
+        **extra,
+    }
+
+
+def write_properties(path: Path, values: Mapping[str, str]) -> None:
+    """Write a file of settings as the JVM reads it."""
+    # Backslash is the one character of a path that a properties file reads otherwise.
+    lines = [f"{name}={value}".replace("\\", "\\\\") for name, value in values.items()]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def read_properties(path: Path) -> dict[str, str]:
+    """Read a file of settings, empty if it is not there."""
+    if not path.exists():
+        return {}
+    lines = [line for line in path.read_text().splitlines() if "=" in line and not line.startswith("#")]
+    return dict(line.split("=", 1) for line in lines)
