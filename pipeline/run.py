@@ -64,13 +64,13 @@ class _Seat:
 
 def run(file: Path, *, workers: int, until_end: bool, flags: dict[str, Any]) -> int:
     """Run workers until they are done or a signal comes; return the exit code. Raises ConfigError."""
+    stopping: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda signal_, _frame: stopping.append(signal_))
     config = configuration.load(file, flags=flags)
     configure_logs(level=config.log.level, style=config.log.format)
     job = msgspec.json.encode({"config": str(file.resolve()), "flags": flags, "until_end": until_end}).decode()
     seats = [_Seat(job) for _ in range(workers)]
-    stopping: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda signal_, _frame: stopping.append(signal_))
     try:
         while not stopping and any(seat.ended is None for seat in seats):
             now = time.monotonic()

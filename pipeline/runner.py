@@ -73,8 +73,9 @@ class Stop:
 class Runner:
     """One worker's stream, from a joined group to a clean leave.
 
-    `beat` is called about once a second with the worker's note for `status`; it may raise StoreAway. `ends`
-    makes the runner stop at these offsets of all partitions, by itself.
+    About once a second the worker's note for `status` goes to `announce`, which must not fail, and to `hold`,
+    which renews the worker's ordinal in the store and may raise StoreAway. `ends` makes the runner stop at
+    these offsets of all partitions, by itself.
     """
 
     def __init__(
@@ -90,7 +91,8 @@ class Runner:
         flood: FloodGuard | None,
         limits: Limits,
         telemetry: Telemetry,
-        beat: Callable[[dict[str, Any]], None],
+        announce: Callable[[dict[str, Any]], None],
+        hold: Callable[[dict[str, Any]], None],
         stop: Stop,
         ends: Mapping[int, int] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -101,7 +103,8 @@ class Runner:
         self._flood = flood
         self._limits = limits
         self._telemetry = telemetry
-        self._beat = beat
+        self._announce = announce
+        self._hold = hold
         self._stop = stop
         self._ends = ends
         self._clock = clock
@@ -414,7 +417,10 @@ class Runner:
             )
         self._beat_at = now + _BEAT_S
         self._publish()
-        self._try("store", lambda: self._beat(self._note()))
+        note = self._note()
+        # First on this machine: `status` must be able to say that the store is what is away.
+        self._announce(note)
+        self._try("store", partial(self._hold, note))
 
     def _publish(self) -> None:
         self._telemetry.set_state(self.state)
@@ -424,7 +430,7 @@ class Runner:
             self._telemetry.snapshot_offset.labels(partition).set(shard.snapshot_offset)
             self._telemetry.version.labels(partition).set(shard.version)
             self._telemetry.epoch.labels(partition).set(shard.epoch)
-            for measure, value in shard.quality.summary().items():
+            for measure, value in shard.quality_now().summary().items():
                 self._telemetry.quality.labels(partition, measure).set(value)
 
     def _note(self) -> dict[str, Any]:

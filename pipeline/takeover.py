@@ -132,7 +132,9 @@ class Takeover:
                 f"reaches back to {last.start} where the model's history began",
                 hint=f"restore the store from a copy; without one, {_NEW_NAME}",
             )
-        log.warning(
+        # A worker that ended before its first snapshot is no loss of the store's.
+        say = log.warning if last.snapshot > last.start else log.info
+        say(
             "the store holds no model, relearning it from the log",
             partition=partition,
             start=last.start,

@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Callable
 from functools import partial
@@ -45,6 +46,7 @@ T = TypeVar("T")
 
 EXIT_CONFIG = 78
 EXIT_AWAY = 69
+EXIT_BUG = 70
 FINAL_EXITS = frozenset({0, 1, 2, EXIT_AWAY, EXIT_CONFIG})
 """Exit codes after which the parent does not start another worker: it would only end the same way."""
 
@@ -143,7 +145,8 @@ class Worker:
             flood=FloodGuard(window=dlq.flood_window, ratio=dlq.flood_ratio) if dlq.flood_guard else None,
             limits=Limits(config.batch.records_max, config.snapshot.interval, config.snapshot.records_max),
             telemetry=self._telemetry,
-            beat=lambda note: self._beat(roster, note),
+            announce=self._announce,
+            hold=partial(self._hold, roster),
             stop=self._stop,
             ends=ends,
         )
@@ -197,10 +200,11 @@ class Worker:
                 lock.close()
             time.sleep(_WAIT_S)
 
-    def _beat(self, roster: Roster, note: dict[str, Any]) -> None:
-        whole = {**self._note, "ordinal": self._ordinal, **note}
-        self._rundir.write(self._ordinal, whole)
-        if not roster.hold(self._ordinal, whole):
+    def _announce(self, note: dict[str, Any]) -> None:
+        self._rundir.write(self._ordinal, {**self._note, "ordinal": self._ordinal, **note})
+
+    def _hold(self, roster: Roster, note: dict[str, Any]) -> None:
+        if not roster.hold(self._ordinal, {**self._note, "ordinal": self._ordinal, **note}):
             log.error("another worker holds this worker's ordinal; this one ends", ordinal=self._ordinal)
             os._exit(EXIT_HUNG)
 
@@ -231,8 +235,7 @@ class Worker:
                     log.warning("paused", dependency=dependency, reason=str(error))
                 said = True
                 self._telemetry.set_state("paused")
-                note = {**self._note, "ordinal": self._ordinal, "state": "paused", "reason": str(error)}
-                self._rundir.write(self._ordinal, {**note, "partitions": []})
+                self._announce({"state": "paused", "reason": str(error), "partitions": []})
             self._nap(wait_s)
             wait_s = min(BACKOFF_MAX_S, wait_s * 2)
         return None
@@ -277,6 +280,15 @@ def main() -> int:
         return _fail(error, EXIT_AWAY)
     except (StateError, SourceError, SinkRefused, StoreRefused, FloodError) as error:
         return _fail(error, 1)
+    except Exception as error:
+        # Nobody foresaw it: the worker goes, its parent starts another, and the state is safe either way.
+        if os.environ.get("HEADRACE_DEBUG"):
+            raise
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        log.error(  # noqa: TRY400 a traceback is for those who ask for it
+            "worker failed", error=f"{type(error).__name__}: {error}", at=f"{place.filename}:{place.lineno}"
+        )
+        return EXIT_BUG
     return 0
 
 

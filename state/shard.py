@@ -40,8 +40,8 @@ class Quality(msgspec.Struct):
 
     def summary(self) -> dict[str, Any]:
         """Return the figures by name; fractions for accuracy, the label's own unit for errors."""
-        if not self.scored:
-            return {"scored": 0}
+        if not self.scored or not self.recent:
+            return {"scored": self.scored}
         lately = sum(self.recent) / len(self.recent)
         if self.task == "regression":
             return {

@@ -1,0 +1,25 @@
+"""One real Kafka and one real Valkey for the tests that do not harm them."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Project
+
+from pipeline.embedded import Stack
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    with Stack() as running:
+        assert running.addresses.kind == "kafka", "these tests prove nothing on a mock"
+        yield running
+
+
+@pytest.fixture
+def project(stack: Stack, tmp_path: Path) -> Callable[..., Project]:
+    def make(**options: Any) -> Project:
+        return Project(stack, tmp_path / "project", **options)
+
+    return make

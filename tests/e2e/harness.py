@@ -1,0 +1,324 @@
+"""What the end-to-end tests share: a project on the real Kafka and store, and the oracle over what came out.
+
+The oracle reads as a `read_committed` reader does and computes with plain River, record by record, what must
+have come out of each partition: every good record predicted once, in order, to the bit; every bad one
+dead-lettered once, byte for byte.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from river import linear_model, preprocessing
+
+from consumers.topics import Topics
+from pipeline import mark
+from pipeline.embedded import Stack
+
+LOGISTIC = """
+from river import linear_model, preprocessing
+
+def build():
+    return preprocessing.StandardScaler() | linear_model.LogisticRegression()
+"""
+
+
+def logistic() -> Any:
+    """Build the model that LOGISTIC builds."""
+    return preprocessing.StandardScaler() | linear_model.LogisticRegression()
+
+
+def wait_until(condition: Callable[[], Any], *, what: str, timeout_s: float = 30.0) -> Any:
+    """Wait for a condition, and say what was waited for when it does not come."""
+    until = time.monotonic() + timeout_s
+    while not (answer := condition()):
+        assert time.monotonic() < until, f"waited {timeout_s:.0f} s for {what}"
+        time.sleep(0.05)
+    return answer
+
+
+_PASSING = {KafkaError._TIMED_OUT, KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS}
+
+
+@dataclass
+class Project:
+    """One pipeline of its own on a shared stack."""
+
+    stack: Stack
+    directory: Path
+    partitions: int = 2
+    settings: dict[str, str] = field(default_factory=dict)
+    model: str = LOGISTIC
+    name: str = field(default_factory=lambda: f"t{uuid.uuid4().hex[:8]}")
+    sent: dict[int, list[bytes | None]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / "model.py").write_text(self.model)
+        self.file = self.directory / "headrace.toml"
+        self.file.write_text(f'name = "{self.name}"\n')
+        self.features, self.predictions = f"{self.name}.in", f"{self.name}.out"
+        self.dead_letters = f"dlq.{self.features}"
+        self.sent = {partition: [] for partition in range(self.partitions)}
+        Topics(self.client).create(self.features, self.partitions)
+
+    @property
+    def client(self) -> dict[str, Any]:
+        return {"bootstrap.servers": self.stack.addresses.kafka, "log_level": 2}
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "HEADRACE__KAFKA__BOOTSTRAP_SERVERS": self.stack.addresses.kafka,
+            "HEADRACE__REDIS__URL": self.stack.addresses.redis,
+            "HEADRACE__TOPICS__FEATURES": self.features,
+            "HEADRACE__TOPICS__PREDICTIONS": self.predictions,
+            **self.settings,
+        }
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "pipeline.cli", *words, "-c", str(self.file)]
+
+    @contextlib.contextmanager
+    def running(self, *, workers: int = 1, until_end: bool = False) -> Iterator["Run"]:
+        words = ["run", "--workers", str(workers)] + (["--until-end"] if until_end else [])
+        log = (self.directory / "run.log").open("ab")
+        process = subprocess.Popen(self.command(*words), env=self.env, stderr=log, stdout=log)
+        run = Run(process, self.directory / "run.log")
+        try:
+            yield run
+        finally:
+            run.end()
+            log.close()
+
+    def run_to_end(self, *, timeout_s: float = 60.0, workers: int = 1) -> None:
+        with self.running(until_end=True, workers=workers) as run:
+            code = run.process.wait(timeout_s)
+            assert code == 0, run.log()
+
+    def produce(self, values: Sequence[bytes | None], *, partition: int) -> None:
+        producer = Producer({**self.client, "linger.ms": 5, "enable.idempotence": True})
+        for value in values:
+            producer.produce(self.features, value, partition=partition)
+            producer.poll(0)
+        assert producer.flush(30) == 0, "Kafka took the records"
+        self.sent[partition].extend(values)
+
+    def status(self) -> dict[str, Any]:
+        done = subprocess.run(
+            self.command("status", "--json"), env=self.env, capture_output=True, check=False, timeout=60
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        return json.loads(done.stdout)
+
+    def committed(self) -> dict[int, tuple[int, mark.Mark | None]]:
+        places = wait_until(self._committed, what="the committed offsets to be told", timeout_s=60)
+        return {place.partition: (place.offset, mark.read(place.metadata or "")) for place in places}
+
+    def _committed(self) -> list[TopicPartition] | None:
+        consumer = Consumer({**self.client, "group.id": self.name})
+        try:
+            return consumer.committed([TopicPartition(self.features, p) for p in self.sent], timeout=20)
+        except KafkaException as error:
+            # The coordinator moves and loads while a broker comes back, and waits for open transactions.
+            if not (error.args[0].retriable() or error.args[0].code() in _PASSING):
+                raise
+            return None
+        finally:
+            consumer.close()
+
+    def all_committed(self) -> bool:
+        return all(offset >= len(self.sent[p]) for p, (offset, _) in self.committed().items())
+
+    def wait_for_all(self, *, timeout_s: float = 60.0) -> None:
+        wait_until(self.all_committed, what=f"all of {self.name} to be committed", timeout_s=timeout_s)
+
+    def read(self, topic: str) -> dict[int, list[Any]]:
+        """Read a topic to its end as a `read_committed` reader."""
+        consumer = Consumer(
+            {
+                **self.client,
+                "group.id": f"{self.name}-reader",
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "earliest",
+                "enable.partition.eof": True,
+                "enable.auto.commit": False,
+            }
+        )
+        consumer.assign([TopicPartition(topic, p, 0) for p in self.sent])
+        found: dict[int, list[Any]] = {p: [] for p in self.sent}
+        open_partitions = set(self.sent)
+        until = time.monotonic() + 60
+        while open_partitions:
+            assert time.monotonic() < until, f"{topic} was not read to its end"
+            message = consumer.poll(1)
+            if message is None:
+                continue
+            if message.error() is not None:
+                open_partitions.discard(message.partition())
+                continue
+            found[message.partition()].append(message)
+        consumer.close()
+        return found
+
+    def check(self, build: Callable[[], Any] = logistic) -> None:
+        """Hold what came out against plain River over what went in, partition by partition."""
+        predictions, letters = self.read(self.predictions), self.read(self.dead_letters)
+        for partition, values in self.sent.items():
+            good, bad = offline(values, build())
+            answers = [json.loads(message.value()) for message in predictions[partition]]
+            offsets = [answer["source"]["offset"] for answer in answers]
+            assert offsets == [offset for offset, _, _ in good], _difference(offsets, [o for o, _, _ in good])
+            for answer, (offset, label, proba) in zip(answers, good, strict=True):
+                assert answer["prediction"] == label, (partition, offset)
+                assert answer["proba"] == proba, (partition, offset)
+            refused = [int(dict(message.headers())["__dlq.errors.offset"]) for message in letters[partition]]
+            assert refused == [offset for offset, _ in bad], _difference(refused, [o for o, _ in bad])
+            assert [message.value() for message in letters[partition]] == [value for _, value in bad]
+
+    def check_counts(self) -> None:
+        """Hold the marks of the committed offsets against what went in."""
+        for partition, (offset, found) in self.committed().items():
+            good, bad = offline(self.sent[partition], logistic())
+            assert found is not None
+            assert (offset, found.records, found.predictions, found.dead_letters) == (
+                len(self.sent[partition]),
+                len(self.sent[partition]),
+                len(good),
+                len(bad),
+            )
+            assert found.learned == len(good), "each good record of these tests has a label"
+            assert found.snapshot <= offset
+
+
+@dataclass
+class Run:
+    """A `headrace run` that is under way."""
+
+    process: "subprocess.Popen[bytes]"
+    log_file: Path
+
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")[-6_000:]
+
+    def workers(self) -> list[int]:
+        """Return the process ids of the parent's workers."""
+        found = subprocess.run(
+            ["pgrep", "-P", str(self.process.pid), "-f", "pipeline.worker"], capture_output=True, check=False
+        )
+        return [int(word) for word in found.stdout.split()]
+
+    def worker(self) -> int:
+        return wait_until(self.workers, what="a worker to be started")[0]
+
+    def kill_worker(self) -> None:
+        os.kill(self.worker(), signal.SIGKILL)
+
+    def stop(self, *, timeout_s: float = 20.0) -> int:
+        self.process.terminate()
+        return self.process.wait(timeout_s)
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+class Steady(threading.Thread):
+    """Produces values at a steady rate, spread over the partitions in turn, until they or its time end."""
+
+    def __init__(self, project: Project, values: Sequence[bytes], *, per_second: int) -> None:
+        super().__init__(daemon=True)
+        self._project = project
+        self._values = values
+        self._per_second = per_second
+        self._stop_asked = threading.Event()
+
+    def run(self) -> None:
+        project = self._project
+        producer = Producer(
+            {**project.client, "linger.ms": 5, "enable.idempotence": True, "message.timeout.ms": 120_000}
+        )
+        started = time.monotonic()
+        for index, value in enumerate(self._values):
+            partition = index % project.partitions
+            producer.produce(project.features, value, partition=partition)
+            project.sent[partition].append(value)
+            producer.poll(0)
+            self._stop_asked.wait(max(0.0, started + index / self._per_second - time.monotonic()))
+            if self._stop_asked.is_set():
+                break
+        producer.flush(120)
+
+    def stop(self) -> None:
+        """End, once all that was produced is acknowledged."""
+        self._stop_asked.set()
+        self.join(150)
+        assert not self.is_alive(), "the producer ended"
+
+
+@contextlib.contextmanager
+def steady(project: Project, values: Sequence[bytes], *, per_second: int) -> Iterator[Steady]:
+    """Produce values at a steady rate in the background."""
+    producing = Steady(project, values, per_second=per_second)
+    producing.start()
+    try:
+        yield producing
+    finally:
+        producing.stop()
+
+
+def values(count: int, *, bad_every: int = 0, seed: int = 0) -> list[bytes]:
+    """Make labelled records; every `bad_every`-th is malformed."""
+    state = seed * 7919 + 1
+    made: list[bytes] = []
+    for index in range(count):
+        state = (state * 6364136223846793005 + 1442695040888963407) % 2**64
+        x = [((state >> shift) % 2001 - 1000) / 250 for shift in (8, 20, 32, 44)]
+        label = x[0] - 0.5 * x[1] + 0.2 * x[2] > 0
+        if bad_every and index % bad_every == bad_every - 1:
+            made.append(b'{"id": "bad-%d", "features": {"a": [1]}}' % index)
+            continue
+        features = dict(zip("abcd", x, strict=True))
+        made.append(json.dumps({"id": f"r-{index}", "features": features, "label": label}).encode())
+    return made
+
+
+def offline(
+    sent: Sequence[bytes | None], model: Any
+) -> tuple[list[tuple[int, bool, dict[str, float]]], list[tuple[int, bytes | None]]]:
+    """Compute with plain River what a partition must give: (offset, prediction, proba) and (offset, refused)."""
+    good: list[tuple[int, bool, dict[str, float]]] = []
+    bad: list[tuple[int, bytes | None]] = []
+    for offset, value in enumerate(sent):
+        event = json.loads(value or b"null")
+        if not all(isinstance(number, float) for number in event["features"].values()):
+            bad.append((offset, value))
+            continue
+        proba = model.predict_proba_one(event["features"])
+        good.append((offset, max(proba, key=proba.get), {str(c).lower(): p for c, p in proba.items()}))
+        model.learn_one(event["features"], event["label"])
+    return good, bad
+
+
+def _difference(found: list[int], wanted: list[int]) -> str:
+    twice = sorted({offset for offset in found if found.count(offset) > 1})[:10] if len(found) < 20_000 else []
+    missing = sorted(set(wanted) - set(found))[:10]
+    foreign = sorted(set(found) - set(wanted))[:10]
+    return f"{len(found)} of {len(wanted)}: twice {twice}, missing {missing}, foreign {foreign}, or out of order"
