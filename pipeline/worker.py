@@ -88,6 +88,7 @@ class Worker:
         }
         self._ordinal = -1
         self._lock: Any = None
+        self._store_answers = True
 
     def run(self) -> None:
         """Connect, waiting for what is away, then work until stopped. Raises what needs somebody's help."""
@@ -204,11 +205,17 @@ class Worker:
         self._rundir.write(self._ordinal, {**self._note, "ordinal": self._ordinal, **note})
 
     def _hold(self, roster: Roster, note: dict[str, Any]) -> None:
-        if not roster.hold(self._ordinal, {**self._note, "ordinal": self._ordinal, **note}):
+        self._store_answers = False
+        held = roster.hold(self._ordinal, {**self._note, "ordinal": self._ordinal, **note})
+        self._store_answers = True
+        if not held:
             log.error("another worker holds this worker's ordinal; this one ends", ordinal=self._ordinal)
             os._exit(EXIT_HUNG)
 
     def _leave(self, roster: Roster) -> None:
+        if not self._store_answers:
+            # To ask once more would hold up the end for nothing: the ordinal ends with its lease.
+            return
         try:
             roster.leave(self._ordinal, self._note["token"])
         except (StoreAway, StoreRefused):

@@ -120,7 +120,7 @@ class Project:
         done = subprocess.run(
             self.command("status", "--json"), env=self.env, capture_output=True, check=False, timeout=60
         )
-        assert done.returncode == 0, done.stderr.decode()
+        assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
         return json.loads(done.stdout)
 
     def committed(self) -> dict[int, tuple[int, mark.Mark | None]]:
@@ -140,7 +140,7 @@ class Project:
             consumer.close()
 
     def all_committed(self) -> bool:
-        return all(offset >= len(self.sent[p]) for p, (offset, _) in self.committed().items())
+        return all(max(offset, 0) >= len(self.sent[p]) for p, (offset, _) in self.committed().items())
 
     def wait_for_all(self, *, timeout_s: float = 60.0) -> None:
         wait_until(self.all_committed, what=f"all of {self.name} to be committed", timeout_s=timeout_s)

@@ -1,0 +1,82 @@
+"""Other ways in and out: at-least-once, transactional producers upstream, a model that raises, the mock broker."""
+
+import json
+from collections.abc import Callable
+
+from confluent_kafka import Producer
+from harness import Project, logistic, values
+
+from consumers.topics import Topics
+
+Make = Callable[..., Project]
+
+FRAGILE = """
+from river import linear_model
+
+class Fragile(linear_model.LogisticRegression):
+    def learn_one(self, x, y):
+        super().learn_one(x, y)
+        if x["a"] > 3.5:
+            raise ValueError("too much")
+
+def build():
+    return Fragile()
+"""
+
+
+def test_at_least_once_gives_the_same_without_transactions(project: Make) -> None:
+    p = project(settings={"HEADRACE__DELIVERY__GUARANTEE": "at-least-once"})
+    for partition in range(2):
+        p.produce(values(2_000, bad_every=40, seed=partition), partition=partition)
+    p.run_to_end()
+    p.produce(values(500, seed=5), partition=0)
+    p.run_to_end()
+    p.check()
+    p.check_counts()
+
+
+def test_aborted_records_and_control_records_upstream_are_passed_over(project: Make) -> None:
+    p = project(partitions=1)
+    producer = Producer({**p.client, "transactional.id": f"{p.name}-upstream"})
+    producer.init_transactions(20)
+    committed: list[bytes] = []
+    for index, value in enumerate(values(60)):
+        producer.begin_transaction()
+        producer.produce(p.features, value, partition=0)
+        producer.flush(10)
+        if index % 3 == 2:
+            producer.abort_transaction(10)
+        else:
+            producer.commit_transaction(10)
+            committed.append(value)
+    p.run_to_end()
+    predictions = [json.loads(message.value()) for message in p.read(p.predictions)[0]]
+    assert [x["id"] for x in predictions] == [json.loads(value)["id"] for value in committed]
+    offset, mark = p.committed()[0]
+    assert offset >= 119, "the offset passes the control records at the end"
+    assert mark.records == len(committed)
+    p.run_to_end()
+    assert len(p.read(p.predictions)[0]) == len(committed)
+
+
+def test_a_record_on_which_the_model_raises_is_refused_and_not_learned(project: Make) -> None:
+    p = project(partitions=1, model=FRAGILE)
+    p.produce(values(2_000), partition=0)
+    p.run_to_end()
+    letters = p.read(p.dead_letters)[0]
+    raising = [o for o, v in enumerate(p.sent[0]) if json.loads(v)["features"]["a"] > 3.5]
+    assert [int(dict(m.headers())["__dlq.errors.offset"]) for m in letters] == raising
+    assert {dict(m.headers())["dlq.code"] for m in letters} == {b"learn_failed"}
+    model = logistic()["LogisticRegression"]
+    for message in p.read(p.predictions)[0]:
+        answer = json.loads(message.value())
+        event = json.loads(p.sent[0][answer["source"]["offset"]])
+        assert answer["proba"]["true"] == model.predict_proba_one(event["features"])[True]
+        model.learn_one(event["features"], event["label"])
+
+
+def test_missing_topics_are_made_with_as_many_partitions_as_the_features(project: Make) -> None:
+    p = project(partitions=3)
+    p.run_to_end()
+    found = Topics(p.client).partitions()
+    assert (found[p.predictions], found[p.dead_letters]) == (3, 3)

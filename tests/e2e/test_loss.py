@@ -1,0 +1,130 @@
+"""What is lost outside Headrace: the store's memory, a snapshot's bits, the log's beginning, the offsets.
+
+It relearns where the log allows it, and otherwise stops with the choices. It never starts afresh in silence.
+"""
+
+from collections.abc import Callable
+
+import redis
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from harness import Project, values
+
+from consumers.topics import Topics
+
+Make = Callable[..., Project]
+
+
+def _store(p: Project) -> "redis.Redis":
+    return redis.Redis.from_url(p.stack.addresses.redis)
+
+
+def _forget_models(p: Project) -> None:
+    with _store(p) as store:
+        for key in store.scan_iter(match=f"{p.name}:*"):
+            store.delete(key)
+
+
+def _first_half(p: Project) -> None:
+    for partition in range(2):
+        p.produce(values(2_000, bad_every=40, seed=partition), partition=partition)
+    p.run_to_end()
+
+
+def _second_half(p: Project) -> None:
+    for partition in range(2):
+        p.produce(values(1_000, bad_every=40, seed=7 + partition), partition=partition)
+
+
+def _run_fails(p: Project) -> str:
+    with p.running(until_end=True) as run:
+        assert run.process.wait(60) == 1, run.log()
+        return run.log()
+
+
+def test_a_store_that_lost_everything_is_filled_again_from_the_log(project: Make) -> None:
+    p = project()
+    _first_half(p)
+    _forget_models(p)
+    _second_half(p)
+    p.run_to_end()
+    p.check()
+    p.check_counts()
+
+
+def test_a_flipped_bit_makes_an_older_snapshot_the_start(project: Make) -> None:
+    p = project()
+    _first_half(p)
+    _second_half(p)
+    p.run_to_end()
+    with _store(p) as store:
+        key = f"{p.name}:{{{p.name}/0}}:snapshots"
+        newest = max(store.hkeys(key), key=int)
+        sealed = bytearray(store.hget(key, newest))
+        sealed[-10] ^= 1
+        store.hset(key, newest, bytes(sealed))
+    _second_half(p)
+    p.run_to_end()
+    p.check()
+    p.check_counts()
+
+
+def test_a_lost_store_and_a_log_that_no_longer_reaches_back_stop_the_pipeline(project: Make) -> None:
+    p = project()
+    _first_half(p)
+    _forget_models(p)
+    admin = AdminClient(p.client)
+    for future in admin.delete_records([TopicPartition(p.features, 0, 500)]).values():
+        future.result(10)
+    _second_half(p)
+    log = _run_fails(p)
+    assert "no longer reaches back to 0" in log
+    assert "→ restore the store" in log
+    assert "Traceback" not in log
+
+
+def test_records_that_retention_took_before_they_were_learned_stop_the_pipeline(project: Make) -> None:
+    p = project()
+    _first_half(p)
+    _second_half(p)
+    admin = AdminClient(p.client)
+    for future in admin.delete_records([TopicPartition(p.features, 0, 2_300)]).values():
+        future.result(10)
+    log = _run_fails(p)
+    assert "300 records are gone" in log
+
+
+def test_offsets_that_were_set_back_below_every_snapshot_stop_the_pipeline(project: Make) -> None:
+    p = project()
+    _first_half(p)
+    consumer = Consumer({**p.client, "group.id": p.name})
+    consumer.commit(offsets=[TopicPartition(p.features, 0, 10)], asynchronous=False)
+    consumer.close()
+    log = _run_fails(p)
+    assert "ahead of the committed offset 10" in log
+
+
+def test_a_topic_that_was_made_again_is_not_taken_for_the_old_one(project: Make) -> None:
+    p = project()
+    _first_half(p)
+    topics = Topics(p.client)
+    admin = AdminClient(p.client)
+    old = topics.describe(p.features).id
+    admin.delete_topics([p.features])[p.features].result(10)
+    made_again = False
+    while not made_again:
+        topics.create(p.features, 2)
+        made_again = p.features in topics.partitions() and topics.describe(p.features).id != old
+    p.sent = {0: [], 1: []}
+    p.produce(values(2_500, seed=3), partition=0)
+    log = _run_fails(p)
+    assert "deleted and made again" in log or "no committed offset" in log
+
+
+def test_a_changed_model_is_not_mistaken_for_the_saved_one(project: Make) -> None:
+    p = project()
+    _first_half(p)
+    (p.directory / "model.py").write_text(p.model.replace("LogisticRegression()", "LogisticRegression(l2=0.1)"))
+    _second_half(p)
+    log = _run_fails(p)
+    assert "another model than the one in the store" in log
