@@ -91,7 +91,9 @@ def _stop(seats: list[_Seat]) -> bool:
     """Ask every worker to finish, and kill what has not after a while; tell whether one was killed."""
     running = [seat.process for seat in seats if seat.process is not None]
     for process in running:
-        process.terminate()
+        # The end of the pipe reaches the worker even while its main thread waits inside a C library.
+        assert process.stdin is not None
+        process.stdin.close()
     until = time.monotonic() + _STOP_S
     forced = False
     for process in running:

@@ -43,6 +43,8 @@ State = Literal["connecting", "running", "paused", "relearning"]
 _POLL_S = 0.25
 _PAUSED_POLL_S = 0.05
 _BEAT_S = 1.0
+_BATCH_S = 0.5
+_FIRST_RECORDS = 500
 _DRAIN_S = 3.0
 # Saving may take this share of a worker's time: a big model is saved less often.
 _SAVING_SHARE = 0.05
@@ -113,6 +115,7 @@ class Runner:
         self._arrived: set[int] = set()
         self._pending: Pending | None = None
         self._paused = False
+        self._batch_records = min(_FIRST_RECORDS, limits.batch_records_max)
         self._due: dict[int, float] = {}
         self._beat_at = 0.0
         self._asked_ends_at = 0.0
@@ -131,6 +134,11 @@ class Runner:
         if any(shard.offset < shard.committed for shard in self._shards.values()):
             return "relearning"
         return "running" if self._shards or not self._arrived else "connecting"
+
+    @property
+    def store_answers(self) -> bool:
+        """Whether the store answered when it was last asked."""
+        return not self._gate.breakers["store"].tripped
 
     def run(self) -> None:
         """Work until asked to stop, or until the ends are reached. Raises what needs somebody's help."""
@@ -151,7 +159,7 @@ class Runner:
 
     def _read(self) -> None:
         if self._gate.open and self._pending is None:
-            batch = self._source.poll(records_max=self._limits.batch_records_max, wait_s=_POLL_S)
+            batch = self._source.poll(records_max=self._batch_records, wait_s=_POLL_S)
             if batch is not None:
                 self._process(batch)
                 self._deliver()
@@ -173,7 +181,9 @@ class Runner:
                 self._advance(shard, records, pending, now_ms)
         for partition, end in batch.ends.items():
             self._pass_end(partition, end, pending)
-        self._telemetry.batch_seconds.labels("learn").observe(self._clock() - started)
+        took = self._clock() - started
+        self._telemetry.batch_seconds.labels("learn").observe(took)
+        self._fit_batches(sum(map(len, batch.records.values())), took)
         if not pending.ends:
             return
         self._pending = pending
@@ -181,6 +191,12 @@ class Runner:
         bad = sum(len(result.dead_letters) for result in pending.results.values())
         if self._flood is not None and self._flood.flooded(good=good, bad=bad):
             self._hold_flood(pending)
+
+    def _fit_batches(self, records: int, took_s: float) -> None:
+        """Let a batch take about _BATCH_S to learn: a slow model gets small ones, so that it stays at hand."""
+        if records:
+            fitting = int(records * _BATCH_S / max(took_s, 1e-6))
+            self._batch_records = max(1, min(self._limits.batch_records_max, fitting, 2 * self._batch_records))
 
     def _advance(self, shard: Shard, records: Sequence[Record], pending: Pending, now_ms: int) -> None:
         """Learn a partition's records: those below the committed offset in silence, the others for output."""

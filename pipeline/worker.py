@@ -51,7 +51,7 @@ FINAL_EXITS = frozenset({0, 1, 2, EXIT_AWAY, EXIT_CONFIG})
 """Exit codes after which the parent does not start another worker: it would only end the same way."""
 
 _DEADLINE_S = 20.0
-_ORPHAN_S = 4.0
+_END_S = 3.5
 _WAIT_S = 0.2
 
 
@@ -88,7 +88,6 @@ class Worker:
         }
         self._ordinal = -1
         self._lock: Any = None
-        self._store_answers = True
 
     def run(self) -> None:
         """Connect, waiting for what is away, then work until stopped. Raises what needs somebody's help."""
@@ -112,7 +111,11 @@ class Worker:
         ends = self._wait_for("kafka", lambda: self._find_ends(topic)) if self._until_end and topic else None
         if topic is not None and not self._stop.asked:
             mock = self._wait_for("kafka", topics.is_mock)
-            self._runner(topic, build, store, roster, ends, transactional=not mock).run()
+            runner = self._runner(topic, build, store, roster, ends, transactional=not mock)
+            runner.run()
+            if not runner.store_answers:
+                # To ask it once more would hold up the end for nothing: the ordinal ends with its lease.
+                return
         self._leave(roster)
 
     def _runner(
@@ -205,17 +208,11 @@ class Worker:
         self._rundir.write(self._ordinal, {**self._note, "ordinal": self._ordinal, **note})
 
     def _hold(self, roster: Roster, note: dict[str, Any]) -> None:
-        self._store_answers = False
-        held = roster.hold(self._ordinal, {**self._note, "ordinal": self._ordinal, **note})
-        self._store_answers = True
-        if not held:
+        if not roster.hold(self._ordinal, {**self._note, "ordinal": self._ordinal, **note}):
             log.error("another worker holds this worker's ordinal; this one ends", ordinal=self._ordinal)
             os._exit(EXIT_HUNG)
 
     def _leave(self, roster: Roster) -> None:
-        if not self._store_answers:
-            # To ask once more would hold up the end for nothing: the ordinal ends with its lease.
-            return
         try:
             roster.leave(self._ordinal, self._note["token"])
         except (StoreAway, StoreRefused):
@@ -262,16 +259,22 @@ class Worker:
             log.warning("metrics are not served", port=metrics.port + self._ordinal, reason=str(error))
 
     def _asked_to_stop(self, _signal: int, _frame: Any) -> None:
-        self._stop.asked = True
+        if not self._stop.asked:
+            self._stop.asked = True
+            threading.Thread(target=self._end_in_time, name="end", daemon=True).start()
+
+    def _end_in_time(self) -> None:
+        """End even when something that is away holds up the clean end: the next start goes on all the same."""
+        time.sleep(_END_S)
+        log.warning("ended without waiting any longer for what is away; the next start goes on from there")
+        os._exit(0)
 
     def _end_with_parent(self) -> None:
-        """Wait for the end of standard input, which the parent holds open, and stop; then end in any case."""
+        """Wait for the end of standard input, which the parent holds open, and stop as if asked to."""
         # Not through the buffered file: its lock can't be taken at exit while this thread waits in it.
         while os.read(0, 1):
             pass
-        self._stop.asked = True
-        time.sleep(_ORPHAN_S)
-        os._exit(EXIT_HUNG)
+        self._asked_to_stop(signal.SIGTERM, None)
 
 
 def main() -> int:
