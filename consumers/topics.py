@@ -40,7 +40,8 @@ class Topics:
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        self._admin = AdminClient(dict(settings))
+        self._settings = dict(settings)
+        self._admin = AdminClient(self._settings)
 
     def is_mock(self) -> bool:
         """Tell librdkafka's mock cluster, which keeps little, knows no transactions and answers no admin call."""
@@ -113,8 +114,9 @@ class Topics:
         _wait(lambda: self.partitions().get(name, 0) >= partitions, f"the topic {name} to be made")
 
     def _touch(self, features: str, *outputs: str) -> Topic:
-        # The mock cluster makes a topic when it is asked about it, and has no other way.
-        found = {name: self._admin.list_topics(name, timeout=_CALL_S) for name in (features, *outputs)}
+        # The mock cluster makes a topic when a client that allows it asks about it, and has no other way.
+        asking = AdminClient({**self._settings, "allow.auto.create.topics": True})
+        found = {name: asking.list_topics(name, timeout=_CALL_S) for name in (features, *outputs)}
         return Topic(features, len(found[features].topics[features].partitions), "", _MOCK_BYTES_MAX, compacted=False)
 
     def _fit(self, source: Topic, outputs: Mapping[str, int]) -> None:

@@ -71,7 +71,8 @@ class Project:
         self.features, self.predictions = f"{self.name}.in", f"{self.name}.out"
         self.dead_letters = f"dlq.{self.features}"
         self.sent = {partition: [] for partition in range(self.partitions)}
-        Topics(self.client).create(self.features, self.partitions)
+        if self.stack.addresses.kind == "kafka":
+            Topics(self.client).create(self.features, self.partitions)
 
     @property
     def client(self) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
+import pytest
 from confluent_kafka import Producer
 from harness import Project, logistic, values
 
 from consumers.topics import Topics
+from pipeline.embedded import Stack
 
 Make = Callable[..., Project]
 
@@ -80,3 +83,17 @@ def test_missing_topics_are_made_with_as_many_partitions_as_the_features(project
     p.run_to_end()
     found = Topics(p.client).partitions()
     assert (found[p.predictions], found[p.dead_letters]) == (3, 3)
+
+
+def test_on_the_mock_broker_it_runs_at_least_once_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_EMBEDDED_KAFKA", "mock")
+    with Stack() as stack:
+        # Four is how many partitions the mock gives every topic.
+        p = Project(stack, tmp_path / "project", partitions=4)
+        for partition in range(4):
+            p.produce(values(1_000, bad_every=40, seed=partition), partition=partition)
+        with p.running() as run:
+            p.wait_for_all()
+            assert run.stop() == 0, run.log()
+            assert "at-least-once" in run.log()
+        p.check()
