@@ -12,42 +12,37 @@ Whatever raises a 503 trips the breaker of its dependency and is tried again whe
 loop goes on polling with its partitions paused, and so keeps its place in the group.
 """
 
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import structlog
 
-from consumers.gate import Dependency, FloodGuard, Gate
-from consumers.record import Record
+from consumers.gate import FloodGuard
 from consumers.source import Batch, Source, SourceAway
 from consumers.topics import Topic
 from pipeline.delivery import Delivery, Pending
-from pipeline.engine import Engine, Result
+from pipeline.engine import Engine
+from pipeline.progress import Progress
+from pipeline.pulse import Pulse
+from pipeline.saver import Saver
 from pipeline.takeover import Takeover
 from pipeline.telemetry import Telemetry
-from producers.sink import BatchStale, OutcomeUnknown, Sink, SinkAway
-from producers.webhook import Webhook, WebhookAway
-from state import snapshot
+from pipeline.trial import Trial
+from producers.sink import BatchStale, Sink
+from producers.webhook import Webhook
 from state.learner import Learner
 from state.shard import Shard
-from state.store import Store, StoreAway, StoreFenced
+from state.store import Store
 
 log = structlog.get_logger("headrace")
-
-State = Literal["connecting", "running", "paused", "relearning"]
 
 _POLL_S = 0.25
 _PAUSED_POLL_S = 0.05
 _BEAT_S = 1.0
-_BATCH_S = 0.5
-_FIRST_RECORDS = 500
 _DRAIN_S = 3.0
-# Saving may take this share of a worker's time: a big model is saved less often.
-_SAVING_SHARE = 0.05
 
 
 class FloodError(Exception):
@@ -85,7 +80,7 @@ class Runner:
         *,
         topic: Topic,
         make_source: Callable[[Callable[[Sequence[int], Sequence[int]], None]], Source],
-        make_engine: Callable[[], Engine],
+        engine: Engine,
         build: Callable[[], Learner],
         sink: Sink,
         store: Store,
@@ -103,37 +98,40 @@ class Runner:
         self._store = store
         self._sink = sink
         self._flood = flood
-        self._limits = limits
         self._telemetry = telemetry
         self._announce = announce
         self._hold = hold
         self._stop = stop
         self._ends = ends
         self._clock = clock
-        self._gate = Gate(rng=random.Random())  # noqa: S311 jitter is no secret
+        self._trial = Trial(telemetry=telemetry, clock=clock)
+        self._gate = self._trial.gate
         self._shards: dict[int, Shard] = {}
         self._arrived: set[int] = set()
         self._pending: Pending | None = None
         self._paused = False
-        self._batch_records = min(_FIRST_RECORDS, limits.batch_records_max)
-        self._due: dict[int, float] = {}
+        self._saver = Saver(
+            store,
+            topic=topic,
+            interval_s=limits.snapshot_interval_s,
+            records_max=limits.snapshot_records_max,
+            telemetry=telemetry,
+            clock=clock,
+        )
         self._beat_at = 0.0
         self._asked_ends_at = 0.0
         self._source = make_source(self._rebalanced)
-        self._engine = make_engine()
         self._takeover = Takeover(source=self._source, store=store, topic=topic, build=build)
-        self._delivery = Delivery(
-            engine=self._engine, source=self._source, sink=sink, webhook=webhook, shards=self._shards
+        self._progress = Progress(
+            engine=engine,
+            takeover=self._takeover,
+            shards=self._shards,
+            records_max=limits.batch_records_max,
+            telemetry=telemetry,
+            clock=clock,
         )
-
-    @property
-    def state(self) -> State:
-        """What the worker is doing."""
-        if not self._gate.open:
-            return "paused"
-        if any(shard.offset < shard.committed for shard in self._shards.values()):
-            return "relearning"
-        return "running" if self._shards or not self._arrived else "connecting"
+        self._pulse = Pulse(gate=self._gate, shards=self._shards, telemetry=telemetry)
+        self._delivery = Delivery(engine=engine, source=self._source, sink=sink, webhook=webhook, shards=self._shards)
 
     @property
     def store_answers(self) -> bool:
@@ -143,12 +141,12 @@ class Runner:
     def run(self) -> None:
         """Work until asked to stop, or until the ends are reached. Raises what needs somebody's help."""
         # An orphaned transaction of an earlier life is ended before the group is asked for partitions.
-        while not self._stop.asked and not self._try("kafka", self._sink.open):
-            self._pulse()
+        while not self._stop.asked and not self._trial.attempt("kafka", self._sink.open):
+            self._beat()
             time.sleep(_PAUSED_POLL_S)
         self._source.subscribe()
         while not self._stop.asked and not self._at_ends():
-            self._pulse()
+            self._beat()
             self._take_over()
             self._deliver()
             self._probe()
@@ -159,7 +157,7 @@ class Runner:
 
     def _read(self) -> None:
         if self._gate.open and self._pending is None:
-            batch = self._source.poll(records_max=self._batch_records, wait_s=_POLL_S)
+            batch = self._source.poll(records_max=self._progress.batch_records, wait_s=_POLL_S)
             if batch is not None:
                 self._process(batch)
                 self._deliver()
@@ -172,71 +170,14 @@ class Runner:
             time.sleep(_PAUSED_POLL_S)
 
     def _process(self, batch: Batch) -> None:
-        started = self._clock()
-        now_ms = time.time_ns() // 1_000_000
-        pending = Pending({}, {}, {}, batch.membership, 0)
-        for partition, records in batch.records.items():
-            shard = self._shards.get(partition)
-            if shard is not None:
-                self._advance(shard, records, pending, now_ms)
-        for partition, end in batch.ends.items():
-            self._pass_end(partition, end, pending)
-        took = self._clock() - started
-        self._telemetry.batch_seconds.labels("learn").observe(took)
-        self._fit_batches(sum(map(len, batch.records.values())), took)
-        if not pending.ends:
+        pending = self._progress.learn(batch)
+        if pending is None:
             return
         self._pending = pending
         good = sum(len(result.predictions) for result in pending.results.values())
         bad = sum(len(result.dead_letters) for result in pending.results.values())
         if self._flood is not None and self._flood.flooded(good=good, bad=bad):
             self._hold_flood(pending)
-
-    def _fit_batches(self, records: int, took_s: float) -> None:
-        """Let a batch take about _BATCH_S to learn: a slow model gets small ones, so that it stays at hand."""
-        if records:
-            fitting = int(records * _BATCH_S / max(took_s, 1e-6))
-            self._batch_records = max(1, min(self._limits.batch_records_max, fitting, 2 * self._batch_records))
-
-    def _advance(self, shard: Shard, records: Sequence[Record], pending: Pending, now_ms: int) -> None:
-        """Learn a partition's records: those below the committed offset in silence, the others for output."""
-        fresh = [record for record in records if record.offset >= shard.offset]
-        if not fresh:
-            return
-        silent = [record for record in fresh if record.offset < shard.committed]
-        if silent:
-            self._engine.run(shard, silent, now_ms=now_ms)
-            self._telemetry.relearned.inc(len(silent))
-        new = fresh[len(silent) :]
-        if new:
-            if shard.offset < shard.committed or silent:
-                self._arrive(shard)
-            pending.starts[shard.partition] = shard.committed
-            pending.results[shard.partition] = self._engine.run(shard, new, now_ms=now_ms)
-            pending.ends[shard.partition] = shard.offset
-            pending.newest_ms = max(pending.newest_ms, new[-1].timestamp_ms)
-        elif shard.offset >= shard.committed:
-            self._arrive(shard)
-
-    def _arrive(self, shard: Shard) -> None:
-        shard.offset = max(shard.offset, shard.committed)
-        self._takeover.settle(shard)
-        log.info("relearned", partition=shard.partition, offset=shard.offset, learned=shard.counts.learned)
-
-    def _pass_end(self, partition: int, end: int, pending: Pending) -> None:
-        """Pass what lies between the last record and the end of the log: control records, aborted ones."""
-        shard = self._shards.get(partition)
-        if shard is None or end <= shard.offset:
-            return
-        if shard.offset < shard.committed:
-            shard.offset = min(end, shard.committed)
-            if shard.offset == shard.committed:
-                self._arrive(shard)
-        if end > shard.offset:
-            pending.starts.setdefault(partition, shard.committed)
-            pending.results.setdefault(partition, Result([], [], []))
-            shard.offset = end
-            pending.ends[partition] = end
 
     def _deliver(self) -> None:
         if self._pending is None or self._gate.flood:
@@ -246,14 +187,14 @@ class Runner:
         attempt = partial(self._delivery.attempt, pending, on_unknown=self._telemetry.unknown_outcomes.inc)
         try:
             # Which of the two is away is known only by what it raises.
-            if not (self._may_try("sink") and self._try("kafka", attempt)):
+            if not (self._trial.allowed("sink") and self._trial.attempt("kafka", attempt)):
                 return
         except BatchStale as error:
             self._telemetry.stale_batches.inc()
             log.warning("batch dropped, its partitions are taken over again", reason=str(error))
             self._drop_pending()
             return
-        self._gate.breakers["sink"].succeed()
+        self._trial.works("sink")
         self._confirm(pending)
         self._telemetry.batch_seconds.labels("deliver").observe(self._clock() - started)
 
@@ -274,15 +215,15 @@ class Runner:
     def _take_over(self) -> None:
         while self._arrived and not self._stop.asked:
             partition = min(self._arrived)
-            if not (self._may_try("store") and self._try("kafka", partial(self._take_one, partition))):
+            if not (self._trial.allowed("store") and self._trial.attempt("kafka", partial(self._take_one, partition))):
                 return
-            self._gate.breakers["store"].succeed()
+            self._trial.works("store")
             self._arrived.discard(partition)
 
     def _probe(self) -> None:
         """Ask Kafka whether it is back, when nothing else is waiting to find out."""
         if self._gate.breakers["kafka"].tripped and self._pending is None and not self._arrived:
-            self._try("kafka", self._source.partitions)
+            self._trial.attempt("kafka", self._source.partitions)
 
     def _take_one(self, partition: int) -> None:
         # A transaction of this worker's own that is still open would make the offsets wait for it.
@@ -292,41 +233,19 @@ class Runner:
         if self._paused:
             self._source.pause([partition])
         self._shards[partition] = shard
-        self._due[partition] = self._clock() + self._limits.snapshot_interval_s
         self._telemetry.takeovers.inc()
         if shard.offset == shard.committed:
             self._takeover.settle(shard)
 
     def _save_due(self) -> None:
-        if self._pending is not None or not self._gate.breakers["store"].may_try(self._clock()):
-            return
-        for shard in list(self._shards.values()):
-            behind = shard.offset - shard.snapshot_offset
-            if behind and (self._clock() >= self._due[shard.partition] or behind >= self._limits.snapshot_records_max):
-                self._try("store", partial(self._save, shard))
+        if self._pending is None and self._trial.allowed("store"):
+            for shard in [shard for shard in self._shards.values() if self._saver.due(shard)]:
+                self._trial.attempt("store", partial(self._save, shard))
 
     def _save(self, shard: Shard) -> None:
-        started = self._clock()
-        taken = snapshot.take(
-            shard, topic=self._topic.name, topic_id=self._topic.id, now_ms=time.time_ns() // 1_000_000
-        )
-        try:
-            shard.version = self._store.save(taken)
-        except StoreFenced as error:
-            self._telemetry.snapshots.labels("fenced").inc()
-            log.warning("snapshot refused, the partition is taken over again", reason=str(error))
+        if not self._saver.save(shard):
             self._forget([shard.partition])
             self._arrived.update({shard.partition} & self._source.assigned)
-            return
-        except StoreAway:
-            self._telemetry.snapshots.labels("failed").inc()
-            raise
-        shard.snapshot_offset = taken.offset
-        took = self._clock() - started
-        self._due[shard.partition] = self._clock() + max(self._limits.snapshot_interval_s, took / _SAVING_SHARE)
-        self._telemetry.snapshots.labels("saved").inc()
-        self._telemetry.snapshot_seconds.observe(took)
-        self._telemetry.snapshot_bytes.labels(str(shard.partition)).set(len(taken.model))
 
     def _rebalanced(self, came: Sequence[int], went: Sequence[int]) -> None:
         """Note what the group brought and took. Called from within a poll, so it does nothing that waits."""
@@ -344,7 +263,7 @@ class Runner:
         assert self._pending is not None
         partitions = list(self._pending.ends)
         self._pending = None
-        self._gate.breakers["sink"].succeed()
+        self._trial.works("sink")
         self._sink.close()
         self._forget(partitions)
         self._source.pause(self._source.assigned.intersection(partitions))
@@ -353,7 +272,7 @@ class Runner:
     def _forget(self, partitions: Sequence[int]) -> None:
         for partition in partitions:
             self._shards.pop(partition, None)
-            self._due.pop(partition, None)
+            self._saver.forget(partition)
 
     def _put_back(self, batch: Batch) -> None:
         """Give back what came in spite of the pause: it is read again when the stream goes on."""
@@ -391,76 +310,19 @@ class Runner:
             raise FloodError(reason)
         self._gate.hold_flood(self._clock(), reason)
 
-    def _may_try(self, dependency: Dependency) -> bool:
-        return self._gate.breakers[dependency].may_try(self._clock())
-
-    def _try(self, dependency: Dependency, call: Callable[[], Any]) -> bool:
-        """Call something that may find a dependency away; tell whether it went well.
-
-        `dependency` is the one whose breaker must allow the call and that is known to work afterwards; what
-        is raised tells which one does not.
-        """
-        if not self._may_try(dependency):
-            return False
-        try:
-            call()
-        except StoreAway as error:
-            self._fail("store", error)
-        except (SourceAway, SinkAway, OutcomeUnknown) as error:
-            self._fail("kafka", error)
-        except WebhookAway as error:
-            self._fail("sink", error, after_s=error.after_s)
-        else:
-            self._gate.breakers[dependency].succeed()
-            return True
-        return False
-
-    def _fail(self, dependency: Dependency, error: Exception, *, after_s: float | None = None) -> None:
-        breaker = self._gate.breakers[dependency]
-        breaker.fail(self._clock(), str(error), after_s=after_s)
-        self._telemetry.failures.labels(dependency).inc()
-        say = log.warning if breaker.failures == 1 else log.debug
-        say("away, trying again", dependency=dependency, reason=str(error), failures=breaker.failures)
-
-    def _pulse(self) -> None:
+    def _beat(self) -> None:
         """Show about once a second how the worker is; that asks the store whether it is there, too."""
         now = self._clock()
         if now < self._beat_at:
             return
-        if self._beat_at and self.state == "paused":
-            self._telemetry.paused_seconds.labels("flood" if self._gate.flood else "away").inc(
-                now - self._beat_at + _BEAT_S
-            )
+        passed_s = now - self._beat_at + _BEAT_S if self._beat_at else 0.0
         self._beat_at = now + _BEAT_S
-        self._publish()
-        note = self._note()
+        state = self._pulse.state(arrived=bool(self._arrived))
+        self._pulse.publish(state, passed_s=passed_s)
+        note = self._pulse.note(state)
         # First on this machine: `status` must be able to say that the store is what is away.
         self._announce(note)
-        self._try("store", partial(self._hold, note))
-
-    def _publish(self) -> None:
-        self._telemetry.set_state(self.state)
-        for shard in self._shards.values():
-            partition = str(shard.partition)
-            self._telemetry.offset.labels(partition).set(shard.committed)
-            self._telemetry.snapshot_offset.labels(partition).set(shard.snapshot_offset)
-            self._telemetry.version.labels(partition).set(shard.version)
-            self._telemetry.epoch.labels(partition).set(shard.epoch)
-            for measure, value in shard.quality_now().summary().items():
-                self._telemetry.quality.labels(partition, measure).set(value)
-
-    def _note(self) -> dict[str, Any]:
-        return {
-            "state": self.state,
-            "reason": self._gate.reason,
-            "partitions": sorted(self._shards),
-            "relearning": {
-                str(shard.partition): shard.committed - shard.offset
-                for shard in self._shards.values()
-                if shard.offset < shard.committed
-            },
-            "quality": {str(shard.partition): shard.quality_now().summary() for shard in self._shards.values()},
-        }
+        self._trial.attempt("store", partial(self._hold, note))
 
     def _at_ends(self) -> bool:
         """Tell whether every partition of the topic, of this worker and the others, is at its end."""
@@ -485,7 +347,7 @@ class Runner:
         if self._pending is None:
             for shard in list(self._shards.values()):
                 if shard.offset > shard.snapshot_offset and self._gate.breakers["store"].failures == 0:
-                    self._try("store", partial(self._save, shard))
+                    self._trial.attempt("store", partial(self._save, shard))
         else:
             log.warning("left a batch for the next start", offsets=self._pending.ends)
         log.info("stopped", partitions={p: shard.committed for p, shard in self._shards.items()})

@@ -135,7 +135,7 @@ class Worker:
             make_source=lambda rebalanced: Source(
                 self._clients(), group=config.name, topic=config.topics.features, rebalanced=rebalanced
             ),
-            make_engine=lambda: Engine(decoder=_decoder(config), topic=config.topics.features, name=config.name),
+            engine=Engine(decoder=_decoder(config), topic=config.topics.features, name=config.name),
             build=build,
             sink=self._sink(transactional=transactional),
             store=store,

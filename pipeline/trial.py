@@ -1,0 +1,64 @@
+"""Trying what may find a dependency away: the breakers of the gate round every call of the loop."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from consumers.gate import Dependency, Gate
+from consumers.source import SourceAway
+from pipeline.telemetry import Telemetry
+from producers.sink import OutcomeUnknown, SinkAway
+from producers.webhook import WebhookAway
+from state.store import StoreAway
+
+log = structlog.get_logger("headrace")
+
+
+class Trial:
+    """Make calls as the breakers allow, and keep the gate's account of what is away.
+
+    `clock` gives seconds and never jumps.
+    """
+
+    def __init__(self, *, telemetry: Telemetry, clock: Callable[[], float]) -> None:
+        self.gate = Gate(rng=random.Random())  # noqa: S311 jitter is no secret
+        self._telemetry = telemetry
+        self._clock = clock
+
+    def allowed(self, dependency: Dependency) -> bool:
+        """Tell whether a dependency may be called now."""
+        return self.gate.breakers[dependency].may_try(self._clock())
+
+    def works(self, dependency: Dependency) -> None:
+        """Note that a dependency has answered."""
+        self.gate.breakers[dependency].succeed()
+
+    def attempt(self, dependency: Dependency, call: Callable[[], Any]) -> bool:
+        """Call something that may find a dependency away; tell whether it went well.
+
+        `dependency` is the one whose breaker must allow the call and that is known to work afterwards; what
+        is raised tells which one does not.
+        """
+        if not self.allowed(dependency):
+            return False
+        try:
+            call()
+        except StoreAway as error:
+            self._fail("store", error)
+        except (SourceAway, SinkAway, OutcomeUnknown) as error:
+            self._fail("kafka", error)
+        except WebhookAway as error:
+            self._fail("sink", error, after_s=error.after_s)
+        else:
+            self.works(dependency)
+            return True
+        return False
+
+    def _fail(self, dependency: Dependency, error: Exception, *, after_s: float | None = None) -> None:
+        breaker = self.gate.breakers[dependency]
+        breaker.fail(self._clock(), str(error), after_s=after_s)
+        self._telemetry.failures.labels(dependency).inc()
+        say = log.warning if breaker.failures == 1 else log.debug
+        say("away, trying again", dependency=dependency, reason=str(error), failures=breaker.failures)
