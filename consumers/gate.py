@@ -66,6 +66,9 @@ class FloodGuard:
 
     def flooded(self, *, good: int, bad: int) -> bool:
         """Count a batch and tell whether it is part of a flood."""
+        if not good and not bad:
+            # A batch of ends and control records only says nothing.
+            return False
         if not bad and not any(self._recent):
             return False
         # Within a batch the order does not matter: what counts is its share.

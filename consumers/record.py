@@ -143,7 +143,9 @@ def diagnose(value: bytes, error: Exception) -> Refusal:
         return Refusal("not_object", "decode", f"the value is {_kind(whole)}; a JSON object is needed")
     for refusal in _faults(whole):
         return refusal
-    return Refusal("not_json", "decode", f"the value can't be read: {error}")
+    # A name that stands twice, first with a wrong value: the decoder looks at each, `json` keeps the last.
+    code = "wrong_type" if isinstance(error, msgspec.ValidationError) else "not_json"
+    return Refusal(code, "decode", f"the value can't be read: {error}")
 
 
 def _parse(text: str) -> Any:
@@ -202,21 +204,21 @@ def _leaf_faults(whole: dict[str, Any]) -> Iterator[Refusal]:
 
 
 def _leaves(node: Any) -> Iterator[tuple[str, Any]]:
-    """Walk a parsed value without recursion, so that no nesting can exhaust the stack."""
+    """Walk a parsed value in its order, without recursion, so that no nesting can exhaust the stack."""
     stack: list[tuple[str, Any]] = [("", node)]
     while stack:
         path, node = stack.pop()
         if isinstance(node, dict):
-            stack.extend((f"{path}.{name}" if path else name, child) for name, child in node.items())
+            stack.extend((f"{path}.{name}" if path else name, node[name]) for name in reversed(node))
         elif isinstance(node, list):
-            stack.extend((f"{path}[{index}]", child) for index, child in enumerate(node))
+            stack.extend((f"{path}[{index}]", node[index]) for index in reversed(range(len(node))))
         else:
             yield path, node
 
 
 def _integer(digits: str) -> int:
     # Python refuses to parse more than 4,300 digits; any integer past the end of a double serves here.
-    return int(digits) if len(digits) <= _DIGITS_MAX else 10 ** (_DIGITS_MAX + 1)
+    return int(digits) if len(digits.lstrip("-")) <= _DIGITS_MAX else 10 ** (_DIGITS_MAX + 1)
 
 
 def _refuse_huge_integers(node: Any) -> Refusal | None:

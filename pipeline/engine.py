@@ -104,6 +104,8 @@ class Engine:
             label = self._label(shard, event, record)
         except LabelError as error:
             return Refusal("bad_label", "validate", str(error), "label")
+        # A function of the user's own may change the features in its hands; an undo learns them as they came.
+        features = event.features.copy()
         try:
             answer, proba = shard.predict(event.features)
             value = prediction.encode(
@@ -122,7 +124,7 @@ class Engine:
         if len(value) > PREDICTION_BYTES_MAX:
             shard.undo()
             return Refusal("too_large", "learn", f"its prediction would have {len(value)} bytes")
-        shard.keep(event.features, label)
+        shard.keep(features, label)
         if label is not None:
             shard.counts.learned += 1
             shard.score(answer, label)

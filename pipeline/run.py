@@ -4,6 +4,7 @@ It does no work of its own, so it has nothing that could crash it; each worker e
 the parent closes, which the kernel sees to even when the parent is killed.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -43,7 +44,11 @@ class _Seat:
         if self.process is None and self.ended is None and now >= self._start_at:
             self._started_at = now
             self.process = subprocess.Popen(  # noqa: S603 our own module
-                [sys.executable, "-m", "pipeline.worker", self._job], stdin=subprocess.PIPE
+                [sys.executable, "-m", "pipeline.worker", self._job],
+                stdin=subprocess.PIPE,
+                # River goes through sets of names here and there, and sums as it goes: with a random hash seed
+                # the last bits of a prediction would differ from one process to the next.
+                env={**os.environ, "PYTHONHASHSEED": "0"},
             )
 
     def reap(self, now: float) -> None:

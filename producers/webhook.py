@@ -80,6 +80,6 @@ def retry_after_s(value: str | None, *, now_s: float) -> float | None:
     except ValueError:
         try:
             wait = email.utils.parsedate_to_datetime(value).timestamp() - now_s
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
     return min(max(wait, 0.0), _RETRY_AFTER_MAX_S) if wait == wait else None  # noqa: PLR0124 not NaN

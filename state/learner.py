@@ -4,17 +4,20 @@ The engine predicts and teaches through `Learner`; shards and snapshots see a le
 """
 
 import functools
+import gc
 import importlib
 import importlib.metadata
-import io
 import pickle
 import re
 import sys
+import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from river import base, compose
+
+from state.unpickler import Unpickler
 
 Task = Literal["binary", "multiclass", "regression"]
 Answer = tuple[Any, Mapping[Any, float] | None]
@@ -22,21 +25,6 @@ Answer = tuple[Any, Mapping[Any, float] | None]
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _UNSEEDED = re.compile(r"\bseed=None\b")
-_TRUSTED_PACKAGES = frozenset({"river", "collections", "datetime", "decimal", "fractions", "random"})
-_TRUSTED_NAMES = frozenset(
-    {
-        ("_codecs", "encode"),
-        ("copyreg", "_reconstructor"),
-        ("functools", "partial"),
-        ("math", "exp"),
-        ("math", "log"),
-        ("math", "sqrt"),
-    }
-)
-_TRUSTED_BUILTINS = frozenset(
-    kind.__name__
-    for kind in (bool, bytearray, bytes, complex, dict, float, frozenset, int, list, object, range, set, slice, str)
-) | {"tuple"}
 
 
 class ModelError(Exception):
@@ -88,6 +76,7 @@ class RiverLearner:
         self.codec = f"river-{importlib.metadata.version('river')}-pickle"
         self.spec = _ADDRESS.sub("", repr(model))
         self._trusted = trusted
+        self._class_kind = ""
         self._labels: Callable[[Any], Any] = {
             "binary": _binary_label,
             "multiclass": _class_label,
@@ -101,8 +90,15 @@ class RiverLearner:
         return _UNSEEDED.search(self.spec) is not None
 
     def label(self, raw: Any) -> Any:
-        """Return the label as River takes it. Raises LabelError."""
-        return self._labels(raw)
+        """Return the label as River takes it. Raises LabelError.
+
+        The classes of a model are all strings or all not: River's trees sort them, and one label of the other
+        kind would make every later prediction fail.
+        """
+        label = self._labels(raw)
+        if self._class_kind and self._class_kind != _class_kind(label):
+            raise LabelError(f"the label {_shown(raw)} is no {self._class_kind}, as this model's classes are")
+        return label
 
     def predict(self, features: dict[str, Any]) -> Answer:
         """Answer with River's prediction, and the probabilities of a classifier that has them."""
@@ -110,13 +106,15 @@ class RiverLearner:
 
     def learn(self, features: dict[str, Any], label: Any) -> None:
         """Learn one labelled record."""
+        if not self._class_kind and self.task == "multiclass":
+            self._class_kind = _class_kind(label)
         self._learn_one(features, label)
 
     def dump(self) -> bytes:
         """Pickle the model. Raises ModelError when a part of it has no name to be found by."""
         try:
-            return pickle.dumps(self._model, protocol=5)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            return pickle.dumps((self._class_kind, self._model), protocol=5)
+        except (pickle.PicklingError, AttributeError, RecursionError, TypeError) as error:
             raise ModelError(
                 f"the model can't be saved: {error}",
                 hint="give every function in it a name at the top level of model.py; a lambda has none",
@@ -124,9 +122,19 @@ class RiverLearner:
 
     def load(self, state: bytes) -> None:
         """Unpickle the model from the classes that are trusted. Raises ModelError for any other."""
-        self._adopt(_Unpickler(state, self._trusted).load())
+        try:
+            kind, model = Unpickler(state, trusted=self._trusted).load()
+        except Exception as error:
+            raise ModelError(
+                f"the model's bytes can't be loaded: {error}",
+                hint="if the model needs what is named, add its package to model.trusted_packages; "
+                "if model.py has moved or renamed it, undo that",
+            ) from error
+        self._class_kind = kind
+        self._adopt(model)
 
     def _adopt(self, model: Any) -> None:
+        _order_sets(model)
         self._model = model
         self._learn_one = model.learn_one
         self._predict: Callable[[dict[str, Any]], Answer] = self._predict_number
@@ -245,45 +253,34 @@ def _number_label(raw: Any) -> int | float:
     raise LabelError(f"the label {_shown(raw)} is no number, as this regression model needs")
 
 
+def _class_kind(label: Any) -> str:
+    return "string" if isinstance(label, str) else "number"
+
+
 def _shown(raw: Any) -> str:
+    if isinstance(raw, dict | list):
+        # Nested ones may be deeper than `repr` can go.
+        return "that is an object" if isinstance(raw, dict) else "that is an array"
     text = repr(raw)
     return text if len(text) <= 80 else f"{text[:77]}..."  # noqa: PLR2004 what a line of log can hold
 
 
-class _Unpickler(pickle.Unpickler):
-    """Load classes of River, numpy and the user's own modules only: Redis must not be able to run code."""
+def _order_sets(model: Any) -> None:
+    """Lay each set out as its members alone decide: pickling does not keep the order in which a set is gone through.
 
-    def __init__(self, state: bytes, trusted: frozenset[str]) -> None:
-        super().__init__(io.BytesIO(state))
-        self._trusted = trusted
-
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        if module_name == "builtins" and global_name in _TRUSTED_BUILTINS:
-            return super().find_class(module_name, global_name)
-        if (module_name, global_name) in _TRUSTED_NAMES:
-            return super().find_class(module_name, global_name)
-        package = module_name.partition(".")[0]
-        if package in _TRUSTED_PACKAGES or package in self._trusted or package == "numpy":
-            found = super().find_class(module_name, global_name)
-            if self._is_home_grown(found, package):
-                return found
-        raise ModelError(
-            f"the snapshot names {module_name}.{global_name}, which is not trusted",
-            hint=f"if the model needs it, add {package!r} to model.trusted_packages",
-        )
-
-    def _is_home_grown(self, found: Any, package: str) -> bool:
-        # A trusted module may have imported an untrusted one: what counts is where a thing was defined.
-        home = getattr(found, "__module__", None) or ""
-        if home.partition(".")[0] not in {package, "numpy", *_TRUSTED_PACKAGES, *self._trusted}:
-            return False
-        if package == "numpy":
-            return isinstance(found, type) or found.__name__ in {
-                "_reconstruct",
-                "scalar",
-                "_frombuffer",
-                "__randomstate_ctor",
-                "__generator_ctor",
-                "__bit_generator_ctor",
-            }
-        return True
+    A model that was saved and loaded would else sum the same features in another order, and its predictions
+    would differ in their last bits.
+    """
+    seen: set[int] = set()
+    stack = [model]
+    while stack:
+        part = stack.pop()
+        if id(part) in seen or isinstance(part, type | types.FunctionType | types.ModuleType):
+            continue
+        seen.add(id(part))
+        if type(part) is set:
+            members = sorted(part, key=repr)
+            part.clear()
+            for member in members:
+                part.add(member)
+        stack.extend(gc.get_referents(part))

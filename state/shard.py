@@ -4,6 +4,7 @@ A shard's history is a prefix of its partition. The engine moves it forward reco
 which the model raises is undone, so that the shard stands as if that record had never been tried.
 """
 
+import math
 from collections import deque
 from typing import Any
 
@@ -127,7 +128,7 @@ class Shard:
         """Score a prediction that was sent against its label. One that is no number scores nothing."""
         quality = self.quality
         if quality.task == "regression":
-            error = abs(prediction - label) if prediction is not None else float("nan")
+            error = _distance(prediction, label)
             if not error < float("inf"):
                 return
             quality.squares += error * error
@@ -141,3 +142,11 @@ class Shard:
         """Return the quality with its recent scores, as a snapshot keeps it."""
         self.quality.recent = list(self._recent)
         return self.quality
+
+
+def _distance(prediction: Any, label: Any) -> float:
+    """Return the absolute error as a float; NaN for a prediction that is no number, or none that a float holds."""
+    try:
+        return abs(float(prediction) - float(label))
+    except (OverflowError, TypeError, ValueError):
+        return math.nan

@@ -11,6 +11,7 @@ Keys of a shard, on one hash tag so that a script may touch them together on a c
 
 import functools
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -20,11 +21,16 @@ from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
+    ClusterDownError,
     ConnectionError,  # noqa: A004 the library's name
+    MasterDownError,
     NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
     RedisError,
     ResponseError,
     TimeoutError,  # noqa: A004 the library's name
+    TryAgainError,
 )
 from redis.retry import Retry
 
@@ -36,18 +42,10 @@ T = TypeVar("T")
 TIMEOUT_S = 3.0
 """How long one answer of the store may take, in seconds, before the store counts as away."""
 
-# What a server answers that is there but can't serve for now; each passes without anyone's doing.
-_PASSING = (
-    "LOADING",
-    "BUSY",
-    "READONLY",
-    "OOM",
-    "MISCONF",
-    "MASTERDOWN",
-    "NOREPLICAS",
-    "TRYAGAIN",
-    "CLUSTERDOWN",
-)
+# What a server answers that is there but can't serve for now; each passes without anyone's doing. The client
+# has a class for some of them and takes their code off the text; a script's error has it in the middle.
+_PASSING = (ClusterDownError, MasterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
+_PASSING_CODE = re.compile(r"(^|-)(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|TRYAGAIN) ")
 
 _CLAIM = """
 local epoch = math.max(tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0'), tonumber(ARGV[1])) + 1
@@ -110,7 +108,7 @@ def plain_errors(call: Callable[P, T]) -> Callable[P, T]:
         except (ConnectionError, TimeoutError, OSError) as error:
             raise StoreAway(f"the store does not answer: {error}") from error
         except ResponseError as error:
-            if str(error).removeprefix("-").startswith(_PASSING) or "OOM" in str(error):
+            if isinstance(error, _PASSING) or _PASSING_CODE.search(str(error)):
                 raise StoreAway(f"the store can't serve: {error}") from error
             raise StoreRefused(f"the store does not take the command: {error}") from error
         except RedisError as error:
