@@ -1,0 +1,114 @@
+"""Where a group stands in the features topic, asked from outside: no membership, no effect, one short wait.
+
+`status` and `doctor` look through it at the offsets that the workers move.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
+
+from consumers.probe import admin
+from consumers.source import SourceAway, SourceError
+
+TIMEOUT_S = 2.0
+"""How long one answer may take, in seconds: a person waits for it."""
+
+_EARLIEST, _LATEST = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
+
+# A group's coordinator that has just come up, or just moved, answers so for a moment.
+_PASSING = frozenset(
+    {KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR}
+)
+_AGAIN_S = 0.1
+
+
+class Place(msgspec.Struct, frozen=True):
+    """One partition: what the group has committed (None for nothing) with its metadata, and the log's two ends.
+
+    `low` is the first offset that the log still holds, `high` the next that a `read_committed` reader could get.
+    """
+
+    committed: int | None
+    metadata: str
+    low: int
+    high: int
+
+    @property
+    def lag(self) -> int:
+        """Records that the group has still to handle; the whole log when it has committed nothing."""
+        return max(0, self.high - max(self.committed or 0, self.low))
+
+
+class Places:
+    """The partitions of `topic` as `group` has left them. Raises SettingsRefused, SourceAway, SourceError."""
+
+    def __init__(self, settings: Mapping[str, Any], *, group: str, topic: str, timeout_s: float = TIMEOUT_S) -> None:
+        self._admin = admin(settings)
+        self._group = group
+        self._topic = topic
+        self._timeout_s = timeout_s
+
+    def read(self) -> dict[int, Place]:
+        """Return every partition's place, by number; nothing when there is no such topic."""
+        until = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                topic = self._admin.list_topics(self._topic, timeout=self._timeout_s).topics[self._topic]
+                partitions = [TopicPartition(self._topic, partition) for partition in sorted(topic.partitions)]
+                return self._places(partitions) if partitions else {}
+            except KafkaException as error:
+                if error.args[0].code() not in _PASSING or time.monotonic() > until:
+                    raise _fault(error) from error
+            time.sleep(_AGAIN_S)
+
+    def members(self) -> int:
+        """Return how many members the group has now."""
+        try:
+            asked = self._admin.describe_consumer_groups([self._group], request_timeout=self._timeout_s)
+            return len(asked[self._group].result().members)
+        except KafkaException as error:
+            raise _fault(error) from error
+
+    def _places(self, partitions: list[TopicPartition]) -> dict[int, Place]:
+        # An offset of a transaction that is still open is no place yet; the last one that was committed is.
+        asked = self._admin.list_consumer_group_offsets(
+            [ConsumerGroupTopicPartitions(self._group, partitions)], request_timeout=self._timeout_s
+        )
+        ends = [
+            self._admin.list_offsets(
+                dict.fromkeys(partitions, spec),
+                isolation_level=IsolationLevel.READ_COMMITTED,
+                request_timeout=self._timeout_s,
+            )
+            for spec in (_EARLIEST, _LATEST)
+        ]
+        low, high = ({place.partition: told.result().offset for place, told in end.items()} for end in ends)
+        return {
+            place.partition: Place(
+                place.offset if place.offset >= 0 else None,
+                place.metadata or "",
+                low[place.partition],
+                high[place.partition],
+            )
+            for place in asked[self._group].result().topic_partitions
+        }
+
+
+def _fault(error: KafkaException) -> Exception:
+    fault = error.args[0]
+    if "AUTH" in fault.name():
+        return SourceError(
+            f"Kafka denies it: {fault.str()}",
+            hint="give the user DESCRIBE on the features topic and on the group",
+        )
+    return SourceAway(f"Kafka does not answer: {fault.str()}")

@@ -1,0 +1,5 @@
+"""Lets `python -m pipeline` be `headrace`."""
+
+from pipeline.cli import main
+
+main()

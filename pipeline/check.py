@@ -1,0 +1,99 @@
+"""`headrace config`: whether the file is good, and where each value comes from. It connects to nothing."""
+
+import ast
+import json as json_format
+import os
+import sys
+import tomllib
+from collections.abc import Mapping
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, SecretStr
+
+from pipeline.config import ENV_PREFIX, Config, ConfigError, describe
+
+
+def check(config: Config, *, file: Path, json: bool) -> int:
+    """Say that a file which was loaded is good, once its model's module is found and parses. Raises ConfigError."""
+    find_module(config)
+    if json:
+        _print({"ok": True, "file": str(file), "name": config.name})
+    else:
+        sys.stdout.write(f"{file} is good\n")
+    return 0
+
+
+def show(config: Config, *, file: Path, flags: Mapping[str, Any], json: bool) -> int:
+    """Print every key with its value and its origin: default, file, environment or flag. Secrets stay hidden."""
+    written = tomllib.loads(file.read_text(encoding="utf-8"))
+    values = []
+    for key, default, _ in describe():
+        value = _value(config, key, default)
+        values.append({"key": key, "value": value, "origin": _origin(key, written, flags)})
+    if json:
+        _print(values)
+        return 0
+    for row in values:
+        sys.stdout.write(f"{row['key']} = {json_format.dumps(row['value'], ensure_ascii=False)}  # {row['origin']}\n")
+    return 0
+
+
+def find_module(config: Config) -> None:
+    """Find the factory's module beside the file, or installed, without importing it. Raises ConfigError."""
+    factory = config.model.factory
+    module = factory.partition(":")[0]
+    beside = config.directory.joinpath(*module.split("."))
+    source = next((p for p in (beside.with_suffix(".py"), beside / "__init__.py") if p.is_file()), None)
+    if source is None:
+        if PathFinder.find_spec(module.partition(".")[0], sys.path) is None:
+            raise ConfigError(
+                f"model.factory = {factory!r}: there is no {beside.with_suffix('.py')}",
+                hint="write it (`headrace init DIR` makes one to start from), or name another module",
+            )
+        return
+    try:
+        ast.parse(source.read_bytes())
+    except (SyntaxError, ValueError, OSError) as error:
+        raise ConfigError(
+            f"model.factory = {factory!r}: {source} is no Python: {error}", hint="mend the line that it names"
+        ) from error
+
+
+def _value(config: Config, key: str, default: Any) -> Any:
+    node: Any = config
+    for part in key.split("."):
+        # The name `schema` is taken by a method of pydantic's.
+        node = getattr(node, "schema_" if part == "schema" else part, None)
+        if node is None:
+            return default if isinstance(default, str | int | float) else None
+    return _plain(node)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        return "**********"
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_none=True)
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _origin(key: str, written: Mapping[str, Any], flags: Mapping[str, Any]) -> str:
+    if key in flags:
+        return "flag"
+    variable = ENV_PREFIX + key.upper().replace(".", "__")
+    if any(name.upper() == variable or name.upper().startswith(f"{variable}__") for name in os.environ):
+        return "environment"
+    node: Any = written
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            return "default"
+        node = node[part]
+    return "file"
+
+
+def _print(value: Any) -> None:
+    sys.stdout.write(json_format.dumps(value, ensure_ascii=False) + "\n")

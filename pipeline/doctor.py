@@ -1,0 +1,255 @@
+"""`headrace doctor`: connects to everything that the pipeline needs, and says what is wrong, one line a check.
+
+It changes nothing: topics are not made, and the one key that it writes to the store is deleted at once.
+"""
+
+import contextlib
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from consumers.places import Place, Places
+from consumers.probe import Probe, SettingsRefused
+from consumers.topics import Topic, Topics
+from pipeline import check
+from pipeline.config import Config, ConfigError
+from state import learner
+from state.probe import probe
+from state.store import Store
+
+T = TypeVar("T")
+
+Verdict = Literal["good", "warning", "wrong", "away", "misconfigured"]
+
+_EXITS: tuple[tuple[Verdict, int], ...] = (("misconfigured", 78), ("away", 69), ("wrong", 1))
+_SIGNS: dict[Verdict, str] = {"good": "✔", "warning": "!"}
+_CONNECT_S = 3.0
+_OFFSET_MAX = 2**63 - 1
+# A dead letter carries its record and a dozen headers more.
+_HEADERS_BYTES = 65_536
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What one check found; `hint` is what to do about it."""
+
+    check: str
+    verdict: Verdict
+    message: str
+    hint: str = ""
+
+
+class _Failed(Exception):
+    """Raised when a check could not be made, so that those which build on it are left out."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.message)
+        self.finding = finding
+
+
+def doctor(load: Callable[[], Config], *, json: bool) -> int:
+    """Check everything, print each finding as it comes, and return the exit code of the worst."""
+    findings = []
+    for finding in examine(load):
+        findings.append(finding)
+        if not json:
+            sys.stdout.write(_line(finding))
+            sys.stdout.flush()
+    verdicts = {finding.verdict for finding in findings}
+    code = next((code for verdict, code in _EXITS if verdict in verdicts), 0)
+    if json:
+        sys.stdout.write(msgspec.json.encode({"ok": code == 0, "checks": findings}).decode() + "\n")
+    return code
+
+
+def examine(load: Callable[[], Config]) -> Iterator[Finding]:
+    """Yield a finding for each check; what can't be reached is told once, and not asked further."""
+    try:
+        config = _ask("configuration", load)
+        yield Finding("configuration", "good", f"the configuration of {config.name} loads")
+    except _Failed as failed:
+        yield failed.finding
+        return
+    model: list[learner.RiverLearner] = []
+    for part in (
+        _model(config, model),
+        _kafka(config),
+        _store(config, model),
+        _sink(config),
+    ):
+        try:
+            yield from part
+        except _Failed as failed:
+            yield failed.finding
+
+
+def _model(config: Config, built: list[learner.RiverLearner]) -> Iterator[Finding]:
+    _ask("model", lambda: check.find_module(config))
+    trusted = frozenset(config.model.trusted_packages) | learner.modules_beside(config.directory)
+    factory = _ask("model", lambda: learner.load_factory(config.model.factory, config.directory))
+    built.append(_ask("model", lambda: learner.build(factory, trusted=trusted)))
+    yield Finding("model", "good", f"{config.model.factory} builds a {built[0].task} model that can be saved")
+    if built[0].unseeded:
+        yield Finding("model", "warning", "the model draws random numbers without a seed", "give it one: seed=1")
+
+
+def _kafka(config: Config) -> Iterator[Finding]:
+    settings = {**config.librdkafka, "log_level": 0}
+    address = config.kafka.bootstrap_servers
+    broker = _ask("kafka", lambda: Probe(settings))
+    topics = Topics(settings)
+    there = _ask("kafka", topics.partitions)
+    if _ask("kafka", topics.is_mock):
+        hint = "use a real Kafka for what must last"
+        yield Finding("kafka", "warning", f"{address} is a mock: at-least-once, and nothing is kept", hint)
+        return
+    yield Finding("kafka", "good", f"Kafka answers at {address}")
+    names = config.topics
+    found: dict[str, Topic] = {}
+    for name in (names.features, names.predictions, names.dead_letters):
+        with _telling() as told:
+            if name in there:
+                found[name] = _ask("topics", lambda name=name: topics.describe(name))  # type: ignore[misc]
+            else:
+                wanted = there.get(names.features, names.partitions)
+                _ask("topics", lambda name=name, wanted=wanted: broker.may_make(name, wanted))  # type: ignore[misc]
+                yield Finding("topics", "good", f"{name} is not there; `headrace run` makes it")
+        yield from told
+    yield from _topics(config, found)
+    for name in found:
+        with _telling() as told:
+            copies = _ask("copies", lambda name=name: broker.copies(name))  # type: ignore[misc]
+            if weakness := copies.weakness():
+                hint = "three copies, min.insync.replicas=2"
+                yield Finding("copies", "warning", f"{name}: {weakness}", hint)
+        yield from told
+    yield from _history(config)
+
+
+def _topics(config: Config, found: dict[str, Topic]) -> Iterator[Finding]:
+    names = config.topics
+    features, letters = found.get(names.features), found.get(names.dead_letters)
+    for name, topic in found.items():
+        if features is not None and topic.partitions < features.partitions:
+            yield Finding(
+                "topics",
+                "wrong",
+                f"{name} has {topic.partitions} partitions and {features.name} has {features.partitions}",
+                f"give {name} {features.partitions} partitions (kafka-topics --alter)",
+            )
+        elif topic.compacted:
+            what = "records that a model was taught with" if topic is features else "records of the same key"
+            yield Finding(
+                "topics",
+                "wrong" if topic is features else "warning",
+                f"{name} is compacted: Kafka drops {what}",
+                f"set cleanup.policy=delete on {name}",
+            )
+        else:
+            yield Finding("topics", "good", f"{name} has {topic.partitions} partitions")
+    if features is not None and letters is not None:
+        yield from _room(features, letters)
+
+
+def _room(features: Topic, letters: Topic) -> Iterator[Finding]:
+    """Tell whether every record of the features topic, refused, fits the dead letters with its headers."""
+    room = features.value_bytes_max + _HEADERS_BYTES
+    if letters.value_bytes_max >= room:
+        return
+    yield Finding(
+        "topics",
+        "wrong" if letters.value_bytes_max < features.value_bytes_max else "warning",
+        f"{letters.name} takes {letters.value_bytes_max} bytes, {features.name} {features.value_bytes_max}: "
+        "a large record that is refused may not fit, and then the pipeline stops",
+        f"set max.message.bytes={room} on {letters.name}",
+    )
+
+
+def _history(config: Config) -> Iterator[Finding]:
+    places = Places(config.librdkafka, group=config.name, topic=config.topics.features)
+    read = _ask("history", places.read)
+    gaps = [number for number, place in read.items() if _gap(place)]
+    if gaps:
+        yield Finding(
+            "history",
+            "wrong",
+            f"the log of partitions {gaps} begins past what the group has committed: records are gone",
+            f"raise the retention of {config.topics.features}; to go on without them, use another `name`",
+        )
+    elif read:
+        yield Finding("history", "good", f"the log reaches back; {sum(p.lag for p in read.values())} records to do")
+
+
+def _gap(place: Place) -> bool:
+    return place.committed is not None and place.low > place.committed
+
+
+def _store(config: Config, model: list[learner.RiverLearner]) -> Iterator[Finding]:
+    store = Store(config.redis.url.get_secret_value(), name=config.name, timeout_s=config.redis.timeout)
+    health = _ask("store", lambda: probe(store, name=config.name))
+    yield Finding("store", "good", f"{health.server} answers, and takes a key and its deletion")
+    if health.policy not in {None, "noeviction"}:
+        message = f"maxmemory-policy is {health.policy}: when memory is short, models are dropped"
+        yield Finding("store", "warning", message, "set maxmemory-policy noeviction")
+    if health.persistent is False:
+        message = "neither AOF nor RDB is on: after a restart of the store, models are learned again from the log"
+        yield Finding("store", "warning", message, "set appendonly yes")
+    partitions = _ask("store", store.partitions)
+    if not (model and partitions):
+        return
+    _, saved, faults = _ask("store", lambda: store.load(partitions[0], at_most=_OFFSET_MAX))
+    for fault in faults:
+        yield Finding("store", "warning", f"partition {partitions[0]}, {fault}", "an older version is used")
+    if saved is not None and (saved.spec, saved.codec) != (model[0].spec, model[0].codec):
+        other = "River" if saved.spec == model[0].spec else "model"
+        hint = "undo the change, or start a new history under another `name`"
+        yield Finding("store", "wrong", f"the model in the store was made by another {other} than is here", hint)
+
+
+def _sink(config: Config) -> Iterator[Finding]:
+    http = config.sink.http
+    if http is None:
+        return
+    parts = urlsplit(http.url)
+    address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    try:
+        socket.create_connection(address, min(_CONNECT_S, http.timeout)).close()
+    except OSError as error:
+        message = f"{address[0]}:{address[1]} does not answer: {error}"
+        yield Finding("http sink", "away", message, "check sink.http.url; the pipeline pauses while it is away")
+    else:
+        yield Finding("http sink", "good", f"{address[0]}:{address[1]} answers")
+
+
+@contextlib.contextmanager
+def _telling() -> Iterator[list[Finding]]:
+    """Go on after a check that failed, with its finding in the list."""
+    findings: list[Finding] = []
+    try:
+        yield findings
+    except _Failed as failed:
+        findings.append(failed.finding)
+
+
+def _ask(name: str, call: Callable[[], T]) -> T:
+    """Call, and turn an error that knows what to do about it into a finding. Raises _Failed."""
+    try:
+        return call()
+    except Exception as error:
+        hint: Any = getattr(error, "hint", None)
+        if hint is None:
+            raise
+        verdict: Verdict = "away" if getattr(error, "status", 0) == 503 else "wrong"  # noqa: PLR2004 HTTP's number
+        if isinstance(error, ConfigError | SettingsRefused | learner.ModelError):
+            verdict = "misconfigured"
+        if verdict == "away":
+            hint = "start it, or check its address in the configuration"
+        raise _Failed(Finding(name, verdict, str(error), str(hint))) from error
+
+
+def _line(finding: Finding) -> str:
+    line = f"{_SIGNS.get(finding.verdict, '✘')} {finding.check}: {finding.message}\n"
+    return f"{line}  → {finding.hint}\n" if finding.hint else line

@@ -1,0 +1,162 @@
+"""What all commands share: how they are declared, where they find their configuration, and how they end.
+
+Nothing heavy is imported here, so that `--help` answers at once; whatever a command raises becomes one line that
+says what to do next, and an exit code.
+"""
+
+import functools
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+EXIT_FAILED = 1
+EXIT_AWAY = 69
+EXIT_CONFIG = 78
+EXIT_INTERRUPTED = 130
+DEBUG_VARIABLE = "HEADRACE_DEBUG"
+
+_AWAY_STATUS = 503
+# By name: to import the classes would import River and pydantic with them.
+_CONFIG_ERRORS = frozenset({"ConfigError", "ModelError", "SettingsRefused"})
+
+_FLAGS = {"name": "name", "bootstrap_servers": "kafka.bootstrap_servers", "redis_url": "redis.url"}
+_SHARED: dict[str, Any] = {
+    "config": Annotated[
+        Path | None,
+        typer.Option("--config", "-c", metavar="FILE", help="The configuration to use (default: headrace.toml)."),
+    ],
+    "name": Annotated[str | None, typer.Option(metavar="NAME", help="The pipeline's name, instead of the file's.")],
+    "bootstrap_servers": Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where Kafka is, instead of the file's.")
+    ],
+    "redis_url": Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Where the store is; a password goes better into HEADRACE__REDIS__URL."),
+    ],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Which configuration a command works with: the file, and the flags that win over it, by dotted key."""
+
+    file: Path = Path("headrace.toml")
+    flags: dict[str, Any] = field(default_factory=dict)
+
+    def load(self) -> "Config":
+        """Load it. Raises ConfigError."""
+        from pipeline import config  # noqa: PLC0415 late, for `--help`
+
+        return config.load(self.file, flags=self.flags)
+
+    def but(self, given: dict[str, Any]) -> "Chosen":
+        """Return the same with the shared options that were given later, which win."""
+        flags = {key: given[option] for option, key in _FLAGS.items() if given[option] is not None}
+        return Chosen(given["config"] or self.file, {**self.flags, **flags})
+
+
+def group(text: str) -> typer.Typer:
+    """Make a group of commands; the shared options may stand before its commands as well as after."""
+    made = typer.Typer(
+        help=text,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    def choose(context: typer.Context, **given: Any) -> None:
+        context.obj = (context.obj or Chosen()).but(given)
+
+    version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
+    _declare(choose, [inspect.Parameter("version", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=version)])
+    made.callback()(choose)
+    return made
+
+
+def command(
+    of: typer.Typer, name: str | None = None, *, endless: bool | str = False
+) -> Callable[[Callable[..., int]], Callable[..., NoReturn]]:
+    """Make a function `(chosen, options…) -> exit code` a command, with the options that all commands share.
+
+    `endless` says that an interrupt is how the command ends well: always, or where the option that it names is set.
+    """
+
+    def register(call: Callable[..., int]) -> Callable[..., NoReturn]:
+        @functools.wraps(call)
+        def run(context: typer.Context, **given: Any) -> NoReturn:
+            shared = {option: given.pop(option) for option in _SHARED}
+            chosen = (context.obj or Chosen()).but(shared)
+            ends_well = endless if isinstance(endless, bool) else bool(given[endless])
+            if ends_well:
+                # Until the command itself listens: what it imports takes a moment.
+                signal.signal(signal.SIGTERM, signal.default_int_handler)
+            raise typer.Exit(guard(lambda: call(chosen, **given), on_interrupt=0 if ends_well else EXIT_INTERRUPTED))
+
+        _declare(run, list(inspect.signature(call).parameters.values())[1:])
+        of.command(name)(run)
+        return run
+
+    return register
+
+
+def guard(call: Callable[[], int], *, on_interrupt: int = EXIT_INTERRUPTED) -> int:
+    """Call, and turn whatever it raises into one line on stderr and an exit code."""
+    try:
+        code = call()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return on_interrupt
+    except BrokenPipeError:
+        # The reader has seen enough. What is still buffered must not be flushed into the closed pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        return _fail(error)
+    return code
+
+
+def _fail(error: Exception) -> int:
+    hint = getattr(error, "hint", None)
+    if hint is None:
+        message = f"unexpected {type(error).__name__}: {error}"
+        hint = f"a bug: set {DEBUG_VARIABLE}=1 to see where it came from, and report it"
+    else:
+        message = str(error)
+    sys.stderr.write(f"headrace: {message}\n  → {hint}\n")
+    if type(error).__name__ in _CONFIG_ERRORS:
+        return EXIT_CONFIG
+    return EXIT_AWAY if getattr(error, "status", None) == _AWAY_STATUS else EXIT_FAILED
+
+
+def _declare(function: Any, own: list[inspect.Parameter]) -> None:
+    """Give a function the signature that typer reads: the context, its own options, the shared ones."""
+    kind = inspect.Parameter.KEYWORD_ONLY
+    parameters = [
+        inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
+        *(parameter.replace(kind=kind) for parameter in own),
+        *(inspect.Parameter(name, kind, default=None, annotation=option) for name, option in _SHARED.items()),
+    ]
+    function.__signature__ = inspect.Signature(parameters)
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+
+
+def _version(asked: bool) -> None:  # noqa: FBT001 typer calls it
+    if asked:
+        import importlib.metadata  # noqa: PLC0415 late, for `--help`
+
+        typer.echo(f"headrace {importlib.metadata.version('headrace')}")
+        raise typer.Exit

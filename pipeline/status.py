@@ -1,0 +1,175 @@
+"""`headrace status`: how the pipeline is, whoever of Kafka, the store and the workers can be asked.
+
+It changes nothing and joins nothing, and it answers within seconds while the very thing that it asks is away.
+"""
+
+import os
+import platform
+import sys
+import time
+from typing import Any
+
+import msgspec
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from consumers.places import Places
+from consumers.source import SourceAway, SourceError
+from pipeline.config import Config
+from pipeline.report import Note, Report, Seen, alive, report
+from pipeline.rundir import RunDir
+from state.roster import Roster
+from state.store import Store, StoreAway, StoreRefused
+
+_STORE_S = 2.0
+_REFRESH_S = 1.0
+_WIDTH = 120
+_STYLES = {"running": "bold green", "paused": "bold yellow", "relearning": "bold cyan", "stopped": "bold"}
+
+
+class StatusUnknown(Exception):
+    """Raised when nobody could be asked: no worker on this machine, no store, no Kafka."""
+
+    status = 503
+    hint = "`headrace doctor` tells what is wrong with each"
+
+
+class Observer:
+    """Ask everyone who may know how one pipeline is."""
+
+    def __init__(self, config: Config) -> None:
+        self._places = Places(config.librdkafka, group=config.name, topic=config.topics.features)
+        self._store = Store(
+            config.redis.url.get_secret_value(), name=config.name, timeout_s=min(config.redis.timeout, _STORE_S)
+        )
+        self._roster = Roster(self._store, name=config.name)
+        self._rundir = RunDir(config)
+        self._topic = config.topics.features
+
+    def look(self) -> Seen:
+        """Ask once, each in a few seconds at most."""
+        faults: list[str] = []
+        places = snapshots = None
+        stored: dict[int, dict[str, Any]] = {}
+        strangers = 0
+        try:
+            places = self._places.read()
+            if not places:
+                faults.append(f"the topic {self._topic} is not there yet; `headrace run` makes it")
+        except (SourceAway, SourceError) as error:
+            faults.append(str(error))
+        try:
+            stored = self._roster.notes()
+            snapshots = self._newest(sorted(places) if places else self._store.partitions())
+        except (StoreAway, StoreRefused) as error:
+            faults.append(str(error))
+            strangers = self._strangers() if places is not None else 0
+        workers = alive(stored, self._rundir.notes(), host=platform.node(), running=_running(stored))
+        return Seen(places, snapshots, workers, faults, strangers)
+
+    def _newest(self, partitions: list[int]) -> dict[int, Note]:
+        notes = {partition: self._store.notes(partition) for partition in partitions}
+        return {partition: versions[0] for partition, versions in notes.items() if versions}
+
+    def _strangers(self) -> int:
+        try:
+            return self._places.members()
+        except (SourceAway, SourceError):
+            return 0
+
+
+def status(config: Config, *, watch: bool, json: bool) -> int:
+    """Print how the pipeline is, once or each second until interrupted. Raises StatusUnknown."""
+    observer = Observer(config)
+    if watch:
+        _watch(config.name, observer, json=json)
+    seen = observer.look()
+    if seen.nothing:
+        raise StatusUnknown("; ".join(seen.faults))
+    _say(report(config.name, seen), json=json)
+    return 0
+
+
+def _watch(name: str, observer: Observer, *, json: bool) -> None:
+    """Print again and again; only an interrupt ends it."""
+    if json or not sys.stdout.isatty():
+        while True:
+            _say(report(name, observer.look()), json=json)
+            time.sleep(_REFRESH_S)
+    with Live(auto_refresh=False) as live:
+        while True:
+            live.update(_picture(report(name, observer.look())), refresh=True)
+            time.sleep(_REFRESH_S)
+
+
+def _say(told: Report, *, json: bool) -> None:
+    if json:
+        sys.stdout.write(msgspec.json.encode(told).decode() + "\n")
+    else:
+        console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+        with console.capture() as captured:
+            console.print(_picture(told))
+        sys.stdout.write("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")
+    sys.stdout.flush()
+
+
+def _picture(told: Report) -> Group:
+    head = Text.assemble((told.name, "bold"), "  ", (told.state, _STYLES[told.state]), f"  lag {_number(told.lag)}")
+    parts: list[Any] = [head]
+    if told.reason:
+        parts.append(Text(told.reason, style="yellow"))
+    if told.counts is not None:
+        counts = msgspec.structs.asdict(told.counts)
+        parts.append(Text(" · ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())))
+    if told.quality:
+        parts.append(Text(" · ".join(f"{name.replace('_', ' ')} {_figure(v)}" for name, v in told.quality.items())))
+    if told.partitions:
+        parts += ["", _partitions(told)]
+    if told.workers:
+        parts += ["", _workers(told)]
+    return Group(*parts)
+
+
+def _partitions(told: Report) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("partition", "committed", "snapshot", "lag", "learned"):
+        table.add_column(column, justify="right")
+    for row in told.partitions:
+        table.add_row(str(row.partition), *(_number(v) for v in (row.committed, row.snapshot, row.lag, row.learned)))
+    return table
+
+
+def _workers(told: Report) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("worker", "host", "pid", "state", "partitions"):
+        table.add_column(column)
+    for note in told.workers:
+        partitions = ", ".join(str(partition) for partition in note.get("partitions") or ()) or "none"
+        table.add_row(str(note["ordinal"]), str(note["host"]), str(note["pid"]), str(note["state"]), partitions)
+    return table
+
+
+def _number(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _figure(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _running(stored: dict[int, dict[str, Any]]) -> dict[int, bool]:
+    """Tell of each process id in the notes whether this machine has such a process."""
+    found: dict[int, bool] = {}
+    for note in stored.values():
+        try:
+            os.kill(note["pid"], 0)
+        except ProcessLookupError:
+            found[note["pid"]] = False
+        except OSError:
+            # It is another user's, so it is there.
+            found[note["pid"]] = True
+        else:
+            found[note["pid"]] = True
+    return found

@@ -1,0 +1,255 @@
+"""Writes outside of the stream: a user's records into a topic, or replayed ones in transactions of their own.
+
+`Feed` takes records one by one and checks each delivery. `Writer` sends a handful of records, to any topics,
+in one transaction with a group's offsets: all of it is there afterwards, or none.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+
+Headers = Sequence[tuple[str, bytes | None]]
+Delivered = Callable[[int, int], None]
+"""Gets the partition and the offset that Kafka gave a record; both are -1 when it was refused."""
+
+_CALL_S = 5.0
+_OPEN_S = 30.0
+_COMMIT_S = 15.0
+_HANG_S = 20.0
+_SETTINGS = {
+    "log_level": 0,
+    # Java's way to choose a partition, so that a key keeps its own whichever client writes.
+    "partitioner": "murmur2_random",
+    # Records without a key are spread one by one; a small file would else land in one partition.
+    "sticky.partitioning.linger.ms": 0,
+    # The broker judges what is too large: it knows each topic's limit.
+    "message.max.bytes": 100_000_000,
+    "queue.buffering.max.messages": 50_000,
+    "queue.buffering.max.kbytes": 262_144,
+    "linger.ms": 5,
+    "retry.backoff.ms": 5,
+}
+_AWAY = frozenset({KafkaError._MSG_TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN})  # noqa: SLF001 librdkafka's own codes start with an underscore
+_FENCED = frozenset({KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED})  # noqa: SLF001
+_TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
+_DENIED = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+        KafkaError._AUTHENTICATION,  # noqa: SLF001
+    }
+)
+
+
+class Outbound(msgspec.Struct, frozen=True, gc=False):
+    """One record and where it goes. Without a partition its key chooses one; `timestamp_ms` 0 means now."""
+
+    topic: str
+    partition: int | None
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    timestamp_ms: int
+
+
+class WriterAway(Exception):
+    """Raised when Kafka did not confirm in time; whether the last transaction counts, its readers will know."""
+
+    status = 503
+    hint = "run it again when Kafka answers: it goes on where it stood, and nothing is sent twice"
+
+
+class WriterFenced(Exception):
+    """Raised when another writer of the same transactional id has taken over."""
+
+    status = 409
+    hint = "wait until the other one is done, then run it again: what it left is sent, and nothing twice"
+
+
+class WriterRefused(Exception):
+    """Raised when Kafka will never take the records as things are."""
+
+    status = 400
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class Feed:
+    """Put records into `topic`; each is taken or counted as refused within `timeout_s` seconds.
+
+    `fault` holds the first refusal's words, and `away` tells that Kafka itself does not answer.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], *, topic: str, timeout_s: float) -> None:
+        bounds = {"enable.idempotence": True, "message.timeout.ms": int(timeout_s * 1_000)}
+        self._producer = Producer({**_SETTINGS, **settings, **bounds})
+        self._topic = topic
+        self._timeout_s = timeout_s
+        self.taken = 0
+        self.refused = 0
+        self.fault = ""
+        self.away = False
+
+    def send(self, value: bytes, key: bytes | None, delivered: Delivered | None = None) -> None:
+        """Hand a record over, waiting while the queue is full. Refusals are counted, not raised."""
+        report = partial(self._report, delivered)
+        while True:
+            try:
+                self._producer.produce(self._topic, value, key, on_delivery=report)
+            except BufferError:
+                # What is queued is answered or given up in bounded time, so there will be room.
+                self._producer.poll(0.1)
+            except KafkaException as error:
+                report(error.args[0], None)
+                break
+            else:
+                break
+        self._producer.poll(0)
+
+    def poll(self) -> bool:
+        """Take in what Kafka has answered; tell whether it has answered about every record."""
+        self._producer.poll(0)
+        return not len(self._producer)
+
+    def finish(self) -> None:
+        """Wait until each record is taken or refused."""
+        left = self._producer.flush(self._timeout_s + _CALL_S)
+        if left:
+            self.refused += left
+            self.fault = self.fault or f"{left} records were not answered"
+            self.away = True
+            self._producer.purge()
+
+    def _report(self, delivered: Delivered | None, fault: KafkaError | None, message: Any) -> None:
+        if fault is None:
+            self.taken += 1
+        else:
+            self.refused += 1
+            self.fault = self.fault or fault.str()
+            self.away = self.away or fault.fatal() or fault.code() in _AWAY
+        if delivered is not None:
+            delivered(*((message.partition(), message.offset()) if fault is None else (-1, -1)))
+
+
+class Writer:
+    """Send records and a group's offsets, all or nothing, under one transactional id."""
+
+    def __init__(self, settings: Mapping[str, Any], *, transactional_id: str) -> None:
+        bounds = {"enable.idempotence": True, "transactional.id": transactional_id}
+        self._settings = {**_SETTINGS, "transaction.timeout.ms": 15_000, **settings, **bounds}
+        self._producer: Producer | None = None
+        self._fault = ""
+
+    def open(self) -> None:
+        """Fence an earlier writer of this id, end what it left open, and be ready to write."""
+        self._producer = Producer(self._settings)
+        try:
+            self._insist("init_transactions", self._producer.init_transactions, for_s=_OPEN_S)
+        except KafkaException as error:
+            raise self._why(error.args[0]) from error
+
+    def write(
+        self, messages: Sequence[Outbound], *, topic: str, offsets: Mapping[int, int], metadata: str, membership: Any
+    ) -> None:
+        """Send messages and commit offsets of `topic` in one transaction; return when it is confirmed.
+
+        Raises WriterAway, WriterFenced or WriterRefused; the writer can't be used any more then.
+        """
+        producer = self._producer
+        assert producer is not None
+        self._fault = ""
+        places = [TopicPartition(topic, partition, offset, metadata) for partition, offset in offsets.items()]
+        try:
+            producer.begin_transaction()
+            for message in messages:
+                self._produce(producer, message)
+            if places:
+                _bounded("send_offsets_to_transaction", producer.send_offsets_to_transaction, places, membership)
+            self._insist("commit_transaction", producer.commit_transaction, for_s=_COMMIT_S)
+        except KafkaException as error:
+            self._abort(producer, error.args[0])
+            raise self._why(error.args[0]) from error
+
+    def close(self) -> None:
+        """Let go of the connection. An open transaction is ended by the next writer of this id."""
+        if self._producer is not None:
+            self._producer.purge()
+            self._producer = None
+
+    def _produce(self, producer: Producer, message: Outbound) -> None:
+        producer.produce(
+            message.topic,
+            message.value,
+            message.key,
+            partition=-1 if message.partition is None else message.partition,
+            on_delivery=self._report,
+            timestamp=message.timestamp_ms,
+            headers=list(message.headers),
+        )
+
+    def _report(self, fault: KafkaError | None, message: Any) -> None:
+        if fault is not None and not self._fault:
+            self._fault = f" ({message.topic()}: {fault.str()})"
+
+    def _insist(self, name: str, call: Callable[..., Any], *, for_s: float) -> None:
+        """Call again what only ran out of time: it goes on where it stood."""
+        until = time.monotonic() + for_s
+        while True:
+            try:
+                _bounded(name, call)
+            except KafkaException as error:
+                fault = error.args[0]
+                if fault.txn_requires_abort() or not fault.retriable() or time.monotonic() > until:
+                    raise
+            else:
+                return
+
+    def _abort(self, producer: Producer, fault: KafkaError) -> None:
+        # Readers need not wait for the broker to time the transaction out. Where this fails too, they do.
+        if not fault.fatal() and not fault.retriable():
+            with contextlib.suppress(KafkaException, WriterAway):
+                _bounded("abort_transaction", producer.abort_transaction)
+
+    def _why(self, fault: KafkaError) -> Exception:
+        words = f"{fault.str()}{self._fault}"
+        if fault.code() in _FENCED:
+            return WriterFenced(f"another replay has taken over: {words}")
+        if fault.code() in _TOO_LARGE:
+            return WriterRefused(
+                f"a record is too large for its topic: {words}", hint="raise the topic's max.message.bytes"
+            )
+        if fault.code() in _DENIED:
+            return WriterRefused(
+                f"Kafka denies it: {words}",
+                hint="give the user WRITE on the topics and on the transactional id, and READ on the group",
+            )
+        return WriterAway(f"Kafka did not take the records: {words}")
+
+
+def _bounded(name: str, call: Callable[..., Any], *args: Any) -> None:
+    """Call what may hang in C beyond its own timeout, in a thread that is left behind if it does."""
+    faults: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call(*args, _CALL_S)
+        except BaseException as fault:  # noqa: BLE001 raised again by the thread that waits
+            faults.append(fault)
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    thread.join(_HANG_S)
+    if thread.is_alive():
+        raise WriterAway(f"Kafka's client hangs in {name}")
+    if faults:
+        raise faults[0]
