@@ -1,0 +1,215 @@
+"""`headrace dlq`: count the dead letters, show them whole, and replay them."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+
+import msgspec
+
+from consumers.reader import Reader
+from consumers.topics import Topics
+from pipeline import dlq_view, receipt
+from pipeline.config import Config
+from pipeline.letter import Letter, LetterError, Selection, envelope, position_of, select, since_ms
+from pipeline.replay import Replay, ReplayError, Route, load_edit, parked_topic
+from producers.writer import Writer
+
+
+def ls(
+    config: Config, *, topic: str | None = None, code: str | None = None, since: str | None = None, json: bool = False
+) -> int:
+    """Print how many dead letters of each code there are, and what became of them. Raises ReaderAway, LetterError."""
+    name = topic or config.topics.dead_letters
+    selection = Selection(code, since_ms(since, now_ms=_now_ms()))
+    with _reading(config) as reader:
+        states = _states(config, reader, name)
+        tallies: dict[tuple[int, str], dlq_view.Tally] = {}
+        for letter in select(reader, name, selection):
+            _count(tallies, letter, states)
+    rows = sorted(tallies.values(), key=lambda tally: (-tally.count, tally.code))
+    if json:
+        _say(msgspec.json.encode(rows).decode())
+    elif rows:
+        dlq_view.print_tallies(rows)
+    else:
+        sys.stderr.write(f"no dead letters in {name}\n")
+    return 0
+
+
+def show(
+    config: Config,
+    *,
+    position: str | None = None,
+    code: str | None = None,
+    since: str | None = None,
+    limit: int | None = None,
+    topic: str | None = None,
+    json: bool = False,
+) -> int:
+    """Print dead letters whole: the one at `PARTITION:OFFSET`, or those of a selection. Raises as `ls` does."""
+    name = topic or config.topics.dead_letters
+    selection = Selection(code, since_ms(since, now_ms=_now_ms()), limit)
+    with _reading(config) as reader:
+        states = None if json else _states(config, reader, name)
+        letters = select(reader, name, selection) if position is None else _one(reader, name, *position_of(position))
+        found = False
+        for letter in letters:
+            if states is None:
+                _say(msgspec.json.encode(envelope(name, letter.record)).decode())
+            else:
+                _say(dlq_view.whole(name, letter, states.of(letter.record.partition, letter.record.offset)))
+            found = True
+    if not found:
+        sys.stderr.write(f"no such dead letters in {name}\n")
+    return 0
+
+
+def replay(
+    config: Config,
+    *,
+    execute: bool = False,
+    code: str | None = None,
+    since: str | None = None,
+    limit: int | None = None,
+    edit: str | None = None,
+    topic: str | None = None,
+    json: bool = False,
+) -> int:
+    """Send dead letters into the stream again, or, without `execute`, say which; return the exit code.
+
+    Raises what Reader, Writer and Topics raise, ReplayError and LetterError. It may be run again after any of them.
+    """
+    name = topic or config.topics.dead_letters
+    selection = Selection(code, since_ms(since, now_ms=_now_ms()), limit)
+    change = None if edit is None else load_edit(edit, config.directory)
+    topics = Topics({"log_level": 0, **config.librdkafka})
+    if topic is not None and topic not in topics.partitions():
+        raise LetterError(f"there is no topic {topic}", hint="name the topic that holds the dead letters")
+    route = _route(config, topics, name, execute=execute)
+    writer = Writer(config.librdkafka, transactional_id=f"{config.name}.replay") if execute else None
+    with _reading(config) as reader, dlq_view.progress() as progress:
+        run = Replay(
+            reader,
+            route=route,
+            selection=selection,
+            replay_max=config.dlq.replay_max,
+            edit=change,
+            writer=writer,
+            now_ms=_now_ms,
+            progress=progress,
+        )
+        _run(run, writer)
+    if json:
+        _say(msgspec.json.encode(dlq_view.as_json(run.summary, execute=execute)).decode())
+    else:
+        dlq_view.print_summary(run.summary, route, replay_max=config.dlq.replay_max, execute=execute)
+    return int(run.summary.edit_failed > 0)
+
+
+def _run(run: Replay, writer: Writer | None) -> None:
+    try:
+        if writer is not None:
+            writer.open()
+        run.run()
+    except BaseException:
+        summary = run.summary
+        if writer is not None and summary.sent + summary.parked:
+            sys.stderr.write(f"before it ended {summary.sent:,} were sent and {summary.parked:,} parked\n")
+        raise
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _route(config: Config, topics: Topics, name: str, *, execute: bool) -> Route:
+    """Find the topics of a replay; make those that are missing if it is to be executed."""
+    features = config.topics.features
+    if execute:
+        if topics.is_mock():
+            raise ReplayError(
+                "librdkafka's mock cluster knows no transactions, so a replay could send twice",
+                hint="replay on a real Kafka (`headrace up` starts one)",
+            )
+        _make(config, topics, name)
+    there = topics.partitions()
+    return Route(
+        topic=name,
+        topic_id=_topic_id(topics, there, name),
+        features=features,
+        features_partitions=there.get(features, 0),
+        receipts_partitions=there.get(receipt.topic_of(name), 1),
+        parked_partitions=there.get(parked_topic(name), 1),
+    )
+
+
+def _make(config: Config, topics: Topics, name: str) -> None:
+    topics.ensure(
+        features=config.topics.features,
+        predictions=config.topics.predictions,
+        dead_letters=config.topics.dead_letters,
+        partitions=config.topics.partitions,
+    )
+    source, there = topics.describe(name), topics.partitions()
+    receipts, parked = receipt.topic_of(name), parked_topic(name)
+    if receipts not in there:
+        topics.create(receipts, source.partitions, {"cleanup.policy": "compact"})
+    if not topics.describe(receipts).compacted:
+        raise ReplayError(
+            f"{receipts} is not compacted: with a receipt that expires, its dead letter would be sent again",
+            hint=f"set cleanup.policy=compact on {receipts}",
+        )
+    if parked not in there:
+        # What nobody could mend in several replays waits for somebody to look, however long that takes.
+        room = str(source.value_bytes_max)
+        topics.create(parked, source.partitions, {"max.message.bytes": room, "retention.ms": "-1"})
+
+
+def _topic_id(topics: Topics, there: dict[str, int], name: str) -> str:
+    return topics.describe(name).id if name in there and not topics.is_mock() else ""
+
+
+def _states(config: Config, reader: Reader, name: str) -> receipt.States:
+    topics = Topics({"log_level": 0, **config.librdkafka})
+    topic_id = _topic_id(topics, topics.partitions(), name)
+    spans = reader.spans(name)
+    # A replay that is under way is not waited for: what it has confirmed counts.
+    places = reader.committed(name, list(spans), stable=False)
+    return receipt.States(receipt.read(reader, name, topic_id), receipt.floors(places, spans, topic_id))
+
+
+def _one(reader: Reader, name: str, partition: int, offset: int) -> Iterator[Letter]:
+    span = reader.spans(name).get(partition)
+    if span is not None and span.start <= offset < span.end:
+        for record in reader.between(name, partition, offset, offset + 1):
+            if record.offset == offset:
+                yield Letter.of(record)
+                return
+    raise LetterError(f"{name}[{partition}] holds no dead letter at {offset}", hint="`headrace dlq show` lists them")
+
+
+def _count(tallies: dict[tuple[int, str], dlq_view.Tally], letter: Letter, states: receipt.States) -> None:
+    at = letter.record.timestamp_ms
+    new = dlq_view.Tally(letter.status, letter.code, 0, 0, 0, 0, at, at, letter.reason.message)
+    tally = tallies.setdefault((letter.status, letter.code), new)
+    state = states.of(letter.record.partition, letter.record.offset)
+    tally.count += 1
+    setattr(tally, state, getattr(tally, state) + 1)
+    tally.first, tally.last = min(tally.first, at), max(tally.last, at)
+
+
+@contextlib.contextmanager
+def _reading(config: Config) -> Iterator[Reader]:
+    reader = Reader(config.librdkafka, group=f"{config.name}.replay")
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")

@@ -1,0 +1,155 @@
+"""How `dlq` looks to people: tables, whole dead letters, what a replay would do and what it did.
+
+All that comes out of a record goes through `printable`: a dead letter is the one record that nobody vouches for.
+"""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pipeline.letter import Letter, moment, printable
+from pipeline.receipt import State
+from pipeline.replay import Group, Route, Summary, parked_topic
+from producers import deadletter
+
+_EXAMPLE_WIDTH = 60
+_PLAIN_WIDTH = 200
+
+
+class Tally(msgspec.Struct):
+    """The dead letters of one status and code. `first` and `last` are ms since 1970."""
+
+    status: int
+    code: str
+    count: int
+    waiting: int
+    replayed: int
+    parked: int
+    first: int
+    last: int
+    example: str
+
+
+def print_tallies(tallies: Sequence[Tally]) -> None:
+    """Print a table of dead letters by status and code."""
+    table = _table("status", "code", "count", "waiting", "replayed", "parked", "first", "last", "example")
+    for tally in tallies:
+        table.add_row(
+            str(tally.status),
+            printable(tally.code),
+            *(f"{count:,}" for count in (tally.count, tally.waiting, tally.replayed, tally.parked)),
+            moment(tally.first),
+            moment(tally.last),
+            _short(tally.example),
+        )
+    _print(table)
+
+
+def whole(topic: str, letter: Letter, state: State) -> str:
+    """Write one dead letter with everything that it holds."""
+    record, reason = letter.record, letter.reason
+    source = f"{reason.topic}[{reason.partition}]@{reason.offset}" if reason.topic else "unknown"
+    lines = [
+        f"{topic}[{record.partition}]@{record.offset}  {letter.status} {letter.code}  {state}",
+        f"  time     {moment(record.timestamp_ms)}",
+        f"  source   {source}",
+        f"  message  {reason.message}",
+    ]
+    told = {"field": reason.field, "stage": reason.stage, "group": reason.group, "dialect": reason.dialect}
+    lines += [f"  {name:<7}  {text}" for name, text in told.items() if text]
+    lines.append(f"  replays  {reason.replay_count}")
+    lines.append(f"  key      {_bytes(record.key)}")
+    lines += [f"  header   {name}: {_bytes(value)}" for name, value in deadletter.strip(record.headers)]
+    lines.append(f"  value    {_bytes(record.value)}")
+    return "\n".join(printable(line) for line in lines) + "\n"
+
+
+def as_json(summary: Summary, *, execute: bool) -> dict[str, Any]:
+    """Return a replay's summary as one object; what a dry run would do stands in `to_send` and `to_park`."""
+    plan = {} if execute else {"to_send": summary.to_send, "to_park": summary.to_park}
+    return {
+        "execute": execute,
+        "selected": summary.selected,
+        **plan,
+        "sent": summary.sent,
+        "parked": summary.parked,
+        "left": summary.left,
+        "edit_failed": summary.edit_failed,
+        "already": summary.already,
+        "failures": summary.failures,
+        "codes": list(summary.groups.values()),
+    }
+
+
+def print_summary(summary: Summary, route: Route, *, replay_max: int, execute: bool) -> None:
+    """Print what a replay did, or would do, and what to do next."""
+    for failure in summary.failures:
+        sys.stderr.write(f"edit failed: {printable(failure)}\n")
+    if not execute:
+        _print_groups(list(summary.groups.values()))
+    send, park = (summary.sent, summary.parked) if execute else (summary.to_send, summary.to_park)
+    would = "" if execute else "would be "
+    parts = [f"{send:,} {would}sent to {route.features}"]
+    if park:
+        times = f"after {replay_max} replays" if replay_max > 1 else "after a replay"
+        parts.append(f"{park:,} {would}parked in {parked_topic(route.topic)} {times}")
+    if summary.left:
+        parts.append(f"{summary.left:,} left by the edit function")
+    if summary.edit_failed:
+        parts.append(f"{summary.edit_failed:,} left because it failed")
+    if summary.already:
+        parts.append(f"{summary.already:,} had been replayed or parked before")
+    sys.stdout.write(f"{', '.join(parts)}\n")
+    if not execute and send + park:
+        sys.stdout.write("add --execute to send them\n")
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Callable[[int, int], None]]:
+    """Give a function that is told how many offsets are done, of how many; it draws a bar on a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    columns = (TextColumn("replay"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("replay", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _print_groups(groups: Sequence[Group]) -> None:
+    if not groups:
+        return
+    table = _table("code", "count", "first", "last", "example")
+    for group in sorted(groups, key=lambda group: (-group.count, group.code)):
+        first, last = moment(group.first), moment(group.last)
+        table.add_row(printable(group.code), f"{group.count:,}", first, last, _short(group.example))
+    _print(table)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in Tally.__struct_fields__[2:6] else "left")
+    return table
+
+
+def _print(table: Table) -> None:
+    console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
+    with console.capture() as captured:
+        console.print(table)
+    sys.stdout.write("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")
+
+
+def _short(text: str) -> str:
+    text = printable(" ".join(text.split()))
+    return text if len(text) <= _EXAMPLE_WIDTH else text[: _EXAMPLE_WIDTH - 1] + "…"
+
+
+def _bytes(value: bytes | None) -> str:
+    return "(none)" if value is None else value.decode(errors="backslashreplace")

@@ -1,0 +1,309 @@
+"""Replay: dead letters back into the stream, each of them once, however often it runs and wherever it is killed.
+
+For each dead letter that is sent a receipt is written, to a compacted topic beside the dead letters. Record,
+receipt, and the group's offset up to which every dead letter of the partition is done go out in one
+transaction. Receipts are read after `init_transactions`, which ends what a killed replay left open, so what
+is found then is all that was ever sent. A replay starts at the group's offset; above it the receipts decide.
+
+The offset and the receipts name the topic's id: when the dead letters were deleted and made again, the same
+partition and offset is another record.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from consumers.reader import Reader, Span
+from consumers.record import Record
+from pipeline import receipt
+from pipeline.letter import Letter, Selection
+from producers import deadletter
+from producers.writer import Outbound, Writer
+
+BATCH_RECORDS_MAX = 500
+BATCH_BYTES_MAX = 8_388_608
+FAILURES_MAX = 10
+"""So many failures of the edit function are kept to be shown; all are counted."""
+
+Edit = Callable[[bytes], Any]
+
+
+class ReplayError(Exception):
+    """Raised when a replay can't be done as it was asked for."""
+
+    status = 400
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class Route(msgspec.Struct, frozen=True):
+    """From which topic to which others a replay goes, and how many partitions those have."""
+
+    topic: str
+    topic_id: str
+    features: str
+    features_partitions: int
+    receipts_partitions: int
+    parked_partitions: int
+
+
+class Group(msgspec.Struct):
+    """Dead letters of one code that are to be sent: how many, from when to when (ms), and what one says."""
+
+    code: str
+    count: int
+    first: int
+    last: int
+    example: str
+
+
+class Summary(msgspec.Struct):
+    """What a replay did, or would do. `selected` is the sum of all that follow but `failures` and `groups`."""
+
+    selected: int = 0
+    to_send: int = 0
+    to_park: int = 0
+    sent: int = 0
+    parked: int = 0
+    left: int = 0
+    edit_failed: int = 0
+    already: int = 0
+    failures: list[str] = []
+    groups: dict[str, Group] = {}
+
+
+def parked_topic(topic: str) -> str:
+    """Name the topic that gets the dead letters of `topic` that were replayed too often."""
+    return f"{topic}.parked"
+
+
+def load_edit(reference: str, directory: Path) -> Edit:
+    """Find `module:function` beside the configuration. Raises ReplayError."""
+    module, _, name = reference.partition(":")
+    if str(directory) not in sys.path:
+        sys.path.insert(0, str(directory))
+    try:
+        edit = getattr(importlib.import_module(module), name)
+    except Exception as error:
+        raise ReplayError(
+            f"--edit {reference} can't be loaded: {type(error).__name__}: {error}",
+            hint=f"put a function {name or 'fix'}(value: bytes) into {directory / (module + '.py')}",
+        ) from error
+    if not callable(edit):
+        raise ReplayError(f"--edit {reference} is no function", hint="name a function that takes and returns bytes")
+    return edit  # type: ignore[no-any-return]
+
+
+class Replay:
+    """Go through the dead letters of a route, in the order of partitions and offsets.
+
+    Without a writer nothing is sent, and the summary tells what would be. `edit` changes values on their way.
+    `progress` gets how many offsets are done, and of how many.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        *,
+        route: Route,
+        selection: Selection,
+        replay_max: int,
+        edit: Edit | None,
+        writer: Writer | None,
+        now_ms: Callable[[], int],
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self._reader = reader
+        self._route = route
+        self._selection = selection
+        self._replay_max = replay_max
+        self._edit = edit
+        self._writer = writer
+        self._now_ms = now_ms
+        self._progress = progress
+        self._batch: list[tuple[Outbound, Outbound]] = []
+        self._batch_bytes = 0
+        self._passed = 0
+        self._total = 0
+        self._done: dict[int, set[int]] = {}
+        self._done_below: dict[int, int] = {}
+        self._floors: dict[int, int] = {}
+        self._committed: dict[int, int] = {}
+        self.summary = Summary()
+
+    def run(self) -> None:
+        """Replay what was there when it starts. `summary` is right at any time, also after an error."""
+        topic = self._route.topic
+        spans = self._reader.spans(topic)
+        places = self._reader.committed(topic, list(spans), stable=self._writer is not None)
+        self._floors = receipt.floors(places, spans, self._route.topic_id)
+        self._committed = dict(self._floors)
+        self._total = sum(span.end - self._floors[partition] for partition, span in spans.items())
+        self._read_receipts(spans)
+        for partition, span in spans.items():
+            if not self._run_partition(partition, span):
+                break
+        self._send()
+
+    def _read_receipts(self, spans: Mapping[int, Span]) -> None:
+        for partition, offset, found in receipt.read(self._reader, self._route.topic, self._route.topic_id):
+            if offset >= self._floors.get(partition, 0):
+                self._done.setdefault(partition, set()).add(offset)
+            elif offset >= spans[partition].start and self._selection.takes(found.code, found.timestamp):
+                self._done_below[partition] = self._done_below.get(partition, 0) + 1
+
+    def _run_partition(self, partition: int, span: Span) -> bool:
+        """Replay one partition; tell whether the selection may go on with the next."""
+        self._count_done(self._done_below.get(partition, 0))
+        floor, unbroken, before = self._floors[partition], True, self._passed
+        for record in self._reader.between(self._route.topic, partition, floor, span.end):
+            if self._room() == 0:
+                return False
+            # Once a dead letter is left waiting the offset stays before it; receipts tell of those behind it.
+            unbroken = self._handle(record) and unbroken
+            if unbroken:
+                self._floors[partition] = record.offset + 1
+            if len(self._batch) >= BATCH_RECORDS_MAX or self._batch_bytes >= BATCH_BYTES_MAX:
+                self._send()
+            self._pass(before + record.offset + 1 - floor)
+        if unbroken:
+            self._floors[partition] = span.end
+        self._pass(before + span.end - floor)
+        return True
+
+    def _pass(self, passed: int) -> None:
+        self._passed = passed
+        self._progress(passed, self._total)
+
+    def _room(self) -> int:
+        """How many more may be selected."""
+        limit = self._selection.limit
+        return sys.maxsize if limit is None else limit - self.summary.selected
+
+    def _count_done(self, count: int) -> None:
+        count = min(count, self._room())
+        self.summary.selected += count
+        self.summary.already += count
+
+    def _handle(self, record: Record) -> bool:
+        """Add a dead letter to the batch if it is to be sent or parked; tell whether it is done with."""
+        letter = Letter.of(record)
+        selected = self._selection.takes(letter.code, record.timestamp_ms)
+        if record.offset in self._done.get(record.partition, ()):
+            self._count_done(int(selected))
+            return True
+        if not selected:
+            return False
+        self.summary.selected += 1
+        if letter.reason.replay_count >= self._replay_max:
+            self.summary.to_park += 1
+            self._add(letter, self._parked(record), "parked")
+            return True
+        taken, value = self._edited(record)
+        if not taken:
+            return False
+        self.summary.to_send += 1
+        self._show(letter)
+        self._add(letter, self._again(letter, value), "sent")
+        return True
+
+    def _edited(self, record: Record) -> tuple[bool, bytes | None]:
+        """Return whether the record is to be sent, and with which value."""
+        if self._edit is None:
+            return True, record.value
+        try:
+            value = self._edit(record.value or b"")
+        except Exception as error:  # noqa: BLE001 the user's function may raise anything
+            self.summary.edit_failed += 1
+            if len(self.summary.failures) < FAILURES_MAX:
+                self.summary.failures.append(f"{record.partition}:{record.offset} {type(error).__name__}: {error}")
+            return False, None
+        if value is None:
+            self.summary.left += 1
+            return False, None
+        if not isinstance(value, bytes | bytearray):
+            raise ReplayError(
+                f"--edit returned {type(value).__name__} for {record.partition}:{record.offset}",
+                hint="let it return bytes, or None to leave the record where it is",
+            )
+        return True, bytes(value)
+
+    def _again(self, letter: Letter, value: bytes | None) -> Outbound:
+        """Make the record that it was before it was a dead letter, to where it stood first."""
+        record, reason = letter.record, letter.reason
+        headers = deadletter.strip(record.headers)
+        headers.append((deadletter.REPLAY_COUNT, str(reason.replay_count + 1).encode()))
+        if deadletter.is_learned(record.headers):
+            headers.append((deadletter.LEARNED, b"true"))
+        known = 0 <= reason.partition < self._route.features_partitions
+        original_ms = reason.timestamp_ms if reason.timestamp_ms is not None else -1
+        return Outbound(
+            self._route.features,
+            reason.partition if known else None,
+            record.key,
+            value,
+            headers,
+            original_ms if original_ms >= 0 else max(record.timestamp_ms, 0),
+        )
+
+    def _parked(self, record: Record) -> Outbound:
+        return Outbound(
+            parked_topic(self._route.topic),
+            record.partition % self._route.parked_partitions,
+            record.key,
+            record.value,
+            record.headers or (),
+            max(record.timestamp_ms, 0),
+        )
+
+    def _add(self, letter: Letter, outbound: Outbound, action: Literal["sent", "parked"]) -> None:
+        record = letter.record
+        written = receipt.Receipt(
+            self._now_ms(),
+            receipt.Target(outbound.topic, outbound.partition),
+            action,
+            letter.reason.replay_count + (action == "sent"),
+            letter.code,
+            record.timestamp_ms,
+            self._route.topic_id,
+        )
+        note = Outbound(
+            receipt.topic_of(self._route.topic),
+            record.partition % self._route.receipts_partitions,
+            receipt.key_of(record.partition, record.offset),
+            msgspec.json.encode(written),
+            (),
+            0,
+        )
+        self._batch.append((outbound, note))
+        self._batch_bytes += len(outbound.value or b"") + len(outbound.key or b"")
+
+    def _show(self, letter: Letter) -> None:
+        at = letter.record.timestamp_ms
+        group = self.summary.groups.setdefault(letter.code, Group(letter.code, 0, at, at, letter.reason.message))
+        group.count += 1
+        group.first, group.last = min(group.first, at), max(group.last, at)
+
+    def _send(self) -> None:
+        """Send the batch with its receipts, and the offsets as far as all before them is done."""
+        moved = {p: offset for p, offset in self._floors.items() if offset != self._committed[p]}
+        if self._writer is not None and (self._batch or moved):
+            self._writer.write(
+                [message for pair in self._batch for message in pair],
+                topic=self._route.topic,
+                offsets=moved,
+                metadata=self._route.topic_id,
+                membership=self._reader.membership(),
+            )
+            self._committed.update(moved)
+            parked = sum(outbound.topic == parked_topic(self._route.topic) for outbound, _ in self._batch)
+            self.summary.parked += parked
+            self.summary.sent += len(self._batch) - parked
+        self._batch.clear()
+        self._batch_bytes = 0
