@@ -1,0 +1,60 @@
+# Needs GNU make, Python 3.11 or newer, and pip; everything else is set up on the way, in .venv.
+# A Python of your choice: make test PYTHON=python3.13
+
+.DEFAULT_GOAL := help
+# Every target works on the same .venv and the same ports.
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+
+ARGS ?=
+BIN := .venv/bin
+UV ?= $(shell command -v uv || echo $(BIN)/uv)
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--custom-compile-command "make lock" $(ARGS)
+
+.PHONY: help demo test check fmt bench lock clean setup
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: setup ## the whole story on a real Kafka and Valkey, in about a minute
+	@$(BIN)/headrace demo $(ARGS)
+
+test: setup ## all tests; some of them: make test ARGS="-k takeover"
+	@$(BIN)/pytest $(ARGS)
+
+check: setup ## what needs no server: lint, format, types, the rules of the house
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/pytest --quiet tests/house
+
+fmt: setup ## format, and mend what can be mended
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix
+
+bench: setup ## how fast it is beside a bare copy loop
+	@$(BIN)/python tests/bench/run.py $(ARGS)
+
+lock: setup ## write the locks anew from pyproject.toml; with newer versions: make lock ARGS=--upgrade
+	@command -v $(UV) >/dev/null || $(BIN)/python -m pip install --quiet uv
+	@$(COMPILE) --extra embedded --group dev --output-file requirements.lock pyproject.toml
+	@$(COMPILE) --constraint requirements.lock --output-file deploy/requirements.lock pyproject.toml
+	@echo hatchling | $(COMPILE) --constraint requirements.lock --output-file deploy/build.lock -
+
+clean: ## remove .venv, caches and builds
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The usual case, all is ready, costs one start of Python; otherwise the first Python that is new enough takes over.
+setup:
+	@if [ -z "$(PYTHON)" ] && $(BIN)/python -I -S deploy/bootstrap.py --check 2>/dev/null; then exit 0; fi; \
+	for python in $(PYTHON) $(BIN)/python python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	  if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	    exec "$$python" deploy/bootstrap.py; \
+	  elif [ "$$python" = "$(PYTHON)" ]; then \
+	    echo "headrace: $(PYTHON) is no Python 3.11 or newer, looking for another" >&2; \
+	  fi; \
+	done; \
+	echo "headrace: no Python 3.11 or newer was found: install one, or name it: make PYTHON=/path/to/python3.11" >&2; \
+	exit 1
