@@ -1,0 +1,193 @@
+"""The acts on the stream of payments. Each does something to the pipeline, says what, and checks what came of it."""
+
+import json
+import os
+import signal
+import time
+from typing import Any
+
+from pipeline.demo import ledger
+from pipeline.demo.payment import hopeless, mendable
+from pipeline.demo.project import Project
+from pipeline.demo.screen import percent
+from pipeline.demo.stage import RATE, Stage, Untrue
+from pipeline.demo.stream import Place, named
+from pipeline.letter import Letter, printable
+
+_OUTAGE_S = 7.0
+_DIP = 0.1
+_RECOVERED = 0.03
+
+
+def drift(stage: Stage, *, seconds: float) -> None:
+    """Stream payments, let them drift after a third of `seconds`, and watch the model learn its way back."""
+    screen = stage.screen
+    partitions = stage.fraud.config.topics.partitions
+    screen.act(f"A stream that drifts: {RATE:,.0f} payments a second, {partitions} partitions, one worker")
+    screen.head()
+    stage.stream.start()
+    stage.show(lambda: _accuracy(stage) > 0, what="the first predictions", least_s=seconds / 3)
+    before = _accuracy(stage)
+    stage.stream.drift()
+    screen.event("drift: fraud was large payments far away, from now on it is small ones close to home")
+    worst = before
+
+    def recovered() -> bool:
+        nonlocal worst
+        worst = min(worst, _accuracy(stage))
+        return worst < before - _DIP and _accuracy(stage) > before - _RECOVERED
+
+    stage.show(recovered, what="the model to learn the drift", least_s=seconds * 2 / 3)
+    now = _accuracy(stage)
+    told = f"{percent(before)} before the drift, {percent(worst)} at worst, {percent(now)} now"
+    screen.held(f"accuracy of the last 1,000 predictions: {told}")
+
+
+def bad_records(stage: Stage) -> None:
+    """Slip malformed records in among the good ones, and find each in the dead letters with its reason."""
+    screen, stream, meter = stage.screen, stage.stream, stage.meter
+    odd = [*mendable().values(), *hopeless()]
+    screen.act(f"Bad records: {len(odd)} of them, slipped in among the good ones")
+    stream.slip_in([oddity.value for oddity in odd])
+    stage.show(lambda: len(stream.slipped) == len(odd), what="Kafka to take the bad records")
+    letters = [_letter(stage, stream.slipped[number]) for number in range(len(odd))]
+    for oddity, letter in zip(odd, letters, strict=True):
+        if letter.code != oddity.code or letter.record.value != oddity.value:
+            raise Untrue(f"{oddity.value!r} is dead-lettered as {letter.code} {letter.record.value!r}")
+    reasons = [(letter.code, letter.reason.field or "-", printable(letter.reason.message)) for letter in letters]
+    screen.table([("code", "field", "message"), *dict.fromkeys(reasons)])
+    bad = set(stream.slipped.values())
+    beside = {(p, offset + step) for p, offset in bad for step in (-1, 1) if offset + step >= 0} - bad
+    stage.show(lambda: beside <= meter.settled(), what="the outcomes of the records next to the bad ones")
+    if touched := beside & meter.letters.keys():
+        raise Untrue(f"good records next to bad ones are dead letters: {named(touched)}")
+    screen.held(
+        f"{len(letters)} bad records are {len(meter.letters)} dead letters, byte for byte; "
+        f"the {len(beside)} records beside them are predicted"
+    )
+
+
+def outage(stage: Stage) -> None:
+    """Freeze the store for a while; the stream pauses, says why, and goes on by itself."""
+    screen, store = stage.screen, stage.stack.store
+    screen.act("An outage: the store is frozen (SIGSTOP) for some seconds, and payments keep coming")
+    before = stage.stream.places()
+    store.freeze()
+    screen.event("Valkey is frozen")
+    frozen_at = time.monotonic()
+    try:
+        stage.show(lambda: stage.fraud.worker().get("state") == "paused", what="the stream to pause")
+        told = json.loads(stage.command("status", "--json"))
+        if told["state"] != "paused" or not told["reason"]:
+            raise Untrue(f"headrace status tells {told['state']!r}, and as the reason {told['reason']!r}")
+        screen.event(f"headrace status: {told['state']}: {told['reason']}")
+        stage.show(lambda: time.monotonic() - frozen_at >= _OUTAGE_S, what="the outage to last")
+        outcomes = len(stage.meter.settled())
+    finally:
+        store.thaw()
+    lag = len(stage.stream.places()) - outcomes
+    screen.event(f"Valkey is thawed after {time.monotonic() - frozen_at:.1f} s, {lag:,} payments wait")
+    took_s = stage.show(lambda: len(stage.meter.settled()) > outcomes, what="the stream to go on")
+    screen.event(f"resumed {took_s:.1f} s after the thaw")
+    _all_settled(stage, before, since="the freeze")
+
+
+def crash(stage: Stage) -> None:
+    """Kill the worker; another takes over, relearns in silence what the snapshot lacks, and goes on."""
+    screen, project = stage.screen, stage.fraud
+    screen.act("A crash: the worker is killed (SIGKILL) in the middle of its work")
+    before, since = stage.stream.places(), project.log_size()
+    victim = project.worker()["pid"]
+    os.kill(victim, signal.SIGKILL)
+    killed_at = time.monotonic()
+    screen.event(f"worker {victim} is killed")
+    partitions = project.config.topics.partitions
+    stage.show(
+        lambda: len({event["partition"] for event in _takeovers(project, since)}) == partitions,
+        what="another worker to take over",
+    )
+    taken = _takeovers(project, since)
+    relearned = sum(max(0, event["committed"] - event["snapshot"]) for event in taken)
+    took_s = time.monotonic() - killed_at
+    heir = project.worker()["pid"]
+    screen.event(f"worker {heir} took over after {took_s:.1f} s and relearned {relearned:,} records in silence")
+    _all_settled(stage, before, since="the kill")
+
+
+def replay(stage: Stage) -> None:
+    """Mend what can be mended on its way out of the dead letters, and replay it: once, however often one tries."""
+    screen, meter = stage.screen, stage.meter
+    screen.act("A replay: what can be mended goes back into the stream, once")
+    words = ("dlq", "replay", "--code", "wrong_type", "--edit", "mend:amount", "--execute")
+    mended = mendable()
+    screen.say(f"headrace {' '.join(words)}")
+    first = json.loads(stage.command(*words, "--json"))
+    if first["sent"] != len(mended):
+        raise Untrue(f"of {len(mended)} dead letters {first['sent']} were sent: {first}")
+    stage.show(lambda: mended.keys() <= meter.strangers.keys(), what="the predictions of the replayed records")
+    for id_, oddity in mended.items():
+        amount = json.loads(oddity.value)["features"]["amount"]
+        answer = meter.strangers[id_]
+        screen.say(f"{id_}: amount {amount!r} is mended, and predicted {json.dumps(answer.prediction)}")
+    screen.event("the same command again")
+    second = json.loads(stage.command(*words, "--json"))
+    if second["sent"] or second["already"] != len(mended):
+        raise Untrue(f"a second replay sent {second['sent']} records: {second}")
+    screen.held(f"{first['sent']} sent, {first['left']} left by mend:amount; a second replay sends {second['sent']}")
+
+
+def finish(stage: Stage) -> None:
+    """Stop the stream, and then the pipeline, once it has handled all."""
+    refused = stage.stream.stop()
+    if refused:
+        raise Untrue(f"Kafka did not take all payments: {refused}")
+    stage.settle()
+    code = stage.run.finish()
+    if code != 0:
+        raise Untrue(f"headrace run ended with exit code {code}")
+
+
+def total(stage: Stage) -> None:
+    """Read every topic from start to end, and add up."""
+    screen, exact = stage.screen, not stage.mock
+    screen.act("The sum, from all topics, read from start to end with read_committed")
+    with screen.step("reading"):
+        phishing, fraud = ledger.read(stage.phishing.config), ledger.read(stage.fraud.config)
+    balances = (phishing.balance, fraud.balance)
+    records, predictions, dead_letters = (
+        sum(getattr(balance, name) for balance in balances) for name in ("records", "predictions", "dead_letters")
+    )
+    told = f"records in {records:,} = predictions {predictions:,} + dead letters {dead_letters:,}"
+    for balance in balances:
+        if not balance.holds(exact=exact):
+            raise Untrue(f"it does not add up: {balance}")
+    if exact:
+        with screen.step("learning the payments again with River alone"):
+            same = ledger.same_as_river(fraud, stage.fraud.build())
+        if same != fraud.balance.predictions:
+            raise Untrue(f"{fraud.balance.predictions - same:,} probabilities are not those of River alone")
+        screen.held(
+            f"{same:,} predictions are, to the last bit, those of River alone, which saw no outage and no crash"
+        )
+        screen.held(f"each of {records:,} records has one outcome: none is lost, none is there twice")
+    screen.held(told)
+
+
+def _takeovers(project: Project, since: int) -> list[dict[str, Any]]:
+    return project.events("partition taken over", since=since)
+
+
+def _letter(stage: Stage, place: Place) -> Letter:
+    stage.show(lambda: place in stage.meter.letters, what=f"the dead letter of {named([place])}")
+    return stage.meter.letters[place]
+
+
+def _all_settled(stage: Stage, before: set[Place], *, since: str) -> None:
+    """Wait until all that was sent by now has its outcome, and say so of what was sent since."""
+    count = len(stage.settle() - before)
+    twice = "" if stage.mock else ", none two"
+    stage.screen.held(f"{count:,} payments came since {since}: each has its outcome, none is lost{twice}")
+
+
+def _accuracy(stage: Stage) -> float:
+    return stage.meter.accuracy or 0.0

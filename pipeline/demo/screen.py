@@ -1,0 +1,178 @@
+"""What the demo prints: acts, steps, rows of figures, and what held. All of it goes to stdout."""
+
+import contextlib
+import io
+import sys
+import textwrap
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.text import Text
+
+WIDTH = 100
+"""Columns where no terminal tells how many it has."""
+
+_INDENT = "    "
+_BARS = "▁▂▃▄▅▆▇█"
+_GAP = "·"
+_SPARKS_MAX = 40
+_ROW_WIDTH_MIN = 80
+_BACK = "\r\x1b[2K"
+_COLUMNS = (("records/s", 11), ("p50 ms", 8), ("p99 ms", 8), ("lag", 8), ("dead letters", 14), ("accuracy", 10))
+_TIME_WIDTH = 6
+_STEP_WIDTH = 54
+_CALM_MS = 1_000
+
+
+class Figures(NamedTuple):
+    """What happened in about a second. Latencies are ms; None where there was nothing to measure."""
+
+    records_s: float
+    p50_ms: float | None
+    p99_ms: float | None
+    lag: int
+    dead_letters: int
+    accuracy: float | None
+
+
+class Screen:
+    """Print the story, in colour where a terminal takes it, and count the seconds from when it was made."""
+
+    def __init__(self) -> None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A terminal without these letters gets question marks, not an end of the story.
+            sys.stdout.reconfigure(errors="replace")
+        self._console = Console(
+            width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False, emoji=False
+        )
+        self._started = time.monotonic()
+        # On a terminal a row takes the place of the row before it; the bars keep what it said.
+        wide = self._console.width >= _ROW_WIDTH_MIN
+        self._in_place = self._console.is_terminal and not self._console.is_dumb_terminal and wide
+        self._row_open = False
+        self._accuracies: list[float | None] = []
+        self._acts = 0
+        self._step_at: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long the story has been told."""
+        return time.monotonic() - self._started
+
+    def title(self, text: str) -> None:
+        """Print a line that stands by itself."""
+        self._print(Text(text, style="bold"))
+
+    def act(self, text: str) -> None:
+        """Begin the next act."""
+        self._acts += 1
+        self._print(Text.assemble("\n", (f"{self._acts}", "bold cyan"), "  ", (text, "bold")))
+
+    def say(self, text: str = "", *, style: str = "") -> None:
+        """Print a line of an act."""
+        self._print(Text(_INDENT + text if text else "", style=style))
+
+    def held(self, text: str) -> None:
+        """Print what was checked and is so."""
+        self._print(Text.assemble("  ", ("✓", "bold green"), " ", text))
+
+    def broke(self, text: str) -> None:
+        """Print what was checked and is not so."""
+        self._print(Text.assemble("  ", ("✗", "bold red"), " ", (text, "red")))
+
+    def event(self, text: str) -> None:
+        """Print something that happened, with its time, between the rows."""
+        self._print(Text.assemble(_INDENT, (self._clock(), "dim"), "  ", (text, "yellow")))
+
+    @contextlib.contextmanager
+    def step(self, text: str) -> Iterator[None]:
+        """Print what begins, and once it is done how many seconds it took."""
+        self.begin(text)
+        yield
+        self.end()
+
+    def begin(self, text: str) -> None:
+        """Print the first half of a line: what is being waited for. It ends the step before.
+
+        What is too long for half a line is a remark, and is printed as one.
+        """
+        self.end()
+        if len(text) > _STEP_WIDTH - len(_INDENT) - 2:
+            for line in textwrap.wrap(text, min(WIDTH, self._console.width) - len(_INDENT)):
+                self.say(line)
+            return
+        self._print(Text(f"{_INDENT}{text} …".ljust(_STEP_WIDTH)), end="")
+        self._step_at = time.monotonic()
+
+    def end(self) -> None:
+        """Print the other half, how long it took, if a step has begun."""
+        if self._step_at is not None:
+            took_s, self._step_at = time.monotonic() - self._step_at, None
+            self._print(Text(f"{took_s:6.1f} s", style="dim"))
+
+    def head(self) -> None:
+        """Print the head of the rows."""
+        names = "".join(name.rjust(width) for name, width in _COLUMNS)
+        scale = f"{_BARS[0]} 50 %  {_BARS[-1]} 100 %"
+        self._print(Text(f"{_INDENT}{'time'.rjust(_TIME_WIDTH)}{names}  {scale}", style="dim"))
+
+    def row(self, figures: Figures) -> None:
+        """Print a row of figures, with the accuracies of the rows so far as a line of bars."""
+        self._accuracies.append(figures.accuracy)
+        cells = (
+            f"{figures.records_s:,.0f}",
+            _ms(figures.p50_ms),
+            _ms(figures.p99_ms),
+            f"{figures.lag:,}",
+            f"{figures.dead_letters:,}",
+            percent(figures.accuracy),
+        )
+        text = Text(_INDENT).append(self._clock().rjust(_TIME_WIDTH), style="dim")
+        for cell, (name, width) in zip(cells, _COLUMNS, strict=True):
+            text.append(cell.rjust(width), style="yellow" if name == "lag" and figures.lag > _CALM_MS else "")
+        room = max(1, min(_SPARKS_MAX, self._console.width - len(text) - 3))
+        text.append("  " + spark(self._accuracies[-room:]), style="cyan")
+        if self._row_open:
+            self._console.file.write(_BACK)
+            self._row_open = False
+        self._print(text, end="" if self._in_place else "\n")
+        self._row_open = self._in_place
+
+    def table(self, rows: Sequence[Sequence[str]]) -> None:
+        """Print rows of words, aligned, each cut to the width that there is."""
+        widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+        for number, row in enumerate(rows):
+            line = _INDENT + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            room = self._console.width
+            self._print(Text(line if len(line) <= room else line[: room - 1] + "…", style="" if number else "dim"))
+
+    def _clock(self) -> str:
+        minutes, seconds = divmod(int(self.seconds), 60)
+        return f"{minutes}:{seconds:02}".rjust(_TIME_WIDTH)
+
+    def _print(self, text: Text, *, end: str = "\n") -> None:
+        if self._step_at is not None or self._row_open:
+            # Something else is to be said: the line that is still open ends here.
+            self._step_at, self._row_open = None, False
+            self._console.print()
+        self._console.print(text, end=end, soft_wrap=True)
+        self._console.file.flush()
+
+
+def spark(shares: Sequence[float | None]) -> str:
+    """Draw shares as bars, from a half (lowest) to the whole (highest), and a dot where there is none."""
+    top = len(_BARS) - 1
+    return "".join(
+        _GAP if share is None else _BARS[min(top, max(0, int((share - 0.5) * 2 * (top + 1))))] for share in shares
+    )
+
+
+def percent(share: float | None) -> str:
+    """Write a share for people; a dash for none."""
+    return "-" if share is None else f"{share * 100:.1f} %"
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"

@@ -1,0 +1,124 @@
+"""What the acts share: the servers, the projects, the stream, who measures it, and the screen."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from consumers.reader import Reader
+from pipeline.demo.meter import Meter
+from pipeline.demo.payment import Payments
+from pipeline.demo.project import Process, Project
+from pipeline.demo.screen import Screen
+from pipeline.demo.stream import Place, Stream, named
+from pipeline.embedded import Stack
+from pipeline.embedded.reaper import Reaper
+
+RATE = 1_000.0
+"""Payments a second."""
+PATIENCE_S = 90.0
+"""The longest that anything of the story is waited for, in seconds."""
+
+_SEED = 7
+_LOOK_S = 0.05
+_ROW_S = 1.0
+
+
+class Untrue(Exception):
+    """Raised when something that the story tells does not hold."""
+
+    status = 500
+    hint = "run it again on a machine with less to do; if it fails again, report it with these lines"
+
+
+@dataclass
+class Stage:
+    """The servers and both projects; `run` is the fraud pipeline's `headrace run`."""
+
+    screen: Screen
+    stack: Stack
+    phishing: Project
+    fraud: Project
+    payments: Payments
+    stream: Stream
+    meter: Meter
+    run: Process
+    _row_at: float = field(default=0.0, init=False)
+
+    @property
+    def mock(self) -> bool:
+        """Whether Kafka is librdkafka's mock, which knows no transactions."""
+        return self.stack.addresses.kind == "mock"
+
+    def show(self, until: Callable[[], bool], *, what: str, least_s: float = 0.0, most_s: float = PATIENCE_S) -> float:
+        """Print a row a second until something is so, at least and at most so long; return the seconds it took.
+
+        Raises Untrue with `what` was waited for when it takes too long, and at once when the stream broke.
+        """
+        started = time.monotonic()
+        if started > self._row_at + _ROW_S:
+            # No rows were printed for a while: the first one has a second to fill.
+            self.meter.figures()
+            self._row_at = started + _ROW_S
+        while True:
+            self.check()
+            now = time.monotonic()
+            if now >= self._row_at:
+                self.screen.row(self.meter.figures())
+                self._row_at = now + _ROW_S
+            if until() and now - started >= least_s:
+                return now - started
+            if now - started > most_s:
+                raise Untrue(f"waited {most_s:.0f} s for {what}")
+            time.sleep(_LOOK_S)
+
+    def check(self) -> None:
+        """See that the pipeline runs, its outputs can be read, and no record has two outcomes. Raises Untrue."""
+        if self.run.code is not None:
+            raise Untrue(f"headrace run ended with exit code {self.run.code}")
+        if self.meter.fault:
+            raise Untrue(f"the predictions can't be read: {self.meter.fault}")
+        if self.meter.twice and not self.mock:
+            raise Untrue(f"records (partition, offset) have two outcomes: {named(self.meter.twice)}")
+
+    def settle(self) -> set[Place]:
+        """Wait until all that was sent by now has its outcome, and return the places of it."""
+        places = self.stream.places()
+        self.show(lambda: places <= self.meter.settled(), what=f"the outcomes of {len(places):,} records")
+        return places
+
+    def command(self, *words: str) -> str:
+        """Run a short command on the fraud project to its end, and return what it printed. Raises Untrue."""
+        process = self.fraud.start(*words)
+        self.show(lambda: process.code is not None, what=f"headrace {' '.join(words)}")
+        if process.code:
+            raise Untrue(f"headrace {' '.join(words)} ended with exit code {process.code}")
+        return process.output
+
+
+@contextlib.contextmanager
+def projects(stack: Stack) -> Iterator[tuple[Project, Project]]:
+    """Make the projects phishing and fraud, and end their processes afterwards, whatever happens."""
+    reaper = Reaper(grace_s=0.0)
+    with contextlib.ExitStack() as end:
+        end.callback(reaper.close)
+        made = []
+        for name in ("phishing", "fraud"):
+            project = Project(name, directory=stack.data_dir / name, addresses=stack.addresses, reaper=reaper)
+            end.callback(project.end)
+            made.append(project)
+        yield made[0], made[1]
+
+
+@contextlib.contextmanager
+def streaming(project: Project) -> Iterator[tuple[Payments, Stream, Meter]]:
+    """Make the payments, the stream of them and the meter that follows it; end both afterwards."""
+    config, payments = project.config, Payments(seed=_SEED)
+    stream = Stream(config.librdkafka, topic=config.topics.features, payments=payments, rate=RATE)
+    reader = Reader(config.librdkafka, group=f"{config.name}.meter")
+    meter = Meter(reader, topics=config.topics, stream=stream)
+    try:
+        yield payments, stream, meter
+    finally:
+        stream.abandon()
+        meter.stop()

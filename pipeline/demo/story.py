@@ -1,0 +1,171 @@
+"""The demo from its first line to its last: which acts there are, how it ends, and that it leaves nothing behind."""
+
+import contextlib
+import importlib.metadata
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pipeline.demo import act
+from pipeline.demo.phishing import phishing
+from pipeline.demo.project import Project, is_ours
+from pipeline.demo.screen import Screen
+from pipeline.demo.stage import PATIENCE_S, Stage, Untrue, projects, streaming
+from pipeline.embedded import EmbeddedError, Stack
+from pipeline.embedded.jars import KAFKA_VERSION
+from producers.writer import Feed
+from state.probe import probe
+from state.store import Store
+
+SECONDS_VARIABLE = "HEADRACE_DEMO_SECONDS"
+"""How long the act of the drift lasts at least, in seconds."""
+
+_SECONDS = 12.0
+_KEEP_RATE = 20.0
+_LOOK_S = 0.02
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_EXIT_FALSE = 1
+_EXIT_AWAY = 69
+_EXIT_INTERRUPTED = 130
+
+
+def demo(*, keep: bool) -> int:
+    """Tell the story and return the exit code: 0 only if all of it held. With `keep`, stay up until Ctrl-C."""
+    # What is set for the user's own pipelines must not change those of the demo.
+    for variable in [name for name in os.environ if is_ours(name)]:
+        del os.environ[variable]
+    before = {number: signal.signal(number, _interrupt) for number in _SIGNALS}
+    screen = Screen()
+    try:
+        _tell(screen, keep=keep)
+    except KeyboardInterrupt:
+        screen.say("interrupted; all that was started has ended")
+        return _EXIT_INTERRUPTED
+    except Exception as error:
+        # What has a hint was foreseen; anything else is for the door, which says that it is a bug.
+        hint = getattr(error, "hint", None)
+        if hint is None:
+            raise
+        screen.broke(str(error))
+        sys.stderr.write(f"  → {hint}\n")
+        return _EXIT_AWAY if isinstance(error, EmbeddedError) else _EXIT_FALSE
+    finally:
+        for number, handler in before.items():
+            # After an interrupt both stay ignored: a second one must not end the ending.
+            if signal.getsignal(number) is _interrupt:
+                signal.signal(number, handler)
+    return 0
+
+
+def _tell(screen: Screen, *, keep: bool) -> None:
+    screen.title("Headrace: a true story in about a minute, on a Kafka and a Valkey of its own")
+    screen.act("Start")
+    with _servers(screen) as stack, projects(stack) as (websites, payments):
+        try:
+            with _pipeline(screen, stack, websites, payments) as stage:
+                _play(stage, websites)
+                if keep:
+                    with contextlib.suppress(KeyboardInterrupt):
+                        _stay(stage)
+        except BrokenPipeError:
+            raise
+        except Exception:
+            for line in (*websites.last_words(), *payments.last_words()):
+                sys.stderr.write(f"{line}\n")
+            raise
+
+
+def _play(stage: Stage, websites: Project) -> None:
+    screen = stage.screen
+    phishing(screen, websites, exact=not stage.mock)
+    _wait_until_ready(stage)
+    act.drift(stage, seconds=float(os.environ.get(SECONDS_VARIABLE, _SECONDS)))
+    act.bad_records(stage)
+    act.outage(stage)
+    if not stage.mock:
+        act.crash(stage)
+        act.replay(stage)
+    act.finish(stage)
+    act.total(stage)
+    screen.title(f"\nAll of it held, in {screen.seconds:.0f} s.")
+    if stage.mock:
+        screen.say("not shown, as librdkafka's mock broker knows no transactions: exactly-once, a crash, a replay")
+    _next(screen)
+
+
+@contextlib.contextmanager
+def _servers(screen: Screen) -> Iterator[Stack]:
+    """Start both servers, and tell what they are."""
+    with Stack(progress=screen.begin) as stack:
+        screen.end()
+        addresses = stack.addresses
+        store = probe(Store(addresses.redis, name="demo"), name="demo").server.capitalize()
+        kafka = f"Apache Kafka {KAFKA_VERSION}" if addresses.kind == "kafka" else "the mock broker of librdkafka"
+        screen.say(f"{store} at {addresses.redis}, {kafka} at {addresses.kafka}")
+        yield stack
+
+
+@contextlib.contextmanager
+def _pipeline(screen: Screen, stack: Stack, websites: Project, payments: Project) -> Iterator[Stage]:
+    """Start `headrace run` for the payments, which is ready by the time that it is needed."""
+    run = payments.start("run")
+    with streaming(payments) as (supply, stream, meter):
+        steps = " | ".join(websites.build()().steps)
+        screen.say(f"the model: {steps}, of River {importlib.metadata.version('river')}")
+        yield Stage(screen, stack, websites, payments, supply, stream, meter, run)
+
+
+def _wait_until_ready(stage: Stage) -> None:
+    partitions = list(range(stage.fraud.config.topics.partitions))
+    until = time.monotonic() + PATIENCE_S
+    while stage.fraud.worker().get("partitions") != partitions:
+        stage.check()
+        if time.monotonic() > until:
+            raise Untrue(f"headrace run did not take over its partitions in {PATIENCE_S:.0f} s")
+        time.sleep(_LOOK_S)
+    stage.meter.start()
+
+
+def _stay(stage: Stage) -> NoReturn:
+    """Keep the pipeline up, with a few payments a second, until an interrupt."""
+    screen, project = stage.screen, stage.fraud
+    run = project.start("run")
+    feed = Feed(project.config.librdkafka, topic=project.config.topics.features, timeout_s=PATIENCE_S)
+    screen.say()
+    screen.say(f"It stays up, with {_KEEP_RATE:.0f} payments a second, until Ctrl-C. To look around:")
+    for words in ("tail predictions -f", "status --watch", "dlq show", "model ls"):
+        screen.say(f"  {_command()} {words} -c {project.file}")
+    for payment in stage.payments:
+        feed.send(payment.value, payment.key)
+        time.sleep(1 / _KEEP_RATE)
+        if run.code is not None:
+            raise Untrue(f"headrace run ended with exit code {run.code}")
+    raise AssertionError("there is always another payment")
+
+
+def _next(screen: Screen) -> None:
+    screen.say()
+    screen.say("Next, each in a terminal of its own:")
+    for words, meaning in (
+        ("init payments", "a project of your own, with a sample of records"),
+        ("up", "a Kafka and a Valkey; it prints two exports to paste"),
+        ("run -c payments/headrace.toml", "the pipeline"),
+    ):
+        screen.say(f"  {_command()} {words:<31} {meaning}")
+
+
+def _command() -> str:
+    """Return how `headrace` is called from here."""
+    name = Path(sys.argv[0]).name
+    return sys.argv[0] if name == "headrace" and shutil.which(name) is None else "headrace"
+
+
+def _interrupt(_number: int, _frame: Any) -> NoReturn:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt

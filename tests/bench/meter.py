@@ -1,0 +1,114 @@
+"""The meter: runs a peer in a process of its own and watches what a reader gets to see of it, and its CPU time.
+
+It looks at the output topic from outside, every 20 ms, so that all peers are held to the same: a record counts
+when a `read_committed` reader can have it. The start is left out: only the steady part is measured.
+"""
+
+import os
+import subprocess
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_TICK_S = 0.02
+_RUN_S = 300.0
+_STEADY_FROM = 0.1
+
+
+class PeerFailed(Exception):
+    """Raised when a peer ends badly, does not end, or gives other than one answer a record."""
+
+    status = 500
+    hint = "run it again with fewer --records; if it stays, the peer's last words above say why"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What was seen at one moment: the offsets that readers had got to, by partition, and CPU seconds so far."""
+
+    at_s: float
+    ends: tuple[int, ...]
+    cpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Records a second, and CPU microseconds a record (None where the system does not tell)."""
+
+    records_s: float
+    cpu_us: float | None
+
+
+def watch(
+    command: Sequence[str], *, env: Mapping[str, str], log: Path, count: int, ends: Callable[[], tuple[int, ...]]
+) -> list[Sample]:
+    """Run a command to its end and return what was seen of it. Raises PeerFailed."""
+    samples: list[Sample] = []
+    until = time.monotonic() + _RUN_S
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=out, stderr=out) as run,
+    ):
+        assert run.stdin is not None
+        cpu = Cpu(run.pid)
+        try:
+            while run.poll() is None:
+                # In this order: what is visible has cost no more than what is read after it.
+                seen, at_s = ends(), time.monotonic()
+                samples.append(Sample(at_s, seen, cpu.read_s()))
+                if sum(seen) >= count and not run.stdin.closed:
+                    run.stdin.close()
+                if at_s > until:
+                    raise PeerFailed(f"{command[1]} has not ended within {_RUN_S:.0f} s")
+                time.sleep(_TICK_S)
+        finally:
+            # A parent that gets SIGTERM ends its workers; a kill would leave that to the kernel.
+            run.terminate()
+    if run.returncode:
+        last = log.read_text(errors="replace").strip().splitlines()[-5:]
+        raise PeerFailed("\n".join([f"{' '.join(command[1:4])} ended with {run.returncode}:", *last]))
+    return [*samples, Sample(time.monotonic(), ends(), cpu.read_s())]
+
+
+def speed(samples: Sequence[Sample], offsets: Sequence[Sequence[int]], count: int) -> Speed:
+    """Return the speed between the first tenth of the records and the last one, by the offsets of the records."""
+
+    def visible(sample: Sample) -> int:
+        # A transaction's end has an offset too, and is no record.
+        return sum(bisect_left(held, end) for held, end in zip(offsets, sample.ends, strict=True))
+
+    counts = [visible(sample) for sample in samples]
+    first = next(i for i, seen in enumerate(counts) if seen >= _STEADY_FROM * count)
+    last = counts.index(counts[-1])
+    handled = counts[last] - counts[first]
+    if handled < count / 2:
+        raise PeerFailed(f"only {handled} of {count} records were seen on their way; measure with more --records")
+    took_s, cpu_s = (samples[last].at_s - samples[first].at_s), (samples[last].cpu_s - samples[first].cpu_s)
+    return Speed(handled / took_s, 1e6 * cpu_s / handled if cpu_s else None)
+
+
+class Cpu:
+    """CPU seconds of a process and its descendants, as Linux tells them; always 0 on another system."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._tick_s = 1 / os.sysconf("SC_CLK_TCK")
+        # What a process had used when it was last seen counts after its end as well.
+        self._used_s: dict[int, float] = {}
+
+    def read_s(self) -> float:
+        """Return the sum so far."""
+        pids = [self._pid]
+        for pid in pids:
+            try:
+                stat = Path(f"/proc/{pid}/stat").read_text()
+                children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+            except OSError:
+                continue
+            # utime and stime are the 14th and 15th field; the name before them may hold anything but ends with ")".
+            user, system = stat.rpartition(")")[2].split()[11:13]
+            self._used_s[pid] = (int(user) + int(system)) * self._tick_s
+            pids += [int(child) for child in children.split()]
+        return sum(self._used_s.values())

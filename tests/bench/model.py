@@ -1,0 +1,10 @@
+"""The model that every peer learns, Headrace through `model.factory` as well."""
+
+from typing import Any
+
+from river import linear_model, preprocessing
+
+
+def build() -> Any:
+    """Return River's usual first model: a logistic regression on scaled features."""
+    return preprocessing.StandardScaler() | linear_model.LogisticRegression()

@@ -1,0 +1,130 @@
+"""The topics of a measurement: the features that all peers read, and what each of them wrote."""
+
+import hashlib
+import json
+import random
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+
+from consumers.topics import Topics
+
+FEATURES = 10
+_KEYS = 1_000
+_STARTED_MS = 1_700_000_000_000
+_CALL_S = 10.0
+_READ_S = 60.0
+_CHUNK = 5_000
+_NO_LEADER = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART}
+
+
+class Answer(msgspec.Struct):
+    """What all peers' predictions have in common."""
+
+    id: str
+    prediction: Any
+    proba: dict[str, float]
+
+
+class Board:
+    """Make, fill, watch and read topics of `partitions` partitions."""
+
+    def __init__(self, bootstrap: str, *, partitions: int) -> None:
+        self._client: dict[str, Any] = {"bootstrap.servers": bootstrap, "log_level": 2}
+        self._topics = Topics(self._client)
+        self._admin = AdminClient(self._client)
+        self._partitions = range(partitions)
+
+    def make(self, name: str) -> None:
+        """Make a topic, and wait until its partitions have leaders."""
+        self._topics.create(name, len(self._partitions))
+        until = time.monotonic() + _CALL_S
+        while True:
+            try:
+                self.ends(name)
+            except KafkaException as error:
+                if error.args[0].code() not in _NO_LEADER or time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
+            else:
+                return
+
+    def fill(self, name: str, count: int) -> None:
+        """Put labelled records into a topic, as many in each partition."""
+        producer = Producer({**self._client, "linger.ms": 5, "queue.buffering.max.messages": count + 1})
+        made = records(count)
+        for start in range(0, count, _CHUNK):
+            rows = [next(made) for _ in range(min(_CHUNK, count - start))]
+            for partition in self._partitions:
+                producer.produce_batch(name, rows[partition :: len(self._partitions)], partition=partition)
+            producer.poll(0)
+        if producer.flush(_READ_S):
+            raise TimeoutError(f"Kafka did not take {count} records within {_READ_S:.0f} s")
+
+    def ends(self, name: str) -> tuple[int, ...]:
+        """Return, for each partition, the next offset that a `read_committed` reader will get."""
+        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        places = {TopicPartition(name, partition): latest for partition in self._partitions}
+        found = self._admin.list_offsets(places, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=_CALL_S)
+        return tuple(found[place].result().offset for place in places)
+
+    def read(self, name: str) -> dict[int, dict[int, bytes]]:
+        """Read a topic to its end, as a `read_committed` reader does: values by partition and offset."""
+        consumer = Consumer(
+            {
+                **self._client,
+                "group.id": f"{name}.reader",
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "error",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+            }
+        )
+        consumer.assign([TopicPartition(name, partition, 0) for partition in self._partitions])
+        values: dict[int, dict[int, bytes]] = {partition: {} for partition in self._partitions}
+        unread = set(self._partitions)
+        until = time.monotonic() + _READ_S
+        while unread:
+            if time.monotonic() > until:
+                raise TimeoutError(f"{name} was not read to its end within {_READ_S:.0f} s")
+            # Typed as if anything might be missing; of a message that is no error, nothing is.
+            messages: list[Any] = consumer.consume(_CHUNK, 0.1)
+            for message in messages:
+                if (error := message.error()) is None:
+                    values[message.partition()][message.offset()] = message.value()
+                elif error.name() == "_PARTITION_EOF":
+                    unread.discard(message.partition())
+                else:
+                    raise KafkaException(error)
+        consumer.close()
+        return values
+
+
+def records(count: int) -> Iterator[dict[str, bytes]]:
+    """Yield the same records each time: keys and JSON values, their labels a noisy line through the features."""
+    rng = random.Random(0)
+    weights = [rng.gauss(0, 1) for _ in range(FEATURES)]
+    for index in range(count):
+        x = [round(rng.gauss(0, 1), 4) for _ in range(FEATURES)]
+        value = {
+            "id": f"r-{index}",
+            "ts": _STARTED_MS + index,
+            "features": {f"feature_{i}": number for i, number in enumerate(x)},
+            "label": sum(w * number for w, number in zip(weights, x, strict=True)) + rng.gauss(0, 1) > 0,
+        }
+        yield {"key": f"k-{index % _KEYS}".encode(), "value": json.dumps(value).encode()}
+
+
+def digest(values: Mapping[int, Mapping[int, bytes]]) -> str:
+    """Digest the answers, partition by partition and in order: equal for peers that predict the same to the bit."""
+    decode = msgspec.json.Decoder(Answer).decode
+    found = hashlib.sha256()
+    for partition in sorted(values):
+        for _, value in sorted(values[partition].items()):
+            answer = decode(value)
+            found.update(repr((partition, answer.id, answer.prediction, sorted(answer.proba.items()))).encode())
+    return found.hexdigest()
