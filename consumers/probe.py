@@ -12,16 +12,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from consumers.source import SourceError
+from consumers.source import SettingsRefused, SourceError
 
 _CALL_S = 5.0
-
-
-class SettingsRefused(Exception):
-    """Raised when librdkafka does not take a property, by its name or by its value."""
-
-    status = 400
-    hint = "mend it in [kafka.librdkafka]; librdkafka's CONFIGURATION.md lists every property"
 
 
 class Copies(msgspec.Struct, frozen=True):

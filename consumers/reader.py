@@ -23,7 +23,7 @@ _RECORDS_MAX = 500
 _SETTINGS = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
-    "isolation.level": "read_uncommitted",
+    "isolation.level": "read_committed",
     # What retention takes away while somebody looks is gone; the reader goes on with what there is.
     "auto.offset.reset": "earliest",
     "enable.partition.eof": True,

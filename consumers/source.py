@@ -64,6 +64,13 @@ class SourceAway(Exception):
     hint = "nothing is lost: the pipeline waits for Kafka and goes on by itself"
 
 
+class SettingsRefused(Exception):
+    """Raised when librdkafka does not take a property, by its name or by its value."""
+
+    status = 400
+    hint = "mend it in [kafka.librdkafka]; librdkafka's CONFIGURATION.md lists every property"
+
+
 class SourceError(Exception):
     """Raised when reading can't go on without somebody's help."""
 
@@ -96,7 +103,8 @@ class Source:
     """The features topic, as a member of the group sees it.
 
     `settings` are librdkafka's, `group` is the consumer group. `rebalanced` is called from within `poll`
-    with the partitions that came and those that went; it must return at once.
+    with the partitions that came and those that went; it must return at once. `unreachable` is true from when
+    the client has lost every broker until one answers `partitions`. Raises SettingsRefused.
     """
 
     def __init__(
@@ -107,13 +115,17 @@ class Source:
         topic: str,
         rebalanced: Callable[[Sequence[int], Sequence[int]], None],
     ) -> None:
-        settings = consumer_settings(settings, group=group)
+        settings = {**consumer_settings(settings, group=group), "error_cb": self._heard}
         self._incremental = settings.get("group.protocol") == "consumer" or "cooperative" in settings.get(
             "partition.assignment.strategy", ""
         )
         self._topic = topic
         self._rebalanced = rebalanced
-        self._consumer = Consumer(settings)
+        try:
+            self._consumer = Consumer(settings)
+        except KafkaException as error:
+            raise SettingsRefused(error.args[0].str()) from error
+        self.unreachable = False
         self.assigned: set[int] = set()
         self._reading: set[int] = set()
 
@@ -204,6 +216,7 @@ class Source:
             topic = self._consumer.list_topics(self._topic, timeout=_CALL_S).topics[self._topic]
         except KafkaException as error:
             raise SourceAway(f"Kafka does not answer: {error.args[0].str()}") from error
+        self.unreachable = False
         return sorted(topic.partitions)
 
     def close(self) -> None:
@@ -235,6 +248,11 @@ class Source:
             consumer.incremental_unassign(places)
         else:
             consumer.unassign()
+
+    def _heard(self, error: KafkaError) -> None:
+        # Whether one broker is gone is the client's business; an idle worker must notice when all are.
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001 librdkafka's own codes
+            self.unreachable = True
 
     def _judge(self, error: KafkaError) -> None:
         code = error.code()

@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from consumers.schema import FeatureType
 from consumers.source import OWNED_SETTINGS
@@ -35,6 +35,8 @@ DEFAULT_FILE = Path("headrace.toml")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+# No key of the file can be called so: tables are split at dots.
+_FLAGS = "flags."
 _SECRET = ("redis.url", "sink.http.headers")
 _HINTS = {
     "extra_forbidden": "remove it",
@@ -299,14 +301,16 @@ class Config(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 the library's signature
+        settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Let the environment win over the file, which comes as init arguments."""
-        return env_settings, init_settings
+        """Let the flags win over the environment, and that over the file. Both come as init arguments."""
+        assert isinstance(init_settings, InitSettingsSource)
+        flags = init_settings.init_kwargs.pop(_FLAGS, {})
+        return InitSettingsSource(settings_cls, init_kwargs=flags), env_settings, init_settings
 
 
 def load(file: Path = DEFAULT_FILE, *, flags: Mapping[str, Any] | None = None) -> Config:
@@ -314,9 +318,7 @@ def load(file: Path = DEFAULT_FILE, *, flags: Mapping[str, Any] | None = None) -
     tree = _read(file)
     _refuse_unknown_variables()
     try:
-        config = Config(**{**tree, "directory": file.resolve().parent})
-        if flags:
-            config = Config.model_validate({**_merged(config, flags), "directory": config.directory})
+        config = Config(**{**tree, "directory": file.resolve().parent, _FLAGS: _nested(flags or {})})
     except ValidationError as error:
         raise _readable(error, file) from error
     return config
@@ -369,13 +371,13 @@ def _refuse_unknown_variables() -> None:
         raise ConfigError(f"the environment variable {variable} names no key", hint=near or "unset it")
 
 
-def _merged(config: Config, flags: Mapping[str, Any]) -> dict[str, Any]:
-    tree = config.model_dump(by_alias=True)
+def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
     for key, value in flags.items():
-        node = tree
         *path, leaf = key.split(".")
+        node = tree
         for part in path:
-            node = node[part]
+            node = node.setdefault(part, {})
         node[leaf] = value
     return tree
 

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from consumers.places import Place, Places
-from consumers.probe import Probe, SettingsRefused
+from consumers.probe import Probe
+from consumers.source import SettingsRefused
 from consumers.topics import Topic, Topics
 from pipeline import check
 from pipeline.config import Config, ConfigError

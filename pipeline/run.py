@@ -20,6 +20,8 @@ from pipeline.telemetry import configure_logs
 
 log = structlog.get_logger("headrace")
 
+# The names of `worker`, which the parent does not import: river would come with it.
+_JOB_VARIABLE = "HEADRACE_JOB"
 _FINAL_EXITS = frozenset({0, 1, 2, 69, 78})
 _BACKOFF_MIN_S = 0.2
 _BACKOFF_MAX_S = 10.0
@@ -43,12 +45,12 @@ class _Seat:
         """Start the worker when its back-off allows."""
         if self.process is None and self.ended is None and now >= self._start_at:
             self._started_at = now
-            self.process = subprocess.Popen(  # noqa: S603 our own module
-                [sys.executable, "-m", "pipeline.worker", self._job],
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "pipeline.worker"],
                 stdin=subprocess.PIPE,
                 # River goes through sets of names here and there, and sums as it goes: with a random hash seed
                 # the last bits of a prediction would differ from one process to the next.
-                env={**os.environ, "PYTHONHASHSEED": "0"},
+                env={**os.environ, "PYTHONHASHSEED": "0", _JOB_VARIABLE: self._job},
             )
 
     def reap(self, now: float) -> None:

@@ -222,7 +222,8 @@ class Runner:
 
     def _probe(self) -> None:
         """Ask Kafka whether it is back, when nothing else is waiting to find out."""
-        if self._gate.breakers["kafka"].tripped and self._pending is None and not self._arrived:
+        asked = self._gate.breakers["kafka"].tripped or self._source.unreachable
+        if asked and self._pending is None and not self._arrived:
             self._trial.attempt("kafka", self._source.partitions)
 
     def _take_one(self, partition: int) -> None:

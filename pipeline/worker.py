@@ -24,7 +24,7 @@ import structlog
 from consumers import schema
 from consumers.gate import BACKOFF_MAX_S, FloodGuard
 from consumers.record import Decoder
-from consumers.source import Source, SourceAway, SourceError
+from consumers.source import SettingsRefused, Source, SourceAway, SourceError
 from consumers.topics import Topic, Topics
 from pipeline import config as configuration
 from pipeline.config import Config, ConfigError
@@ -47,8 +47,7 @@ T = TypeVar("T")
 EXIT_CONFIG = 78
 EXIT_AWAY = 69
 EXIT_BUG = 70
-FINAL_EXITS = frozenset({0, 1, 2, EXIT_AWAY, EXIT_CONFIG})
-"""Exit codes after which the parent does not start another worker: it would only end the same way."""
+JOB_VARIABLE = "HEADRACE_JOB"
 
 _DEADLINE_S = 20.0
 _END_S = 3.5
@@ -278,13 +277,14 @@ class Worker:
 
 
 def main() -> int:
-    """Run one worker as the parent's JSON argument says, and return its exit code."""
-    job = msgspec.json.decode(sys.argv[1], type=Job)
+    """Run one worker as the parent says in JOB_VARIABLE, and return its exit code."""
+    # Not an argument: it may hold a password, and everybody can read the arguments of a process.
+    job = msgspec.json.decode(os.environ[JOB_VARIABLE], type=Job)
     try:
         config = configuration.load(Path(job.config), flags=job.flags)
         configure_logs(level=config.log.level, style=config.log.format)
         Worker(config, until_end=job.until_end).run()
-    except (ConfigError, learner.ModelError) as error:
+    except (ConfigError, SettingsRefused, learner.ModelError) as error:
         return _fail(error, EXIT_CONFIG)
     except AddressError as error:
         return _fail(error, EXIT_AWAY)

@@ -143,7 +143,7 @@ class TransactionalSink:
         """Make the producer and end what an earlier one of this id left open; do nothing while it works."""
         if self._ready:
             return
-        producer = self._producer or Producer(self._settings)
+        producer = self._producer or _producer(self._settings)
         self._producer = producer
         try:
             self._call("init_transactions", producer.init_transactions)
@@ -231,7 +231,7 @@ class PlainSink:
 
     def open(self) -> None:
         """Make the producer; it finds the broker by itself."""
-        self._producer = self._producer or Producer(self._settings)
+        self._producer = self._producer or _producer(self._settings)
 
     def send(self, outputs: Sequence[Output], membership: Any) -> None:  # noqa: ARG002 the protocol's
         """Send and wait until all of it is acknowledged."""
@@ -294,6 +294,15 @@ class _Last:
     def let_go(self) -> None:
         self._held[0].purge()
         self._held.clear()
+
+
+def _producer(settings: dict[str, Any]) -> Producer:
+    try:
+        return Producer(settings)
+    except KafkaException as error:
+        raise SinkRefused(
+            f"librdkafka does not take a property: {error.args[0].str()}", hint="mend it in [kafka.librdkafka]"
+        ) from error
 
 
 def _producer_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,10 +15,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from river import base, compose
-
-from state.unpickler import Unpickler
-
 Task = Literal["binary", "multiclass", "regression"]
 Answer = tuple[Any, Mapping[Any, float] | None]
 """A prediction, and the probability of each class where the learner gives one."""
@@ -74,7 +70,7 @@ class RiverLearner:
     def __init__(self, model: Any, *, trusted: frozenset[str] = frozenset()) -> None:
         self.task: Task = task_of(model)
         self.codec = f"river-{importlib.metadata.version('river')}-pickle"
-        self.spec = _ADDRESS.sub("", repr(model))
+        self.spec = _spec(model)
         self._trusted = trusted
         self._class_kind = ""
         self._labels: Callable[[Any], Any] = {
@@ -122,6 +118,8 @@ class RiverLearner:
 
     def load(self, state: bytes) -> None:
         """Unpickle the model from the classes that are trusted. Raises ModelError for any other."""
+        from state.unpickler import Unpickler  # noqa: PLC0415 numpy is a third of a command's start
+
         try:
             kind, model = Unpickler(state, trusted=self._trusted).load()
         except Exception as error:
@@ -140,6 +138,8 @@ class RiverLearner:
         self._predict: Callable[[dict[str, Any]], Answer] = self._predict_number
         if self.task == "regression":
             return
+        from river import base  # noqa: PLC0415 commands that never build a model must not wait for River
+
         last = _last_step(model)
         # River's own predict_one is the likeliest class of predict_proba_one: asking once is enough,
         # unless the classifier decides in a way of its own.
@@ -172,6 +172,8 @@ class RiverLearner:
 
 def task_of(model: Any) -> Task:
     """Name what the model answers. Raises ModelError when it is no classifier and no regressor."""
+    from river import base  # noqa: PLC0415 see RiverLearner._adopt
+
     last = _last_step(model)
     if isinstance(last, base.Regressor):
         return "regression"
@@ -225,7 +227,17 @@ def modules_beside(directory: Path) -> frozenset[str]:
     )
 
 
+def _spec(model: Any) -> str:
+    """Write down what the model is made of; some of River's parts can't say it themselves."""
+    try:
+        return _ADDRESS.sub("", repr(model))
+    except Exception:  # noqa: BLE001 a part's own repr may raise anything
+        return type(model).__name__
+
+
 def _last_step(model: Any) -> Any:
+    from river import compose  # noqa: PLC0415 see RiverLearner._adopt
+
     while isinstance(model, compose.Pipeline):
         model = list(model.steps.values())[-1]
     return model

@@ -49,7 +49,7 @@ def phishing(screen: Screen, project: Project, *, exact: bool) -> None:
         _wait_for_end(project.start("run", "--until-end"))
     books = read(config)
     if books.balance.records != count or not books.balance.holds(exact=exact):
-        raise Untrue(f"of {count:,} records came {books.balance}")
+        raise Untrue(f"the {count:,} websites do not add up: {books.balance}")
     truths = {place: json.loads(record.value or b"")["label"] for place, record in books.records.items()}
     answers = {(answer.source.partition, answer.source.offset): answer.prediction for answer in books.answers}
     right = sum(answers[place] == truth for place, truth in truths.items())

@@ -15,13 +15,15 @@ WIDTH = 100
 """Columns where no terminal tells how many it has."""
 
 _INDENT = "    "
+_ROOM_MIN = 20
+_NUMBER_WIDTH = 3
 _BARS = "▁▂▃▄▅▆▇█"
 _GAP = "·"
 _SPARKS_MAX = 40
-_ROW_WIDTH_MIN = 80
+_ROW_WIDTH_MIN = 76
 _BACK = "\r\x1b[2K"
-_COLUMNS = (("records/s", 11), ("p50 ms", 8), ("p99 ms", 8), ("lag", 8), ("dead letters", 14), ("accuracy", 10))
-_TIME_WIDTH = 6
+_COLUMNS = (("records/s", 10), ("p50 ms", 8), ("p99 ms", 8), ("lag", 8), ("dead letters", 13), ("accuracy", 9))
+_TIME_WIDTH = 5
 _STEP_WIDTH = 54
 _CALM_MS = 1_000
 
@@ -68,23 +70,30 @@ class Screen:
     def act(self, text: str) -> None:
         """Begin the next act."""
         self._acts += 1
-        self._print(Text.assemble("\n", (f"{self._acts}", "bold cyan"), "  ", (text, "bold")))
+        self._print(Text())
+        self._wrap(Text(f"{self._acts}".ljust(_NUMBER_WIDTH), style="bold cyan"), text, style="bold")
 
-    def say(self, text: str = "", *, style: str = "") -> None:
+    def say(self, text: str = "") -> None:
         """Print a line of an act."""
-        self._print(Text(_INDENT + text if text else "", style=style))
+        self._wrap(Text(_INDENT), text)
 
     def held(self, text: str) -> None:
         """Print what was checked and is so."""
-        self._print(Text.assemble("  ", ("✓", "bold green"), " ", text))
+        self._wrap(Text.assemble("  ", ("✓", "bold green"), " "), text)
 
     def broke(self, text: str) -> None:
         """Print what was checked and is not so."""
-        self._print(Text.assemble("  ", ("✗", "bold red"), " ", (text, "red")))
+        self._wrap(Text.assemble("  ", ("✗", "bold red"), " "), text, style="red")
 
     def event(self, text: str) -> None:
         """Print something that happened, with its time, between the rows."""
-        self._print(Text.assemble(_INDENT, (self._clock(), "dim"), "  ", (text, "yellow")))
+        self._wrap(Text.assemble(_INDENT, (self._clock(), "dim"), "  "), text, style="yellow")
+
+    def close_line(self) -> None:
+        """End a line that is still open, so that something else may print."""
+        if self._step_at is not None or self._row_open:
+            self._step_at, self._row_open = None, False
+            self._console.print()
 
     @contextlib.contextmanager
     def step(self, text: str) -> Iterator[None]:
@@ -100,8 +109,7 @@ class Screen:
         """
         self.end()
         if len(text) > _STEP_WIDTH - len(_INDENT) - 2:
-            for line in textwrap.wrap(text, min(WIDTH, self._console.width) - len(_INDENT)):
-                self.say(line)
+            self.say(text)
             return
         self._print(Text(f"{_INDENT}{text} …".ljust(_STEP_WIDTH)), end="")
         self._step_at = time.monotonic()
@@ -115,7 +123,7 @@ class Screen:
     def head(self) -> None:
         """Print the head of the rows."""
         names = "".join(name.rjust(width) for name, width in _COLUMNS)
-        scale = f"{_BARS[0]} 50 %  {_BARS[-1]} 100 %"
+        scale = f"{_BARS[0]} 50 % {_BARS[-1]} 100 %"
         self._print(Text(f"{_INDENT}{'time'.rjust(_TIME_WIDTH)}{names}  {scale}", style="dim"))
 
     def row(self, figures: Figures) -> None:
@@ -152,11 +160,14 @@ class Screen:
         minutes, seconds = divmod(int(self.seconds), 60)
         return f"{minutes}:{seconds:02}".rjust(_TIME_WIDTH)
 
+    def _wrap(self, head: Text, text: str, *, style: str = "") -> None:
+        """Print a text behind its head, and what does not fit below itself."""
+        room = max(_ROOM_MIN, min(WIDTH, self._console.width) - len(head))
+        for number, line in enumerate(textwrap.wrap(text, room) or [""]):
+            self._print(Text.assemble(head if number == 0 else " " * len(head), (line, style)))
+
     def _print(self, text: Text, *, end: str = "\n") -> None:
-        if self._step_at is not None or self._row_open:
-            # Something else is to be said: the line that is still open ends here.
-            self._step_at, self._row_open = None, False
-            self._console.print()
+        self.close_line()
         self._console.print(text, end=end, soft_wrap=True)
         self._console.file.flush()
 

@@ -75,6 +75,7 @@ def _tell(screen: Screen, *, keep: bool) -> None:
         except BrokenPipeError:
             raise
         except Exception:
+            screen.close_line()
             for line in (*websites.last_words(), *payments.last_words()):
                 sys.stderr.write(f"{line}\n")
             raise

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Project, offline, logistic, values, wait_until
+from harness import Project, logistic, offline, values, wait_until
 
 from pipeline.embedded import Stack
 
@@ -34,7 +34,7 @@ class Receiver(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: Receiver
 
-    def do_POST(self) -> None:  # noqa: N802 the library's name
+    def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
         lines = [json.loads(line) for line in body.splitlines()]
         self.server.posts += 1
