@@ -408,6 +408,8 @@ def test_filters_leave_the_others_for_later_and_the_offset_waits_for_them(
     assert replay(capsys, config, execute=True, limit=3)["sent"] == 3
     again = replay(capsys, config, execute=True, limit=3)
     assert (again["selected"], again["sent"], again["already"]) == (3, 0, 3)
+    dlq.replay(config, limit=3)
+    assert "the first 3 of them are done: raise --limit" in capsys.readouterr().out
     assert group_offsets(project) == {0: 3}
     assert states(capsys, config) == {"bad_label": (1, 3, 0), "not_json": (0, 4, 0), "too_large": (2, 0, 0)}
     assert replay(capsys, config, execute=True, since="1h", limit=9)["sent"] == 2
