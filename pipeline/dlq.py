@@ -103,7 +103,7 @@ def replay(
     if json:
         _say(msgspec.json.encode(dlq_view.as_json(run.summary, execute=execute)).decode())
     else:
-        dlq_view.print_summary(run.summary, route, replay_max=config.dlq.replay_max, execute=execute)
+        dlq_view.print_summary(run.summary, route, limit=limit, replay_max=config.dlq.replay_max, execute=execute)
     return int(run.summary.edit_failed > 0)
 
 

@@ -5,7 +5,7 @@ All that comes out of a record goes through `printable`: a dead letter is the on
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,6 +20,9 @@ from producers import deadletter
 
 _EXAMPLE_WIDTH = 60
 _PLAIN_WIDTH = 200
+_WIDE = 120
+_WIDE_ONLY = frozenset({"first", "example"})
+_NUMBERS = frozenset({"count", "waiting", "replayed", "parked"})
 
 
 class Tally(msgspec.Struct):
@@ -38,17 +41,22 @@ class Tally(msgspec.Struct):
 
 def print_tallies(tallies: Sequence[Tally]) -> None:
     """Print a table of dead letters by status and code."""
-    table = _table("status", "code", "count", "waiting", "replayed", "parked", "first", "last", "example")
-    for tally in tallies:
-        table.add_row(
-            str(tally.status),
-            printable(tally.code),
-            *(f"{count:,}" for count in (tally.count, tally.waiting, tally.replayed, tally.parked)),
-            moment(tally.first),
-            moment(tally.last),
-            _short(tally.example),
-        )
-    _print(table)
+    _print(
+        [
+            {
+                "status": str(tally.status),
+                "code": printable(tally.code),
+                "count": f"{tally.count:,}",
+                "waiting": f"{tally.waiting:,}",
+                "replayed": f"{tally.replayed:,}",
+                "parked": f"{tally.parked:,}",
+                "first": moment(tally.first),
+                "last": moment(tally.last),
+                "example": _short(tally.example),
+            }
+            for tally in tallies
+        ]
+    )
 
 
 def whole(topic: str, letter: Letter, state: State) -> str:
@@ -87,7 +95,7 @@ def as_json(summary: Summary, *, execute: bool) -> dict[str, Any]:
     }
 
 
-def print_summary(summary: Summary, route: Route, *, replay_max: int, execute: bool) -> None:
+def print_summary(summary: Summary, route: Route, *, limit: int | None, replay_max: int, execute: bool) -> None:
     """Print what a replay did, or would do, and what to do next."""
     for failure in summary.failures:
         sys.stderr.write(f"edit failed: {printable(failure)}\n")
@@ -106,7 +114,9 @@ def print_summary(summary: Summary, route: Route, *, replay_max: int, execute: b
     if summary.already:
         parts.append(f"{summary.already:,} had been replayed or parked before")
     sys.stdout.write(f"{', '.join(parts)}\n")
-    if not execute and send + park:
+    if summary.already == limit:
+        sys.stdout.write(f"the first {limit:,} of them are done: raise --limit or leave it out to go on\n")
+    elif not execute and send + park:
         sys.stdout.write("add --execute to send them\n")
 
 
@@ -123,24 +133,31 @@ def progress() -> Iterator[Callable[[int, int], None]]:
 
 
 def _print_groups(groups: Sequence[Group]) -> None:
-    if not groups:
+    _print(
+        [
+            {
+                "code": printable(group.code),
+                "count": f"{group.count:,}",
+                "first": moment(group.first),
+                "last": moment(group.last),
+                "example": _short(group.example),
+            }
+            for group in sorted(groups, key=lambda group: (-group.count, group.code))
+        ]
+    )
+
+
+def _print(rows: Sequence[Mapping[str, str]]) -> None:
+    """Print rows in aligned columns; a narrow terminal gets those that matter most."""
+    if not rows:
         return
-    table = _table("code", "count", "first", "last", "example")
-    for group in sorted(groups, key=lambda group: (-group.count, group.code)):
-        first, last = moment(group.first), moment(group.last)
-        table.add_row(printable(group.code), f"{group.count:,}", first, last, _short(group.example))
-    _print(table)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in Tally.__struct_fields__[2:6] else "left")
-    return table
-
-
-def _print(table: Table) -> None:
     console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
+    names = [name for name in rows[0] if console.width >= _WIDE or name not in _WIDE_ONLY]
+    table = Table(box=None, pad_edge=False)
+    for name in names:
+        table.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(row[name] for name in names))
     with console.capture() as captured:
         console.print(table)
     sys.stdout.write("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")

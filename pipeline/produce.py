@@ -58,7 +58,7 @@ def produce(
     with _opened(file) as source:
         _ensure(config)
         rows = csv_rows(source, label=label, id_=id_, key=key) if tabular else lines(source, key=key)
-        feed = Feed(config.librdkafka, topic=config.topics.features, timeout_s=timeout_s)
+        feed = Feed(config.librdkafka, topic=config.topics.features, timeout_s=timeout_s, each=wait)
         started = time.monotonic()
         try:
             missing = _send_and_wait(config, feed, rows, timeout_s, json=json) if wait else _send(feed, rows, source)

@@ -105,7 +105,7 @@ class Worker:
         roster = Roster(store, name=config.name)
         self._take_ordinal(roster)
         self._serve_metrics()
-        topics = Topics(config.librdkafka)
+        topics = Topics({"log_level": 0, **config.librdkafka})
         topic = self._wait_for("kafka", lambda: _ensure(topics, config))
         ends = self._wait_for("kafka", lambda: self._find_ends(topic)) if self._until_end and topic else None
         if topic is not None and not self._stop.asked:

@@ -31,6 +31,7 @@ _OWN = frozenset(
     {TOPIC, PARTITION, OFFSET, GROUP, DELIVERY_COUNT, MESSAGE, STATUS, CODE, FIELD, STAGE, TIMESTAMP}
     | {REPLAY_COUNT, LEARNED}
 )
+_FOREIGN = ("__connect.errors.", "__streams.errors.", "kafka_dlt-")
 _MESSAGE_BYTES_MAX = 1_024
 
 
@@ -94,8 +95,8 @@ def seal(
 
 
 def strip(headers: Headers | None) -> list[tuple[str, bytes | None]]:
-    """Return the headers that the record had before it was a dead letter."""
-    return [header for header in headers or () if header[0] not in _OWN]
+    """Return the headers that the record had before it was a dead letter, of whichever dialect."""
+    return [h for h in headers or () if h[0] not in _OWN and not h[0].startswith(_FOREIGN)]
 
 
 def replay_count(headers: Headers | None) -> int:
@@ -134,7 +135,7 @@ def _read_own(named: Mapping[str, bytes | None]) -> Reason:
         stage=_text(named.get(STAGE)),
         field=_text(named.get(FIELD)),
         message=_text(named.get(MESSAGE)),
-        timestamp_ms=_integer(named.get(TIMESTAMP), default=-1) if TIMESTAMP in named else None,
+        timestamp_ms=_moment(_integer(named.get(TIMESTAMP), default=-1)),
         replay_count=_integer(named.get(REPLAY_COUNT), default=0),
     )
 
@@ -167,9 +168,13 @@ def _read_spring(named: Mapping[str, bytes | None]) -> Reason:
         group=_text(named.get("kafka_dlt-original-consumer-group")),
         code=_text(named.get("kafka_dlt-exception-cause-fqcn")) or _text(named.get("kafka_dlt-exception-fqcn")),
         message=_text(named.get("kafka_dlt-exception-message")),
-        timestamp_ms=_binary(named.get("kafka_dlt-original-timestamp"), default=-1),
+        timestamp_ms=_moment(_binary(named.get("kafka_dlt-original-timestamp"), default=-1)),
         replay_count=_integer(named.get(REPLAY_COUNT), default=0),
     )
+
+
+def _moment(timestamp_ms: int) -> int | None:
+    return timestamp_ms if timestamp_ms >= 0 else None
 
 
 def _cut(text: str) -> bytes:

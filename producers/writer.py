@@ -22,6 +22,7 @@ _CALL_S = 5.0
 _OPEN_S = 30.0
 _COMMIT_S = 15.0
 _HANG_S = 20.0
+_POLL_RECORDS = 100
 _SETTINGS = {
     "log_level": 0,
     # Java's way to choose a partition, so that a key keeps its own whichever client writes.
@@ -36,6 +37,7 @@ _SETTINGS = {
     "retry.backoff.ms": 5,
 }
 _AWAY = frozenset({KafkaError._MSG_TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN})  # noqa: SLF001 librdkafka's own codes start with an underscore
+_PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})  # noqa: SLF001
 _FENCED = frozenset({KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED})  # noqa: SLF001
 _TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
 _DENIED = frozenset(
@@ -87,22 +89,35 @@ class WriterRefused(Exception):
 class Feed:
     """Put records into `topic`; each is taken or counted as refused within `timeout_s` seconds.
 
-    `fault` holds the first refusal's words, and `away` tells that Kafka itself does not answer.
+    `fault` holds the first refusal's words, and `away` tells that Kafka itself does not answer. To hear of each
+    delivery costs as much again as the sending; without `each` only refusals are heard of.
     """
 
-    def __init__(self, settings: Mapping[str, Any], *, topic: str, timeout_s: float) -> None:
-        bounds = {"enable.idempotence": True, "message.timeout.ms": int(timeout_s * 1_000)}
+    def __init__(self, settings: Mapping[str, Any], *, topic: str, timeout_s: float, each: bool = True) -> None:
+        bounds = {
+            "enable.idempotence": True,
+            "message.timeout.ms": int(timeout_s * 1_000),
+            "delivery.report.only.error": not each,
+        }
         self._producer = Producer({**_SETTINGS, **settings, **bounds})
         self._topic = topic
         self._timeout_s = timeout_s
-        self.taken = 0
+        self._each = each
+        self._sent = 0
         self.refused = 0
         self.fault = ""
         self.away = False
 
+    @property
+    def taken(self) -> int:
+        """How many records Kafka has taken, as far as it has answered."""
+        return self._sent - self.refused - len(self._producer)
+
     def send(self, value: bytes, key: bytes | None, delivered: Delivered | None = None) -> None:
         """Hand a record over, waiting while the queue is full. Refusals are counted, not raised."""
-        report = partial(self._report, delivered)
+        assert self._each or delivered is None
+        report = self._report if delivered is None else partial(self._report, delivered=delivered)
+        self._sent += 1
         while True:
             try:
                 self._producer.produce(self._topic, value, key, on_delivery=report)
@@ -114,7 +129,8 @@ class Feed:
                 break
             else:
                 break
-        self._producer.poll(0)
+        if self._each or self._sent % _POLL_RECORDS == 0:
+            self._producer.poll(0)
 
     def poll(self) -> bool:
         """Take in what Kafka has answered; tell whether it has answered about every record."""
@@ -129,11 +145,10 @@ class Feed:
             self.fault = self.fault or f"{left} records were not answered"
             self.away = True
             self._producer.purge()
+            self._producer.flush(_CALL_S)
 
-    def _report(self, delivered: Delivered | None, fault: KafkaError | None, message: Any) -> None:
-        if fault is None:
-            self.taken += 1
-        else:
+    def _report(self, fault: KafkaError | None, message: Any, *, delivered: Delivered | None = None) -> None:
+        if fault is not None and fault.code() not in _PURGED:
             self.refused += 1
             self.fault = self.fault or fault.str()
             self.away = self.away or fault.fatal() or fault.code() in _AWAY
@@ -223,7 +238,7 @@ class Writer:
     def _why(self, fault: KafkaError) -> Exception:
         words = f"{fault.str()}{self._fault}"
         if fault.code() in _FENCED:
-            return WriterFenced(f"another replay has taken over: {words}")
+            return WriterFenced(f"another replay has taken over, or this one stood still for too long: {words}")
         if fault.code() in _TOO_LARGE:
             return WriterRefused(
                 f"a record is too large for its topic: {words}", hint="raise the topic's max.message.bytes"

@@ -120,7 +120,7 @@ def replay(stage: Stage) -> None:
     screen.act("A replay: what can be mended goes back into the stream, once")
     words = ("dlq", "replay", "--code", "wrong_type", "--edit", "mend:amount", "--execute")
     mended = mendable()
-    screen.say(f"headrace {' '.join(words)}")
+    screen.command(f"headrace {' '.join(words)}")
     first = json.loads(stage.command(*words, "--json"))
     if first["sent"] != len(mended):
         raise Untrue(f"of {len(mended)} dead letters {first['sent']} were sent: {first}")

@@ -22,7 +22,7 @@ _GAP = "·"
 _SPARKS_MAX = 40
 _ROW_WIDTH_MIN = 76
 _BACK = "\r\x1b[2K"
-_COLUMNS = (("records/s", 10), ("p50 ms", 8), ("p99 ms", 8), ("lag", 8), ("dead letters", 13), ("accuracy", 9))
+_COLUMNS = (("records/s", 10), ("p50 ms", 8), ("p99 ms", 8), ("lag", 7), ("dead letters", 13), ("accuracy", 9))
 _TIME_WIDTH = 5
 _STEP_WIDTH = 54
 _CALM_MS = 1_000
@@ -74,8 +74,12 @@ class Screen:
         self._wrap(Text(f"{self._acts}".ljust(_NUMBER_WIDTH), style="bold cyan"), text, style="bold")
 
     def say(self, text: str = "") -> None:
-        """Print a line of an act."""
-        self._wrap(Text(_INDENT), text)
+        """Print a line of an act, or an empty one."""
+        self._wrap(Text(_INDENT if text else ""), text)
+
+    def command(self, text: str) -> None:
+        """Print a command in one piece, however long, so that it can be copied."""
+        self._print(Text(f"{_INDENT}  {text}"))
 
     def held(self, text: str) -> None:
         """Print what was checked and is so."""
@@ -163,7 +167,12 @@ class Screen:
     def _wrap(self, head: Text, text: str, *, style: str = "") -> None:
         """Print a text behind its head, and what does not fit below itself."""
         room = max(_ROOM_MIN, min(WIDTH, self._console.width) - len(head))
-        for number, line in enumerate(textwrap.wrap(text, room) or [""]):
+        wrapped = [
+            part
+            for line in text.splitlines() or [""]
+            for part in textwrap.wrap(line, room, break_long_words=False, break_on_hyphens=False) or [""]
+        ]
+        for number, line in enumerate(wrapped):
             self._print(Text.assemble(head if number == 0 else " " * len(head), (line, style)))
 
     def _print(self, text: Text, *, end: str = "\n") -> None:

@@ -140,24 +140,25 @@ def _stay(stage: Stage) -> NoReturn:
     screen.say()
     screen.say(f"It stays up, with {_KEEP_RATE:.0f} payments a second, until Ctrl-C. To look around:")
     for words in ("tail predictions -f", "status --watch", "dlq show", "model ls"):
-        screen.say(f"  {_command()} {words} -c {project.file}")
-    for payment in stage.payments:
+        screen.command(f"{_command()} {words} -c {project.file}")
+    supply = iter(stage.payments)
+    while True:
+        payment = next(supply)
         feed.send(payment.value, payment.key)
         time.sleep(1 / _KEEP_RATE)
         if run.code is not None:
             raise Untrue(f"headrace run ended with exit code {run.code}")
-    raise AssertionError("there is always another payment")
 
 
 def _next(screen: Screen) -> None:
     screen.say()
     screen.say("Next, each in a terminal of its own:")
     for words, meaning in (
-        ("init payments", "a project of your own, with a sample of records"),
-        ("up", "a Kafka and a Valkey; it prints two exports to paste"),
+        ("init payments", "a project of your own"),
+        ("up", "a Kafka and a Valkey to run it on"),
         ("run -c payments/headrace.toml", "the pipeline"),
     ):
-        screen.say(f"  {_command()} {words:<31} {meaning}")
+        screen.command(f"{_command()} {words:<30} {meaning}")
 
 
 def _command() -> str:

@@ -168,7 +168,8 @@ class Project:
             if message is None:
                 continue
             if message.error() is not None:
-                open_partitions.discard(message.partition())
+                if message.error().code() == KafkaError._PARTITION_EOF:
+                    open_partitions.discard(message.partition())
                 continue
             found[message.partition()].append(message)
         consumer.close()

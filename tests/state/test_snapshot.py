@@ -1,52 +1,129 @@
-"""Snapshots as bytes: what was sealed comes back, and nothing else does."""
+import hashlib
+from collections.abc import Callable
 
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from river import linear_model
 
-from state.learner import RiverLearner
-from state.shard import Shard
-from state.snapshot import Snapshot, SnapshotError, decode, encode, take
+from state.shard import Counts, Quality
+from state.snapshot import Snapshot, SnapshotError, decode, describe, encode
 
 
-def _snapshot() -> Snapshot:
-    shard = Shard(RiverLearner(linear_model.LogisticRegression()), partition=3, start=7)
-    shard.learn({"a": 1.0}, label=True)
-    shard.score(prediction=True, label=True)
-    shard.offset, shard.epoch, shard.counts.learned = 42, 5, 1
-    return take(shard, topic="in", topic_id="abc", now_ms=1_700_000_000_000)
+def snapshot(model: bytes = b"the model", **fields: object) -> Snapshot:
+    whole = Snapshot(
+        topic="features",
+        topic_id="id-1",
+        partition=3,
+        offset=1_042,
+        start=7,
+        epoch=5,
+        counts=Counts(1_035, 1_030, 5, 900),
+        quality=Quality(task="regression", scored=2, total=1.5, squares=0.75, recent=[1.0, 0.5]),
+        codec="river-0.26.1-pickle",
+        spec="Model()",
+        python="3.11.9",
+        created_ms=1_700_000_000_000,
+        model=model,
+    )
+    return msgspec.structs.replace(whole, **fields)
 
 
-SEALED = encode(_snapshot())
+SEALED = encode(snapshot())
+
+_COUNTS = st.builds(Counts, *[st.integers(0, 2**62)] * 4)
+_QUALITY = st.builds(
+    Quality,
+    task=st.sampled_from(["binary", "multiclass", "regression"]),
+    scored=st.integers(0, 2**62),
+    total=st.floats(allow_nan=False),
+    squares=st.floats(allow_nan=False),
+    recent=st.lists(st.floats(allow_nan=False), max_size=5),
+)
 
 
-def test_what_was_sealed_comes_back() -> None:
-    snapshot = decode(SEALED)
-    assert (snapshot.topic, snapshot.partition, snapshot.offset, snapshot.start, snapshot.epoch) == ("in", 3, 42, 7, 5)
-    assert snapshot.quality.summary() == {"scored": 1, "accuracy": 1.0, "accuracy_recent": 1.0}
-    learner = RiverLearner(linear_model.LogisticRegression())
-    learner.load(snapshot.model)
-    reference = linear_model.LogisticRegression()
-    reference.learn_one({"a": 1.0}, y=True)
-    assert learner.predict({"a": 1.0})[1] == reference.predict_proba_one({"a": 1.0})
+@settings(max_examples=60)
+@given(
+    model=st.binary(max_size=200),
+    offset=st.integers(0, 2**62),
+    topic=st.text(max_size=20),
+    counts=_COUNTS,
+    quality=_QUALITY,
+)
+def test_a_snapshot_comes_back_as_it_was(
+    model: bytes, offset: int, topic: str, counts: Counts, quality: Quality
+) -> None:
+    whole = snapshot(model, offset=offset, topic=topic, counts=counts, quality=quality)
+    assert decode(encode(whole)) == whole
 
 
-@given(position=st.integers(0, len(SEALED) - 1), bit=st.integers(0, 7))
-def test_a_flipped_bit_is_found(position: int, bit: int) -> None:
-    flipped = bytearray(SEALED)
-    flipped[position] ^= 1 << bit
-    with pytest.raises(SnapshotError):
-        decode(bytes(flipped))
+def test_the_same_snapshot_has_the_same_bytes() -> None:
+    """A save whose answer was lost is known again by its digest."""
+    assert encode(snapshot()) == encode(snapshot()) == SEALED
 
 
-@given(length=st.integers(0, len(SEALED) - 1))
-def test_a_truncated_snapshot_is_found(length: int) -> None:
-    with pytest.raises(SnapshotError):
-        decode(SEALED[:length])
+@pytest.mark.parametrize("bit", range(8))
+def test_every_flipped_bit_is_found(bit: int) -> None:
+    for index in range(len(SEALED)):
+        flipped = bytearray(SEALED)
+        flipped[index] ^= 1 << bit
+        with pytest.raises(SnapshotError):
+            decode(bytes(flipped))
 
 
+def test_every_cut_is_found() -> None:
+    for end in range(len(SEALED)):
+        with pytest.raises(SnapshotError):
+            decode(SEALED[:end])
+
+
+@settings(max_examples=60)
 @given(st.binary(max_size=200))
-def test_foreign_bytes_are_refused(foreign: bytes) -> None:
-    with pytest.raises(SnapshotError):
-        decode(foreign)
+@example(b"")
+@example(b"HEADRACE")
+@example(b"HEADRACE\x01" + hashlib.sha256(b"").digest())
+def test_any_other_bytes_are_no_snapshot(value: bytes) -> None:
+    for sealed in (value, SEALED + value if value else b"x", value + SEALED if value else b"y"):
+        with pytest.raises(SnapshotError) as caught:
+            decode(sealed)
+        assert caught.value.hint
+
+
+def _sealed(body: bytes) -> bytes:
+    return SEALED[:9] + hashlib.sha256(body).digest() + body
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda fields: fields.pop("offset"),
+        lambda fields: fields.update(offset="1042"),
+        lambda fields: fields.update(model="text"),
+        lambda fields: fields.update(counts=None),
+        lambda fields: fields.update(quality={"task": "ranking"}),
+    ],
+    ids=["a field is missing", "an offset in words", "a model in words", "no counts", "an unknown task"],
+)
+def test_a_sealed_body_of_another_shape_is_no_snapshot(change: Callable[[dict[str, object]], object]) -> None:
+    fields = msgspec.msgpack.decode(SEALED[41:])
+    change(fields)
+    with pytest.raises(SnapshotError, match="can't be read"):
+        decode(_sealed(msgspec.msgpack.encode(fields)))
+
+
+def test_a_later_format_is_named() -> None:
+    with pytest.raises(SnapshotError, match="format 2; this release reads 1"):
+        decode(SEALED[:8] + b"\x02" + SEALED[9:])
+
+
+def test_a_field_that_a_later_release_adds_does_not_hurt() -> None:
+    fields = msgspec.msgpack.decode(SEALED[41:])
+    assert decode(_sealed(msgspec.msgpack.encode({**fields, "added_later": 1}))) == snapshot()
+
+
+def test_the_description_has_everything_but_the_model() -> None:
+    told = describe(snapshot())
+    assert (told["offset"], told["epoch"], told["model_bytes"]) == (1_042, 5, 9)
+    assert (told["records"], told["predictions"], told["dead_letters"], told["learned"]) == (1_035, 1_030, 5, 900)
+    assert told["quality"] == {"scored": 2, "mae": 0.75, "rmse": pytest.approx(0.375**0.5), "mae_recent": 0.75}
+    assert b"the model" not in msgspec.json.encode(told)
