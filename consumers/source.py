@@ -171,12 +171,23 @@ class Source:
 
     def read_from(self, partition: int, offset: int) -> None:
         """Start reading a partition at an offset. Raises SourceAway when the client is not ready for it."""
+        place = TopicPartition(self._topic, partition, offset)
         try:
-            self._consumer.seek(TopicPartition(self._topic, partition, offset))
-            self._consumer.resume([TopicPartition(self._topic, partition)])
+            self._seek(place)
+            self._consumer.resume([place])
         except KafkaException as error:
             raise SourceAway(f"partition {partition} can't be read yet: {error.args[0].str()}") from error
         self._reading.add(partition)
+
+    def _seek(self, place: TopicPartition) -> None:
+        try:
+            self._consumer.seek(place)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError._STATE or not self._incremental:  # noqa: SLF001
+                raise
+            # The client gave the partition up when it could not look up its end; it takes it up at an offset.
+            self._consumer.incremental_unassign([place])
+            self._consumer.incremental_assign([place])
 
     def committed(self, partitions: Iterable[int]) -> dict[int, Committed]:
         """Return what the group has committed, waiting out a transaction that is still open."""

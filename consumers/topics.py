@@ -13,7 +13,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from consumers.source import SourceAway, SourceError
+from consumers.source import SettingsRefused, SourceAway, SourceError
 
 _CALL_S = 5.0
 _RETENTION_MS = 30 * 24 * 3_600_000
@@ -21,6 +21,21 @@ _MADE_S = 30.0
 _MOCK_BYTES_MAX = 1_000_000
 # A dead letter carries its record and a dozen headers more.
 _HEADERS_BYTES = 65_536
+
+
+# What waiting does not mend; all else passes, as while a broker starts.
+_PERMANENT = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.POLICY_VIOLATION,
+        KafkaError.INVALID_REPLICATION_FACTOR,
+        KafkaError.INVALID_PARTITIONS,
+        KafkaError.INVALID_CONFIG,
+        KafkaError.TOPIC_EXCEPTION,
+        KafkaError._AUTHENTICATION,  # noqa: SLF001 librdkafka's own codes start with an underscore
+    }
+)
 
 
 class Topic(msgspec.Struct, frozen=True):
@@ -36,12 +51,15 @@ class Topic(msgspec.Struct, frozen=True):
 class Topics:
     """The broker's topics, by way of its admin calls. Every call is bounded in time.
 
-    Raises SourceAway when the broker does not answer, SourceError when it refuses.
+    Raises SourceAway when the broker does not answer, SourceError when it refuses, SettingsRefused at once.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._settings = dict(settings)
-        self._admin = AdminClient(self._settings)
+        try:
+            self._admin = AdminClient(self._settings)
+        except KafkaException as error:
+            raise SettingsRefused(error.args[0].str()) from error
 
     def is_mock(self) -> bool:
         """Tell librdkafka's mock cluster, which keeps little, knows no transactions and answers no admin call."""
@@ -130,12 +148,7 @@ class Topics:
 
     def _fault(self, error: KafkaException, name: str) -> Exception:
         fault = error.args[0]
-        if fault.retriable() or fault.code() in {
-            KafkaError._TIMED_OUT,  # noqa: SLF001 librdkafka's own codes start with an underscore
-            KafkaError._TRANSPORT,  # noqa: SLF001
-            KafkaError.UNKNOWN_TOPIC_OR_PART,
-            KafkaError.REQUEST_TIMED_OUT,
-        }:
+        if fault.code() not in _PERMANENT:
             return SourceAway(f"Kafka does not answer about {name}: {fault.str()}")
         return SourceError(
             f"Kafka refuses what {name} needs: {fault.str()}",

@@ -6,6 +6,7 @@ the same outputs each time, never a second learning. Only when the partitions ar
 the batch dropped, and the models that learned it with it.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -16,14 +17,21 @@ from consumers.source import Committed, Source
 from pipeline import mark
 from pipeline.engine import Engine, Result
 from producers.sink import BatchStale, OutcomeUnknown, Output, Sink
-from producers.webhook import Webhook
+from producers.webhook import Webhook, WebhookAway
 from state.shard import Shard
 
 log = structlog.get_logger("headrace")
 
+_SORTING_S = 5.0
+_SLICE_LINES = 100
+
 
 class Pending(msgspec.Struct):
-    """A batch that is learned and not yet confirmed. `starts` are the offsets that were committed before it."""
+    """A batch that is learned and not yet confirmed. `starts` are the offsets that were committed before it.
+
+    `settled` counts, by partition, the lines that the HTTP sink has taken or refused one by one, and `refused`
+    holds the refused ones by position.
+    """
 
     results: dict[int, Result]
     starts: dict[int, int]
@@ -33,6 +41,8 @@ class Pending(msgspec.Struct):
     posted: bool = False
     sent: bool = False
     unknown: bool = False
+    settled: dict[int, int] = msgspec.field(default_factory=dict)
+    refused: dict[int, dict[int, str]] = msgspec.field(default_factory=dict)
 
 
 class Delivery:
@@ -92,11 +102,33 @@ class Delivery:
             return
         for partition, result in pending.results.items():
             if result.sources:
-                refused = self._webhook.send([message.value or b"" for message in result.predictions])
+                refused = self._post_one(self._webhook, pending, partition)
                 self._engine.withdraw(self._shards[partition], result, refused)
                 # Accepted lines are not posted again when a later partition's must wait.
                 result.sources = []
         pending.posted = True
+
+    def _post_one(self, webhook: Webhook, pending: Pending, partition: int) -> dict[int, str]:
+        """POST a partition's lines and return the refused ones; what was settled is not asked about again.
+
+        Raises WebhookAway between two slices when it takes long, so that the loop comes to poll.
+        """
+        lines = [message.value or b"" for message in pending.results[partition].predictions]
+        if partition not in pending.refused:
+            if webhook.post(lines) is None:
+                return {}
+            pending.refused[partition] = {}
+        refused = pending.refused[partition]
+        until = time.monotonic() + _SORTING_S
+        while (settled := pending.settled.get(partition, 0)) < len(lines):
+            if time.monotonic() > until:
+                raise WebhookAway(
+                    f"the HTTP sink refuses lines; {len(lines) - settled} are still asked about", after_s=0
+                )
+            found = webhook.send(lines[settled : settled + _SLICE_LINES])
+            refused.update({settled + position: words for position, words in found.items()})
+            pending.settled[partition] = settled + _SLICE_LINES
+        return refused
 
     def _outputs(self, pending: Pending) -> list[Output]:
         return [

@@ -23,6 +23,8 @@ log = structlog.get_logger("headrace")
 # The names of `worker`, which the parent does not import: river would come with it.
 _JOB_VARIABLE = "HEADRACE_JOB"
 _FINAL_EXITS = frozenset({0, 1, 2, 69, 78})
+# A worker that somebody else has stopped is missed, and started again.
+_EXIT_STOPPED = 76
 _BACKOFF_MIN_S = 0.2
 _BACKOFF_MAX_S = 10.0
 _STEADY_S = 30.0
@@ -33,7 +35,7 @@ _TICK_S = 0.05
 class _Seat:
     """One worker's place: the process in it, and when the next may be started."""
 
-    def __init__(self, job: str) -> None:
+    def __init__(self, job: dict[str, Any]) -> None:
         self._job = job
         self.process: subprocess.Popen[bytes] | None = None
         self.ended: int | None = None
@@ -50,18 +52,21 @@ class _Seat:
                 stdin=subprocess.PIPE,
                 # River goes through sets of names here and there, and sums as it goes: with a random hash seed
                 # the last bits of a prediction would differ from one process to the next.
-                env={**os.environ, "PYTHONHASHSEED": "0", _JOB_VARIABLE: self._job},
+                env={**os.environ, "PYTHONHASHSEED": "0", _JOB_VARIABLE: self._described()},
             )
 
-    def reap(self, now: float) -> None:
+    def _described(self) -> str:
+        return msgspec.json.encode({**self._job, "again": self._failures > 0}).decode()
+
+    def reap(self, now: float, *, stopping: bool) -> None:
         """Notice the worker's end; decide whether it was the last or is followed by another."""
         if self.process is None or (code := self.process.poll()) is None:
             return
         if self.process.stdin is not None:
             self.process.stdin.close()
         self.process = None
-        if code in _FINAL_EXITS:
-            self.ended = code
+        if code in _FINAL_EXITS or (stopping and code == _EXIT_STOPPED):
+            self.ended = 0 if code == _EXIT_STOPPED else code
             return
         self._failures = 1 if now - self._started_at > _STEADY_S else self._failures + 1
         wait_s = min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2.0 ** (self._failures - 1))
@@ -76,41 +81,39 @@ def run(file: Path, *, workers: int, until_end: bool, flags: dict[str, Any]) -> 
         signal.signal(number, lambda signal_, _frame: stopping.append(signal_))
     config = configuration.load(file, flags=flags)
     configure_logs(level=config.log.level, style=config.log.format)
-    job = msgspec.json.encode({"config": str(file.resolve()), "flags": flags, "until_end": until_end}).decode()
+    job = {"config": str(file.resolve()), "flags": flags, "until_end": until_end}
     seats = [_Seat(job) for _ in range(workers)]
     try:
         while not stopping and any(seat.ended is None for seat in seats):
             now = time.monotonic()
             for seat in seats:
                 seat.start(now)
-                seat.reap(now)
+                seat.reap(now, stopping=False)
             if any(seat.ended for seat in seats):
                 # What one worker can't do without help, the others can't either.
                 break
             time.sleep(_TICK_S)
     finally:
-        forced = _stop(seats)
+        _stop(seats)
     codes = [seat.ended for seat in seats if seat.ended]
-    return codes[0] if codes else int(forced)
+    return codes[0] if codes else 0
 
 
-def _stop(seats: list[_Seat]) -> bool:
-    """Ask every worker to finish, and kill what has not after a while; tell whether one was killed."""
+def _stop(seats: list[_Seat]) -> None:
+    """Ask every worker to finish, and kill what has not after a while: nothing is lost by that."""
     running = [seat.process for seat in seats if seat.process is not None]
     for process in running:
         # The end of the pipe reaches the worker even while its main thread waits inside a C library.
         assert process.stdin is not None
         process.stdin.close()
     until = time.monotonic() + _STOP_S
-    forced = False
     for process in running:
         try:
             process.wait(max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            forced = True
+            log.warning("worker killed, it did not end in time", pid=process.pid)
     now = time.monotonic()
     for seat in seats:
-        seat.reap(now)
-    return forced
+        seat.reap(now, stopping=True)

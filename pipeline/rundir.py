@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import os
 import tempfile
+import uuid
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +26,16 @@ class RunDir:
         where = f"{config.kafka.bootstrap_servers}|{config.redis.url.get_secret_value()}"
         digest = hashlib.sha256(where.encode()).hexdigest()[:12]
         self.path = Path(tempfile.gettempdir()) / f"headrace-{os.getuid()}" / f"{config.name}-{digest}"
+
+    def place(self) -> str:
+        """Name this folder: who gets the same name sees the same locks, whatever the hosts are called."""
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        mine, place = self.path / f"place.{os.getpid()}", self.path / "place"
+        mine.write_text(uuid.uuid4().hex)
+        with contextlib.suppress(FileExistsError):
+            os.link(mine, place)
+        mine.unlink()
+        return place.read_text()
 
     def lock(self, ordinal: int) -> IO[bytes] | None:
         """Lock an ordinal for as long as the file that is returned stays open; None when it is taken."""

@@ -110,6 +110,7 @@ class Runner:
         self._arrived: set[int] = set()
         self._pending: Pending | None = None
         self._paused = False
+        self._stale = False
         self._saver = Saver(
             store,
             topic=topic,
@@ -141,9 +142,10 @@ class Runner:
     def run(self) -> None:
         """Work until asked to stop, or until the ends are reached. Raises what needs somebody's help."""
         # An orphaned transaction of an earlier life is ended before the group is asked for partitions.
+        self._beat()
         while not self._stop.asked and not self._trial.attempt("kafka", self._sink.open):
-            self._beat()
             time.sleep(_PAUSED_POLL_S)
+            self._beat()
         self._source.subscribe()
         while not self._stop.asked and not self._at_ends():
             self._beat()
@@ -158,11 +160,13 @@ class Runner:
     def _read(self) -> None:
         if self._gate.open and self._pending is None:
             batch = self._source.poll(records_max=self._progress.batch_records, wait_s=_POLL_S)
+            self._stale = False
             if batch is not None:
                 self._process(batch)
                 self._deliver()
         elif self._paused:
             batch = self._source.poll(records_max=1, wait_s=_PAUSED_POLL_S)
+            self._stale = False
             if batch is not None:
                 self._put_back(batch)
         else:
@@ -213,7 +217,7 @@ class Runner:
             self._telemetry.latency_seconds.observe(max(0.0, time.time() - pending.newest_ms / 1_000))
 
     def _take_over(self) -> None:
-        while self._arrived and not self._stop.asked:
+        while self._arrived and not self._stale and not self._stop.asked:
             partition = min(self._arrived)
             if not (self._trial.allowed("store") and self._trial.attempt("kafka", partial(self._take_one, partition))):
                 return
@@ -264,6 +268,8 @@ class Runner:
         assert self._pending is not None
         partitions = list(self._pending.ends)
         self._pending = None
+        # What the group has taken is known after the next poll only; to claim it before would fence its owner.
+        self._stale = True
         self._trial.works("sink")
         self._sink.close()
         self._forget(partitions)
@@ -284,7 +290,9 @@ class Runner:
 
     def _follow_gate(self) -> None:
         """Pause or resume the partitions when the gate has changed."""
-        if not self._paused and self._gate.must_pause(self._clock()):
+        # What waits to be taken over has nothing fetched ahead, and the group must not wait for this worker.
+        must = self._gate.must_pause(self._clock()) or (self._arrived and not self._gate.open)
+        if not self._paused and must:
             self._paused = True
             self._source.pause(self._source.assigned)
             log.warning("paused", reason=self._gate.reason)

@@ -3,6 +3,7 @@
 Started by `headrace run`, never imported by it: river and librdkafka live in here only.
 """
 
+import contextlib
 import os
 import platform
 import signal
@@ -47,6 +48,7 @@ T = TypeVar("T")
 EXIT_CONFIG = 78
 EXIT_AWAY = 69
 EXIT_BUG = 70
+EXIT_STOPPED = 76
 JOB_VARIABLE = "HEADRACE_JOB"
 
 _DEADLINE_S = 20.0
@@ -60,6 +62,7 @@ class Job(msgspec.Struct, frozen=True):
     config: str
     flags: dict[str, Any]
     until_end: bool
+    again: bool = False
 
 
 class AddressError(Exception):
@@ -72,29 +75,37 @@ class AddressError(Exception):
 class Worker:
     """Everything that one process needs for its part of the stream."""
 
-    def __init__(self, config: Config, *, until_end: bool) -> None:
+    def __init__(self, config: Config, *, until_end: bool, again: bool) -> None:
         self._config = config
         self._until_end = until_end
+        self._again = again
         self._stop = Stop()
         self._rundir = RunDir(config)
         self._watchdog = Watchdog(deadline_s=_DEADLINE_S)
         self._telemetry = Telemetry()
         self._note: dict[str, Any] = {
             "token": uuid.uuid4().hex,
+            "place": self._rundir.place(),
             "host": platform.node(),
             "pid": os.getpid(),
             "started_ms": time.time_ns() // 1_000_000,
         }
         self._ordinal = -1
         self._lock: Any = None
+        self._roster: Roster | None = None
 
-    def run(self) -> None:
-        """Connect, waiting for what is away, then work until stopped. Raises what needs somebody's help."""
+    def run(self) -> bool:
+        """Connect, waiting for what is away, then work; tell whether somebody asked it to stop.
+
+        Raises what needs somebody's help.
+        """
         signal.signal(signal.SIGTERM, self._asked_to_stop)
         signal.signal(signal.SIGINT, self._asked_to_stop)
         threading.Thread(target=self._end_with_parent, name="parent", daemon=True).start()
         config = self._config
-        _resolve_hosts(config)
+        if not self._again:
+            # A name may go with its server: once a worker has been at work, that is an outage.
+            _resolve_hosts(config)
         build = self._learners()
         store = Store(
             config.redis.url.get_secret_value(),
@@ -104,6 +115,7 @@ class Worker:
         )
         roster = Roster(store, name=config.name)
         self._take_ordinal(roster)
+        self._roster = roster
         self._serve_metrics()
         topics = Topics({"log_level": 0, **config.librdkafka})
         topic = self._wait_for("kafka", lambda: _ensure(topics, config))
@@ -114,8 +126,9 @@ class Worker:
             runner.run()
             if not runner.store_answers:
                 # To ask it once more would hold up the end for nothing: the ordinal ends with its lease.
-                return
+                return self._stop.asked
         self._leave(roster)
+        return self._stop.asked
 
     def _runner(
         self,
@@ -175,7 +188,11 @@ class Worker:
     def _clients(self) -> dict[str, Any]:
         import logging  # noqa: PLC0415 librdkafka wants a logger of the standard library
 
-        return {**self._config.librdkafka, "logger": logging.getLogger("librdkafka")}
+        settings = {**self._config.librdkafka, "logger": logging.getLogger("librdkafka")}
+        if "group.instance.id" in settings:
+            # Static membership is one name a member; the ordinal is what this one keeps over a restart.
+            settings["group.instance.id"] = f"{settings['group.instance.id']}-{self._ordinal}"
+        return settings
 
     def _learners(self) -> Callable[[], learner.Learner]:
         directory = self._config.directory
@@ -197,7 +214,7 @@ class Worker:
                     continue
                 self._ordinal, self._lock = ordinal, lock
                 note = {**self._note, "ordinal": ordinal, "state": "connecting", "reason": ""}
-                hold = partial(roster.hold, ordinal, note, evict_host=self._note["host"])
+                hold = partial(roster.hold, ordinal, note, evict_place=self._note["place"])
                 if self._wait_for("store", hold):
                     return
                 lock.close()
@@ -238,7 +255,11 @@ class Worker:
                     log.warning("paused", dependency=dependency, reason=str(error))
                 said = True
                 self._telemetry.set_state("paused")
-                self._announce({"state": "paused", "reason": str(error), "partitions": []})
+                note = {"state": "paused", "reason": str(error), "partitions": []}
+                self._announce(note)
+                if dependency == "kafka" and self._roster is not None:
+                    with contextlib.suppress(StoreAway):
+                        self._hold(self._roster, note)
             self._nap(wait_s)
             wait_s = min(BACKOFF_MAX_S, wait_s * 2)
         return None
@@ -266,7 +287,7 @@ class Worker:
         """End even when something that is away holds up the clean end: the next start goes on all the same."""
         time.sleep(_END_S)
         log.warning("ended without waiting any longer for what is away; the next start goes on from there")
-        os._exit(0)
+        os._exit(EXIT_STOPPED)
 
     def _end_with_parent(self) -> None:
         """Wait for the end of standard input, which the parent holds open, and stop as if asked to."""
@@ -283,7 +304,7 @@ def main() -> int:
     try:
         config = configuration.load(Path(job.config), flags=job.flags)
         configure_logs(level=config.log.level, style=config.log.format)
-        Worker(config, until_end=job.until_end).run()
+        stopped = Worker(config, until_end=job.until_end, again=job.again).run()
     except (ConfigError, SettingsRefused, learner.ModelError) as error:
         return _fail(error, EXIT_CONFIG)
     except AddressError as error:
@@ -299,7 +320,7 @@ def main() -> int:
             "worker failed", error=f"{type(error).__name__}: {error}", at=f"{place.filename}:{place.lineno}"
         )
         return EXIT_BUG
-    return 0
+    return EXIT_STOPPED if stopped else 0
 
 
 def _fail(error: Any, code: int) -> int:
@@ -353,4 +374,7 @@ def _resolves(host: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stderr.flush()
+    # Without the interpreter's own end: clients that are still there would wait for a broker that is away.
+    os._exit(code)

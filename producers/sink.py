@@ -37,6 +37,7 @@ _STALE = frozenset(
     }
 )
 _TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
+_NEVER = _TOO_LARGE | {KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC}  # noqa: SLF001 librdkafka's own codes
 _DENIED = frozenset(
     {
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -166,7 +167,7 @@ class TransactionalSink:
             self._settle(self._producer, error)
         except BufferError as error:
             self._discard()
-            raise OutcomeUnknown(f"the client's queue is full: {error}") from error
+            raise _overfull(error) from error
 
     def close(self) -> None:
         """Leave the producer. An open transaction is ended by the next one of this id."""
@@ -194,9 +195,13 @@ class TransactionalSink:
                 self._discard()
                 raise OutcomeUnknown(f"the transaction could not be aborted: {second}") from second
             raise _after_abort(fault) from error
+        committing = self._committing
         self._discard()
         if fault.code() in _DENIED:
             raise _away_or_refused(error) from error
+        if fault.code() in _NEVER and not committing:
+            # The client itself refuses the record, so nothing was sent, and nothing ever will be.
+            raise _after_abort(fault) from error
         raise OutcomeUnknown(f"the transaction failed: {fault.str()}") from error
 
     def _call(self, name: str, call: Callable[..., Any], *args: Any) -> None:
@@ -238,13 +243,20 @@ class PlainSink:
         self.open()
         assert self._producer is not None
         self._faults.clear()
-        produce(self._producer, outputs, self._topics)
+        try:
+            produce(self._producer, outputs, self._topics)
+        except KafkaException as error:
+            self.close()
+            raise _after_abort(error.args[0]) from error
+        except BufferError as error:
+            self.close()
+            raise _overfull(error) from error
         with self._deadline("flush"):
             left = self._producer.flush(_CALL_S)
         if left or self._faults:
-            fault = self._faults[0].str() if self._faults else f"{left} records are not acknowledged"
+            first = self._faults[0] if self._faults else None
             self.close()
-            raise SinkAway(f"Kafka has not taken the batch: {fault}")
+            raise SinkAway(f"{left} records are not acknowledged") if first is None else _after_abort(first)
 
     def close(self) -> None:
         """Leave the producer with what it still holds; it is sent again by the next."""
@@ -311,6 +323,8 @@ def _producer_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         # The next transaction often comes before the last one's markers are written. With the default of
         # 100 ms the stream would stand still for as long, each time.
         "retry.backoff.ms": 5,
+        # What is too large the topics decide; the client's own limit is below that of a topic.
+        "message.max.bytes": 100_000_000,
         "queue.buffering.max.messages": _QUEUE_MESSAGES_MAX,
         "queue.buffering.max.kbytes": _QUEUE_KBYTES_MAX,
         **settings,
@@ -326,9 +340,22 @@ def _after_abort(fault: KafkaError) -> Exception:
             f"a record is too large for its topic: {fault.str()}",
             hint="raise max.message.bytes of the predictions and dead-letter topics above that of the features",
         )
+    if fault.code() in _NEVER:
+        return SinkRefused(
+            f"an output topic has too few partitions: {fault.str()}",
+            hint="give the predictions and dead-letter topics as many partitions as the features topic",
+        )
     if fault.code() in _DENIED:
         return _denied(fault)
     return SinkAway(f"Kafka did not take the transaction: {fault.str()}")
+
+
+def _overfull(error: BufferError) -> SinkRefused:
+    # Each batch finds the queue empty: one that does not fit will not fit the next time.
+    return SinkRefused(
+        f"a batch does not fit the client's queue: {error}",
+        hint="lower batch.records_max, or leave queue.buffering.max.messages and .kbytes as they are",
+    )
 
 
 def _away_or_refused(error: KafkaException) -> Exception:

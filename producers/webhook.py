@@ -38,9 +38,7 @@ class Webhook:
 
         A batch that is refused as a whole is halved until the lines to blame are found. Raises WebhookAway.
         """
-        if not lines:
-            return {}
-        refusal = self._post(lines)
+        refusal = self.post(lines)
         if refusal is None:
             return {}
         if len(lines) == 1:
@@ -49,8 +47,10 @@ class Webhook:
         first, second = self.send(lines[:middle]), self.send(lines[middle:])
         return {**first, **{middle + position: words for position, words in second.items()}}
 
-    def _post(self, lines: Sequence[bytes]) -> str | None:
-        """Return None when the lines were taken, the server's words when they were refused."""
+    def post(self, lines: Sequence[bytes]) -> str | None:
+        """Return None when the lines were taken, the server's words when they were refused. Raises WebhookAway."""
+        if not lines:
+            return None
         try:
             answer = self._pool.request(
                 "POST", self._url, body=b"\n".join(lines) + b"\n", headers=self._headers, redirect=False

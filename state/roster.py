@@ -18,7 +18,7 @@ _HOLD = """
 local held = redis.call('GET', KEYS[1])
 if held then
   local note = cjson.decode(held)
-  if note['token'] ~= ARGV[2] and not (ARGV[4] ~= '' and note['host'] == ARGV[4]) then return 0 end
+  if note['token'] ~= ARGV[2] and not (ARGV[4] ~= '' and note['place'] == ARGV[4]) then return 0 end
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
 return 1
@@ -40,14 +40,14 @@ class Roster:
         self._leave = store.client.register_script(_LEAVE)
 
     @plain_errors
-    def hold(self, ordinal: int, note: dict[str, Any], *, evict_host: str = "") -> bool:
-        """Take or renew an ordinal with the worker's note (its `token` and `host` among it).
+    def hold(self, ordinal: int, note: dict[str, Any], *, evict_place: str = "") -> bool:
+        """Take or renew an ordinal with the worker's note (its `token` and `place` among it).
 
-        Returns False when another worker holds it. `evict_host` names a host whose holder is known to be
-        dead, because this worker has the local lock that the holder had.
+        Returns False when another worker holds it. `evict_place` names the lock folder whose holder is known to
+        be dead, because this worker has the lock that the holder had.
         """
         key = self._key(ordinal)
-        args = [msgspec.json.encode(note), note["token"], LEASE_MS, evict_host]
+        args = [msgspec.json.encode(note), note["token"], LEASE_MS, evict_place]
         return bool(self._hold(keys=[key], args=args))
 
     @plain_errors

@@ -13,11 +13,13 @@ import tempfile
 from pathlib import Path
 
 import report
+from confluent_kafka import KafkaException
 from meter import PeerFailed, Speed, speed, watch
 from topic import FEATURES, Board, digest
 
+from consumers.source import SourceAway
 from pipeline.embedded import Addresses, EmbeddedError, Stack
-from state.store import Store
+from state.store import Store, StoreAway
 
 _HERE = Path(__file__).parent
 _FEATURES = "bench.features"
@@ -104,8 +106,8 @@ def run(*, count: int, repeats: int, partitions: int, file: Path | None) -> None
         snapshots = bench.snapshots
     found = report.summary(runs)
     what = (
-        f"run:     {count:,} records of {FEATURES} features, {partitions} partitions, {repeats} repeats: "
-        f"median (min-max); headrace saved {snapshots} snapshots on the way"
+        f"run:     {count:,} records of {FEATURES} features, {partitions} partitions; median (min-max) of "
+        f"{repeats} repeats; headrace saved {snapshots} snapshots on the way"
     )
     sys.stdout.write("\n".join([report.note(machine), what, report.table(found)]) + "\n")
     if file is not None:
@@ -144,6 +146,9 @@ def main() -> int:
         run(count=count, repeats=given.repeats, partitions=given.partitions, file=given.json)
     except (EmbeddedError, PeerFailed) as error:
         _say(f"bench: {error}\n  → {error.hint}")
+        return 1
+    except (KafkaException, SourceAway, StoreAway, TimeoutError) as error:
+        _say(f"bench: {error}\n  → run it again when the machine is less busy")
         return 1
     except KeyboardInterrupt:
         return 130

@@ -111,13 +111,13 @@ def test_a_full_a_read_only_and_a_stopped_store_are_away_and_a_wrong_password_is
 
 def test_an_ordinal_is_held_by_one_worker_until_it_leaves_or_its_lease_ends(store: Store) -> None:
     roster = Roster(store, name="fraud")
-    one, two = {"token": "1", "host": "a"}, {"token": "2", "host": "b"}
+    one, two = {"token": "1", "place": "a"}, {"token": "2", "place": "b"}
     assert roster.hold(0, one)
     assert roster.hold(0, one), "renewed"
     assert not roster.hold(0, two)
     assert roster.notes() == {0: one}
     assert 0 < store.client.pttl("fraud:{fraud}:worker:0") <= LEASE_MS
-    assert roster.hold(0, two, evict_host="a"), "the local lock tells that the holder is dead"
+    assert roster.hold(0, two, evict_place="a"), "the local lock tells that the holder is dead"
     roster.leave(0, "1")
     assert roster.notes() == {0: two}, "only the holder can leave"
     roster.leave(0, "2")

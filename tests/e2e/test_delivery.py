@@ -78,6 +78,20 @@ def test_a_record_on_which_the_model_raises_is_refused_and_not_learned(project: 
         model.learn_one(event["features"], event["label"])
 
 
+def test_the_largest_record_that_a_topic_takes_becomes_a_dead_letter_with_its_headers(project: Make) -> None:
+    p = project(partitions=1)
+    producer = Producer({**p.client, "message.max.bytes": 2_000_000})
+    huge = b'{"features": {"a": "' + b"x" * 1_048_000 + b'"}}'
+    for value in (values(1)[0], huge, values(2)[1]):
+        producer.produce(p.features, value, partition=0)
+    assert producer.flush(20) == 0
+    p.run_to_end()
+    (letter,) = p.read(p.dead_letters)[0]
+    assert letter.value() == huge
+    assert dict(letter.headers())["dlq.code"] == b"too_large"
+    assert len(p.read(p.predictions)[0]) == 2
+
+
 def test_missing_topics_are_made_with_as_many_partitions_as_the_features(project: Make) -> None:
     p = project(partitions=3)
     p.run_to_end()
