@@ -16,7 +16,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from consumers.record import Record
+from consumers.record import Headers, Record
 
 _CALL_S = 5.0
 _OWNED = {
@@ -304,5 +304,13 @@ def _record(message: Any) -> Record:
         message.timestamp()[1],
         message.key(),
         message.value(),
-        message.headers(),
+        _headers(message),
     )
+
+
+def _headers(message: Any) -> Headers | None:
+    try:
+        return cast("Headers | None", message.headers())
+    except (SystemError, UnicodeDecodeError):
+        # A name that is not UTF-8, as clients in other languages may write it: the library gives none of them.
+        return None

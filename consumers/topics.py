@@ -21,6 +21,8 @@ _MADE_S = 30.0
 _MOCK_BYTES_MAX = 1_000_000
 # A dead letter carries its record and a dozen headers more.
 _HEADERS_BYTES = 65_536
+# A broker weighs a record as it came, compressed; its dead letter may weigh what a client can fetch at most.
+_LETTER_BYTES_MAX = 100_000_000
 
 
 # What waiting does not mend; all else passes, as while a broker starts.
@@ -109,7 +111,7 @@ class Topics:
                 f"the topic {features} is compacted: Kafka drops records that a model was taught with",
                 hint=f"set cleanup.policy=delete on {features}",
             )
-        room = source.value_bytes_max + _HEADERS_BYTES
+        room = max(source.value_bytes_max + _HEADERS_BYTES, _LETTER_BYTES_MAX)
         if predictions not in there:
             self.create(predictions, source.partitions)
         if dead_letters not in there:

@@ -116,12 +116,14 @@ class Engine:
                 source=self._source(record),
                 ts=now_ms,
             )
-            if len(value) <= PREDICTION_BYTES_MAX and label is not None:
+            # Less what is another in each run: a relearning must come to the same verdict.
+            size = len(value) - len(f"{model.version}{now_ms}")
+            if size <= PREDICTION_BYTES_MAX and label is not None:
                 shard.learn(event.features, label)
         except Exception as error:  # noqa: BLE001 a model may raise anything, and none of it may stop the stream
             shard.undo()
             return Refusal("learn_failed", "learn", f"the model raised {type(error).__name__}: {error}")
-        if len(value) > PREDICTION_BYTES_MAX:
+        if size > PREDICTION_BYTES_MAX:
             shard.undo()
             return Refusal("too_large", "learn", f"its prediction would have {len(value)} bytes")
         shard.keep(features, label)

@@ -57,7 +57,7 @@ def read(metadata: str) -> Mark | None:
     """Read a committed offset's metadata; None where it holds no mark (another tool committed it)."""
     try:
         return msgspec.json.decode(metadata, type=Mark)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
 
 

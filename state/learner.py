@@ -8,19 +8,17 @@ import gc
 import importlib
 import importlib.metadata
 import pickle
-import re
 import sys
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from state import spec
+
 Task = Literal["binary", "multiclass", "regression"]
 Answer = tuple[Any, Mapping[Any, float] | None]
 """A prediction, and the probability of each class where the learner gives one."""
-
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-_UNSEEDED = re.compile(r"\bseed=None\b")
 
 
 class ModelError(Exception):
@@ -70,7 +68,7 @@ class RiverLearner:
     def __init__(self, model: Any, *, trusted: frozenset[str] = frozenset()) -> None:
         self.task: Task = task_of(model)
         self.codec = f"river-{importlib.metadata.version('river')}-pickle"
-        self.spec = _spec(model)
+        self.spec = spec.describe(model)
         self._trusted = trusted
         self._class_kind = ""
         self._labels: Callable[[Any], Any] = {
@@ -83,7 +81,7 @@ class RiverLearner:
     @property
     def unseeded(self) -> bool:
         """Whether some part draws random numbers without a seed, so that no relearning can repeat it."""
-        return _UNSEEDED.search(self.spec) is not None
+        return spec.is_unseeded(self.spec)
 
     def label(self, raw: Any) -> Any:
         """Return the label as River takes it. Raises LabelError.
@@ -225,14 +223,6 @@ def modules_beside(directory: Path) -> frozenset[str]:
     return frozenset(path.stem for path in directory.glob("*.py")) | frozenset(
         path.parent.name for path in directory.glob("*/__init__.py")
     )
-
-
-def _spec(model: Any) -> str:
-    """Write down what the model is made of; some of River's parts can't say it themselves."""
-    try:
-        return _ADDRESS.sub("", repr(model))
-    except Exception:  # noqa: BLE001 a part's own repr may raise anything
-        return type(model).__name__
 
 
 def _last_step(model: Any) -> Any:

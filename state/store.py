@@ -61,11 +61,15 @@ if held > epoch then return {-1, held} end
 if redis.call('HGET', KEYS[1], 'digest') == ARGV[3] then
   return {tonumber(redis.call('HGET', KEYS[1], 'version')), held}
 end
-local version = tonumber(redis.call('HGET', KEYS[1], 'version') or '0') + 1
+-- A store that runs full may have dropped the head and kept the snapshots: the new one must be the newest.
+local version = tonumber(redis.call('HGET', KEYS[1], 'version') or '0')
+local kept = redis.call('HKEYS', KEYS[2])
+for _, old in ipairs(kept) do version = math.max(version, tonumber(old)) end
+version = version + 1
 redis.call('HSET', KEYS[2], version, ARGV[4])
 redis.call('HSET', KEYS[3], version, ARGV[5])
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'version', version, 'offset', offset, 'digest', ARGV[3])
-for _, old in ipairs(redis.call('HKEYS', KEYS[3])) do
+for _, old in ipairs(kept) do
   if tonumber(old) <= version - keep then
     redis.call('HDEL', KEYS[2], old)
     redis.call('HDEL', KEYS[3], old)
@@ -201,7 +205,7 @@ class Store:
             yield int(tag.rpartition("/")[2])
 
     def _versions(self, partition: int) -> list[int]:
-        return [int(v) for v in cast("list[bytes]", self.client.hkeys(self._key(partition, "notes")))]
+        return [int(v) for v in cast("list[bytes]", self.client.hkeys(self._key(partition, "snapshots")))]
 
     def _key(self, partition: int, part: str) -> str:
         return f"{self._name}:{{{self._name}/{partition}}}:{part}"

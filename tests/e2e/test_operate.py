@@ -194,8 +194,8 @@ def test_a_worker_that_was_killed_is_not_taken_for_alive_though_its_lease_still_
     job = {"config": str(learned.directory / "headrace.toml"), "flags": {}, "until_end": False}
     # A child of this process's own, which is reaped at once; an orphan's remains may lie about as a process.
     worker = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.worker", json.dumps(job)],
-        env={**os.environ, **learned.settings},
+        [sys.executable, "-m", "pipeline.worker"],
+        env={**os.environ, **learned.settings, "HEADRACE_JOB": json.dumps(job)},
         stdin=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )

@@ -1,16 +1,20 @@
 """The engine over plain values: what a record gives, in which order, and that nothing else decides it."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
+import pytest
+from hostile import TASKS, Task, refused, taken
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from river import linear_model, preprocessing
+from river import compose, dummy, linear_model, preprocessing, stats, tree
 
 from consumers.record import Decoder, Record
 from pipeline.engine import Engine, Result
 from state.learner import RiverLearner
 from state.shard import Shard
+from state.snapshot import decode, encode, take
 
 
 class Fragile(linear_model.LogisticRegression):
@@ -20,6 +24,29 @@ class Fragile(linear_model.LogisticRegression):
         super().learn_one(x, y)
         if x["a"] > 2:
             raise ValueError("too much")
+
+
+class Moody(linear_model.LogisticRegression):
+    """Raises on its way to a prediction, having changed itself already."""
+
+    def predict_proba_one(self, x: dict[str, Any]) -> dict[bool, float]:
+        if "mood" in x:
+            self.intercept += 7
+            raise {"deep": RecursionError, "full": MemoryError, "wrong": ValueError}[x["mood"]]("x" * 5_000)
+        return super().predict_proba_one(x)
+
+
+class Wordy(linear_model.LogisticRegression):
+    """Answers what no JSON holds."""
+
+    def predict_proba_one(self, x: dict[str, Any]) -> dict[Any, Any]:
+        return {True: 1j} if "odd" in x else super().predict_proba_one(x)
+
+
+def double(x: dict[str, Any]) -> dict[str, Any]:
+    """Change what it was given, as a user's function may."""
+    x["a"] *= 2
+    return x
 
 
 class Boundless(linear_model.LinearRegression):
@@ -124,3 +151,201 @@ def test_predictions_that_the_sink_refused_become_dead_letters_that_say_they_wer
     assert [offset for offset, _ in result.dead_letters] == [0, 1]
     assert dict(result.dead_letters[0][1].headers or ())["dlq.learned"] == b"true"
     assert (shard.counts.predictions, shard.counts.dead_letters, shard.counts.learned) == (1, 2, 2)
+
+
+MODELS: dict[Task, Callable[[], Any]] = {
+    "binary": lambda: preprocessing.StandardScaler() | linear_model.LogisticRegression(),
+    "multiclass": lambda: tree.HoeffdingTreeClassifier(grace_period=20),
+    "regression": lambda: preprocessing.StandardScaler() | linear_model.LinearRegression(),
+}
+LABELS: dict[Task, Callable[[int], Any]] = {
+    "binary": lambda index: index % 3 == 0,
+    "multiclass": lambda index: ["grass", "sky", "path"][index % 3],
+    "regression": lambda index: index % 3 - 0.5,
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_corpus_leaves_the_good_records_and_the_model_untouched(task: Task) -> None:
+    cases = refused(task)
+    good = [_event(index % 7 / 3, LABELS[task](index)) for index in range(len(cases))]
+    mixed = [value for pair in zip(good, (case.value for case in cases), strict=True) for value in pair]
+    shard, alone = _shard(MODELS[task]()), _shard(MODELS[task]())
+    result = _engine().run(shard, _records(mixed), now_ms=5)
+    reference = _engine().run(alone, _records(good), now_ms=5)
+    assert [offset for offset, _ in result.dead_letters] == list(range(1, len(mixed), 2))
+    for case, (_, letter) in zip(cases, result.dead_letters, strict=True):
+        headers = dict(letter.headers or ())
+        assert letter.value == case.value
+        assert (headers["dlq.code"], headers["dlq.field"], headers["dlq.stage"]) == (
+            case.code.encode(),
+            case.field.encode(),
+            case.stage.encode(),
+        ), case.name
+        assert 0 < len(headers["__dlq.errors.message"] or b"") <= 1_024
+    assert [_outcome(answer) for answer in _answers(result)] == [_outcome(answer) for answer in _answers(reference)]
+    assert shard.counts.learned == alone.counts.learned == len(good)
+
+
+def _outcome(answer: dict[str, Any]) -> tuple[Any, Any]:
+    return answer["prediction"], answer.get("proba")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_odd_records_are_predicted_and_learned_as_the_corpus_says(task: Task) -> None:
+    for case in taken(task):
+        shard = _shard(MODELS[task]())
+        result = _engine().run(shard, _records([case.value]), now_ms=5)
+        # A name of 50,000 letters is fine; that this model can't scale a word is the model's own business.
+        codes = [dict(letter.headers or ())["dlq.code"] for _, letter in result.dead_letters]
+        if codes:
+            assert codes == [b"learn_failed"], case.name
+            assert any(isinstance(value, str) for value in case.features.values()), case.name
+            continue
+        [answer] = _answers(result)
+        assert answer["id"] == ("in-0-0" if case.id is None else case.id), case.name
+        assert shard.counts.learned == int(case.label is not None), case.name
+
+
+def test_headers_come_out_in_their_order_and_those_of_an_earlier_dead_letter_once() -> None:
+    own: list[tuple[str, bytes | None]] = [("b", b"1"), ("a", None), ("b", b""), ("é", b"\xff")]
+    first = _engine().run(_shard(), _records([b"{"], headers=own), now_ms=5).dead_letters[0][1]
+    second = _engine().run(_shard(), _records([b"{"], headers=first.headers), now_ms=6).dead_letters[0][1]
+    assert list(first.headers or ())[:4] == own
+    assert second.headers == first.headers
+    assert len(list(first.headers or ())) == 4 + 12
+
+
+def test_no_headers_and_no_trace_give_a_prediction_without_headers() -> None:
+    for headers in (None, [], [("x", b"1")]):
+        [message] = _engine().run(_shard(), _records([_event(1)], headers=headers), now_ms=5).predictions
+        assert message.headers is None
+
+
+@pytest.mark.parametrize("mood", ["deep", "full", "wrong"])
+def test_a_model_that_raises_on_a_prediction_stands_as_it_stood(mood: str) -> None:
+    broken, whole = _shard(Moody()), _shard(Moody())
+    good = [_event(index % 5, index % 2 == 0) for index in range(20)]
+    bad = json.dumps({"features": {"a": 1, "mood": mood}, "label": True}).encode()
+    result = _engine().run(broken, _records([*good, bad, *good]), now_ms=5)
+    reference = _engine().run(whole, _records([*good, *good]), now_ms=5)
+    [(offset, letter)] = result.dead_letters
+    headers = dict(letter.headers or ())
+    assert (offset, headers["dlq.code"], headers["dlq.stage"]) == (20, b"learn_failed", b"learn")
+    assert len(headers["__dlq.errors.message"] or b"") == 1_024, "whatever the model has to say"
+    assert [_outcome(a) for a in _answers(result)] == [_outcome(a) for a in _answers(reference)]
+
+
+def test_an_answer_that_json_can_not_hold_is_a_refusal_and_nothing_is_learned() -> None:
+    broken, whole = _shard(Wordy()), _shard(Wordy())
+    odd = json.dumps({"features": {"a": 1, "odd": 1}, "label": True}).encode()
+    result = _engine().run(broken, _records([odd, _event(1, True), odd, _event(1)]), now_ms=5)
+    reference = _engine().run(whole, _records([_event(1, True), _event(1)]), now_ms=5)
+    assert [offset for offset, _ in result.dead_letters] == [0, 2]
+    assert [_outcome(a) for a in _answers(result)] == [_outcome(a) for a in _answers(reference)]
+
+
+def test_a_record_whose_prediction_is_too_large_is_refused_and_not_learned() -> None:
+    engine = Engine(decoder=Decoder(value_bytes_max=2_000_000), topic="in", name="fraud")
+    shard, untouched = _shard(), _shard()
+    large = json.dumps({"id": "x" * 1_000_000, "features": {"a": 1}, "label": True}).encode()
+    result = engine.run(shard, _records([large, _event(1)]), now_ms=5)
+    assert [dict(m.headers or ())["dlq.code"] for _, m in result.dead_letters] == [b"too_large"]
+    assert shard.counts.learned == 0
+    reference = engine.run(untouched, _records([_event(1)]), now_ms=5)
+    assert _outcome(_answers(result)[0]) == _outcome(_answers(reference)[0])
+
+
+def test_whether_a_prediction_is_too_large_does_not_depend_on_when_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relearning has another clock and other versions, and must come to the same verdicts."""
+    monkeypatch.setattr("pipeline.engine.PREDICTION_BYTES_MAX", 400)
+    verdicts = set()
+    for size in range(200, 400):
+        records = _records([json.dumps({"id": "x" * size, "features": {}}).encode()])
+        found = set()
+        for version, now_ms in ((0, 5), (10**9, 1_700_000_000_000)):
+            shard = _shard(dummy.PriorClassifier())
+            shard.version = version
+            found.add(len(_engine().run(shard, records, now_ms=now_ms).predictions))
+        assert len(found) == 1, size
+        verdicts |= found
+    assert verdicts == {0, 1}, "the limit lies between"
+
+
+def test_a_function_that_changes_the_features_does_not_spoil_an_undo() -> None:
+    def model() -> Any:
+        return compose.FuncTransformer(double) | Fragile()
+
+    good = [_event(index % 5 / 10, index % 2 == 0) for index in range(30)]
+    broken, whole = _shard(model()), _shard(model())
+    result = _engine().run(broken, _records([*good, _event(9, True), *good]), now_ms=5)
+    reference = _engine().run(whole, _records([*good, *good]), now_ms=5)
+    assert [offset for offset, _ in result.dead_letters] == [30]
+    assert [_outcome(a) for a in _answers(result)] == [_outcome(a) for a in _answers(reference)]
+
+
+def test_integers_that_no_float_holds_the_square_of_are_learned_like_any_other() -> None:
+    """A maximum answers with the labels it has seen; the error between two of them has 300 digits."""
+    shard = _shard(dummy.StatisticRegressor(stats.Max()))
+    huge = b'{"features": {}, "label": %s1%s}'
+    values = [huge % (sign, b"0" * 300) for sign in (b"", b"-", b"")]
+    result = _engine().run(shard, _records(values), now_ms=5)
+    assert (len(result.predictions), shard.counts.learned) == (3, 3)
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":'])
+def test_a_label_of_any_depth_is_a_refusal(opening: bytes) -> None:
+    """Somewhere near the interpreter's limit the decoder still takes what a message about it can't show."""
+    closing = {b"[": b"]", b'{"a":': b"}"}[opening]
+    depths = [*range(1, 40), *range(850, 1_050)]
+    inner = b"0" if opening != b"[" else b""
+    values = [b'{"features": {}, "label": %s}' % (opening * n + inner + closing * n) for n in depths]
+    result = _engine().run(_shard(), _records(values), now_ms=5)
+    assert len(result.dead_letters) == len(depths)
+
+
+def test_another_clock_changes_the_times_of_predictions_and_nothing_else() -> None:
+    values = [_event(1, True), b"{", _event(2, False), _event(3)]
+    first, second = (_engine().run(_shard(), _records(values), now_ms=now_ms) for now_ms in (5, 6))
+    assert first.dead_letters == second.dead_letters
+    assert [{**a, "ts": 0} for a in _answers(first)] == [{**a, "ts": 0} for a in _answers(second)]
+    assert [a["ts"] for a in _answers(second)] == [6, 6, 6]
+
+
+@settings(max_examples=20)
+@given(saved=st.integers(0, 120), undone=st.integers(0, 120))
+def test_a_shard_that_was_saved_anywhere_goes_on_as_if_it_had_not_been(saved: int, undone: int) -> None:
+    values = [_event((index * 7 % 31) / 9, index % 4 == 0) if index % 11 else b"{" for index in range(120)]
+    records = _records(values)
+    whole = _engine().run(_shard(), records, now_ms=5)
+    first, engine = _shard(), _engine()
+    before = engine.run(first, records[:saved], now_ms=5)
+    snapshot = decode(encode(take(first, topic="in", topic_id="", now_ms=5)))
+    second = _shard()
+    second.restore(offset=snapshot.offset, counts=snapshot.counts, quality=snapshot.quality, model=snapshot.model)
+    between = max(saved, undone)
+    middle = engine.run(second, records[saved:between], now_ms=5)
+    second.undo()
+    after = engine.run(second, records[between:], now_ms=5)
+    pieces = (before, middle, after)
+    assert [m for piece in pieces for m in piece.predictions] == whole.predictions
+    assert [m for piece in pieces for m in piece.dead_letters] == whole.dead_letters
+    assert second.counts.records == 120
+
+
+def test_what_the_sink_refuses_of_a_batch_stands_among_the_dead_letters_in_order() -> None:
+    engine, shard = _engine(), _shard()
+    values = [_event(1, True), b"{", _event(2), None, _event(3, False), _event(4)]
+    result = engine.run(shard, _records(values), now_ms=5)
+    kept = result.predictions[1]
+    engine.withdraw(shard, result, {0: "no", 2: "never", 3: "not this"})
+    assert [offset for offset, _ in result.dead_letters] == [0, 1, 3, 4, 5]
+    assert result.predictions == [kept]
+    assert [record.offset for record in result.sources] == [2]
+    letters = {offset: dict(letter.headers or ()) for offset, letter in result.dead_letters}
+    assert [letters[o]["__dlq.errors.message"] for o in (0, 4, 5)] == [b"no", b"never", b"not this"]
+    assert [letters[o]["dlq.code"] for o in (0, 4, 5)] == [b"sink_refused"] * 3
+    assert [letters[o]["dlq.stage"] for o in (0, 4, 5)] == [b"sink"] * 3
+    assert "dlq.learned" not in letters[1]
+    counts = shard.counts
+    assert (counts.records, counts.predictions, counts.dead_letters, counts.learned) == (6, 1, 5, 2)

@@ -1,0 +1,60 @@
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from river import linear_model
+
+from pipeline import mark
+from pipeline.mark import Mark
+from state.learner import RiverLearner
+from state.shard import Counts, Shard
+
+OFFSET_METADATA_BYTES_MAX = 4_096
+"""What a broker takes of an offset's metadata by default (offset.metadata.max.bytes)."""
+
+_NUMBERS = st.integers(0, 2**63 - 1)
+
+
+def shard(counts: Counts, *, epoch: int = 0, start: int = 0, snapshot: int = 0) -> Shard:
+    made = Shard(RiverLearner(linear_model.LogisticRegression()), partition=0, start=start)
+    made.epoch, made.snapshot_offset, made.counts = epoch, snapshot, counts
+    return made
+
+
+@settings(max_examples=60)
+@given(st.builds(Counts, _NUMBERS, _NUMBERS, _NUMBERS, _NUMBERS), _NUMBERS, _NUMBERS, _NUMBERS)
+def test_a_mark_tells_what_was_true_of_the_shard(counts: Counts, epoch: int, start: int, snapshot: int) -> None:
+    text = mark.of(shard(counts, epoch=epoch, start=start, snapshot=snapshot))
+    found = mark.read(text)
+    assert found is not None
+    assert (found.epoch, found.start, found.snapshot) == (epoch, start, snapshot)
+    assert mark.counts(found) == counts
+    assert len(text.encode()) < OFFSET_METADATA_BYTES_MAX / 4
+
+
+def test_the_names_in_the_log_stay_as_they_are() -> None:
+    """Marks of an earlier release stand in the offsets of running groups."""
+    text = mark.of(shard(Counts(4, 5, 6, 7), epoch=1, snapshot=2, start=3))
+    assert json.loads(text) == {"e": 1, "x": 2, "s": 3, "r": 4, "p": 5, "d": 6, "n": 7}
+    assert mark.read(SOUND) == Mark(1, 2, 3, 4, 5, 6, 7)
+
+
+def test_what_a_later_release_adds_does_not_hurt() -> None:
+    assert mark.read(SOUND[:-1] + ',"new":[8]}') == Mark(1, 2, 3, 4, 5, 6, 7)
+
+
+SOUND = '{"e":1,"x":2,"s":3,"r":4,"p":5,"d":6,"n":7}'
+FOREIGN = ["", " ", "{}", "null", "[]", "17", "consumer-1", "\x00", SOUND[:-1], SOUND + SOUND, SOUND[:-6] + "}"]
+NESTED = ["[" * 4_000, '{"later":' + "[" * 4_000]
+
+
+@pytest.mark.parametrize("metadata", [*FOREIGN, SOUND.replace("1", '"1"'), SOUND.replace("1", "1.5"), *NESTED])
+def test_metadata_of_other_tools_is_no_mark(metadata: str) -> None:
+    assert mark.read(metadata) is None
+
+
+@settings(max_examples=60)
+@given(st.text(max_size=60))
+def test_any_metadata_is_read_or_left(metadata: str) -> None:
+    assert mark.read(metadata) is None or metadata.strip().startswith("{")
