@@ -392,6 +392,8 @@ def test_a_holder_that_is_known_to_be_dead_is_followed_by_another_of_its_place_o
     assert not roster.hold(0, {"token": "2", "place": "b"}, evict_place="b")
     assert roster.hold(0, {"token": "3", "place": "a"}, evict_place="a")
     assert not roster.hold(0, {"token": "1", "place": "a"}), "the first, if it was not dead, finds out"
+    assert roster.hold(1, {"token": "4", "place": ""})
+    assert not roster.hold(1, {"token": "5", "place": ""}), "no place is not the same place"
 
 
 def test_a_lease_ends_by_itself_and_is_renewed_by_each_hold(store: Store) -> None:

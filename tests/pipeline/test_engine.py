@@ -95,6 +95,14 @@ def test_good_and_bad_records_keep_their_order_and_their_bytes() -> None:
     assert shard.offset == 5
 
 
+def test_offsets_may_have_gaps_as_transactions_leave_them() -> None:
+    shard = _shard()
+    records = [Record(0, offset, 1, None, _event(1, True), None) for offset in (3, 7, 12)]
+    result = _engine().run(shard, records, now_ms=5)
+    assert [answer["source"]["offset"] for answer in _answers(result)] == [3, 7, 12]
+    assert (shard.offset, shard.counts.records) == (13, 3)
+
+
 def test_a_missing_id_is_made_of_the_place() -> None:
     (answer,) = _answers(_engine().run(_shard(), _records([_event(1)]), now_ms=5))
     assert (answer["id"], answer["ts"]) == ("in-0-0", 5)

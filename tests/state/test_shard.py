@@ -76,6 +76,7 @@ def test_two_undos_in_a_row_change_nothing_more() -> None:
     feed(s, records(20))
     feed(untouched, records(20))
     s.undo()
+    assert s._journal == [], "what was gone through once is not gone through again at the next"
     s.undo()
     s.learn({"a": 9.0}, label=True)
     s.undo()

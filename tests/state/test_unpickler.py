@@ -93,6 +93,9 @@ def attacks(marker: str) -> dict[str, bytes]:
         ),
         "a getattr of River's wrapper": call(rolled, code),
         "a getattr of River's own log": call(logged_getattr(found_builtins, "get"), text("eval")),
+        "a method with underscores, bound": call(
+            call(name("builtins", "getattr"), call(ROLLING, FUNCTION), text("__getattr__")), text("__globals__")
+        ),
         "a pickle cache of River's": call(name("river.stream.cache", "Cache"), text(marker)),
         "a file through River": call(name("river.stream.utils", "open_filepath"), text(marker), b"N"),
         "a checker of River's": call(name("river.checks.common", "check_pickling"), b"N"),
