@@ -267,10 +267,8 @@ def test_null_passes_where_the_schema_says_nullable_and_nowhere_else() -> None:
     assert (answer.code, answer.stage, answer.field) == ("wrong_type", "decode", "features.other")
 
 
-@pytest.mark.parametrize(
-    "case", [c for c in LABEL_FREE if c.name != "a feature that is wrong the first time"], ids=lambda case: case.name
-)
-def test_a_schema_does_not_let_the_corpus_through(case: Refused) -> None:
+def test_a_schema_does_not_let_the_corpus_through() -> None:
     """The nullable decoder is another one: it takes nulls, and must take nothing else."""
     decoder = Decoder(schema=Schema({"zz": Feature(nullable=True, required=False)}))
-    assert isinstance(decode(case.value, decoder), Refusal)
+    let_through = [case.name for case in LABEL_FREE if not isinstance(decode(case.value, decoder), Refusal)]
+    assert let_through == ["a feature that is wrong the first time"], "a null, then a number: the last one counts"
