@@ -19,7 +19,14 @@ _STARTED_MS = 1_700_000_000_000
 _CALL_S = 10.0
 _READ_S = 60.0
 _CHUNK = 5_000
-_NO_LEADER = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART}
+# What a client is told of a topic that was made just now, and while its leader changes.
+_PASSING = {
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+}
 
 
 class Answer(msgspec.Struct):
@@ -40,18 +47,8 @@ class Board:
         self._partitions = range(partitions)
 
     def make(self, name: str) -> None:
-        """Make a topic, and wait until its partitions have leaders."""
+        """Make a topic."""
         self._topics.create(name, len(self._partitions))
-        until = time.monotonic() + _CALL_S
-        while True:
-            try:
-                self.ends(name)
-            except KafkaException as error:
-                if error.args[0].code() not in _NO_LEADER or time.monotonic() > until:
-                    raise
-                time.sleep(0.05)
-            else:
-                return
 
     def fill(self, name: str, count: int) -> None:
         """Put labelled records into a topic, as many in each partition."""
@@ -67,6 +64,16 @@ class Board:
 
     def ends(self, name: str) -> tuple[int, ...]:
         """Return, for each partition, the next offset that a `read_committed` reader will get."""
+        until = time.monotonic() + _CALL_S
+        while True:
+            try:
+                return self._ends(name)
+            except KafkaException as error:
+                if error.args[0].code() not in _PASSING or time.monotonic() > until:
+                    raise
+                time.sleep(0.02)
+
+    def _ends(self, name: str) -> tuple[int, ...]:
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
         places = {TopicPartition(name, partition): latest for partition in self._partitions}
         found = self._admin.list_offsets(places, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=_CALL_S)
