@@ -290,6 +290,8 @@ def consumer_settings(settings: Mapping[str, Any], *, group: str) -> dict[str, A
     return {
         "fetch.wait.max.ms": 100,
         "queued.max.messages.kbytes": 32_768,
+        # A broker that is back is found within a second, not ten: the coordinator's connection waits by itself.
+        "reconnect.backoff.max.ms": 1_000,
         **classic,
         **settings,
         **_OWNED,

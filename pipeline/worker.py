@@ -189,9 +189,10 @@ class Worker:
         import logging  # noqa: PLC0415 librdkafka wants a logger of the standard library
 
         settings = {**self._config.librdkafka, "logger": logging.getLogger("librdkafka")}
-        if "group.instance.id" in settings:
-            # Static membership is one name a member; the ordinal is what this one keeps over a restart.
-            settings["group.instance.id"] = f"{settings['group.instance.id']}-{self._ordinal}"
+        # A static member: one that is killed and started again has its partitions back without a rebalance, and
+        # the broker that comes back waits for nobody's session. An empty name makes the member dynamic.
+        member = settings.get("group.instance.id", self._config.name)
+        settings["group.instance.id"] = f"{member}-{self._ordinal}" if member else ""
         return settings
 
     def _learners(self) -> Callable[[], learner.Learner]:

@@ -323,6 +323,8 @@ def _producer_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         # The next transaction often comes before the last one's markers are written. With the default of
         # 100 ms the stream would stand still for as long, each time.
         "retry.backoff.ms": 5,
+        # A broker that is back is found within a second, not ten.
+        "reconnect.backoff.max.ms": 1_000,
         # What is too large the topics decide; the client's own limit is below that of a topic.
         "message.max.bytes": 100_000_000,
         "queue.buffering.max.messages": _QUEUE_MESSAGES_MAX,
