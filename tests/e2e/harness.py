@@ -1,9 +1,4 @@
-"""What the end-to-end tests share: a project on the real Kafka and store, and the oracle over what came out.
-
-The oracle reads as a `read_committed` reader does and computes with plain River, record by record, what must
-have come out of each partition: every good record predicted once, in order, to the bit; every bad one
-dead-lettered once, byte for byte.
-"""
+"""What the end-to-end tests share: a project on the real Kafka and store, and ways to feed and disturb it."""
 
 import contextlib
 import json
@@ -19,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import oracle
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from river import linear_model, preprocessing
 
 from consumers.topics import Topics
 from pipeline import mark
@@ -32,11 +27,6 @@ from river import linear_model, preprocessing
 def build():
     return preprocessing.StandardScaler() | linear_model.LogisticRegression()
 """
-
-
-def logistic() -> Any:
-    """Build the model that LOGISTIC builds."""
-    return preprocessing.StandardScaler() | linear_model.LogisticRegression()
 
 
 def wait_until(condition: Callable[[], Any], *, what: str, timeout_s: float = 30.0) -> Any:
@@ -175,34 +165,9 @@ class Project:
         consumer.close()
         return found
 
-    def check(self, build: Callable[[], Any] = logistic) -> None:
-        """Hold what came out against plain River over what went in, partition by partition."""
-        predictions, letters = self.read(self.predictions), self.read(self.dead_letters)
-        for partition, values in self.sent.items():
-            good, bad = offline(values, build())
-            answers = [json.loads(message.value()) for message in predictions[partition]]
-            offsets = [answer["source"]["offset"] for answer in answers]
-            assert offsets == [offset for offset, _, _ in good], _difference(offsets, [o for o, _, _ in good])
-            for answer, (offset, label, proba) in zip(answers, good, strict=True):
-                assert answer["prediction"] == label, (partition, offset)
-                assert answer["proba"] == proba, (partition, offset)
-            refused = [int(dict(message.headers())["__dlq.errors.offset"]) for message in letters[partition]]
-            assert refused == [offset for offset, _ in bad], _difference(refused, [o for o, _ in bad])
-            assert [message.value() for message in letters[partition]] == [value for _, value in bad]
-
-    def check_counts(self) -> None:
-        """Hold the marks of the committed offsets against what went in."""
-        for partition, (offset, found) in self.committed().items():
-            good, bad = offline(self.sent[partition], logistic())
-            assert found is not None
-            assert (offset, found.records, found.predictions, found.dead_letters) == (
-                len(self.sent[partition]),
-                len(self.sent[partition]),
-                len(good),
-                len(bad),
-            )
-            assert found.learned == len(good), "each good record of these tests has a label"
-            assert found.snapshot <= offset
+    def check(self, build: Callable[[], Any] = oracle.logistic) -> None:
+        """Hold what came out, and the marks of the committed offsets, against plain River over what went in."""
+        oracle.hold(self, build)
 
 
 @dataclass
@@ -226,7 +191,11 @@ class Run:
         return wait_until(self.workers, what="a worker to be started")[0]
 
     def kill_worker(self) -> None:
-        os.kill(self.worker(), signal.SIGKILL)
+        self.kill(self.worker())
+
+    def kill(self, worker: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
 
     def stop(self, *, timeout_s: float = 20.0) -> int:
         self.process.terminate()
@@ -300,27 +269,3 @@ def values(count: int, *, bad_every: int = 0, seed: int = 0) -> list[bytes]:
         features = dict(zip("abcd", x, strict=True))
         made.append(json.dumps({"id": f"r-{index}", "features": features, "label": label}).encode())
     return made
-
-
-def offline(
-    sent: Sequence[bytes | None], model: Any
-) -> tuple[list[tuple[int, bool, dict[str, float]]], list[tuple[int, bytes | None]]]:
-    """Compute with plain River what a partition must give: (offset, prediction, proba) and (offset, refused)."""
-    good: list[tuple[int, bool, dict[str, float]]] = []
-    bad: list[tuple[int, bytes | None]] = []
-    for offset, value in enumerate(sent):
-        event = json.loads(value or b"null")
-        if not all(isinstance(number, float) for number in event["features"].values()):
-            bad.append((offset, value))
-            continue
-        proba = model.predict_proba_one(event["features"])
-        good.append((offset, max(proba, key=proba.get), {str(c).lower(): p for c, p in proba.items()}))
-        model.learn_one(event["features"], event["label"])
-    return good, bad
-
-
-def _difference(found: list[int], wanted: list[int]) -> str:
-    twice = sorted({offset for offset in found if found.count(offset) > 1})[:10] if len(found) < 20_000 else []
-    missing = sorted(set(wanted) - set(found))[:10]
-    foreign = sorted(set(found) - set(wanted))[:10]
-    return f"{len(found)} of {len(wanted)}: twice {twice}, missing {missing}, foreign {foreign}, or out of order"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
-from harness import Project, logistic, values
+from harness import Project, values
+from oracle import logistic
 
 from consumers.topics import Topics
 from pipeline.embedded import Stack
@@ -35,7 +36,6 @@ def test_at_least_once_gives_the_same_without_transactions(project: Make) -> Non
     p.produce(values(500, seed=5), partition=0)
     p.run_to_end()
     p.check()
-    p.check_counts()
 
 
 def test_aborted_records_and_control_records_upstream_are_passed_over(project: Make) -> None:

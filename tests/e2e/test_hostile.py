@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
-from harness import LOGISTIC, Project, logistic
+from harness import LOGISTIC, Project
 from hostile import TASKS, Refused, Taken, Task, refused, taken
+from oracle import logistic
 from river import linear_model, preprocessing, tree
 
 Make = Callable[..., Project]

@@ -1,65 +1,23 @@
 """What pauses the stream by itself: an HTTP sink, a flood of bad records, an outage that was there first."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
-from harness import Project, logistic, offline, values, wait_until
+from harness import Project, values, wait_until
+from oracle import logistic, offline
+from receiver import Receiver
 
 from pipeline.embedded import Stack
 
 Make = Callable[..., Project]
 
 
-class Receiver(ThreadingHTTPServer):
-    """An HTTP sink on loopback that answers as it is told and keeps what it took."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.status = 200
-        self.headers: dict[str, str] = {}
-        self.refuse: set[str] = set()
-        self.posts = 0
-        self.taken: list[dict[str, Any]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/predictions"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Receiver
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        lines = [json.loads(line) for line in body.splitlines()]
-        self.server.posts += 1
-        refused = any(line["id"] in self.server.refuse for line in lines)
-        status = 422 if refused else self.server.status
-        if status == 200:
-            self.server.taken.extend(lines)
-        self.send_response(status)
-        for name, value in self.server.headers.items():
-            self.send_header(name, value)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    with Receiver() as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
+    with Receiver.serving() as server:
         yield server
-        server.shutdown()
-        thread.join(10)
 
 
 def test_an_http_sink_gets_every_prediction_and_its_refusals_become_dead_letters(
@@ -76,7 +34,7 @@ def test_an_http_sink_gets_every_prediction_and_its_refusals_become_dead_letters
     predictions = [json.loads(m.value()) for m in p.read(p.predictions)[0]]
     assert [x["source"]["offset"] for x in predictions] == [o for o in range(1_500) if o not in {100, 777}]
     assert {x["id"] for x in receiver.taken} == {f"r-{i}" for i in range(1_500)} - receiver.refuse
-    good, _ = offline(p.sent[0], logistic())
+    good = offline(p.sent[0], logistic()).good
     assert [x["proba"] for x in predictions] == [proba for o, _, proba in good if o not in {100, 777}]
     offset, found = p.committed()[0]
     assert (offset, found.predictions, found.dead_letters, found.learned) == (1_500, 1_498, 2, 1_500)

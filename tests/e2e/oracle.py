@@ -1,0 +1,248 @@
+"""The oracle of the fault tests: what an undisturbed run gives, and whether a disturbed one gave the same.
+
+It knows nothing of Headrace's own engine: it learns each partition's records with plain River, one after the
+other. While the faults go on, `Watch` reads as any `read_committed` reader does and samples X and Y; when they
+are over, `hold` compares all that came out, and the models, with what had to.
+"""
+
+import collections
+import json
+import pickle
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import redis
+from confluent_kafka import Consumer, IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+from river import linear_model, preprocessing
+
+from consumers.topics import Topics
+from state.store import Store
+
+if TYPE_CHECKING:
+    from harness import Project
+
+_SAMPLE_S = 0.1
+_SETTLE_S = 30.0
+
+
+def logistic() -> Any:
+    """Build the model that the harness's projects build unless they say otherwise."""
+    return preprocessing.StandardScaler() | linear_model.LogisticRegression()
+
+
+class Truth(msgspec.Struct):
+    """What one partition must give: (offset, prediction, proba), (offset, refused value), and the model at its end."""
+
+    good: list[tuple[int, bool, dict[str, float]]]
+    bad: list[tuple[int, bytes | None]]
+    model: Any
+
+
+def offline(sent: Sequence[bytes | None], model: Any) -> Truth:
+    """Compute with plain River what the records of a partition must give."""
+    truth = Truth([], [], model)
+    for offset, value in enumerate(sent):
+        event = json.loads(value or b"null")
+        if not all(isinstance(number, float) for number in event["features"].values()):
+            truth.bad.append((offset, value))
+            continue
+        proba = model.predict_proba_one(event["features"])
+        truth.good.append((offset, max(proba, key=proba.get), {str(c).lower(): p for c, p in proba.items()}))
+        model.learn_one(event["features"], event["label"])
+    return truth
+
+
+def hold(p: "Project", build: Callable[[], Any] = logistic) -> None:
+    """Hold all that came out of a project against plain River: outputs, order, counts, models, transactions."""
+    predictions, letters = p.read(p.predictions), p.read(p.dead_letters)
+    committed = p.committed()
+    for partition, sent in p.sent.items():
+        truth = offline(sent, build())
+        _hold_predictions(predictions[partition], truth, partition)
+        refused = [int(dict(message.headers())["__dlq.errors.offset"]) for message in letters[partition]]
+        wanted = [offset for offset, _ in truth.bad]
+        assert refused == wanted, f"dead letters of partition {partition}: {difference(refused, wanted)}"
+        assert [message.value() for message in letters[partition]] == [value for _, value in truth.bad]
+        _hold_counts(p, partition, truth, committed[partition])
+    assert open_transactions(p) == [], "no transaction is left open"
+
+
+def hold_models(p: "Project", build: Callable[[], Any] = logistic) -> None:
+    """Hold the models in the store, after a clean stop, against plain River's, parameter by parameter."""
+    for partition, sent in p.sent.items():
+        assert anatomy(stored_model(p, partition)) == anatomy(offline(sent, build()).model), f"model of {partition}"
+
+
+def _hold_predictions(messages: Sequence[Any], truth: Truth, partition: int) -> None:
+    answers = [json.loads(message.value()) for message in messages]
+    offsets = [answer["source"]["offset"] for answer in answers]
+    wanted = [offset for offset, _, _ in truth.good]
+    assert offsets == wanted, f"predictions of partition {partition}: {difference(offsets, wanted)}"
+    for answer, (offset, label, proba) in zip(answers, truth.good, strict=True):
+        assert answer["prediction"] == label, (partition, offset)
+        assert answer["proba"] == proba, (partition, offset)
+
+
+def _hold_counts(p: "Project", partition: int, truth: Truth, committed: tuple[int, Any]) -> None:
+    offset, found = committed
+    assert found is not None, "the committed offset has a mark"
+    sent = len(p.sent[partition])
+    told = (offset, found.records, found.predictions, found.dead_letters, found.learned)
+    # Each good record of these tests has a label.
+    assert told == (sent, sent, len(truth.good), len(truth.bad), len(truth.good)), (partition, told)
+    assert found.snapshot <= offset
+
+
+def stored_model(p: "Project", partition: int) -> Any:
+    """Return the River model of the newest snapshot."""
+    _, snapshot, _ = Store(p.stack.addresses.redis, name=p.name).load(partition, at_most=2**62)
+    assert snapshot is not None, f"the store has a model of partition {partition}"
+    assert snapshot.offset == len(p.sent[partition]), "a clean stop saves what was committed"
+    _, model = pickle.loads(snapshot.model)
+    return model
+
+
+def anatomy(part: Any) -> Any:
+    """Take an object apart into plain values that compare to the bit."""
+    if part is None or isinstance(part, bool | int | float | str | bytes):
+        return repr(part)
+    if isinstance(part, Mapping) or hasattr(part, "to_dict"):
+        return sorted((repr(key), anatomy(value)) for key, value in part.items())
+    if isinstance(part, list | tuple | collections.deque):
+        return [anatomy(value) for value in part]
+    if isinstance(part, set | frozenset):
+        return sorted(repr(value) for value in part)
+    if hasattr(part, "__dict__"):
+        return type(part).__qualname__, anatomy(vars(part))
+    return repr(type(part))
+
+
+def open_transactions(p: "Project") -> list[tuple[str, int]]:
+    """Return the output partitions whose last stable offset does not come up to their end."""
+    admin = AdminClient(p.client)
+    until = time.monotonic() + _SETTLE_S
+    while True:
+        found = [
+            (place.topic, place.partition)
+            for topic in (p.predictions, p.dead_letters)
+            for place, (stable, end) in _ends(admin, topic, p.partitions).items()
+            if stable != end
+        ]
+        # The markers of the last transaction are written after its commit is answered.
+        if not found or time.monotonic() > until:
+            return found
+        time.sleep(0.05)
+
+
+def _ends(admin: AdminClient, topic: str, partitions: int) -> dict[TopicPartition, tuple[int, int]]:
+    asked = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in range(partitions)}
+    both = []
+    for level in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED):
+        answers = admin.list_offsets(asked, isolation_level=level, request_timeout=10)
+        both.append({place: answer.result().offset for place, answer in answers.items()})
+    return {place: (both[0][place], both[1][place]) for place in asked}
+
+
+class Watch(threading.Thread):
+    """Reads the outputs while faults go on, and samples X and Y; keeps every violation that it sees.
+
+    A reader that has seen an offset once may never see it, or an older one, again.
+    """
+
+    def __init__(self, p: "Project") -> None:
+        super().__init__(daemon=True)
+        self._p = p
+        self._ended = threading.Event()
+        self._last: dict[tuple[str, int], int] = {}
+        self.seen = 0
+        self.samples = 0
+        self.violations: list[str] = []
+
+    def run(self) -> None:
+        p = self._p
+        settings = {**p.client, "enable.auto.commit": False, "auto.offset.reset": "earliest"}
+        reader = Consumer({**settings, "group.id": f"{p.name}-watch", "isolation.level": "read_committed"})
+        for topic in (p.predictions, p.dead_letters):
+            Topics(p.client).create(topic, p.partitions)
+        reader.assign([TopicPartition(t, n, 0) for t in (p.predictions, p.dead_letters) for n in p.sent])
+        # Not stable on purpose: what is committed now, whatever transaction is open.
+        asker = Consumer({**settings, "group.id": p.name, "isolation.level": "read_uncommitted"})
+        with redis.Redis.from_url(p.stack.addresses.redis, socket_timeout=2) as store:
+            sample_at = 0.0
+            while not self._ended.is_set():
+                for message in reader.consume(1_000, 0.05):
+                    if message.error() is None:
+                        self._see(message)
+                if time.monotonic() >= sample_at:
+                    sample_at = time.monotonic() + _SAMPLE_S
+                    self._sample(store, asker)
+        reader.close()
+        asker.close()
+
+    def _see(self, message: Any) -> None:
+        place = (message.topic(), message.partition())
+        if message.topic() == self._p.predictions:
+            offset = json.loads(message.value())["source"]["offset"]
+        else:
+            offset = int(dict(message.headers())["__dlq.errors.offset"])
+        if offset <= self._last.get(place, -1):
+            self.violations.append(f"{place}: offset {offset} came after {self._last[place]}")
+        self._last[place] = offset
+        self.seen += 1
+
+    def _sample(self, store: "redis.Redis", asker: Consumer) -> None:
+        p = self._p
+        try:
+            # First X, then Y: both only grow, so a snapshot that is ahead now is ahead in truth.
+            heads = [store.hget(f"{p.name}:{{{p.name}/{n}}}:head", "offset") for n in p.sent]
+            places = asker.committed([TopicPartition(p.features, n) for n in p.sent], timeout=2)
+        except (redis.RedisError, KafkaException):
+            return
+        for place, head in zip(places, heads, strict=True):
+            if place.error is None and head is not None and int(head) > max(place.offset, 0):
+                self.violations.append(f"partition {place.partition}: X {int(head)} is past Y {place.offset}")
+        self.samples += 1
+
+    def stop(self) -> None:
+        """Ask it to stop reading."""
+        self._ended.set()
+
+    def end(self) -> None:
+        """Stop reading; fail with what was seen."""
+        self.stop()
+        self.join(30)
+        assert not self.is_alive(), "the watch ended"
+        assert self.violations == []
+
+
+@contextmanager
+def promise(p: "Project", build: Callable[[], Any] = logistic) -> Iterator[Watch]:
+    """Whatever happens inside, hold the promise afterwards: nothing lost, nothing twice, to the bit.
+
+    The pipeline must have handled all that was sent, and have come to a clean stop, when the block ends.
+    """
+    watch = Watch(p)
+    watch.start()
+    try:
+        yield watch
+    except BaseException:
+        watch.stop()
+        raise
+    hold(p, build)
+    hold_models(p, build)
+    watch.end()
+    assert watch.samples, "X and Y were sampled"
+
+
+def difference(found: list[int], wanted: list[int]) -> str:
+    """Say how two lists of offsets differ."""
+    counted = collections.Counter(found)
+    twice = sorted(offset for offset, count in counted.items() if count > 1)[:10]
+    missing = sorted(set(wanted) - set(found))[:10]
+    foreign = sorted(set(found) - set(wanted))[:10]
+    return f"{len(found)} of {len(wanted)}: twice {twice}, missing {missing}, foreign {foreign}, or out of order"

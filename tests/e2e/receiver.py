@@ -1,0 +1,54 @@
+"""An HTTP sink on loopback that answers as the test tells it."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class Receiver(ThreadingHTTPServer):
+    """An HTTP sink on loopback that answers as it is told and keeps what it took."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.status = 200
+        self.headers: dict[str, str] = {}
+        self.refuse: set[str] = set()
+        self.posts = 0
+        self.taken: list[dict[str, Any]] = []
+
+    @classmethod
+    @contextmanager
+    def serving(cls) -> Iterator["Receiver"]:
+        """Serve in a thread for as long as the block lasts."""
+        with cls() as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield server
+            server.shutdown()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/predictions"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        lines = [json.loads(line) for line in body.splitlines()]
+        self.server.posts += 1
+        refused = any(line["id"] in self.server.refuse for line in lines)
+        status = 422 if refused else self.server.status
+        if status == 200:
+            self.server.taken.extend(lines)
+        self.send_response(status)
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
