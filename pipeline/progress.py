@@ -34,8 +34,10 @@ class Progress:
         shards: Mapping[int, Shard],
         records_max: int,
         telemetry: Telemetry,
+        reach: Callable[[str], None],
         clock: Callable[[], float],
     ) -> None:
+        self._reach = reach
         self._engine = engine
         self._takeover = takeover
         self._shards = shards
@@ -78,12 +80,14 @@ class Progress:
         if silent:
             self._engine.run(shard, silent, now_ms=now_ms)
             self._telemetry.relearned.inc(len(silent))
+            self._reach("relearning")
         new = fresh[len(silent) :]
         if new:
             if shard.offset < shard.committed or silent:
                 self._arrive(shard)
             pending.starts[shard.partition] = shard.committed
             pending.results[shard.partition] = self._engine.run(shard, new, now_ms=now_ms)
+            self._reach("learned")
             pending.ends[shard.partition] = shard.offset
             pending.newest_ms = max(pending.newest_ms, new[-1].timestamp_ms)
         elif shard.offset >= shard.committed:

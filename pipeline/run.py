@@ -27,7 +27,8 @@ _FINAL_EXITS = frozenset({0, 1, 2, 69, 78})
 _EXIT_STOPPED = 76
 _BACKOFF_MIN_S = 0.2
 _BACKOFF_MAX_S = 10.0
-_STEADY_S = 30.0
+# A worker that lived for as long was at work: what ended it is not what keeps it from starting.
+_STEADY_S = 5.0
 _STOP_S = 10.0
 _TICK_S = 0.05
 

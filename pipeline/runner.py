@@ -91,6 +91,7 @@ class Runner:
         announce: Callable[[dict[str, Any]], None],
         hold: Callable[[dict[str, Any]], None],
         stop: Stop,
+        reach: Callable[[str], None],
         ends: Mapping[int, int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -102,6 +103,7 @@ class Runner:
         self._announce = announce
         self._hold = hold
         self._stop = stop
+        self._reach = reach
         self._ends = ends
         self._clock = clock
         self._trial = Trial(telemetry=telemetry, clock=clock)
@@ -129,6 +131,7 @@ class Runner:
             shards=self._shards,
             records_max=limits.batch_records_max,
             telemetry=telemetry,
+            reach=reach,
             clock=clock,
         )
         self._pulse = Pulse(gate=self._gate, shards=self._shards, telemetry=telemetry)
@@ -162,9 +165,11 @@ class Runner:
             batch = self._source.poll(records_max=self._progress.batch_records, wait_s=_POLL_S)
             self._stale = False
             if batch is not None:
+                self._reach("polled")
                 self._process(batch)
                 self._deliver()
         elif self._paused:
+            self._reach("paused")
             batch = self._source.poll(records_max=1, wait_s=_PAUSED_POLL_S)
             self._stale = False
             if batch is not None:
@@ -199,6 +204,7 @@ class Runner:
             self._drop_pending()
             return
         self._trial.works("sink")
+        self._reach("committed")
         self._confirm(pending)
         self._telemetry.batch_seconds.labels("deliver").observe(self._clock() - started)
 
@@ -251,9 +257,11 @@ class Runner:
         if not self._saver.save(shard):
             self._forget([shard.partition])
             self._arrived.update({shard.partition} & self._source.assigned)
+        self._reach("saved")
 
     def _rebalanced(self, came: Sequence[int], went: Sequence[int]) -> None:
         """Note what the group brought and took. Called from within a poll, so it does nothing that waits."""
+        self._reach("assigning" if came else "revoking")
         if self._pending is not None and any(partition in self._pending.ends for partition in went):
             self._drop_pending()
         self._forget(went)
@@ -348,6 +356,7 @@ class Runner:
 
     def _drain(self) -> None:
         """Finish the batch at hand, save, and leave, within a few seconds whatever is away."""
+        self._reach("draining")
         until = self._clock() + _DRAIN_S
         while self._pending is not None and not self._gate.flood and self._clock() < until:
             self._deliver()

@@ -28,6 +28,7 @@ from consumers.record import Decoder
 from consumers.source import SettingsRefused, Source, SourceAway, SourceError
 from consumers.topics import Topic, Topics
 from pipeline import config as configuration
+from pipeline import failpoint
 from pipeline.config import Config, ConfigError
 from pipeline.engine import Engine
 from pipeline.rundir import RunDir
@@ -83,6 +84,7 @@ class Worker:
         self._rundir = RunDir(config)
         self._watchdog = Watchdog(deadline_s=_DEADLINE_S)
         self._telemetry = Telemetry()
+        self._reach = failpoint.from_environment()
         self._note: dict[str, Any] = {
             "token": uuid.uuid4().hex,
             "place": self._rundir.place(),
@@ -164,6 +166,7 @@ class Worker:
             announce=self._announce,
             hold=partial(self._hold, roster),
             stop=self._stop,
+            reach=self._reach,
             ends=ends,
         )
 
@@ -180,10 +183,11 @@ class Worker:
                 transactional_id=f"{config.name}-{self._ordinal}",
                 topics=names,
                 deadline=self._watchdog.deadline,
+                reach=self._reach,
             )
         if config.delivery.guarantee == "exactly-once":
             log.warning("the mock cluster knows no transactions: at-least-once, and nothing is kept")
-        return PlainSink(self._clients(), topics=names, deadline=self._watchdog.deadline)
+        return PlainSink(self._clients(), topics=names, deadline=self._watchdog.deadline, reach=self._reach)
 
     def _clients(self) -> dict[str, Any]:
         import logging  # noqa: PLC0415 librdkafka wants a logger of the standard library

@@ -11,6 +11,7 @@ What a transaction's errors mean was learned on a real broker. Three cases matte
 """
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -20,6 +21,8 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 Headers = Sequence[tuple[str, bytes | None]]
 Deadline = Callable[[str], Any]
 """Makes a context in which the named call must end, or the process does."""
+Reach = Callable[[str], None]
+"""Told of each place that a batch passes on its way."""
 
 TRANSACTION_TIMEOUT_MS = 15_000
 _CALL_S = 5.0
@@ -102,9 +105,15 @@ class SinkRefused(Exception):
 
 
 class Sink(Protocol):
-    """Where a batch goes. `commits` tells whether `send` commits the offsets as well."""
+    """Where a batch goes. `commits` tells whether `send` commits the offsets as well.
+
+    `begun_at` is when the transaction that is open began, in seconds of the monotonic clock; `aborts` counts
+    those that were aborted.
+    """
 
     commits: bool
+    aborts: int
+    begun_at: float | None
 
     def open(self) -> None:
         """Be ready to send. Raises SinkAway, SinkRefused."""
@@ -128,6 +137,7 @@ class TransactionalSink:
         transactional_id: str,
         topics: Mapping[str, str],
         deadline: Deadline,
+        reach: Reach,
     ) -> None:
         self._settings = {
             "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
@@ -136,9 +146,12 @@ class TransactionalSink:
         }
         self._topics = topics
         self._deadline = deadline
+        self._reach = reach
         self._producer: Producer | None = None
         self._ready = False
         self._committing = False
+        self.aborts = 0
+        self.begun_at: float | None = None
 
     def open(self) -> None:
         """Make the producer and end what an earlier one of this id left open; do nothing while it works."""
@@ -163,6 +176,7 @@ class TransactionalSink:
             self._committing = True
             self._call("commit_transaction", self._producer.commit_transaction)
             self._committing = False
+            self.begun_at = None
         except KafkaException as error:
             self._settle(self._producer, error)
         except BufferError as error:
@@ -175,11 +189,15 @@ class TransactionalSink:
 
     def _fill(self, producer: Producer, outputs: Sequence[Output], membership: Any) -> None:
         producer.begin_transaction()
-        produce(producer, outputs, self._topics)
+        self.begun_at = time.monotonic()
+        self._reach("begun")
+        produce(producer, outputs, self._topics, reach=self._reach)
+        self._reach("produced")
         offsets = [
             TopicPartition(self._topics["features"], output.partition, output.offset, output.mark) for output in outputs
         ]
         self._call("send_offsets_to_transaction", producer.send_offsets_to_transaction, offsets, membership)
+        self._reach("offsets")
 
     def _settle(self, producer: Producer, error: KafkaException) -> None:
         """Bring the failed transaction to an end that is known, if it can be, and say which."""
@@ -194,6 +212,8 @@ class TransactionalSink:
             except KafkaException as second:
                 self._discard()
                 raise OutcomeUnknown(f"the transaction could not be aborted: {second}") from second
+            self.aborts += 1
+            self.begun_at = None
             raise _after_abort(fault) from error
         committing = self._committing
         self._discard()
@@ -216,14 +236,20 @@ class TransactionalSink:
         self._producer = None
         self._ready = False
         self._committing = False
+        self.begun_at = None
 
 
 class PlainSink:
     """Predictions and dead letters, flushed a batch; the caller commits the offsets afterwards."""
 
     commits = False
+    aborts = 0
+    begun_at: float | None = None
 
-    def __init__(self, settings: Mapping[str, Any], *, topics: Mapping[str, str], deadline: Deadline) -> None:
+    def __init__(
+        self, settings: Mapping[str, Any], *, topics: Mapping[str, str], deadline: Deadline, reach: Reach
+    ) -> None:
+        self._reach = reach
         self._settings = {
             **_producer_settings(settings),
             "delivery.report.only.error": True,
@@ -244,7 +270,7 @@ class PlainSink:
         assert self._producer is not None
         self._faults.clear()
         try:
-            produce(self._producer, outputs, self._topics)
+            produce(self._producer, outputs, self._topics, reach=self._reach)
         except KafkaException as error:
             self.close()
             raise _after_abort(error.args[0]) from error
@@ -268,13 +294,14 @@ class PlainSink:
         self._faults.append(fault)
 
 
-def produce(producer: Producer, outputs: Sequence[Output], topics: Mapping[str, str]) -> None:
+def produce(producer: Producer, outputs: Sequence[Output], topics: Mapping[str, str], *, reach: Reach) -> None:
     """Hand the outputs to the producer, each to its own partition and in order.
 
     Raises KafkaException with what the client refused.
     """
     for output in outputs:
         _produce_all(producer, topics["predictions"], output.partition, output.predictions)
+        reach("between")
         _produce_all(producer, topics["dead_letters"], output.partition, output.dead_letters)
 
 

@@ -9,6 +9,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient  # type: ignore[attr-defined]
 
+from pipeline.failpoint import reach
 from producers import sink
 from producers.sink import (
     BatchStale,
@@ -117,14 +118,16 @@ def cluster(host: Cluster) -> Cluster:
 
 @pytest.fixture
 def transactional(cluster: Cluster) -> Iterator[TransactionalSink]:
-    made = TransactionalSink(cluster.settings, transactional_id="fraud-0", topics=cluster.topics, deadline=deadline)
+    made = TransactionalSink(
+        cluster.settings, transactional_id="fraud-0", topics=cluster.topics, deadline=deadline, reach=reach
+    )
     yield made
     made.close()
 
 
 @pytest.fixture
 def plain(cluster: Cluster) -> Iterator[PlainSink]:
-    made = PlainSink(cluster.settings, topics=cluster.topics, deadline=deadline)
+    made = PlainSink(cluster.settings, topics=cluster.topics, deadline=deadline, reach=reach)
     yield made
     made.close()
 
@@ -200,8 +203,8 @@ def test_a_sink_that_is_not_open_does_not_know_the_outcome(transactional: Transa
 def test_a_record_that_the_client_never_takes_is_refused_and_not_tried_for_ever(cluster: Cluster) -> None:
     small = {**cluster.settings, "message.max.bytes": 2_000}
     sinks = [
-        TransactionalSink(small, transactional_id="fraud-1", topics=cluster.topics, deadline=deadline),
-        PlainSink(small, topics=cluster.topics, deadline=deadline),
+        TransactionalSink(small, transactional_id="fraud-1", topics=cluster.topics, deadline=deadline, reach=reach),
+        PlainSink(small, topics=cluster.topics, deadline=deadline, reach=reach),
     ]
     member = cluster.consumer("fraud")
     for made in sinks:
@@ -236,8 +239,8 @@ def test_without_transactions_the_outputs_are_the_same(plain: PlainSink, cluster
 
 def test_a_property_that_librdkafka_does_not_know_is_refused() -> None:
     for made in (
-        TransactionalSink({"no.such": 1}, transactional_id="x", topics={}, deadline=deadline),
-        PlainSink({"no.such": 1}, topics={}, deadline=deadline),
+        TransactionalSink({"no.such": 1}, transactional_id="x", topics={}, deadline=deadline, reach=reach),
+        PlainSink({"no.such": 1}, topics={}, deadline=deadline, reach=reach),
     ):
         with pytest.raises(SinkRefused, match=r"no\.such"):
             made.open()

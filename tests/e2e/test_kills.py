@@ -1,0 +1,120 @@
+"""SIGKILL at every named place of a worker's life, and at random ones: what comes out is an undisturbed run's."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+from harness import Project, Run, Steady, steady, values, wait_until
+from oracle import promise
+from receiver import Receiver
+from trap import SOAK, Trap
+
+from pipeline.failpoint import Name
+
+Make = Callable[..., Project]
+
+KILLS = 25 if SOAK else 5
+RATE = 1_000
+# So that there is always something to relearn: nothing is saved but at the end.
+UNSAVED = {"HEADRACE__SNAPSHOT__INTERVAL": "1h"}
+MANY = 100_000
+
+
+def _moves_on(p: Project, *, records: int = 100) -> None:
+    reached = sum(max(offset, 0) for offset, _ in p.committed().values())
+    wait_until(
+        lambda: sum(max(offset, 0) for offset, _ in p.committed().values()) >= reached + records,
+        what=f"{records} more records to be committed",
+        timeout_s=60,
+    )
+
+
+def _finish(p: Project, run: Run, producing: Steady) -> None:
+    producing.stop()
+    p.wait_for_all(timeout_s=120)
+    assert run.stop() == 0, run.log()
+
+
+@pytest.mark.parametrize(
+    ("at", "hit", "after_s"),
+    [
+        ("polled", 3, 0.0),
+        ("learned", 3, 0.0),
+        ("begun", 3, 0.0),
+        ("between", 3, 0.0),
+        # Long enough for the client to have written what it was given: the log has records that nobody may read.
+        ("produced", 3, 0.2),
+        ("offsets", 3, 0.0),
+        ("committed", 3, 0.0),
+        ("saved", 2, 0.0),
+    ],
+)
+def test_killed_at_work(project: Make, at: Name, hit: int, after_s: float) -> None:
+    p = project(settings={} if at == "saved" else dict(UNSAVED))
+    trap = Trap(p, at, hit=hit, after_s=after_s)
+    with promise(p), steady(p, values(MANY, bad_every=50), per_second=RATE) as producing, p.running() as run:
+        for _ in range(KILLS):
+            _moves_on(p)
+            trap.spring()
+        _moves_on(p)
+        _finish(p, run, producing)
+
+
+@pytest.mark.parametrize("at", ["assigning", "relearning"])
+def test_killed_while_it_takes_over(project: Make, at: Name) -> None:
+    p = project(settings=dict(UNSAVED))
+    trap = Trap(p, at)
+    with promise(p), steady(p, values(MANY, bad_every=50), per_second=RATE) as producing, p.running() as run:
+        for _ in range(KILLS):
+            _moves_on(p)
+            trap.arm()
+            run.kill_worker()
+            trap.wait()
+        _moves_on(p)
+        _finish(p, run, producing)
+
+
+@pytest.mark.parametrize("at", ["revoking", "draining"])
+def test_killed_while_it_stops(project: Make, at: Name) -> None:
+    p = project(settings=dict(UNSAVED))
+    trap = Trap(p, at)
+    with promise(p), steady(p, values(MANY, bad_every=50), per_second=RATE) as producing:
+        for _ in range(KILLS):
+            with p.running() as run:
+                _moves_on(p)
+                trap.arm()
+                run.stop()
+                trap.wait(timeout_s=1)
+        with p.running() as run:
+            _moves_on(p)
+            _finish(p, run, producing)
+
+
+def test_killed_while_paused(project: Make) -> None:
+    with Receiver.serving() as receiver:
+        p = project(settings={**UNSAVED, "HEADRACE__SINK__HTTP__URL": receiver.url})
+        trap = Trap(p, "paused")
+        with promise(p), steady(p, values(MANY, bad_every=50), per_second=RATE) as producing, p.running() as run:
+            for _ in range(KILLS):
+                _moves_on(p)
+                receiver.status = 503
+                trap.spring()
+                receiver.status = 200
+            _moves_on(p)
+            _finish(p, run, producing)
+
+
+def test_three_workers_killed_at_random(project: Make) -> None:
+    kills, count = (200, 1_000_000) if SOAK else (20, 200_000)
+    p = project(partitions=8)
+    rng = random.Random(kills)
+    with (
+        promise(p),
+        steady(p, values(count, bad_every=50), per_second=6_000) as producing,
+        p.running(workers=3) as run,
+    ):
+        for _ in range(kills):
+            _moves_on(p, records=rng.randrange(200, 8_000))
+            run.kill(rng.choice(wait_until(run.workers, what="a worker to be there")))
+        producing.join(count / 1_000)
+        _finish(p, run, producing)
