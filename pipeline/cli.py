@@ -69,6 +69,13 @@ def run(
     until_end: Annotated[
         bool, typer.Option("--until-end", help="Stop at the offsets that are the end of the log now.")
     ] = False,
+    on_state_loss: Annotated[
+        Literal["relearn", "fresh", "stop"],
+        typer.Option(
+            help="When the store lost its memory: learn again from the log as far as it reaches, begin a new history "
+            "at the committed offset, or stop."
+        ),
+    ] = "relearn",
 ) -> int:
     """Run the pipeline: predict, learn, and start again whatever dies.
 
@@ -76,7 +83,7 @@ def run(
     """
     from pipeline.run import run
 
-    return run(chosen.file, workers=workers, until_end=until_end, flags=chosen.flags)
+    return run(chosen.file, workers=workers, until_end=until_end, on_loss=on_state_loss, flags=chosen.flags)
 
 
 @command(app)

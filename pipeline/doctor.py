@@ -201,9 +201,10 @@ def _store(config: Config, model: list[learner.RiverLearner]) -> Iterator[Findin
     partitions = _ask("store", store.partitions)
     if not (model and partitions):
         return
-    _, saved, faults = _ask("store", lambda: store.load(partitions[0], at_most=_OFFSET_MAX))
-    for fault in faults:
+    found = _ask("store", lambda: store.load(partitions[0], at_most=_OFFSET_MAX))
+    for fault in found.faults:
         yield Finding("store", "warning", f"partition {partitions[0]}, {fault}", "an older version is used")
+    saved = found.snapshot
     if saved is not None and (saved.spec, saved.codec) != (model[0].spec, model[0].codec):
         other = "River" if saved.spec == model[0].spec else "model"
         hint = "undo the change, or start a new history under another `name`"

@@ -79,10 +79,11 @@ def _whole(store: Store, partition: int, version: int | None) -> tuple[dict[str,
     if note is None:
         raise VersionUnknown(f"the store holds no {wanted}")
     # Offsets grow with the versions, so the newest that stands at most here is the one.
-    found, snapshot, faults = store.load(partition, at_most=note["offset"] if version else _OFFSET_MAX)
-    if snapshot is None or (version and found != version):
-        raise VersionUnknown(f"the store's {wanted} can't be read: {'; '.join(faults) or 'it is gone'}")
-    told = next((note for note in notes if note["version"] == found), note)
+    found = store.load(partition, at_most=note["offset"] if version else _OFFSET_MAX)
+    snapshot = found.snapshot
+    if snapshot is None or (version and found.version != version):
+        raise VersionUnknown(f"the store's {wanted} can't be read: {'; '.join(found.faults) or 'it is gone'}")
+    told = next((note for note in notes if note["version"] == found.version), note)
     return {**told, "topic": snapshot.topic, "start": snapshot.start}, snapshot.spec
 
 

@@ -44,6 +44,7 @@ class Progress:
         self._records_max = records_max
         self._telemetry = telemetry
         self._clock = clock
+        self.relearned = 0
         self.batch_records = min(_FIRST_RECORDS, records_max)
 
     def learn(self, batch: Batch) -> Pending | None:
@@ -80,6 +81,7 @@ class Progress:
         if silent:
             self._engine.run(shard, silent, now_ms=now_ms)
             self._telemetry.relearned.inc(len(silent))
+            self.relearned += len(silent)
             self._reach("relearning")
         new = fresh[len(silent) :]
         if new:
@@ -96,7 +98,6 @@ class Progress:
     def _arrive(self, shard: Shard) -> None:
         shard.offset = max(shard.offset, shard.committed)
         self._takeover.settle(shard)
-        log.info("relearned", partition=shard.partition, offset=shard.offset, learned=shard.counts.learned)
 
     def _pass_end(self, partition: int, end: int, pending: Pending) -> None:
         """Pass what lies between the last record and the end of the log: control records, aborted ones."""

@@ -1,22 +1,39 @@
 """The worker's pulse: what its metrics and its note for `status` say about once a second."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from consumers.gate import Gate
 from pipeline.telemetry import Telemetry
+from producers.sink import Sink
 from state.shard import Shard
 
 State = Literal["connecting", "running", "paused", "relearning"]
 
 
 class Pulse:
-    """Tell how a worker is. `shards` are the runner's, by partition."""
+    """Tell how a worker is. `shards` are the runner's, by partition; `relearned` counts what it relearned so far."""
 
-    def __init__(self, *, gate: Gate, shards: Mapping[int, Shard], telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        *,
+        gate: Gate,
+        shards: Mapping[int, Shard],
+        sink: Sink,
+        relearned: Callable[[], int],
+        telemetry: Telemetry,
+    ) -> None:
         self._gate = gate
         self._shards = shards
+        self._relearned = relearned
         self._telemetry = telemetry
+        self._relearned_before = 0
+        self._shown: set[int] = set()
+        self._relearn_rate = 0.0
+        # Asked for when somebody scrapes: the loop that would write it down may be the one that waits.
+        telemetry.aborts.set_function(lambda: sink.aborts)
+        telemetry.transaction_seconds.set_function(lambda: _age_s(sink.begun_at))
 
     def state(self, *, arrived: bool) -> State:
         """Name what the worker is doing; `arrived` says that partitions wait to be taken over."""
@@ -31,8 +48,16 @@ class Pulse:
         self._telemetry.set_state(state)
         if state == "paused":
             self._telemetry.paused_seconds.labels("flood" if self._gate.flood else "away").inc(passed_s)
+        relearned = self._relearned()
+        self._relearn_rate = (relearned - self._relearned_before) / passed_s if passed_s else 0.0
+        self._relearned_before = relearned
+        self._telemetry.relearn_rate.set(self._relearn_rate)
+        for gone in self._shown.difference(self._shards):
+            self._telemetry.forget(gone)
+        self._shown = set(self._shards)
         for shard in self._shards.values():
             partition = str(shard.partition)
+            self._telemetry.relearn_remaining.labels(partition).set(max(0, shard.committed - shard.offset))
             self._telemetry.offset.labels(partition).set(shard.committed)
             self._telemetry.snapshot_offset.labels(partition).set(shard.snapshot_offset)
             self._telemetry.version.labels(partition).set(shard.version)
@@ -51,5 +76,11 @@ class Pulse:
                 for shard in self._shards.values()
                 if shard.offset < shard.committed
             },
+            "relearn_rate": round(self._relearn_rate),
+            "epochs": {str(shard.partition): shard.epoch for shard in self._shards.values()},
             "quality": {str(shard.partition): shard.quality_now().summary() for shard in self._shards.values()},
         }
+
+
+def _age_s(begun_at: float | None) -> float:
+    return 0.0 if begun_at is None else time.monotonic() - begun_at

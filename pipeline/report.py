@@ -14,7 +14,19 @@ from pipeline import mark
 State = Literal["running", "paused", "relearning", "stopped"]
 Note = Mapping[str, Any]
 
-_TOLD = ("ordinal", "host", "pid", "started_ms", "state", "reason", "partitions", "relearning")
+_TOLD = (
+    "ordinal",
+    "host",
+    "pid",
+    "started_ms",
+    "state",
+    "reason",
+    "partitions",
+    "relearning",
+    "relearn_rate",
+    "epochs",
+    "restarts",
+)
 # A worker that still connects knows of no partitions yet.
 _UNTOLD: dict[str, Any] = {"partitions": [], "relearning": {}}
 

@@ -41,6 +41,7 @@ class _Seat:
         self.process: subprocess.Popen[bytes] | None = None
         self.ended: int | None = None
         self._failures = 0
+        self._restarts = 0
         self._started_at = 0.0
         self._start_at = 0.0
 
@@ -57,7 +58,7 @@ class _Seat:
             )
 
     def _described(self) -> str:
-        return msgspec.json.encode({**self._job, "again": self._failures > 0}).decode()
+        return msgspec.json.encode({**self._job, "restarts": self._restarts}).decode()
 
     def reap(self, now: float, *, stopping: bool) -> None:
         """Notice the worker's end; decide whether it was the last or is followed by another."""
@@ -70,19 +71,20 @@ class _Seat:
             self.ended = 0 if code == _EXIT_STOPPED else code
             return
         self._failures = 1 if now - self._started_at > _STEADY_S else self._failures + 1
+        self._restarts += 1
         wait_s = min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2.0 ** (self._failures - 1))
         self._start_at = now + wait_s
-        log.warning("worker died, starting another", exit=code, wait_s=wait_s)
+        log.warning("worker died, starting another", exit=code, wait_s=wait_s, restarts=self._restarts)
 
 
-def run(file: Path, *, workers: int, until_end: bool, flags: dict[str, Any]) -> int:
+def run(file: Path, *, workers: int, until_end: bool, on_loss: str, flags: dict[str, Any]) -> int:
     """Run workers until they are done or a signal comes; return the exit code. Raises ConfigError."""
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda signal_, _frame: stopping.append(signal_))
     config = configuration.load(file, flags=flags)
     configure_logs(level=config.log.level, style=config.log.format)
-    job = {"config": str(file.resolve()), "flags": flags, "until_end": until_end}
+    job = {"config": str(file.resolve()), "flags": flags, "until_end": until_end, "on_loss": on_loss}
     seats = [_Seat(job) for _ in range(workers)]
     try:
         while not stopping and any(seat.ended is None for seat in seats):

@@ -27,8 +27,9 @@ from pipeline.delivery import Delivery, Pending
 from pipeline.engine import Engine
 from pipeline.progress import Progress
 from pipeline.pulse import Pulse
+from pipeline.retention import Retention
 from pipeline.saver import Saver
-from pipeline.takeover import Takeover
+from pipeline.takeover import OnLoss, Takeover
 from pipeline.telemetry import Telemetry
 from pipeline.trial import Trial
 from producers.sink import BatchStale, Sink
@@ -53,11 +54,12 @@ class FloodError(Exception):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Bounds of a worker. Times are seconds."""
+    """Bounds of a worker, and what it does when the store has lost its memory. Times are seconds."""
 
     batch_records_max: int
     snapshot_interval_s: float
     snapshot_records_max: int
+    on_loss: OnLoss
 
 
 class Stop:
@@ -95,8 +97,6 @@ class Runner:
         ends: Mapping[int, int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._topic = topic
-        self._store = store
         self._sink = sink
         self._flood = flood
         self._telemetry = telemetry
@@ -113,6 +113,23 @@ class Runner:
         self._pending: Pending | None = None
         self._paused = False
         self._stale = False
+        self._beat_at = 0.0
+        self._asked_ends_at = 0.0
+        self._source = make_source(self._rebalanced)
+        self._assemble(topic, engine=engine, build=build, store=store, webhook=webhook, limits=limits)
+
+    def _assemble(
+        self,
+        topic: Topic,
+        *,
+        engine: Engine,
+        build: Callable[[], Learner],
+        store: Store,
+        webhook: Webhook | None,
+        limits: Limits,
+    ) -> None:
+        """Make the parts that share this worker's shards and telemetry."""
+        source, shards, telemetry, clock = self._source, self._shards, self._telemetry, self._clock
         self._saver = Saver(
             store,
             topic=topic,
@@ -121,21 +138,27 @@ class Runner:
             telemetry=telemetry,
             clock=clock,
         )
-        self._beat_at = 0.0
-        self._asked_ends_at = 0.0
-        self._source = make_source(self._rebalanced)
-        self._takeover = Takeover(source=self._source, store=store, topic=topic, build=build)
+        self._takeover = Takeover(
+            source=source, store=store, topic=topic, build=build, on_loss=limits.on_loss, telemetry=telemetry
+        )
         self._progress = Progress(
             engine=engine,
             takeover=self._takeover,
-            shards=self._shards,
+            shards=shards,
             records_max=limits.batch_records_max,
             telemetry=telemetry,
-            reach=reach,
+            reach=self._reach,
             clock=clock,
         )
-        self._pulse = Pulse(gate=self._gate, shards=self._shards, telemetry=telemetry)
-        self._delivery = Delivery(engine=engine, source=self._source, sink=sink, webhook=webhook, shards=self._shards)
+        self._pulse = Pulse(
+            gate=self._gate,
+            shards=shards,
+            sink=self._sink,
+            relearned=lambda: self._progress.relearned,
+            telemetry=telemetry,
+        )
+        self._retention = Retention(source, shards=shards, telemetry=telemetry, clock=clock)
+        self._delivery = Delivery(engine=engine, source=source, sink=self._sink, webhook=webhook, shards=shards)
 
     @property
     def store_answers(self) -> bool:
@@ -235,6 +258,8 @@ class Runner:
         asked = self._gate.breakers["kafka"].tripped or self._source.unreachable
         if asked and self._pending is None and not self._arrived:
             self._trial.attempt("kafka", self._source.partitions)
+        elif (shard := self._retention.due()) is not None:
+            self._trial.attempt("kafka", partial(self._retention.look, shard))
 
     def _take_one(self, partition: int) -> None:
         # A transaction of this worker's own that is still open would make the offsets wait for it.
@@ -250,10 +275,13 @@ class Runner:
 
     def _save_due(self) -> None:
         if self._pending is None and self._trial.allowed("store"):
-            for shard in [shard for shard in self._shards.values() if self._saver.due(shard)]:
+            near = self._retention.near
+            due = [s for s in self._shards.values() if self._saver.due(s) or s.partition in near]
+            for shard in due:
                 self._trial.attempt("store", partial(self._save, shard))
 
     def _save(self, shard: Shard) -> None:
+        self._retention.near.discard(shard.partition)
         if not self._saver.save(shard):
             self._forget([shard.partition])
             self._arrived.update({shard.partition} & self._source.assigned)

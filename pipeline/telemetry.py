@@ -38,12 +38,35 @@ class Telemetry:
         self.snapshot_seconds = histogram("snapshot_seconds", "Time to take and save one snapshot.")
         self.takeovers = counter("takeovers", "Partitions that were taken over.")
         self.stale_batches = counter("stale_batches", "Batches dropped because their partitions had moved on.")
+        self.aborts = gauge("transaction_aborts", "Transactions that were aborted since the worker began.")
+        self.transaction_seconds = gauge("transaction_age_seconds", "Age of the transaction that is open, or 0.")
+        self.restarts = gauge("worker_restarts", "Workers that died in this one's place and were started again.")
+        self.state_losses = counter("state_losses", "Takeovers that found less in the store than Kafka knows of.")
+        self.relearn_remaining = gauge("relearn_remaining", "Records left to relearn (Y - place).", ["partition"])
+        self.relearn_rate = gauge("relearn_records_per_second", "Speed of the relearning that is under way.")
+        self.retention_slack = gauge(
+            "retention_slack_records", "Records of the log below the newest snapshot (X - log start).", ["partition"]
+        )
         self.unknown_outcomes = counter("unknown_outcomes", "Transactions whose end had to be read from the offsets.")
 
     def set_state(self, state: str) -> None:
         """Show the one state that holds."""
         for name in _STATES:
             self.state.labels(name).set(name == state)
+
+    def forget(self, partition: int) -> None:
+        """Show a partition no more: it is another worker's now."""
+        for gauge in (
+            self.offset,
+            self.snapshot_offset,
+            self.version,
+            self.quality,
+            self.epoch,
+            self.snapshot_bytes,
+            self.relearn_remaining,
+            self.retention_slack,
+        ):
+            gauge.remove_by_labels({"partition": str(partition)})
 
     def serve(self, host: str, port: int) -> None:
         """Serve the metrics over HTTP. Raises OSError when the port is taken."""

@@ -33,7 +33,7 @@ from pipeline.config import Config, ConfigError
 from pipeline.engine import Engine
 from pipeline.rundir import RunDir
 from pipeline.runner import FloodError, Limits, Runner, Stop
-from pipeline.takeover import StateError
+from pipeline.takeover import OnLoss, StateError
 from pipeline.telemetry import Telemetry, configure_logs
 from pipeline.watchdog import EXIT_HUNG, Watchdog
 from producers.sink import PlainSink, Sink, SinkRefused, TransactionalSink
@@ -58,12 +58,16 @@ _WAIT_S = 0.2
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What the parent asks of a worker: which configuration, with which flags, and where to stop."""
+    """What the parent asks of a worker: which configuration, with which flags, and where to stop.
+
+    `restarts` counts the workers that died in this one's place.
+    """
 
     config: str
     flags: dict[str, Any]
     until_end: bool
-    again: bool = False
+    on_loss: OnLoss
+    restarts: int
 
 
 class AddressError(Exception):
@@ -76,14 +80,14 @@ class AddressError(Exception):
 class Worker:
     """Everything that one process needs for its part of the stream."""
 
-    def __init__(self, config: Config, *, until_end: bool, again: bool) -> None:
+    def __init__(self, config: Config, job: Job) -> None:
         self._config = config
-        self._until_end = until_end
-        self._again = again
+        self._job = job
         self._stop = Stop()
         self._rundir = RunDir(config)
         self._watchdog = Watchdog(deadline_s=_DEADLINE_S)
         self._telemetry = Telemetry()
+        self._telemetry.restarts.set(job.restarts)
         self._reach = failpoint.from_environment()
         self._note: dict[str, Any] = {
             "token": uuid.uuid4().hex,
@@ -91,6 +95,7 @@ class Worker:
             "host": platform.node(),
             "pid": os.getpid(),
             "started_ms": time.time_ns() // 1_000_000,
+            "restarts": job.restarts,
         }
         self._ordinal = -1
         self._lock: Any = None
@@ -105,7 +110,7 @@ class Worker:
         signal.signal(signal.SIGINT, self._asked_to_stop)
         threading.Thread(target=self._end_with_parent, name="parent", daemon=True).start()
         config = self._config
-        if not self._again:
+        if not self._job.restarts:
             # A name may go with its server: once a worker has been at work, that is an outage.
             _resolve_hosts(config)
         build = self._learners()
@@ -121,7 +126,7 @@ class Worker:
         self._serve_metrics()
         topics = Topics({"log_level": 0, **config.librdkafka})
         topic = self._wait_for("kafka", lambda: _ensure(topics, config))
-        ends = self._wait_for("kafka", lambda: self._find_ends(topic)) if self._until_end and topic else None
+        ends = self._wait_for("kafka", lambda: self._find_ends(topic)) if self._job.until_end and topic else None
         if topic is not None and not self._stop.asked:
             mock = self._wait_for("kafka", topics.is_mock)
             runner = self._runner(topic, build, store, roster, ends, transactional=not mock)
@@ -161,7 +166,12 @@ class Worker:
                 timeout_s=http.timeout,
             ),
             flood=FloodGuard(window=dlq.flood_window, ratio=dlq.flood_ratio) if dlq.flood_guard else None,
-            limits=Limits(config.batch.records_max, config.snapshot.interval, config.snapshot.records_max),
+            limits=Limits(
+                config.batch.records_max,
+                config.snapshot.interval,
+                config.snapshot.records_max,
+                self._job.on_loss,
+            ),
             telemetry=self._telemetry,
             announce=self._announce,
             hold=partial(self._hold, roster),
@@ -309,7 +319,7 @@ def main() -> int:
     try:
         config = configuration.load(Path(job.config), flags=job.flags)
         configure_logs(level=config.log.level, style=config.log.format)
-        stopped = Worker(config, until_end=job.until_end, again=job.again).run()
+        stopped = Worker(config, job).run()
     except (ConfigError, SettingsRefused, learner.ModelError) as error:
         return _fail(error, EXIT_CONFIG)
     except AddressError as error:

@@ -121,6 +121,19 @@ def plain_errors(call: Callable[P, T]) -> Callable[P, T]:
     return guarded
 
 
+class Found(msgspec.Struct):
+    """What the store has of a shard: the newest usable snapshot and its version, or (None, 0).
+
+    `faults` says of each newer one why it was passed over; `ahead` is the oldest of those that are whole and
+    stand too far on.
+    """
+
+    snapshot: Snapshot | None = None
+    version: int = 0
+    faults: list[str] = msgspec.field(default_factory=list)
+    ahead: Snapshot | None = None
+
+
 class Store:
     """The snapshots of one pipeline, `name`, in the Redis at `url` (redis, rediss or unix)."""
 
@@ -164,12 +177,12 @@ class Store:
         return version
 
     @plain_errors
-    def load(self, partition: int, *, at_most: int) -> tuple[int, Snapshot | None, list[str]]:
-        """Return the newest whole snapshot whose offset is at most `at_most`, with its version.
+    def load(self, partition: int, *, at_most: int, start: int | None = None) -> "Found":
+        """Find the newest whole snapshot whose offset is at most `at_most`.
 
-        Returns (0, None, faults) when there is none; `faults` says of each newer one why it was passed over.
+        With `start`, one whose history began elsewhere is passed over: it is of a model that was left behind.
         """
-        faults: list[str] = []
+        found = Found()
         for version in sorted(self._versions(partition), reverse=True):
             sealed = cast("bytes | None", self.client.hget(self._key(partition, "snapshots"), str(version)))
             if sealed is None:
@@ -177,13 +190,18 @@ class Store:
             try:
                 snapshot = decode(sealed)
             except SnapshotError as error:
-                faults.append(f"version {version}: {error}")
+                found.faults.append(f"version {version}: {error}")
+                continue
+            if start is not None and snapshot.start != start:
+                found.faults.append(f"version {version}: of a history from {snapshot.start}, not from {start}")
                 continue
             if snapshot.offset > at_most:
-                faults.append(f"version {version}: at offset {snapshot.offset}, past {at_most}")
+                found.faults.append(f"version {version}: at offset {snapshot.offset}, past {at_most}")
+                found.ahead = snapshot
                 continue
-            return version, snapshot, faults
-        return 0, None, faults
+            found.version, found.snapshot = version, snapshot
+            break
+        return found
 
     @plain_errors
     def notes(self, partition: int) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from state.learner import RiverLearner
 from state.roster import LEASE_MS, Roster
 from state.shard import Shard
 from state.snapshot import Snapshot, take
-from state.store import Store, StoreAway, StoreFenced, StoreRefused
+from state.store import Found, Store, StoreAway, StoreFenced, StoreRefused
 
 KEY = "fraud:{fraud/3}"
 
@@ -48,8 +48,8 @@ def _snapshot(offset: int, *, epoch: int, created_ms: int = 1, partition: int = 
 
 def _loaded(store: Store, *, at_most: int = 10**9) -> tuple[int, int, int]:
     """Return what is loaded as version and offset (-1 for none), and how many were passed over."""
-    version, snapshot, faults = store.load(3, at_most=at_most)
-    return version, -1 if snapshot is None else snapshot.offset, len(faults)
+    found = store.load(3, at_most=at_most)
+    return found.version, -1 if found.snapshot is None else found.snapshot.offset, len(found.faults)
 
 
 def test_each_claim_is_above_every_earlier_one_and_above_the_floor(store: Store) -> None:
@@ -81,7 +81,7 @@ def test_a_snapshot_of_an_older_epoch_is_refused(store: Store) -> None:
     with pytest.raises(StoreFenced, match=f"belongs to epoch {new}; this worker has {old}") as caught:
         store.save(_snapshot(10, epoch=old))
     assert caught.value.status == 409
-    assert store.load(3, at_most=100)[1] is None
+    assert store.load(3, at_most=100).snapshot is None
     assert store.save(_snapshot(10, epoch=new)) == 1
     with pytest.raises(StoreFenced):
         store.save(_snapshot(20, epoch=old))
@@ -91,7 +91,7 @@ def test_a_snapshot_of_an_older_epoch_is_refused(store: Store) -> None:
 def test_a_snapshot_comes_back_as_it_was_saved(store: Store) -> None:
     saved = _snapshot(10, epoch=store.claim(3, floor=0))
     version = store.save(saved)
-    assert store.load(3, at_most=10) == (version, saved, [])
+    assert store.load(3, at_most=10) == Found(saved, version)
 
 
 def test_a_save_whose_answer_was_lost_makes_no_second_version(store: Store) -> None:
@@ -151,14 +151,14 @@ def test_a_damaged_snapshot_is_passed_over_for_the_one_before_it(
         store.save(_snapshot(offset, epoch=epoch))
     store.client.hset(f"{KEY}:snapshots", "2", damage(store.client.hget(f"{KEY}:snapshots", "2")))  # type: ignore[arg-type]
     assert _loaded(store) == (1, 10, 1)
-    fault = store.load(3, at_most=100)[2][0]
+    fault = store.load(3, at_most=100).faults[0]
     assert fault.startswith("version 2: ")
     store.save(_snapshot(30, epoch=epoch))
     assert _loaded(store) == (3, 30, 0)
 
 
 def test_a_store_with_nothing_or_with_nothing_whole_says_so(store: Store) -> None:
-    assert store.load(3, at_most=100) == (0, None, [])
+    assert store.load(3, at_most=100) == Found()
     assert store.notes(3) == []
     assert store.partitions() == []
     store.save(_snapshot(10, epoch=store.claim(3, floor=0)))

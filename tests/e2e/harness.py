@@ -83,8 +83,8 @@ class Project:
         return [sys.executable, "-m", "pipeline.cli", *words, "-c", str(self.file)]
 
     @contextlib.contextmanager
-    def running(self, *, workers: int = 1, until_end: bool = False) -> Iterator["Run"]:
-        words = ["run", "--workers", str(workers)] + (["--until-end"] if until_end else [])
+    def running(self, *, workers: int = 1, until_end: bool = False, on_loss: str = "relearn") -> Iterator["Run"]:
+        words = ["run", "--workers", str(workers), "--on-state-loss", on_loss] + (["--until-end"] if until_end else [])
         log = (self.directory / "run.log").open("ab")
         process = subprocess.Popen(self.command(*words), env=self.env, stderr=log, stdout=log)
         run = Run(process, self.directory / "run.log")
@@ -94,10 +94,11 @@ class Project:
             run.end()
             log.close()
 
-    def run_to_end(self, *, timeout_s: float = 60.0, workers: int = 1) -> None:
-        with self.running(until_end=True, workers=workers) as run:
+    def run_to_end(self, *, timeout_s: float = 60.0, workers: int = 1, on_loss: str = "relearn") -> str:
+        with self.running(until_end=True, workers=workers, on_loss=on_loss) as run:
             code = run.process.wait(timeout_s)
             assert code == 0, run.log()
+            return run.log()
 
     def produce(self, values: Sequence[bytes | None], *, partition: int) -> None:
         producer = Producer({**self.client, "linger.ms": 5, "enable.idempotence": True})

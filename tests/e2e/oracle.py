@@ -100,7 +100,7 @@ def _hold_counts(p: "Project", partition: int, truth: Truth, committed: tuple[in
 
 def stored_model(p: "Project", partition: int) -> Any:
     """Return the River model of the newest snapshot."""
-    _, snapshot, _ = Store(p.stack.addresses.redis, name=p.name).load(partition, at_most=2**62)
+    snapshot = Store(p.stack.addresses.redis, name=p.name).load(partition, at_most=2**62).snapshot
     assert snapshot is not None, f"the store has a model of partition {partition}"
     assert snapshot.offset == len(p.sent[partition]), "a clean stop saves what was committed"
     _, model = pickle.loads(snapshot.model)

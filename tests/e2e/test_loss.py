@@ -3,12 +3,14 @@
 It relearns where the log allows it, and otherwise stops with the choices. It never starts afresh in silence.
 """
 
+import json
 from collections.abc import Callable
 
 import redis
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from harness import Project, values
+from harness import Project, values, wait_until
+from oracle import hold_models, logistic, offline
 
 from consumers.topics import Topics
 
@@ -36,10 +38,18 @@ def _second_half(p: Project) -> None:
         p.produce(values(1_000, bad_every=40, seed=7 + partition), partition=partition)
 
 
-def _run_fails(p: Project) -> str:
-    with p.running(until_end=True) as run:
+def _run_fails(p: Project, *, on_loss: str = "relearn") -> str:
+    with p.running(until_end=True, on_loss=on_loss) as run:
         assert run.process.wait(60) == 1, run.log()
         return run.log()
+
+
+def _wait_for_empty_group(p: Project) -> None:
+    """Wait for the session of a worker that has stopped: a static member leaves no sooner."""
+    admin = AdminClient(p.client)
+    wait_until(
+        lambda: not admin.describe_consumer_groups([p.name])[p.name].result(10).members, what="the group to be empty"
+    )
 
 
 def test_a_store_that_lost_everything_is_filled_again_from_the_log(project: Make) -> None:
@@ -77,8 +87,27 @@ def test_a_lost_store_and_a_log_that_no_longer_reaches_back_stop_the_pipeline(pr
     _second_half(p)
     log = _run_fails(p)
     assert "no longer reaches back to 0" in log
-    assert "→ restore the store" in log
+    assert "→ restore what is missing" in log
+    assert "--on-state-loss fresh" in log
     assert "Traceback" not in log
+    # Partition 1's log does reach back, but whoever says `fresh` wants no relearning.
+    log = p.run_to_end(on_loss="fresh")
+    assert log.count("a new history begins") == 2
+    p.run_to_end()
+    for partition, messages in p.read(p.predictions).items():
+        late = [json.loads(m.value()) for m in messages if json.loads(m.value())["source"]["offset"] >= 2_000]
+        truth = offline(p.sent[partition][2_000:], logistic())
+        assert [answer["proba"] for answer in late] == [proba for _, _, proba in truth.good]
+
+
+def test_who_wants_to_restore_the_store_is_asked_before_anything_is_relearned(project: Make) -> None:
+    p = project()
+    _first_half(p)
+    _forget_models(p)
+    _second_half(p)
+    assert "the store has no model of the 2000 records before" in _run_fails(p, on_loss="stop")
+    p.run_to_end()
+    p.check()
 
 
 def test_records_that_retention_took_before_they_were_learned_stop_the_pipeline(project: Make) -> None:
@@ -92,14 +121,32 @@ def test_records_that_retention_took_before_they_were_learned_stop_the_pipeline(
     assert "300 records are gone" in log
 
 
-def test_offsets_that_were_set_back_below_every_snapshot_stop_the_pipeline(project: Make) -> None:
+def test_offsets_that_were_set_back_below_every_snapshot_give_the_same_model_again(project: Make) -> None:
     p = project()
     _first_half(p)
+    _wait_for_empty_group(p)
     consumer = Consumer({**p.client, "group.id": p.name})
     consumer.commit(offsets=[TopicPartition(p.features, 0, 10)], asynchronous=False)
     consumer.close()
+    assert "ahead of the committed offset 10" in _run_fails(p, on_loss="stop")
+    p.run_to_end()
+    # Whoever sets offsets back asks for these predictions again, and gets the very same.
+    messages = [json.loads(m.value()) for m in p.read(p.predictions)[0]]
+    offsets = [(m["source"]["offset"], m["proba"]) for m in messages]
+    truth = [(offset, proba) for offset, _, proba in offline(p.sent[0], logistic()).good]
+    assert offsets == truth + [(offset, proba) for offset, proba in truth if offset >= 10]
+    hold_models(p)
+
+
+def test_offsets_that_are_gone_stop_the_pipeline(project: Make) -> None:
+    p = project()
+    _first_half(p)
+    _wait_for_empty_group(p)
+    admin = AdminClient(p.client)
+    admin.delete_consumer_groups([p.name])[p.name].result(10)
     log = _run_fails(p)
-    assert "ahead of the committed offset 10" in log
+    assert "the group has no committed offset" in log
+    assert "--on-state-loss fresh" in log
 
 
 def test_a_topic_that_was_made_again_is_not_taken_for_the_old_one(project: Make) -> None:
