@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from harness import Project
+from proxy import Proxied, proxied_stack
 
 from pipeline.embedded import Stack
 
@@ -14,6 +15,13 @@ from pipeline.embedded import Stack
 def stack() -> Iterator[Stack]:
     with Stack() as running:
         assert running.addresses.kind == "kafka", "these tests prove nothing on a mock"
+        yield running
+
+
+@pytest.fixture(scope="session")
+def proxied() -> Iterator[Proxied]:
+    """Another stack, whose servers the pipeline reaches through proxies that can be told what to do."""
+    with proxied_stack() as running:
         yield running
 
 

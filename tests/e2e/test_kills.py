@@ -2,10 +2,12 @@
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from harness import Project, Run, Steady, steady, values, wait_until
 from oracle import promise
+from proxy import Proxied
 from receiver import Receiver
 from trap import SOAK, Trap
 
@@ -102,6 +104,28 @@ def test_killed_while_paused(project: Make) -> None:
                 receiver.status = 200
             _moves_on(p)
             _finish(p, run, producing)
+
+
+def test_killed_when_the_commit_is_sent_and_not_answered(proxied: Proxied, tmp_path: Path) -> None:
+    p = Project(proxied.stack, tmp_path / "project", settings={**UNSAVED, **proxied.settings})
+    with promise(p), steady(p, values(MANY, bad_every=50), per_second=RATE) as producing, p.running() as run:
+        for _ in range(KILLS):
+            _moves_on(p)
+            fault = proxied.kafka.drop_reply("EndTxn", then=run.kill_worker)
+            wait_until(fault.happened.is_set, what="a commit to be sent")
+        _moves_on(p)
+        _finish(p, run, producing)
+
+
+def test_killed_when_half_of_a_snapshot_is_written(proxied: Proxied, tmp_path: Path) -> None:
+    p = Project(proxied.stack, tmp_path / "project", settings=dict(proxied.settings))
+    with promise(p), steady(p, values(MANY, bad_every=50), per_second=RATE) as producing, p.running() as run:
+        for _ in range(KILLS):
+            _moves_on(p)
+            fault = proxied.store.cut_after(500, "EVALSHA", containing=b":snapshots", then=run.kill_worker)
+            wait_until(fault.happened.is_set, what="a snapshot to be half written")
+        _moves_on(p)
+        _finish(p, run, producing)
 
 
 def test_three_workers_killed_at_random(project: Make) -> None:
