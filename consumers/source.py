@@ -1,7 +1,7 @@
 """The way in: a member of the consumer group that gives batches and keeps its place while it is paused.
 
-Partitions arrive paused and stay so until the runner has taken them over and says from which offset they
-are read. The rebalance callbacks only note what happened: all work on it is done between polls.
+Nothing of a partition is read until the runner has taken it over and says from which offset: only then does the
+client get it. The rebalance callbacks only note what happened: all work on it is done between polls.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import msgspec
 from confluent_kafka import (
-    OFFSET_END,
     Consumer,
     KafkaError,
     KafkaException,
@@ -127,7 +126,9 @@ class Source:
             raise SettingsRefused(error.args[0].str()) from error
         self.unreachable = False
         self.assigned: set[int] = set()
-        self._reading: set[int] = set()
+        # Of each partition that the client has: the offset after the last that it gave.
+        self._next: dict[int, int] = {}
+        self._paused: set[int] = set()
 
     def subscribe(self) -> None:
         """Join the group. The partitions come with later polls."""
@@ -149,9 +150,10 @@ class Source:
             if error is None:
                 record = _record(message)
                 records.setdefault(record.partition, []).append(record)
+                self._next[record.partition] = record.offset + 1
             elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 librdkafka's own codes
                 ends[cast("int", message.partition())] = cast("int", message.offset())
-            elif message.partition() in {None, -1, *self._reading}:
+            elif message.partition() in {None, -1, *self._next}:
                 self._judge(error)
         if not records and not ends:
             return None
@@ -162,32 +164,38 @@ class Source:
         return self._consumer.consumer_group_metadata()
 
     def pause(self, partitions: Iterable[int]) -> None:
-        """Stop fetching. What was fetched and not polled is dropped, and fetched again on resume."""
-        self._consumer.pause(self._places(partitions))
-
-    def resume(self, partitions: Iterable[int]) -> None:
-        """Fetch again from where the last poll left off."""
-        self._consumer.resume(self._places(partitions))
+        """Stop fetching what is being read. What was fetched and not polled is dropped."""
+        reading = [partition for partition in partitions if partition in self._next]
+        self._consumer.pause(self._places(reading))
+        self._paused.update(reading)
 
     def read_from(self, partition: int, offset: int) -> None:
-        """Start reading a partition at an offset. Raises SourceAway when the client is not ready for it."""
-        place = TopicPartition(self._topic, partition, offset)
+        """Read a partition from an offset on, paused or not before. Raises SourceAway when the client can't yet."""
         try:
-            self._seek(place)
-            self._consumer.resume([place])
+            if partition in self._next:
+                self._consumer.seek(TopicPartition(self._topic, partition, offset))
+                self._next[partition] = offset
+            else:
+                self._add(partition, offset)
+            self._consumer.resume(self._places([partition]))
         except KafkaException as error:
             raise SourceAway(f"partition {partition} can't be read yet: {error.args[0].str()}") from error
-        self._reading.add(partition)
+        self._paused.discard(partition)
 
-    def _seek(self, place: TopicPartition) -> None:
-        try:
-            self._consumer.seek(place)
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError._STATE or not self._incremental:  # noqa: SLF001
-                raise
-            # The client gave the partition up when it could not look up its end; it takes it up at an offset.
-            self._consumer.incremental_unassign([place])
-            self._consumer.incremental_assign([place])
+    def _add(self, partition: int, offset: int) -> None:
+        """Give the client a partition, at an offset that it has not to look up.
+
+        A place to be looked up, such as the log's end, with a seek after it is no way: the answer may come after
+        the seek, and then the reading jumps there in silence.
+        """
+        if self._incremental:
+            self._consumer.incremental_assign([TopicPartition(self._topic, partition, offset)])
+            self._next[partition] = offset
+            return
+        self._next[partition] = offset
+        self._consumer.assign([TopicPartition(self._topic, p, o) for p, o in self._next.items()])
+        # The others begin anew, and it is not to be relied on that they remember that they were paused.
+        self._consumer.pause(self._places(self._paused))
 
     def committed(self, partitions: Iterable[int]) -> dict[int, Committed]:
         """Return what the group has committed, waiting out a transaction that is still open."""
@@ -236,29 +244,27 @@ class Source:
 
     def _came(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         partitions = [place.partition for place in places]
-        self._reading.difference_update(partitions)
-        for place in places:
-            # Any place that the broker knows will do, since nothing is fetched before `read_from`. The
-            # committed offset would not: a new group has none, and then the client gives the partition up.
-            place.offset = OFFSET_END
+        # None yet: where they are read from is known when they have been taken over.
         if self._incremental:
-            consumer.incremental_assign(places)
+            consumer.incremental_assign([])
         else:
-            consumer.assign(places)
-        # A client remembers a pause across a rebalance and forgets it across a restart: say it each time.
-        consumer.pause(places)
+            consumer.assign([])
+            self._next.clear()
+            self._paused.clear()
         self.assigned.update(partitions)
         self._rebalanced(partitions, ())
 
     def _went(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         partitions = [place.partition for place in places]
         self.assigned.difference_update(partitions)
-        self._reading.difference_update(partitions)
         self._rebalanced((), partitions)
         if self._incremental:
-            consumer.incremental_unassign(places)
+            consumer.incremental_unassign([place for place in places if place.partition in self._next])
         else:
             consumer.unassign()
+        for partition in partitions:
+            self._next.pop(partition, None)
+        self._paused.difference_update(partitions)
 
     def _heard(self, error: KafkaError) -> None:
         # Whether one broker is gone is the client's business; an idle worker must notice when all are.

@@ -36,8 +36,8 @@ _SIGNALS = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP}
 class Failpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What happens at a place: from its `hit`-th pass on, once for each time that the file `armed` is made.
 
-    The worker waits `after_s` seconds there first, so that the client's own threads come to do what they were
-    given, and then sends itself the signal.
+    The worker waits `after_s` seconds there before it sends itself the signal, and as long after it was woken, so
+    that the clients' own threads come to do and to hear what the worker itself does not know of yet.
     """
 
     at: Name
@@ -75,5 +75,6 @@ def from_environment() -> Callable[[str], None]:
             return
         time.sleep(failpoint.after_s)
         os.kill(os.getpid(), _SIGNALS[failpoint.do])
+        time.sleep(failpoint.after_s)
 
     return stop

@@ -332,10 +332,14 @@ class Runner:
             self._paused = True
             self._source.pause(self._source.assigned)
             log.warning("paused", reason=self._gate.reason)
-        elif self._paused and self._gate.open and self._pending is None:
+        elif self._paused and self._gate.open and self._pending is None and self._trial.attempt("kafka", self._resume):
             self._paused = False
-            self._source.resume(self._shards)
             log.info("resumed")
+
+    def _resume(self) -> None:
+        # From where the shards stand, not from where the client believes that it was.
+        for shard in self._shards.values():
+            self._source.read_from(shard.partition, shard.offset)
 
     def _hold_flood(self, pending: Pending) -> None:
         codes = sorted(

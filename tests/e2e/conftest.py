@@ -13,7 +13,8 @@ from pipeline.embedded import Stack
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    with Stack() as running:
+    # A zombie's open transaction is looked for each second, not each ten.
+    with Stack(kafka_settings={"transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000"}) as running:
         assert running.addresses.kind == "kafka", "these tests prove nothing on a mock"
         yield running
 

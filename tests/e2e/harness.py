@@ -85,9 +85,10 @@ class Project:
     @contextlib.contextmanager
     def running(self, *, workers: int = 1, until_end: bool = False, on_loss: str = "relearn") -> Iterator["Run"]:
         words = ["run", "--workers", str(workers), "--on-state-loss", on_loss] + (["--until-end"] if until_end else [])
-        log = (self.directory / "run.log").open("ab")
+        log_file = self.directory / f"run-{len(list(self.directory.glob('run-*.log')))}.log"
+        log = log_file.open("wb")
         process = subprocess.Popen(self.command(*words), env=self.env, stderr=log, stdout=log)
-        run = Run(process, self.directory / "run.log")
+        run = Run(process, log_file)
         try:
             yield run
         finally:
