@@ -239,7 +239,10 @@ class Worker:
         self._rundir.write(self._ordinal, {**self._note, "ordinal": self._ordinal, **note})
 
     def _hold(self, roster: Roster, note: dict[str, Any]) -> None:
-        if not roster.hold(self._ordinal, {**self._note, "ordinal": self._ordinal, **note}):
+        # A store that was put back to an earlier time holds the note of the worker before this one, whose lock this
+        # one has.
+        place = self._note["place"]
+        if not roster.hold(self._ordinal, {**self._note, "ordinal": self._ordinal, **note}, evict_place=place):
             log.error("another worker holds this worker's ordinal; this one ends", ordinal=self._ordinal)
             os._exit(EXIT_HUNG)
 
