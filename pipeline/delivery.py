@@ -74,6 +74,7 @@ class Delivery:
         self._post(pending)
         outputs = self._outputs(pending)
         if not pending.sent:
+            self._sink.open()
             try:
                 self._sink.send(outputs, pending.membership)
             except OutcomeUnknown:

@@ -5,7 +5,7 @@ the caller until they are confirmed, so whatever happens on the way, the very sa
 
 What a transaction's errors mean was learned on a real broker. Three cases matter to the caller:
 - `BatchStale`: the group has moved on, the broker refused the offsets, the transaction is aborted.
-- `SinkAway`: nothing is decided; call `send` again with the same batch and it goes on where it stood.
+- `SinkAway`: nothing was sent; `open` and `send` again with the same batch, and it goes on where it stood.
 - `OutcomeUnknown`: the producer is dead and its last transaction may be committed or not. `open` makes a new
   one with the same transactional id, which ends whatever the old one left open; then the committed offsets tell.
 """
@@ -213,7 +213,9 @@ class TransactionalSink:
                 self._discard()
                 raise OutcomeUnknown(f"the transaction could not be aborted: {second}") from second
             self.aborts += 1
-            self.begun_at = None
+            # Not to be used again: where a reply was outstanding when it aborted, the client gives the records of the
+            # next transaction the numbers of those that Kafka already has, and they are dropped as duplicates.
+            self._discard()
             raise _after_abort(fault) from error
         committing = self._committing
         self._discard()

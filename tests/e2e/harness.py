@@ -21,6 +21,9 @@ from consumers.topics import Topics
 from pipeline import mark
 from pipeline.embedded import Stack
 
+LENT = "HEADRACE_TEST_STACK"
+"""Names the environment variable by which one run of the tests lends another its Kafka and store."""
+
 LOGISTIC = """
 from river import linear_model, preprocessing
 

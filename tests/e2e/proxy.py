@@ -46,15 +46,14 @@ APIS = {
     **dict(enumerate(("LeaveGroup", "SyncGroup", "DescribeGroups", "ListGroups"), 13)),
     **dict(enumerate(("ApiVersions", "CreateTopics", "DeleteTopics"), 18)),
     **dict(enumerate(("InitProducerId", "OffsetForLeaderEpoch", "AddPartitionsToTxn", "AddOffsetsToTxn"), 22)),
-    26: "EndTxn",
-    28: "TxnOffsetCommit",
-    32: "DescribeConfigs",
-    68: "ConsumerGroupHeartbeat",
+    **dict(
+        zip((26, 28, 32, 68), ("EndTxn", "TxnOffsetCommit", "DescribeConfigs", "ConsumerGroupHeartbeat"), strict=True)
+    ),
 }
 """Kafka's requests by their key, as `drop_reply` and `cut_after` name them."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Fault:
     """What happens once, to a request of this name whose bytes contain these; `happened` is set when it has.
 
@@ -67,14 +66,16 @@ class Fault:
     then: Callable[[], Any] | None
     close: bool
     forward: int | None = None
+    met: bool = False
     happened: threading.Event = field(default_factory=threading.Event)
 
     def takes(self, name: str, request: bytes) -> bool:
         """Tell whether this is the request that it waits for."""
-        if name != self.name or self.containing not in request or len(request) <= (self.forward or 0):
+        if self.met or name != self.name or self.containing not in request or len(request) <= (self.forward or 0):
             return False
         self.skip -= 1
-        return self.skip < 0
+        self.met = self.skip < 0
+        return self.met
 
 
 class Wire(Protocol):
@@ -166,6 +167,9 @@ class _Connection:
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
+            for unmet in self._doomed.values():
+                # Another fault was quicker to end the connection: this one waits for the next such request.
+                unmet.met = False
             for _, writer in self._ends.values():
                 writer.close()
 
@@ -264,7 +268,8 @@ class Proxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._do(self._end())
+        self._do(self._cut())
+        self._do(self._loop.shutdown_default_executor())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -316,7 +321,8 @@ class Proxy:
 
         With `close` the connection is reset in its place. `skip` requests of the kind are let through before.
         """
-        return self._expect(Fault(name, containing, skip, then, close))
+        self._faults.append(Fault(name, containing, skip, then, close))
+        return self._faults[-1]
 
     def cut_after(
         self,
@@ -328,21 +334,17 @@ class Proxy:
         then: Callable[[], Any] | None = None,
     ) -> Fault:
         """Forward only so many bytes of one request that is longer; once `then` is done, reset the connection."""
-        return self._expect(Fault(name, containing, skip, then, close=True, forward=forward))
-
-    def _expect(self, fault: Fault) -> Fault:
-        self._faults.append(fault)
-        return fault
+        self._faults.append(Fault(name, containing, skip, then, close=True, forward=forward))
+        return self._faults[-1]
 
     def find(self, name: str, request: bytes) -> Fault | None:
-        """Return the fault that this request is to meet, which then is no longer waited for."""
-        fault = next((fault for fault in list(self._faults) if fault.takes(name, request)), None)
-        if fault is not None:
-            self._faults.remove(fault)
-        return fault
+        """Return the fault that this request is to meet."""
+        return next((fault for fault in list(self._faults) if fault.takes(name, request)), None)
 
     async def happen(self, fault: Fault) -> None:
-        """Do what goes with a fault."""
+        """Do what goes with a fault, which then is no longer waited for."""
+        with contextlib.suppress(ValueError):
+            self._faults.remove(fault)
         try:
             if fault.then is not None:
                 await asyncio.to_thread(fault.then)
@@ -382,10 +384,6 @@ class Proxy:
                 connection.reset()
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _end(self) -> None:
-        await self._cut()
-        await self._loop.shutdown_default_executor()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
