@@ -126,6 +126,7 @@ def test_a_relearning_that_comes_to_other_counts_stops_the_pipeline(project: Mak
     # What was learned then is refused now: it would be another model, under the old one's name.
     p.settings["HEADRACE__SCHEMA__FEATURES__A__MAX"] = "1"
     p.settings["HEADRACE__SCHEMA__FEATURES__A__TYPE"] = "number"
+    _second_half(p)
     log = _run_fails(p)
     assert "relearning gave" in log
     assert "Traceback" not in log

@@ -1,0 +1,187 @@
+"""Bugs that are seeded into the joints of the promise, one at a time, and the fault test that each turns red.
+
+| mutant | what is broken | caught by | how it shows |
+|---|---|---|---|
+| snapshot before commit | X runs ahead of Y | a kill after the offsets are sent | X is past Y |
+| fresh membership | a batch goes with membership of now | a zombie woken late | nothing is refused |
+| rewind and relearn | a failed batch is read and learned again | a reply lost before a commit | counts are wrong |
+| no epoch | a zombie's snapshot is taken | a zombie woken after its commit | nothing is refused |
+| reset to earliest | a deleted range is skipped | a log that is deleted under a sleeper | it goes on |
+| letters outside | dead letters are not in the transaction | a kill before the commit | dead letters come twice |
+| off by one | offsets are committed one too far | a stop and a start | records are lost, or counts wrong |
+| read uncommitted | aborted input is read | an aborted transaction upstream | foreign records |
+| changed batch | what is sent again is not what was sent | a reply lost before a commit | predictions are lost |
+| pause kept | what is taken over stays paused | a first run | it never ends |
+| unordered relearn | relearning goes backwards | a kill while it relearns | other predictions |
+| unchecked count | what is relearned is not counted | a schema that has changed | it goes on |
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from harness import LENT
+
+from pipeline.embedded import Stack
+
+ROOT = Path(__file__).parents[2]
+PLAIN = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:xdist")
+TREE = ("pipeline", "consumers", "producers", "state", "tests", "pyproject.toml")
+
+
+class Mutant(msgspec.Struct, frozen=True):
+    """A change to one place of a file, the test that must fail with it, and what that test must say."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    test: str
+    says: str
+
+
+MUTANTS = [
+    Mutant(
+        "snapshot before commit",
+        "pipeline/runner.py",
+        "                self._process(batch)\n",
+        "                self._process(batch)\n"
+        "                for shard in self._shards.values():\n"
+        "                    shard.offset > shard.snapshot_offset and self._saver.save(shard)\n",
+        "test_kills.py::test_killed_at_work[offsets-3-0.3]",
+        "is past Y",
+    ),
+    Mutant(
+        "fresh membership",
+        "pipeline/delivery.py",
+        "self._sink.send(outputs, pending.membership)",
+        "self._sink.send(outputs, self._source.membership())",
+        "test_zombies.py::test_a_zombie_is_refused[learned-1.0]",
+        "AssertionError",
+    ),
+    Mutant(
+        "rewind and relearn",
+        "pipeline/runner.py",
+        '            if not (self._trial.allowed("sink") and self._trial.attempt("kafka", attempt)):\n',
+        '            if not (self._trial.allowed("sink") and self._trial.attempt("kafka", attempt)):\n'
+        "                for partition, start in pending.starts.items():\n"
+        "                    self._source.read_from(partition, start)\n"
+        "                    self._shards[partition].offset = start\n"
+        "                self._pending = None\n",
+        "test_network.py::test_each_of_kafkas_replies_is_lost_once_and_its_connection_with_it",
+        "AssertionError",
+    ),
+    Mutant(
+        "no epoch",
+        "state/store.py",
+        "if held > epoch then return {-1, held} end\n",
+        "",
+        "test_zombies.py::test_a_zombie_is_refused[committed-0.0]",
+        "the zombie's snapshot to be refused",
+    ),
+    Mutant(
+        "reset to earliest",
+        "consumers/source.py",
+        '"auto.offset.reset": "error"',
+        '"auto.offset.reset": "earliest"',
+        "test_loss.py::test_records_that_are_deleted_under_a_sleeping_worker_stop_the_pipeline",
+        "the pipeline to stop",
+    ),
+    Mutant(
+        "letters outside",
+        "producers/sink.py",
+        '        _produce_all(producer, topics["dead_letters"], output.partition, output.dead_letters)\n',
+        '        plain = Producer({"bootstrap.servers": os.environ["HEADRACE__KAFKA__BOOTSTRAP_SERVERS"]})\n'
+        '        _produce_all(plain, topics["dead_letters"], output.partition, output.dead_letters)\n'
+        "        plain.flush()\n",
+        "test_kills.py::test_killed_at_work[produced-3-0.2]",
+        "dead letters of partition",
+    ),
+    Mutant(
+        "off by one",
+        "producers/sink.py",
+        "output.partition, output.offset, output.mark)",
+        "output.partition, output.offset + 1, output.mark)",
+        "test_restart.py::test_sigterm_ends_within_five_seconds_and_the_next_start_goes_on_to_the_bit",
+        "Error",
+    ),
+    Mutant(
+        "read uncommitted",
+        "consumers/source.py",
+        '"isolation.level": "read_committed"',
+        '"isolation.level": "read_uncommitted"',
+        "test_delivery.py::test_aborted_records_and_control_records_upstream_are_passed_over",
+        "AssertionError",
+    ),
+    Mutant(
+        "changed batch",
+        "pipeline/delivery.py",
+        "        outputs = self._outputs(pending)\n",
+        "        outputs = self._outputs(pending)\n"
+        "        for result in pending.results.values():\n"
+        "            result.predictions = result.predictions[1:]\n",
+        "test_network.py::test_each_of_kafkas_replies_is_lost_once_and_its_connection_with_it",
+        "predictions of partition",
+    ),
+    Mutant(
+        "pause kept",
+        "pipeline/runner.py",
+        "        if self._paused:\n            self._source.pause([partition])\n",
+        "        self._source.pause([partition])\n",
+        "test_restart.py::test_a_first_run_predicts_and_dead_letters_every_record_once",
+        "TimeoutExpired",
+    ),
+    Mutant(
+        "unordered relearn",
+        "pipeline/progress.py",
+        "            self._engine.run(shard, silent, now_ms=now_ms)\n",
+        "            self._engine.run(shard, silent[::-1], now_ms=now_ms)\n"
+        "            shard.offset = silent[-1].offset + 1\n",
+        "test_kills.py::test_killed_while_it_takes_over[relearning]",
+        "AssertionError",
+    ),
+    Mutant(
+        "unchecked count",
+        "pipeline/takeover.py",
+        "        if (told.records, told.learned) != (found.records, found.learned):\n",
+        "        if False:\n",
+        "test_loss.py::test_a_relearning_that_comes_to_other_counts_stops_the_pipeline",
+        "assert 0 == 1",
+    ),
+]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
+def test_a_seeded_bug_turns_the_matrix_red(mutant: Mutant, stack: Stack, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    for name in TREE:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        else:
+            shutil.copy(source, copy / name)
+    broken = copy / mutant.file
+    text = broken.read_text()
+    assert text.count(mutant.old) == 1, "the place that is broken is there, once"
+    broken.write_text(("import os\n" if "os.environ" in mutant.new else "") + text.replace(mutant.old, mutant.new))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *PLAIN, f"--basetemp={tmp_path / 'runs'}", f"tests/e2e/{mutant.test}"],
+        cwd=copy,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(copy),
+            "HEADRACE_KILLS": "2",
+            LENT: f"{stack.addresses.kafka} {stack.addresses.redis}",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+    assert done.returncode == 1, f"{mutant.name} was not caught: {done.stdout[-2_000:]}{done.stderr[-2_000:]}"
+    assert "1 failed" in done.stdout, done.stdout[-2_000:]
+    assert mutant.says in done.stdout, done.stdout[-4_000:]
