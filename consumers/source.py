@@ -70,6 +70,13 @@ class SettingsRefused(Exception):
     hint = "mend it in [kafka.librdkafka]; librdkafka's CONFIGURATION.md lists every property"
 
 
+class SourceLost(Exception):
+    """Raised when the client itself can't go on: the process must end, and another take its place."""
+
+    status = 503
+    hint = "nothing to do: the worker is started again and goes on from the committed offset"
+
+
 class SourceError(Exception):
     """Raised when reading can't go on without somebody's help."""
 
@@ -137,7 +144,8 @@ class Source:
     def poll(self, *, records_max: int, wait_s: float) -> Batch | None:
         """Wait for the first record, then take what else is there; None when nothing came in time.
 
-        Raises SourceError for what no waiting mends; other errors of the client are waited out.
+        Raises SourceError for what no waiting mends and SourceLost for a client that is dead; its other errors are
+        waited out.
         """
         first = self._consumer.poll(wait_s)
         if first is None:
@@ -153,6 +161,9 @@ class Source:
                 self._next[record.partition] = record.offset + 1
             elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 librdkafka's own codes
                 ends[cast("int", message.partition())] = cast("int", message.offset())
+            elif error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001
+                # Comes with a partition or without, and only once: a static member that lost its session, say.
+                raise SourceLost(f"the consumer can't go on: {error.str()}")
             elif message.partition() in {None, -1, *self._next}:
                 self._judge(error)
         if not records and not ends:
@@ -283,8 +294,6 @@ class Source:
                 f"Kafka denies it: {error.str()}",
                 hint="give the user READ on the features topic and on the group (`headrace doctor`)",
             )
-        if error.fatal():
-            raise SourceAway(f"the consumer can't go on: {error.str()}")
 
     def _places(self, partitions: Iterable[int]) -> list[TopicPartition]:
         return [TopicPartition(self._topic, partition) for partition in partitions]
@@ -298,6 +307,10 @@ def consumer_settings(settings: Mapping[str, Any], *, group: str) -> dict[str, A
         "queued.max.messages.kbytes": 32_768,
         # A broker that is back is found within a second, not ten: the coordinator's connection waits by itself.
         "reconnect.backoff.max.ms": 1_000,
+        # A reply that was lost on a connection that lives is missed after this: a minute, by default.
+        "socket.timeout.ms": 10_000,
+        # The loop polls many times a second; what holds a rebalance up for longer hangs.
+        "max.poll.interval.ms": 60_000,
         **classic,
         **settings,
         **_OWNED,

@@ -252,7 +252,7 @@ class Config(BaseSettings):
     """The whole configuration. `directory` is where the file stands: the factory is looked up there."""
 
     model_config = SettingsConfigDict(
-        extra="forbid", env_prefix=ENV_PREFIX, env_nested_delimiter="__", case_sensitive=False
+        extra="forbid", env_prefix=ENV_PREFIX, env_prefix_target="all", env_nested_delimiter="__", case_sensitive=False
     )
 
     name: str = Field("headrace", description="the consumer group; transactional ids and Redis keys start with it")

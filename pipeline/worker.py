@@ -25,7 +25,7 @@ import structlog
 from consumers import schema
 from consumers.gate import BACKOFF_MAX_S, FloodGuard
 from consumers.record import Decoder
-from consumers.source import SettingsRefused, Source, SourceAway, SourceError
+from consumers.source import SettingsRefused, Source, SourceAway, SourceError, SourceLost
 from consumers.topics import Topic, Topics
 from pipeline import config as configuration
 from pipeline import failpoint
@@ -204,8 +204,10 @@ class Worker:
 
         settings = {**self._config.librdkafka, "logger": logging.getLogger("librdkafka")}
         # A static member: one that is killed and started again has its partitions back without a rebalance, and
-        # the broker that comes back waits for nobody's session. An empty name makes the member dynamic.
-        member = settings.get("group.instance.id", self._config.name)
+        # the broker that comes back waits for nobody's session. An empty name makes the member dynamic. So is one of
+        # the newer protocol, where the broker turns a member back until the session of the one that died is over.
+        newer = settings.get("group.protocol") == "consumer"
+        member = settings.get("group.instance.id", "" if newer else self._config.name)
         settings["group.instance.id"] = f"{member}-{self._ordinal}" if member else ""
         return settings
 
@@ -329,6 +331,9 @@ def main() -> int:
         return _fail(error, EXIT_AWAY)
     except (StateError, SourceError, SinkRefused, StoreRefused, FloodError) as error:
         return _fail(error, 1)
+    except SourceLost as error:
+        log.error("the worker ends, to be started again", reason=str(error))  # noqa: TRY400 the reason is all
+        return EXIT_HUNG
     except Exception as error:
         # Nobody foresaw it: the worker goes, its parent starts another, and the state is safe either way.
         if os.environ.get("HEADRACE_DEBUG"):

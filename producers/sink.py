@@ -24,8 +24,11 @@ Deadline = Callable[[str], Any]
 Reach = Callable[[str], None]
 """Told of each place that a batch passes on its way."""
 
-TRANSACTION_TIMEOUT_MS = 15_000
+TRANSACTION_TIMEOUT_MS = 8_000
+"""How long a dead worker's transaction may hold up its successor; the calls of one take well under a second."""
 _CALL_S = 5.0
+# A reply that was lost on a connection that lives is missed within the time that a call may take.
+_SOCKET_MS = 5_000
 _QUEUE_MESSAGES_MAX = 1_000_000
 _QUEUE_KBYTES_MAX = 2_000_000
 
@@ -139,8 +142,11 @@ class TransactionalSink:
         deadline: Deadline,
         reach: Reach,
     ) -> None:
+        timeout_ms = settings.get("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)
         self._settings = {
-            "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+            "transaction.timeout.ms": timeout_ms,
+            # The offsets' own request waits as long, whatever the call is told.
+            "socket.timeout.ms": min(_SOCKET_MS, int(timeout_ms)),
             **_producer_settings(settings),
             "transactional.id": transactional_id,
         }
@@ -253,6 +259,7 @@ class PlainSink:
     ) -> None:
         self._reach = reach
         self._settings = {
+            "socket.timeout.ms": _SOCKET_MS,
             **_producer_settings(settings),
             "delivery.report.only.error": True,
             "on_delivery": self._failed,

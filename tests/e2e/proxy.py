@@ -46,9 +46,7 @@ APIS = {
     **dict(enumerate(("LeaveGroup", "SyncGroup", "DescribeGroups", "ListGroups"), 13)),
     **dict(enumerate(("ApiVersions", "CreateTopics", "DeleteTopics"), 18)),
     **dict(enumerate(("InitProducerId", "OffsetForLeaderEpoch", "AddPartitionsToTxn", "AddOffsetsToTxn"), 22)),
-    **dict(
-        zip((26, 28, 32, 68), ("EndTxn", "TxnOffsetCommit", "DescribeConfigs", "ConsumerGroupHeartbeat"), strict=True)
-    ),
+    **dict(zip((26, 28, 68), ("EndTxn", "TxnOffsetCommit", "ConsumerGroupHeartbeat"), strict=True)),
 }
 """Kafka's requests by their key, as `drop_reply` and `cut_after` name them."""
 
@@ -62,7 +60,7 @@ class Fault:
 
     name: str
     containing: bytes
-    skip: int
+    spare: int
     then: Callable[[], Any] | None
     close: bool
     forward: int | None = None
@@ -73,8 +71,8 @@ class Fault:
         """Tell whether this is the request that it waits for."""
         if self.met or name != self.name or self.containing not in request or len(request) <= (self.forward or 0):
             return False
-        self.skip -= 1
-        self.met = self.skip < 0
+        self.spare -= 1
+        self.met = self.spare < 0
         return self.met
 
 
@@ -313,15 +311,15 @@ class Proxy:
         name: str,
         *,
         containing: bytes = b"",
-        skip: int = 0,
+        spare: int = 0,
         then: Callable[[], Any] | None = None,
         close: bool = False,
     ) -> Fault:
         """Swallow one reply: the server has done what the request asks, and the client never hears of it.
 
-        With `close` the connection is reset in its place. `skip` requests of the kind are let through before.
+        With `close` the connection is reset in its place. `spare` requests of the kind are let through before.
         """
-        self._faults.append(Fault(name, containing, skip, then, close))
+        self._faults.append(Fault(name, containing, spare, then, close))
         return self._faults[-1]
 
     def cut_after(
@@ -330,11 +328,11 @@ class Proxy:
         name: str,
         *,
         containing: bytes = b"",
-        skip: int = 0,
+        spare: int = 0,
         then: Callable[[], Any] | None = None,
     ) -> Fault:
         """Forward only so many bytes of one request that is longer; once `then` is done, reset the connection."""
-        self._faults.append(Fault(name, containing, skip, then, close=True, forward=forward))
+        self._faults.append(Fault(name, containing, spare, then, close=True, forward=forward))
         return self._faults[-1]
 
     def find(self, name: str, request: bytes) -> Fault | None:

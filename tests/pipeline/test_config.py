@@ -75,6 +75,15 @@ def test_the_environment_wins_over_the_file_key_by_key(file: Path, monkeypatch: 
     assert config.topics.predictions == "kept"
 
 
+def test_the_environment_declares_features_and_no_other_variable_does(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE__SCHEMA__FEATURES__amount__MAX", "9.5")
+    monkeypatch.setenv("SCHEMA", "public")
+    file.write_text("")
+    assert load(file).schema_.features["amount"].max == 9.5
+
+
 def test_flags_win_over_the_environment_and_leave_the_rest(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text('[redis]\nurl = "redis://:word@file:1/0"\n')
     monkeypatch.setenv("HEADRACE__NAME", "environment")
