@@ -10,7 +10,7 @@ from collections import deque
 from typing import Literal
 
 BACKOFF_MIN_S = 0.1
-BACKOFF_MAX_S = 5.0
+BACKOFF_MAX_S = 2.0
 """Never more than this between two tries, so that the stream goes on within seconds of a cure."""
 HOLD_S = 1.0
 """A shorter outage is waited out: to pause drops what the client has fetched ahead."""
@@ -91,12 +91,10 @@ class Gate:
             "sink": Breaker(rng),
         }
         self.flood = ""
-        self._flood_since = 0.0
 
-    def hold_flood(self, now: float, reason: str) -> None:
+    def hold_flood(self, reason: str) -> None:
         """Shut the gate until the process is started again, because of a flood of bad records."""
         self.flood = reason
-        self._flood_since = now
 
     @property
     def open(self) -> bool:

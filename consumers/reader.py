@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from consumers.record import Record
+from consumers.record import Record, record_of
 from consumers.source import Committed
 
 T = TypeVar("T")
@@ -109,7 +109,7 @@ class Reader:
                 if message.offset() >= end:
                     return
                 if error is None:
-                    yield _record(message)
+                    yield record_of(message)
                     heard = time.monotonic()
             if time.monotonic() - heard > _SILENCE_S:
                 raise ReaderAway(f"{topic}[{partition}] gave nothing for {_SILENCE_S:.0f} s{why}")
@@ -126,7 +126,7 @@ class Reader:
         for message in self._consume(wait_s=wait_s):
             error = message.error()
             if error is None:
-                found.append((message.topic(), _record(message)))
+                found.append((message.topic(), record_of(message)))
             else:
                 _judge(message.topic(), error)
         return found
@@ -194,14 +194,3 @@ def _patiently(what: str, ask: Callable[[], T]) -> T:
             if fault.code() not in _PASSING or time.monotonic() > until:
                 raise ReaderAway(f"{what}: {fault.str()}") from error
             time.sleep(_AGAIN_S)
-
-
-def _record(message: Any) -> Record:
-    return Record(
-        message.partition(),
-        message.offset(),
-        message.timestamp()[1],
-        message.key(),
-        message.value(),
-        message.headers(),
-    )

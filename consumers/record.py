@@ -37,6 +37,23 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     headers: Headers | None
 
 
+def record_of(message: Any) -> Record:
+    """Take a client's message; its headers are None where a name is no UTF-8, as other languages may write it."""
+    try:
+        headers = message.headers()
+    except (SystemError, UnicodeDecodeError):
+        # The library then gives none of them.
+        headers = None
+    return Record(
+        message.partition(),
+        message.offset(),
+        message.timestamp()[1],
+        message.key(),
+        message.value(),
+        headers,
+    )
+
+
 class Event(msgspec.Struct, frozen=True):
     """A decoded feature record: the features that the model gets, and the label when it came along."""
 

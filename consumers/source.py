@@ -15,7 +15,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from consumers.record import Headers, Record
+from consumers.record import Record, record_of
 
 _CALL_S = 5.0
 _OWNED = {
@@ -156,7 +156,7 @@ class Source:
         for message in messages:
             error = message.error()
             if error is None:
-                record = _record(message)
+                record = record_of(message)
                 records.setdefault(record.partition, []).append(record)
                 self._next[record.partition] = record.offset + 1
             elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 librdkafka's own codes
@@ -316,22 +316,3 @@ def consumer_settings(settings: Mapping[str, Any], *, group: str) -> dict[str, A
         **_OWNED,
         "group.id": group,
     }
-
-
-def _record(message: Any) -> Record:
-    return Record(
-        message.partition(),
-        message.offset(),
-        message.timestamp()[1],
-        message.key(),
-        message.value(),
-        _headers(message),
-    )
-
-
-def _headers(message: Any) -> Headers | None:
-    try:
-        return cast("Headers | None", message.headers())
-    except (SystemError, UnicodeDecodeError):
-        # A name that is not UTF-8, as clients in other languages may write it: the library gives none of them.
-        return None

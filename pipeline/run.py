@@ -28,7 +28,7 @@ _EXIT_STOPPED = 76
 _BACKOFF_MIN_S = 0.2
 _BACKOFF_MAX_S = 10.0
 # A worker that lived for as long was at work: what ended it is not what keeps it from starting.
-_STEADY_S = 5.0
+_STEADY_S = 3.0
 _STOP_S = 10.0
 _TICK_S = 0.05
 

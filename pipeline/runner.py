@@ -357,7 +357,7 @@ class Runner:
         )
         if self._ends is not None:
             raise FloodError(reason)
-        self._gate.hold_flood(self._clock(), reason)
+        self._gate.hold_flood(reason)
 
     def _beat(self) -> None:
         """Show about once a second how the worker is; that asks the store whether it is there, too."""

@@ -10,7 +10,14 @@ from collections.abc import Mapping, Sequence
 
 import urllib3
 
-_REFUSED = frozenset({http.HTTPStatus.BAD_REQUEST, http.HTTPStatus.UNPROCESSABLE_ENTITY})
+# Too large is a batch, as a rule: its halves may be taken.
+_REFUSED = frozenset(
+    {
+        http.HTTPStatus.BAD_REQUEST,
+        http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        http.HTTPStatus.UNPROCESSABLE_ENTITY,
+    }
+)
 _RETRY_AFTER_MAX_S = 300.0
 
 

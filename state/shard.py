@@ -125,13 +125,18 @@ class Shard:
             self.checkpoint()
 
     def score(self, prediction: Any, label: Any) -> None:
-        """Score a prediction that was sent against its label. One that is no number scores nothing."""
+        """Score a prediction that was sent against its label.
+
+        One that is no number scores nothing, nor does the None of a classifier that has seen no class yet.
+        """
         quality = self.quality
         if quality.task == "regression":
             error = _distance(prediction, label)
             if not error < float("inf"):
                 return
             quality.squares += error * error
+        elif prediction is None:
+            return
         else:
             error = 1.0 if prediction == label else 0.0
         quality.scored += 1

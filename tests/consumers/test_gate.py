@@ -83,7 +83,7 @@ def test_a_moment_of_trouble_does_not_pause_and_a_longer_one_does() -> None:
 
 def test_a_flood_shuts_the_gate_until_the_process_starts_again() -> None:
     gate = Gate(rng=random.Random(1))
-    gate.hold_flood(1.0, "flood of bad records")
+    gate.hold_flood("flood of bad records")
     assert not gate.open
     assert gate.must_pause(1.0), "at once"
     gate.breakers["kafka"].fail(2.0, "Kafka does not answer")

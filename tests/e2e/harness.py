@@ -32,12 +32,15 @@ def build():
 """
 
 
+_LOOK_S = 0.1
+
+
 def wait_until(condition: Callable[[], Any], *, what: str, timeout_s: float = 30.0) -> Any:
     """Wait for a condition, and say what was waited for when it does not come."""
     until = time.monotonic() + timeout_s
     while not (answer := condition()):
         assert time.monotonic() < until, f"waited {timeout_s:.0f} s for {what}"
-        time.sleep(0.05)
+        time.sleep(_LOOK_S)
     return answer
 
 
@@ -55,6 +58,7 @@ class Project:
     model: str = LOGISTIC
     name: str = field(default_factory=lambda: f"t{uuid.uuid4().hex[:8]}")
     sent: dict[int, list[bytes | None]] = field(default_factory=dict)
+    _asker: Consumer | None = None
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -124,16 +128,18 @@ class Project:
         return {place.partition: (place.offset, mark.read(place.metadata or "")) for place in places}
 
     def _committed(self) -> list[TopicPartition] | None:
-        consumer = Consumer({**self.client, "group.id": self.name})
+        # One client for all questions: to make one costs more than to ask.
+        if self._asker is None:
+            self._asker = Consumer({**self.client, "group.id": self.name})
         try:
-            return consumer.committed([TopicPartition(self.features, p) for p in self.sent], timeout=20)
+            return self._asker.committed([TopicPartition(self.features, p) for p in self.sent], timeout=20)
         except KafkaException as error:
             # The coordinator moves and loads while a broker comes back, and waits for open transactions.
             if not (error.args[0].retriable() or error.args[0].code() in _PASSING):
                 raise
+            self._asker.close()
+            self._asker = None
             return None
-        finally:
-            consumer.close()
 
     def all_committed(self) -> bool:
         return all(max(offset, 0) >= len(self.sent[p]) for p, (offset, _) in self.committed().items())

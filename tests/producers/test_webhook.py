@@ -110,7 +110,7 @@ def test_any_2xx_takes_the_batch(server: Server, status: int) -> None:
     assert server.taken == lines(2)
 
 
-@pytest.mark.parametrize("status", [400, 422])
+@pytest.mark.parametrize("status", [400, 413, 422])
 @pytest.mark.parametrize("bad", [[0], [7], [3], [0, 7], [2, 3, 4], list(range(8))])
 def test_the_lines_to_blame_are_found_and_the_others_are_taken_once(
     server: Server, status: int, bad: list[int]

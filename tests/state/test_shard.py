@@ -153,6 +153,12 @@ def test_accuracy_counts_right_answers_in_all_and_lately() -> None:
     assert summary == {"scored": 1_500, "accuracy": pytest.approx(1_000 / 1_500), "accuracy_recent": 0.5}
 
 
+def test_a_classifier_that_has_seen_no_class_yet_is_not_scored_for_its_none() -> None:
+    s = shard()
+    s.score(prediction=None, label="first")
+    assert s.quality_now().summary() == {"scored": 0}
+
+
 def test_errors_of_a_regression_are_summed_in_all_and_lately() -> None:
     s = shard(linear())
     for error in (1.0, -3.0):
