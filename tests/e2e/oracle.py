@@ -158,7 +158,7 @@ class Watch(threading.Thread):
         super().__init__(daemon=True)
         self._p = p
         self._ended = threading.Event()
-        self._last: dict[tuple[str, int], int] = {}
+        self.last: dict[tuple[str, int], int] = {}
         self.seen = 0
         self.samples = 0
         self.violations: list[str] = []
@@ -190,9 +190,9 @@ class Watch(threading.Thread):
             offset = json.loads(message.value())["source"]["offset"]
         else:
             offset = int(dict(message.headers())["__dlq.errors.offset"])
-        if offset <= self._last.get(place, -1):
-            self.violations.append(f"{place}: offset {offset} came after {self._last[place]}")
-        self._last[place] = offset
+        if offset <= self.last.get(place, -1):
+            self.violations.append(f"{place}: offset {offset} came after {self.last[place]}")
+        self.last[place] = offset
         self.seen += 1
 
     def _sample(self, store: "redis.Redis", asker: Consumer) -> None:

@@ -16,6 +16,9 @@ from oracle import Watch, promise
 
 from pipeline.embedded import Server, Stack
 
+# On one worker of the test run: its servers are started once.
+pytestmark = pytest.mark.xdist_group("brokers")
+
 RESUME_S = 30.0
 START_S = 60.0
 # The broker's own session, after which its partitions and coordinators are others', is three seconds.
@@ -79,7 +82,7 @@ def _wait_whole(p: Project) -> None:
 
 
 def _reached(p: Project, watch: Watch) -> dict[int, int]:
-    return {n: watch._last.get((p.predictions, n), -1) for n in p.sent}
+    return {n: watch.last.get((p.predictions, n), -1) for n in p.sent}
 
 
 def _goes_on(p: Project, watch: Watch, *, what: str, timeout_s: float = RESUME_S) -> None:

@@ -17,7 +17,7 @@ from pipeline.failpoint import Name
 Make = Callable[..., Project]
 
 KILLS = int(os.environ.get("HEADRACE_KILLS", "25" if SOAK else "5"))
-RATE = 1_000
+RATE = 500
 # So that there is always something to relearn: nothing is saved but at the end.
 UNSAVED = {"HEADRACE__SNAPSHOT__INTERVAL": "1h"}
 MANY = 100_000
@@ -108,6 +108,7 @@ def test_killed_while_paused(project: Make) -> None:
             _finish(p, run, producing)
 
 
+@pytest.mark.xdist_group("proxied")
 def test_killed_when_the_commit_is_sent_and_not_answered(proxied: Proxied, tmp_path: Path) -> None:
     p = Project(proxied.stack, tmp_path / "project", settings={**UNSAVED, **proxied.settings})
     with promise(p), steady(p, values(MANY, bad_every=50), per_second=RATE) as producing, p.running() as run:
@@ -119,6 +120,7 @@ def test_killed_when_the_commit_is_sent_and_not_answered(proxied: Proxied, tmp_p
         _finish(p, run, producing)
 
 
+@pytest.mark.xdist_group("proxied")
 def test_killed_when_half_of_a_snapshot_is_written(proxied: Proxied, tmp_path: Path) -> None:
     p = Project(proxied.stack, tmp_path / "project", settings=dict(proxied.settings))
     with promise(p), steady(p, values(MANY, bad_every=50), per_second=RATE) as producing, p.running() as run:

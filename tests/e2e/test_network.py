@@ -9,12 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from confluent_kafka.admin import AdminClient
 from harness import Project, Run, steady, values, wait_until
 from oracle import promise
 from proxy import Proxied, Proxy
 
 from state.store import Store
+
+# On one worker of the test run: its servers are started once.
+pytestmark = pytest.mark.xdist_group("proxied")
 
 RATE = 400
 RESUME_S = 10.0

@@ -30,14 +30,14 @@ from state import snapshot
 from state.snapshot import Snapshot
 from state.store import Store, StoreFenced
 
-pytestmark = pytest.mark.kafka
+pytestmark = pytest.mark.xdist_group("store")
 
 Make = Callable[..., Project]
 
 TIMES = 5
 RATE = 500
 MANY = 60_000
-RESUME_S = 5.0
+RESUME_S = 10.0
 _values = functools.cache(values)
 BODY_AT = 41  # behind magic, format and checksum
 

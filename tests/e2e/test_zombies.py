@@ -1,66 +1,62 @@
-"""A worker that is frozen until another has its partitions, and then wakes: nothing that it does counts any more."""
+"""Workers that are frozen until another has their partitions, and then wake: nothing that they do counts any more."""
 
+import json
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
-import pytest
+from fleet import DYNAMIC, SHORT_SESSION, SHORT_TRANSACTION, START_S, fleet, moves, said, shares
 from harness import Project, Run, steady, values, wait_until
 from oracle import promise
-from trap import Trap
 
-from pipeline.failpoint import VARIABLE, Name
+from pipeline.failpoint import VARIABLE
 
 Make = Callable[..., Project]
 
-LIBRDKAFKA = """
-[kafka.librdkafka]
-"transaction.timeout.ms" = 6000
-"""
+# Where each is frozen, for how long it lingers there when it wakes, and what it must say then. A second after it
+# woke, a client has heard that it is no member any more, and its worker has not.
+ZOMBIES = {
+    "polled": (0.0, "batch dropped"),
+    "learned": (1.0, "batch dropped"),
+    "begun": (0.0, "batch dropped"),
+    "produced": (0.2, "batch dropped"),
+    "offsets": (0.0, "batch dropped"),
+    "committed": (0.0, "snapshot refused"),
+}
 
 
-def _wake(worker: int) -> None:
-    os.kill(worker, signal.SIGCONT)
+def _asleep(run: Run) -> bool:
+    workers = run.workers()
+    return bool(workers) and Path(f"/proc/{workers[0]}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
-def _has_moved_on(run: Run) -> bool:
-    """Tell whether a woken worker has noticed: it was told so, or its client was, or it has ended."""
-    log = run.log()
-    return any(said in log for said in ("partitions revoked", "batch dropped", "worker died"))
-
-
-@pytest.mark.parametrize(
-    ("at", "after_s"),
-    # A second after it woke, its client has heard that it is no member any more, and the worker has not.
-    [("polled", 0.0), ("learned", 1.0), ("begun", 0.0), ("produced", 0.2), ("offsets", 0.0), ("committed", 0.0)],
-)
-def test_a_zombie_is_refused(project: Make, at: Name, after_s: float) -> None:
-    p = project(partitions=2)
-    with p.file.open("a") as file:
-        file.write(LIBRDKAFKA)
-    trap = Trap(p, at, do="freeze", after_s=after_s)
-    with promise(p), steady(p, values(100_000, bad_every=50), per_second=500) as producing, p.running() as zombie:
-        wait_until(lambda: p.committed()[0][0] > 300, what="some records to be committed")
-        frozen = zombie.worker()
-        trap.spring()
-        del p.settings[VARIABLE]
-        with p.running() as heir:
-            wait_until(
-                lambda: heir.log().count("partition taken over") >= 2, what="the heir to take over", timeout_s=60
-            )
-            reached = [offset for offset, _ in p.committed().values()]
-            wait_until(
-                lambda: all(o > r + 100 for (o, _), r in zip(p.committed().values(), reached, strict=True)),
-                what="the heir to go on",
-            )
-            _wake(frozen)
-            wait_until(lambda: _has_moved_on(zombie), what="the zombie to notice")
-            if at == "committed":
-                wait_until(lambda: "snapshot refused" in zombie.log(), what="the zombie's snapshot to be refused")
-            elif at != "polled":
-                assert "batch dropped" in zombie.log() or "worker died" in zombie.log(), zombie.log()
-            wait_until(lambda: p.status()["lag"] < 500, what="the two to go on together", timeout_s=60)
-            producing.stop()
-            p.wait_for_all()
-            assert zombie.stop() == 0, zombie.log()
-            assert heir.stop() == 0, heir.log()
+def test_what_a_worker_has_in_hand_when_it_wakes_as_a_zombie_is_refused(project: Make) -> None:
+    p = project(partitions=len(ZOMBIES) + 1)
+    client = {**SHORT_SESSION, **SHORT_TRANSACTION}
+    with promise(p) as watch, steady(p, values(60_000, bad_every=50), per_second=200) as producing, fleet(p) as runs:
+        zombies = {}
+        for number, (place, (after_s, _)) in enumerate(ZOMBIES.items()):
+            failpoint = {"at": place, "do": "freeze", "armed": str(p.directory / place), "after_s": after_s}
+            member = DYNAMIC if number % 2 else {}
+            zombies[place] = runs.start({**client, **member}, **{VARIABLE: json.dumps(failpoint)})
+        runs.start(client)
+        wait_until(
+            lambda: sorted(map(len, shares(p).values())) == [1] * p.partitions,
+            what="a partition for each",
+            timeout_s=2 * START_S,
+        )
+        for place in ZOMBIES:
+            (p.directory / place).touch()
+        for place, zombie in zombies.items():
+            wait_until(lambda zombie=zombie: _asleep(zombie), what=f"the worker to sleep when it has {place}")
+        moves(p, watch, what="all workers but one fell asleep", timeout_s=START_S)
+        for zombie in zombies.values():
+            os.kill(zombie.worker(), signal.SIGCONT)
+        for place, zombie in zombies.items():
+            _, words = ZOMBIES[place]
+            wait_until(lambda zombie=zombie, words=words: said(zombie, words), what=f"{words} after {place}")
+        moves(p, watch, what="the zombies woke", timeout_s=START_S)
+        producing.stop()
+        p.wait_for_all()
+        runs.stop_all()
