@@ -23,7 +23,7 @@ demo: setup ## the whole story on a real Kafka and Valkey, in about a minute
 	@$(BIN)/headrace demo $(ARGS)
 
 test: setup ## all tests; some of them: make test ARGS="-k takeover"
-	@$(BIN)/pytest -n 3 --dist loadgroup $(addprefix --ignore=,$(APART)) $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadgroup $(addprefix --ignore=,$(APART)) $(ARGS)
 
 apart: setup ## the tests that need the machine for themselves: recovery times, seeded bugs
 	@$(BIN)/pytest -p no:randomly --timeout=600 $(APART) $(ARGS)

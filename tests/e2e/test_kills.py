@@ -17,7 +17,7 @@ from pipeline.failpoint import Name
 Make = Callable[..., Project]
 
 KILLS = int(os.environ.get("HEADRACE_KILLS", "25" if SOAK else "5"))
-RATE = 500
+RATE = 300
 # So that there is always something to relearn: nothing is saved but at the end.
 UNSAVED = {"HEADRACE__SNAPSHOT__INTERVAL": "1h"}
 MANY = 100_000

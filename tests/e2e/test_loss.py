@@ -116,6 +116,24 @@ def test_records_that_are_deleted_under_a_sleeping_worker_stop_the_pipeline(proj
         assert "Traceback" not in run.log()
 
 
+def test_a_log_that_is_about_to_lose_what_is_not_saved_is_an_alarm_and_saved_at_once(project: Make) -> None:
+    p = project(partitions=1, settings={"HEADRACE__SNAPSHOT__INTERVAL": "1h"})
+    p.produce(values(1_000), partition=0)
+    with p.running() as run:
+        p.wait_for_all()
+        admin = AdminClient(p.client)
+        for future in admin.delete_records([TopicPartition(p.features, 0, 300)]).values():
+            future.result(10)
+        wait_until(lambda: "retention nears the newest snapshot" in run.log(), what="the alarm")
+        with _store(p) as store:
+            head = f"{p.name}:{{{p.name}/0}}:head"
+            wait_until(lambda: store.hget(head, "offset") == b"1000", what="the snapshot to be saved")
+        assert run.stop() == 0, run.log()
+    p.produce(values(100, seed=5), partition=0)
+    p.run_to_end()
+    p.check()
+
+
 def test_a_relearning_that_comes_to_other_counts_stops_the_pipeline(project: Make) -> None:
     p = project(settings={"HEADRACE__SNAPSHOT__INTERVAL": "1h"})
     for partition in range(2):

@@ -1,12 +1,14 @@
 """What pauses the stream by itself: an HTTP sink, a flood of bad records, an outage that was there first."""
 
 import json
+import resource
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import Project, values, wait_until
-from oracle import logistic, offline
+from harness import Project, steady, values, wait_until
+from oracle import logistic, offline, open_transactions, promise
 from receiver import Receiver
 
 from pipeline.embedded import Stack
@@ -38,6 +40,35 @@ def test_an_http_sink_gets_every_prediction_and_its_refusals_become_dead_letters
     assert [x["proba"] for x in predictions] == [proba for o, _, proba in good if o not in {100, 777}]
     offset, found = p.committed()[0]
     assert (offset, found.predictions, found.dead_letters, found.learned) == (1_500, 1_498, 2, 1_500)
+
+
+def _resident_mb(process: int) -> float:
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
+def test_a_sink_that_is_away_for_long_costs_time_and_nothing_else(project: Make, receiver: Receiver) -> None:
+    """Ten minutes, made short: four times as long as a consumer may be silent, and a transaction open."""
+    short = {"session.timeout.ms": 6_000, "max.poll.interval.ms": 6_000, "transaction.timeout.ms": 5_000}
+    p = project(settings={"HEADRACE__SINK__HTTP__URL": receiver.url, "HEADRACE__KAFKA__LIBRDKAFKA": json.dumps(short)})
+    with promise(p), steady(p, values(60_000, bad_every=50), per_second=500) as producing, p.running() as run:
+        wait_until(lambda: p.committed()[0][0] > 500, what="some records to be committed")
+        receiver.status = 503
+        wait_until(lambda: '"paused"' in run.log(), what="the stream to pause")
+        began, assigned = time.monotonic(), run.log().count("partitions assigned")
+        worker = run.worker()
+        before_mb = _resident_mb(worker)
+        wait_until(lambda: time.monotonic() - began > 24, what="the outage to last")
+        assert open_transactions(p) == []
+        assert _resident_mb(worker) - before_mb < 50
+        reached = p.committed()[0][0]
+        receiver.status = 200
+        wait_until(lambda: p.committed()[0][0] > reached, what="the stream to go on", timeout_s=10)
+        assert run.worker() == worker, "it is the same process"
+        assert run.log().count("partitions assigned") == assigned, "and has kept its place in the group"
+        producing.stop()
+        p.wait_for_all()
+        assert run.stop() == 0, run.log()
 
 
 def test_an_http_sink_that_is_busy_pauses_the_stream_until_it_is_not(project: Make, receiver: Receiver) -> None:
