@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from consumers.topics import Topics
@@ -20,6 +21,7 @@ from pipeline import init
 from pipeline.config import load
 from pipeline.doctor import Finding, doctor, examine
 from pipeline.embedded import Stack
+from pipeline.worker import JOB_VARIABLE, Job
 from state.roster import Roster
 from state.store import Store
 
@@ -191,11 +193,11 @@ def test_a_worker_is_seen_while_it_runs_and_gone_when_it_was_asked_to_stop(learn
 
 
 def test_a_worker_that_was_killed_is_not_taken_for_alive_though_its_lease_still_runs(learned: Project) -> None:
-    job = {"config": str(learned.directory / "headrace.toml"), "flags": {}, "until_end": False}
+    job = Job(str(learned.directory / "headrace.toml"), {}, until_end=False, on_loss="relearn", restarts=0)
     # A child of this process's own, which is reaped at once; an orphan's remains may lie about as a process.
     worker = subprocess.Popen(
         [sys.executable, "-m", "pipeline.worker"],
-        env={**os.environ, **learned.settings, "HEADRACE_JOB": json.dumps(job)},
+        env={**os.environ, **learned.settings, JOB_VARIABLE: msgspec.json.encode(job).decode()},
         stdin=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
