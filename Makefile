@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 ARGS ?=
 BIN := .venv/bin
 UV ?= $(shell command -v uv || echo $(BIN)/uv)
-APART := tests/e2e/test_recovery.py tests/e2e/test_mutants.py
+APART := $(addprefix tests/e2e/test_,brokers.py recovery.py mutants.py)
 SOAKED := $(addprefix tests/e2e/test_,kills.py zombies.py rebalances.py brokers.py network.py store_faults.py)
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command "make lock" $(ARGS)
@@ -25,7 +25,7 @@ demo: setup ## the whole story on a real Kafka and Valkey, in about a minute
 test: setup ## all tests; some of them: make test ARGS="-k takeover"
 	@$(BIN)/pytest -n 2 --dist loadgroup $(addprefix --ignore=,$(APART)) $(ARGS)
 
-apart: setup ## the tests that need the machine for themselves: recovery times, seeded bugs
+apart: setup ## the tests that need the machine for themselves: three brokers, recovery times, seeded bugs
 	@$(BIN)/pytest -p no:randomly --timeout=600 $(APART) $(ARGS)
 
 soak: setup ## the long forms of the fault tests, for hours

@@ -31,7 +31,7 @@ from harness import LENT
 from pipeline.embedded import Stack
 
 ROOT = Path(__file__).parents[2]
-PLAIN = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:xdist")
+PLAIN = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider")
 TREE = ("pipeline", "consumers", "producers", "state", "tests", "pyproject.toml")
 
 
