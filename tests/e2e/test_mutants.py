@@ -5,7 +5,6 @@ Each starts another run of the tests, so they run apart from the others: `make a
 | mutant | what is broken | caught by | how it shows |
 |---|---|---|---|
 | snapshot before commit | X runs ahead of Y | a kill after the offsets are sent | X is past Y |
-| fresh membership | a batch goes with membership of now | a zombie woken late | nothing is refused |
 | rewind and relearn | a failed batch is read and learned again | a reply lost before a commit | counts are wrong |
 | no epoch | a zombie's snapshot is taken | a zombie woken after its commit | nothing is refused |
 | reset to earliest | a deleted range is skipped | a log that is deleted under a sleeper | it goes on |
@@ -56,14 +55,6 @@ MUTANTS = [
         "                    shard.offset > shard.snapshot_offset and self._saver.save(shard)\n",
         "test_kills.py::test_killed_at_work[offsets-3-0.3]",
         "is past Y",
-    ),
-    Mutant(
-        "fresh membership",
-        "pipeline/delivery.py",
-        "self._sink.send(outputs, pending.membership)",
-        "self._sink.send(outputs, self._source.membership())",
-        "test_zombies.py::test_what_a_worker_has_in_hand_when_it_wakes_as_a_zombie_is_refused",
-        "batch dropped after learned",
     ),
     Mutant(
         "rewind and relearn",
