@@ -65,7 +65,7 @@ MUTANTS = [
         "                    self._source.read_from(partition, start)\n"
         "                    self._shards[partition].offset = start\n"
         "                self._pending = None\n",
-        "test_network.py::test_each_of_kafkas_replies_is_lost_once_and_its_connection_with_it",
+        "test_network.py::test_records_that_kafka_has_from_an_aborted_transaction_are_not_taken_for_those_sent_again",
         "AssertionError",
     ),
     Mutant(
@@ -117,7 +117,7 @@ MUTANTS = [
         "        outputs = self._outputs(pending)\n"
         "        for result in pending.results.values():\n"
         "            result.predictions = result.predictions[1:]\n",
-        "test_network.py::test_each_of_kafkas_replies_is_lost_once_and_its_connection_with_it",
+        "test_network.py::test_records_that_kafka_has_from_an_aborted_transaction_are_not_taken_for_those_sent_again",
         "predictions of partition",
     ),
     Mutant(
