@@ -158,7 +158,6 @@ class Source:
             if error is None:
                 record = record_of(message)
                 records.setdefault(record.partition, []).append(record)
-                self._next[record.partition] = record.offset + 1
             elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 librdkafka's own codes
                 ends[cast("int", message.partition())] = cast("int", message.offset())
             elif error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001
@@ -166,13 +165,12 @@ class Source:
                 raise SourceLost(f"the consumer can't go on: {error.str()}")
             elif message.partition() in {None, -1, *self._next}:
                 self._judge(error)
+        # Once a partition, not once a record; and what was revoked within this very poll is no longer the client's.
+        for partition in records.keys() & self._next.keys():
+            self._next[partition] = records[partition][-1].offset + 1
         if not records and not ends:
             return None
         return Batch(records, ends, self._consumer.consumer_group_metadata())
-
-    def membership(self) -> Any:
-        """Return the group metadata of now, for offsets that no batch carries."""
-        return self._consumer.consumer_group_metadata()
 
     def pause(self, partitions: Iterable[int]) -> None:
         """Stop fetching what is being read. What was fetched and not polled is dropped."""
