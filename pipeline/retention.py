@@ -28,29 +28,26 @@ class Retention:
         self._telemetry = telemetry
         self._clock = clock
         self._look_at: dict[int, float] = {}
-        self.near: set[int] = set()
 
     def due(self) -> Shard | None:
         """Return a shard that was not looked at for long, if there is one."""
         now = self._clock()
         return next((s for s in self._shards.values() if self._look_at.get(s.partition, 0.0) <= now), None)
 
-    def look(self, shard: Shard) -> None:
-        """Compare the log's beginning with the shard's newest snapshot. Raises SourceAway."""
+    def is_near(self, shard: Shard) -> bool:
+        """Tell, and say, whether the log's beginning nears the shard's newest snapshot. Raises SourceAway."""
         self._look_at[shard.partition] = self._clock() + _LOOK_S
         low, _ = self._source.watermarks(shard.partition)
         slack, unsaved = shard.snapshot_offset - low, shard.committed - shard.snapshot_offset
         self._telemetry.retention_slack.labels(str(shard.partition)).set(slack)
         # Where the history begins at the log's own beginning, nothing was deleted yet.
         if unsaved <= 0 or slack >= unsaved or low <= shard.start:
-            self.near.discard(shard.partition)
-            return
-        if shard.partition not in self.near:
-            log.warning(
-                "retention nears the newest snapshot: what is not saved soon could not be relearned",
-                partition=shard.partition,
-                log_start=low,
-                snapshot=shard.snapshot_offset,
-                committed=shard.committed,
-            )
-        self.near.add(shard.partition)
+            return False
+        log.warning(
+            "retention nears the newest snapshot: what is not saved soon could not be relearned",
+            partition=shard.partition,
+            log_start=low,
+            snapshot=shard.snapshot_offset,
+            committed=shard.committed,
+        )
+        return True

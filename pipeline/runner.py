@@ -178,6 +178,7 @@ class Runner:
             self._take_over()
             self._deliver()
             self._probe()
+            self._watch_retention()
             self._follow_gate()
             self._read()
             self._save_due()
@@ -258,8 +259,14 @@ class Runner:
         asked = self._gate.breakers["kafka"].tripped or self._source.unreachable
         if asked and self._pending is None and not self._arrived:
             self._trial.attempt("kafka", self._source.partitions)
-        elif (shard := self._retention.due()) is not None:
-            self._trial.attempt("kafka", partial(self._retention.look, shard))
+
+    def _watch_retention(self) -> None:
+        if (shard := self._retention.due()) is not None:
+            self._trial.attempt("kafka", partial(self._look_at_log, shard))
+
+    def _look_at_log(self, shard: Shard) -> None:
+        if self._retention.is_near(shard):
+            self._saver.hurry(shard)
 
     def _take_one(self, partition: int) -> None:
         # A transaction of this worker's own that is still open would make the offsets wait for it.
@@ -275,13 +282,10 @@ class Runner:
 
     def _save_due(self) -> None:
         if self._pending is None and self._trial.allowed("store"):
-            near = self._retention.near
-            due = [s for s in self._shards.values() if self._saver.due(s) or s.partition in near]
-            for shard in due:
+            for shard in [shard for shard in self._shards.values() if self._saver.due(shard)]:
                 self._trial.attempt("store", partial(self._save, shard))
 
     def _save(self, shard: Shard) -> None:
-        self._retention.near.discard(shard.partition)
         if not self._saver.save(shard):
             self._forget([shard.partition])
             self._arrived.update({shard.partition} & self._source.assigned)

@@ -44,6 +44,10 @@ class Saver:
         at = self._due.setdefault(shard.partition, self._clock() + self._interval_s)
         return behind > 0 and (self._clock() >= at or behind >= self._records_max)
 
+    def hurry(self, shard: Shard) -> None:
+        """Let a shard be due at once, until it is saved."""
+        self._due[shard.partition] = self._clock()
+
     def forget(self, partition: int) -> None:
         """Forget a partition that is another's now."""
         self._due.pop(partition, None)

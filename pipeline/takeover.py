@@ -27,7 +27,8 @@ OnLoss = Literal["relearn", "fresh", "stop"]
 """What to do when the store has lost what Kafka knows that it had: learn it again from the log as far as that
 reaches, begin a new history at the committed offset, or stop."""
 
-_CHOICES = "restore what is missing, or leave what was learned behind: `headrace run --on-state-loss fresh`"
+_FRESH = "leave what was learned behind: `headrace run --on-state-loss fresh`"
+_CHOICES = f"restore what is missing, or {_FRESH}"
 
 
 class StateError(Exception):
@@ -118,7 +119,8 @@ class Takeover:
 
     def _say_relearned(self, shard: Shard) -> None:
         offset, began = self._began.pop(shard.partition)
-        if shard.offset == offset:
+        records = shard.offset - offset
+        if not records:
             return
         took_s = time.monotonic() - began
         log.info(
@@ -126,9 +128,9 @@ class Takeover:
             partition=shard.partition,
             offset=shard.offset,
             learned=shard.counts.learned,
-            records=shard.offset - offset,
+            records=records,
             seconds=round(took_s, 3),
-            records_per_second=round((shard.offset - offset) / max(took_s, 1e-3)),
+            records_per_second=round(records / max(took_s, 1e-3)),
         )
 
     def _find(self, partition: int, committed: Committed, last: mark.Mark | None, low: int) -> Shard:
@@ -225,7 +227,7 @@ class Takeover:
         if snapshot.spec != learner.spec:
             raise StateError(
                 f"partition {partition}: model.py builds another model than the one in the store",
-                hint="undo the change, or leave what was learned behind: `headrace run --on-state-loss fresh`",
+                hint=f"undo the change, or {_FRESH}",
             )
         if snapshot.codec != learner.codec:
             raise StateError(

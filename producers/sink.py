@@ -5,7 +5,7 @@ the caller until they are confirmed, so whatever happens on the way, the very sa
 
 What a transaction's errors mean was learned on a real broker. Three cases matter to the caller:
 - `BatchStale`: the group has moved on, the broker refused the offsets, the transaction is aborted.
-- `SinkAway`: nothing was sent; `open` and `send` again with the same batch, and it goes on where it stood.
+- `SinkAway`: nothing is decided; `open` and `send` again with the same batch, and it goes on where it stood.
 - `OutcomeUnknown`: the producer is dead and its last transaction may be committed or not. `open` makes a new
   one with the same transactional id, which ends whatever the old one left open; then the committed offsets tell.
 """
@@ -212,7 +212,6 @@ class TransactionalSink:
             # A commit that timed out goes on where it stood when it is called again.
             raise SinkAway(f"Kafka has not confirmed the transaction: {fault.str()}") from error
         if fault.txn_requires_abort():
-            self._committing = False
             try:
                 self._call("abort_transaction", producer.abort_transaction)
             except KafkaException as second:

@@ -177,7 +177,7 @@ class Store:
         return version
 
     @plain_errors
-    def load(self, partition: int, *, at_most: int, start: int | None = None) -> "Found":
+    def load(self, partition: int, *, at_most: int, start: int | None = None) -> Found:
         """Find the newest whole snapshot whose offset is at most `at_most`.
 
         With `start`, one whose history began elsewhere is passed over: it is of a model that was left behind.
