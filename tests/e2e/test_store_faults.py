@@ -314,6 +314,15 @@ def _busy(p: Project) -> Iterator[None]:
         yield
         store.script_kill()
         connection.disconnect()
+        # The script hears of it at its next step only, and until then nothing else is answered.
+        wait_until(lambda: _answers(store), what="the script to end")
+
+
+def _answers(store: "redis.Redis") -> bool:
+    try:
+        return bool(store.ping())
+    except redis.exceptions.ResponseError:
+        return False
 
 
 @contextlib.contextmanager
