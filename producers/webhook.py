@@ -19,6 +19,7 @@ _REFUSED = frozenset(
     }
 )
 _RETRY_AFTER_MAX_S = 300.0
+_WORDS_BYTES = 200
 
 
 class WebhookAway(Exception):
@@ -37,6 +38,7 @@ class Webhook:
 
     def __init__(self, url: str, *, headers: Mapping[str, str], timeout_s: float) -> None:
         self._url = url
+        self._timeout_s = timeout_s
         self._headers = {"content-type": "application/x-ndjson", **headers}
         self._pool = urllib3.PoolManager(timeout=urllib3.Timeout(total=timeout_s), retries=False, maxsize=1, block=True)
 
@@ -58,21 +60,42 @@ class Webhook:
         """Return None when the lines were taken, the server's words when they were refused. Raises WebhookAway."""
         if not lines:
             return None
+        until = time.monotonic() + self._timeout_s
         try:
             answer = self._pool.request(
-                "POST", self._url, body=b"\n".join(lines) + b"\n", headers=self._headers, redirect=False
+                "POST",
+                self._url,
+                body=b"\n".join(lines) + b"\n",
+                headers=self._headers,
+                redirect=False,
+                preload_content=False,
             )
+            words = _words(answer, until=until)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise WebhookAway(f"the HTTP sink does not answer: {error}") from error
         if http.HTTPStatus.OK <= answer.status < http.HTTPStatus.MULTIPLE_CHOICES:
             return None
-        words = answer.data[:200].decode(errors="replace").strip()
         if answer.status in _REFUSED:
             return f"the HTTP sink answered {answer.status}: {words}"
         raise WebhookAway(
             f"the HTTP sink answered {answer.status}: {words}",
             after_s=retry_after_s(answer.headers.get("retry-after"), now_s=time.time()),
         )
+
+
+def _words(answer: urllib3.BaseHTTPResponse, *, until: float) -> str:
+    """Read the beginning of the answer's body, and leave the rest: a server may let it drip for ever.
+
+    A connection whose answer was read to its end is used again.
+    """
+    words = b""
+    while chunk := answer.read1(_WORDS_BYTES):
+        words += chunk
+        if len(words) > _WORDS_BYTES or time.monotonic() > until:
+            answer.close()
+            break
+    answer.release_conn()
+    return words[:_WORDS_BYTES].decode(errors="replace").strip()
 
 
 def retry_after_s(value: str | None, *, now_s: float) -> float | None:

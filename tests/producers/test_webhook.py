@@ -193,6 +193,31 @@ def test_a_server_that_says_nothing_is_waited_for_no_longer_than_the_timeout() -
         assert TIMEOUT_S * 0.9 < time.monotonic() - started < TIMEOUT_S * 4
 
 
+@pytest.mark.parametrize("head", [b"200 OK\r\n\r\n", b"400 Bad\r\n\r\n", b"200 OK\r\ncontent-length: 999999\r\n\r\n"])
+def test_an_answer_that_never_ends_is_read_no_longer_than_the_timeout(head: bytes) -> None:
+    ended = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b"HTTP/1.1 " + head)
+            while not ended.wait(TIMEOUT_S / 10):
+                try:
+                    connection.sendall(b"x")
+                except OSError:
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=[listener])
+        thread.start()
+        started = time.monotonic()
+        refusal = webhook(f"http://127.0.0.1:{listener.getsockname()[1]}/").post(lines(1))
+        assert time.monotonic() - started < 4 * TIMEOUT_S
+        assert (refusal is None) == head.startswith(b"200")
+        ended.set()
+        thread.join()
+
+
 def test_what_is_no_http_is_an_outage() -> None:
     with socket.socket() as rude:
         rude.bind(("127.0.0.1", 0))
