@@ -10,6 +10,7 @@ What a transaction's errors mean was learned on a real broker. Three cases matte
   one with the same transactional id, which ends whatever the old one left open; then the committed offsets tell.
 """
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,10 @@ TRANSACTION_TIMEOUT_MS = 8_000
 _CALL_S = 5.0
 # A reply that was lost on a connection that lives is missed within the time that a call may take.
 _SOCKET_MS = 5_000
+_HELD_S = 10.0
+_LOOK_S = 0.01
+# By the list in `_Last`, and by who asks.
+_HELD_HERE = 2
 _QUEUE_MESSAGES_MAX = 1_000_000
 _QUEUE_KBYTES_MAX = 2_000_000
 
@@ -238,8 +243,7 @@ class TransactionalSink:
     def _discard(self, *, keep: bool = False) -> None:
         if keep or self._producer is None:
             return
-        # Ending a client can take as long as a broker takes not to answer; nobody waits for it.
-        threading.Thread(target=_Last(self._producer).let_go, daemon=True).start()
+        _let_go(self._producer)
         self._producer = None
         self._ready = False
         self._committing = False
@@ -295,7 +299,7 @@ class PlainSink:
     def close(self) -> None:
         """Leave the producer with what it still holds; it is sent again by the next."""
         if self._producer is not None:
-            self._producer.purge()
+            _let_go(self._producer)
             self._producer = None
 
     def _failed(self, fault: KafkaError, message: Any) -> None:  # noqa: ARG002 the library's
@@ -340,7 +344,16 @@ class _Last:
 
     def let_go(self) -> None:
         self._held[0].purge()
+        # The error that made it useless holds it, too, until it has been dealt with.
+        until = time.monotonic() + _HELD_S
+        while sys.getrefcount(self._held[0]) > _HELD_HERE and time.monotonic() < until:
+            time.sleep(_LOOK_S)
         self._held.clear()
+
+
+def _let_go(producer: Producer) -> None:
+    """Let a client end; that can take as long as a broker takes not to answer, and nobody waits for it."""
+    threading.Thread(target=_Last(producer).let_go, daemon=True).start()
 
 
 def _producer(settings: dict[str, Any]) -> Producer:
