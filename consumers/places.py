@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 from confluent_kafka import (
-    ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -18,7 +17,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
 from consumers.probe import admin
-from consumers.source import SourceAway, SourceError
+from consumers.source import SourceAway, SourceError, outsider
 
 TIMEOUT_S = 2.0
 """How long one answer may take, in seconds: a person waits for it."""
@@ -30,6 +29,9 @@ _PASSING = frozenset(
     {KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR}
 )
 _AGAIN_S = 0.1
+# An open transaction's offsets are not waited for.
+_OWN = {"log_level": 0, "isolation.level": "read_uncommitted"}
+_UNKNOWN_STATES = frozenset({"", "Dead", "Unknown"})
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -54,6 +56,9 @@ class Places:
 
     def __init__(self, settings: Mapping[str, Any], *, group: str, topic: str, timeout_s: float = TIMEOUT_S) -> None:
         self._admin = admin(settings)
+        # Asks as a consumer that never joins: the admin client's questions to a group's coordinator end the process
+        # where the connection breaks under them (librdkafka #4605).
+        self._consumer = outsider(settings, group=group, own=_OWN)
         self._group = group
         self._topic = topic
         self._timeout_s = timeout_s
@@ -71,19 +76,19 @@ class Places:
                     raise _fault(error) from error
             time.sleep(_AGAIN_S)
 
-    def members(self) -> int:
-        """Return how many members the group has now."""
+    def members(self) -> int | None:
+        """Return how many members the group has now; None when that can't be known.
+
+        A broker that is silent may be the one that knows, and groups of the newer protocol are not told of.
+        """
         try:
-            asked = self._admin.describe_consumer_groups([self._group], request_timeout=self._timeout_s)
-            return len(asked[self._group].result().members)
-        except KafkaException as error:
-            raise _fault(error) from error
+            told = self._admin.list_groups(self._group, timeout=self._timeout_s)
+        except KafkaException:
+            return None
+        known = [group for group in told if group.error is None and group.state not in _UNKNOWN_STATES]
+        return sum(len(group.members) for group in known) if known else None
 
     def _places(self, partitions: list[TopicPartition]) -> dict[int, Place]:
-        # An offset of a transaction that is still open is no place yet; the last one that was committed is.
-        asked = self._admin.list_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(self._group, partitions)], request_timeout=self._timeout_s
-        )
         ends = [
             self._admin.list_offsets(
                 dict.fromkeys(partitions, spec),
@@ -93,6 +98,11 @@ class Places:
             for spec in (_EARLIEST, _LATEST)
         ]
         low, high = ({place.partition: told.result().offset for place, told in end.items()} for end in ends)
+        # The last offset that was committed: one of a transaction that is still open is no place yet.
+        committed = self._consumer.committed(partitions, timeout=self._timeout_s)
+        for place in committed:
+            if place.error is not None:
+                raise KafkaException(place.error)
         return {
             place.partition: Place(
                 place.offset if place.offset >= 0 else None,
@@ -100,7 +110,7 @@ class Places:
                 low[place.partition],
                 high[place.partition],
             )
-            for place in asked[self._group].result().topic_partitions
+            for place in committed
         }
 
 

@@ -12,7 +12,7 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from consumers.record import Record, record_of
-from consumers.source import Committed
+from consumers.source import Committed, outsider
 
 T = TypeVar("T")
 
@@ -20,14 +20,8 @@ _CALL_S = 5.0
 _SILENCE_S = 10.0
 _AGAIN_S = 0.1
 _RECORDS_MAX = 500
-_SETTINGS = {
-    "enable.auto.commit": False,
-    "enable.auto.offset.store": False,
-    "isolation.level": "read_committed",
-    # What retention takes away while somebody looks is gone; the reader goes on with what there is.
-    "auto.offset.reset": "earliest",
-    "enable.partition.eof": True,
-}
+# What retention takes away while somebody looks is gone; the reader goes on with what there is.
+_OWN = {"auto.offset.reset": "earliest"}
 _DEFAULTS = {
     "log_level": 0,
     # The end of a partition is told by an empty answer, which a command should not wait for long.
@@ -77,12 +71,12 @@ class Span(msgspec.Struct, frozen=True):
 class Reader:
     """Read topics on behalf of `group`, which it never joins. Every call is bounded in time.
 
-    Raises ReaderAway when Kafka does not answer, ReaderDenied when it refuses.
+    Raises ReaderAway when Kafka does not answer, ReaderDenied when it refuses, and SettingsRefused.
     """
 
     def __init__(self, settings: Mapping[str, Any], *, group: str) -> None:
-        self._settings = {**_DEFAULTS, **settings, **_SETTINGS, "group.id": group}
-        self._consumer = Consumer(self._settings)
+        self._settings, self._group = {**_DEFAULTS, **settings}, group
+        self._consumer = self._client()
 
     def spans(self, topic: str) -> dict[int, Span]:
         """Return what each partition holds now; nothing when there is no such topic."""
@@ -136,8 +130,7 @@ class Reader:
 
         With `stable`, a transaction that is still open is waited for; else its offsets do not count.
         """
-        settings = {**self._settings, "isolation.level": "read_committed" if stable else "read_uncommitted"}
-        consumer = Consumer(settings)
+        consumer = self._client(**{} if stable else {"isolation.level": "read_uncommitted"})
         asked = [TopicPartition(topic, partition) for partition in partitions]
 
         def ask() -> list[TopicPartition]:
@@ -152,6 +145,9 @@ class Reader:
         finally:
             consumer.close()
         return {place.partition: Committed(place.offset, place.metadata or "") for place in places if place.offset >= 0}
+
+    def _client(self, **own: Any) -> Consumer:
+        return outsider(self._settings, group=self._group, own={**_OWN, **own})
 
     def membership(self) -> Any:
         """Return the group's metadata, with which offsets can be committed while nobody is a member."""

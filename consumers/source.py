@@ -297,6 +297,17 @@ class Source:
         return [TopicPartition(self._topic, partition) for partition in partitions]
 
 
+def outsider(settings: Mapping[str, Any], *, group: str, own: Mapping[str, Any]) -> Consumer:
+    """Make a client that looks on behalf of a group which it never joins. Raises SettingsRefused.
+
+    It takes whatever properties a member takes; those of `own` go before all others.
+    """
+    try:
+        return Consumer({**consumer_settings(settings, group=group), **own})
+    except KafkaException as error:
+        raise SettingsRefused(error.args[0].str()) from error
+
+
 def consumer_settings(settings: Mapping[str, Any], *, group: str) -> dict[str, Any]:
     """Complete the user's librdkafka properties to a consumer's, with what its group protocol allows."""
     classic = {} if settings.get("group.protocol") == "consumer" else _CLASSIC

@@ -170,7 +170,7 @@ def _room(features: Topic, letters: Topic) -> Iterator[Finding]:
 
 
 def _history(config: Config) -> Iterator[Finding]:
-    places = Places(config.librdkafka, group=config.name, topic=config.topics.features)
+    places = _ask("history", lambda: Places(config.librdkafka, group=config.name, topic=config.topics.features))
     read = _ask("history", places.read)
     gaps = [number for number, place in read.items() if _gap(place)]
     if gaps:

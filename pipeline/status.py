@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from consumers.places import Places
+from consumers.places import Place, Places
 from consumers.source import SourceAway, SourceError
 from pipeline.config import Config
 from pipeline.report import Note, Report, Seen, alive, report
@@ -65,7 +66,7 @@ class Observer:
             snapshots = self._newest(sorted(places) if places else self._store.partitions())
         except (StoreAway, StoreRefused) as error:
             faults.append(str(error))
-            strangers = self._strangers() if places is not None else 0
+            strangers = self._strangers(places) if places else 0
         workers = alive(stored, self._rundir.notes(), host=platform.node(), running=_running(stored))
         return Seen(places, snapshots, workers, faults, strangers)
 
@@ -73,11 +74,10 @@ class Observer:
         notes = {partition: self._store.notes(partition) for partition in partitions}
         return {partition: versions[0] for partition, versions in notes.items() if versions}
 
-    def _strangers(self) -> int:
-        try:
-            return self._places.members()
-        except (SourceAway, SourceError):
-            return 0
+    def _strangers(self, places: Mapping[int, Place]) -> int:
+        """Count the members of the group; where nobody can tell, one that has worked is not taken for stopped."""
+        members = self._places.members()
+        return any(place.committed is not None for place in places.values()) if members is None else members
 
 
 def status(config: Config, *, watch: bool, json: bool) -> int:
