@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from pipeline import again
 from pipeline.door import Chosen, command, group
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
@@ -65,7 +66,9 @@ def init(
 @command(app, endless=True)
 def run(
     chosen: Chosen,
-    workers: Annotated[int, typer.Option(min=1, metavar="N", help="How many processes share the partitions.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, max=128, metavar="N", help="How many processes share the partitions.")
+    ] = 1,
     until_end: Annotated[
         bool, typer.Option("--until-end", help="Stop at the offsets that are the end of the log now.")
     ] = False,
@@ -81,6 +84,7 @@ def run(
 
     Ctrl-C and SIGTERM finish the batch, commit, save, and exit 0.
     """
+    again.fix()
     from pipeline.run import run
 
     return run(chosen.file, workers=workers, until_end=until_end, on_loss=on_state_loss, flags=chosen.flags)
@@ -244,6 +248,7 @@ app.add_typer(config, name="config")
 
 def main() -> None:
     """Be the command `headrace`."""
+    again.open_standard_files()
     app(prog_name="headrace")
 
 

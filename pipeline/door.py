@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from pipeline import again
+
 if TYPE_CHECKING:
     from pipeline.config import Config
 
@@ -102,6 +104,7 @@ def command(
             if ends_well:
                 # Until the command itself listens: what it imports takes a moment.
                 signal.signal(signal.SIGTERM, signal.default_int_handler)
+            again.hear_signals()
             raise typer.Exit(guard(lambda: call(chosen, **given), on_interrupt=0 if ends_well else EXIT_INTERRUPTED))
 
         _declare(run, list(inspect.signature(call).parameters.values())[1:])

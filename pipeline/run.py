@@ -1,14 +1,17 @@
 """`headrace run`: the parent. It watches its workers, starts a dead one again, and brings all to a clean end.
 
-It does no work of its own, so it has nothing that could crash it; each worker ends when its end of the pipe to
-the parent closes, which the kernel sees to even when the parent is killed.
+It imports what workers need, once, and forks them: one that died is there again in a moment, and what they share
+lies in memory once. It makes no client and starts no thread, so it has nothing that could crash it or that a fork
+would break. Each worker ends when its end of the pipe to the parent closes, which the kernel sees to even when the
+parent is killed.
 """
 
+import gc
 import os
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,76 +19,94 @@ import msgspec
 import structlog
 
 from pipeline import config as configuration
+from pipeline import worker
+from pipeline.child import Child
+from pipeline.config import ConfigError
+from pipeline.takeover import OnLoss
 from pipeline.telemetry import configure_logs
+from pipeline.watchdog import EXIT_ALARM
+from pipeline.worker import Job
+from state import learner
+from state.roster import WORKERS_MAX
 
 log = structlog.get_logger("headrace")
 
-# The names of `worker`, which the parent does not import: river would come with it.
-_JOB_VARIABLE = "HEADRACE_JOB"
-_FINAL_EXITS = frozenset({0, 1, 2, 69, 78})
-# A worker that somebody else has stopped is missed, and started again.
-_EXIT_STOPPED = 76
+_FINAL_EXITS = frozenset({0, 1, 2, worker.EXIT_AWAY, worker.EXIT_CONFIG})
+_STOPPED_EXITS = frozenset({worker.EXIT_STOPPED, EXIT_ALARM})
 _BACKOFF_MIN_S = 0.2
 _BACKOFF_MAX_S = 10.0
-# A worker that lived for as long was at work: what ended it is not what keeps it from starting.
+# A worker that lived for as long was at work, though there may have been nothing to do.
 _STEADY_S = 3.0
 _STOP_S = 10.0
 _TICK_S = 0.05
+_ORDINAL_VARIABLE = "HEADRACE_ORDINAL"
 
 
 class _Seat:
     """One worker's place: the process in it, and when the next may be started."""
 
-    def __init__(self, job: dict[str, Any]) -> None:
+    def __init__(self, job: Job) -> None:
         self._job = job
-        self.process: subprocess.Popen[bytes] | None = None
+        self.worker: Child | None = None
         self.ended: int | None = None
         self._failures = 0
-        self._restarts = 0
         self._started_at = 0.0
         self._start_at = 0.0
 
     def start(self, now: float) -> None:
         """Start the worker when its back-off allows."""
-        if self.process is None and self.ended is None and now >= self._start_at:
-            self._started_at = now
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.worker"],
-                stdin=subprocess.PIPE,
-                # River goes through sets of names here and there, and sums as it goes: with a random hash seed
-                # the last bits of a prediction would differ from one process to the next.
-                env={**os.environ, "PYTHONHASHSEED": "0", _JOB_VARIABLE: self._described()},
-            )
-
-    def _described(self) -> str:
-        return msgspec.json.encode({**self._job, "restarts": self._restarts}).decode()
+        if self.worker is not None or self.ended is not None or now < self._start_at:
+            return
+        self._started_at = now
+        try:
+            self.worker = Child(partial(worker.main, self._job))
+        except OSError as error:
+            # Out of memory or of processes, for now; the other workers go on.
+            log.warning("worker can't be started, trying again", reason=str(error), wait_s=self._back_off(now))
 
     def reap(self, now: float, *, stopping: bool) -> None:
         """Notice the worker's end; decide whether it was the last or is followed by another."""
-        if self.process is None or (code := self.process.poll()) is None:
+        if self.worker is None or (code := self.worker.poll()) is None:
             return
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-        self.process = None
-        if code in _FINAL_EXITS or (stopping and code == _EXIT_STOPPED):
-            self.ended = 0 if code == _EXIT_STOPPED else code
+        # What ended a worker that had been at work is not what keeps it from starting.
+        if self.worker.at_work or now - self._started_at > _STEADY_S:
+            self._failures = 0
+        self.worker = None
+        # A worker that somebody else has stopped is missed, and started again.
+        if code in _FINAL_EXITS:
+            self.ended = code
             return
-        self._failures = 1 if now - self._started_at > _STEADY_S else self._failures + 1
-        self._restarts += 1
+        if stopping and code in _STOPPED_EXITS:
+            self.ended = 0
+            if code == EXIT_ALARM:
+                log.warning("ended without waiting any longer for what is away; the next start goes on from there")
+            return
+        self._job = msgspec.structs.replace(self._job, restarts=self._job.restarts + 1)
+        wait_s = self._back_off(now)
+        log.warning("worker died, starting another", exit=code, wait_s=wait_s, restarts=self._job.restarts)
+
+    def _back_off(self, now: float) -> float:
+        self._failures += 1
         wait_s = min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2.0 ** (self._failures - 1))
         self._start_at = now + wait_s
-        log.warning("worker died, starting another", exit=code, wait_s=wait_s, restarts=self._restarts)
+        return wait_s
 
 
-def run(file: Path, *, workers: int, until_end: bool, on_loss: str, flags: dict[str, Any]) -> int:
+def run(file: Path, *, workers: int, until_end: bool, on_loss: OnLoss, flags: dict[str, Any]) -> int:
     """Run workers until they are done or a signal comes; return the exit code. Raises ConfigError."""
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda signal_, _frame: stopping.append(signal_))
+    # Whoever started this may have ignored it: then the kernel would not tell how a worker ended.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     config = configuration.load(file, flags=flags)
     configure_logs(level=config.log.level, style=config.log.format)
-    job = {"config": str(file.resolve()), "flags": flags, "until_end": until_end, "on_loss": on_loss}
-    seats = [_Seat(job) for _ in range(workers)]
+    ordinals = _ordinals(workers)
+    learner.preload()
+    # What is here now stays: not to be looked at again by each worker's collector, which would copy it.
+    gc.freeze()
+    job = Job(str(file.resolve()), flags, until_end=until_end, on_loss=on_loss)
+    seats = [_Seat(msgspec.structs.replace(job, ordinal=ordinal)) for ordinal in ordinals]
     try:
         while not stopping and any(seat.ended is None for seat in seats):
             now = time.monotonic()
@@ -102,21 +123,30 @@ def run(file: Path, *, workers: int, until_end: bool, on_loss: str, flags: dict[
     return codes[0] if codes else 0
 
 
+def _ordinals(workers: int) -> Sequence[int | None]:
+    """Return the ordinals that follow from the machine's number, where it has one. Raises ConfigError."""
+    given = os.environ.get(_ORDINAL_VARIABLE)
+    if not given:
+        return [None] * workers
+    machines = WORKERS_MAX // workers
+    if not given.isdecimal() or int(given) >= machines:
+        raise ConfigError(
+            f"{_ORDINAL_VARIABLE} is {given!r}, and no number below {machines}, as {workers} workers a machine need",
+            hint="give each machine a number of its own, from 0 on, or leave it out",
+        )
+    return range(int(given) * workers, (int(given) + 1) * workers)
+
+
 def _stop(seats: list[_Seat]) -> None:
     """Ask every worker to finish, and kill what has not after a while: nothing is lost by that."""
-    running = [seat.process for seat in seats if seat.process is not None]
-    for process in running:
-        # The end of the pipe reaches the worker even while its main thread waits inside a C library.
-        assert process.stdin is not None
-        process.stdin.close()
+    running = [seat.worker for seat in seats if seat.worker is not None]
+    for child in running:
+        child.let_go()
     until = time.monotonic() + _STOP_S
-    for process in running:
-        try:
-            process.wait(max(0.0, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            log.warning("worker killed, it did not end in time", pid=process.pid)
+    for child in running:
+        if child.wait(until - time.monotonic()) is None:
+            child.kill()
+            log.warning("worker killed, it did not end in time", pid=child.pid)
     now = time.monotonic()
     for seat in seats:
         seat.reap(now, stopping=True)

@@ -1,11 +1,14 @@
 """The watchdog: ends the process when a call of a C library hangs past its deadline.
 
 librdkafka's transaction calls have been seen to ignore their own timeouts when a broker dies. A thread that
-hangs in C can't be stopped from Python, so the process goes, and its parent starts another.
+hangs in C can't be stopped from Python, so the process goes, and its parent starts another. Some calls hang with
+Python's own lock in their hands (a client that left the group while it joined was seen to), and then no thread of
+this process runs: for these there is the kernel's alarm.
 """
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -13,6 +16,11 @@ from collections.abc import Iterator
 
 EXIT_HUNG = 75
 """Exit code of a worker that ended itself; its parent starts another."""
+EXIT_ALARM = -signal.SIGALRM
+"""Exit code of a worker that the kernel ended, as it had asked to be."""
+
+# Far above what the longest step of the loop may take before the group gives the worker up.
+_SILENCE_S = 300.0
 
 
 class Watchdog:
@@ -34,6 +42,14 @@ class Watchdog:
         finally:
             with self._lock:
                 self._calls.pop(call, None)
+
+    def alive(self) -> None:
+        """Put the alarm off, as the loop does all the while; when it has not for long, the process ends."""
+        self.end_within(_SILENCE_S)
+
+    def end_within(self, seconds: float) -> None:
+        """End the process by SIGALRM after this many seconds, whatever it does, unless it has ended by then."""
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
     def _watch(self) -> None:
         while True:

@@ -1,6 +1,6 @@
 """One worker process: builds the parts, holds its ordinal, runs the loop, and ends with its parent.
 
-Started by `headrace run`, never imported by it: river and librdkafka live in here only.
+Forked by `headrace run`, which has imported this module and made nothing of it: clients live in here only.
 """
 
 import contextlib
@@ -29,6 +29,7 @@ from consumers.source import SettingsRefused, Source, SourceAway, SourceError, S
 from consumers.topics import Topic, Topics
 from pipeline import config as configuration
 from pipeline import failpoint
+from pipeline.child import EXIT_RAISED
 from pipeline.config import Config, ConfigError
 from pipeline.engine import Engine
 from pipeline.rundir import RunDir
@@ -48,11 +49,10 @@ T = TypeVar("T")
 
 EXIT_CONFIG = 78
 EXIT_AWAY = 69
-EXIT_BUG = 70
 EXIT_STOPPED = 76
-JOB_VARIABLE = "HEADRACE_JOB"
 
 _DEADLINE_S = 20.0
+_FRAMES_MAX = 1_000
 _END_S = 3.5
 _WAIT_S = 0.2
 
@@ -60,14 +60,15 @@ _WAIT_S = 0.2
 class Job(msgspec.Struct, frozen=True):
     """What the parent asks of a worker: which configuration, with which flags, and where to stop.
 
-    `restarts` counts the workers that died in this one's place.
+    `restarts` counts the workers that died in this one's place; `ordinal` is None where workers agree on theirs.
     """
 
     config: str
     flags: dict[str, Any]
     until_end: bool
     on_loss: OnLoss
-    restarts: int
+    ordinal: int | None = None
+    restarts: int = 0
 
 
 class AddressError(Exception):
@@ -80,9 +81,10 @@ class AddressError(Exception):
 class Worker:
     """Everything that one process needs for its part of the stream."""
 
-    def __init__(self, config: Config, job: Job) -> None:
+    def __init__(self, config: Config, job: Job, at_work: Callable[[], None]) -> None:
         self._config = config
         self._job = job
+        self._at_work = at_work
         self._stop = Stop()
         self._rundir = RunDir(config)
         self._watchdog = Watchdog(deadline_s=_DEADLINE_S)
@@ -176,6 +178,8 @@ class Worker:
             announce=self._announce,
             hold=partial(self._hold, roster),
             stop=self._stop,
+            watchdog=self._watchdog,
+            at_work=self._at_work,
             reach=self._reach,
             ends=ends,
         )
@@ -222,8 +226,7 @@ class Worker:
 
     def _take_ordinal(self, roster: Roster) -> None:
         """Hold the lowest ordinal that is free on this machine and in the store, waiting for the store."""
-        fixed = os.environ.get("HEADRACE_ORDINAL")
-        tried = [int(fixed)] if fixed and fixed.isdigit() else range(WORKERS_MAX)
+        tried = range(WORKERS_MAX) if self._job.ordinal is None else [self._job.ordinal]
         while not self._stop.asked:
             for ordinal in tried:
                 lock = self._rundir.lock(ordinal)
@@ -301,13 +304,8 @@ class Worker:
     def _asked_to_stop(self, _signal: int, _frame: Any) -> None:
         if not self._stop.asked:
             self._stop.asked = True
-            threading.Thread(target=self._end_in_time, name="end", daemon=True).start()
-
-    def _end_in_time(self) -> None:
-        """End even when something that is away holds up the clean end: the next start goes on all the same."""
-        time.sleep(_END_S)
-        log.warning("ended without waiting any longer for what is away; the next start goes on from there")
-        os._exit(EXIT_STOPPED)
+            # Even when something that is away holds up the clean end: the next start goes on all the same.
+            self._watchdog.end_within(_END_S)
 
     def _end_with_parent(self) -> None:
         """Wait for the end of standard input, which the parent holds open, and stop as if asked to."""
@@ -317,14 +315,14 @@ class Worker:
         self._asked_to_stop(signal.SIGTERM, None)
 
 
-def main() -> int:
-    """Run one worker as the parent says in JOB_VARIABLE, and return its exit code."""
-    # Not an argument: it may hold a password, and everybody can read the arguments of a process.
-    job = msgspec.json.decode(os.environ[JOB_VARIABLE], type=Job)
+def main(job: Job, at_work: Callable[[], None]) -> int:
+    """Run one worker as the parent says, and return its exit code; call `at_work` when it has done some of its work."""
+    # How deeply a record may be nested depends on how much of the stack is left; it must not on who calls.
+    sys.setrecursionlimit(_FRAMES_MAX + len(traceback.extract_stack()))
     try:
         config = configuration.load(Path(job.config), flags=job.flags)
         configure_logs(level=config.log.level, style=config.log.format)
-        stopped = Worker(config, job).run()
+        stopped = Worker(config, job, at_work).run()
     except (ConfigError, SettingsRefused, learner.ModelError) as error:
         return _fail(error, EXIT_CONFIG)
     except AddressError as error:
@@ -342,7 +340,7 @@ def main() -> int:
         log.error(  # noqa: TRY400 a traceback is for those who ask for it
             "worker failed", error=f"{type(error).__name__}: {error}", at=f"{place.filename}:{place.lineno}"
         )
-        return EXIT_BUG
+        return EXIT_RAISED
     return EXIT_STOPPED if stopped else 0
 
 
@@ -394,10 +392,3 @@ def _resolves(host: str) -> bool:
     except OSError:
         return False
     return True
-
-
-if __name__ == "__main__":
-    code = main()
-    sys.stderr.flush()
-    # Without the interpreter's own end: clients that are still there would wait for a broker that is away.
-    os._exit(code)

@@ -6,7 +6,6 @@ The engine predicts and teaches through `Learner`; shards and snapshots see a le
 import functools
 import gc
 import importlib
-import importlib.metadata
 import pickle
 import sys
 import types
@@ -67,7 +66,8 @@ class RiverLearner:
 
     def __init__(self, model: Any, *, trusted: frozenset[str] = frozenset()) -> None:
         self.task: Task = task_of(model)
-        self.codec = f"river-{importlib.metadata.version('river')}-pickle"
+        # Of the River that is loaded: another may have been installed since.
+        self.codec = f"river-{importlib.import_module('river').__version__}-pickle"
         self.spec = spec.describe(model)
         self._trusted = trusted
         self._class_kind = ""
@@ -183,6 +183,12 @@ def task_of(model: Any) -> Task:
     )
 
 
+def preload() -> None:
+    """Import all of River, so that processes that are forked afterwards need not: it takes seconds, most in scipy."""
+    importlib.import_module("river.api")
+    importlib.import_module("state.unpickler")
+
+
 def load_factory(reference: str, directory: Path) -> Callable[[], Any]:
     """Find `module:function` beside the configuration. Raises ModelError with what is missing."""
     module_name, _, function_name = reference.partition(":")
@@ -191,7 +197,7 @@ def load_factory(reference: str, directory: Path) -> Callable[[], Any]:
         sys.path.insert(0, str(directory))
     try:
         factory: Any = getattr(importlib.import_module(module_name), function_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(
             f"model.factory = {reference!r} can't be loaded: {type(error).__name__}: {error}",
             hint=f"put a function {function_name or 'build'}() into {directory / (module_name + '.py')}",
@@ -208,7 +214,7 @@ def build(factory: Callable[[], Any], *, trusted: frozenset[str] = frozenset()) 
     """Make a new learner, and prove that it can be saved and loaded. Raises ModelError."""
     try:
         model = factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(
             f"the model's factory raised {type(error).__name__}: {error}",
             hint="call it by hand: python -c 'import model; model.build()'",

@@ -13,21 +13,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
+from harness import nursery
+from nursery import Forked
 
 from consumers.topics import Topics
 from pipeline import init
 from pipeline.config import load
 from pipeline.doctor import Finding, doctor, examine
 from pipeline.embedded import Stack
-from pipeline.worker import JOB_VARIABLE, Job
 from state.roster import Roster
 from state.store import Store
 
 pytestmark = pytest.mark.kafka
 
 BOUND_S = 60.0
+WORKER = """
+import sys
+from pipeline.worker import Job, main
+
+main(Job(sys.argv[1], {}, until_end=False, on_loss="relearn"), lambda: None)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -57,22 +63,22 @@ class Project:
             "HEADRACE__TOPICS__DEAD_LETTERS": f"{self.name}.dead",
         }
 
-    def start(self, *words: str, **env: str) -> "subprocess.Popen[str]":
+    def start(self, *words: str, **options: Any) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [sys.executable, "-m", "pipeline", *words],
-            env={**os.environ, **self.settings, **env},
+            env={**os.environ, **self.settings},
             cwd=self.directory,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            **options,
         )
 
     def call(self, *words: str, code: int = 0, **env: str) -> str:
-        process = self.start(*words, **env)
-        out, err = process.communicate(timeout=BOUND_S)
-        assert process.returncode == code, (words, process.returncode, out, err[-2_000:])
-        assert "Traceback" not in err
-        return err if code and not out else out
+        done = nursery().call(words, env={**os.environ, **self.settings, **env}, cwd=self.directory)
+        assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr[-2_000:])
+        assert "Traceback" not in done.stderr
+        return done.stderr if code and not done.stdout else done.stdout
 
     def status(self, **env: str) -> dict[str, Any]:
         return json.loads(self.call("status", "--json", **env))
@@ -85,14 +91,10 @@ class Project:
         return await_true(told, what=f"{self.name} to be {state}")
 
     @contextmanager
-    def running(self) -> Iterator["subprocess.Popen[str]"]:
-        log = (self.directory / "run.log").open("a")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline", "run"],
-            env={**os.environ, **self.settings},
-            cwd=self.directory,
-            stderr=log,
-        )
+    def running(self) -> Iterator[Forked]:
+        log = (self.directory / "run.log").open("ab")
+        env = {**os.environ, **self.settings}
+        process = nursery().start(["run"], env=env, cwd=self.directory, stdout=log, stderr=log)
         try:
             yield process
         finally:
@@ -192,12 +194,32 @@ def test_a_worker_is_seen_while_it_runs_and_gone_when_it_was_asked_to_stop(learn
     assert stopped["counts"] == running["counts"]
 
 
+def test_run_forks_its_workers_from_a_process_with_one_thread_and_no_client(learned: Project) -> None:
+    # Whoever starts it may ignore the ends of its children, and it inherits that.
+    process = learned.start("run", preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN))
+    try:
+        worker = learned.wait_for("running")["workers"][0]["pid"]
+        parent = Path(f"/proc/{process.pid}")
+        assert (parent / "task" / str(process.pid) / "children").read_text().split() == [str(worker)]
+        assert [thread.name for thread in (parent / "task").iterdir()] == [str(process.pid)]
+        assert not [file for file in (parent / "fd").iterdir() if file.readlink().name.startswith("socket:")]
+        for pid in (process.pid, worker):
+            assert b"PYTHONHASHSEED=0" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        os.kill(worker, signal.SIGKILL)
+        await_true(
+            lambda: [w["restarts"] for w in learned.status()["workers"]] == [1], what="another worker to be there"
+        )
+    finally:
+        process.terminate()
+        _, err = process.communicate(timeout=BOUND_S)
+    assert (process.returncode, "Traceback" in err) == (0, False)
+
+
 def test_a_worker_that_was_killed_is_not_taken_for_alive_though_its_lease_still_runs(learned: Project) -> None:
-    job = Job(str(learned.directory / "headrace.toml"), {}, until_end=False, on_loss="relearn", restarts=0)
     # A child of this process's own, which is reaped at once; an orphan's remains may lie about as a process.
     worker = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.worker"],
-        env={**os.environ, **learned.settings, JOB_VARIABLE: msgspec.json.encode(job).decode()},
+        [sys.executable, "-c", WORKER, str(learned.directory / "headrace.toml")],
+        env={**os.environ, **learned.settings},
         stdin=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
@@ -326,6 +348,18 @@ def test_doctor_finds_a_property_that_librdkafka_does_not_know(
     assert worst(found) == [("kafka", "misconfigured")]
     assert "sesion.timeout.ms" in " ".join(finding.message for finding in found)
     assert "librdkafka" in project.call("status", code=78)
+
+
+def test_what_a_member_takes_the_commands_that_look_take_too(project: Project) -> None:
+    with (project.directory / "headrace.toml").open("a") as file:
+        # Shorter than the session that librdkafka would take by default.
+        file.write('[kafka.librdkafka]\n"max.poll.interval.ms" = 30000\n')
+    project.call("produce", "sample.jsonl")
+    project.call("run", "--until-end")
+    assert project.status()["counts"]["records"] == 200
+    assert len(project.call("tail", "-n", "500").splitlines()) == 200
+    assert project.call("dlq", "ls", "--json")
+    project.call("doctor")
 
 
 def test_doctor_leaves_nothing_behind(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

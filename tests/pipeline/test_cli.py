@@ -146,7 +146,6 @@ def test_config_check_says_that_a_file_is_good() -> None:
         "config check -c missing.toml",
         "status -c missing.toml",
         "doctor -c missing.toml",
-        "run -c missing.toml",
         "produce -c missing.toml",
         "dlq ls -c missing.toml",
         "model ls -c missing.toml",
@@ -163,6 +162,21 @@ def test_a_bad_configuration_is_78_with_one_line_that_says_what_to_do(words: str
     told = done.stdout if words.startswith("doctor") else done.stderr
     assert len(told.splitlines()) == 2, told
     assert "\n  → " in told
+
+
+def test_run_starts_itself_again_and_is_as_clear_about_a_bad_configuration(project: Path) -> None:
+    done = real("run", "-c", "missing.toml", cwd=project)
+    assert (done.returncode, done.stdout) == (78, "")
+    error, hint = done.stderr.splitlines()
+    assert "missing.toml" in error
+    assert hint.startswith("  → ")
+
+
+@pytest.mark.parametrize("given", ["one", "-1", "128", "64"])
+def test_a_number_of_the_machine_that_is_none_is_78(project: Path, given: str) -> None:
+    done = real("run", "--workers", "2", cwd=project, env={**os.environ, "HEADRACE_ORDINAL": given})
+    assert (done.returncode, done.stdout) == (78, "")
+    assert f"HEADRACE_ORDINAL is '{given}', and no number below 64" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -288,6 +288,7 @@ def test_the_factory_is_looked_up_beside_the_configuration(project: tuple[Path, 
         ("import no_such_package\n", "no_such_package"),
         ("def build(:\n", "SyntaxError"),
         ("1 / 0\n", "ZeroDivisionError"),
+        ("raise SystemExit('needs more memory')\n", "SystemExit: needs more memory"),
         ("build = 7\n", "is no function"),
     ],
 )

@@ -1,0 +1,121 @@
+"""A process that is forked off this one to make one call, and that learns by a pipe when this one is gone.
+
+To fork costs some milliseconds where a new interpreter would import River for seconds. It is sound while the parent
+has one thread and no client of any server, which is all that `run` is.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+EXIT_RAISED = 70
+"""Exit code of a child whose call raised what nobody foresaw."""
+
+_LOOK_S = 0.02
+_TELL = 3
+# Above any descriptor that the parent has opened before it had children.
+_FILES_MAX = 65_536
+
+
+class Child:
+    """Fork, and make the call in the child, whose exit code it returns. What it is given tells the parent: `at_work`.
+
+    The child finds the end of a pipe as its standard input: it ends when the parent lets go of it, or dies. Of the
+    parent's other files it has only standard output and error. Raises OSError when there can be no more processes.
+    """
+
+    def __init__(self, call: Callable[[Callable[[], None]], int]) -> None:
+        # What is still buffered would be written by both.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        stdin, self._writer = os.pipe()
+        self._told, tell = os.pipe()
+        os.set_blocking(self._told, False)
+        try:
+            self.pid = os.fork()
+            if not self.pid:
+                _be_the_child(call, stdin, tell)
+        except OSError:
+            self._close()
+            raise
+        finally:
+            os.close(stdin)
+            os.close(tell)
+        self.at_work = False
+        self.code: int | None = None
+
+    def poll(self) -> int | None:
+        """Return the exit code, -N for the end by signal N; None while it runs."""
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self._end(status)
+        return self.code
+
+    def wait(self, timeout_s: float) -> int | None:
+        """Wait for the end; return the exit code, or None when it did not end in time."""
+        until = time.monotonic() + timeout_s
+        while self.poll() is None and time.monotonic() < until:
+            time.sleep(_LOOK_S)
+        return self.code
+
+    def let_go(self) -> None:
+        """Close the pipe: the child hears of it even while its main thread waits inside a C library."""
+        if self._writer >= 0:
+            os.close(self._writer)
+            self._writer = -1
+
+    def kill(self) -> None:
+        """End it at once by SIGKILL."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self._end(os.waitpid(self.pid, 0)[1])
+
+    def _end(self, status: int) -> None:
+        self.code = os.waitstatus_to_exitcode(status)
+        with contextlib.suppress(BlockingIOError):
+            self.at_work = bool(os.read(self._told, 1))
+        self._close()
+
+    def _close(self) -> None:
+        self.let_go()
+        os.close(self._told)
+
+
+class _Teller:
+    """Tells the parent, once."""
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def tell(self) -> None:
+        if not self._told:
+            self._told = True
+            os.write(_TELL, b".")
+
+
+def _be_the_child(call: Callable[[Callable[[], None]], int], stdin: int, tell: int) -> NoReturn:
+    code = EXIT_RAISED
+    try:
+        # A Ctrl-C reaches the whole group of processes, and the parent tells its children itself.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        os.dup2(stdin, 0)
+        os.dup2(tell, _TELL)
+        # Among them the pipes of the other children, which must end with the parent and not with this one.
+        os.closerange(_TELL + 1, _FILES_MAX)
+        code = call(_Teller().tell)
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+    except BaseException:  # noqa: BLE001 nothing may come back into the parent's code, which is below on this stack
+        traceback.print_exc()
+    finally:
+        # Without the interpreter's own end: clients that are still there would wait for a broker that is away.
+        os._exit(code)
