@@ -22,7 +22,8 @@ from state.shard import Shard
 
 log = structlog.get_logger("headrace")
 
-_SORTING_S = 5.0
+# The loop must come to poll meanwhile, or the group gives its partitions to another.
+_POSTING_S = 5.0
 _SLICE_LINES = 100
 
 
@@ -101,8 +102,11 @@ class Delivery:
     def _post(self, pending: Pending) -> None:
         if self._webhook is None or pending.posted:
             return
+        until = time.monotonic() + _POSTING_S
         for partition, result in pending.results.items():
             if result.sources:
+                if time.monotonic() > until:
+                    raise WebhookAway("the HTTP sink takes long; the rest of the batch is still to be sent", after_s=0)
                 refused = self._post_one(self._webhook, pending, partition)
                 self._engine.withdraw(self._shards[partition], result, refused)
                 # Accepted lines are not posted again when a later partition's must wait.
@@ -120,7 +124,7 @@ class Delivery:
                 return {}
             pending.refused[partition] = {}
         refused = pending.refused[partition]
-        until = time.monotonic() + _SORTING_S
+        until = time.monotonic() + _POSTING_S
         while (settled := pending.settled.get(partition, 0)) < len(lines):
             if time.monotonic() > until:
                 raise WebhookAway(

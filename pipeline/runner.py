@@ -32,6 +32,7 @@ from pipeline.saver import Saver
 from pipeline.takeover import OnLoss, Takeover
 from pipeline.telemetry import Telemetry
 from pipeline.trial import Trial
+from pipeline.watchdog import Watchdog
 from producers.sink import BatchStale, Sink
 from producers.webhook import Webhook
 from state.learner import Learner
@@ -44,6 +45,9 @@ _POLL_S = 0.25
 _PAUSED_POLL_S = 0.05
 _BEAT_S = 1.0
 _DRAIN_S = 3.0
+_LEAVE_S = 3.5
+# The longest that many partitions may keep the loop from polling: what is left then comes after the next poll.
+_SPELL_S = 5.0
 
 
 class FloodError(Exception):
@@ -73,8 +77,8 @@ class Runner:
     """One worker's stream, from a joined group to a clean leave.
 
     About once a second the worker's note for `status` goes to `announce`, which must not fail, and to `hold`,
-    which renews the worker's ordinal in the store and may raise StoreAway. `ends` makes the runner stop at
-    these offsets of all partitions, by itself.
+    which renews the worker's ordinal in the store and may raise StoreAway. Each batch that is confirmed is told to
+    `at_work`. `ends` makes the runner stop at these offsets of all partitions, by itself.
     """
 
     def __init__(
@@ -93,6 +97,8 @@ class Runner:
         announce: Callable[[dict[str, Any]], None],
         hold: Callable[[dict[str, Any]], None],
         stop: Stop,
+        watchdog: Watchdog,
+        at_work: Callable[[], None],
         reach: Callable[[str], None],
         ends: Mapping[int, int] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -103,6 +109,8 @@ class Runner:
         self._announce = announce
         self._hold = hold
         self._stop = stop
+        self._watchdog = watchdog
+        self._at_work = at_work
         self._reach = reach
         self._ends = ends
         self._clock = clock
@@ -114,6 +122,7 @@ class Runner:
         self._paused = False
         self._stale = False
         self._beat_at = 0.0
+        self._polled_at = clock()
         self._asked_ends_at = 0.0
         self._source = make_source(self._rebalanced)
         self._assemble(topic, engine=engine, build=build, store=store, webhook=webhook, limits=limits)
@@ -176,7 +185,8 @@ class Runner:
         while not self._stop.asked and not self._at_ends():
             self._beat()
             self._take_over()
-            self._deliver()
+            if not self._is_late():
+                self._deliver()
             self._probe()
             self._watch_retention()
             self._follow_gate()
@@ -186,21 +196,29 @@ class Runner:
 
     def _read(self) -> None:
         if self._gate.open and self._pending is None:
-            batch = self._source.poll(records_max=self._progress.batch_records, wait_s=_POLL_S)
-            self._stale = False
+            batch = self._poll(records_max=self._progress.batch_records, wait_s=_POLL_S)
             if batch is not None:
                 self._reach("polled")
                 self._process(batch)
                 self._deliver()
         elif self._paused:
             self._reach("paused")
-            batch = self._source.poll(records_max=1, wait_s=_PAUSED_POLL_S)
-            self._stale = False
+            batch = self._poll(records_max=1, wait_s=_PAUSED_POLL_S)
             if batch is not None:
-                self._put_back(batch)
+                self._trial.attempt("kafka", partial(self._put_back, batch))
         else:
             # The outage is young: to pause would throw away what the client has fetched ahead.
             time.sleep(_PAUSED_POLL_S)
+
+    def _poll(self, *, records_max: int, wait_s: float) -> Batch | None:
+        batch = self._source.poll(records_max=records_max, wait_s=wait_s)
+        self._polled_at = self._clock()
+        self._stale = False
+        return batch
+
+    def _is_late(self) -> bool:
+        """Tell whether the loop has not polled for long, so that it must before anything else may take long."""
+        return self._clock() > self._polled_at + _SPELL_S
 
     def _process(self, batch: Batch) -> None:
         pending = self._progress.learn(batch)
@@ -234,6 +252,7 @@ class Runner:
 
     def _confirm(self, pending: Pending) -> None:
         self._pending = None
+        self._at_work()
         for partition, end in pending.ends.items():
             shard = self._shards[partition]
             shard.committed = end
@@ -247,7 +266,8 @@ class Runner:
             self._telemetry.latency_seconds.observe(max(0.0, time.time() - pending.newest_ms / 1_000))
 
     def _take_over(self) -> None:
-        while self._arrived and not self._stale and not self._stop.asked:
+        until = self._clock() + _SPELL_S
+        while self._arrived and not self._stale and not self._stop.asked and self._clock() < until:
             partition = min(self._arrived)
             if not (self._trial.allowed("store") and self._trial.attempt("kafka", partial(self._take_one, partition))):
                 return
@@ -282,7 +302,10 @@ class Runner:
 
     def _save_due(self) -> None:
         if self._pending is None and self._trial.allowed("store"):
+            until = self._clock() + _SPELL_S
             for shard in [shard for shard in self._shards.values() if self._saver.due(shard)]:
+                if self._clock() > until:
+                    return
                 self._trial.attempt("store", partial(self._save, shard))
 
     def _save(self, shard: Shard) -> None:
@@ -330,8 +353,11 @@ class Runner:
 
     def _follow_gate(self) -> None:
         """Pause or resume the partitions when the gate has changed."""
-        # What waits to be taken over has nothing fetched ahead, and the group must not wait for this worker.
-        must = self._gate.must_pause(self._clock()) or (self._arrived and not self._gate.open)
+        # What waits to be taken over has nothing fetched ahead, and the group must not wait for this worker. Nor must
+        # it be given up for having been silent, where a call has taken long.
+        waits = self._arrived or self._is_late()
+        held = self._pending is not None or not self._gate.open
+        must = self._gate.must_pause(self._clock()) or (waits and held)
         if not self._paused and must:
             self._paused = True
             self._source.pause(self._source.assigned)
@@ -368,6 +394,8 @@ class Runner:
         now = self._clock()
         if now < self._beat_at:
             return
+        if not self._stop.asked:
+            self._watchdog.alive()
         passed_s = now - self._beat_at + _BEAT_S if self._beat_at else 0.0
         self._beat_at = now + _BEAT_S
         state = self._pulse.state(arrived=bool(self._arrived))
@@ -405,5 +433,6 @@ class Runner:
         else:
             log.warning("left a batch for the next start", offsets=self._pending.ends)
         log.info("stopped", partitions={p: shard.committed for p, shard in self._shards.items()})
+        self._watchdog.end_within(_LEAVE_S)
         self._sink.close()
         self._source.close()

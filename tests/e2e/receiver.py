@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +17,7 @@ class Receiver(ThreadingHTTPServer):
         self.status = 200
         self.headers: dict[str, str] = {}
         self.refuse: set[str] = set()
+        self.delay_s = 0.0
         self.posts = 0
         self.taken: list[dict[str, Any]] = []
 
@@ -40,6 +42,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["content-length"]))
         lines = [json.loads(line) for line in body.splitlines()]
         self.server.posts += 1
+        time.sleep(self.server.delay_s)
         refused = any(line["id"] in self.server.refuse for line in lines)
         status = 422 if refused else self.server.status
         if status == 200:
