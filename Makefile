@@ -9,12 +9,11 @@ MAKEFLAGS += --no-print-directory
 ARGS ?=
 BIN := .venv/bin
 UV ?= $(shell command -v uv || echo $(BIN)/uv)
-APART := $(addprefix tests/e2e/test_,brokers.py recovery.py mutants.py)
 SOAKED := $(addprefix tests/e2e/test_,kills.py zombies.py rebalances.py brokers.py network.py store_faults.py)
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command "make lock" $(ARGS)
 
-.PHONY: help demo test apart soak check fmt bench lock clean setup
+.PHONY: help demo test soak check fmt bench lock clean setup
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,10 +22,7 @@ demo: setup ## the whole story on a real Kafka and Valkey, in about a minute
 	@$(BIN)/headrace demo $(ARGS)
 
 test: setup ## all tests; some of them: make test ARGS="-k takeover"
-	@$(BIN)/pytest -n 2 --dist loadgroup $(addprefix --ignore=,$(APART)) $(ARGS)
-
-apart: setup ## the tests that need the machine for themselves: three brokers, recovery times, seeded bugs
-	@$(BIN)/pytest -p no:randomly --timeout=600 $(APART) $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 soak: setup ## the long forms of the fault tests, for hours
 	@HEADRACE_SOAK=1 $(BIN)/pytest -p no:randomly --timeout=7200 $(SOAKED) $(ARGS)

@@ -1,8 +1,11 @@
 """Its place puts `tests/` on the path, so that every test may import the corpus: `from hostile import REFUSED`."""
 
+import fcntl
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -23,3 +26,32 @@ def _projects_own_modules() -> Iterator[None]:
     yield
     sys.path[:] = path
     sys.modules.pop("model", None)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long, and end with what needs the machine for itself."""
+    items.sort(key=lambda item: 2 if _is_alone(item) else "e2e" not in item.path.parts)
+
+
+@pytest.fixture(autouse=True)
+def _machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the machine for a test that is marked `alone`, whatever the other processes of this run have to do.
+
+    Such a test holds the door while it waits for those that are at work, so that no other goes in before it.
+    """
+    alone, place = _is_alone(request.node), tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):
+        place = place.parent
+    kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+    with ExitStack() as exit_stack:
+        door, room = (exit_stack.enter_context(Path(place / name).open("w")) for name in ("door", "room"))
+        fcntl.flock(door, kind)
+        fcntl.flock(room, kind)
+        if not alone:
+            fcntl.flock(door, fcntl.LOCK_UN)
+        yield
+
+
+def _is_alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker("alone") is not None

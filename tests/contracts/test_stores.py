@@ -26,7 +26,9 @@ KEY = "fraud:{fraud/3}"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    running = ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey"))
+    # Another process of this run has a server of its own.
+    [port] = free_ports(1)
+    running = ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey"), port=port)
     running.start()
     yield running
     running.stop()
@@ -318,7 +320,7 @@ def test_a_store_that_still_loads_its_file_is_away(tmp_path: Path) -> None:
 
 
 def test_a_store_that_is_stopped_or_frozen_or_was_never_there_is_away(tmp_path: Path) -> None:
-    gone = ValkeyServer(data_dir=tmp_path)
+    gone = ValkeyServer(data_dir=tmp_path, port=free_ports(1)[0])
     gone.start()
     store = Store(gone.connection_url, name="fraud", timeout_s=0.5)
     assert store.claim(3, floor=0) == 1

@@ -1,11 +1,12 @@
 """What the end-to-end tests share: a project on the real Kafka and store, and ways to feed and disturb it."""
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -16,6 +17,7 @@ from typing import Any
 
 import oracle
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from nursery import Forked, Nursery
 
 from consumers.topics import Topics
 from pipeline import mark
@@ -31,8 +33,15 @@ def build():
     return preprocessing.StandardScaler() | linear_model.LogisticRegression()
 """
 
-
 _LOOK_S = 0.1
+
+
+@functools.cache
+def nursery() -> Nursery:
+    """Return the nursery of this run of the tests."""
+    made = Nursery()
+    atexit.register(made.end)
+    return made
 
 
 def wait_until(condition: Callable[[], Any], *, what: str, timeout_s: float = 30.0) -> Any:
@@ -86,15 +95,12 @@ class Project:
             **self.settings,
         }
 
-    def command(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "pipeline.cli", *words, "-c", str(self.file)]
-
     @contextlib.contextmanager
     def running(self, *, workers: int = 1, until_end: bool = False, on_loss: str = "relearn") -> Iterator["Run"]:
         words = ["run", "--workers", str(workers), "--on-state-loss", on_loss] + (["--until-end"] if until_end else [])
         log_file = self.directory / f"run-{len(list(self.directory.glob('run-*.log')))}.log"
         log = log_file.open("wb")
-        process = subprocess.Popen(self.command(*words), env=self.env, stderr=log, stdout=log)
+        process = nursery().start([*words, "-c", str(self.file)], env=self.env, stdout=log, stderr=log)
         run = Run(process, log_file)
         try:
             yield run
@@ -117,9 +123,7 @@ class Project:
         self.sent[partition].extend(values)
 
     def status(self) -> dict[str, Any]:
-        done = subprocess.run(
-            self.command("status", "--json"), env=self.env, capture_output=True, check=False, timeout=60
-        )
+        done = nursery().call(["status", "--json", "-c", str(self.file)], env=self.env)
         assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
         return json.loads(done.stdout)
 
@@ -185,7 +189,7 @@ class Project:
 class Run:
     """A `headrace run` that is under way."""
 
-    process: "subprocess.Popen[bytes]"
+    process: Forked
     log_file: Path
 
     def log(self) -> str:
@@ -193,9 +197,7 @@ class Run:
 
     def workers(self) -> list[int]:
         """Return the process ids of the parent's workers."""
-        found = subprocess.run(
-            ["pgrep", "-P", str(self.process.pid), "-f", "pipeline.worker"], capture_output=True, check=False
-        )
+        found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, check=False)
         return [int(word) for word in found.stdout.split()]
 
     def worker(self) -> int:

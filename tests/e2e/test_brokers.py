@@ -16,8 +16,8 @@ from oracle import Watch, promise
 
 from pipeline.embedded import Server, Stack
 
-# On one worker of the test run: its servers are started once.
-pytestmark = pytest.mark.xdist_group("brokers")
+# On one worker of the test run, so that its servers are started once; six of them are enough for a machine.
+pytestmark = [pytest.mark.alone, pytest.mark.xdist_group("alone"), pytest.mark.timeout(600)]
 
 RESUME_S = 30.0
 START_S = 60.0

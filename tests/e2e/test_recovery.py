@@ -1,7 +1,4 @@
-"""How long it takes from a worker's death to the next prediction of its partitions.
-
-Timed, so it runs apart from the other tests: `make apart`.
-"""
+"""How long it takes from a worker's death to the next prediction of its partitions."""
 
 import json
 import os
@@ -11,10 +8,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import pytest
 from confluent_kafka import Consumer, TopicPartition
 from fleet import DYNAMIC, START_S, STUCK_S, Fleet, fleet, said, shares, tell
 from harness import Project, steady, values, wait_until
 from oracle import promise
+
+pytestmark = [pytest.mark.alone, pytest.mark.xdist_group("alone")]
 
 Make = Callable[..., Project]
 

@@ -20,7 +20,7 @@ from pipeline.init import configuration
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"consumers", "state", "producers", "pipeline"}
-TARGETS = {"help", "demo", "test", "apart", "soak", "check", "fmt", "bench", "lock", "clean"}
+TARGETS = {"help", "demo", "test", "soak", "check", "fmt", "bench", "lock", "clean"}
 
 
 def read(name: str) -> str:
