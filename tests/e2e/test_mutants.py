@@ -1,10 +1,11 @@
 """Bugs that are seeded into the joints of the promise, one at a time, and the fault test that each turns red.
 
-Each starts another run of the tests, so they run apart from the others: `make apart`.
+Each starts another run of the tests, on a copy of the source.
 
 | mutant | what is broken | caught by | how it shows |
 |---|---|---|---|
 | snapshot before commit | X runs ahead of Y | a kill after the offsets are sent | X is past Y |
+| fresh membership | a lost batch is sent as a member of now | a move while the sink is away | predictions come twice |
 | rewind and relearn | a failed batch is read and learned again | a reply lost before a commit | counts are wrong |
 | no epoch | a zombie's snapshot is taken | a zombie woken after its commit | nothing is refused |
 | reset to earliest | a deleted range is skipped | a log that is deleted under a sleeper | it goes on |
@@ -35,7 +36,10 @@ TREE = ("pipeline", "consumers", "producers", "state", "tests", "pyproject.toml"
 
 
 class Mutant(msgspec.Struct, frozen=True):
-    """A change to one place of a file, the test that must fail with it, and what that test must say."""
+    """A change to one place of a file, the test that must fail with it, and what that test must say.
+
+    `also` is a second change, for what is guarded twice.
+    """
 
     name: str
     file: str
@@ -43,6 +47,7 @@ class Mutant(msgspec.Struct, frozen=True):
     new: str
     test: str
     says: str
+    also: tuple[str, str, str] | None = None
 
 
 MUTANTS = [
@@ -55,6 +60,25 @@ MUTANTS = [
         "                    shard.offset > shard.snapshot_offset and self._saver.save(shard)\n",
         "test_kills.py::test_killed_at_work[offsets-3-0.3]",
         "is past Y",
+    ),
+    # One thread polls and commits, so a fresh membership alone is never newer than what the loop knows: the batch's own
+    # is the second line of defence, and shows when the first one, to drop what was taken away, is broken too.
+    Mutant(
+        "fresh membership",
+        "pipeline/delivery.py",
+        "                self._sink.send(outputs, pending.membership)\n",
+        "                self._sink.send(outputs, self._source._consumer.consumer_group_metadata())\n",
+        "test_zombies.py::test_a_batch_that_waits_for_its_sink_while_its_partition_moves_is_its_new_owners",
+        "predictions of partition",
+        also=(
+            "pipeline/runner.py",
+            (
+                "        if self._pending is not None and any(partition in self._pending.ends for partition in went):\n"
+                "            self._drop_pending()\n"
+                "        self._forget(went)\n"
+            ),
+            "        if self._pending is None:\n            self._forget(went)\n",
+        ),
     ),
     Mutant(
         "rewind and relearn",
@@ -157,10 +181,10 @@ def test_a_seeded_bug_turns_the_matrix_red(mutant: Mutant, stack: Stack, tmp_pat
             shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
         else:
             shutil.copy(source, copy / name)
-    broken = copy / mutant.file
-    text = broken.read_text()
-    assert text.count(mutant.old) == 1, "the place that is broken is there, once"
-    broken.write_text(("import os\n" if "os.environ" in mutant.new else "") + text.replace(mutant.old, mutant.new))
+    for file, old, new in filter(None, [(mutant.file, mutant.old, mutant.new), mutant.also]):
+        text = (copy / file).read_text()
+        assert text.count(old) == 1, "the place that is broken is there, once"
+        (copy / file).write_text(("import os\n" if "os.environ" in new else "") + text.replace(old, new))
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *PLAIN, f"--basetemp={tmp_path / 'runs'}", f"tests/e2e/{mutant.test}"],
         cwd=copy,

@@ -6,9 +6,11 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from confluent_kafka.admin import AdminClient
 from fleet import DYNAMIC, SHORT_SESSION, SHORT_TRANSACTION, START_S, fleet, moves, said, shares
 from harness import Project, Run, steady, values, wait_until
 from oracle import promise
+from receiver import Receiver
 
 from pipeline.failpoint import VARIABLE
 
@@ -60,3 +62,35 @@ def test_what_a_worker_has_in_hand_when_it_wakes_as_a_zombie_is_refused(project:
         producing.stop()
         p.wait_for_all()
         runs.stop_all()
+
+
+def test_a_batch_that_waits_for_its_sink_while_its_partition_moves_is_its_new_owners(project: Make) -> None:
+    p = project(partitions=1)
+    client = {**SHORT_SESSION, **DYNAMIC}
+    with Receiver.serving() as receiver, promise(p), fleet(p) as runs:
+        first = runs.start(client, HEADRACE__SINK__HTTP__URL=receiver.url)
+        p.produce(values(100), partition=0)
+        p.wait_for_all()
+        receiver.status = 503
+        p.produce(values(100, bad_every=50, seed=1), partition=0)
+        wait_until(lambda: said(first, '"paused"'), what="the first to pause with a batch in hand")
+        second = runs.start(client)
+        wait_until(lambda: _members(p) == 2, what="the second to join", timeout_s=START_S)
+        sleeper = first.worker()
+        os.kill(sleeper, signal.SIGSTOP)
+        # The second predicts what the first has in hand.
+        p.wait_for_all()
+        os.kill(sleeper, signal.SIGCONT)
+        wait_until(lambda: said(first, "partitions revoked"), what="the first to hear of it")
+        wait_until(lambda: _members(p) == 2, what="the first to join again", timeout_s=START_S)
+        receiver.status = 200
+        runs.stop(second)
+        p.produce(values(100, bad_every=50, seed=2), partition=0)
+        # What it had in hand would go out before anything that is new.
+        p.wait_for_all()
+        runs.stop_all()
+
+
+def _members(p: Project) -> int:
+    admin = AdminClient(p.client)
+    return len(admin.describe_consumer_groups([p.name], request_timeout=20)[p.name].result().members)
