@@ -23,13 +23,18 @@ UNSAVED = {"HEADRACE__SNAPSHOT__INTERVAL": "1h"}
 MANY = 100_000
 
 
+def _values() -> list[bytes]:
+    # So many are bad that nearly every batch has dead letters.
+    return values(MANY, bad_every=4)
+
+
 def _moves_on(p: Project, *, records: int = 100) -> None:
-    reached = sum(max(offset, 0) for offset, _ in p.committed().values())
-    wait_until(
-        lambda: sum(max(offset, 0) for offset, _ in p.committed().values()) >= reached + records,
-        what=f"{records} more records to be committed",
-        timeout_s=60,
-    )
+    wanted = _reached(p) + records
+    wait_until(lambda: _reached(p) >= wanted, what=f"{records} more records to be committed", timeout_s=60)
+
+
+def _reached(p: Project) -> int:
+    return sum(max(offset, 0) for offset, _ in p.committed().values())
 
 
 def _finish(p: Project, run: Run, producing: Steady) -> None:
@@ -56,7 +61,7 @@ def _finish(p: Project, run: Run, producing: Steady) -> None:
 def test_killed_at_work(project: Make, at: Name, hit: int, after_s: float) -> None:
     p = project(settings={} if at == "saved" else dict(UNSAVED))
     trap = Trap(p, at, hit=hit, after_s=after_s)
-    with promise(p), steady(p, values(MANY, bad_every=50), per_second=RATE) as producing, p.running() as run:
+    with promise(p), steady(p, _values(), per_second=RATE) as producing, p.running() as run:
         for _ in range(KILLS):
             _moves_on(p)
             trap.spring()
@@ -68,7 +73,7 @@ def test_killed_at_work(project: Make, at: Name, hit: int, after_s: float) -> No
 def test_killed_while_it_takes_over(project: Make, at: Name) -> None:
     p = project(settings=dict(UNSAVED))
     trap = Trap(p, at)
-    with promise(p), steady(p, values(MANY, bad_every=50), per_second=RATE) as producing, p.running() as run:
+    with promise(p), steady(p, _values(), per_second=RATE) as producing, p.running() as run:
         for _ in range(KILLS):
             _moves_on(p)
             trap.arm()
@@ -82,7 +87,7 @@ def test_killed_while_it_takes_over(project: Make, at: Name) -> None:
 def test_killed_while_it_stops(project: Make, at: Name) -> None:
     p = project(settings=dict(UNSAVED))
     trap = Trap(p, at)
-    with promise(p), steady(p, values(MANY, bad_every=50), per_second=RATE) as producing:
+    with promise(p), steady(p, _values(), per_second=RATE) as producing:
         for _ in range(KILLS):
             with p.running() as run:
                 _moves_on(p)
@@ -98,7 +103,7 @@ def test_killed_while_paused(project: Make) -> None:
     with Receiver.serving() as receiver:
         p = project(settings={**UNSAVED, "HEADRACE__SINK__HTTP__URL": receiver.url})
         trap = Trap(p, "paused")
-        with promise(p), steady(p, values(MANY, bad_every=50), per_second=RATE) as producing, p.running() as run:
+        with promise(p), steady(p, _values(), per_second=RATE) as producing, p.running() as run:
             for _ in range(KILLS):
                 _moves_on(p)
                 receiver.status = 503
@@ -111,7 +116,7 @@ def test_killed_while_paused(project: Make) -> None:
 @pytest.mark.xdist_group("proxied")
 def test_killed_when_the_commit_is_sent_and_not_answered(proxied: Proxied, tmp_path: Path) -> None:
     p = Project(proxied.stack, tmp_path / "project", settings={**UNSAVED, **proxied.settings})
-    with promise(p), steady(p, values(MANY, bad_every=50), per_second=RATE) as producing, p.running() as run:
+    with promise(p), steady(p, _values(), per_second=RATE) as producing, p.running() as run:
         for _ in range(KILLS):
             _moves_on(p)
             fault = proxied.kafka.drop_reply("EndTxn", then=run.kill_worker)
@@ -123,7 +128,7 @@ def test_killed_when_the_commit_is_sent_and_not_answered(proxied: Proxied, tmp_p
 @pytest.mark.xdist_group("proxied")
 def test_killed_when_half_of_a_snapshot_is_written(proxied: Proxied, tmp_path: Path) -> None:
     p = Project(proxied.stack, tmp_path / "project", settings=dict(proxied.settings))
-    with promise(p), steady(p, values(MANY, bad_every=50), per_second=RATE) as producing, p.running() as run:
+    with promise(p), steady(p, _values(), per_second=RATE) as producing, p.running() as run:
         for _ in range(KILLS):
             _moves_on(p)
             fault = proxied.store.cut_after(500, "EVALSHA", containing=b":snapshots", then=run.kill_worker)
@@ -136,13 +141,15 @@ def test_three_workers_killed_at_random(project: Make) -> None:
     kills, count = (200, 1_000_000) if SOAK else (20, 200_000)
     p = project(partitions=8)
     rng = random.Random(kills)
+    # Each as soon as so many records are committed, so that all come while there are more to come.
+    moments = sorted(rng.sample(range(count // 20, count * 9 // 10), kills))
     with (
         promise(p),
         steady(p, values(count, bad_every=50), per_second=6_000) as producing,
         p.running(workers=3) as run,
     ):
-        for _ in range(kills):
-            _moves_on(p, records=rng.randrange(200, 8_000))
+        for moment in moments:
+            wait_until(lambda moment=moment: _reached(p) >= moment, what=f"{moment} records", timeout_s=60)
             run.kill(rng.choice(wait_until(run.workers, what="a worker to be there")))
         producing.join(count / 1_000)
         _finish(p, run, producing)
