@@ -25,7 +25,7 @@ test: setup ## all tests; some of them: make test ARGS="-k takeover"
 	@$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 soak: setup ## the long forms of the fault tests, for hours
-	@HEADRACE_SOAK=1 $(BIN)/pytest -p no:randomly --timeout=7200 $(SOAKED) $(ARGS)
+	@HEADRACE_SOAK=1 $(BIN)/pytest -n 2 --dist loadgroup -p no:randomly --timeout=7200 $(SOAKED) $(ARGS)
 
 check: setup ## what needs no server: lint, format, types, the rules of the house
 	@$(BIN)/ruff check

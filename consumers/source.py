@@ -4,6 +4,7 @@ Nothing of a partition is read until the runner has taken it over and says from 
 client get it. The rebalance callbacks only note what happened: all work on it is done between polls.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -247,6 +248,14 @@ class Source:
         self.unreachable = False
         return sorted(topic.partitions)
 
+    def rejoin(self) -> None:
+        """Leave the group and join it again, static member or not: so all partitions are given out anew."""
+        try:
+            self._consumer.unsubscribe()
+            self.subscribe()
+        except KafkaException as error:
+            raise SourceAway(f"the group can't be left: {error.args[0].str()}") from error
+
     def close(self) -> None:
         """Leave the group, so that the others need not wait for the session to end."""
         self._consumer.close()
@@ -295,6 +304,16 @@ class Source:
 
     def _places(self, partitions: Iterable[int]) -> list[TopicPartition]:
         return [TopicPartition(self._topic, partition) for partition in partitions]
+
+
+def session_s(settings: Mapping[str, Any]) -> float:
+    """Return how long the group waits for a member that is silent, in seconds.
+
+    With the newer protocol it is for ever: there the broker decides, and hands over by itself what nobody has.
+    """
+    if settings.get("group.protocol") == "consumer":
+        return math.inf
+    return float(settings.get("session.timeout.ms", _CLASSIC["session.timeout.ms"])) / 1_000
 
 
 def outsider(settings: Mapping[str, Any], *, group: str, own: Mapping[str, Any]) -> Consumer:

@@ -102,6 +102,7 @@ def run(file: Path, *, workers: int, until_end: bool, on_loss: OnLoss, flags: di
     config = configuration.load(file, flags=flags)
     configure_logs(level=config.log.level, style=config.log.format)
     ordinals = _ordinals(workers)
+    log.info("starting", workers=workers)
     learner.preload()
     # What is here now stays: not to be looked at again by each worker's collector, which would copy it.
     gc.freeze()

@@ -32,6 +32,7 @@ from pipeline.saver import Saver
 from pipeline.takeover import OnLoss, Takeover
 from pipeline.telemetry import Telemetry
 from pipeline.trial import Trial
+from pipeline.vacancy import Notes, Vacancy
 from pipeline.watchdog import Watchdog
 from producers.sink import BatchStale, Sink
 from producers.webhook import Webhook
@@ -77,8 +78,9 @@ class Runner:
     """One worker's stream, from a joined group to a clean leave.
 
     About once a second the worker's note for `status` goes to `announce`, which must not fail, and to `hold`,
-    which renews the worker's ordinal in the store and may raise StoreAway. Each batch that is confirmed is told to
-    `at_work`. `ends` makes the runner stop at these offsets of all partitions, by itself.
+    which renews the worker's ordinal in the store, returns the notes of all workers, and may raise StoreAway. Each
+    batch that is confirmed is told to `at_work`. `ends` makes the runner stop at these offsets of all partitions, by
+    itself.
     """
 
     def __init__(
@@ -95,11 +97,13 @@ class Runner:
         limits: Limits,
         telemetry: Telemetry,
         announce: Callable[[dict[str, Any]], None],
-        hold: Callable[[dict[str, Any]], None],
+        hold: Callable[[dict[str, Any]], Notes],
         stop: Stop,
         watchdog: Watchdog,
         at_work: Callable[[], None],
         reach: Callable[[str], None],
+        ordinal: int,
+        vacancy: Vacancy,
         ends: Mapping[int, int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -112,6 +116,8 @@ class Runner:
         self._watchdog = watchdog
         self._at_work = at_work
         self._reach = reach
+        self._ordinal = ordinal
+        self._vacancy = vacancy
         self._ends = ends
         self._clock = clock
         self._trial = Trial(telemetry=telemetry, clock=clock)
@@ -241,9 +247,7 @@ class Runner:
             if not (self._trial.allowed("sink") and self._trial.attempt("kafka", attempt)):
                 return
         except BatchStale as error:
-            self._telemetry.stale_batches.inc()
-            log.warning("batch dropped, its partitions are taken over again", reason=str(error))
-            self._drop_pending()
+            self._drop_pending(str(error))
             return
         self._trial.works("sink")
         self._reach("committed")
@@ -318,7 +322,7 @@ class Runner:
         """Note what the group brought and took. Called from within a poll, so it does nothing that waits."""
         self._reach("assigning" if came else "revoking")
         if self._pending is not None and any(partition in self._pending.ends for partition in went):
-            self._drop_pending()
+            self._drop_pending("the group has given them to another")
         self._forget(went)
         self._arrived.difference_update(went)
         self._arrived.update(came)
@@ -326,9 +330,11 @@ class Runner:
         if came or went:
             log.info("partitions assigned" if came else "partitions revoked", partitions=sorted(came or went))
 
-    def _drop_pending(self) -> None:
+    def _drop_pending(self, reason: str) -> None:
         """Drop a batch that can't be sent any more, and with it the models that have learned it."""
         assert self._pending is not None
+        self._telemetry.stale_batches.inc()
+        log.warning("batch dropped, its partitions are taken over again", reason=reason)
         partitions = list(self._pending.ends)
         self._pending = None
         # What the group has taken is known after the next poll only; to claim it before would fence its owner.
@@ -400,10 +406,16 @@ class Runner:
         self._beat_at = now + _BEAT_S
         state = self._pulse.state(arrived=bool(self._arrived))
         self._pulse.publish(state, passed_s=passed_s)
-        note = self._pulse.note(state)
+        note = {**self._pulse.note(state), "assigned": sorted(self._source.assigned)}
         # First on this machine: `status` must be able to say that the store is what is away.
         self._announce(note)
-        self._trial.attempt("store", partial(self._hold, note))
+        self._trial.attempt("store", partial(self._renew, note))
+
+    def _renew(self, note: dict[str, Any]) -> None:
+        vacant = self._vacancy.mends(self._hold(note), ordinal=self._ordinal, now_s=self._clock())
+        if vacant:
+            log.warning("partitions are nobody's, joining the group anew", partitions=vacant)
+            self._source.rejoin()
 
     def _at_ends(self) -> bool:
         """Tell whether every partition of the topic, of this worker and the others, is at its end."""

@@ -25,7 +25,7 @@ import structlog
 from consumers import schema
 from consumers.gate import BACKOFF_MAX_S, FloodGuard
 from consumers.record import Decoder
-from consumers.source import SettingsRefused, Source, SourceAway, SourceError, SourceLost
+from consumers.source import SettingsRefused, Source, SourceAway, SourceError, SourceLost, session_s
 from consumers.topics import Topic, Topics
 from pipeline import config as configuration
 from pipeline import failpoint
@@ -36,6 +36,7 @@ from pipeline.rundir import RunDir
 from pipeline.runner import FloodError, Limits, Runner, Stop
 from pipeline.takeover import OnLoss, StateError
 from pipeline.telemetry import Telemetry, configure_logs
+from pipeline.vacancy import Notes, Vacancy
 from pipeline.watchdog import EXIT_HUNG, Watchdog
 from producers.sink import PlainSink, Sink, SinkRefused, TransactionalSink
 from producers.webhook import Webhook
@@ -55,6 +56,8 @@ _DEADLINE_S = 20.0
 _FRAMES_MAX = 1_000
 _END_S = 3.5
 _WAIT_S = 0.2
+# Longer than a dead worker's session may partitions be nobody's.
+_VACANT_S = 5.0
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -181,6 +184,8 @@ class Worker:
             watchdog=self._watchdog,
             at_work=self._at_work,
             reach=self._reach,
+            ordinal=self._ordinal,
+            vacancy=Vacancy(partitions=topic.partitions, patience_s=session_s(self._clients()) + _VACANT_S),
             ends=ends,
         )
 
@@ -243,13 +248,14 @@ class Worker:
     def _announce(self, note: dict[str, Any]) -> None:
         self._rundir.write(self._ordinal, {**self._note, "ordinal": self._ordinal, **note})
 
-    def _hold(self, roster: Roster, note: dict[str, Any]) -> None:
+    def _hold(self, roster: Roster, note: dict[str, Any]) -> Notes:
         # A store that was put back to an earlier time holds the note of the worker before this one, whose lock this
         # one has.
         place = self._note["place"]
         if not roster.hold(self._ordinal, {**self._note, "ordinal": self._ordinal, **note}, evict_place=place):
             log.error("another worker holds this worker's ordinal; this one ends", ordinal=self._ordinal)
             os._exit(EXIT_HUNG)
+        return roster.notes()
 
     def _leave(self, roster: Roster) -> None:
         try:

@@ -163,7 +163,7 @@ class Writer:
         bounds = {"enable.idempotence": True, "transactional.id": transactional_id}
         self._settings = {**_SETTINGS, "transaction.timeout.ms": 15_000, **settings, **bounds}
         self._producer: Producer | None = None
-        self._fault = ""
+        self._fault: tuple[KafkaError, str] | None = None
 
     def open(self) -> None:
         """Fence an earlier writer of this id, end what it left open, and be ready to write."""
@@ -182,7 +182,7 @@ class Writer:
         """
         producer = self._producer
         assert producer is not None
-        self._fault = ""
+        self._fault = None
         places = [TopicPartition(topic, partition, offset, metadata) for partition, offset in offsets.items()]
         try:
             producer.begin_transaction()
@@ -213,8 +213,8 @@ class Writer:
         )
 
     def _report(self, fault: KafkaError | None, message: Any) -> None:
-        if fault is not None and not self._fault:
-            self._fault = f" ({message.topic()}: {fault.str()})"
+        if fault is not None and self._fault is None:
+            self._fault = fault, message.topic()
 
     def _insist(self, name: str, call: Callable[..., Any], *, for_s: float) -> None:
         """Call again what only ran out of time: it goes on where it stood."""
@@ -236,7 +236,13 @@ class Writer:
                 _bounded("abort_transaction", producer.abort_transaction)
 
     def _why(self, fault: KafkaError) -> Exception:
-        words = f"{fault.str()}{self._fault}"
+        words = fault.str()
+        if self._fault is not None:
+            first, topic = self._fault
+            words += f" ({topic}: {first.str()})"
+            if first.code() in _TOO_LARGE | _DENIED:
+                # The transaction itself may only say that it can't go on.
+                fault = first
         if fault.code() in _FENCED:
             return WriterFenced(f"another replay has taken over, or this one stood still for too long: {words}")
         if fault.code() in _TOO_LARGE:

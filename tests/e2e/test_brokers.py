@@ -13,6 +13,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 from harness import Project, Run, Steady, steady, values, wait_until
 from oracle import Watch, promise
+from trap import SOAK
 
 from pipeline.embedded import Server, Stack
 
@@ -25,6 +26,7 @@ START_S = 60.0
 GROUP_SESSION_S = 6.0
 OUTAGE_S = 10.0
 INTERNAL_PARTITIONS = 5
+ROUNDS = 6 if SOAK else 1
 
 
 class Hurried(Project):
@@ -116,9 +118,13 @@ def test_a_broker_of_any_role_is_killed_and_started_again(p: Project) -> None:
         "the transaction's coordinator": lambda: _transaction_coordinator(p),
         "the leader of a partition": lambda: _leader(p, p.features, 0),
     }
-    with promise(p) as watch, steady(p, values(60_000, bad_every=50), per_second=300) as producing, p.running() as run:
+    with (
+        promise(p) as watch,
+        steady(p, values(60_000 * ROUNDS, bad_every=50), per_second=300) as producing,
+        p.running() as run,
+    ):
         _goes_on(p, watch, what="the first start", timeout_s=START_S)
-        for role, find in roles.items():
+        for role, find in list(roles.items()) * ROUNDS:
             broker = find()
             broker.kill()
             _goes_on(p, watch, what=f"{role} killed ({broker.name})")
@@ -175,7 +181,6 @@ def test_too_few_replicas_in_sync_pause_the_stream_until_they_are_back(p: Projec
         _goes_on(p, watch, what="replicas in sync again")
         _wait_whole(p)
         _finish(p, run, producing)
-        assert "worker died" not in run.log_file.read_text()
 
 
 def _paused(p: Project) -> str:

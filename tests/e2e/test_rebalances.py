@@ -1,5 +1,6 @@
 """The group moves its partitions about: workers come, go, die and sleep, and nothing is lost or learned twice."""
 
+import json
 import os
 import random
 import signal
@@ -15,10 +16,12 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ConfigResource,
     ResourceType,
 )
-from fleet import DYNAMIC, SESSION_S, SHORT_SESSION, SHORT_TRANSACTION, START_S, Fleet, fleet, moves, tell
+from fleet import DYNAMIC, SESSION_S, SHORT_SESSION, SHORT_TRANSACTION, START_S, Fleet, fleet, moves, said, tell
 from harness import Project, Run, steady, values, wait_until
 from oracle import Watch, promise
 from trap import SOAK
+
+from pipeline.failpoint import VARIABLE
 
 Make = Callable[..., Project]
 
@@ -78,7 +81,11 @@ def test_workers_come_go_die_and_sleep_and_no_partition_is_stuck(project: Make, 
     if protocol == "kip-848":
         _short_session(p)
     steps: list[str] = []
-    with promise(p) as watch, steady(p, values(60_000, bad_every=50), per_second=300) as producing, fleet(p) as runs:
+    with (
+        promise(p) as watch,
+        steady(p, values(5_000 * STEPS, bad_every=50), per_second=300) as producing,
+        fleet(p) as runs,
+    ):
         runs.start(client)
         runs.start({**client, **DYNAMIC})
         moves(p, watch, what="the first start", timeout_s=START_S)
@@ -96,3 +103,21 @@ def test_workers_come_go_die_and_sleep_and_no_partition_is_stuck(project: Make, 
         counts = {words: runs.said(words) for words in ("batch dropped", "snapshot refused", "worker died")}
         tell(f"{protocol}, seed {seed}: {takeovers} takeovers, {counts}; {'; '.join(steps)}")
         assert takeovers > p.partitions + STEPS, "the group moved its partitions about"
+
+
+def test_what_a_worker_was_handing_over_when_it_died_does_not_stay_nobodys(project: Make) -> None:
+    p = project(partitions=4)
+    armed = p.directory / "armed"
+    failpoint = {"at": "revoking", "do": "kill", "armed": str(armed)}
+    with promise(p) as watch, steady(p, values(60_000, bad_every=50), per_second=300) as producing, fleet(p) as runs:
+        giver = runs.start(SHORT_SESSION, **{VARIABLE: json.dumps(failpoint)})
+        moves(p, watch, what="the first start", timeout_s=START_S)
+        armed.touch()
+        runs.start(SHORT_SESSION)
+        wait_until(lambda: not armed.exists(), what="the first to be told to give partitions up", timeout_s=START_S)
+        wait_until(lambda: said(giver, "worker died"), what="it to be started again")
+        moves(p, watch, what="it died before it had given them up")
+        producing.stop()
+        p.wait_for_all()
+        runs.stop_all()
+        tell(f"joined anew: {runs.said('are nobody')} times")
