@@ -74,7 +74,7 @@ MUTANTS = [
             "pipeline/runner.py",
             (
                 "        if self._pending is not None and any(partition in self._pending.ends for partition in went):\n"
-                "            self._drop_pending()\n"
+                '            self._drop_pending("the group has given them to another")\n'
                 "        self._forget(went)\n"
             ),
             "        if self._pending is None:\n            self._forget(went)\n",

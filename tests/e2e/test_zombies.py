@@ -13,6 +13,8 @@ from oracle import promise
 from receiver import Receiver
 
 from pipeline.failpoint import VARIABLE
+from state.roster import Roster
+from state.store import Store
 
 Make = Callable[..., Project]
 
@@ -84,11 +86,18 @@ def test_a_batch_that_waits_for_its_sink_while_its_partition_moves_is_its_new_ow
         wait_until(lambda: said(first, "partitions revoked"), what="the first to hear of it")
         wait_until(lambda: _members(p) == 2, what="the first to join again", timeout_s=START_S)
         receiver.status = 200
+        # That is when it has nothing in hand any more.
+        wait_until(lambda: _state(p, sleeper) == "running", what="the first to be done with what it had in hand")
         runs.stop(second)
         p.produce(values(100, bad_every=50, seed=2), partition=0)
         # What it had in hand would go out before anything that is new.
         p.wait_for_all()
         runs.stop_all()
+
+
+def _state(p: Project, worker: int) -> str:
+    notes = Roster(Store(p.stack.addresses.redis, name=p.name), name=p.name).notes()
+    return next((note["state"] for note in notes.values() if note["pid"] == worker), "")
 
 
 def _members(p: Project) -> int:
