@@ -22,7 +22,7 @@ demo: setup ## the whole story on a real Kafka and Valkey, in about a minute
 	@$(BIN)/headrace demo $(ARGS)
 
 test: setup ## all tests; some of them: make test ARGS="-k takeover"
-	@$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@$(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 soak: setup ## the long forms of the fault tests, for hours
 	@HEADRACE_SOAK=1 $(BIN)/pytest -n 2 --dist loadgroup -p no:randomly --timeout=7200 $(SOAKED) $(ARGS)
