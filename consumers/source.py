@@ -164,7 +164,8 @@ class Source:
             elif error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001
                 # Comes with a partition or without, and only once: a static member that lost its session, say.
                 raise SourceLost(f"the consumer can't go on: {error.str()}")
-            elif message.partition() in {None, -1, *self._next}:
+            elif error.code() in _AUTH or message.partition() in {None, -1, *self._next}:
+                # What concerns the group comes with a partition of no meaning.
                 self._judge(error)
         # Once a partition, not once a record; and what was revoked within this very poll is no longer the client's.
         for partition in records.keys() & self._next.keys():

@@ -131,6 +131,8 @@ class Topics:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise self._fault(error, name) from error
+            # It may be there and hidden from this user, who would wait for it in vain.
+            self.describe(name)
         _wait(lambda: self.partitions().get(name, 0) >= partitions, f"the topic {name} to be made")
 
     def _touch(self, features: str, *outputs: str) -> Topic:
