@@ -33,21 +33,16 @@ class Child:
         # What is still buffered would be written by both.
         sys.stdout.flush()
         sys.stderr.flush()
-        stdin, self._writer = os.pipe()
-        self._told, tell = os.pipe()
-        os.set_blocking(self._told, False)
-        try:
+        self.at_work = False
+        self.code: int | None = None
+        with contextlib.ExitStack() as childs, contextlib.ExitStack() as ours:
+            stdin, self._writer = _pipe(childs, ours)
+            tell, self._told = _pipe(childs, ours, down=False)
+            os.set_blocking(self._told, False)
             self.pid = os.fork()
             if not self.pid:
                 _be_the_child(call, stdin, tell)
-        except OSError:
-            self._close()
-            raise
-        finally:
-            os.close(stdin)
-            os.close(tell)
-        self.at_work = False
-        self.code: int | None = None
+            ours.pop_all()
 
     def poll(self) -> int | None:
         """Return the exit code, -N for the end by signal N; None while it runs."""
@@ -96,7 +91,17 @@ class _Teller:
     def tell(self) -> None:
         if not self._told:
             self._told = True
-            os.write(_TELL, b".")
+            # A parent that is gone needs no telling.
+            with contextlib.suppress(OSError):
+                os.write(_TELL, b".")
+
+
+def _pipe(childs: contextlib.ExitStack, ours: contextlib.ExitStack, *, down: bool = True) -> tuple[int, int]:
+    """Make a pipe, down to the child or up from it; return the child's end and ours, each in its owner's care."""
+    reader, writer = os.pipe()
+    childs.callback(os.close, reader if down else writer)
+    ours.callback(os.close, writer if down else reader)
+    return (reader, writer) if down else (writer, reader)
 
 
 def _be_the_child(call: Callable[[Callable[[], None]], int], stdin: int, tell: int) -> NoReturn:

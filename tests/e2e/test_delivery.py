@@ -1,19 +1,22 @@
 """Other ways in and out: at-least-once, transactional producers upstream, a model that raises, the mock broker."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
-from harness import Project, values
-from oracle import logistic
+from harness import Project, steady, values, wait_until
+from oracle import difference, hold_models, logistic, offline
+from trap import Trap
 
 from consumers.topics import Topics
 from pipeline.embedded import Stack
 
 Make = Callable[..., Project]
 
+KILLS = 5
 FRAGILE = """
 from river import linear_model
 
@@ -36,6 +39,40 @@ def test_at_least_once_gives_the_same_without_transactions(project: Make) -> Non
     p.produce(values(500, seed=5), partition=0)
     p.run_to_end()
     p.check()
+
+
+def test_at_least_once_loses_nothing_and_doubles_only_what_a_crash_cut_off(project: Make) -> None:
+    settings = {"HEADRACE__DELIVERY__GUARANTEE": "at-least-once", "HEADRACE__SNAPSHOT__INTERVAL": "0.2s"}
+    p = project(settings=settings)
+    # Long enough for the client to have sent what it was given; its offsets are not committed then.
+    trap = Trap(p, "between", after_s=0.2)
+    with steady(p, values(60_000, bad_every=4), per_second=300) as producing, p.running() as run:
+        for _ in range(KILLS):
+            reached = p.committed()[0][0]
+            wait_until(lambda reached=reached: p.committed()[0][0] > reached + 50, what="some records to be committed")
+            trap.spring()
+        producing.stop()
+        p.wait_for_all()
+        assert run.stop() == 0, run.log()
+    predictions, letters = p.read(p.predictions), p.read(p.dead_letters)
+    twice = 0
+    for partition, sent in p.sent.items():
+        truth = offline(sent, logistic())
+        wanted = {offset: (label, proba) for offset, label, proba in truth.good}
+        answers = [json.loads(message.value()) for message in predictions[partition]]
+        # What is there twice is the same twice: the model never learned it a second time.
+        assert all((a["prediction"], a["proba"]) == wanted[a["source"]["offset"]] for a in answers)
+        refused = [int(dict(message.headers())["__dlq.errors.offset"]) for message in letters[partition]]
+        for found, all_ in (
+            ([a["source"]["offset"] for a in answers], list(wanted)),
+            (refused, [offset for offset, _ in truth.bad]),
+        ):
+            assert list(dict.fromkeys(found)) == all_, difference(found, all_)
+            back = [before - now for before, now in itertools.pairwise(found) if now <= before]
+            assert len(back) <= KILLS, "only a crash goes back"
+            twice += len(found) - len(all_)
+    assert twice, "a crash between the outputs and the offsets was seen"
+    hold_models(p)
 
 
 def test_aborted_records_and_control_records_upstream_are_passed_over(project: Make) -> None:
