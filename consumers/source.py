@@ -5,6 +5,7 @@ client get it. The rebalance callbacks only note what happened: all work on it i
 """
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -19,6 +20,8 @@ from confluent_kafka import (
 from consumers.record import Record, record_of
 
 _CALL_S = 5.0
+_LEAVE_S = 2.0
+_LOOK_S = 0.05
 _OWNED = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
@@ -111,7 +114,8 @@ class Source:
 
     `settings` are librdkafka's, `group` is the consumer group. `rebalanced` is called from within `poll`
     with the partitions that came and those that went; it must return at once. `unreachable` is true from when
-    the client has lost every broker until one answers `partitions`. Raises SettingsRefused.
+    the client has lost every broker until one answers `partitions`; `joined` says that the group has this member, and
+    has told it its partitions. Raises SettingsRefused.
     """
 
     def __init__(
@@ -133,6 +137,7 @@ class Source:
         except KafkaException as error:
             raise SettingsRefused(error.args[0].str()) from error
         self.unreachable = False
+        self.joined = False
         self.assigned: set[int] = set()
         # Of each partition that the client has: the offset after the last that it gave.
         self._next: dict[int, int] = {}
@@ -140,7 +145,7 @@ class Source:
 
     def subscribe(self) -> None:
         """Join the group. The partitions come with later polls."""
-        self._consumer.subscribe([self._topic], on_assign=self._came, on_revoke=self._went, on_lost=self._went)
+        self._consumer.subscribe([self._topic], on_assign=self._came, on_revoke=self._went, on_lost=self._lost)
 
     def poll(self, *, records_max: int, wait_s: float) -> Batch | None:
         """Wait for the first record, then take what else is there; None when nothing came in time.
@@ -249,11 +254,15 @@ class Source:
         self.unreachable = False
         return sorted(topic.partitions)
 
-    def rejoin(self) -> None:
-        """Leave the group and join it again, static member or not: so all partitions are given out anew."""
+    def leave(self) -> None:
+        """Leave the group, static member or not, so that all is given out anew; this client is done then."""
+        self.joined = False
+        until = time.monotonic() + _LEAVE_S
         try:
             self._consumer.unsubscribe()
-            self.subscribe()
+            # The request goes out when what the member had has been taken from it, which a poll hears of.
+            while self._consumer.memberid() and time.monotonic() < until:
+                self._consumer.poll(_LOOK_S)
         except KafkaException as error:
             raise SourceAway(f"the group can't be left: {error.args[0].str()}") from error
 
@@ -270,6 +279,7 @@ class Source:
             consumer.assign([])
             self._next.clear()
             self._paused.clear()
+        self.joined = True
         self.assigned.update(partitions)
         self._rebalanced(partitions, ())
 
@@ -280,10 +290,15 @@ class Source:
         if self._incremental:
             consumer.incremental_unassign([place for place in places if place.partition in self._next])
         else:
+            self.joined = False
             consumer.unassign()
         for partition in partitions:
             self._next.pop(partition, None)
         self._paused.difference_update(partitions)
+
+    def _lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        self.joined = False
+        self._went(consumer, places)
 
     def _heard(self, error: KafkaError) -> None:
         # Whether one broker is gone is the client's business; an idle worker must notice when all are.

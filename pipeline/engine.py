@@ -34,6 +34,11 @@ class Result(msgspec.Struct):
     sources: list[Record]
     dead_letters: list[tuple[int, Message]]
 
+    def codes(self) -> list[str]:
+        """Return the code of each dead letter, in order."""
+        headers = [dict(letter.headers or ()) for _, letter in self.dead_letters]
+        return [(found[deadletter.CODE] or b"").decode() for found in headers]
+
 
 class Engine:
     """Move shards forward over records of `topic`, on behalf of the pipeline `name`."""

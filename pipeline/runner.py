@@ -21,7 +21,7 @@ import msgspec
 import structlog
 
 from consumers.gate import FloodGuard
-from consumers.source import Batch, Source, SourceAway
+from consumers.source import Batch, Source, SourceAway, SourceLost
 from consumers.topics import Topic
 from pipeline.delivery import Delivery, Pending
 from pipeline.engine import Engine
@@ -263,9 +263,8 @@ class Runner:
             result = pending.results[partition]
             self._telemetry.records.labels("predicted").inc(len(result.predictions))
             self._telemetry.records.labels("dead_lettered").inc(len(result.dead_letters))
-            for _, letter in result.dead_letters:
-                code = next((value or b"" for name, value in letter.headers or () if name == "dlq.code"), b"")
-                self._telemetry.dead_letters.labels(code.decode()).inc()
+            for code in result.codes():
+                self._telemetry.dead_letters.labels(code).inc()
         if pending.newest_ms:
             self._telemetry.latency_seconds.observe(max(0.0, time.time() - pending.newest_ms / 1_000))
 
@@ -378,15 +377,7 @@ class Runner:
             self._source.read_from(shard.partition, shard.offset)
 
     def _hold_flood(self, pending: Pending) -> None:
-        codes = sorted(
-            {
-                (value or b"").decode()
-                for result in pending.results.values()
-                for _, letter in result.dead_letters
-                for name, value in letter.headers or ()
-                if name == "dlq.code"
-            }
-        )
+        codes = sorted({code for result in pending.results.values() for code in result.codes()})
         reason = (
             f"flood of bad records ({', '.join(codes)}): nearly every record is refused, so none of this batch "
             f"was dead-lettered; {FloodError.hint}, then start again"
@@ -412,10 +403,13 @@ class Runner:
         self._trial.attempt("store", partial(self._renew, note))
 
     def _renew(self, note: dict[str, Any]) -> None:
-        vacant = self._vacancy.mends(self._hold(note), ordinal=self._ordinal, now_s=self._clock())
+        notes = self._hold(note)
+        # Who is no member itself has nothing to tell by: the others may be out for the same reason.
+        known = notes if self._source.joined and not self._gate.breakers["kafka"].tripped else None
+        vacant = self._vacancy.mends(known, ordinal=self._ordinal, now_s=self._clock())
         if vacant:
-            log.warning("partitions are nobody's, joining the group anew", partitions=vacant)
-            self._source.rejoin()
+            self._source.leave()
+            raise SourceLost(f"partitions {vacant} are nobody's: this worker has left the group and joins it anew")
 
     def _at_ends(self) -> bool:
         """Tell whether every partition of the topic, of this worker and the others, is at its end."""

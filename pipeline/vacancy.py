@@ -1,4 +1,4 @@
-"""Notices partitions that no worker has, and decides who mends that by leaving the group and joining it again.
+"""Notices partitions that no worker has, and decides who mends that by leaving the group and being started again.
 
 Cooperative members hand a partition over in two rebalances. A static member that dies between them comes back to what
 it was to keep, as if nothing had happened; then the second rebalance never comes, and what it gave away is nobody's for
@@ -20,11 +20,14 @@ class Vacancy:
         self._patience_s = patience_s
         self._since: dict[int, float] = {}
 
-    def mends(self, notes: Notes, *, ordinal: int, now_s: float) -> list[int]:
+    def mends(self, notes: Notes | None, *, ordinal: int, now_s: float) -> list[int]:
         """Return what has been vacant for too long, if it is for the worker `ordinal` to mend; then it waits anew.
 
-        That is the one that has the least to lose by it.
+        That is the one that has the least to lose by it. None for `notes` says that nothing is known now.
         """
+        if notes is None:
+            self._since.clear()
+            return []
         held = {partition for note in notes.values() for partition in note.get("assigned", ())}
         vacant = set(range(self._partitions)) - held
         self._since = {partition: self._since.get(partition, now_s) for partition in vacant}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fleet import saved
 from harness import Project, Run, Steady, steady, values, wait_until
 from oracle import promise
 from proxy import Proxied
@@ -152,4 +153,6 @@ def test_three_workers_killed_at_random(project: Make) -> None:
             wait_until(lambda moment=moment: _reached(p) >= moment, what=f"{moment} records", timeout_s=60)
             run.kill(rng.choice(wait_until(run.workers, what="a worker to be there")))
         producing.join(count / 1_000)
+        # Whom the last kill hit has nothing to save at a stop: it may not even be back.
+        wait_until(lambda: saved(p) == [len(sent) for sent in p.sent.values()], what="all to be saved", timeout_s=60)
         _finish(p, run, producing)

@@ -25,6 +25,14 @@ def test_a_partition_that_somebody_had_meanwhile_is_waited_for_anew() -> None:
     assert vacancy.mends(notes([0], []), ordinal=1, now_s=22.0) == [1]
 
 
+def test_time_in_which_nothing_is_known_does_not_count() -> None:
+    vacancy = Vacancy(partitions=2, patience_s=10)
+    assert vacancy.mends(notes([0], []), ordinal=1, now_s=0.0) == []
+    assert vacancy.mends(None, ordinal=1, now_s=9.0) == []
+    assert vacancy.mends(notes([0], []), ordinal=1, now_s=11.0) == []
+    assert vacancy.mends(notes([0], []), ordinal=1, now_s=21.5) == [1]
+
+
 def test_among_equals_the_lowest_ordinal_mends_and_nobody_does_where_nobody_is() -> None:
     for ordinal, mends in ((0, [2]), (1, [])):
         vacancy = Vacancy(partitions=3, patience_s=1)
