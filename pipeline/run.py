@@ -101,13 +101,13 @@ def run(file: Path, *, workers: int, until_end: bool, on_loss: OnLoss, flags: di
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     config = configuration.load(file, flags=flags)
     configure_logs(level=config.log.level, style=config.log.format)
-    ordinals = _ordinals(workers)
+    numbers = ordinals(os.environ.get(_ORDINAL_VARIABLE), workers=workers)
     log.info("starting", workers=workers)
     learner.preload()
     # What is here now stays: not to be looked at again by each worker's collector, which would copy it.
     gc.freeze()
     job = Job(str(file.resolve()), flags, until_end=until_end, on_loss=on_loss)
-    seats = [_Seat(msgspec.structs.replace(job, ordinal=ordinal)) for ordinal in ordinals]
+    seats = [_Seat(msgspec.structs.replace(job, ordinal=number)) for number in numbers]
     try:
         while not stopping and any(seat.ended is None for seat in seats):
             now = time.monotonic()
@@ -124,9 +124,8 @@ def run(file: Path, *, workers: int, until_end: bool, on_loss: OnLoss, flags: di
     return codes[0] if codes else 0
 
 
-def _ordinals(workers: int) -> Sequence[int | None]:
-    """Return the ordinals that follow from the machine's number, where it has one. Raises ConfigError."""
-    given = os.environ.get(_ORDINAL_VARIABLE)
+def ordinals(given: str | None, *, workers: int) -> Sequence[int | None]:
+    """Return the ordinals that follow from the machine's number, where one is given. Raises ConfigError."""
     if not given:
         return [None] * workers
     machines = WORKERS_MAX // workers

@@ -172,13 +172,6 @@ def test_run_starts_itself_again_and_is_as_clear_about_a_bad_configuration(proje
     assert hint.startswith("  → ")
 
 
-@pytest.mark.parametrize("given", ["one", "-1", "128", "64"])
-def test_a_number_of_the_machine_that_is_none_is_78(project: Path, given: str) -> None:
-    done = real("run", "--workers", "2", cwd=project, env={**os.environ, "HEADRACE_ORDINAL": given})
-    assert (done.returncode, done.stdout) == (78, "")
-    assert f"HEADRACE_ORDINAL is '{given}', and no number below 64" in done.stderr
-
-
 @pytest.mark.parametrize(
     "words", ["nonsense", "run --workers 0", "run --workers two", "status --wach", "tail labels", "init", "dlq", ""]
 )
