@@ -21,6 +21,7 @@ from consumers.record import Record, record_of
 
 _CALL_S = 5.0
 _LEAVE_S = 2.0
+_LEFT_S = 0.25
 _LOOK_S = 0.05
 _OWNED = {
     "enable.auto.commit": False,
@@ -263,6 +264,8 @@ class Source:
             # The request goes out when what the member had has been taken from it, which a poll hears of.
             while self._consumer.memberid() and time.monotonic() < until:
                 self._consumer.poll(_LOOK_S)
+            # The member forgets who it is just before the request goes out.
+            self._consumer.poll(_LEFT_S)
         except KafkaException as error:
             raise SourceAway(f"the group can't be left: {error.args[0].str()}") from error
 

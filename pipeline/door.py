@@ -104,8 +104,13 @@ def command(
             if ends_well:
                 # Until the command itself listens: what it imports takes a moment.
                 signal.signal(signal.SIGTERM, signal.default_int_handler)
-            again.hear_signals()
-            raise typer.Exit(guard(lambda: call(chosen, **given), on_interrupt=0 if ends_well else EXIT_INTERRUPTED))
+
+            def heard() -> int:
+                # A stop that has waited for this is an interrupt of the command as any other.
+                again.hear_signals()
+                return call(chosen, **given)
+
+            raise typer.Exit(guard(heard, on_interrupt=0 if ends_well else EXIT_INTERRUPTED))
 
         _declare(run, list(inspect.signature(call).parameters.values())[1:])
         of.command(name)(run)

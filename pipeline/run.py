@@ -81,6 +81,10 @@ class _Seat:
             if code == EXIT_ALARM:
                 log.warning("ended without waiting any longer for what is away; the next start goes on from there")
             return
+        if stopping:
+            self.ended = 0
+            log.warning("worker died while it was to end; the next start goes on from there", exit=code)
+            return
         self._job = msgspec.structs.replace(self._job, restarts=self._job.restarts + 1)
         wait_s = self._back_off(now)
         log.warning("worker died, starting another", exit=code, wait_s=wait_s, restarts=self._job.restarts)

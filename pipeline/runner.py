@@ -12,6 +12,7 @@ Whatever raises a 503 trips the breaker of its dependency and is tried again whe
 loop goes on polling with its partitions paused, and so keeps its place in the group.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -366,7 +367,7 @@ class Runner:
         if not self._paused and must:
             self._paused = True
             self._source.pause(self._source.assigned)
-            log.warning("paused", reason=self._gate.reason)
+            log.warning("paused", reason=self._gate.reason or "what waits takes long, and the group is to be polled")
         elif self._paused and self._gate.open and self._pending is None and self._trial.attempt("kafka", self._resume):
             self._paused = False
             log.info("resumed")
@@ -397,19 +398,21 @@ class Runner:
         self._beat_at = now + _BEAT_S
         state = self._pulse.state(arrived=bool(self._arrived))
         self._pulse.publish(state, passed_s=passed_s)
-        note = {**self._pulse.note(state), "assigned": sorted(self._source.assigned)}
+        # Who is no member itself has nothing to tell by: the others may be out for the same reason.
+        member = self._source.joined and not self._gate.breakers["kafka"].tripped
+        note = {**self._pulse.note(state), "assigned": sorted(self._source.assigned), "member": member}
         # First on this machine: `status` must be able to say that the store is what is away.
         self._announce(note)
         self._trial.attempt("store", partial(self._renew, note))
 
     def _renew(self, note: dict[str, Any]) -> None:
         notes = self._hold(note)
-        # Who is no member itself has nothing to tell by: the others may be out for the same reason.
-        known = notes if self._source.joined and not self._gate.breakers["kafka"].tripped else None
-        vacant = self._vacancy.mends(known, ordinal=self._ordinal, now_s=self._clock())
+        vacant = self._vacancy.mends(notes if note["member"] else None, ordinal=self._ordinal, now_s=self._clock())
         if vacant:
-            self._source.leave()
-            raise SourceLost(f"partitions {vacant} are nobody's: this worker has left the group and joins it anew")
+            self._watchdog.end_within(_LEAVE_S)
+            with contextlib.suppress(SourceAway):
+                self._source.leave()
+            raise SourceLost(f"partitions {vacant} are nobody's: this worker leaves the group and joins it anew")
 
     def _at_ends(self) -> bool:
         """Tell whether every partition of the topic, of this worker and the others, is at its end."""

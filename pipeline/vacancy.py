@@ -9,7 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 Notes = Mapping[int, Mapping[str, Any]]
-"""What each worker that is at work says of itself, by ordinal: the partitions that it was `assigned`, among others."""
+"""What each worker that is at work says of itself, by ordinal: the partitions that it was `assigned` and whether it is
+a `member` of the group now, among others."""
+
+# Two looks further apart than this tell nothing of the time between.
+_LOOKS_S = 5.0
 
 
 class Vacancy:
@@ -19,14 +23,18 @@ class Vacancy:
         self._partitions = partitions
         self._patience_s = patience_s
         self._since: dict[int, float] = {}
+        self._looked_at = 0.0
 
     def mends(self, notes: Notes | None, *, ordinal: int, now_s: float) -> list[int]:
         """Return what has been vacant for too long, if it is for the worker `ordinal` to mend; then it waits anew.
 
         That is the one that has the least to lose by it. None for `notes` says that nothing is known now.
         """
-        if notes is None:
+        known = notes is not None and now_s < self._looked_at + _LOOKS_S
+        self._looked_at = now_s
+        if not known:
             self._since.clear()
+        if notes is None:
             return []
         held = {partition for note in notes.values() for partition in note.get("assigned", ())}
         vacant = set(range(self._partitions)) - held
@@ -35,5 +43,6 @@ class Vacancy:
         if not late:
             return []
         self._since.clear()
-        least = min(notes, key=lambda number: (len(notes[number].get("assigned", ())), number), default=None)
+        members = [number for number, note in notes.items() if note.get("member")]
+        least = min(members, key=lambda number: (len(notes[number]["assigned"]), number), default=None)
         return late if least == ordinal else []

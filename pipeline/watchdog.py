@@ -19,14 +19,15 @@ EXIT_HUNG = 75
 EXIT_ALARM = -signal.SIGALRM
 """Exit code of a worker that the kernel ended, as it had asked to be."""
 
-# Far above what the longest step of the loop may take before the group gives the worker up.
-_SILENCE_S = 300.0
-
 
 class Watchdog:
-    """Give each call `deadline_s` seconds. The thread runs while a call does not return, since C frees the lock."""
+    """Give each call `deadline_s` seconds, and the loop `silence_s` between two signs of life.
 
-    def __init__(self, *, deadline_s: float) -> None:
+    The thread runs while a call does not return, since C frees the lock.
+    """
+
+    def __init__(self, *, deadline_s: float, silence_s: float) -> None:
+        self._silence_s = silence_s
         self._deadline_s = deadline_s
         self._lock = threading.Lock()
         self._calls: dict[str, float] = {}
@@ -45,7 +46,7 @@ class Watchdog:
 
     def alive(self) -> None:
         """Put the alarm off, as the loop does all the while; when it has not for long, the process ends."""
-        self.end_within(_SILENCE_S)
+        self.end_within(self._silence_s)
 
     def end_within(self, seconds: float) -> None:
         """End the process by SIGALRM after this many seconds, whatever it does, unless it has ended by then."""

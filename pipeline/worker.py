@@ -53,11 +53,14 @@ EXIT_AWAY = 69
 EXIT_STOPPED = 76
 
 _DEADLINE_S = 20.0
+# Far above what the longest step of the loop may take before the group gives the worker up.
+_SILENCE_S = 300.0
 _FRAMES_MAX = 1_000
 _END_S = 3.5
 _WAIT_S = 0.2
 # Longer than a dead worker's session may partitions be nobody's.
 _VACANT_S = 5.0
+_PATIENCES_MAX = 4
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -90,7 +93,8 @@ class Worker:
         self._at_work = at_work
         self._stop = Stop()
         self._rundir = RunDir(config)
-        self._watchdog = Watchdog(deadline_s=_DEADLINE_S)
+        poll_ms = float(config.librdkafka.get("max.poll.interval.ms", 0))
+        self._watchdog = Watchdog(deadline_s=_DEADLINE_S, silence_s=max(_SILENCE_S, 2 * poll_ms / 1_000))
         self._telemetry = Telemetry()
         self._telemetry.restarts.set(job.restarts)
         self._reach = failpoint.from_environment()
@@ -185,9 +189,13 @@ class Worker:
             at_work=self._at_work,
             reach=self._reach,
             ordinal=self._ordinal,
-            vacancy=Vacancy(partitions=topic.partitions, patience_s=session_s(self._clients()) + _VACANT_S),
+            vacancy=Vacancy(partitions=topic.partitions, patience_s=self._patience_s()),
             ends=ends,
         )
+
+    def _patience_s(self) -> float:
+        # Longer each time that a worker died here: what to leave the group does not mend must not shake it for ever.
+        return (session_s(self._clients()) + _VACANT_S) * min(_PATIENCES_MAX, 1 + self._job.restarts)
 
     def _sink(self, *, transactional: bool) -> Sink:
         config = self._config
@@ -325,6 +333,7 @@ def main(job: Job, at_work: Callable[[], None]) -> int:
     """Run one worker as the parent says, and return its exit code; call `at_work` when it has done some of its work."""
     # How deeply a record may be nested depends on how much of the stack is left; it must not on who calls.
     sys.setrecursionlimit(_FRAMES_MAX + len(traceback.extract_stack()))
+    learner.reseed()
     try:
         config = configuration.load(Path(job.config), flags=job.flags)
         configure_logs(level=config.log.level, style=config.log.format)

@@ -20,6 +20,9 @@ _REFUSED = frozenset(
 )
 _RETRY_AFTER_MAX_S = 300.0
 _WORDS_BYTES = 200
+_CHUNK_BYTES = 4_096
+# A longer answer costs a new connection.
+_READ_BYTES_MAX = 65_536
 
 
 class WebhookAway(Exception):
@@ -89,9 +92,9 @@ def _words(answer: urllib3.BaseHTTPResponse, *, until: float) -> str:
     A connection whose answer was read to its end is used again.
     """
     words = b""
-    while chunk := answer.read1(_WORDS_BYTES):
+    while chunk := answer.read1(_CHUNK_BYTES):
         words += chunk
-        if len(words) > _WORDS_BYTES or time.monotonic() > until:
+        if len(words) > _READ_BYTES_MAX or time.monotonic() > until:
             answer.close()
             break
     answer.release_conn()

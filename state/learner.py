@@ -189,6 +189,11 @@ def preload() -> None:
     importlib.import_module("state.unpickler")
 
 
+def reseed() -> None:
+    """Let this process draw random numbers of its own where it was forked: numpy would go on with its parent's."""
+    importlib.import_module("numpy.random").seed()
+
+
 def load_factory(reference: str, directory: Path) -> Callable[[], Any]:
     """Find `module:function` beside the configuration. Raises ModelError with what is missing."""
     module_name, _, function_name = reference.partition(":")

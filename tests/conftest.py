@@ -3,9 +3,9 @@
 import fcntl
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
-from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -34,23 +34,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: 2 if _is_alone(item) else "e2e" not in item.path.parts)
 
 
-@pytest.fixture(autouse=True)
-def _machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the machine for a test that is marked `alone`, whatever the other processes of this run have to do.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Keep the machine for a test that is marked `alone`, its fixtures too, whatever this run's other processes do.
 
     Such a test holds the door while it waits for those that are at work, so that no other goes in before it.
     """
-    alone, place = _is_alone(request.node), tmp_path_factory.getbasetemp()
-    if hasattr(request.config, "workerinput"):
+    place = item.config._tmp_path_factory.getbasetemp()
+    if hasattr(item.config, "workerinput"):
         place = place.parent
-    kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+    kind = fcntl.LOCK_EX if _is_alone(item) else fcntl.LOCK_SH
     with ExitStack() as exit_stack:
-        door, room = (exit_stack.enter_context(Path(place / name).open("w")) for name in ("door", "room"))
+        door, room = (exit_stack.enter_context((place / name).open("w")) for name in ("door", "room"))
         fcntl.flock(door, kind)
         fcntl.flock(room, kind)
-        if not alone:
+        if kind == fcntl.LOCK_SH:
             fcntl.flock(door, fcntl.LOCK_UN)
-        yield
+        return (yield)
 
 
 def _is_alone(item: pytest.Item) -> bool:

@@ -1,6 +1,7 @@
 """The start of `headrace run`: the interpreter as it must be, whoever starts it and however."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,16 @@ def test_it_stays_the_process_that_was_started() -> None:
 def test_a_stop_that_comes_between_the_two_starts_is_heard() -> None:
     done = python("-c", STOPPED_MEANWHILE)
     assert (done.returncode, done.stdout, done.stderr) == (0, "fixed\nheard\n", "")
+
+
+def test_a_stop_that_has_waited_ends_the_command_as_any_other(tmp_path: Path) -> None:
+    def stop_at_once() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    line = [sys.executable, "-m", "pipeline", "run", "-c", str(tmp_path / "headrace.toml")]
+    done = subprocess.run(line, preexec_fn=stop_at_once, capture_output=True, check=False, timeout=BOUND_S)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 @pytest.mark.parametrize("flag", ["-E", "-I", "-R"])

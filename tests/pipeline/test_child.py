@@ -115,7 +115,7 @@ def test_the_parent_hears_that_a_child_was_at_work_though_it_was_killed() -> Non
 @pytest.mark.parametrize("hangs", [lambda: time.sleep(BOUND_S), lambda: ctypes.PyDLL(None).sleep(int(BOUND_S))])
 def test_the_alarm_ends_a_process_that_hangs_even_with_pythons_lock_in_its_hands(hangs: Callable[[], object]) -> None:
     def hang(_tell: Tell) -> int:
-        watchdog = Watchdog(deadline_s=BOUND_S)
+        watchdog = Watchdog(deadline_s=BOUND_S, silence_s=BOUND_S)
         watchdog.alive()
         watchdog.end_within(0.1)
         hangs()
