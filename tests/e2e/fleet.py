@@ -119,5 +119,10 @@ def moves(p: Project, watch: Watch, *, what: str, timeout_s: float = STUCK_S) ->
 
 def shares(p: Project) -> dict[int, list[int]]:
     """Return the partitions that each worker says it has, by its process."""
-    notes = Roster(Store(p.stack.addresses.redis, name=p.name), name=p.name).notes()
-    return {note["pid"]: note.get("partitions", []) for note in notes.values()}
+    return {pid: note.get("partitions", []) for pid, note in notes(p).items()}
+
+
+def notes(p: Project) -> dict[int, dict[str, Any]]:
+    """Return what each worker says of itself, by its process."""
+    told = Roster(Store(p.stack.addresses.redis, name=p.name), name=p.name).notes()
+    return {note["pid"]: note for note in told.values()}

@@ -7,14 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from confluent_kafka.admin import AdminClient
-from fleet import DYNAMIC, SHORT_SESSION, SHORT_TRANSACTION, START_S, fleet, moves, said, shares
+from fleet import DYNAMIC, SHORT_SESSION, SHORT_TRANSACTION, START_S, fleet, moves, notes, said, shares
 from harness import Project, Run, steady, values, wait_until
 from oracle import promise
 from receiver import Receiver
 
 from pipeline.failpoint import VARIABLE
-from state.roster import Roster
-from state.store import Store
 
 Make = Callable[..., Project]
 
@@ -87,17 +85,15 @@ def test_a_batch_that_waits_for_its_sink_while_its_partition_moves_is_its_new_ow
         wait_until(lambda: _members(p) == 2, what="the first to join again", timeout_s=START_S)
         receiver.status = 200
         # That is when it has nothing in hand any more.
-        wait_until(lambda: _state(p, sleeper) == "running", what="the first to be done with what it had in hand")
+        wait_until(
+            lambda: notes(p).get(sleeper, {}).get("state") == "running",
+            what="the first to be done with what it had in hand",
+        )
         runs.stop(second)
         p.produce(values(100, bad_every=50, seed=2), partition=0)
         # What it had in hand would go out before anything that is new.
         p.wait_for_all()
         runs.stop_all()
-
-
-def _state(p: Project, worker: int) -> str:
-    notes = Roster(Store(p.stack.addresses.redis, name=p.name), name=p.name).notes()
-    return next((note["state"] for note in notes.values() if note["pid"] == worker), "")
 
 
 def _members(p: Project) -> int:
