@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from state.labels import Memory
 from state.shard import Counts, Quality, Shard
 
 _MAGIC = b"HEADRACE"
@@ -25,8 +26,19 @@ class SnapshotError(Exception):
     hint = "an older snapshot is used if there is one, else the model is learned again from the log"
 
 
+class Join(msgspec.Struct, frozen=True):
+    """Where a shard stands in the labels topic, the first offset of its history there, and what it remembers."""
+
+    offset: int
+    start: int
+    memory: Memory
+
+
 class Snapshot(msgspec.Struct, frozen=True):
-    """What one version holds. `offset` is the next to learn; `start` the first of the history."""
+    """What one version holds. `offset` is the next to learn; `start` the first of the history.
+
+    `tables` tells how many rows each table of the shard has at that moment; the rows lie beside it (`table`).
+    """
 
     topic: str
     topic_id: str
@@ -41,6 +53,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     python: str
     created_ms: int
     model: bytes
+    join: Join | None = None
+    tables: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 def take(shard: Shard, *, topic: str, topic_id: str, now_ms: int) -> Snapshot:
@@ -54,11 +68,13 @@ def take(shard: Shard, *, topic: str, topic_id: str, now_ms: int) -> Snapshot:
         epoch=shard.epoch,
         counts=shard.counts,
         quality=shard.quality_now(),
-        codec=shard.learner.codec,
-        spec=shard.learner.spec,
+        codec=shard.mind.codec,
+        spec=shard.mind.spec,
         python=platform.python_version(),
         created_ms=now_ms,
-        model=shard.checkpoint(),
+        model=shard.mind.checkpoint(),
+        join=None if shard.labels is None else Join(shard.labels_offset, shard.labels_start, shard.labels.memory()),
+        tables=shard.tables(),
     )
 
 
@@ -95,4 +111,5 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
         "python": snapshot.python,
         **msgspec.structs.asdict(snapshot.counts),
         "quality": snapshot.quality.summary(),
+        **({"tables": snapshot.tables} if snapshot.tables else {}),
     }

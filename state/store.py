@@ -6,13 +6,14 @@ slept from writing over its successor.
 
 Keys of a shard, on one hash tag so that a script may touch them together on a cluster:
 `<name>:{<name>/<partition>}:head` (epoch, version, offset, digest), `…:snapshots` (version to bytes) and
-`…:notes` (version to what `model ls` shows).
+`…:notes` (version to what `model ls` shows); those of its rows are told in `table`.
 """
 
 import functools
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar, cast
 
 import msgspec
@@ -35,12 +36,15 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from state.snapshot import Snapshot, SnapshotError, decode, describe, encode
+from state.table import PRELUDE, TableDamaged, Tables, escape
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 TIMEOUT_S = 3.0
 """How long one answer of the store may take, in seconds, before the store counts as away."""
+
+_FENCED, _DAMAGED, _LATE = -1, -2, -3
 
 # What a server answers that is there but can't serve for now; each passes without anyone's doing. The client
 # has a class for some of them and takes their code off the text; a script's error has it in the middle.
@@ -54,29 +58,60 @@ return epoch
 """
 
 # A reply that is lost makes the client send the same save again; the digest tells that it is the same.
-_SAVE = """
-local held = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
-local epoch, offset, keep = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[6])
-if held > epoch then return {-1, held} end
-if redis.call('HGET', KEYS[1], 'digest') == ARGV[3] then
-  return {tonumber(redis.call('HGET', KEYS[1], 'version')), held}
+# KEYS: head, snapshots, notes. ARGV: epoch, offset, digest, snapshot, note, how many to keep, base, token, rows
+# changed, undo prefix, rows prefix, then tables and how many rows each must have.
+_SAVE = (
+    PRELUDE
+    + """
+if head('digest') == ARGV[3] then return {0, number('version')} end
+local version, kept = newest()
+local _, first = tables()
+local attempt, undo = number('attempt'), ARGV[10]
+if ARGV[8] ~= '0' and head('token') ~= ARGV[8] then return {-3} end
+if head('doomed') then return damaged('a rewind was begun and not finished') end
+if version < tonumber(ARGV[7]) then
+  return damaged('the snapshot rests on version ', ARGV[7], ', and the store has lost all after ', version)
 end
--- A store that runs full may have dropped the head and kept the snapshots: the new one must be the newest.
-local version = tonumber(redis.call('HGET', KEYS[1], 'version') or '0')
-local kept = redis.call('HKEYS', KEYS[2])
-for _, old in ipairs(kept) do version = math.max(version, tonumber(old)) end
-version = version + 1
+if first then
+  if head('by') ~= ARGV[1] then return damaged('epoch ', ARGV[1], ' has not rewound the tables yet') end
+  if tonumber(ARGV[2]) < number('offset') then
+    return damaged('the rows stand at offset ', head('offset'), ', past ', ARGV[2])
+  end
+end
+if attempt > 0 then
+  local rows = redis.call('HLEN', undo .. attempt) - 1
+  if rows ~= tonumber(ARGV[9]) then
+    return damaged('the journal of version ', attempt, ' has ', rows, ' rows, and ', ARGV[9], ' were changed')
+  end
+end
+for i = 12, #ARGV, 2 do
+  local rows = redis.call('HLEN', ARGV[11] .. ARGV[i])
+  if rows ~= tonumber(ARGV[i + 1]) then
+    return damaged('the table ', ARGV[i], ' has ', rows, ' rows instead of ', ARGV[i + 1])
+  end
+end
+version = attempt > 0 and attempt or version + 1
+if first and attempt == 0 then
+  redis.call('UNLINK', undo .. version)
+  redis.call('HSET', undo .. version, '', 1)
+end
 redis.call('HSET', KEYS[2], version, ARGV[4])
 redis.call('HSET', KEYS[3], version, ARGV[5])
-redis.call('HSET', KEYS[1], 'epoch', epoch, 'version', version, 'offset', offset, 'digest', ARGV[3])
-for _, old in ipairs(kept) do
-  if tonumber(old) <= version - keep then
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'version', version, 'offset', ARGV[2], 'digest', ARGV[3])
+redis.call('HDEL', KEYS[1], 'attempt')
+kept[#kept + 1] = version
+table.sort(kept, function(one, other) return one > other end)
+for i, old in ipairs(kept) do
+  if i > tonumber(ARGV[6]) then
     redis.call('HDEL', KEYS[2], old)
     redis.call('HDEL', KEYS[3], old)
   end
+  -- Nothing before the oldest version that is kept is gone back to, so its own journal has no use any more.
+  if i >= math.min(tonumber(ARGV[6]), #kept) then redis.call('UNLINK', undo .. old) end
 end
-return {version, epoch}
+return {0, version}
 """
+)
 
 
 class StoreAway(Exception):
@@ -98,6 +133,9 @@ class StoreRefused(Exception):
 
     status = 400
     hint = "check redis.url, the password in it and the user's rights (`headrace doctor` tells which)"
+
+
+_NOTHING: Mapping[str, Mapping[bytes, bytes | None]] = MappingProxyType({})
 
 
 def plain_errors(call: Callable[P, T]) -> Callable[P, T]:
@@ -143,6 +181,7 @@ class Store:
         self.client = connect(url, timeout_s=timeout_s)
         self._claim = self.client.register_script(_CLAIM)
         self._save = self.client.register_script(_SAVE)
+        self._tables = Tables(self.client, key=self._key, judge=_judge)
 
     @plain_errors
     def ping(self) -> None:
@@ -155,26 +194,55 @@ class Store:
         return int(cast("int", self._claim(keys=[self._key(partition, "head")], args=[floor])))
 
     @plain_errors
-    def save(self, snapshot: Snapshot) -> int:
-        """Save a version in one atomic step and return its number. Raises StoreFenced, StoreAway."""
+    def save(
+        self, snapshot: Snapshot, *, changes: Mapping[str, Mapping[bytes, bytes | None]] = _NOTHING, base: int = 0
+    ) -> int:
+        """Save a version in one atomic step and return its number. Raises StoreFenced, StoreAway, TableDamaged.
+
+        `changes` are the rows of each table that changed since version `base`, None for one to delete; all others
+        stay as they are. After StoreAway some are written and there is no version: until a save goes through, the
+        next must bring each of those rows again, changed back or not. With 0 the base is not checked.
+        """
         sealed = encode(snapshot)
+        digest = hashlib.sha256(sealed).hexdigest()
+        partition, epoch = snapshot.partition, snapshot.epoch
+        attempt = self._tables.write(partition, epoch=epoch, digest=digest, base=base, changes=changes)
+        note = msgspec.json.encode({**describe(snapshot), "bytes": len(sealed)})
         answer = self._save(
-            keys=[self._key(snapshot.partition, part) for part in ("head", "snapshots", "notes")],
+            keys=[self._key(partition, part) for part in ("head", "snapshots", "notes")],
             args=[
-                snapshot.epoch,
-                snapshot.offset,
-                hashlib.sha256(sealed).hexdigest(),
-                sealed,
-                msgspec.json.encode({**describe(snapshot), "bytes": len(sealed)}),
-                self._keep,
+                *(epoch, snapshot.offset, digest, sealed, note, self._keep),
+                *(base, attempt.token, attempt.rows, self._key(partition, "undo:"), self._key(partition, "rows:")),
+                *(part for table in snapshot.tables.items() for part in table),
             ],
         )
-        version, held = (int(part) for part in cast("list[int]", answer))
-        if version < 0:
-            raise StoreFenced(
-                f"partition {snapshot.partition} belongs to epoch {held}; this worker has {snapshot.epoch}"
-            )
-        return version
+        return int(_judge(answer, partition, epoch)[0])
+
+    @plain_errors
+    def rewind(self, partition: int, *, epoch: int, version: int) -> None:
+        """Make the tables stand as they did at a version that is kept, and drop every newer one; 0 empties all.
+
+        To be done by every new owner before its first save, and again after one that failed half way. Numbers of
+        versions that are dropped are not used again. Raises StoreFenced, StoreAway, and TableDamaged when the way
+        back is lost; nothing has changed then, and 0 can always be gone back to.
+        """
+        self._tables.rewind(partition, epoch=epoch, version=version)
+
+    def rows(self, partition: int, table: str) -> Iterator[tuple[bytes, bytes]]:
+        """Go through the rows of a table in no order; one may come twice. Raises StoreAway, TableDamaged."""
+        pages = self._tables.pages(partition, table)
+        while (page := _next(pages)) is not None:
+            yield from page
+
+    @plain_errors
+    def fetch(self, partition: int, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the values of rows, None for one that is not there, in one round trip. Raises TableDamaged."""
+        return self._tables.fetch(partition, table, keys)
+
+    @plain_errors
+    def count(self, partition: int, table: str) -> int:
+        """Return how many rows a table has."""
+        return self._tables.count(partition, table)
 
     @plain_errors
     def load(self, partition: int, *, at_most: int, start: int | None = None) -> Found:
@@ -218,7 +286,7 @@ class Store:
         return sorted(set(self._partitions()))
 
     def _partitions(self) -> Iterator[int]:
-        for key in self.client.scan_iter(match=f"{_escape(self._name)}:{{*}}:head", count=1_000):
+        for key in self.client.scan_iter(match=f"{escape(self._name)}:{{*}}:head", count=1_000):
             tag = bytes(key).decode().rpartition("}:")[0]
             yield int(tag.rpartition("/")[2])
 
@@ -246,5 +314,18 @@ def connect(url: str, *, timeout_s: float) -> "redis.Redis":
         raise StoreRefused(f"redis.url is no address: {error}") from error
 
 
-def _escape(name: str) -> str:
-    return "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in name)
+@plain_errors
+def _next(pages: Iterator[T]) -> T | None:
+    return next(pages, None)
+
+
+def _judge(answer: Any, partition: int, epoch: int) -> list[Any]:
+    """Return what a script answered behind its verdict. Raises what it refused."""
+    verdict, *rest = cast("list[Any]", answer)
+    if verdict == _FENCED:
+        raise StoreFenced(f"partition {partition} belongs to epoch {rest[0]}; this worker has {epoch}")
+    if verdict == _DAMAGED:
+        raise TableDamaged(f"partition {partition}: {rest[0].decode()}")
+    if verdict == _LATE:
+        raise StoreAway(f"partition {partition}: another try came between; the store may have been slow")
+    return rest

@@ -121,6 +121,19 @@ def test_a_field_that_a_later_release_adds_does_not_hurt() -> None:
     assert decode(_sealed(msgspec.msgpack.encode({**fields, "added_later": 1}))) == snapshot()
 
 
+def test_a_snapshot_from_before_there_were_tables_has_none() -> None:
+    fields = msgspec.msgpack.decode(SEALED[41:])
+    del fields["tables"]
+    assert decode(_sealed(msgspec.msgpack.encode(fields))) == snapshot()
+
+
+def test_the_rows_of_tables_are_told_where_there_are_tables() -> None:
+    whole = snapshot(tables={"waiting": 5})
+    assert decode(encode(whole)) == whole
+    assert describe(whole)["tables"] == {"waiting": 5}
+    assert "tables" not in describe(snapshot())
+
+
 def test_the_description_has_everything_but_the_model() -> None:
     told = describe(snapshot())
     assert (told["offset"], told["epoch"], told["model_bytes"]) == (1_042, 5, 9)
