@@ -37,30 +37,45 @@ _UNKNOWN_STATES = frozenset({"", "Dead", "Unknown"})
 class Place(msgspec.Struct, frozen=True):
     """One partition: what the group has committed (None for nothing) with its metadata, and the log's two ends.
 
-    `low` is the first offset that the log still holds, `high` the next that a `read_committed` reader could get.
+    `low` is the first offset that the log still holds, `high` the next that a `read_committed` reader could get;
+    `labels` is the place in the labels topic, where there is one.
     """
 
     committed: int | None
     metadata: str
     low: int
     high: int
+    labels: "Place | None" = None
 
     @property
     def lag(self) -> int:
-        """Records that the group has still to handle; the whole log when it has committed nothing."""
-        return max(0, self.high - max(self.committed or 0, self.low))
+        """Records that the group has still to handle, labels too; the whole log when it has committed nothing."""
+        own = max(0, self.high - max(self.committed or 0, self.low))
+        return own if self.labels is None else own + self.labels.lag
 
 
 class Places:
-    """The partitions of `topic` as `group` has left them. Raises SettingsRefused, SourceAway, SourceError."""
+    """The partitions of `topic`, and of the topic `labels`, as `group` has left them.
 
-    def __init__(self, settings: Mapping[str, Any], *, group: str, topic: str, timeout_s: float = TIMEOUT_S) -> None:
+    Raises SettingsRefused, SourceAway, SourceError.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        *,
+        group: str,
+        topic: str,
+        labels: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
         self._admin = admin(settings)
         # Asks as a consumer that never joins: the admin client's questions to a group's coordinator end the process
         # where the connection breaks under them (librdkafka #4605).
         self._consumer = outsider(settings, group=group, own=_OWN)
         self._group = group
         self._topic = topic
+        self._labels = labels
         self._timeout_s = timeout_s
 
     def read(self) -> dict[int, Place]:
@@ -68,9 +83,14 @@ class Places:
         until = time.monotonic() + self._timeout_s
         while True:
             try:
-                topic = self._admin.list_topics(self._topic, timeout=self._timeout_s).topics[self._topic]
-                partitions = [TopicPartition(self._topic, partition) for partition in sorted(topic.partitions)]
-                return self._places(partitions) if partitions else {}
+                places = self._places(self._topic)
+                if self._labels is None:
+                    return places
+                labels = self._places(self._labels)
+                return {
+                    partition: msgspec.structs.replace(place, labels=labels.get(partition))
+                    for partition, place in places.items()
+                }
             except KafkaException as error:
                 if error.args[0].code() not in _PASSING or time.monotonic() > until:
                     raise _fault(error) from error
@@ -88,7 +108,11 @@ class Places:
         known = [group for group in told if group.error is None and group.state not in _UNKNOWN_STATES]
         return sum(len(group.members) for group in known) if known else None
 
-    def _places(self, partitions: list[TopicPartition]) -> dict[int, Place]:
+    def _places(self, name: str) -> dict[int, Place]:
+        topic = self._admin.list_topics(name, timeout=self._timeout_s).topics[name]
+        partitions = [TopicPartition(name, partition) for partition in sorted(topic.partitions)]
+        if not partitions:
+            return {}
         ends = [
             self._admin.list_offsets(
                 dict.fromkeys(partitions, spec),

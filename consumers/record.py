@@ -4,26 +4,18 @@ First stop of every record. A good record is decoded and checked by one typed pa
 takes the slow road that finds out which field is wrong and how to say so.
 """
 
-import json
-import math
-import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
+from consumers.refusal import Refusal, leaf_faults, read_json, refuse_ts, wrong_type
 from consumers.schema import Schema
 
 Headers = Sequence[tuple[str, bytes | None]]
-Stage = Literal["decode", "validate", "join", "learn", "sink"]
 
 VALUE_BYTES_MAX = 262_144
 """Default bound of a record's value, in bytes. A feature record of this size has thousands of features."""
-
-# A double ends at 1.8e308, so an integer that does not fit one has at least 309 digits.
-_DIGITS_MAX = 308
-_HUGE_INTEGER = re.compile(rb"\d{309}")
-_NUMBER = (int, float)
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -37,14 +29,18 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     headers: Headers | None
 
 
-def record_of(message: Any) -> Record:
+class LabelRecord(Record, frozen=True, gc=False):
+    """One message of the labels topic."""
+
+
+def record_of(message: Any, kind: type[Record] = Record) -> Record:
     """Take a client's message; its headers are None where a name is no UTF-8, as other languages may write it."""
     try:
         headers = message.headers()
     except (SystemError, UnicodeDecodeError):
         # The library then gives none of them.
         headers = None
-    return Record(
+    return kind(
         message.partition(),
         message.offset(),
         message.timestamp()[1],
@@ -69,33 +65,6 @@ class NullableEvent(Event, frozen=True):
     features: dict[str, int | float | str | bool | None]  # type: ignore[assignment]
 
 
-class Refusal(msgspec.Struct, frozen=True):
-    """Why a record is a 400: a code for machines, a field where there is one, a message for people."""
-
-    code: str
-    stage: Stage
-    message: str
-    field: str = ""
-
-
-CODES = {
-    "no_value": "The record has no value at all (a tombstone, or nothing but white space).",
-    "not_utf8": "The value is not UTF-8 text.",
-    "not_json": "The value is not JSON as RFC 8259 has it; NaN and Infinity are not, nor is endless nesting.",
-    "not_object": "The value is JSON, but not an object.",
-    "missing_field": "A field that must be there is not: `features`, or a feature that the schema requires.",
-    "wrong_type": "A field is of another type than it must be: a nested feature, a null, a number as an id.",
-    "not_finite": "A number that no double can hold, such as 1e999.",
-    "out_of_range": "An integer too large for a double, a negative time, or a value outside the schema's range.",
-    "unknown_feature": "A feature that the schema does not declare, where it says that no others may come.",
-    "too_large": "The value, or the prediction that it asks for, is larger than the limit.",
-    "bad_label": "A label that a model of this task can't learn from.",
-    "learn_failed": "The model itself raised on this record; it stands as it did before.",
-    "sink_refused": "The HTTP sink answered 400 or 422 to this record's prediction.",
-}
-"""Every code of a dead letter and what it means; the README's table is tested against it."""
-
-
 class Decoder:
     """Turn records into events, or into refusals that say what is wrong.
 
@@ -110,84 +79,24 @@ class Decoder:
 
     def decode(self, record: Record) -> Event | Refusal:
         """Decode one record. Never raises: whatever the bytes are, the answer is an event or a refusal."""
-        value = record.value
-        if not value or len(value) > self._value_bytes_max:
-            return self._refuse_size(value)
-        try:
-            # The decoder skips fields that it does not know without looking at their encoding.
-            if not value.isascii():
-                value.decode()
-            event = self._decode(value)
-        except (msgspec.DecodeError, ValueError, RecursionError) as error:
-            return diagnose(value, error)
-        if len(value) > _DIGITS_MAX and _HUGE_INTEGER.search(value) is not None:
-            refusal = _refuse_huge_integers(msgspec.structs.asdict(event))
-            if refusal is not None:
-                return refusal
-        if event.ts is not msgspec.UNSET and not 0 <= event.ts < 2**63:
-            return Refusal("out_of_range", "validate", f"ts is {event.ts}; it must be milliseconds since 1970", "ts")
+        event = read_json(record.value, self._decode, bytes_max=self._value_bytes_max, faults=_faults)
+        if type(event) is Refusal:
+            return event
+        assert isinstance(event, Event)
+        if (refusal := refuse_ts(event.ts)) is not None:
+            return refusal
         if self._schema is not None:
             fault = self._schema.check(event.features)
             if fault is not None:
                 return Refusal(fault.code, "validate", fault.message, f"features.{fault.feature}")
         return event
 
-    def _refuse_size(self, value: bytes | None) -> Refusal:
-        if not value:
-            return Refusal("no_value", "decode", "the record has no value; a JSON object is needed")
-        return Refusal(
-            "too_large",
-            "decode",
-            f"the value has {len(value)} bytes; at most {self._value_bytes_max} are taken (records.value_bytes_max)",
-        )
+    def features(self, value: bytes) -> dict[str, Any]:
+        """Decode the features of a value that was an event before, whatever the schema says by now."""
+        return _decode_again(value).features
 
 
-def diagnose(value: bytes, error: Exception) -> Refusal:
-    """Say why `value` is no event, given what the typed decoder raised. Slow, and only for bad records."""
-    if not value.strip():
-        return Refusal("no_value", "decode", "the value is nothing but white space; a JSON object is needed")
-    try:
-        text = value.decode()
-    except UnicodeDecodeError as fault:
-        byte = value[fault.start]
-        return Refusal("not_utf8", "decode", f"byte {fault.start} (0x{byte:02x}) is not valid UTF-8")
-    if isinstance(error, RecursionError):
-        return Refusal("not_json", "decode", "the value is nested too deeply to be read")
-    whole = _parse(text)
-    if isinstance(whole, Refusal):
-        return whole
-    if not isinstance(whole, dict):
-        return Refusal("not_object", "decode", f"the value is {_kind(whole)}; a JSON object is needed")
-    for refusal in _faults(whole):
-        return refusal
-    # A name that stands twice, first with a wrong value: the decoder looks at each, `json` keeps the last.
-    code = "wrong_type" if isinstance(error, msgspec.ValidationError) else "not_json"
-    return Refusal(code, "decode", f"the value can't be read: {error}")
-
-
-def _parse(text: str) -> Any:
-    """Parse as RFC 8259 has it, but keep numbers that overflow, so that the field can be named."""
-    constants: list[str] = []
-
-    def note(name: str) -> float:
-        constants.append(name)
-        return math.nan
-
-    try:
-        whole = json.loads(text, parse_constant=note, parse_int=_integer)
-    except RecursionError:
-        return Refusal("not_json", "decode", "the value is nested too deeply to be read")
-    except ValueError as fault:
-        return Refusal("not_json", "decode", f"the value is not JSON: {fault}")
-    if constants:
-        field = next((path for path, leaf in _leaves(whole) if leaf != leaf), "")  # noqa: PLR0124 NaN only
-        return Refusal(
-            "not_json",
-            "decode",
-            f"{constants[0]} is not a JSON number (RFC 8259); leave the field out",
-            field,
-        )
-    return whole
+_decode_again = msgspec.json.Decoder(NullableEvent).decode
 
 
 def _faults(whole: dict[str, Any]) -> Iterator[Refusal]:
@@ -197,76 +106,13 @@ def _faults(whole: dict[str, Any]) -> Iterator[Refusal]:
         return
     features = whole["features"]
     if not isinstance(features, dict):
-        yield _wrong_type("features", features, "an object of names and values")
+        yield wrong_type("features", features, "an object of names and values")
         return
     if "id" in whole and not isinstance(whole["id"], str):
-        yield _wrong_type("id", whole["id"], "a string")
+        yield wrong_type("id", whole["id"], "a string")
     if "ts" in whole and (isinstance(whole["ts"], bool) or not isinstance(whole["ts"], int)):
-        yield _wrong_type("ts", whole["ts"], "a whole number of milliseconds since 1970")
+        yield wrong_type("ts", whole["ts"], "a whole number of milliseconds since 1970")
     for name, value in features.items():
         if value is None or isinstance(value, dict | list):
-            yield _wrong_type(f"features.{name}", value, "a number, a string or a boolean")
-    yield from _leaf_faults(whole)
-
-
-def _leaf_faults(whole: dict[str, Any]) -> Iterator[Refusal]:
-    for path, leaf in _leaves(whole):
-        if isinstance(leaf, float) and math.isinf(leaf):
-            yield Refusal("not_finite", "decode", f"{path} is a number that no double can hold", path)
-        if isinstance(leaf, str) and not _encodable(leaf):
-            yield Refusal("not_json", "decode", f"{path} has half of a surrogate pair", path)
-    huge = _refuse_huge_integers(whole)
-    if huge is not None:
-        yield huge
-
-
-def _leaves(node: Any) -> Iterator[tuple[str, Any]]:
-    """Walk a parsed value in its order, without recursion, so that no nesting can exhaust the stack."""
-    stack: list[tuple[str, Any]] = [("", node)]
-    while stack:
-        path, node = stack.pop()
-        if isinstance(node, dict):
-            stack.extend((f"{path}.{name}" if path else name, node[name]) for name in reversed(node))
-        elif isinstance(node, list):
-            stack.extend((f"{path}[{index}]", node[index]) for index in reversed(range(len(node))))
-        else:
-            yield path, node
-
-
-def _integer(digits: str) -> int:
-    # Python refuses to parse more than 4,300 digits; any integer past the end of a double serves here.
-    return int(digits) if len(digits.lstrip("-")) <= _DIGITS_MAX else 10 ** (_DIGITS_MAX + 1)
-
-
-def _refuse_huge_integers(node: Any) -> Refusal | None:
-    for path, leaf in _leaves(node):
-        if isinstance(leaf, int):
-            try:
-                float(leaf)
-            except OverflowError:
-                return Refusal("out_of_range", "decode", f"{path} is an integer too large for a double", path)
-    return None
-
-
-def _wrong_type(field: str, value: Any, wanted: str) -> Refusal:
-    return Refusal("wrong_type", "decode", f"{field} is {_kind(value)}; it must be {wanted}", field)
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "a boolean"
-    if isinstance(value, _NUMBER):
-        return "a number"
-    if isinstance(value, str):
-        return "a string"
-    return "an array" if isinstance(value, list) else "an object"
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+            yield wrong_type(f"features.{name}", value, "a number, a string or a boolean")
+    yield from leaf_faults(whole)

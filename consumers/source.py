@@ -11,13 +11,17 @@ from typing import Any, cast
 
 import msgspec
 from confluent_kafka import (
+    OFFSET_INVALID,
     Consumer,
     KafkaError,
     KafkaException,
     TopicPartition,
 )
 
-from consumers.record import Record, record_of
+from consumers.record import LabelRecord, Record, record_of
+
+_Log = tuple[bool, int]
+"""One of a partition's two logs: whether it is that of the labels, and the partition."""
 
 _CALL_S = 5.0
 _LEAVE_S = 2.0
@@ -93,25 +97,35 @@ class SourceError(Exception):
 
 
 class Committed(msgspec.Struct, frozen=True):
-    """What the group has committed for a partition: the next offset (-1 for none) and its metadata."""
+    """What the group has committed for a partition: the next offset (-1 for none) and its metadata.
+
+    `labels` is the next offset of the labels topic, -1 where there is none.
+    """
 
     offset: int
     metadata: str
+    labels: int = -1
 
 
 class Batch(msgspec.Struct, frozen=True):
     """Records by partition, in offset order, with the membership that held when they were consumed.
 
-    `ends` has, for each partition that was read to its end, the offset that the next record will have.
+    `ends` has, for each partition that was read to its end, the offset that the next record will have. `labels` and
+    `label_ends` are those of the labels topic.
     """
 
     records: Mapping[int, Sequence[Record]]
     ends: Mapping[int, int]
     membership: Any
+    labels: Mapping[int, Sequence[Record]] = {}
+    label_ends: Mapping[int, int] = {}
 
 
 class Source:
-    """The features topic, as a member of the group sees it.
+    """The features topic, as a member of the group sees it, and beside it the labels topic, if there is one.
+
+    The group is joined for the features. Whoever has a partition of them reads the labels of the same number, so
+    that the two are never apart, whatever the group's assignor does.
 
     `settings` are librdkafka's, `group` is the consumer group. `rebalanced` is called from within `poll`
     with the partitions that came and those that went; it must return at once. `unreachable` is true from when
@@ -126,12 +140,14 @@ class Source:
         group: str,
         topic: str,
         rebalanced: Callable[[Sequence[int], Sequence[int]], None],
+        labels: str | None = None,
     ) -> None:
         settings = {**consumer_settings(settings, group=group), "error_cb": self._heard}
         self._incremental = settings.get("group.protocol") == "consumer" or "cooperative" in settings.get(
             "partition.assignment.strategy", ""
         )
         self._topic = topic
+        self._labels = labels
         self._rebalanced = rebalanced
         try:
             self._consumer = Consumer(settings)
@@ -140,9 +156,9 @@ class Source:
         self.unreachable = False
         self.joined = False
         self.assigned: set[int] = set()
-        # Of each partition that the client has: the offset after the last that it gave.
-        self._next: dict[int, int] = {}
-        self._paused: set[int] = set()
+        # Of each log that the client has: the offset after the last record that it gave.
+        self._next: dict[_Log, int] = {}
+        self._paused: set[_Log] = set()
 
     def subscribe(self) -> None:
         """Join the group. The partitions come with later polls."""
@@ -158,78 +174,109 @@ class Source:
         if first is None:
             return None
         messages = [first, *self._consumer.consume(records_max - 1, 0)]
-        records: dict[int, list[Record]] = {}
-        ends: dict[int, int] = {}
+        records: dict[_Log, list[Record]] = {}
+        ends: dict[_Log, int] = {}
         for message in messages:
             error = message.error()
             if error is None:
-                record = record_of(message)
-                records.setdefault(record.partition, []).append(record)
+                labels = self._labels is not None and message.topic() == self._labels
+                record = record_of(message, LabelRecord if labels else Record)
+                records.setdefault((labels, record.partition), []).append(record)
             elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 librdkafka's own codes
-                ends[cast("int", message.partition())] = cast("int", message.offset())
+                log = message.topic() == self._labels, cast("int", message.partition())
+                ends[log] = cast("int", message.offset())
             elif error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001
                 # Comes with a partition or without, and only once: a static member that lost its session, say.
                 raise SourceLost(f"the consumer can't go on: {error.str()}")
-            elif error.code() in _AUTH or message.partition() in {None, -1, *self._next}:
+            elif error.code() in _AUTH or message.partition() in {None, -1, *(p for _, p in self._next)}:
                 # What concerns the group comes with a partition of no meaning.
                 self._judge(error)
-        # Once a partition, not once a record; and what was revoked within this very poll is no longer the client's.
-        for partition in records.keys() & self._next.keys():
-            self._next[partition] = records[partition][-1].offset + 1
-        if not records and not ends:
-            return None
-        return Batch(records, ends, self._consumer.consumer_group_metadata())
+        # Once a log, not once a record; and what was revoked within this very poll is no longer the client's.
+        for log in records.keys() & self._next.keys():
+            self._next[log] = records[log][-1].offset + 1
+        return self._batch(records, ends) if records or ends else None
+
+    def nothing(self) -> Batch:
+        """Return an empty batch, for records that wait from earlier ones: its membership is as good for them."""
+        return self._batch({}, {})
 
     def pause(self, partitions: Iterable[int]) -> None:
         """Stop fetching what is being read. What was fetched and not polled is dropped."""
-        reading = [partition for partition in partitions if partition in self._next]
-        self._consumer.pause(self._places(reading))
-        self._paused.update(reading)
+        reading = [log for partition in partitions for log in self._logs(partition) if log in self._next]
+        self._hold(reading)
 
-    def read_from(self, partition: int, offset: int) -> None:
-        """Read a partition from an offset on, paused or not before. Raises SourceAway when the client can't yet."""
+    def hold(self, partition: int, *, labels: bool) -> None:
+        """Stop fetching one of a partition's two logs, until `read_on`."""
+        self._hold([(labels, partition)])
+
+    def read_from(self, partition: int, offset: int, labels: int = -1) -> None:
+        """Read a partition from an offset on, and its labels from theirs, paused or not before.
+
+        Raises SourceAway when the client can't yet.
+        """
+        self.read_on(partition, offset, labels=False)
+        if self._labels is not None:
+            self.read_on(partition, labels, labels=True)
+
+    def read_on(self, partition: int, offset: int, *, labels: bool) -> None:
+        """Read one of a partition's two logs from an offset on. Raises SourceAway when the client can't yet."""
+        log = labels, partition
         try:
-            if partition in self._next:
-                self._consumer.seek(TopicPartition(self._topic, partition, offset))
-                self._next[partition] = offset
+            if log in self._next:
+                self._consumer.seek(self._place(log, offset))
+                self._next[log] = offset
             else:
-                self._add(partition, offset)
-            self._consumer.resume(self._places([partition]))
+                self._add(log, offset)
+            self._consumer.resume([self._place(log)])
         except KafkaException as error:
             raise SourceAway(f"partition {partition} can't be read yet: {error.args[0].str()}") from error
-        self._paused.discard(partition)
+        self._paused.discard(log)
 
-    def _add(self, partition: int, offset: int) -> None:
-        """Give the client a partition, at an offset that it has not to look up.
+    def is_at_end(self, partition: int, offset: int, *, labels: bool) -> bool:
+        """Tell whether a log had no record at an offset or beyond, as the last fetch has shown; no round trip."""
+        try:
+            _, high = self._consumer.get_watermark_offsets(self._place((labels, partition)), cached=True)
+        except KafkaException:
+            return False
+        return 0 <= high <= offset
+
+    def _add(self, log: _Log, offset: int) -> None:
+        """Give the client a log, at an offset that it has not to look up.
 
         A place to be looked up, such as the log's end, with a seek after it is no way: the answer may come after
         the seek, and then the reading jumps there in silence.
         """
         if self._incremental:
-            self._consumer.incremental_assign([TopicPartition(self._topic, partition, offset)])
-            self._next[partition] = offset
+            self._consumer.incremental_assign([self._place(log, offset)])
+            self._next[log] = offset
             return
-        self._next[partition] = offset
-        self._consumer.assign([TopicPartition(self._topic, p, o) for p, o in self._next.items()])
+        self._next[log] = offset
+        self._consumer.assign([self._place(log, offset) for log, offset in self._next.items()])
         # The others begin anew, and it is not to be relied on that they remember that they were paused.
-        self._consumer.pause(self._places(self._paused))
+        self._consumer.pause([self._place(log) for log in self._paused])
 
     def committed(self, partitions: Iterable[int]) -> dict[int, Committed]:
         """Return what the group has committed, waiting out a transaction that is still open."""
+        asked = [self._place(log) for partition in partitions for log in self._logs(partition)]
         try:
-            places = self._consumer.committed(self._places(partitions), timeout=_CALL_S)
+            places = self._consumer.committed(asked, timeout=_CALL_S)
         except KafkaException as error:
             raise SourceAway(f"the committed offsets can't be read: {error.args[0].str()}") from error
         for place in places:
             if place.error is not None:
                 raise SourceAway(f"the committed offsets can't be read: {place.error.str()}")
-        return {place.partition: Committed(max(place.offset, -1), place.metadata or "") for place in places}
+        labels = {place.partition: max(place.offset, -1) for place in places if place.topic == self._labels}
+        return {
+            place.partition: Committed(max(place.offset, -1), place.metadata or "", labels.get(place.partition, -1))
+            for place in places
+            if place.topic == self._topic
+        }
 
-    def watermarks(self, partition: int) -> tuple[int, int]:
-        """Return the first offset that the log still holds, and the next that a reader could get."""
+    def watermarks(self, partition: int, *, labels: bool = False) -> tuple[int, int]:
+        """Return the first offset that a log still holds, and the next that a reader could get."""
         try:
             low, high = self._consumer.get_watermark_offsets(
-                TopicPartition(self._topic, partition), timeout=_CALL_S, cached=False
+                self._place((labels, partition)), timeout=_CALL_S, cached=False
             )
         except KafkaException as error:
             raise SourceAway(f"the log's ends can't be read: {error.args[0].str()}") from error
@@ -238,6 +285,8 @@ class Source:
     def commit(self, offsets: Mapping[int, Committed]) -> None:
         """Commit offsets outside a transaction (at-least-once). Raises SourceAway."""
         places = [TopicPartition(self._topic, p, c.offset, c.metadata) for p, c in offsets.items()]
+        if self._labels is not None:
+            places += [TopicPartition(self._labels, p, c.labels) for p, c in offsets.items()]
         try:
             done = self._consumer.commit(offsets=places, asynchronous=False)
         except KafkaException as error:
@@ -291,13 +340,14 @@ class Source:
         self.assigned.difference_update(partitions)
         self._rebalanced((), partitions)
         if self._incremental:
-            consumer.incremental_unassign([place for place in places if place.partition in self._next])
+            logs = [log for partition in partitions for log in self._logs(partition) if log in self._next]
+            consumer.incremental_unassign([self._place(log) for log in logs])
         else:
             self.joined = False
             consumer.unassign()
-        for partition in partitions:
-            self._next.pop(partition, None)
-        self._paused.difference_update(partitions)
+        for log in [log for partition in partitions for log in self._logs(partition)]:
+            self._next.pop(log, None)
+            self._paused.discard(log)
 
     def _lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         self.joined = False
@@ -321,8 +371,26 @@ class Source:
                 hint="give the user READ on the features topic and on the group (`headrace doctor`)",
             )
 
-    def _places(self, partitions: Iterable[int]) -> list[TopicPartition]:
-        return [TopicPartition(self._topic, partition) for partition in partitions]
+    def _batch(self, records: Mapping[_Log, Sequence[Record]], ends: Mapping[_Log, int]) -> Batch:
+        return Batch(
+            {partition: found for (labels, partition), found in records.items() if not labels},
+            {partition: end for (labels, partition), end in ends.items() if not labels},
+            self._consumer.consumer_group_metadata(),
+            {partition: found for (labels, partition), found in records.items() if labels},
+            {partition: end for (labels, partition), end in ends.items() if labels},
+        )
+
+    def _hold(self, logs: Sequence[_Log]) -> None:
+        self._consumer.pause([self._place(log) for log in logs])
+        self._paused.update(logs)
+
+    def _logs(self, partition: int) -> tuple[_Log, ...]:
+        features, labels = (False, partition), (True, partition)
+        return (features,) if self._labels is None else (features, labels)
+
+    def _place(self, log: _Log, offset: int = OFFSET_INVALID) -> TopicPartition:
+        labels, partition = log
+        return TopicPartition(cast("str", self._labels) if labels else self._topic, partition, offset)
 
 
 def session_s(settings: Mapping[str, Any]) -> float:

@@ -95,22 +95,22 @@ class Topics:
             "compact" in settings["cleanup.policy"].value,
         )
 
-    def ensure(self, *, features: str, predictions: str, dead_letters: str, partitions: int) -> Topic:
+    def ensure(
+        self, *, features: str, predictions: str, dead_letters: str, labels: str | None = None, partitions: int
+    ) -> Topic:
         """Make the topics that are missing, and check that those that are there fit together.
 
-        A missing features topic gets `partitions`; the two outputs get as many as the features have.
+        A missing features topic gets `partitions`; the others get as many as the features have.
         """
+        inputs = [features] if labels is None else [features, labels]
         if self.is_mock():
-            return self._touch(features, predictions, dead_letters)
+            return self._touch(*inputs, predictions, dead_letters)
         there = self.partitions()
         if features not in there:
             self.create(features, partitions)
-        source = self.describe(features)
-        if source.compacted:
-            raise SourceError(
-                f"the topic {features} is compacted: Kafka drops records that a model was taught with",
-                hint=f"set cleanup.policy=delete on {features}",
-            )
+        source = self._describe_input(features)
+        if labels is not None:
+            self._ensure_labels(labels, source, exists=labels in there)
         room = max(source.value_bytes_max + _HEADERS_BYTES, _LETTER_BYTES_MAX)
         if predictions not in there:
             self.create(predictions, source.partitions)
@@ -122,6 +122,27 @@ class Topics:
             )
         self._fit(source, {name: there[name] for name in (predictions, dead_letters) if name in there})
         return source
+
+    def _describe_input(self, name: str) -> Topic:
+        topic = self.describe(name)
+        if topic.compacted:
+            raise SourceError(
+                f"the topic {name} is compacted: Kafka drops records that a model was taught with",
+                hint=f"set cleanup.policy=delete on {name}",
+            )
+        return topic
+
+    def _ensure_labels(self, name: str, source: Topic, *, exists: bool) -> None:
+        if not exists:
+            self.create(name, source.partitions)
+        labels = self._describe_input(name)
+        if labels.partitions != source.partitions:
+            raise SourceError(
+                f"{name} has {labels.partitions} partitions and {source.name} has {source.partitions}; "
+                "a label is looked for in the partition of its features",
+                hint="give both as many partitions; those of a topic can only grow (kafka-topics --alter), "
+                "and then keys move",
+            )
 
     def create(self, name: str, partitions: int, settings: Mapping[str, str] | None = None) -> None:
         """Make a topic, and wait until the broker shows it. That it is there already is as good."""

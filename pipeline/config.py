@@ -103,7 +103,7 @@ class Topics(_Section):
 
     features: str = Field("features", description="what comes in")
     predictions: str = Field("predictions", description="what goes out")
-    labels: str | None = Field(None, description="labels that come later, joined by id (not in this release)")
+    labels: str | None = Field(None, description="labels that come later, joined to their features by id")
     dead_letters: str = Field("", description="refused records; empty means dlq.<features>")
     partitions: int = Field(4, ge=1, le=10_000, description="partitions of a features topic that is made")
 
@@ -111,9 +111,9 @@ class Topics(_Section):
     def _distinct(self) -> "Topics":
         if not self.dead_letters:
             object.__setattr__(self, "dead_letters", f"dlq.{self.features}")
-        names = [self.features, self.predictions, self.dead_letters]
+        names = [self.features, self.predictions, self.dead_letters, *([] if self.labels is None else [self.labels])]
         if len(set(names)) < len(names):
-            raise ValueError(f"features, predictions and dead_letters must differ; they are {names}")
+            raise ValueError(f"features, predictions, dead_letters and labels must differ; they are {names}")
         return self
 
 
@@ -151,6 +151,19 @@ class Model(_Section):
     trusted_packages: tuple[str, ...] = Field(
         (), description="packages beyond River and numpy whose classes a snapshot may hold"
     )
+
+
+class LabelWait(_Section):
+    """How long features wait for labels that come later (topics.labels). The bounds are each partition's."""
+
+    wait: Seconds = Field(86_400.0, description="how long features wait for their label, in event time (ts)")
+    default: bool | int | float | str | None = Field(
+        None, description="the label of features that got none in time; without it they are dropped"
+    )
+    corrections: bool = Field(False, description="whether a second, different label is learned, too")
+    waiting_max: int = Field(1_000_000, ge=1, description="features and early labels that may wait")
+    bytes_max: int = Field(1_000_000_000, ge=100_000, description="memory that they may take, in bytes")
+    remembered_max: int = Field(100_000, ge=0, description="ids whose wait is over that are told from unknown ones")
 
 
 class Delivery(_Section):
@@ -260,6 +273,7 @@ class Config(BaseSettings):
     topics: Topics = Topics()  # type: ignore[call-arg]
     redis: RedisAddress = RedisAddress()  # type: ignore[call-arg]
     model: Model = Model()  # type: ignore[call-arg]
+    labels: LabelWait = LabelWait()  # type: ignore[call-arg]
     delivery: Delivery = Delivery()  # type: ignore[call-arg]
     batch: Batches = Batches()  # type: ignore[call-arg]
     records: Records = Records()  # type: ignore[call-arg]
@@ -282,8 +296,6 @@ class Config(BaseSettings):
 
     @model_validator(mode="after")
     def _in_this_release(self) -> "Config":
-        if self.topics.labels is not None:
-            raise ValueError("topics.labels: labels that come later are not in this release; take it out")
         if self.model.scope != "partition":
             raise ValueError(f'model.scope: "{self.model.scope}" is not in this release; use "partition"')
         return self

@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from consumers.source import Committed, Source
+from consumers.weave import Place
 from pipeline import mark
 from pipeline.engine import Engine, Result
 from producers.sink import BatchStale, OutcomeUnknown, Output, Sink
@@ -28,17 +29,19 @@ _SLICE_LINES = 100
 
 
 class Pending(msgspec.Struct):
-    """A batch that is learned and not yet confirmed. `starts` are the offsets that were committed before it.
+    """A batch that is learned and not yet confirmed, by partition.
 
-    `settled` counts, by partition, the lines that the HTTP sink has taken or refused one by one, and `refused`
-    holds the refused ones by position.
+    `starts` are what was committed before it, `ends` the offsets behind it, of the features and of the labels, and
+    `marks` what is to be committed beside them, once that was tried. `settled` counts the lines that the HTTP sink has
+    taken or refused one by one, and `refused` holds the refused ones by position.
     """
 
     results: dict[int, Result]
-    starts: dict[int, int]
-    ends: dict[int, int]
+    starts: dict[int, Committed]
     membership: Any
-    newest_ms: int
+    ends: dict[int, Place] = {}
+    marks: dict[int, str] = {}
+    newest_ms: int = 0
     posted: bool = False
     sent: bool = False
     unknown: bool = False
@@ -84,16 +87,20 @@ class Delivery:
                 raise
             pending.sent = True
         if not self._sink.commits:
-            self._source.commit({o.partition: Committed(o.offset, o.mark) for o in outputs})
+            self._source.commit({o.partition: Committed(o.offset, o.mark, o.labels_offset) for o in outputs})
 
     def _resolve(self, pending: Pending) -> Literal["sent", "unsent"]:
         """Learn from the committed offsets how a transaction ended whose end was not heard of."""
         self._sink.open()
         committed = self._source.committed(pending.ends)
-        if all(committed[p].offset == end for p, end in pending.ends.items()):
+        # Not by the offset alone: a batch of labels moves none of the features'.
+        if all(_is_at(committed[p], end[0], pending.marks[p]) for p, end in pending.ends.items()):
             log.info("transaction had been committed", offsets=pending.ends)
             return "sent"
-        if all(committed[p].offset in {-1, start} for p, start in pending.starts.items()):
+        if all(
+            committed[p].offset == -1 or _is_at(committed[p], start.offset, start.metadata)
+            for p, start in pending.starts.items()
+        ):
             log.info("transaction had not been committed, sending it again", offsets=pending.ends)
             pending.unknown = False
             return "unsent"
@@ -136,13 +143,14 @@ class Delivery:
         return refused
 
     def _outputs(self, pending: Pending) -> list[Output]:
+        # Now, and not when it was learned: what the HTTP sink refused has moved from one count to another.
+        pending.marks = {partition: mark.of(self._shards[partition]) for partition in pending.results}
         return [
-            Output(
-                partition,
-                result.predictions,
-                [letter for _, letter in result.dead_letters],
-                pending.ends[partition],
-                mark.of(self._shards[partition]),
-            )
+            Output(partition, result.predictions, result.letters, end[0], pending.marks[partition], end[1])
             for partition, result in pending.results.items()
+            for end in (pending.ends[partition],)
         ]
+
+
+def _is_at(committed: Committed, offset: int, metadata: str) -> bool:
+    return committed.offset == offset and committed.metadata == metadata

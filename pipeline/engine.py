@@ -1,6 +1,7 @@
 """The engine: what happens to a record, with no Kafka, no Redis and no clock in it.
 
-decode → predict → encode → learn, one record after the other, each either good or refused with its reason.
+decode → predict → encode → learn, one record after the other, each either good or refused with its reason. With a
+labels topic, records of both come in one order, and `join` brings a label to its features.
 `run` and the tests host this same engine, so a bug that is reproduced here is the bug.
 
 Relearning after a restart runs the very same steps and throws the outputs away: verdicts, model and counts
@@ -12,7 +13,10 @@ from typing import Any
 
 import msgspec
 
-from consumers.record import Decoder, Event, Record, Refusal
+from consumers.label import LabelDecoder
+from consumers.record import Decoder, Event, LabelRecord, Record
+from consumers.refusal import Refusal
+from pipeline.join import Join
 from producers import deadletter, prediction
 from producers.sink import Message
 from state.learner import LabelError
@@ -27,33 +31,57 @@ PREDICTION_BYTES_MAX = 900_000
 class Result(msgspec.Struct):
     """What a batch gave for one partition.
 
-    `sources` are the records behind the predictions, in order; a dead letter stands with its offset.
+    `sources` are the records behind the predictions, in order; a dead letter stands with its offset. `label_letters`
+    are those of the labels topic, of which `labels` were good; `delays_ms` tells after how long each was joined.
+    `learned` counts what was taught.
     """
 
-    predictions: list[Message]
-    sources: list[Record]
-    dead_letters: list[tuple[int, Message]]
+    predictions: list[Message] = []
+    sources: list[Record] = []
+    dead_letters: list[tuple[int, Message]] = []
+    label_letters: list[tuple[int, Message]] = []
+    labels: int = 0
+    delays_ms: list[int] = []
+    learned: int = 0
+
+    @property
+    def letters(self) -> list[Message]:
+        """All dead letters, those of the labels last."""
+        return [letter for _, letter in (*self.dead_letters, *self.label_letters)]
 
     def codes(self) -> list[str]:
         """Return the code of each dead letter, in order."""
-        headers = [dict(letter.headers or ()) for _, letter in self.dead_letters]
-        return [(found[deadletter.CODE] or b"").decode() for found in headers]
+        return [(dict(letter.headers or ())[deadletter.CODE] or b"").decode() for letter in self.letters]
 
 
 class Engine:
-    """Move shards forward over records of `topic`, on behalf of the pipeline `name`."""
+    """Move shards forward over records of `topic`, and of the topic `labels`, on behalf of the pipeline `name`."""
 
-    def __init__(self, *, decoder: Decoder, topic: str, name: str) -> None:
+    def __init__(
+        self,
+        *,
+        decoder: Decoder,
+        topic: str,
+        name: str,
+        labels: str = "",
+        label_decoder: LabelDecoder | None = None,
+    ) -> None:
         self._decoder = decoder
         self._topic = topic
+        self._labels = labels
         self._name = name
+        self._join = Join(decoder=decoder, label_decoder=label_decoder or LabelDecoder())
 
     def run(self, shard: Shard, records: Sequence[Record], *, now_ms: int) -> Result:
-        """Predict and learn a batch in offset order; the shard stands behind its last record afterwards."""
-        result = Result([], [], [])
+        """Predict and learn a batch in the order given; the shard stands behind its last records afterwards."""
+        result = Result()
         model = prediction.Model(self._name, shard.version)
         counts = shard.counts
+        before = counts.learned
         for record in records:
+            if type(record) is LabelRecord:
+                self._one_label(shard, record, result)
+                continue
             refusal = self._one(shard, record, result, model, now_ms)
             counts.records += 1
             if refusal is None:
@@ -62,7 +90,8 @@ class Engine:
                 counts.dead_letters += 1
                 result.dead_letters.append((record.offset, self.refuse(record, refusal)))
             shard.offset = record.offset + 1
-        shard.trim()
+        result.learned = counts.learned - before
+        shard.mind.trim()
         return result
 
     def withdraw(self, shard: Shard, result: Result, refused: Mapping[int, str]) -> None:
@@ -84,7 +113,7 @@ class Engine:
         """Seal a record as a dead letter, byte for byte, with the reason in its headers."""
         headers = deadletter.seal(
             record.headers,
-            topic=self._topic,
+            topic=self._labels if type(record) is LabelRecord else self._topic,
             partition=record.partition,
             offset=record.offset,
             group=self._name,
@@ -105,16 +134,36 @@ class Engine:
         if type(event) is Refusal:
             return event
         assert isinstance(event, Event)
+        id_ = self._id(record, event)
+        if shard.labels is not None:
+            self._join.pass_time(shard, record, event.ts)
         try:
-            label = self._label(shard, event, record)
+            label = own = self._label(shard, event, record)
         except LabelError as error:
             return Refusal("bad_label", "validate", str(error), "label")
+        if shard.labels is not None:
+            label = self._join.truth(shard, shard.labels, id_, own)
+        return self._answer(shard, record, event, result, model, id_=id_, label=label, now_ms=now_ms)
+
+    def _answer(
+        self,
+        shard: Shard,
+        record: Record,
+        event: Event,
+        result: Result,
+        model: prediction.Model,
+        *,
+        id_: str,
+        label: Any,
+        now_ms: int,
+    ) -> Refusal | None:
+        """Predict, encode, and learn the label if there is one; return why the record is refused where that fails."""
         # A function of the user's own may change the features in its hands; an undo learns them as they came.
         features = event.features.copy()
         try:
-            answer, proba = shard.predict(event.features)
+            answer, proba = shard.mind.predict(record.key, event.features)
             value = prediction.encode(
-                id_=self._id(record, event),
+                id_=id_,
                 prediction=answer,
                 proba=proba,
                 model=model,
@@ -124,25 +173,36 @@ class Engine:
             # Less what is another in each run: a relearning must come to the same verdict.
             size = len(value) - len(f"{model.version}{now_ms}")
             if size <= PREDICTION_BYTES_MAX and label is not None:
-                shard.learn(event.features, label)
+                shard.mind.learn(record.key, event.features, label)
         except Exception as error:  # noqa: BLE001 a model may raise anything, and none of it may stop the stream
-            shard.undo()
+            shard.mind.undo(record.key)
             return Refusal("learn_failed", "learn", f"the model raised {type(error).__name__}: {error}")
         if size > PREDICTION_BYTES_MAX:
-            shard.undo()
+            shard.mind.undo(record.key)
             return Refusal("too_large", "learn", f"its prediction would have {len(value)} bytes")
-        shard.keep(features, label)
+        shard.mind.keep(record.key, features, label)
         if label is not None:
             shard.counts.learned += 1
-            shard.score(answer, label)
+            shard.score(answer, label, model.version)
+        if shard.labels is not None:
+            has_own = event.label is not msgspec.UNSET
+            self._join.note(shard, record, event, id_, answer=answer, own=has_own, label=label)
         result.predictions.append(Message(record.key, value, _trace(record)))
         result.sources.append(record)
         return None
 
+    def _one_label(self, shard: Shard, record: Record, result: Result) -> None:
+        refusal = self._join.take(shard, record, result.delays_ms)
+        if refusal is None:
+            result.labels += 1
+        else:
+            result.label_letters.append((record.offset, self.refuse(record, refusal)))
+        shard.labels_offset = record.offset + 1
+
     def _label(self, shard: Shard, event: Event, record: Record) -> Any:
         if event.label is msgspec.UNSET:
             return None
-        label = shard.learner.label(event.label)
+        label = shard.mind.label(event.label)
         # A replay of what only the sink refused: the model has learned it where it stood first.
         return None if record.headers and deadletter.is_learned(record.headers) else label
 

@@ -25,6 +25,7 @@ _UNSET = frozenset({"topics.labels", "topics.partitions"})
 _EXAMPLES: dict[str, Any] = {
     "topics.labels": "labels",
     "topics.dead_letters": "dlq.features",
+    "labels.default": False,
     "sink.http.url": "https://example.com/predictions",
 }
 _TABLES = {
@@ -32,7 +33,7 @@ _TABLES = {
     "schema.features": ("[schema.features.amount]", 'type = "number"', "min = 0.0"),
     "sink.http.headers": ('authorization = "Bearer TOKEN"',),
 }
-_DURATIONS = (".timeout", ".interval")
+_DURATIONS = (".timeout", ".interval", ".wait")
 
 _HEAD = """\
 # Headrace reads this file, then the environment (HEADRACE__KAFKA__BOOTSTRAP_SERVERS=host:9092), then flags.
@@ -158,7 +159,7 @@ def _toml(key: str, value: Any) -> str:
     if isinstance(value, SecretStr):
         value = value.get_secret_value()
     if key.endswith(_DURATIONS):
-        return f'"{value:g}s"'
+        return f'"{value / 3_600:g}h"' if value >= 3_600 else f'"{value:g}s"'  # noqa: PLR2004 an hour
     if isinstance(value, tuple):
         value = list(value)
     # JSON's strings, numbers, booleans and lists of strings are TOML's as well.

@@ -6,13 +6,28 @@ them. Redis may lose anything; the mark tells that it did, and what the relearne
 
 import msgspec
 
+from state.labels import Tally
 from state.shard import Counts, Shard
+
+
+class Join(msgspec.Struct, frozen=True, array_like=True):
+    """What was true of a shard's labels: the offset, the first of its history, the order of both logs, and the tally.
+
+    `asked` and `early` count the features and the labels that waited for each other.
+    """
+
+    offset: int
+    start: int
+    order: str
+    tally: Tally
+    asked: int
+    early: int
 
 
 class Mark(
     msgspec.Struct,
     frozen=True,
-    array_like=False,
+    omit_defaults=True,
     rename={
         "epoch": "e",
         "snapshot": "x",
@@ -21,12 +36,13 @@ class Mark(
         "predictions": "p",
         "dead_letters": "d",
         "learned": "n",
+        "join": "j",
     },
 ):
     """What was true of a shard at its committed offset.
 
     `snapshot` is the offset of its newest snapshot, `start` the first offset of its history; the counts are
-    those of the whole history.
+    those of the whole history. `join` is there with a labels topic.
     """
 
     epoch: int
@@ -36,6 +52,7 @@ class Mark(
     predictions: int
     dead_letters: int
     learned: int
+    join: Join | None = None
 
 
 def of(shard: Shard) -> str:
@@ -49,6 +66,7 @@ def of(shard: Shard) -> str:
         counts.predictions,
         counts.dead_letters,
         counts.learned,
+        _join(shard),
     )
     return msgspec.json.encode(mark).decode()
 
@@ -64,3 +82,10 @@ def read(metadata: str) -> Mark | None:
 def counts(mark: Mark) -> Counts:
     """Return the counts that a mark holds."""
     return Counts(mark.records, mark.predictions, mark.dead_letters, mark.learned)
+
+
+def _join(shard: Shard) -> Join | None:
+    labels, order = shard.labels, shard.order
+    if labels is None or order is None:
+        return None
+    return Join(shard.labels_offset, shard.labels_start, order.encode(), labels.tally, labels.asked, labels.early)

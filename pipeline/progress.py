@@ -4,15 +4,18 @@ The committed offset is the border. Below it the records have had their outputs 
 the model back to where it stood, and nothing of them is sent again.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import structlog
 
 from consumers.record import Record
-from consumers.source import Batch
+from consumers.source import Batch, Committed, Source, SourceAway
+from consumers.weave import Log, Place, Weave
 from pipeline.delivery import Pending
-from pipeline.engine import Engine, Result
+from pipeline.engine import Engine
 from pipeline.takeover import Takeover
 from pipeline.telemetry import Telemetry
 from state.shard import Shard
@@ -29,6 +32,7 @@ class Progress:
     def __init__(
         self,
         *,
+        source: Source,
         engine: Engine,
         takeover: Takeover,
         shards: Mapping[int, Shard],
@@ -38,6 +42,9 @@ class Progress:
         clock: Callable[[], float],
     ) -> None:
         self._reach = reach
+        self._source = source
+        self._weaves: dict[int, Weave] = {}
+        self._held: dict[int, Log] = {}
         self._engine = engine
         self._takeover = takeover
         self._shards = shards
@@ -47,6 +54,31 @@ class Progress:
         self.relearned = 0
         self.batch_records = min(_FIRST_RECORDS, records_max)
 
+    @property
+    def waits(self) -> bool:
+        """Whether records that were read wait for those of another log, so that no long poll should be begun."""
+        return any(any(weave.held) for weave in self._weaves.values())
+
+    def begin(self, shard: Shard, steps: Sequence[Place] | None) -> None:
+        """Begin with a shard; with a labels topic, in the steps that lead to its committed place, if they are known."""
+        if shard.labels is not None:
+            committed = shard.committed, shard.labels_committed
+            self._weaves[shard.partition] = Weave(shard.place, committed=committed, steps=steps)
+        if not shard.is_relearning:
+            self._takeover.settle(shard)
+
+    def end(self, partition: int) -> None:
+        """Be done with a partition that is not this worker's any more, or is to be begun anew."""
+        self._weaves.pop(partition, None)
+        self._held.pop(partition, None)
+
+    def read_again(self, shard: Shard) -> None:
+        """Read a shard on from where it stands, whatever was read beyond. Raises SourceAway."""
+        if (weave := self._weaves.get(shard.partition)) is not None:
+            weave.clear()
+            self._held.pop(shard.partition, None)
+        self._source.read_from(shard.partition, shard.offset, shard.labels_offset)
+
     def learn(self, batch: Batch) -> Pending | None:
         """Learn a batch and return what it has to send; None when all of it was learned before.
 
@@ -54,16 +86,15 @@ class Progress:
         """
         started = self._clock()
         now_ms = time.time_ns() // 1_000_000
-        pending = Pending({}, {}, {}, batch.membership, 0)
-        for partition, records in batch.records.items():
+        pending = Pending({}, {}, batch.membership)
+        learned = 0
+        for partition in sorted({*batch.records, *batch.ends, *self._weaves}):
             shard = self._shards.get(partition)
             if shard is not None:
-                self._advance(shard, records, pending, now_ms)
-        for partition, end in batch.ends.items():
-            self._pass_end(partition, end, pending)
+                learned += self._advance(shard, batch, pending, now_ms)
         took_s = self._clock() - started
         self._telemetry.batch_seconds.labels("learn").observe(took_s)
-        self._fit(sum(map(len, batch.records.values())), took_s)
+        self._fit(learned, took_s)
         return pending if pending.ends else None
 
     def _fit(self, records: int, took_s: float) -> None:
@@ -72,44 +103,87 @@ class Progress:
             fitting = int(records * _BATCH_S / max(took_s, 1e-6))
             self.batch_records = max(1, min(self._records_max, fitting, 2 * self.batch_records))
 
-    def _advance(self, shard: Shard, records: Sequence[Record], pending: Pending, now_ms: int) -> None:
-        """Learn a partition's records: those below the committed offset in silence, the others for output."""
+    def _advance(self, shard: Shard, batch: Batch, pending: Pending, now_ms: int) -> int:
+        """Move a shard on by what a batch brought; return the number of records that were learned."""
+        weave = self._weaves.get(shard.partition)
+        if weave is not None:
+            return self._advance_both(shard, weave, batch, pending, now_ms)
+        behind = shard.is_relearning
+        records = batch.records.get(shard.partition, ())
         fresh = [record for record in records if record.offset >= shard.offset]
-        if not fresh:
-            return
         silent = [record for record in fresh if record.offset < shard.committed]
         if silent:
-            self._engine.run(shard, silent, now_ms=now_ms)
-            self._telemetry.relearned.inc(len(silent))
-            self.relearned += len(silent)
-            self._reach("relearning")
+            self._relearn(shard, silent, now_ms)
+        end = batch.ends.get(shard.partition, -1)
+        if shard.is_relearning:
+            # What lies between the last record and the end of the log: control records, aborted ones.
+            if end >= shard.committed or len(fresh) > len(silent):
+                shard.offset = shard.committed
+            else:
+                shard.offset = max(shard.offset, end)
+        if shard.is_relearning:
+            return len(silent)
+        if behind:
+            self._takeover.settle(shard)
         new = fresh[len(silent) :]
-        if new:
-            if shard.offset < shard.committed or silent:
-                self._arrive(shard)
-            pending.starts[shard.partition] = shard.committed
-            pending.results[shard.partition] = self._engine.run(shard, new, now_ms=now_ms)
-            self._reach("learned")
-            pending.ends[shard.partition] = shard.offset
-            pending.newest_ms = max(pending.newest_ms, new[-1].timestamp_ms)
-        elif shard.offset >= shard.committed:
-            self._arrive(shard)
-
-    def _arrive(self, shard: Shard) -> None:
-        shard.offset = max(shard.offset, shard.committed)
-        self._takeover.settle(shard)
-
-    def _pass_end(self, partition: int, end: int, pending: Pending) -> None:
-        """Pass what lies between the last record and the end of the log: control records, aborted ones."""
-        shard = self._shards.get(partition)
-        if shard is None or end <= shard.offset:
-            return
-        if shard.offset < shard.committed:
-            shard.offset = min(end, shard.committed)
-            if shard.offset == shard.committed:
-                self._arrive(shard)
+        end = max(end, new[-1].offset + 1 if new else -1)
         if end > shard.offset:
-            pending.starts.setdefault(partition, shard.committed)
-            pending.results.setdefault(partition, Result([], [], []))
-            shard.offset = end
-            pending.ends[partition] = end
+            self._add(shard, new, (end, -1), pending, now_ms)
+        return len(fresh)
+
+    def _advance_both(self, shard: Shard, weave: Weave, batch: Batch, pending: Pending, now_ms: int) -> int:
+        """Move a shard on by slices of its two logs: those that are relearned, and then one that is new."""
+        partition = shard.partition
+        weave.feed(0, batch.records.get(partition, ()), batch.ends.get(partition))
+        weave.feed(1, batch.labels.get(partition, ()), batch.label_ends.get(partition))
+        learned = 0
+        is_at_end = partial(self._is_at_end, partition)
+        while (taken := weave.take(self._clock(), records_max=self.batch_records, is_at_end=is_at_end)) is not None:
+            learned += len(taken.records)
+            if taken.silent:
+                self._relearn(shard, taken.records, now_ms)
+                shard.offset, shard.labels_offset = taken.end
+                if shard.order is not None and not taken.again:
+                    shard.order.add(taken.end)
+                if not shard.is_relearning:
+                    self._takeover.settle(shard)
+                continue
+            self._add(shard, taken.records, taken.end, pending, now_ms)
+            break
+        self._balance(partition, weave)
+        return learned
+
+    def _relearn(self, shard: Shard, records: Sequence[Record], now_ms: int) -> None:
+        """Learn records below the committed place, in silence."""
+        self._engine.run(shard, records, now_ms=now_ms)
+        self._telemetry.relearned.inc(len(records))
+        self.relearned += len(records)
+        self._reach("relearning")
+
+    def _add(self, shard: Shard, records: Sequence[Record], end: Place, pending: Pending, now_ms: int) -> None:
+        """Learn new records, for output; the shard stands at `end` afterwards."""
+        partition = shard.partition
+        pending.starts[partition] = Committed(shard.committed, shard.mark, shard.labels_committed)
+        pending.results[partition] = self._engine.run(shard, records, now_ms=now_ms)
+        if records:
+            self._reach("learned")
+            pending.newest_ms = max(pending.newest_ms, records[-1].timestamp_ms)
+        shard.offset, shard.labels_offset = end
+        if shard.order is not None:
+            shard.order.add(end)
+        pending.ends[partition] = end
+
+    def _is_at_end(self, partition: int, log: Log, offset: int) -> bool:
+        return self._source.is_at_end(partition, offset, labels=log == 1)
+
+    def _balance(self, partition: int, weave: Weave) -> None:
+        """Fetch no more of a log of which too much waits for the other, and go on when that has come."""
+        held = self._held.get(partition)
+        if held is None and (log := weave.overfull()) is not None:
+            self._source.hold(partition, labels=log == 1)
+            self._held[partition] = log
+        elif held is not None and not weave.held[held]:
+            # Where the client can't go on yet, it is asked again after the next poll.
+            with contextlib.suppress(SourceAway):
+                self._source.read_on(partition, weave.next_offset(held), labels=held == 1)
+                del self._held[partition]

@@ -7,7 +7,10 @@ from typing import Any, Literal
 from consumers.gate import Gate
 from pipeline.telemetry import Telemetry
 from producers.sink import Sink
+from state.labels import Labels, Tally
 from state.shard import Shard
+
+_OUTCOMES = [name for name in Tally.__struct_fields__ if name != "records"]
 
 State = Literal["connecting", "running", "paused", "relearning"]
 
@@ -39,7 +42,7 @@ class Pulse:
         """Name what the worker is doing; `arrived` says that partitions wait to be taken over."""
         if not self._gate.open:
             return "paused"
-        if any(shard.offset < shard.committed for shard in self._shards.values()):
+        if any(shard.is_relearning for shard in self._shards.values()):
             return "relearning"
         return "connecting" if arrived and not self._shards else "running"
 
@@ -62,8 +65,25 @@ class Pulse:
             self._telemetry.snapshot_offset.labels(partition).set(shard.snapshot_offset)
             self._telemetry.version.labels(partition).set(shard.version)
             self._telemetry.epoch.labels(partition).set(shard.epoch)
-            for measure, value in shard.quality_now().summary().items():
+            quality = shard.quality_now()
+            for measure, value in quality.summary().items():
                 self._telemetry.quality.labels(partition, measure).set(value)
+            self._telemetry.version_quality.remove_by_labels({"partition": partition})
+            for version, score in quality.versions.items():
+                self._telemetry.version_quality.labels(partition, str(version)).set(score.total / score.scored)
+            if shard.labels is not None:
+                self._publish_labels(partition, shard, shard.labels)
+
+    def _publish_labels(self, partition: str, shard: Shard, labels: Labels) -> None:
+        telemetry, tally = self._telemetry, labels.tally
+        telemetry.labels_offset.labels(partition).set(shard.labels_committed)
+        telemetry.labels_waiting.labels(partition, "asked").set(labels.asked)
+        telemetry.labels_waiting.labels(partition, "early").set(labels.early)
+        telemetry.labels_waiting_bytes.labels(partition).set(labels.bytes)
+        for outcome in _OUTCOMES:
+            telemetry.labels_outcome.labels(partition, outcome).set(getattr(tally, outcome))
+        done = tally.joined + tally.expired + tally.evicted
+        telemetry.labelled_share.labels(partition).set(tally.joined / done if done else 0.0)
 
     def note(self, state: State) -> dict[str, Any]:
         """Return what `status` wants to know of this worker."""
@@ -74,7 +94,7 @@ class Pulse:
             "relearning": {
                 str(shard.partition): shard.committed - shard.offset
                 for shard in self._shards.values()
-                if shard.offset < shard.committed
+                if shard.is_relearning
             },
             "relearn_rate": round(self._relearn_rate),
             "epochs": {str(shard.partition): shard.epoch for shard in self._shards.values()},

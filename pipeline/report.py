@@ -50,14 +50,32 @@ class Totals(msgspec.Struct, frozen=True):
     learned: int
 
 
+class LabelTotals(msgspec.Struct, frozen=True):
+    """What became of labels, and of features that waited for one; `waiting` features and `waiting_early` labels do."""
+
+    records: int
+    joined: int
+    early: int
+    duplicate: int
+    corrected: int
+    orphaned: int
+    refused: int
+    expired: int
+    evicted: int
+    repeated: int
+    waiting: int
+    waiting_early: int
+
+
 class Report(msgspec.Struct, frozen=True):
-    """How a pipeline is. What can't be known at the moment is None."""
+    """How a pipeline is. What can't be known at the moment is None, as are `labels` without a labels topic."""
 
     name: str
     state: State
     reason: str | None
     lag: int | None
     counts: Totals | None
+    labels: LabelTotals | None
     partitions: Sequence[Partition]
     quality: Mapping[str, float] | None
     workers: Sequence[Mapping[str, Any]]
@@ -92,6 +110,7 @@ def report(name: str, seen: Seen) -> Report:
         reason=reason,
         lag=None if places is None else sum(place.lag for place in places.values()),
         counts=None if places is None else _totals(places.values()),
+        labels=None if places is None else _label_totals(places.values()),
         partitions=[_partition(number, (places or {}).get(number), snapshots.get(number)) for number in numbers],
         quality=_quality(seen),
         workers=[{**_UNTOLD, **{name: note[name] for name in _TOLD if name in note}} for note in seen.workers],
@@ -149,6 +168,17 @@ def _state(seen: Seen) -> tuple[State, str | None]:
 def _totals(places: Any) -> Totals:
     marks = [found for place in places if (found := mark.read(place.metadata)) is not None]
     return Totals(*(sum(getattr(found, name) for found in marks) for name in Totals.__struct_fields__))
+
+
+def _label_totals(places: Any) -> LabelTotals | None:
+    marks = [found for place in places if (found := mark.read(place.metadata)) is not None]
+    joins = [found.join for found in marks if found.join is not None]
+    if not joins:
+        return None
+    tallies = [
+        {**msgspec.structs.asdict(join.tally), "waiting": join.asked, "waiting_early": join.early} for join in joins
+    ]
+    return LabelTotals(**{name: sum(t[name] for t in tallies) for name in LabelTotals.__struct_fields__})
 
 
 def _partition(number: int, place: Place | None, snapshot: Note | None) -> Partition:

@@ -18,11 +18,21 @@ _LOOK_S = 10.0
 
 
 class Retention:
-    """Look at one partition after the other, each about every _LOOK_S seconds. `shards` are the runner's."""
+    """Look at one partition after the other, each about every _LOOK_S seconds.
+
+    `shards` are the runner's; one whose snapshot is near the log's beginning is told to `hurry`, to be saved.
+    """
 
     def __init__(
-        self, source: Source, *, shards: Mapping[int, Shard], telemetry: Telemetry, clock: Callable[[], float]
+        self,
+        source: Source,
+        *,
+        shards: Mapping[int, Shard],
+        hurry: Callable[[Shard], None],
+        telemetry: Telemetry,
+        clock: Callable[[], float],
     ) -> None:
+        self._hurry = hurry
         self._source = source
         self._shards = shards
         self._telemetry = telemetry
@@ -34,20 +44,29 @@ class Retention:
         now = self._clock()
         return next((s for s in self._shards.values() if self._look_at.get(s.partition, 0.0) <= now), None)
 
-    def is_near(self, shard: Shard) -> bool:
-        """Tell, and say, whether the log's beginning nears the shard's newest snapshot. Raises SourceAway."""
+    def look(self, shard: Shard) -> None:
+        """See, and say, whether a log's beginning nears the shard's newest snapshot. Raises SourceAway."""
         self._look_at[shard.partition] = self._clock() + _LOOK_S
         low, _ = self._source.watermarks(shard.partition)
-        slack, unsaved = shard.snapshot_offset - low, shard.committed - shard.snapshot_offset
-        self._telemetry.retention_slack.labels(str(shard.partition)).set(slack)
+        self._telemetry.retention_slack.labels(str(shard.partition)).set(shard.snapshot_offset - low)
+        self._judge(shard, "features", low, (shard.start, shard.snapshot_offset, shard.committed))
+        if shard.labels is not None:
+            low, _ = self._source.watermarks(shard.partition, labels=True)
+            places = shard.labels_start, shard.labels_snapshot_offset, shard.labels_committed
+            self._judge(shard, "labels", low, places)
+
+    def _judge(self, shard: Shard, topic: str, low: int, places: tuple[int, int, int]) -> None:
+        start, snapshot, committed = places
+        slack, unsaved = snapshot - low, committed - snapshot
         # Where the history begins at the log's own beginning, nothing was deleted yet.
-        if unsaved <= 0 or slack >= unsaved or low <= shard.start:
-            return False
+        if unsaved <= 0 or slack >= unsaved or low <= start:
+            return
         log.warning(
             "retention nears the newest snapshot: what is not saved soon could not be relearned",
+            topic=topic,
             partition=shard.partition,
             log_start=low,
-            snapshot=shard.snapshot_offset,
-            committed=shard.committed,
+            snapshot=snapshot,
+            committed=committed,
         )
-        return True
+        self._hurry(shard)

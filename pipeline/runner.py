@@ -24,8 +24,10 @@ import structlog
 from consumers.gate import FloodGuard
 from consumers.source import Batch, Source, SourceAway, SourceLost
 from consumers.topics import Topic
+from consumers.weave import Place
 from pipeline.delivery import Delivery, Pending
 from pipeline.engine import Engine
+from pipeline.finish import Finish
 from pipeline.progress import Progress
 from pipeline.pulse import Pulse
 from pipeline.retention import Retention
@@ -37,7 +39,8 @@ from pipeline.vacancy import Notes, Vacancy
 from pipeline.watchdog import Watchdog
 from producers.sink import BatchStale, Sink
 from producers.webhook import Webhook
-from state.learner import Learner
+from state.cell import Mind
+from state.labels import Rules
 from state.shard import Shard
 from state.store import Store
 
@@ -45,6 +48,7 @@ log = structlog.get_logger("headrace")
 
 _POLL_S = 0.25
 _PAUSED_POLL_S = 0.05
+_WAITING_POLL_S = 0.005
 _BEAT_S = 1.0
 _DRAIN_S = 3.0
 _LEAVE_S = 3.5
@@ -60,12 +64,16 @@ class FloodError(Exception):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Bounds of a worker, and what it does when the store has lost its memory. Times are seconds."""
+    """Bounds of a worker, and what it does when the store has lost its memory. Times are seconds.
+
+    `rules` says how labels are waited for, where there is a labels topic.
+    """
 
     batch_records_max: int
     snapshot_interval_s: float
     snapshot_records_max: int
     on_loss: OnLoss
+    rules: Rules | None = None
 
 
 class Stop:
@@ -90,7 +98,7 @@ class Runner:
         topic: Topic,
         make_source: Callable[[Callable[[Sequence[int], Sequence[int]], None]], Source],
         engine: Engine,
-        build: Callable[[], Learner],
+        build: Callable[[], Mind],
         sink: Sink,
         store: Store,
         webhook: Webhook | None,
@@ -105,7 +113,7 @@ class Runner:
         reach: Callable[[str], None],
         ordinal: int,
         vacancy: Vacancy,
-        ends: Mapping[int, int] | None = None,
+        ends: Mapping[int, Place] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sink = sink
@@ -119,7 +127,6 @@ class Runner:
         self._reach = reach
         self._ordinal = ordinal
         self._vacancy = vacancy
-        self._ends = ends
         self._clock = clock
         self._trial = Trial(telemetry=telemetry, clock=clock)
         self._gate = self._trial.gate
@@ -130,8 +137,8 @@ class Runner:
         self._stale = False
         self._beat_at = 0.0
         self._polled_at = clock()
-        self._asked_ends_at = 0.0
         self._source = make_source(self._rebalanced)
+        self._finish = None if ends is None else Finish(self._source, shards=self._shards, ends=ends, clock=clock)
         self._assemble(topic, engine=engine, build=build, store=store, webhook=webhook, limits=limits)
 
     def _assemble(
@@ -139,7 +146,7 @@ class Runner:
         topic: Topic,
         *,
         engine: Engine,
-        build: Callable[[], Learner],
+        build: Callable[[], Mind],
         store: Store,
         webhook: Webhook | None,
         limits: Limits,
@@ -155,9 +162,16 @@ class Runner:
             clock=clock,
         )
         self._takeover = Takeover(
-            source=source, store=store, topic=topic, build=build, on_loss=limits.on_loss, telemetry=telemetry
+            source=source,
+            store=store,
+            topic=topic,
+            build=build,
+            rules=limits.rules,
+            on_loss=limits.on_loss,
+            telemetry=telemetry,
         )
         self._progress = Progress(
+            source=source,
             engine=engine,
             takeover=self._takeover,
             shards=shards,
@@ -173,7 +187,7 @@ class Runner:
             relearned=lambda: self._progress.relearned,
             telemetry=telemetry,
         )
-        self._retention = Retention(source, shards=shards, telemetry=telemetry, clock=clock)
+        self._retention = Retention(source, shards=shards, hurry=self._saver.hurry, telemetry=telemetry, clock=clock)
         self._delivery = Delivery(engine=engine, source=source, sink=self._sink, webhook=webhook, shards=shards)
 
     @property
@@ -189,7 +203,7 @@ class Runner:
             time.sleep(_PAUSED_POLL_S)
             self._beat()
         self._source.subscribe()
-        while not self._stop.asked and not self._at_ends():
+        while not self._stop.asked and not self._is_done():
             self._beat()
             self._take_over()
             if not self._is_late():
@@ -201,9 +215,15 @@ class Runner:
             self._save_due()
         self._drain()
 
+    def _is_done(self) -> bool:
+        return self._finish is not None and self._pending is None and self._finish.is_reached()
+
     def _read(self) -> None:
         if self._gate.open and self._pending is None:
-            batch = self._poll(records_max=self._progress.batch_records, wait_s=_POLL_S)
+            waits = self._progress.waits
+            batch = self._poll(records_max=self._progress.batch_records, wait_s=_WAITING_POLL_S if waits else _POLL_S)
+            if batch is None and waits:
+                batch = self._source.nothing()
             if batch is not None:
                 self._reach("polled")
                 self._process(batch)
@@ -232,8 +252,8 @@ class Runner:
         if pending is None:
             return
         self._pending = pending
-        good = sum(len(result.predictions) for result in pending.results.values())
-        bad = sum(len(result.dead_letters) for result in pending.results.values())
+        good = sum(len(result.predictions) + result.labels for result in pending.results.values())
+        bad = sum(len(result.letters) for result in pending.results.values())
         if self._flood is not None and self._flood.flooded(good=good, bad=bad):
             self._hold_flood(pending)
 
@@ -260,10 +280,13 @@ class Runner:
         self._at_work()
         for partition, end in pending.ends.items():
             shard = self._shards[partition]
-            shard.committed = end
+            shard.committed, shard.labels_committed = end
+            shard.mark = pending.marks[partition]
             result = pending.results[partition]
             self._telemetry.records.labels("predicted").inc(len(result.predictions))
-            self._telemetry.records.labels("dead_lettered").inc(len(result.dead_letters))
+            self._telemetry.records.labels("dead_lettered").inc(len(result.letters))
+            self._telemetry.note_labels(result.labels, result.delays_ms)
+            self._telemetry.learned.inc(result.learned)
             for code in result.codes():
                 self._telemetry.dead_letters.labels(code).inc()
         if pending.newest_ms:
@@ -286,23 +309,18 @@ class Runner:
 
     def _watch_retention(self) -> None:
         if (shard := self._retention.due()) is not None:
-            self._trial.attempt("kafka", partial(self._look_at_log, shard))
-
-    def _look_at_log(self, shard: Shard) -> None:
-        if self._retention.is_near(shard):
-            self._saver.hurry(shard)
+            self._trial.attempt("kafka", partial(self._retention.look, shard))
 
     def _take_one(self, partition: int) -> None:
         # A transaction of this worker's own that is still open would make the offsets wait for it.
         self._sink.open()
-        shard = self._takeover.take(partition)
-        self._source.read_from(partition, shard.offset)
+        shard, steps = self._takeover.take(partition)
+        self._source.read_from(partition, shard.offset, shard.labels_offset)
         if self._paused:
             self._source.pause([partition])
         self._shards[partition] = shard
         self._telemetry.takeovers.inc()
-        if shard.offset == shard.committed:
-            self._takeover.settle(shard)
+        self._progress.begin(shard, steps)
 
     def _save_due(self) -> None:
         if self._pending is None and self._trial.allowed("store"):
@@ -348,14 +366,16 @@ class Runner:
     def _forget(self, partitions: Sequence[int]) -> None:
         for partition in partitions:
             self._shards.pop(partition, None)
+            self._progress.end(partition)
             self._saver.forget(partition)
 
     def _put_back(self, batch: Batch) -> None:
         """Give back what came in spite of the pause: it is read again when the stream goes on."""
-        for partition, records in batch.records.items():
-            if partition in self._shards:
-                self._source.read_from(partition, records[0].offset)
-                self._source.pause([partition])
+        for labels, logs in ((False, batch.records), (True, batch.labels)):
+            for partition, records in logs.items():
+                if partition in self._shards:
+                    self._source.read_on(partition, records[0].offset, labels=labels)
+                    self._source.hold(partition, labels=labels)
 
     def _follow_gate(self) -> None:
         """Pause or resume the partitions when the gate has changed."""
@@ -375,7 +395,7 @@ class Runner:
     def _resume(self) -> None:
         # From where the shards stand, not from where the client believes that it was.
         for shard in self._shards.values():
-            self._source.read_from(shard.partition, shard.offset)
+            self._progress.read_again(shard)
 
     def _hold_flood(self, pending: Pending) -> None:
         codes = sorted({code for result in pending.results.values() for code in result.codes()})
@@ -383,7 +403,7 @@ class Runner:
             f"flood of bad records ({', '.join(codes)}): nearly every record is refused, so none of this batch "
             f"was dead-lettered; {FloodError.hint}, then start again"
         )
-        if self._ends is not None:
+        if self._finish is not None:
             raise FloodError(reason)
         self._gate.hold_flood(reason)
 
@@ -414,19 +434,6 @@ class Runner:
                 self._source.leave()
             raise SourceLost(f"partitions {vacant} are nobody's: this worker leaves the group and joins it anew")
 
-    def _at_ends(self) -> bool:
-        """Tell whether every partition of the topic, of this worker and the others, is at its end."""
-        if self._ends is None or self._pending is not None or self._clock() < self._asked_ends_at:
-            return False
-        if any(s.offset < max(s.committed, self._ends.get(s.partition, 0)) for s in self._shards.values()):
-            return False
-        self._asked_ends_at = self._clock() + _POLL_S
-        try:
-            committed = self._source.committed(self._ends)
-        except SourceAway:
-            return False
-        return all(committed[partition].offset >= end for partition, end in self._ends.items())
-
     def _drain(self) -> None:
         """Finish the batch at hand, save, and leave, within a few seconds whatever is away."""
         self._reach("draining")
@@ -437,7 +444,7 @@ class Runner:
                 time.sleep(_PAUSED_POLL_S)
         if self._pending is None:
             for shard in list(self._shards.values()):
-                if shard.offset > shard.snapshot_offset and self._gate.breakers["store"].failures == 0:
+                if shard.unsaved > 0 and self._gate.breakers["store"].failures == 0:
                     self._trial.attempt("store", partial(self._save, shard))
         else:
             log.warning("left a batch for the next start", offsets=self._pending.ends)

@@ -10,6 +10,7 @@ from pipeline.telemetry import Telemetry
 from state import snapshot
 from state.shard import Shard
 from state.store import Store, StoreAway, StoreFenced
+from state.table import TableDamaged
 
 log = structlog.get_logger("headrace")
 
@@ -40,9 +41,10 @@ class Saver:
 
     def due(self, shard: Shard) -> bool:
         """Tell whether a shard is to be saved now; one that was never asked about has just been taken over."""
-        behind = shard.offset - shard.snapshot_offset
+        behind = shard.unsaved
         at = self._due.setdefault(shard.partition, self._clock() + self._interval_s)
-        return behind > 0 and (self._clock() >= at or behind >= self._records_max)
+        crowded = shard.order is not None and shard.order.is_due
+        return behind > 0 and (self._clock() >= at or behind >= self._records_max or crowded)
 
     def hurry(self, shard: Shard) -> None:
         """Let a shard be due at once, until it is saved."""
@@ -53,21 +55,25 @@ class Saver:
         self._due.pop(partition, None)
 
     def save(self, shard: Shard) -> bool:
-        """Save a shard; return False when a newer owner has claimed it. Raises StoreAway."""
+        """Save a shard; return False when it is to be taken over again, by a newer owner or here. Raises StoreAway."""
         started = self._clock()
         taken = snapshot.take(
             shard, topic=self._topic.name, topic_id=self._topic.id, now_ms=time.time_ns() // 1_000_000
         )
         try:
-            shard.version = self._store.save(taken)
+            shard.version = self._store.save(taken, changes=shard.changes(), base=shard.version)
         except StoreFenced as error:
             self._telemetry.snapshots.labels("fenced").inc()
             log.warning("snapshot refused, the partition is taken over again", reason=str(error))
             return False
+        except TableDamaged as error:
+            self._telemetry.snapshots.labels("failed").inc()
+            log.warning("the store's rows are not what they were, the partition is taken over again", reason=str(error))
+            return False
         except StoreAway:
             self._telemetry.snapshots.labels("failed").inc()
             raise
-        shard.snapshot_offset = taken.offset
+        shard.saved()
         took = self._clock() - started
         self._due[shard.partition] = self._clock() + max(self._interval_s, took / _SHARE)
         self._telemetry.snapshots.labels("saved").inc()

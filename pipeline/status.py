@@ -41,7 +41,9 @@ class Observer:
     """Ask everyone who may know how one pipeline is."""
 
     def __init__(self, config: Config) -> None:
-        self._places = Places(config.librdkafka, group=config.name, topic=config.topics.features)
+        self._places = Places(
+            config.librdkafka, group=config.name, topic=config.topics.features, labels=config.topics.labels
+        )
         self._store = Store(
             config.redis.url.get_secret_value(), name=config.name, timeout_s=min(config.redis.timeout, _STORE_S)
         )
@@ -123,6 +125,9 @@ def _picture(told: Report) -> Group:
     if told.counts is not None:
         counts = msgspec.structs.asdict(told.counts)
         parts.append(Text(" · ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())))
+    if told.labels is not None:
+        labels = msgspec.structs.asdict(told.labels)
+        parts.append(Text("labels: " + " · ".join(f"{name} {count:,}" for name, count in labels.items())))
     if told.quality:
         parts.append(Text(" · ".join(f"{name.replace('_', ' ')} {_figure(v)}" for name, v in told.quality.items())))
     if told.partitions:

@@ -7,19 +7,26 @@ mark tells. Whatever does not add up stops the pipeline with the choices: it nev
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
+import msgspec
 import structlog
 
 from consumers.source import Committed, Source
 from consumers.topics import Topic
+from consumers.weave import Place
 from pipeline import mark
 from pipeline.telemetry import Telemetry
-from state.learner import Learner
+from state.cell import Mind
+from state.labels import TABLE as LABELS
+from state.labels import Labels, Rules, Tally
+from state.order import Order
+from state.order import decode as decode_order
 from state.shard import Shard
 from state.snapshot import Snapshot
 from state.store import Found, Store
+from state.table import TableDamaged
 
 log = structlog.get_logger("headrace")
 
@@ -42,7 +49,7 @@ class StateError(Exception):
 
 
 class Takeover:
-    """Make shards for partitions of `topic`; `build` gives a new learner each time."""
+    """Make shards for partitions of `topic`; `build` gives a new mind each time, `rules` how labels are waited for."""
 
     def __init__(
         self,
@@ -50,10 +57,12 @@ class Takeover:
         source: Source,
         store: Store,
         topic: Topic,
-        build: Callable[[], Learner],
+        build: Callable[[], Mind],
+        rules: Rules | None,
         on_loss: OnLoss,
         telemetry: Telemetry,
     ) -> None:
+        self._rules = rules
         self._source = source
         self._store = store
         self._topic = topic
@@ -62,9 +71,13 @@ class Takeover:
         self._telemetry = telemetry
         self._marks: dict[int, mark.Mark] = {}
         self._began: dict[int, tuple[int, float]] = {}
+        self._rows: dict[int, Mapping[str, int]] = {}
 
-    def take(self, partition: int) -> Shard:
-        """Take a partition over. Raises StateError, and what the store and the source raise when away."""
+    def take(self, partition: int) -> tuple[Shard, list[Place] | None]:
+        """Take a partition over; return with it the steps that lead to its committed place, where they are known.
+
+        Raises StateError, and what the store and the source raise when away.
+        """
         epoch = self._store.claim(partition, floor=0)
         committed = self._source.committed([partition])[partition]
         last = mark.read(committed.metadata)
@@ -72,23 +85,14 @@ class Takeover:
             # The store lost its memory of the epochs; Kafka has kept it.
             epoch = self._store.claim(partition, floor=last.epoch)
         low, _ = self._source.watermarks(partition)
-        self._marks.pop(partition, None)
+        lows = low, self._source.watermarks(partition, labels=True)[0] if self._rules is not None else -1
+        if last is not None and last.join is not None:
+            # Beside the features' offset stands what that of the labels is; on its own it may have been forgotten.
+            committed = msgspec.structs.replace(committed, labels=last.join.offset)
         try:
-            shard = self._find(partition, committed, last, low)
-        except StateError as error:
-            if self._on_loss != "fresh":
-                raise
-            shard = self._begin(partition, max(committed.offset, low))
-            log.warning(
-                "a new history begins, what was learned is left behind",
-                partition=partition,
-                start=shard.start,
-                reason=str(error),
-            )
-        else:
-            if last is not None:
-                self._marks[partition] = last
-        shard.epoch = epoch
+            shard, steps = self._stand(partition, committed, last, lows, epoch)
+        except TableDamaged as error:
+            shard, steps = self._stand_again(partition, committed, last, lows, epoch, error)
         self._began[partition] = shard.offset, time.monotonic()
         log.info(
             "partition taken over",
@@ -99,7 +103,50 @@ class Takeover:
             relearning=shard.committed - shard.offset,
             version=shard.version,
         )
-        return shard
+        return shard, steps
+
+    def _stand(
+        self, partition: int, committed: Committed, last: mark.Mark | None, lows: Place, epoch: int
+    ) -> tuple[Shard, list[Place] | None]:
+        """Make the shard at its snapshot, with its tables, and say in which steps it comes to its committed place."""
+        self._marks.pop(partition, None)
+        try:
+            shard = self._find(partition, committed, last, lows)
+        except StateError as error:
+            if self._on_loss != "fresh":
+                raise
+            shard = self._begin(partition, _later(committed, lows))
+            steps: list[Place] | None = []
+            log.warning(
+                "a new history begins, what was learned is left behind",
+                partition=partition,
+                start=shard.start,
+                reason=str(error),
+            )
+        else:
+            steps = self._follow(shard, last)
+            if last is not None and steps is not None:
+                self._marks[partition] = last
+        shard.epoch = epoch
+        shard.mark = committed.metadata
+        self._bring_tables(shard)
+        return shard, steps
+
+    def _stand_again(  # noqa: PLR0917 what `_stand` takes, and why it failed
+        self,
+        partition: int,
+        committed: Committed,
+        last: mark.Mark | None,
+        lows: Place,
+        epoch: int,
+        error: TableDamaged,
+    ) -> tuple[Shard, list[Place] | None]:
+        """Do without what the store has of a shard, whose rows do not belong to any of its snapshots."""
+        if self._on_loss == "stop":
+            raise StateError(f"partition {partition}: {error}") from error
+        log.warning("the store's rows are damaged, all of it is passed over", partition=partition, reason=str(error))
+        self._store.rewind(partition, epoch=epoch, version=0)
+        return self._stand(partition, committed, last, lows, epoch)
 
     def settle(self, shard: Shard) -> None:
         """Check a shard that has arrived at its committed offset against what that offset's mark tells."""
@@ -108,7 +155,8 @@ class Takeover:
         if last is None:
             return
         told, found = mark.counts(last), shard.counts
-        if (told.records, told.learned) != (found.records, found.learned):
+        tally = None if last.join is None or shard.labels is None else last.join.tally
+        if (told.records, told.learned) != (found.records, found.learned) or not _agree(shard, tally):
             raise StateError(
                 f"partition {shard.partition}: relearning gave {found.records} records and {found.learned} "
                 f"learned; at offset {shard.committed} there had been {told.records} and {told.learned}",
@@ -133,32 +181,69 @@ class Takeover:
             records_per_second=round(records / max(took_s, 1e-3)),
         )
 
-    def _find(self, partition: int, committed: Committed, last: mark.Mark | None, low: int) -> Shard:
+    def _follow(self, shard: Shard, last: mark.Mark | None) -> list[Place] | None:
+        """Find the steps from where a shard stands to its committed place; None when they are not known."""
+        shard.order = None if shard.labels is None else Order(shard.place)
+        if shard.order is None or not shard.is_relearning or last is None:
+            return []
+        order = Order(shard.place) if last.join is None else decode_order(last.join.order)
+        steps = order.since(shard.place)
+        if steps is None:
+            log.warning(
+                "the order of features and labels is not known this far back, they are relearned by their timestamps",
+                partition=shard.partition,
+                offset=shard.offset,
+                labels_offset=shard.labels_offset,
+            )
+        else:
+            shard.order = order
+        return steps
+
+    def _bring_tables(self, shard: Shard) -> None:
+        """Let the store's tables stand where the shard does, and bring what it needs of them. Raises TableDamaged."""
+        if not shard.tables():
+            return
+        self._store.rewind(shard.partition, epoch=shard.epoch, version=shard.version)
+        if shard.labels is not None:
+            shard.labels.restore(self._store.rows(shard.partition, LABELS))
+        for table, rows in shard.tables().items():
+            if (told := self._rows.pop(shard.partition, {}).get(table, 0)) != rows:
+                raise TableDamaged(f"the table {table} has {rows} rows; with version {shard.version} it had {told}")
+
+    def _find(self, partition: int, committed: Committed, last: mark.Mark | None, lows: Place) -> Shard:
+        if self._rules is None and last is not None and last.join is not None:
+            raise StateError(
+                f"partition {partition}: {last.join.asked} records wait for labels, and the configuration has no "
+                "topics.labels any more",
+                hint=f"set topics.labels again, or {_FRESH}",
+            )
         found = self._store.load(partition, at_most=committed.offset, start=None if last is None else last.start)
         for fault in found.faults:
             log.warning("snapshot passed over", partition=partition, fault=fault)
         self._count_loss(partition, found, last)
         if found.snapshot is not None:
-            return self._restore(found.snapshot, found.version, committed, low)
+            return self._restore(found.snapshot, found.version, committed, lows)
         if committed.offset < 0:
             if found.faults:
                 raise StateError(
                     f"partition {partition} has a model in the store, but the group has no committed offset"
                 )
-            return self._begin(partition, low)
+            return self._begin(partition, lows)
         if last is not None:
-            return self._relearn_all(partition, committed, last.start, low)
+            labels_start = lows[1] if last.join is None else last.join.start
+            return self._relearn_all(partition, committed, (last.start, labels_start), lows)
         if found.ahead is not None:
             self._check(found.ahead, self._build())
+            labels_start = lows[1] if found.ahead.join is None else found.ahead.join.start
             if self._on_loss == "stop":
                 raise StateError(
                     f"partition {partition}: the store's model is ahead of the committed offset {committed.offset}, "
                     "which some other tool has set"
                 )
-            return self._relearn_all(partition, committed, found.ahead.start, low)
+            return self._relearn_all(partition, committed, (found.ahead.start, labels_start), lows)
         if found.faults:
             raise StateError(f"partition {partition}: no snapshot in the store can be used: {found.faults[0]}")
-        return self._begin(partition, max(committed.offset, low))
+        return self._begin(partition, _later(committed, lows))
 
     def _count_loss(self, partition: int, found: Found, last: mark.Mark | None) -> None:
         """Note a store that has less than what Kafka's mark tells of. Raises StateError if that is to stop it."""
@@ -178,59 +263,92 @@ class Takeover:
                 hint="restore the store from a copy, or learn it again: `headrace run --on-state-loss relearn`",
             )
 
-    def _restore(self, snapshot: Snapshot, version: int, committed: Committed, low: int) -> Shard:
+    def _restore(self, snapshot: Snapshot, version: int, committed: Committed, lows: Place) -> Shard:
         partition = snapshot.partition
-        shard = self._begin(partition, snapshot.start)
-        self._check(snapshot, shard.learner)
-        if low > snapshot.offset:
-            raise StateError(
-                f"partition {partition}: the log begins at {low}, past {snapshot.offset} where the model stands; "
-                f"{low - snapshot.offset} records are gone",
-                hint=f"raise the retention of {self._topic.name}; to go on without them, {_CHOICES}",
-            )
-        shard.restore(offset=snapshot.offset, counts=snapshot.counts, quality=snapshot.quality, model=snapshot.model)
+        join = snapshot.join
+        # Where the labels topic is new to the model, its history of labels begins now.
+        labels_start = _later(committed, lows)[1] if join is None else join.start
+        shard = self._begin(partition, (snapshot.start, labels_start))
+        self._check(snapshot, shard.mind)
+        self._reach("features", partition, low=lows[0], offset=snapshot.offset)
+        if join is not None:
+            self._reach("labels", partition, low=lows[1], offset=join.offset)
+        shard.restore(
+            offset=snapshot.offset,
+            labels_offset=labels_start if join is None else join.offset,
+            counts=snapshot.counts,
+            quality=snapshot.quality,
+            model=snapshot.model,
+        )
+        if shard.labels is not None and join is not None:
+            shard.labels.resume(join.memory)
         shard.version = version
+        self._rows[partition] = snapshot.tables
         shard.committed = committed.offset
+        shard.labels_committed = max(committed.labels, shard.labels_offset)
         return shard
 
-    def _relearn_all(self, partition: int, committed: Committed, start: int, low: int) -> Shard:
-        if low > start:
+    def _reach(self, topic: str, partition: int, *, low: int, offset: int) -> None:
+        if low > offset:
             raise StateError(
-                f"partition {partition}: the store holds no model, and the log, which begins at {low}, no longer "
-                f"reaches back to {start} where the model's history began"
+                f"partition {partition}: the log of {topic} begins at {low}, past {offset} where the model stands; "
+                f"{low - offset} records are gone",
+                hint=f"raise the topic's retention; to go on without them, {_CHOICES}",
             )
-        if start > committed.offset:
+
+    def _relearn_all(self, partition: int, committed: Committed, start: Place, lows: Place) -> Shard:
+        if lows[0] > start[0] or lows[1] > start[1]:
             raise StateError(
-                f"partition {partition}: the model's history begins at {start}, past the committed offset "
+                f"partition {partition}: the store holds no model, and the log, which begins at {_shown(lows)}, no "
+                f"longer reaches back to {_shown(start)} where the model's history began"
+            )
+        if start[0] > committed.offset:
+            raise StateError(
+                f"partition {partition}: the model's history begins at {start[0]}, past the committed offset "
                 f"{committed.offset}, which some other tool has set"
             )
         log.info(
             "the store holds no model for this place, learning it again from the log",
             partition=partition,
-            start=start,
+            start=start[0],
             committed=committed.offset,
         )
         shard = self._begin(partition, start)
         shard.committed = committed.offset
+        shard.labels_committed = max(committed.labels, start[1])
         return shard
 
-    def _begin(self, partition: int, start: int) -> Shard:
-        return Shard(self._build(), partition=partition, start=start)
+    def _begin(self, partition: int, start: Place) -> Shard:
+        labels = None if self._rules is None else Labels(self._rules)
+        return Shard(self._build(), partition=partition, start=start[0], labels=labels, labels_start=start[1])
 
-    def _check(self, snapshot: Snapshot, learner: Learner) -> None:
+    def _check(self, snapshot: Snapshot, mind: Mind) -> None:
         partition = snapshot.partition
         if snapshot.topic != self._topic.name or (self._topic.id and snapshot.topic_id != self._topic.id):
             raise StateError(
                 f"partition {partition}: the model was taught from another topic than {self._topic.name} "
                 "as it is now (deleted and made again?)"
             )
-        if snapshot.spec != learner.spec:
+        if snapshot.spec != mind.spec:
             raise StateError(
                 f"partition {partition}: model.py builds another model than the one in the store",
                 hint=f"undo the change, or {_FRESH}",
             )
-        if snapshot.codec != learner.codec:
+        if snapshot.codec != mind.codec:
             raise StateError(
-                f"partition {partition}: the snapshot was written by {snapshot.codec}; here is {learner.codec}",
+                f"partition {partition}: the snapshot was written by {snapshot.codec}; here is {mind.codec}",
                 hint=f"install that release of River; without it, {_CHOICES}",
             )
+
+
+def _later(committed: Committed, lows: Place) -> Place:
+    """Return where a history without a past begins: where the group stands, or the log where that begins later."""
+    return max(committed.offset, lows[0]), max(committed.labels, lows[1])
+
+
+def _agree(shard: Shard, told: Tally | None) -> bool:
+    return told is None or shard.labels is None or shard.labels.tally == told
+
+
+def _shown(place: Place) -> str:
+    return f"{place[0]}" if place[1] < 0 else f"{place[0]} (labels: {place[1]})"

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 
 _STATES = ("connecting", "running", "paused", "relearning")
 _BATCH_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0)
+_DELAY_BUCKETS = (0.1, 1.0, 10.0, 60.0, 300.0, 1_800.0, 3_600.0, 14_400.0, 43_200.0, 86_400.0, 259_200.0, 604_800.0)
 
 
 class Telemetry:
@@ -47,7 +48,39 @@ class Telemetry:
         self.retention_slack = gauge(
             "retention_slack_records", "Records of the log below the newest snapshot (X - log start).", ["partition"]
         )
+        self._make_labels()
         self.unknown_outcomes = counter("unknown_outcomes", "Transactions whose end had to be read from the offsets.")
+
+    def _make_labels(self) -> None:
+        counter, gauge, histogram = self._counter, self._gauge, self._histogram
+        self.labels = counter("labels", "Records of the labels topic that were handled.")
+        self.label_delay = histogram(
+            "label_delay_seconds", "Event time from features to their label.", buckets=_DELAY_BUCKETS
+        )
+        self.labels_waiting = gauge(
+            "labels_waiting",
+            "Features that wait for labels (asked), and labels for features (early).",
+            ["partition", "what"],
+        )
+        self.labels_waiting_bytes = gauge("labels_waiting_bytes", "Memory that the join takes.", ["partition"])
+        self.labels_outcome = gauge(
+            "labels_outcome", "Labels and waits by outcome, since the history began.", ["partition", "outcome"]
+        )
+        self.labelled_share = gauge(
+            "labelled_share", "Share of the features that are done waiting that got their label.", ["partition"]
+        )
+        self.labels_offset = gauge("labels_committed_offset", "Next offset of the labels to handle.", ["partition"])
+        self.version_quality = gauge(
+            "model_version_quality",
+            "Mean score of a model version's predictions.",
+            ["partition", "version"],
+        )
+
+    def note_labels(self, labels: int, delays_ms: list[int]) -> None:
+        """Count labels that were handled, and after how long they were joined."""
+        self.labels.inc(labels)
+        for delay_ms in delays_ms:
+            self.label_delay.observe(delay_ms / 1_000)
 
     def set_state(self, state: str) -> None:
         """Show the one state that holds."""
@@ -65,6 +98,12 @@ class Telemetry:
             self.snapshot_bytes,
             self.relearn_remaining,
             self.retention_slack,
+            self.labels_waiting,
+            self.labels_waiting_bytes,
+            self.labels_outcome,
+            self.labelled_share,
+            self.labels_offset,
+            self.version_quality,
         ):
             gauge.remove_by_labels({"partition": str(partition)})
 
@@ -78,8 +117,10 @@ class Telemetry:
     def _gauge(self, name: str, meaning: str, labels: list[str] | None = None) -> Gauge:
         return Gauge(f"headrace_{name}", meaning, labels or [], registry=self.registry)
 
-    def _histogram(self, name: str, meaning: str, labels: list[str] | None = None) -> Histogram:
-        return Histogram(f"headrace_{name}", meaning, labels or [], registry=self.registry, buckets=_BATCH_BUCKETS)
+    def _histogram(
+        self, name: str, meaning: str, labels: list[str] | None = None, *, buckets: tuple[float, ...] = _BATCH_BUCKETS
+    ) -> Histogram:
+        return Histogram(f"headrace_{name}", meaning, labels or [], registry=self.registry, buckets=buckets)
 
 
 def configure_logs(*, level: str, style: Literal["auto", "console", "json"]) -> None:

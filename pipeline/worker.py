@@ -22,13 +22,13 @@ from urllib.parse import urlsplit
 import msgspec
 import structlog
 
-from consumers import schema
 from consumers.gate import BACKOFF_MAX_S, FloodGuard
-from consumers.record import Decoder
+from consumers.label import LabelDecoder
 from consumers.source import SettingsRefused, Source, SourceAway, SourceError, SourceLost, session_s
 from consumers.topics import Topic, Topics
+from consumers.weave import Place
 from pipeline import config as configuration
-from pipeline import failpoint
+from pipeline import failpoint, recipe
 from pipeline.child import EXIT_RAISED
 from pipeline.config import Config, ConfigError
 from pipeline.engine import Engine
@@ -41,6 +41,7 @@ from pipeline.watchdog import EXIT_HUNG, Watchdog
 from producers.sink import PlainSink, Sink, SinkRefused, TransactionalSink
 from producers.webhook import Webhook
 from state import learner
+from state.cell import Mind
 from state.roster import WORKERS_MAX, Roster
 from state.store import Store, StoreAway, StoreRefused
 
@@ -123,7 +124,7 @@ class Worker:
         if not self._job.restarts:
             # A name may go with its server: once a worker has been at work, that is an outage.
             _resolve_hosts(config)
-        build = self._learners()
+        build = recipe.minds(config)
         store = Store(
             config.redis.url.get_secret_value(),
             name=config.name,
@@ -150,10 +151,10 @@ class Worker:
     def _runner(
         self,
         topic: Topic,
-        build: Callable[[], learner.Learner],
+        build: Callable[[], Mind],
         store: Store,
         roster: Roster,
-        ends: dict[int, int] | None,
+        ends: dict[int, Place] | None,
         *,
         transactional: bool,
     ) -> Runner:
@@ -162,9 +163,19 @@ class Worker:
         return Runner(
             topic=topic,
             make_source=lambda rebalanced: Source(
-                self._clients(), group=config.name, topic=config.topics.features, rebalanced=rebalanced
+                self._clients(),
+                group=config.name,
+                topic=config.topics.features,
+                rebalanced=rebalanced,
+                labels=config.topics.labels,
             ),
-            engine=Engine(decoder=_decoder(config), topic=config.topics.features, name=config.name),
+            engine=Engine(
+                decoder=recipe.decoder(config),
+                topic=config.topics.features,
+                name=config.name,
+                labels=config.topics.labels or "",
+                label_decoder=LabelDecoder(value_bytes_max=config.records.value_bytes_max),
+            ),
             build=build,
             sink=self._sink(transactional=transactional),
             store=store,
@@ -181,6 +192,7 @@ class Worker:
                 config.snapshot.interval,
                 config.snapshot.records_max,
                 self._job.on_loss,
+                recipe.rules(config),
             ),
             telemetry=self._telemetry,
             announce=self._announce,
@@ -205,6 +217,8 @@ class Worker:
             "predictions": config.topics.predictions,
             "dead_letters": config.topics.dead_letters,
         }
+        if config.topics.labels is not None:
+            names["labels"] = config.topics.labels
         if config.delivery.guarantee == "exactly-once" and transactional:
             return TransactionalSink(
                 self._clients(),
@@ -228,15 +242,6 @@ class Worker:
         member = settings.get("group.instance.id", "" if newer else self._config.name)
         settings["group.instance.id"] = f"{member}-{self._ordinal}" if member else ""
         return settings
-
-    def _learners(self) -> Callable[[], learner.Learner]:
-        directory = self._config.directory
-        factory = learner.load_factory(self._config.model.factory, directory)
-        trusted = frozenset(self._config.model.trusted_packages) | learner.modules_beside(directory)
-        first = learner.build(factory, trusted=trusted)
-        if first.unseeded:
-            log.warning("the model draws random numbers without a seed: give it one, or it can't be relearned")
-        return lambda: learner.build(factory, trusted=trusted)
 
     def _take_ordinal(self, roster: Roster) -> None:
         """Hold the lowest ordinal that is free on this machine and in the store, waiting for the store."""
@@ -272,15 +277,23 @@ class Worker:
         except (StoreAway, StoreRefused):
             log.debug("the store is away; the ordinal ends with its lease")
 
-    def _find_ends(self, topic: Topic) -> dict[int, int]:
+    def _find_ends(self, topic: Topic) -> dict[int, Place]:
+        labels = self._config.topics.labels
         source = Source(
-            self._clients(), group=self._config.name, topic=topic.name, rebalanced=lambda _came, _went: None
+            self._clients(),
+            group=self._config.name,
+            topic=topic.name,
+            rebalanced=lambda _came, _went: None,
+            labels=labels,
         )
         try:
-            marks = {partition: source.watermarks(partition) for partition in range(topic.partitions)}
+            return {
+                partition: end
+                for partition in range(topic.partitions)
+                if (end := _end_of(source, partition, labels=labels is not None)) != (-1, -1)
+            }
         finally:
             source.close()
-        return {partition: high for partition, (low, high) in marks.items() if high > low}
 
     def _wait_for(self, dependency: str, call: Callable[[], T]) -> T | None:
         """Call until the dependency answers, paused and saying why; None when asked to stop meanwhile."""
@@ -365,22 +378,12 @@ def _fail(error: Any, code: int) -> int:
     return code
 
 
-def _decoder(config: Config) -> Decoder:
-    declared = config.schema_
-    if not declared.features and declared.extra:
-        return Decoder(value_bytes_max=config.records.value_bytes_max)
-    features = {
-        name: schema.Feature(
-            type=feature.type,
-            required=feature.required,
-            nullable=feature.nullable,
-            minimum=feature.min,
-            maximum=feature.max,
-            values=feature.values,
-        )
-        for name, feature in declared.features.items()
-    }
-    return Decoder(schema=schema.Schema(features, extra=declared.extra), value_bytes_max=config.records.value_bytes_max)
+def _end_of(source: Source, partition: int, *, labels: bool) -> Place:
+    """Return the ends of a partition's two logs, -1 where there is nothing to wait for."""
+    logs = (False, True) if labels else (False,)
+    marks = [source.watermarks(partition, labels=log) for log in logs]
+    ends = [high if high > low else -1 for low, high in marks]
+    return ends[0], ends[1] if labels else -1
 
 
 def _ensure(topics: Topics, config: Config) -> Topic:
@@ -388,6 +391,7 @@ def _ensure(topics: Topics, config: Config) -> Topic:
         features=config.topics.features,
         predictions=config.topics.predictions,
         dead_letters=config.topics.dead_letters,
+        labels=config.topics.labels,
         partitions=config.topics.partitions,
     )
 

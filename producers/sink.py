@@ -71,7 +71,8 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 class Output(msgspec.Struct, frozen=True):
     """What a batch gives for one partition, in order, and where the partition stands after it.
 
-    `offset` is the next to consume; `mark` rides in the offset's metadata.
+    `offset` is the next to consume, `labels_offset` that of the labels topic, if there is one; `mark` rides in the
+    metadata of `offset`.
     """
 
     partition: int
@@ -79,6 +80,7 @@ class Output(msgspec.Struct, frozen=True):
     dead_letters: Sequence[Message]
     offset: int
     mark: str
+    labels_offset: int = -1
 
 
 class SinkAway(Exception):
@@ -207,6 +209,10 @@ class TransactionalSink:
         offsets = [
             TopicPartition(self._topics["features"], output.partition, output.offset, output.mark) for output in outputs
         ]
+        if "labels" in self._topics:
+            offsets += [
+                TopicPartition(self._topics["labels"], output.partition, output.labels_offset) for output in outputs
+            ]
         self._call("send_offsets_to_transaction", producer.send_offsets_to_transaction, offsets, membership)
         self._reach("offsets")
 

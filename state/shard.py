@@ -10,11 +10,14 @@ from typing import Any
 
 import msgspec
 
-from state.learner import Answer, Learner, Task
+from state.cell import Mind
+from state.labels import TABLE as LABELS
+from state.labels import Labels
+from state.learner import Task
+from state.order import Order
 
 _WINDOW = 1_000
-_JOURNAL_MIN = 5_000
-_JOURNAL_MAX = 100_000
+_VERSIONS_MAX = 8
 
 
 class Counts(msgspec.Struct):
@@ -26,11 +29,19 @@ class Counts(msgspec.Struct):
     learned: int = 0
 
 
+class Score(msgspec.Struct):
+    """How many predictions were scored, and the sum of their scores."""
+
+    scored: int = 0
+    total: float = 0.0
+
+
 class Quality(msgspec.Struct):
     """How good the predictions were that were scored against their labels, in all and lately.
 
     Scores are 0 or 1 for a class (right or wrong) and the absolute error for a number. A running mean of
-    River's costs 3 µs a record, a quarter of a model step; this costs 0.3.
+    River's costs 3 µs a record, a quarter of a model step; this costs 0.3. `versions` has the scores of the newest
+    versions of the model.
     """
 
     task: Task
@@ -38,6 +49,7 @@ class Quality(msgspec.Struct):
     total: float = 0.0
     squares: float = 0.0
     recent: list[float] = msgspec.field(default_factory=list)
+    versions: dict[int, Score] = msgspec.field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
         """Return the figures by name; fractions for accuracy, the label's own unit for errors."""
@@ -55,77 +67,72 @@ class Quality(msgspec.Struct):
 
 
 class Shard:
-    """A model and its place: `offset` is the next to learn, `start` the first of its history.
+    """A mind and its place: `offset` is the next to learn, `start` the first of its history.
 
-    `committed` is the offset up to which outputs are out (exclusive); below it the shard relearns in
-    silence. `version` and `snapshot_offset` are those of the newest snapshot in the store.
+    `committed` is the offset up to which outputs are out (exclusive); below it the shard relearns in silence.
+    `version` and `snapshot_offset` are those of the newest snapshot in the store; `mark` is what was last committed
+    beside the offset. With a labels topic `labels` is its join, the `labels_…` are places in that topic, and `order`
+    tells how the two were read.
     """
 
-    def __init__(self, learner: Learner, *, partition: int, start: int) -> None:
+    def __init__(
+        self, mind: Mind, *, partition: int, start: int, labels: Labels | None = None, labels_start: int = -1
+    ) -> None:
         self.partition = partition
-        self.start = start
-        self.offset = start
-        self.committed = start
-        self.snapshot_offset = start
+        self.start = self.offset = self.committed = self.snapshot_offset = start
+        self.labels_start = self.labels_offset = self.labels_committed = self.labels_snapshot_offset = labels_start
+        self.order = None if labels is None else Order((start, labels_start))
         self.version = 0
         self.epoch = 0
+        self.mark = ""
         self.counts = Counts()
-        self.quality = Quality(task=learner.task)
-        self.learner = learner
+        self.quality = Quality(task=mind.task)
+        self.mind = mind
+        self.labels = labels
         self._recent: deque[float] = deque(maxlen=_WINDOW)
-        self._journal: list[tuple[dict[str, Any], Any]] = []
-        self._checkpoint = learner.dump()
 
-    def restore(self, *, offset: int, counts: Counts, quality: Quality, model: bytes) -> None:
+    @property
+    def place(self) -> tuple[int, int]:
+        """The offsets that are the next to learn, of the features and of the labels."""
+        return self.offset, self.labels_offset
+
+    @property
+    def is_relearning(self) -> bool:
+        """Whether it has not arrived at the committed place yet."""
+        return self.offset < self.committed or self.labels_offset < self.labels_committed
+
+    @property
+    def unsaved(self) -> int:
+        """How many offsets, of features and labels, lie behind the newest snapshot."""
+        return self.offset - self.snapshot_offset + self.labels_offset - self.labels_snapshot_offset
+
+    def tables(self) -> dict[str, int]:
+        """Return how many rows each of its tables in the store has."""
+        return {} if self.labels is None else {LABELS: len(self.labels)}
+
+    def changes(self) -> dict[str, dict[bytes, bytes | None]]:
+        """Return the rows of each table that differ from those in the store, None for one that is to go."""
+        return {} if self.labels is None else {LABELS: self.labels.changes()}
+
+    def saved(self) -> None:
+        """Note that the store has it as it stands."""
+        self.snapshot_offset, self.labels_snapshot_offset = self.place
+        if self.labels is not None:
+            self.labels.saved()
+        if self.order is not None:
+            self.order.saved(self.place)
+
+    def restore(self, *, offset: int, labels_offset: int, counts: Counts, quality: Quality, model: bytes) -> None:
         """Become what a snapshot held. Raises ModelError when the bytes are no model of this kind."""
-        self.learner.load(model)
+        self.mind.restore(model)
         self.offset = self.snapshot_offset = offset
+        self.labels_offset = self.labels_snapshot_offset = labels_offset
         self.counts = counts
         self.quality = quality
         self._recent = deque(quality.recent, maxlen=_WINDOW)
-        self._checkpoint = model
-        self._journal.clear()
 
-    def predict(self, features: dict[str, Any]) -> Answer:
-        """Answer for features; what the model raises comes through, and the shard must then be undone."""
-        return self.learner.predict(features)
-
-    def learn(self, features: dict[str, Any], label: Any) -> None:
-        """Teach the model; what it raises comes through, and the shard must then be undone."""
-        self.learner.learn(features, label)
-
-    def keep(self, features: dict[str, Any], label: Any) -> None:
-        """Note a record that went well, so that a later one that goes wrong can be undone.
-
-        `label` is None for a record that had none.
-        """
-        self._journal.append((features, label))
-
-    def undo(self) -> None:
-        """Put the model back to where it stood after the last record that was kept.
-
-        A model has no inverse, so it is rebuilt: the last checkpoint, and what was kept since, again.
-        """
-        self.learner.load(self._checkpoint)
-        for features, label in self._journal:
-            self.learner.predict(features)
-            if label is not None:
-                self.learner.learn(features, label)
-        self.checkpoint()
-
-    def checkpoint(self) -> bytes:
-        """Take the model's bytes, from which the next undo starts; the journal begins anew."""
-        self._checkpoint = self.learner.dump()
-        self._journal.clear()
-        return self._checkpoint
-
-    def trim(self) -> None:
-        """Bound the journal between batches: a cheap model is checkpointed often, a big one seldom."""
-        if len(self._journal) >= min(max(_JOURNAL_MIN, len(self._checkpoint) // 10), _JOURNAL_MAX):
-            self.checkpoint()
-
-    def score(self, prediction: Any, label: Any) -> None:
-        """Score a prediction that was sent against its label.
+    def score(self, prediction: Any, label: Any, version: int) -> None:
+        """Score a prediction that was sent, by a `version` of the model, against its label.
 
         One that is no number scores nothing, nor does the None of a classifier that has seen no class yet.
         """
@@ -142,6 +149,19 @@ class Shard:
         quality.scored += 1
         quality.total += error
         self._recent.append(float(error))
+        self._score_version(version, float(error))
+
+    def _score_version(self, version: int, error: float) -> None:
+        versions = self.quality.versions
+        score = versions.get(version)
+        if score is None:
+            if len(versions) >= _VERSIONS_MAX and version < min(versions):
+                return
+            score = versions[version] = Score()
+            if len(versions) > _VERSIONS_MAX:
+                del versions[min(versions)]
+        score.scored += 1
+        score.total += error
 
     def quality_now(self) -> Quality:
         """Return the quality with its recent scores, as a snapshot keeps it."""

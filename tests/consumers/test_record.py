@@ -12,7 +12,8 @@ from hostile import REFUSED, TAKEN, TASKS, VALUE_BYTES_MAX, Refused, Taken, refu
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from consumers.record import CODES, Decoder, Event, Record, Refusal
+from consumers.record import Decoder, Event, Record
+from consumers.refusal import CODES, Refusal
 from consumers.schema import Feature, Schema
 
 DECODER = Decoder()

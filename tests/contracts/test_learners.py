@@ -35,8 +35,8 @@ from river import (
     utils,
 )
 
+from state.cell import Cell
 from state.learner import LabelError, RiverLearner, build
-from state.shard import Shard
 
 HERE = Path(__file__).parent
 TRUSTED = frozenset({"test_learners"})
@@ -261,25 +261,25 @@ def test_saved_and_loaded_it_goes_on_to_the_bit(family: Family) -> None:
 
 def test_an_undone_record_was_never_there(family: Family) -> None:
     first, second = family.data()[:HALF], family.data()[HALF:]
-    shard = Shard(learner(family), partition=0, start=0)
+    cell = Cell(learner(family))
     for index, (x, y) in enumerate(first):
         features = dict(x)
-        shard.predict(features)
+        cell.predict(None, features)
         label = y if index % 5 else None
         if label is not None:
-            shard.learn(features, label)
-        shard.keep(dict(x), label)
+            cell.learn(None, features, label)
+        cell.keep(None, dict(x), label)
         if index in {10, 11, HALF - 1}:
             odd = dict.fromkeys((*x, "never seen"), 1000.0) if index != 11 else dict(second[0][0])
-            shard.learn(odd, second[1][1])
-            shard.undo()
+            cell.learn(None, odd, second[1][1])
+            cell.undo(None)
     untouched = learner(family)
     for index, (x, y) in enumerate(first):
         features = dict(x)
         untouched.predict(features)
         if index % 5:
             untouched.learn(features, y)
-    assert go_on(shard.learner, second) == go_on(untouched, second)
+    assert go_on(cell.learner, second) == go_on(untouched, second)
 
 
 LABELS: dict[str, tuple[list[Any], list[Any]]] = {

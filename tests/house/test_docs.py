@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 from verdict import assert_none
 
-from consumers.record import CODES
+from consumers.refusal import CODES
 from pipeline import cli
 from pipeline.config import FeatureSchema, describe, duration_s
 from pipeline.door import EXIT_AWAY, EXIT_CONFIG

@@ -12,6 +12,7 @@ from river import compose, dummy, linear_model, preprocessing, stats, tree
 
 from consumers.record import Decoder, Record
 from pipeline.engine import Engine, Result
+from state.cell import Cell
 from state.learner import RiverLearner
 from state.shard import Shard
 from state.snapshot import decode, encode, take
@@ -62,9 +63,11 @@ def _engine() -> Engine:
 
 def _shard(model: Any = None) -> Shard:
     return Shard(
-        RiverLearner(
-            model or preprocessing.StandardScaler() | linear_model.LogisticRegression(),
-            trusted=frozenset({__name__}),
+        Cell(
+            RiverLearner(
+                model or preprocessing.StandardScaler() | linear_model.LogisticRegression(),
+                trusted=frozenset({__name__}),
+            )
         ),
         partition=0,
         start=0,
@@ -144,7 +147,7 @@ def test_however_the_stream_is_cut_into_batches_the_outputs_are_the_same_bytes(c
     values = [_event((index * 7 % 31) / 9, index % 4 == 0) if index % 11 else b"{" for index in range(200)]
     records = _records(values)
     whole = _engine().run(_shard(), records, now_ms=5)
-    shard, engine, pieces = _shard(), _engine(), Result([], [], [])
+    shard, engine, pieces = _shard(), _engine(), Result()
     for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), 200], strict=True):
         piece = engine.run(shard, records[start:end], now_ms=5)
         pieces.predictions += piece.predictions
@@ -330,10 +333,16 @@ def test_a_shard_that_was_saved_anywhere_goes_on_as_if_it_had_not_been(saved: in
     before = engine.run(first, records[:saved], now_ms=5)
     snapshot = decode(encode(take(first, topic="in", topic_id="", now_ms=5)))
     second = _shard()
-    second.restore(offset=snapshot.offset, counts=snapshot.counts, quality=snapshot.quality, model=snapshot.model)
+    second.restore(
+        offset=snapshot.offset,
+        labels_offset=-1,
+        counts=snapshot.counts,
+        quality=snapshot.quality,
+        model=snapshot.model,
+    )
     between = max(saved, undone)
     middle = engine.run(second, records[saved:between], now_ms=5)
-    second.undo()
+    second.mind.undo(None)
     after = engine.run(second, records[between:], now_ms=5)
     pieces = (before, middle, after)
     assert [m for piece in pieces for m in piece.predictions] == whole.predictions

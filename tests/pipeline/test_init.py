@@ -41,9 +41,11 @@ def test_the_file_has_every_key_with_its_meaning_and_is_good_toml_when_uncomment
 
 def test_the_keys_stand_at_their_defaults_whether_commented_out_or_not(project: Path, tmp_path: Path) -> None:
     text = (project / "headrace.toml").read_text()
-    # Labels are told apart by their comment: they are not in this release. The tables are examples.
+    # What has no default stands with an example, as the tables do.
     text = re.sub(
-        r"(?m)^#(labels|\[schema\.features|type|min|\[sink|url|timeout|headers|authorization|\[kafka|\").*\n", "", text
+        r"(?m)^#(labels|default|\[schema\.features|type|min|\[sink|url|timeout|headers|authorization|\[kafka|\").*\n",
+        "",
+        text,
     )
     bare = tmp_path / "bare.toml"
     bare.write_text(re.sub(r"(?m)^#(?! )", "", text))

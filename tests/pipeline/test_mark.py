@@ -7,6 +7,7 @@ from river import linear_model
 
 from pipeline import mark
 from pipeline.mark import Mark
+from state.cell import Cell
 from state.learner import RiverLearner
 from state.shard import Counts, Shard
 
@@ -17,7 +18,7 @@ _NUMBERS = st.integers(0, 2**63 - 1)
 
 
 def shard(counts: Counts, *, epoch: int = 0, start: int = 0, snapshot: int = 0) -> Shard:
-    made = Shard(RiverLearner(linear_model.LogisticRegression()), partition=0, start=start)
+    made = Shard(Cell(RiverLearner(linear_model.LogisticRegression())), partition=0, start=start)
     made.epoch, made.snapshot_offset, made.counts = epoch, snapshot, counts
     return made
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from river import dummy, linear_model, preprocessing, stats
 
+from state.cell import Cell
 from state.learner import RiverLearner, build
 from state.shard import Counts, Quality, Shard
 from state.snapshot import decode, encode, take
@@ -14,12 +15,17 @@ def logistic() -> RiverLearner:
     return build(lambda: preprocessing.StandardScaler() | linear_model.LogisticRegression())
 
 
+def cell(s: Shard) -> Cell:
+    assert isinstance(s.mind, Cell)
+    return s.mind
+
+
 def linear() -> RiverLearner:
     return build(linear_model.LinearRegression)
 
 
 def shard(learner: RiverLearner | None = None) -> Shard:
-    return Shard(learner or logistic(), partition=3, start=100)
+    return Shard(Cell(learner or logistic()), partition=3, start=100)
 
 
 def records(count: int, seed: int = 1) -> list[tuple[dict[str, Any], bool]]:
@@ -30,9 +36,9 @@ def records(count: int, seed: int = 1) -> list[tuple[dict[str, Any], bool]]:
 def feed(s: Shard, data: list[tuple[dict[str, Any], Any]]) -> list[Any]:
     answers = []
     for features, label in data:
-        answers.append(s.predict(features))
-        s.learn(features, label)
-        s.keep(features, label)
+        answers.append(s.mind.predict(None, features))
+        s.mind.learn(None, features, label)
+        s.mind.keep(None, features, label)
     return answers
 
 
@@ -50,8 +56,8 @@ def test_an_undo_takes_back_what_was_not_kept() -> None:
     feed(s, first)
     feed(untouched, first)
     for features, label in second[:3]:
-        s.learn(features, label)
-    s.undo()
+        s.mind.learn(None, features, label)
+    s.mind.undo(None)
     assert feed(s, second) == feed(untouched, second)
 
 
@@ -62,11 +68,11 @@ def test_an_undo_is_exact_however_long_the_journal_was(count: int) -> None:
     data = [({"a": float(index % 7), "b": 1.0}, float(index % 5)) for index in range(count)]
     for start in range(0, count, 500):
         feed(s, data[start : start + 500])
-        s.trim()
+        s.mind.trim()
     feed(untouched, data)
-    assert len(s._journal) < 5_500
-    s.learn({"a": 1e6, "c": -1e6}, 1e6)
-    s.undo()
+    assert len(cell(s)._journal) < 5_500
+    s.mind.learn(None, {"a": 1e6, "c": -1e6}, 1e6)
+    s.mind.undo(None)
     rest = [({"a": 2.0, "b": 1.0, "c": 1.0}, 3.0)] * 5
     assert feed(s, rest) == feed(untouched, rest)
 
@@ -75,23 +81,23 @@ def test_two_undos_in_a_row_change_nothing_more() -> None:
     s, untouched = shard(), shard()
     feed(s, records(20))
     feed(untouched, records(20))
-    s.undo()
-    assert s._journal == [], "what was gone through once is not gone through again at the next"
-    s.undo()
-    s.learn({"a": 9.0}, label=True)
-    s.undo()
+    s.mind.undo(None)
+    assert cell(s)._journal == [], "what was gone through once is not gone through again at the next"
+    s.mind.undo(None)
+    s.mind.learn(None, {"a": 9.0}, label=True)
+    s.mind.undo(None)
     assert feed(s, records(5, seed=3)) == feed(untouched, records(5, seed=3))
 
 
 def test_records_without_a_label_are_predicted_again_on_an_undo_and_not_learned() -> None:
     s, untouched = shard(), shard()
     for features, label in records(20):
-        s.predict(features)
-        s.keep(features, None)
-        untouched.predict(features)
+        s.mind.predict(None, features)
+        s.mind.keep(None, features, None)
+        untouched.mind.predict(None, features)
         if label is None:
-            untouched.learn(features, label)
-    s.undo()
+            untouched.mind.learn(None, features, label)
+    s.mind.undo(None)
     assert feed(s, records(5, seed=3)) == feed(untouched, records(5, seed=3))
 
 
@@ -100,9 +106,9 @@ def test_a_false_label_is_learned_again_on_an_undo() -> None:
     data = [({"a": 1.0}, False)] * 10
     feed(s, data)
     feed(untouched, data)
-    s.undo()
-    assert s.predict({"a": 1.0}) == untouched.predict({"a": 1.0})
-    assert s.predict({"a": 1.0})[1][False] > 0.5  # type: ignore[index]
+    s.mind.undo(None)
+    assert s.mind.predict(None, {"a": 1.0}) == untouched.mind.predict(None, {"a": 1.0})
+    assert s.mind.predict(None, {"a": 1.0})[1][False] > 0.5  # type: ignore[index]
 
 
 def test_a_snapshot_is_where_an_undo_starts_from() -> None:
@@ -110,11 +116,11 @@ def test_a_snapshot_is_where_an_undo_starts_from() -> None:
     feed(s, records(20))
     feed(untouched, records(20))
     take(s, topic="t", topic_id="i", now_ms=1)
-    assert s._journal == []
+    assert cell(s)._journal == []
     feed(s, records(5, seed=2))
     feed(untouched, records(5, seed=2))
-    s.learn({"a": 1e9}, label=True)
-    s.undo()
+    s.mind.learn(None, {"a": 1e9}, label=True)
+    s.mind.undo(None)
     assert feed(s, records(5, seed=3)) == feed(untouched, records(5, seed=3))
 
 
@@ -122,25 +128,27 @@ def test_a_restored_shard_goes_on_to_the_bit_and_undoes_as_well() -> None:
     s = shard()
     feed(s, records(20))
     s.offset, s.counts = 120, Counts(20, 20, 0, 20)
-    s.score(prediction=True, label=True)
+    s.score(prediction=True, label=True, version=1)
     snapshot = decode(encode(take(s, topic="t", topic_id="i", now_ms=1)))
     restored = shard()
     feed(restored, records(7, seed=9))
-    restored.restore(offset=snapshot.offset, counts=snapshot.counts, quality=snapshot.quality, model=snapshot.model)
+    restored.restore(
+        offset=snapshot.offset, labels_offset=-1, counts=snapshot.counts, quality=snapshot.quality, model=snapshot.model
+    )
     assert (restored.offset, restored.snapshot_offset, restored.counts) == (120, 120, Counts(20, 20, 0, 20))
     assert restored.quality_now() == s.quality_now()
-    restored.learn({"a": 1e9}, label=True)
-    restored.undo()
+    restored.mind.learn(None, {"a": 1e9}, label=True)
+    restored.mind.undo(None)
     assert feed(restored, records(9, seed=2)) == feed(s, records(9, seed=2))
 
 
 def test_a_snapshot_does_not_change_when_the_shard_goes_on() -> None:
     s = shard()
-    s.score(prediction=True, label=True)
+    s.score(prediction=True, label=True, version=1)
     sealed = encode(take(s, topic="t", topic_id="i", now_ms=1))
     feed(s, records(5))
     s.counts.records += 5
-    s.score(prediction=True, label=False)
+    s.score(prediction=True, label=False, version=1)
     assert decode(sealed).counts == Counts()
     assert decode(sealed).quality.scored == 1
 
@@ -148,21 +156,21 @@ def test_a_snapshot_does_not_change_when_the_shard_goes_on() -> None:
 def test_accuracy_counts_right_answers_in_all_and_lately() -> None:
     s = shard()
     for index in range(1_500):
-        s.score(prediction=index < 1_000, label=True)
+        s.score(prediction=index < 1_000, label=True, version=1)
     summary = s.quality_now().summary()
     assert summary == {"scored": 1_500, "accuracy": pytest.approx(1_000 / 1_500), "accuracy_recent": 0.5}
 
 
 def test_a_classifier_that_has_seen_no_class_yet_is_not_scored_for_its_none() -> None:
     s = shard()
-    s.score(prediction=None, label="first")
+    s.score(prediction=None, label="first", version=1)
     assert s.quality_now().summary() == {"scored": 0}
 
 
 def test_errors_of_a_regression_are_summed_in_all_and_lately() -> None:
     s = shard(linear())
     for error in (1.0, -3.0):
-        s.score(prediction=10.0 + error, label=10)
+        s.score(prediction=10.0 + error, label=10, version=1)
     assert s.quality_now().summary() == {
         "scored": 2,
         "mae": 2.0,
@@ -174,7 +182,7 @@ def test_errors_of_a_regression_are_summed_in_all_and_lately() -> None:
 @pytest.mark.parametrize("prediction", [None, math.nan, math.inf, -math.inf, "a word", 10**400])
 def test_what_is_no_number_scores_nothing(prediction: Any) -> None:
     s = shard(linear())
-    s.score(prediction, 1.0)
+    s.score(prediction, 1.0, version=1)
     assert s.quality_now().summary() == {"scored": 0}
 
 
@@ -184,8 +192,8 @@ def test_what_is_no_number_scores_nothing(prediction: Any) -> None:
 def test_huge_numbers_are_scored_or_left_out_but_never_raise(prediction: float, label: float) -> None:
     """A model that answers with labels it has seen, such as a maximum, answers with integers of any size."""
     s = shard(build(lambda: dummy.StatisticRegressor(stats.Max())))
-    s.score(prediction, label)
-    s.score(1.0, 2.0)
+    s.score(prediction, label, version=1)
+    s.score(1.0, 2.0, version=1)
     assert s.quality_now().summary()["scored"] in {1, 2}
     decode(encode(take(s, topic="t", topic_id="i", now_ms=1)))
 

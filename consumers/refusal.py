@@ -1,0 +1,193 @@
+"""Why a record is a 400: the codes, and the slow road that finds out which field is wrong and how to say so."""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import msgspec
+
+Stage = Literal["decode", "validate", "join", "learn", "sink"]
+Faults = Callable[[dict[str, Any]], Iterator["Refusal"]]
+"""Yields what is wrong with the fields of a JSON object, in their order."""
+
+# A double ends at 1.8e308, so an integer that does not fit one has at least 309 digits.
+_DIGITS_MAX = 308
+_HUGE_INTEGER = re.compile(rb"\d{309}")
+_NUMBER = (int, float)
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why a record is a 400: a code for machines, a field where there is one, a message for people."""
+
+    code: str
+    stage: Stage
+    message: str
+    field: str = ""
+
+
+CODES = {
+    "no_value": "The record has no value at all (a tombstone, or nothing but white space).",
+    "not_utf8": "The value is not UTF-8 text.",
+    "not_json": "The value is not JSON as RFC 8259 has it; NaN and Infinity are not, nor is endless nesting.",
+    "not_object": "The value is JSON, but not an object.",
+    "missing_field": "A field that must be there is not: `features`, or a feature that the schema requires.",
+    "wrong_type": "A field is of another type than it must be: a nested feature, a null, a number as an id.",
+    "not_finite": "A number that no double can hold, such as 1e999.",
+    "out_of_range": "An integer too large for a double, a negative time, or a value outside the schema's range.",
+    "unknown_feature": "A feature that the schema does not declare, where it says that no others may come.",
+    "too_large": "The value, or the prediction that it asks for, is larger than the limit.",
+    "bad_label": "A label that a model of this task can't learn from.",
+    "learn_failed": "The model itself raised on this record; it stands as it did before.",
+    "sink_refused": "The HTTP sink answered 400 or 422 to this record's prediction.",
+}
+"""Every code of a dead letter and what it means; the README's table is tested against it."""
+
+
+def read_json(value: bytes | None, decode: Callable[[bytes], Any], *, bytes_max: int, faults: Faults) -> Any:
+    """Decode a record's value with a typed decoder of msgspec's, or return the Refusal that says what is wrong."""
+    if not value or len(value) > bytes_max:
+        return _refuse_size(value, bytes_max)
+    try:
+        # The decoder skips fields that it does not know without looking at their encoding.
+        if not value.isascii():
+            value.decode()
+        found = decode(value)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        return _diagnose(value, error, faults)
+    if len(value) > _DIGITS_MAX and _HUGE_INTEGER.search(value) is not None:
+        refusal = _refuse_huge_integers(msgspec.structs.asdict(found))
+        if refusal is not None:
+            return refusal
+    return found
+
+
+def refuse_ts(ts: Any) -> Refusal | None:
+    """Return the refusal of an event time that is no time; one that is not set is none either."""
+    if ts is msgspec.UNSET or 0 <= ts < 2**63:
+        return None
+    return Refusal("out_of_range", "validate", f"ts is {ts}; it must be milliseconds since 1970", "ts")
+
+
+def _refuse_size(value: bytes | None, bytes_max: int) -> Refusal:
+    if not value:
+        return Refusal("no_value", "decode", "the record has no value; a JSON object is needed")
+    return Refusal(
+        "too_large",
+        "decode",
+        f"the value has {len(value)} bytes; at most {bytes_max} are taken (records.value_bytes_max)",
+    )
+
+
+def _diagnose(value: bytes, error: Exception, faults: Faults) -> Refusal:
+    """Say why `value` can't be read, given what the typed decoder raised. Slow, and only for bad records."""
+    if not value.strip():
+        return Refusal("no_value", "decode", "the value is nothing but white space; a JSON object is needed")
+    try:
+        text = value.decode()
+    except UnicodeDecodeError as fault:
+        byte = value[fault.start]
+        return Refusal("not_utf8", "decode", f"byte {fault.start} (0x{byte:02x}) is not valid UTF-8")
+    if isinstance(error, RecursionError):
+        return Refusal("not_json", "decode", "the value is nested too deeply to be read")
+    whole = _parse(text)
+    if isinstance(whole, Refusal):
+        return whole
+    if not isinstance(whole, dict):
+        return Refusal("not_object", "decode", f"the value is {_kind(whole)}; a JSON object is needed")
+    for refusal in faults(whole):
+        return refusal
+    # A name that stands twice, first with a wrong value: the decoder looks at each, `json` keeps the last.
+    code = "wrong_type" if isinstance(error, msgspec.ValidationError) else "not_json"
+    return Refusal(code, "decode", f"the value can't be read: {error}")
+
+
+def _parse(text: str) -> Any:
+    """Parse as RFC 8259 has it, but keep numbers that overflow, so that the field can be named."""
+    constants: list[str] = []
+
+    def note(name: str) -> float:
+        constants.append(name)
+        return math.nan
+
+    try:
+        whole = json.loads(text, parse_constant=note, parse_int=_integer)
+    except RecursionError:
+        return Refusal("not_json", "decode", "the value is nested too deeply to be read")
+    except ValueError as fault:
+        return Refusal("not_json", "decode", f"the value is not JSON: {fault}")
+    if constants:
+        field = next((path for path, leaf in _leaves(whole) if leaf != leaf), "")  # noqa: PLR0124 NaN only
+        return Refusal(
+            "not_json",
+            "decode",
+            f"{constants[0]} is not a JSON number (RFC 8259); leave the field out",
+            field,
+        )
+    return whole
+
+
+def leaf_faults(whole: dict[str, Any]) -> Iterator[Refusal]:
+    """Yield the values of a JSON object, however deep, that no record may have."""
+    for path, leaf in _leaves(whole):
+        if isinstance(leaf, float) and math.isinf(leaf):
+            yield Refusal("not_finite", "decode", f"{path} is a number that no double can hold", path)
+        if isinstance(leaf, str) and not _encodable(leaf):
+            yield Refusal("not_json", "decode", f"{path} has half of a surrogate pair", path)
+    huge = _refuse_huge_integers(whole)
+    if huge is not None:
+        yield huge
+
+
+def _leaves(node: Any) -> Iterator[tuple[str, Any]]:
+    """Walk a parsed value in its order, without recursion, so that no nesting can exhaust the stack."""
+    stack: list[tuple[str, Any]] = [("", node)]
+    while stack:
+        path, node = stack.pop()
+        if isinstance(node, dict):
+            stack.extend((f"{path}.{name}" if path else name, node[name]) for name in reversed(node))
+        elif isinstance(node, list):
+            stack.extend((f"{path}[{index}]", node[index]) for index in reversed(range(len(node))))
+        else:
+            yield path, node
+
+
+def _integer(digits: str) -> int:
+    # Python refuses to parse more than 4,300 digits; any integer past the end of a double serves here.
+    return int(digits) if len(digits.lstrip("-")) <= _DIGITS_MAX else 10 ** (_DIGITS_MAX + 1)
+
+
+def _refuse_huge_integers(node: Any) -> Refusal | None:
+    for path, leaf in _leaves(node):
+        if isinstance(leaf, int):
+            try:
+                float(leaf)
+            except OverflowError:
+                return Refusal("out_of_range", "decode", f"{path} is an integer too large for a double", path)
+    return None
+
+
+def wrong_type(field: str, value: Any, wanted: str) -> Refusal:
+    """Refuse a field for what it is, saying what it must be."""
+    return Refusal("wrong_type", "decode", f"{field} is {_kind(value)}; it must be {wanted}", field)
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, _NUMBER):
+        return "a number"
+    if isinstance(value, str):
+        return "a string"
+    return "an array" if isinstance(value, list) else "an object"
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

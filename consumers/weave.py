@@ -1,0 +1,181 @@
+"""One order for the two logs of a partition: which features and which labels are handled next.
+
+A pure state machine between the source and the engine. New records go by their timestamps, as far as both logs are
+known; what was handled before goes again in the very steps in which it went then. A slice that it gives is a run of
+records in their one order, and the places at which the two logs stand after it.
+"""
+
+from collections.abc import Callable, Sequence
+from heapq import merge
+from typing import Literal
+
+import msgspec
+
+from consumers.record import LabelRecord, Record
+
+Log = Literal[0, 1]
+"""The features or the labels."""
+Place = tuple[int, int]
+"""An offset of the features and one of the labels."""
+IsAtEnd = Callable[[Log, int], bool]
+"""Tells whether a log, 0 the features and 1 the labels, is known to have nothing from an offset on."""
+
+_LOGS: tuple[Log, Log] = (0, 1)
+# Records of one log that wait for the other's, beyond which the log is not fetched any further.
+_HELD_MAX = 20_000
+# How long one log may wait to learn whether the other has something older.
+_PATIENCE_S = 0.5
+
+
+class Slice(msgspec.Struct, frozen=True):
+    """Records of both logs in one order. `silent` ones have had their outputs in an earlier life.
+
+    `again` tells a step that was taken before, in this order.
+    """
+
+    records: Sequence[Record]
+    end: Place
+    silent: bool
+    again: bool = False
+
+
+class Weave:
+    """Order what comes of one partition from `place` on.
+
+    Up to `committed` the order is that of `steps`, each the place at which it ended; where they are not known, it is
+    that of the timestamps. `held` are the records that wait.
+    """
+
+    def __init__(self, place: Place, *, committed: Place, steps: Sequence[Place] | None) -> None:
+        self.place = place
+        self.held: tuple[list[Record], list[Record]] = ([], [])
+        self._committed = committed
+        self._steps = list(steps or ())
+        self._steps.reverse()
+        self._ends = [-1, -1]
+        self._waits_since: float | None = None
+
+    @property
+    def is_relearning(self) -> bool:
+        """Whether the committed place is not reached yet."""
+        return any(place < committed for place, committed in zip(self.place, self._committed, strict=True))
+
+    def feed(self, log: Log, records: Sequence[Record], end: int | None) -> None:
+        """Add what came of a log, and the offset at which it ends, where that came, too."""
+        behind = self._next(log)
+        self.held[log].extend([record for record in records if record.offset >= behind])
+        if end is not None:
+            self._ends[log] = end
+
+    def clear(self) -> None:
+        """Forget what is held: it is read again from `place` on."""
+        for log in self.held:
+            log.clear()
+        self._ends = [-1, -1]
+
+    def overfull(self) -> Log | None:
+        """Name the log of which so much is held that no more should be fetched."""
+        return next((log for log in _LOGS if len(self.held[log]) > _HELD_MAX), None)
+
+    def next_offset(self, log: Log) -> int:
+        """Return the offset of a log from which on nothing has come yet."""
+        return self._next(log)
+
+    def take(self, now_s: float, *, records_max: int, is_at_end: IsAtEnd) -> Slice | None:
+        """Give the next slice, None when more must come first. What follows it is asked for by calling again."""
+        if self._steps:
+            return self._take_step(self._steps[-1])
+        if self.is_relearning:
+            return self._take_by_time(now_s, records_max, is_at_end, limit=self._committed)
+        return self._take_by_time(now_s, records_max, is_at_end, limit=None)
+
+    def _take_step(self, end: Place) -> Slice | None:
+        """Take a step that was taken before: at once when it is in one log alone, else when it is there as a whole."""
+        whole = self._is_there(0, end) and self._is_there(1, end)
+        alone = self.place[0] == end[0] or self.place[1] == end[1]
+        if not whole and not alone:
+            return None
+        first, second = (self._below(log, end) for log in _LOGS)
+        if not whole and not (first or second):
+            return None
+        records = self._cut(len(first), len(second))
+        if whole:
+            self._steps.pop()
+            self.place = end
+        return Slice(records, self.place, silent=True, again=True)
+
+    def _take_by_time(self, now_s: float, records_max: int, is_at_end: IsAtEnd, *, limit: Place | None) -> Slice | None:
+        counts = self._known(is_at_end, limit)
+        waiting = any(self._below(log, limit) for log in _LOGS)
+        if not any(counts) and waiting:
+            self._waits_since = now_s if self._waits_since is None else self._waits_since
+            if now_s - self._waits_since < _PATIENCE_S:
+                return None
+            # The other log is silent, and nobody knows whether it is empty: this one can't wait for ever.
+            counts = [len(self._below(log, limit)) for log in _LOGS]
+        self._waits_since = None
+        before = self.place
+        records = self._cut(*counts, records_max=records_max)
+        self._pass_ends(limit)
+        if not records and self.place == before:
+            return None
+        return Slice(records, self.place, silent=limit is not None)
+
+    def _known(self, is_at_end: IsAtEnd, limit: Place | None) -> list[int]:
+        """Count, of each log, the records that nothing older can come before any more."""
+        horizon: int | None = None
+        for log in _LOGS:
+            held = self._below(log, limit)
+            done = limit is not None and self._is_there(log, limit)
+            if done or self._ends[log] >= self._next(log) or is_at_end(log, self._next(log)):
+                continue
+            last_ms = held[-1].timestamp_ms if held else -1
+            horizon = last_ms if horizon is None else min(horizon, last_ms)
+        counts = []
+        for log in _LOGS:
+            held = self._below(log, limit)
+            late = (i for i, record in enumerate(held) if horizon is not None and record.timestamp_ms > horizon)
+            counts.append(next(late, len(held)))
+        return counts
+
+    def _cut(self, features: int, labels: int, *, records_max: int | None = None) -> list[Record]:
+        """Take so many records of each log, in one order, and at most `records_max` of them."""
+        first, second = self.held[1][:labels], self.held[0][:features]
+        # Of the same millisecond the label goes first: it is of features that came before.
+        ordered = list(merge(first, second, key=_timestamp)) if first and second else first or second
+        ordered = ordered[:records_max]
+        taken = sum(type(record) is LabelRecord for record in ordered)
+        ends = list(self.place)
+        for log, count in ((0, len(ordered) - taken), (1, taken)):
+            if count:
+                ends[log] = self.held[log][count - 1].offset + 1
+                del self.held[log][:count]
+        self.place = ends[0], ends[1]
+        return ordered
+
+    def _pass_ends(self, limit: Place | None) -> None:
+        """Pass what lies behind the last record of a log: control records, aborted ones."""
+        place = list(self.place)
+        for log in _LOGS:
+            if limit is not None and self._is_there(log, limit) and not self._below(log, limit):
+                place[log] = max(place[log], limit[log])
+            elif limit is None and not self.held[log]:
+                place[log] = max(place[log], self._ends[log])
+        self.place = place[0], place[1]
+
+    def _is_there(self, log: Log, end: Place) -> bool:
+        """Tell whether all of a log below a place has come."""
+        return self._next(log) >= end[log] or self._ends[log] >= end[log]
+
+    def _below(self, log: Log, limit: Place | None) -> Sequence[Record]:
+        held = self.held[log]
+        if limit is None or not held or held[-1].offset < limit[log]:
+            return held
+        return [record for record in held if record.offset < limit[log]]
+
+    def _next(self, log: Log) -> int:
+        return self.held[log][-1].offset + 1 if self.held[log] else self.place[log]
+
+
+def _timestamp(record: Record) -> int:
+    return record.timestamp_ms

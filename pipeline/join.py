@@ -1,0 +1,115 @@
+"""What happens to a label, and to features whose label is still to come. No Kafka, no Redis and no clock in it."""
+
+from typing import Any
+
+import msgspec
+
+from consumers.label import LabelDecoder
+from consumers.record import Decoder, Event, LabelRecord, Record
+from consumers.refusal import Refusal
+from state.labels import Entry, Labels
+from state.learner import LabelError
+from state.shard import Shard
+
+
+class Join:
+    """Bring labels to the features that they belong to. `decoder` reads features again that have waited."""
+
+    def __init__(self, *, decoder: Decoder, label_decoder: LabelDecoder) -> None:
+        self._decoder = decoder
+        self._label_decoder = label_decoder
+
+    def truth(self, shard: Shard, labels: Labels, id_: str, own: Any) -> Any:
+        """Return the label that features are to be learned with now, None for none.
+
+        It is their own, or one that has come before them. Where one was learned for this id, it is not another.
+        """
+        if labels.is_answered(id_):
+            return None
+        early = labels.find_early(id_) if own is None else None
+        if early is None:
+            return own
+        try:
+            return shard.mind.label(early)
+        except LabelError:
+            # Since it came, the model has seen classes of the other kind.
+            return None
+
+    def note(self, shard: Shard, record: Record, event: Event, id_: str, *, answer: Any, own: bool, label: Any) -> None:
+        """Note features that were predicted from: their label was learned with them, or they wait for it."""
+        labels = shard.labels
+        assert labels is not None
+        if own and label is None:
+            # It was learned before, under this id or where the record stood before it was replayed.
+            return
+        at_ms = record.timestamp_ms if event.ts is msgspec.UNSET else event.ts
+        assert record.value is not None
+        entry = Entry.of(
+            at_ms=at_ms, logged_ms=record.timestamp_ms, order=record.offset, value=record.value, key=record.key,
+            answer=answer, version=shard.version,
+        )  # fmt: skip
+        if label is None:
+            labels.ask(id_, entry)
+        else:
+            labels.answer(id_, entry, label, own=own)
+        self.end_waits(shard, labels)
+
+    def pass_time(self, shard: Shard, record: Record, ts: int | msgspec.UnsetType) -> None:
+        """Let the time of a record pass, and give what was waited for too long the outcome that is configured."""
+        labels = shard.labels
+        assert labels is not None
+        features = type(record) is not LabelRecord
+        labels.advance(None if ts is msgspec.UNSET else ts, record.timestamp_ms, features=features)
+        self.end_waits(shard, labels)
+
+    def end_waits(self, shard: Shard, labels: Labels) -> None:
+        """Learn the default label, if there is one, with the features whose wait has ended."""
+        for entry in labels.overdue():
+            if labels.default is None:
+                continue
+            try:
+                self._learn(shard, entry, labels.default)
+            except Exception:  # noqa: BLE001 there is no record to refuse: the wait has ended, and that is counted
+                shard.mind.undo(entry.key)
+            else:
+                shard.score(entry.answer, labels.default, entry.version)
+
+    def take(self, shard: Shard, record: Record, delays_ms: list[int]) -> Refusal | None:
+        """Handle one record of the labels topic, or return why it is refused; note after how long it was joined."""
+        labels = shard.labels
+        assert labels is not None
+        labels.tally.records += 1
+        refusal = self._take(shard, labels, record, delays_ms)
+        if refusal is not None:
+            labels.tally.refused += 1
+        return refusal
+
+    def _take(self, shard: Shard, labels: Labels, record: Record, delays_ms: list[int]) -> Refusal | None:
+        found = self._label_decoder.decode(record)
+        if isinstance(found, Refusal):
+            return found
+        self.pass_time(shard, record, found.ts)
+        try:
+            label = shard.mind.label(found.label)
+        except LabelError as error:
+            return Refusal("bad_label", "validate", str(error), "label")
+        ts = None if found.ts is msgspec.UNSET else found.ts
+        verdict, entry = labels.take(found.id, label, at_ms=ts, logged_ms=record.timestamp_ms, order=record.offset)
+        if verdict in {"learn", "correct"}:
+            try:
+                self._learn(shard, entry, label)
+            except Exception as error:  # noqa: BLE001 a model may raise anything, and none of it may stop the stream
+                shard.mind.undo(entry.key)
+                return Refusal("learn_failed", "join", f"the model raised {type(error).__name__}: {error}")
+            if verdict == "learn":
+                shard.score(entry.answer, label, entry.version)
+                delays_ms.append(max(0, record.timestamp_ms - entry.logged_ms if ts is None else ts - entry.at_ms))
+            labels.settle(found.id, entry, label)
+        self.end_waits(shard, labels)
+        return None
+
+    def _learn(self, shard: Shard, entry: Entry, label: Any) -> None:
+        features = self._decoder.features(entry.value)
+        shard.mind.learn(entry.key, features.copy(), label)
+        shard.mind.keep(entry.key, features, label, predicted=False)
+        shard.counts.learned += 1

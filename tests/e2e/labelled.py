@@ -1,0 +1,222 @@
+"""A project whose labels come later, what is sent to it, and the truth about it.
+
+The truth is computed with plain River and a dictionary, in the order in which the two topics were really read. That
+order is told by the marks of the committed offsets, which are sampled while the project runs.
+"""
+
+import contextlib
+import json
+import pickle
+import random
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+from confluent_kafka import Producer
+from harness import Project, values
+from oracle import anatomy, difference, logistic, open_transactions
+
+from consumers.topics import Topics
+from state import order
+from state.labels import Tally
+from state.store import Store
+
+_SAMPLE_S = 0.2
+
+
+class Sent(msgspec.Struct):
+    """One message on its way in: of the labels topic or of the features."""
+
+    labels: bool
+    partition: int
+    value: bytes
+    timestamp_ms: int = 0
+
+
+def plan(count: int, *, partitions: int, delay_max: int, seed: int = 1) -> list[Sent]:
+    """Plan features and their labels, in the order in which they are sent.
+
+    Of the labels 10 % are missing, 5 % are sent twice, 5 % come before their features, and the others after up to
+    `delay_max` further features.
+    """
+    rng = random.Random(seed)
+    due: dict[int, list[Sent]] = {}
+    features = [json.loads(value) for value in values(count, seed=seed)]
+    for index, event in enumerate(features):
+        label = json.dumps({"id": event["id"], "label": event.pop("label")}).encode()
+        kind = rng.random()
+        if kind < 0.1:
+            continue
+        at = index - rng.randrange(1, 50) if kind < 0.15 else index + 1 + rng.randrange(delay_max)
+        again = [at, at + 1 + rng.randrange(delay_max)] if kind > 0.95 else [at]
+        for when in again:
+            due.setdefault(max(0, when), []).append(Sent(True, index % partitions, label))
+    sent: list[Sent] = []
+    for index, event in enumerate(features):
+        sent += due.pop(index, [])
+        sent.append(Sent(False, index % partitions, json.dumps(event).encode()))
+    return [*sent, *(message for index in sorted(due) for message in due[index])]
+
+
+def labelled(make: Callable[..., Project], *, settings: dict[str, str] | None = None, **options: Any) -> Project:
+    """Make a project with a labels topic."""
+    name = f"t{uuid.uuid4().hex[:8]}"
+    p = make(name=name, settings={"HEADRACE__TOPICS__LABELS": f"{name}.labels", **(settings or {})}, **options)
+    Topics(p.client).create(f"{name}.labels", p.partitions)
+    return p
+
+
+def labels_of(p: Project) -> str:
+    """Name the labels topic of a project."""
+    return f"{p.name}.labels"
+
+
+def send(p: Project, messages: Sequence[Sent], *, pause: Callable[[int], None] = lambda _index: None) -> None:
+    """Send messages in their order; `pause` is called before each, with its index."""
+    producer = Producer({**p.client, "linger.ms": 1, "enable.idempotence": True})
+    for index, message in enumerate(messages):
+        pause(index)
+        topic = labels_of(p) if message.labels else p.features
+        extra = {"timestamp": message.timestamp_ms} if message.timestamp_ms else {}
+        producer.produce(topic, message.value, partition=message.partition, **extra)
+        if not message.labels:
+            p.sent[message.partition].append(message.value)
+        producer.poll(0)
+    assert producer.flush(60) == 0, "Kafka took the records"
+
+
+class Orders(threading.Thread):
+    """Samples the order in which each partition's topics are read, from the marks."""
+
+    def __init__(self, p: Project) -> None:
+        super().__init__(daemon=True)
+        self._p = p
+        self._stop_asked = threading.Event()
+        self.steps: dict[int, set[order.Step]] = {partition: set() for partition in p.sent}
+
+    def run(self) -> None:
+        while not self._stop_asked.is_set():
+            self.look()
+            self._stop_asked.wait(_SAMPLE_S)
+
+    def look(self) -> None:
+        for partition, (_, found) in self._p.committed().items():
+            if found is not None and found.join is not None:
+                read = order.decode(found.join.order)
+                steps = read.since(read.base)
+                assert steps is not None
+                self.steps[partition].update(steps)
+
+    def stop(self) -> None:
+        self._stop_asked.set()
+        self.join(60)
+        assert not self.is_alive(), "the sampling ended"
+        self.look()
+
+
+@contextlib.contextmanager
+def ordered(p: Project) -> Iterator[Orders]:
+    """Sample the orders of a project while the block runs."""
+    sampling = Orders(p)
+    sampling.start()
+    try:
+        yield sampling
+    finally:
+        sampling.stop()
+
+
+class Truth(msgspec.Struct):
+    """What one partition must give: its predictions by offset, its tally, and the model at its end."""
+
+    answers: list[tuple[int, bool, dict[str, float]]]
+    tally: Tally
+    learned: int
+    model: Any
+
+
+def offline(features: Sequence[Any], labels: Sequence[Any], steps: Sequence[order.Step], model: Any) -> Truth:
+    """Compute what a partition's messages must give in the steps in which they were read. No wait ends."""
+    truth = Truth([], Tally(), 0, model)
+    asked: dict[str, dict[str, float]] = {}
+    known: dict[str, tuple[str, Any]] = {}
+    for at, message in _in_order(features, labels, steps):
+        event = json.loads(message.value())
+        id_ = event["id"]
+        if "features" in event:
+            _answer(truth, at, event, asked, known)
+            continue
+        truth.tally.records += 1
+        if id_ in asked:
+            model.learn_one(asked.pop(id_), event["label"])
+            truth.learned += 1
+            truth.tally.joined += 1
+            known[id_] = "answered", event["label"]
+        elif id_ in known:
+            same = known[id_][1] == event["label"]
+            truth.tally.duplicate += same
+            truth.tally.corrected += not same
+        else:
+            truth.tally.early += 1
+            known[id_] = "early", event["label"]
+    return truth
+
+
+def _answer(truth: Truth, offset: int, event: Any, asked: dict[str, Any], known: dict[str, tuple[str, Any]]) -> None:
+    proba = truth.model.predict_proba_one(event["features"])
+    truth.answers.append((offset, max(proba, key=proba.get), {str(c).lower(): p for c, p in proba.items()}))
+    kind, label = known.get(event["id"], ("", None))
+    if kind == "early":
+        truth.model.learn_one(event["features"], label)
+        truth.learned += 1
+        truth.tally.joined += 1
+        known[event["id"]] = "answered", label
+    else:
+        asked[event["id"]] = event["features"]
+
+
+def _in_order(features: Sequence[Any], labels: Sequence[Any], steps: Sequence[order.Step]) -> Iterator[tuple[int, Any]]:
+    """Go through both topics' messages step by step, by time within a step, labels first."""
+    logs, places = (list(features), list(labels)), [0, 0]
+    for step in steps:
+        taken: list[tuple[int, int, int, Any]] = []
+        for log in (1, 0):
+            while places[log] < len(logs[log]) and logs[log][places[log]].offset() < step[log]:
+                message = logs[log][places[log]]
+                taken.append((message.timestamp()[1], 1 - log, places[log], message))
+                places[log] += 1
+        yield from ((message.offset(), message) for _, _, _, message in sorted(taken, key=lambda one: one[:3]))
+    assert places == [len(log) for log in logs], "the steps lead to the ends of both topics"
+
+
+def hold(p: Project, orders: Orders, build: Callable[[], Any] = logistic) -> Tally:
+    """Hold all that came out against the truth, to the bit, and return the sum of the tallies."""
+    predictions, features, labels = (p.read(topic) for topic in (p.predictions, p.features, labels_of(p)))
+    committed = p.committed()
+    total = Tally()
+    for partition in p.sent:
+        steps = sorted(orders.steps[partition])
+        truth = offline(features[partition], labels[partition], steps, build())
+        answers = [json.loads(message.value()) for message in predictions[partition]]
+        found = [(a["source"]["offset"], a["prediction"], a["proba"]) for a in answers]
+        offsets = [offset for offset, _, _ in found], [offset for offset, _, _ in truth.answers]
+        assert offsets[0] == offsets[1], f"predictions of partition {partition}: {difference(*offsets)}"
+        wrong = [a for a, b in zip(found, truth.answers, strict=True) if a != b]
+        assert not wrong, f"partition {partition}: {len(wrong)} predictions differ, the first is {wrong[0]}"
+        mark = committed[partition][1]
+        assert mark is not None and mark.join is not None
+        assert mark.join.tally == truth.tally, partition
+        assert mark.learned == truth.learned, partition
+        snapshot = Store(p.stack.addresses.redis, name=p.name).load(partition, at_most=2**62).snapshot
+        assert snapshot is not None and snapshot.join is not None
+        assert (snapshot.offset, snapshot.join.offset) == (committed[partition][0], mark.join.offset)
+        assert anatomy(_model(snapshot.model)) == anatomy(truth.model), f"the model of {partition}"
+        for name in Tally.__struct_fields__:
+            setattr(total, name, getattr(total, name) + getattr(mark.join.tally, name))
+    assert open_transactions(p) == [], "no transaction is left open"
+    return total
+
+
+def _model(sealed: bytes) -> Any:
+    return pickle.loads(sealed)[1]

@@ -1,0 +1,324 @@
+import random
+from typing import Any
+
+import pytest
+
+from state.labels import Entry, Labels, Rules, Tally
+
+WAIT_MS = 1_000
+
+
+def labels(**rules: Any) -> Labels:
+    return Labels(Rules(**{"wait_ms": WAIT_MS, **rules}))
+
+
+def entry(offset: int, *, at_ms: int = 0, value: bytes = b"{}", answer: Any = True, version: int = 1) -> Entry:
+    return Entry.of(at_ms=at_ms, logged_ms=at_ms, order=offset, value=value, key=b"k", answer=answer, version=version)
+
+
+def ask(joined: Labels, id_: str, offset: int, *, at_ms: int = 0, value: bytes = b"{}") -> None:
+    joined.advance(at_ms, at_ms, features=True)
+    joined.ask(id_, entry(offset, at_ms=at_ms, value=value))
+
+
+def take(
+    joined: Labels, id_: str, label: Any = "yes", *, at_ms: int | None = None, logged_ms: int = 0, order: int = 7
+) -> str:
+    """Take a label, and learn it when that is asked for."""
+    joined.advance(at_ms, logged_ms, features=False)
+    verdict, found = joined.take(id_, label, at_ms=at_ms, logged_ms=logged_ms, order=order)
+    if verdict in {"learn", "correct"}:
+        joined.settle(id_, found, label)
+    return verdict
+
+
+def again(joined: Labels, **rules: Any) -> Labels:
+    """Return what a snapshot of the labels brings back."""
+    rows = {key: row for key, row in joined.changes().items() if row is not None}
+    assert len(rows) == len(joined), "these tests save everything at once"
+    restored = labels(**rules)
+    restored.resume(joined.memory())
+    restored.restore(rows.items())
+    return restored
+
+
+def test_a_label_finds_its_features_as_they_were_answered() -> None:
+    joined = labels()
+    ask(joined, "a", 3, value=b'{"features": {"x": 1}}')
+    verdict, found = joined.take("a", False, at_ms=None, logged_ms=5, order=0)
+    assert (verdict, found.value, found.answer, found.version, found.order) == (
+        "learn",
+        b'{"features": {"x": 1}}',
+        True,
+        1,
+        3,
+    )
+    assert joined.tally == Tally(), "until it is learned nothing has happened"
+    joined.settle("a", found, False)
+    assert (joined.tally.joined, joined.asked, joined.is_answered("a")) == (1, 0, True)
+
+
+def test_a_second_label_is_a_duplicate_and_a_different_one_a_correction() -> None:
+    joined = labels()
+    ask(joined, "a", 3)
+    assert [take(joined, "a", label) for label in (True, True, False, True)] == [
+        "learn",
+        "duplicate",
+        "corrected",
+        "duplicate",
+    ]
+    assert (joined.tally.joined, joined.tally.duplicate, joined.tally.corrected) == (1, 2, 1)
+
+
+def test_true_and_one_are_different_labels() -> None:
+    joined = labels()
+    ask(joined, "a", 3)
+    assert [take(joined, "a", label) for label in (True, 1)] == ["learn", "corrected"]
+
+
+def test_a_correction_is_learned_with_the_same_features_where_that_is_asked_for() -> None:
+    joined = labels(corrections=True)
+    ask(joined, "a", 3, value=b"features")
+    assert [take(joined, "a", label) for label in (True, False, False)] == ["learn", "correct", "duplicate"]
+    verdict, found = joined.take("a", True, at_ms=None, logged_ms=0, order=0)
+    assert (verdict, found.value) == ("correct", b"features")
+    assert (joined.tally.joined, joined.tally.corrected) == (1, 1)
+
+
+def test_an_early_label_waits_for_its_features() -> None:
+    joined = labels()
+    assert take(joined, "a", "yes") == "early"
+    assert (joined.early, joined.find_early("a"), joined.find_early("b")) == (1, "yes", None)
+    joined.answer("a", entry(0), "yes", own=False)
+    assert (joined.early, joined.tally.joined, joined.tally.early, joined.is_answered("a")) == (0, 1, 1, True)
+
+
+def test_a_second_early_label_is_a_duplicate_or_a_correction_of_the_first() -> None:
+    joined = labels()
+    assert [take(joined, "a", label) for label in (1, 1, 2)] == ["early", "duplicate", "corrected"]
+    assert joined.find_early("a") == 1
+    joined = labels(corrections=True)
+    assert [take(joined, "a", label) for label in (1, 2)] == ["early", "corrected"]
+    assert joined.find_early("a") == 2, "the newest is what the features are to be learned with"
+
+
+def test_a_wait_ends_just_after_its_time_and_what_ended_is_told_once() -> None:
+    joined = labels()
+    ask(joined, "a", 0, at_ms=0)
+    ask(joined, "b", 1, at_ms=WAIT_MS)
+    assert joined.overdue() == [], "the last moment belongs to the wait"
+    ask(joined, "c", 2, at_ms=WAIT_MS + 1)
+    assert [found.order for found in joined.overdue()] == [0]
+    assert joined.overdue() == []
+    assert (joined.tally.expired, joined.asked) == (1, 2)
+
+
+def test_label_after_its_wait_is_counted_as_an_orphan() -> None:
+    joined = labels()
+    ask(joined, "a", 0, at_ms=0)
+    assert take(joined, "a", at_ms=WAIT_MS + 1) == "orphaned"
+    assert (joined.tally.expired, joined.tally.orphaned) == (1, 1)
+
+
+def test_a_default_label_makes_a_later_one_a_duplicate_or_a_correction() -> None:
+    joined = labels(default=False)
+    ask(joined, "a", 0, at_ms=0)
+    ask(joined, "b", 1, at_ms=0)
+    ask(joined, "c", 2, at_ms=WAIT_MS + 1)
+    assert len(joined.overdue()) == 2
+    assert [take(joined, "a", False), take(joined, "b", True)] == ["duplicate", "corrected"]
+
+
+def test_an_early_label_whose_features_never_come_is_an_orphan_at_the_end_of_its_wait() -> None:
+    joined = labels()
+    assert take(joined, "ghost", logged_ms=0) == "early"
+    ask(joined, "a", 0, at_ms=WAIT_MS + 1)
+    assert (joined.tally.orphaned, joined.early, joined.find_early("ghost")) == (1, 0, None)
+    assert joined.overdue() == [], "nothing was predicted that could be learned"
+
+
+def test_old_events_are_not_outlived_by_labels_without_a_time_of_their_own() -> None:
+    joined = labels()
+    ask(joined, "old", 0, at_ms=1_000)
+    assert take(joined, "old", logged_ms=10**12) == "learn", "the label's log time says nothing about 1970"
+    assert take(joined, "other", logged_ms=10**12) == "early"
+    ask(joined, "next", 1, at_ms=1_500)
+    assert joined.tally.orphaned == 0, "it came at the stream's time"
+
+
+def test_without_event_times_the_logs_own_times_pass() -> None:
+    joined = labels()
+    joined.advance(None, 10, features=True)
+    joined.ask("a", entry(0, at_ms=10))
+    assert take(joined, "a", logged_ms=10 + WAIT_MS + 1) == "orphaned"
+
+
+def test_time_never_goes_back() -> None:
+    joined = labels()
+    ask(joined, "a", 0, at_ms=5_000)
+    ask(joined, "late", 1, at_ms=10)
+    joined.advance(4_999, 0, features=True)
+    assert joined.overdue() == [], "what is late when it comes waits until the stream's time moves on"
+    joined.advance(5_001, 0, features=True)
+    assert [found.order for found in joined.overdue()] == [1]
+
+
+def test_of_two_features_with_one_id_the_newer_waits() -> None:
+    joined = labels()
+    ask(joined, "a", 0, value=b"old")
+    ask(joined, "a", 1, value=b"new")
+    _, found = joined.take("a", True, at_ms=None, logged_ms=0, order=0)
+    assert (found.value, joined.asked, joined.tally.repeated) == (b"new", 1, 1)
+    joined.settle("a", found, True)
+    ask(joined, "a", 2)
+    assert (joined.asked, joined.tally.repeated) == (0, 2), "a label that was learned is waited for no more"
+
+
+def test_features_with_a_label_of_their_own_are_remembered() -> None:
+    joined = labels()
+    take(joined, "a", True)
+    joined.answer("a", entry(0), True, own=True)
+    take(joined, "b", True)
+    joined.answer("b", entry(1), False, own=True)
+    assert (joined.tally.duplicate, joined.tally.corrected, joined.tally.joined) == (1, 1, 0)
+    assert take(joined, "b", False) == "duplicate"
+
+
+def test_what_is_too_much_goes_that_would_have_gone_first() -> None:
+    joined = labels(waiting_max=3)
+    for offset, at_ms in enumerate((30, 10, 20, 40)):
+        ask(joined, f"id-{offset}", offset, at_ms=at_ms)
+    assert [found.order for found in joined.overdue()] == [1]
+    assert (joined.asked, joined.tally.evicted, joined.tally.expired) == (3, 1, 0)
+    assert take(joined, "id-1") == "orphaned"
+
+
+def test_what_takes_too_many_bytes_goes_too_and_what_is_only_remembered_first() -> None:
+    joined = labels(bytes_max=100_000)
+    for index in range(20):
+        ask(joined, f"done-{index}", index)
+        take(joined, f"done-{index}")
+    for index in range(20):
+        ask(joined, f"big-{index}", 100 + index, value=b"x" * 9_000)
+        assert joined.bytes <= 100_000
+    assert joined.asked == 10
+    assert joined.tally.evicted == 10
+    assert not joined.is_answered("done-19")
+
+
+def test_only_so_many_that_are_over_are_remembered() -> None:
+    joined = labels(remembered_max=2)
+    for index in range(4):
+        ask(joined, f"id-{index}", index)
+        take(joined, f"id-{index}")
+    assert [take(joined, f"id-{index}") for index in (1, 3)] == ["early", "duplicate"]
+
+
+def test_what_is_over_is_forgotten_after_twice_the_wait() -> None:
+    joined = labels()
+    ask(joined, "a", 0, at_ms=0)
+    take(joined, "a")
+    ask(joined, "b", 1, at_ms=2 * WAIT_MS)
+    assert joined.is_answered("a")
+    ask(joined, "c", 2, at_ms=2 * WAIT_MS + 1)
+    assert not joined.is_answered("a")
+
+
+@pytest.mark.parametrize("label", [10**30, -(10**30), 2**64 - 1, -(2**63), 0.1, "ja", True, 0])
+def test_labels_and_answers_of_any_kind_and_size_come_back(label: Any) -> None:
+    joined = labels()
+    take(joined, "early", label)
+    joined.ask("a", entry(0, answer=label))
+    restored = again(joined)
+    assert restored.find_early("early") == label
+    _, found = restored.take("a", True, at_ms=None, logged_ms=0, order=0)
+    assert found.answer == joined.take("a", True, at_ms=None, logged_ms=0, order=0)[1].answer
+
+
+def test_only_what_changed_is_saved() -> None:
+    joined = labels()
+    ask(joined, "a", 0)
+    ask(joined, "b", 1)
+    assert sorted(joined.changes()) == [b"a", b"b"]
+    joined.saved()
+    assert joined.changes() == {}
+    ask(joined, "c", 2, at_ms=WAIT_MS * 3)
+    changes = joined.changes()
+    assert sorted(changes) == [b"a", b"b", b"c"], "two are gone, and one has come"
+    joined.saved()
+    ask(joined, "d", 3, at_ms=WAIT_MS * 4 + 1)
+    changes = joined.changes()
+    assert changes[b"c"] is not None
+    assert changes[b"d"] is not None
+
+
+def test_what_came_and_went_between_two_saves_was_never_there() -> None:
+    joined = labels(remembered_max=0)
+    ask(joined, "a", 0)
+    take(joined, "a")
+    assert joined.changes() == {}
+
+
+def test_what_a_failed_save_may_have_written_is_taken_back() -> None:
+    joined = labels(remembered_max=0)
+    ask(joined, "a", 0)
+    joined.changes()
+    take(joined, "a")
+    assert joined.changes() == {b"a": None}
+
+
+def _act(joined: Labels, rng: random.Random, step: int) -> Any:
+    """Do something at random, and return what can be seen of it."""
+    id_ = f"id-{rng.randrange(60)}"
+    at_ms = step * 3 - rng.randrange(40)
+    if rng.random() < 0.5:
+        joined.advance(at_ms, at_ms, features=True)
+        if joined.is_answered(id_):
+            return "answered", [found.order for found in joined.overdue()]
+        early = joined.find_early(id_)
+        if early is None:
+            joined.ask(id_, entry(step, at_ms=max(0, at_ms), value=bytes(rng.randrange(300))))
+        else:
+            joined.answer(id_, entry(step, at_ms=max(0, at_ms)), early, own=False)
+        return early, [found.order for found in joined.overdue()]
+    own_ms = at_ms if rng.random() < 0.5 else None
+    verdict = take(joined, id_, rng.randrange(2), at_ms=own_ms, logged_ms=at_ms, order=step)
+    return verdict, [found.order for found in joined.overdue()]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_labels_that_were_saved_anywhere_go_on_as_if_they_had_not_been(seed: int) -> None:
+    """All bounds are tight, so that each step may evict, expire and forget."""
+    rules = {
+        "wait_ms": 150,
+        "waiting_max": 25,
+        "bytes_max": 22_000,
+        "remembered_max": 15,
+        "corrections": seed % 2 == 0,
+        "default": (None, 1)[seed % 3 == 0],
+    }
+    whole, pieces, stored = labels(**rules), labels(**rules), dict[bytes, bytes]()
+    for step in range(3_000):
+        seen = [_act(joined, random.Random(seed * 10_000 + step), step) for joined in (whole, pieces)]
+        assert seen[0] == seen[1], step
+        if step % 41 == 0:
+            for key, row in pieces.changes().items():
+                if row is None:
+                    stored.pop(key, None)
+                else:
+                    stored[key] = row
+            pieces.saved()
+            assert len(stored) == len(pieces), "the table has a row for each entry"
+            items = list(stored.items())
+            random.Random(step).shuffle(items)
+            memory = pieces.memory()
+            pieces = labels(**rules)
+            pieces.resume(memory)
+            pieces.restore(items)
+    assert whole.tally == pieces.tally
+    assert (whole.asked, whole.early, whole.bytes) == (pieces.asked, pieces.early, pieces.bytes)
+    tally = whole.tally
+    told = tally.joined + tally.duplicate + tally.corrected + tally.orphaned + whole.early
+    assert tally.records == 0, "the engine counts them"
+    assert min(tally.joined, tally.early, tally.duplicate, tally.orphaned, tally.evicted, tally.expired) > 0
+    assert told > 1_000
