@@ -146,7 +146,7 @@ class Model(_Section):
         "model:build", pattern=r"^[\w.]+:\w+$", description="module:function, looked up beside this file"
     )
     scope: Literal["partition", "key", "global"] = Field(
-        "partition", description="one model for each partition (key and global are not in this release)"
+        "partition", description="one model for each partition, or for each key (global is not in this release)"
     )
     trusted_packages: tuple[str, ...] = Field(
         (), description="packages beyond River and numpy whose classes a snapshot may hold"
@@ -164,6 +164,16 @@ class LabelWait(_Section):
     waiting_max: int = Field(1_000_000, ge=1, description="features and early labels that may wait")
     bytes_max: int = Field(1_000_000_000, ge=100_000, description="memory that they may take, in bytes")
     remembered_max: int = Field(100_000, ge=0, description="ids whose wait is over that are told from unknown ones")
+
+
+class Keys(_Section):
+    """A model for every key (scope = "key")."""
+
+    prior: bool = Field(False, description="whether a new key begins as the model of all keys stands, not from nothing")
+    hot_max: int = Field(100_000, ge=1, description="models of one partition in memory; all others wait in the store")
+    silent: Seconds | None = Field(
+        None, description="how long a key may be silent, in event time, before it is forgotten; without it for ever"
+    )
 
 
 class Delivery(_Section):
@@ -274,6 +284,7 @@ class Config(BaseSettings):
     redis: RedisAddress = RedisAddress()  # type: ignore[call-arg]
     model: Model = Model()  # type: ignore[call-arg]
     labels: LabelWait = LabelWait()  # type: ignore[call-arg]
+    keys: Keys = Keys()  # type: ignore[call-arg]
     delivery: Delivery = Delivery()  # type: ignore[call-arg]
     batch: Batches = Batches()  # type: ignore[call-arg]
     records: Records = Records()  # type: ignore[call-arg]
@@ -296,8 +307,8 @@ class Config(BaseSettings):
 
     @model_validator(mode="after")
     def _in_this_release(self) -> "Config":
-        if self.model.scope != "partition":
-            raise ValueError(f'model.scope: "{self.model.scope}" is not in this release; use "partition"')
+        if self.model.scope == "global":
+            raise ValueError('model.scope: "global" is not in this release; use "partition" or "key"')
         return self
 
     @property

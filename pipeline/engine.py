@@ -135,6 +135,10 @@ class Engine:
             return event
         assert isinstance(event, Event)
         id_ = self._id(record, event)
+        if shard.keys is not None:
+            if not record.key:
+                return Refusal("no_key", "validate", 'the record has no key; with scope = "key" each needs one', "key")
+            shard.keys.meet(record.key, record.timestamp_ms if event.ts is msgspec.UNSET else event.ts)
         if shard.labels is not None:
             self._join.pass_time(shard, record, event.ts)
         try:

@@ -26,6 +26,7 @@ _EXAMPLES: dict[str, Any] = {
     "topics.labels": "labels",
     "topics.dead_letters": "dlq.features",
     "labels.default": False,
+    "keys.silent": 2_592_000.0,
     "sink.http.url": "https://example.com/predictions",
 }
 _TABLES = {
@@ -33,7 +34,7 @@ _TABLES = {
     "schema.features": ("[schema.features.amount]", 'type = "number"', "min = 0.0"),
     "sink.http.headers": ('authorization = "Bearer TOKEN"',),
 }
-_DURATIONS = (".timeout", ".interval", ".wait")
+_DURATIONS = (".timeout", ".interval", ".wait", ".silent")
 
 _HEAD = """\
 # Headrace reads this file, then the environment (HEADRACE__KAFKA__BOOTSTRAP_SERVERS=host:9092), then flags.

@@ -18,7 +18,10 @@ from pipeline.delivery import Pending
 from pipeline.engine import Engine
 from pipeline.takeover import Takeover
 from pipeline.telemetry import Telemetry
+from state.learner import ModelError
 from state.shard import Shard
+from state.store import StoreAway
+from state.table import TableDamaged
 
 log = structlog.get_logger("headrace")
 
@@ -153,8 +156,19 @@ class Progress:
         self._balance(partition, weave)
         return learned
 
+    def _warm(self, shard: Shard, records: Sequence[Record]) -> None:
+        """Bring the models of the records' keys into memory. Raises StoreAway."""
+        if shard.keys is None:
+            return
+        try:
+            shard.keys.warm(record.key for record in records if record.key)
+        except (TableDamaged, ModelError) as error:
+            self._takeover.distrust(shard.partition)
+            raise StoreAway(f"partition {shard.partition} is learned again: {error}") from error
+
     def _relearn(self, shard: Shard, records: Sequence[Record], now_ms: int) -> None:
         """Learn records below the committed place, in silence."""
+        self._warm(shard, records)
         self._engine.run(shard, records, now_ms=now_ms)
         self._telemetry.relearned.inc(len(records))
         self.relearned += len(records)
@@ -162,6 +176,7 @@ class Progress:
 
     def _add(self, shard: Shard, records: Sequence[Record], end: Place, pending: Pending, now_ms: int) -> None:
         """Learn new records, for output; the shard stands at `end` afterwards."""
+        self._warm(shard, records)
         partition = shard.partition
         pending.starts[partition] = Committed(shard.committed, shard.mark, shard.labels_committed)
         pending.results[partition] = self._engine.run(shard, records, now_ms=now_ms)

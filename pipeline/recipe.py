@@ -1,6 +1,7 @@
 """From the configuration to the parts: how records are read, how labels are waited for, and what learns."""
 
 from collections.abc import Callable
+from typing import Any
 
 import structlog
 
@@ -8,8 +9,13 @@ from consumers import schema
 from consumers.record import Decoder
 from pipeline.config import Config, ConfigError
 from state import learner
+from state.bank import Bank, RiverBank
 from state.cell import Cell, Mind
+from state.keyring import TABLE as KEYS
+from state.keyring import Keyring
 from state.labels import Rules
+from state.slab import slab_for
+from state.store import Store
 
 log = structlog.get_logger("headrace")
 
@@ -48,8 +54,8 @@ def rules(config: Config) -> Rules | None:
     )
 
 
-def minds(config: Config) -> Callable[[], Mind]:
-    """Return what makes a new mind each time, having made one. Raises ModelError, ConfigError."""
+def minds(config: Config, store: Store) -> Callable[[int], Mind]:
+    """Return what makes a new mind for a partition, having made one model. Raises ModelError, ConfigError."""
     directory = config.directory
     factory = learner.load_factory(config.model.factory, directory)
     trusted = frozenset(config.model.trusted_packages) | learner.modules_beside(directory)
@@ -57,7 +63,27 @@ def minds(config: Config) -> Callable[[], Mind]:
     if first.unseeded:
         log.warning("the model draws random numbers without a seed: give it one, or it can't be relearned")
     _check_default(config, first)
-    return lambda: Cell(learner.build(factory, trusted=trusted))
+    if config.model.scope == "key":
+        return lambda partition: _keyring(config, store, partition, lambda: _bank(factory, trusted))
+    return lambda _partition: Cell(learner.build(factory, trusted=trusted))
+
+
+def _keyring(config: Config, store: Store, partition: int, make: Callable[[], Bank]) -> Keyring:
+    keys = config.keys
+    return Keyring(
+        make(),
+        fetch=lambda asked: store.fetch(partition, KEYS, asked),
+        scan=lambda: store.rows(partition, KEYS),
+        hot_max=keys.hot_max,
+        silent_ms=None if keys.silent is None else round(keys.silent * 1_000),
+        prior=make() if keys.prior else None,
+    )
+
+
+def _bank(factory: Callable[[], Any], trusted: frozenset[str]) -> Bank:
+    """Return an empty bank of the models that the factory makes: in arrays where that is known how."""
+    first = learner.build(factory, trusted=trusted)
+    return slab_for(first.model) or RiverBank(first)
 
 
 def _check_default(config: Config, model: learner.Learner) -> None:

@@ -12,22 +12,21 @@ Whatever raises a 503 trips the breaker of its dependency and is tried again whe
 loop goes on polling with its partitions paused, and so keeps its place in the group.
 """
 
-import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import msgspec
 import structlog
 
 from consumers.gate import FloodGuard
-from consumers.source import Batch, Source, SourceAway, SourceLost
+from consumers.source import Batch, Source
 from consumers.topics import Topic
 from consumers.weave import Place
 from pipeline.delivery import Delivery, Pending
 from pipeline.engine import Engine
 from pipeline.finish import Finish
+from pipeline.heartbeat import LEAVE_S, Company, Heartbeat
 from pipeline.progress import Progress
 from pipeline.pulse import Pulse
 from pipeline.retention import Retention
@@ -35,23 +34,20 @@ from pipeline.saver import Saver
 from pipeline.takeover import OnLoss, Takeover
 from pipeline.telemetry import Telemetry
 from pipeline.trial import Trial
-from pipeline.vacancy import Notes, Vacancy
 from pipeline.watchdog import Watchdog
 from producers.sink import BatchStale, Sink
 from producers.webhook import Webhook
 from state.cell import Mind
 from state.labels import Rules
 from state.shard import Shard
-from state.store import Store
+from state.store import Store, StoreAway
 
 log = structlog.get_logger("headrace")
 
 _POLL_S = 0.25
 _PAUSED_POLL_S = 0.05
 _WAITING_POLL_S = 0.005
-_BEAT_S = 1.0
 _DRAIN_S = 3.0
-_LEAVE_S = 3.5
 # The longest that many partitions may keep the loop from polling: what is left then comes after the next poll.
 _SPELL_S = 5.0
 
@@ -86,10 +82,8 @@ class Stop:
 class Runner:
     """One worker's stream, from a joined group to a clean leave.
 
-    About once a second the worker's note for `status` goes to `announce`, which must not fail, and to `hold`,
-    which renews the worker's ordinal in the store, returns the notes of all workers, and may raise StoreAway. Each
-    batch that is confirmed is told to `at_work`. `ends` makes the runner stop at these offsets of all partitions, by
-    itself.
+    `company` connects it with the other workers. Each batch that is confirmed is told to `at_work`. `ends` makes the
+    runner stop at these offsets of all partitions, by itself.
     """
 
     def __init__(
@@ -98,35 +92,28 @@ class Runner:
         topic: Topic,
         make_source: Callable[[Callable[[Sequence[int], Sequence[int]], None]], Source],
         engine: Engine,
-        build: Callable[[], Mind],
+        build: Callable[[int], Mind],
         sink: Sink,
         store: Store,
         webhook: Webhook | None,
         flood: FloodGuard | None,
         limits: Limits,
         telemetry: Telemetry,
-        announce: Callable[[dict[str, Any]], None],
-        hold: Callable[[dict[str, Any]], Notes],
+        company: Company,
         stop: Stop,
         watchdog: Watchdog,
         at_work: Callable[[], None],
         reach: Callable[[str], None],
-        ordinal: int,
-        vacancy: Vacancy,
         ends: Mapping[int, Place] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sink = sink
         self._flood = flood
         self._telemetry = telemetry
-        self._announce = announce
-        self._hold = hold
         self._stop = stop
         self._watchdog = watchdog
         self._at_work = at_work
         self._reach = reach
-        self._ordinal = ordinal
-        self._vacancy = vacancy
         self._clock = clock
         self._trial = Trial(telemetry=telemetry, clock=clock)
         self._gate = self._trial.gate
@@ -135,18 +122,18 @@ class Runner:
         self._pending: Pending | None = None
         self._paused = False
         self._stale = False
-        self._beat_at = 0.0
         self._polled_at = clock()
         self._source = make_source(self._rebalanced)
         self._finish = None if ends is None else Finish(self._source, shards=self._shards, ends=ends, clock=clock)
-        self._assemble(topic, engine=engine, build=build, store=store, webhook=webhook, limits=limits)
+        self._assemble(topic, company, engine=engine, build=build, store=store, webhook=webhook, limits=limits)
 
     def _assemble(
         self,
         topic: Topic,
+        company: Company,
         *,
         engine: Engine,
-        build: Callable[[], Mind],
+        build: Callable[[int], Mind],
         store: Store,
         webhook: Webhook | None,
         limits: Limits,
@@ -187,6 +174,9 @@ class Runner:
             relearned=lambda: self._progress.relearned,
             telemetry=telemetry,
         )
+        self._heartbeat = Heartbeat(
+            company, source=source, pulse=self._pulse, trial=self._trial, watchdog=self._watchdog, clock=clock
+        )
         self._retention = Retention(source, shards=shards, hurry=self._saver.hurry, telemetry=telemetry, clock=clock)
         self._delivery = Delivery(engine=engine, source=source, sink=self._sink, webhook=webhook, shards=shards)
 
@@ -226,7 +216,7 @@ class Runner:
                 batch = self._source.nothing()
             if batch is not None:
                 self._reach("polled")
-                self._process(batch)
+                self._trial.attempt("store", partial(self._process, batch))
                 self._deliver()
         elif self._paused:
             self._reach("paused")
@@ -248,7 +238,12 @@ class Runner:
         return self._clock() > self._polled_at + _SPELL_S
 
     def _process(self, batch: Batch) -> None:
-        pending = self._progress.learn(batch)
+        try:
+            pending = self._progress.learn(batch)
+        except StoreAway:
+            # Some shards have learned what will never be sent: they begin again from where they were saved.
+            self._begin_again()
+            raise
         if pending is None:
             return
         self._pending = pending
@@ -348,6 +343,12 @@ class Runner:
         if came or went:
             log.info("partitions assigned" if came else "partitions revoked", partitions=sorted(came or went))
 
+    def _begin_again(self) -> None:
+        assigned = self._source.assigned
+        self._forget(list(self._shards))
+        self._source.pause(assigned)
+        self._arrived.update(assigned)
+
     def _drop_pending(self, reason: str) -> None:
         """Drop a batch that can't be sent any more, and with it the models that have learned it."""
         assert self._pending is not None
@@ -408,31 +409,7 @@ class Runner:
         self._gate.hold_flood(reason)
 
     def _beat(self) -> None:
-        """Show about once a second how the worker is; that asks the store whether it is there, too."""
-        now = self._clock()
-        if now < self._beat_at:
-            return
-        if not self._stop.asked:
-            self._watchdog.alive()
-        passed_s = now - self._beat_at + _BEAT_S if self._beat_at else 0.0
-        self._beat_at = now + _BEAT_S
-        state = self._pulse.state(arrived=bool(self._arrived))
-        self._pulse.publish(state, passed_s=passed_s)
-        # Who is no member itself has nothing to tell by: the others may be out for the same reason.
-        member = self._source.joined and not self._gate.breakers["kafka"].tripped
-        note = {**self._pulse.note(state), "assigned": sorted(self._source.assigned), "member": member}
-        # First on this machine: `status` must be able to say that the store is what is away.
-        self._announce(note)
-        self._trial.attempt("store", partial(self._renew, note))
-
-    def _renew(self, note: dict[str, Any]) -> None:
-        notes = self._hold(note)
-        vacant = self._vacancy.mends(notes if note["member"] else None, ordinal=self._ordinal, now_s=self._clock())
-        if vacant:
-            self._watchdog.end_within(_LEAVE_S)
-            with contextlib.suppress(SourceAway):
-                self._source.leave()
-            raise SourceLost(f"partitions {vacant} are nobody's: this worker leaves the group and joins it anew")
+        self._heartbeat.beat(arrived=bool(self._arrived), stopping=self._stop.asked)
 
     def _drain(self) -> None:
         """Finish the batch at hand, save, and leave, within a few seconds whatever is away."""
@@ -449,6 +426,6 @@ class Runner:
         else:
             log.warning("left a batch for the next start", offsets=self._pending.ends)
         log.info("stopped", partitions={p: shard.committed for p, shard in self._shards.items()})
-        self._watchdog.end_within(_LEAVE_S)
+        self._watchdog.end_within(LEAVE_S)
         self._sink.close()
         self._source.close()

@@ -43,8 +43,7 @@ class Saver:
         """Tell whether a shard is to be saved now; one that was never asked about has just been taken over."""
         behind = shard.unsaved
         at = self._due.setdefault(shard.partition, self._clock() + self._interval_s)
-        crowded = shard.order is not None and shard.order.is_due
-        return behind > 0 and (self._clock() >= at or behind >= self._records_max or crowded)
+        return behind > 0 and (self._clock() >= at or behind >= self._records_max or shard.is_crowded)
 
     def hurry(self, shard: Shard) -> None:
         """Let a shard be due at once, until it is saved."""
@@ -57,11 +56,12 @@ class Saver:
     def save(self, shard: Shard) -> bool:
         """Save a shard; return False when it is to be taken over again, by a newer owner or here. Raises StoreAway."""
         started = self._clock()
+        changes = shard.changes()
         taken = snapshot.take(
             shard, topic=self._topic.name, topic_id=self._topic.id, now_ms=time.time_ns() // 1_000_000
         )
         try:
-            shard.version = self._store.save(taken, changes=shard.changes(), base=shard.version)
+            shard.version = self._store.save(taken, changes=changes, base=shard.version)
         except StoreFenced as error:
             self._telemetry.snapshots.labels("fenced").inc()
             log.warning("snapshot refused, the partition is taken over again", reason=str(error))
@@ -73,7 +73,7 @@ class Saver:
         except StoreAway:
             self._telemetry.snapshots.labels("failed").inc()
             raise
-        shard.saved()
+        shard.saved(changes)
         took = self._clock() - started
         self._due[shard.partition] = self._clock() + max(self._interval_s, took / _SHARE)
         self._telemetry.snapshots.labels("saved").inc()

@@ -19,6 +19,7 @@ from consumers.weave import Place
 from pipeline import mark
 from pipeline.telemetry import Telemetry
 from state.cell import Mind
+from state.keyring import TABLE as KEYS
 from state.labels import TABLE as LABELS
 from state.labels import Labels, Rules, Tally
 from state.order import Order
@@ -49,7 +50,7 @@ class StateError(Exception):
 
 
 class Takeover:
-    """Make shards for partitions of `topic`; `build` gives a new mind each time, `rules` how labels are waited for."""
+    """Make shards for partitions of `topic`; `build` gives a new mind for one, `rules` how labels are waited for."""
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class Takeover:
         source: Source,
         store: Store,
         topic: Topic,
-        build: Callable[[], Mind],
+        build: Callable[[int], Mind],
         rules: Rules | None,
         on_loss: OnLoss,
         telemetry: Telemetry,
@@ -71,6 +72,7 @@ class Takeover:
         self._telemetry = telemetry
         self._marks: dict[int, mark.Mark] = {}
         self._began: dict[int, tuple[int, float]] = {}
+        self._distrusted: set[int] = set()
         self._rows: dict[int, Mapping[str, int]] = {}
 
     def take(self, partition: int) -> tuple[Shard, list[Place] | None]:
@@ -110,6 +112,9 @@ class Takeover:
     ) -> tuple[Shard, list[Place] | None]:
         """Make the shard at its snapshot, with its tables, and say in which steps it comes to its committed place."""
         self._marks.pop(partition, None)
+        if partition in self._distrusted:
+            self._store.rewind(partition, epoch=epoch, version=0)
+            self._distrusted.discard(partition)
         try:
             shard = self._find(partition, committed, last, lows)
         except StateError as error:
@@ -147,6 +152,10 @@ class Takeover:
         log.warning("the store's rows are damaged, all of it is passed over", partition=partition, reason=str(error))
         self._store.rewind(partition, epoch=epoch, version=0)
         return self._stand(partition, committed, last, lows, epoch)
+
+    def distrust(self, partition: int) -> None:
+        """Do without what the store has of a partition, whose rows were found to be damaged, when it is next taken."""
+        self._distrusted.add(partition)
 
     def settle(self, shard: Shard) -> None:
         """Check a shard that has arrived at its committed offset against what that offset's mark tells."""
@@ -206,8 +215,11 @@ class Takeover:
         self._store.rewind(shard.partition, epoch=shard.epoch, version=shard.version)
         if shard.labels is not None:
             shard.labels.restore(self._store.rows(shard.partition, LABELS))
+        if shard.keys is not None:
+            shard.keys.resume(self._store.count(shard.partition, KEYS))
+        told_rows = self._rows.pop(shard.partition, {})
         for table, rows in shard.tables().items():
-            if (told := self._rows.pop(shard.partition, {}).get(table, 0)) != rows:
+            if (told := told_rows.get(table, 0)) != rows:
                 raise TableDamaged(f"the table {table} has {rows} rows; with version {shard.version} it had {told}")
 
     def _find(self, partition: int, committed: Committed, last: mark.Mark | None, lows: Place) -> Shard:
@@ -233,7 +245,7 @@ class Takeover:
             labels_start = lows[1] if last.join is None else last.join.start
             return self._relearn_all(partition, committed, (last.start, labels_start), lows)
         if found.ahead is not None:
-            self._check(found.ahead, self._build())
+            self._check(found.ahead, self._build(partition))
             labels_start = lows[1] if found.ahead.join is None else found.ahead.join.start
             if self._on_loss == "stop":
                 raise StateError(
@@ -320,7 +332,7 @@ class Takeover:
 
     def _begin(self, partition: int, start: Place) -> Shard:
         labels = None if self._rules is None else Labels(self._rules)
-        return Shard(self._build(), partition=partition, start=start[0], labels=labels, labels_start=start[1])
+        return Shard(self._build(partition), partition=partition, start=start[0], labels=labels, labels_start=start[1])
 
     def _check(self, snapshot: Snapshot, mind: Mind) -> None:
         partition = snapshot.partition

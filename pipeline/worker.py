@@ -32,6 +32,7 @@ from pipeline import failpoint, recipe
 from pipeline.child import EXIT_RAISED
 from pipeline.config import Config, ConfigError
 from pipeline.engine import Engine
+from pipeline.heartbeat import Company
 from pipeline.rundir import RunDir
 from pipeline.runner import FloodError, Limits, Runner, Stop
 from pipeline.takeover import OnLoss, StateError
@@ -124,13 +125,13 @@ class Worker:
         if not self._job.restarts:
             # A name may go with its server: once a worker has been at work, that is an outage.
             _resolve_hosts(config)
-        build = recipe.minds(config)
         store = Store(
             config.redis.url.get_secret_value(),
             name=config.name,
             keep=config.snapshot.keep,
             timeout_s=config.redis.timeout,
         )
+        build = recipe.minds(config, store)
         roster = Roster(store, name=config.name)
         self._take_ordinal(roster)
         self._roster = roster
@@ -151,7 +152,7 @@ class Worker:
     def _runner(
         self,
         topic: Topic,
-        build: Callable[[], Mind],
+        build: Callable[[int], Mind],
         store: Store,
         roster: Roster,
         ends: dict[int, Place] | None,
@@ -195,14 +196,16 @@ class Worker:
                 recipe.rules(config),
             ),
             telemetry=self._telemetry,
-            announce=self._announce,
-            hold=partial(self._hold, roster),
+            company=Company(
+                self._ordinal,
+                self._announce,
+                partial(self._hold, roster),
+                Vacancy(partitions=topic.partitions, patience_s=self._patience_s()),
+            ),
             stop=self._stop,
             watchdog=self._watchdog,
             at_work=self._at_work,
             reach=self._reach,
-            ordinal=self._ordinal,
-            vacancy=Vacancy(partitions=topic.partitions, patience_s=self._patience_s()),
             ends=ends,
         )
 

@@ -79,6 +79,11 @@ class RiverLearner:
         self._adopt(model)
 
     @property
+    def model(self) -> Any:
+        """The River model itself."""
+        return self._model
+
+    @property
     def unseeded(self) -> bool:
         """Whether some part draws random numbers without a seed, so that no relearning can repeat it."""
         return spec.is_unseeded(self.spec)

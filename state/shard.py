@@ -6,11 +6,14 @@ which the model raises is undone, so that the shard stands as if that record had
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from state.cell import Mind
+from state.keyring import TABLE as KEYS
+from state.keyring import Keyring
 from state.labels import TABLE as LABELS
 from state.labels import Labels
 from state.learner import Task
@@ -71,8 +74,8 @@ class Shard:
 
     `committed` is the offset up to which outputs are out (exclusive); below it the shard relearns in silence.
     `version` and `snapshot_offset` are those of the newest snapshot in the store; `mark` is what was last committed
-    beside the offset. With a labels topic `labels` is its join, the `labels_…` are places in that topic, and `order`
-    tells how the two were read.
+    beside the offset. `keys` is the mind where each key has a model of its own. With a labels topic `labels` is its
+    join, the `labels_…` are places in that topic, and `order` tells how the two were read.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class Shard:
         self.counts = Counts()
         self.quality = Quality(task=mind.task)
         self.mind = mind
+        self.keys = mind if isinstance(mind, Keyring) else None
         self.labels = labels
         self._recent: deque[float] = deque(maxlen=_WINDOW)
 
@@ -108,17 +112,26 @@ class Shard:
 
     def tables(self) -> dict[str, int]:
         """Return how many rows each of its tables in the store has."""
-        return {} if self.labels is None else {LABELS: len(self.labels)}
+        tables = {} if self.labels is None else {LABELS: len(self.labels)}
+        return tables if self.keys is None else {**tables, KEYS: len(self.keys)}
 
     def changes(self) -> dict[str, dict[bytes, bytes | None]]:
         """Return the rows of each table that differ from those in the store, None for one that is to go."""
-        return {} if self.labels is None else {LABELS: self.labels.changes()}
+        changes = {} if self.labels is None else {LABELS: self.labels.changes()}
+        return changes if self.keys is None else {**changes, KEYS: self.keys.changes()}
 
-    def saved(self) -> None:
-        """Note that the store has it as it stands."""
+    @property
+    def is_crowded(self) -> bool:
+        """Whether it holds so much that only a snapshot makes room for more."""
+        return (self.order is not None and self.order.is_due) or (self.keys is not None and self.keys.is_crowded)
+
+    def saved(self, changes: Mapping[str, dict[bytes, bytes | None]]) -> None:
+        """Note that the store has it as it stands, with these changes of its tables."""
         self.snapshot_offset, self.labels_snapshot_offset = self.place
         if self.labels is not None:
             self.labels.saved()
+        if self.keys is not None:
+            self.keys.saved(changes[KEYS])
         if self.order is not None:
             self.order.saved(self.place)
 

@@ -11,7 +11,7 @@ import math
 import struct
 import sys
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import msgspec
 
@@ -33,7 +33,7 @@ from state.kernel import (
     Table,
     kernel,
 )
-from state.learner import Answer, ModelError, RiverLearner, Task
+from state.learner import Answer, ModelError, RiverLearner
 
 _CODEC = "slab-1"
 _COLUMNS_MAX = 64
@@ -41,42 +41,6 @@ _NEWBORN = 0
 """The slot of a model that has learned nothing: it answers for every key that there is none for."""
 _COUNT_MAX = 1 << 53
 """Up to here a float counts without a gap."""
-
-
-class Bank(Protocol):
-    """Many models of one shape, each under its key, each a function of what it alone was taught, in order."""
-
-    task: Task
-    codec: str
-    spec: str
-
-    def label(self, raw: Any) -> Any:
-        """Return the label as the models take it. Raises LabelError for one that they can't learn."""
-
-    def predict(self, key: bytes, features: dict[str, Any]) -> Answer:
-        """Answer for one record as the key's model does, or as one that is new, and change nothing."""
-
-    def learn(self, key: bytes, features: dict[str, Any], label: Any) -> None:
-        """Teach the key's model one labelled record; a key that is new is born."""
-
-    def dump(self, key: bytes) -> bytes:
-        """Return the whole state of one key's model as bytes. Raises KeyError."""
-
-    def load(self, key: bytes, state: bytes) -> None:
-        """Give a key the model that `dump` gave these bytes for. Raises ModelError, and then changes nothing."""
-
-    def drop(self, key: bytes) -> None:
-        """Forget a key, if there is one of that name."""
-
-    def to_river(self, key: bytes) -> Any:
-        """Return a River model that is equal to the key's. Raises KeyError."""
-
-    def load_river(self, key: bytes, model: Any) -> None:
-        """Give a key a River model's state. Raises ModelError for one of another shape."""
-
-    def __contains__(self, key: bytes) -> bool: ...
-
-    def __len__(self) -> int: ...
 
 
 class _Options(NamedTuple):
@@ -115,6 +79,8 @@ class Slab:
     a value that is no number, as long as it has not met that feature. Here every such value raises TypeError, and
     one too large for a float OverflowError, before anything has changed.
     """
+
+    atomic = True
 
     def __init__(self, model: Any, options: _Options, *, kernel: Kernel) -> None:
         river = RiverLearner(copy.deepcopy(model))

@@ -205,11 +205,13 @@ def hold(p: Project, orders: Orders, build: Callable[[], Any] = logistic) -> Tal
         wrong = [a for a, b in zip(found, truth.answers, strict=True) if a != b]
         assert not wrong, f"partition {partition}: {len(wrong)} predictions differ, the first is {wrong[0]}"
         mark = committed[partition][1]
-        assert mark is not None and mark.join is not None
+        assert mark is not None
+        assert mark.join is not None
         assert mark.join.tally == truth.tally, partition
         assert mark.learned == truth.learned, partition
         snapshot = Store(p.stack.addresses.redis, name=p.name).load(partition, at_most=2**62).snapshot
-        assert snapshot is not None and snapshot.join is not None
+        assert snapshot is not None
+        assert snapshot.join is not None
         assert (snapshot.offset, snapshot.join.offset) == (committed[partition][0], mark.join.offset)
         assert anatomy(_model(snapshot.model)) == anatomy(truth.model), f"the model of {partition}"
         for name in Tally.__struct_fields__:

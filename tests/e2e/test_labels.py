@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 
 from harness import Project, wait_until
-from labelled import Orders, hold, labelled, ordered, plan, send
+from labelled import hold, labelled, ordered, plan, send
 from trap import SOAK
 
 Make = Callable[..., Project]
@@ -18,19 +18,18 @@ def test_labels_late_missing_twice_and_early_are_learned_once_through_ten_kills(
     messages = plan(RECORDS, partitions=4, delay_max=10_000)
     rng = random.Random(3)
     kills = sorted(rng.sample(range(len(messages) // 20, len(messages) * 9 // 10), KILLS))
-    with ordered(p) as orders:
-        with p.running(workers=1) as run:
+    with ordered(p) as orders, p.running(workers=1) as run:
 
-            def pause(index: int) -> None:
-                if kills and index >= kills[0]:
-                    kills.pop(0)
-                    _moves_on(p, orders)
-                    run.kill_worker()
+        def pause(index: int) -> None:
+            if kills and index >= kills[0]:
+                kills.pop(0)
+                _moves_on(p)
+                run.kill_worker()
 
-            send(p, messages, pause=pause)
-            assert not kills
-            wait_until(lambda: p.status()["lag"] == 0, what="everything to be handled", timeout_s=120)
-            assert run.stop() == 0, run.log()
+        send(p, messages, pause=pause)
+        assert not kills
+        wait_until(lambda: p.status()["lag"] == 0, what="everything to be handled", timeout_s=120)
+        assert run.stop() == 0, run.log()
     tally = hold(p, orders)
     labels = sum(message.labels for message in messages)
     assert tally.records == labels
@@ -38,18 +37,7 @@ def test_labels_late_missing_twice_and_early_are_learned_once_through_ten_kills(
     assert tally.early > RECORDS * 0.02
 
 
-def _moves_on(p: Project, orders: Orders) -> None:
+def _moves_on(p: Project) -> None:
     """Wait until something more is committed, so that a kill comes at work and not at a start."""
     before = {partition: offset for partition, (offset, _) in p.committed().items()}
     wait_until(lambda: any(o > before[q] for q, (o, _) in p.committed().items()), what="more to be committed")
-
-
-def test_thin(project: Make) -> None:
-    p = labelled(project, partitions=2)
-    messages = plan(2000, partitions=2, delay_max=500)
-    with ordered(p) as orders:
-        with p.running(workers=1) as run:
-            send(p, messages)
-            wait_until(lambda: p.status()["lag"] == 0, what="everything to be handled", timeout_s=20)
-            assert run.stop() == 0, run.log()
-    print(hold(p, orders))

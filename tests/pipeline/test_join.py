@@ -19,7 +19,7 @@ from state.shard import Shard
 class Picky(linear_model.LogisticRegression):
     """Raises on a feature called `bad` when it learns."""
 
-    def learn_one(self, x: dict[str, Any], y: bool, w: float = 1.0) -> None:
+    def learn_one(self, x: dict[str, Any], y: Any, w: float = 1.0) -> None:
         super().learn_one(x, y, w)
         if "bad" in x:
             raise KeyError("bad")
@@ -43,7 +43,7 @@ def _features(id_: str, offset: int = 0, *, ts: int = 0, headers: Any = None, **
     return Record(0, offset, 5, b"k", value, headers)
 
 
-def _label(id_: str, label: Any = True, offset: int = 0, **more: Any) -> Record:
+def _label(id_: str, label: Any, offset: int = 0, **more: Any) -> Record:
     return LabelRecord(0, offset, 9, b"k", json.dumps({"id": id_, "label": label, **more}).encode(), None)
 
 
@@ -159,8 +159,8 @@ def test_a_label_that_is_none_is_a_dead_letter_and_the_features_wait_on(record: 
 def test_a_label_on_which_the_model_raises_is_a_dead_letter_and_was_never_learned() -> None:
     broken, whole = _shard(Picky()), _shard(Picky())
     records = [_features("a", 0, features={"a": 1.0, "bad": 9.0}), _features("b", 1)]
-    result = _run(broken, [*records, _label("a"), _label("b", True, 1)])
-    _run(whole, [records[1], _label("b")])
+    result = _run(broken, [*records, _label("a", True), _label("b", True, 1)])
+    _run(whole, [records[1], _label("b", True)])
     assert _codes(result) == [(0, "learn_failed", "join")]
     assert broken.mind.predict(b"k", {"a": 3.0, "bad": 1.0}) == whole.mind.predict(b"k", {"a": 3.0, "bad": 1.0})
     assert broken.labels is not None

@@ -1,0 +1,266 @@
+"""A model for every key: the hot ones in memory, all of them in the store.
+
+A batch's cold keys are fetched in one round trip before it is learned, and a snapshot writes the keys that have
+changed since the last. A key that is met for the first time is born as the factory makes it, or as a copy of the model
+of all keys. One that was silent for too long, by the time of the stream, is forgotten, and is born again when it comes
+back; whether it lay in memory or in the store, or was swept from there, makes no difference.
+"""
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from state.bank import Bank
+from state.cell import Step
+from state.learner import Answer, ModelError
+
+TABLE = "keys"
+"""The shard's table in the store: a row for each key."""
+
+Fetch = Callable[[Sequence[bytes]], Sequence[bytes | None]]
+"""Gives the rows of keys, None for one that has none, in one round trip; may raise what the store raises."""
+Scan = Callable[[], Iterator[tuple[bytes, bytes]]]
+"""Goes through all rows, in no order; may raise what the store raises."""
+
+_PRIOR = b""
+_SWEEP_ROWS = 1_000
+
+
+class Row(msgspec.Struct, frozen=True, array_like=True):
+    """One key in the store: when it was last seen, by the time of the stream in ms, and its model."""
+
+    seen_ms: int
+    model: bytes
+
+
+class Hot(msgspec.Struct):
+    """One key in memory, and whether the store has a row of it.
+
+    For an undo: its model where it was last saved, and what it went through since.
+    """
+
+    seen_ms: int = -1
+    stored: bool = False
+    base: bytes = b""
+    journal: list[Step] = []
+
+
+class Keyring:
+    """The models of one partition, one for each key, in a `bank`.
+
+    `hot_max` bounds those in memory; what has changed stays until it is saved, so there may be more until then.
+    `silent_ms` is how long a key may be silent, None for ever. With `prior`, a bank of its own for the model of all
+    keys, a new key begins as that model stands.
+    """
+
+    def __init__(
+        self,
+        bank: Bank,
+        *,
+        fetch: Fetch,
+        scan: Scan,
+        hot_max: int,
+        silent_ms: int | None = None,
+        prior: Bank | None = None,
+    ) -> None:
+        self.task = bank.task
+        self.codec = bank.codec
+        self.spec = bank.spec
+        self.label = bank.label
+        self._bank = bank
+        self._fetch = fetch
+        self._scan = scan
+        self._hot_max = hot_max
+        self._silent_ms = silent_ms
+        self._prior = prior
+        self._prior_hot = Hot()
+        self._now_ms = -1
+        self._hot: OrderedDict[bytes, Hot] = OrderedDict()
+        self._changed: set[bytes] = set()
+        self._swept: set[bytes] = set()
+        self._sweeping: Iterator[tuple[bytes, bytes]] = iter(())
+        self._stored = 0
+        self._unstored = 0
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether more models are in memory than there should be, until those that have changed are saved."""
+        return len(self._hot) > self._hot_max
+
+    @property
+    def hot(self) -> int:
+        """How many models are in memory."""
+        return len(self._hot)
+
+    def __len__(self) -> int:
+        """Return the number of keys, in memory or not, which is that of the table's rows."""
+        return self._stored + self._unstored - len(self._swept)
+
+    def warm(self, keys: Iterable[bytes]) -> None:
+        """Bring keys into memory, in one round trip. Raises what the store raises, and ModelError."""
+        cold = list(dict.fromkeys(key for key in keys if key not in self._hot))
+        for key in self._swept.intersection(cold):
+            # It is forgotten, whether a save that failed half way has taken its row already or not.
+            self._swept.discard(key)
+            self._hot[key] = Hot(stored=True)
+            cold.remove(key)
+        if not cold:
+            return
+        for key, packed in zip(cold, self._fetch(cold), strict=True):
+            if packed is None:
+                self._hot[key] = Hot()
+                continue
+            row = _read(key, packed)
+            if row.model:
+                self._bank.load(key, row.model)
+            self._hot[key] = Hot(row.seen_ms, stored=True, base=b"" if self._bank.atomic else row.model)
+
+    def meet(self, key: bytes, at_ms: int) -> None:
+        """See a key at a time of the stream; one that was silent for too long is not known any more."""
+        self._now_ms = max(self._now_ms, at_ms)
+        hot = self._see(key)
+        if self._prior is not None and key not in self._bank:
+            # Born now, and kept from now on: by the next time the model of all keys will have moved on.
+            state = self._prior.dump(_PRIOR) if _PRIOR in self._prior else b""
+            if state:
+                self._bank.load(key, state)
+                hot.base, hot.journal = b"" if self._bank.atomic else state, []
+                self._change(key, hot)
+
+    def predict(self, key: bytes | None, features: dict[str, Any]) -> Answer:
+        """Answer as the key's model does."""
+        return self._bank.predict(key or b"", features)
+
+    def learn(self, key: bytes | None, features: dict[str, Any], label: Any) -> None:
+        """Teach the key's model, and that of all keys."""
+        key = key or b""
+        self._change(key, self._see(key))
+        if self._prior is not None:
+            self._prior.learn(_PRIOR, features.copy(), label)
+        self._bank.learn(key, features, label)
+
+    def keep(self, key: bytes | None, features: dict[str, Any], label: Any, *, predicted: bool = True) -> None:
+        """Note a record that went well, where it may have to be gone through again."""
+        if self._bank.atomic:
+            return
+        step = Step(features, label, predicted)
+        self._hot[key or b""].journal.append(step)
+        if self._prior is not None and label is not None:
+            self._prior_hot.journal.append(step)
+
+    def undo(self, key: bytes | None) -> None:
+        """Put a key's model, and that of all keys, back to where they stood after the last record that was kept."""
+        key = key or b""
+        # A key that was never met has no model yet that could have been harmed.
+        if self._bank.atomic or key not in self._hot:
+            return
+        _go_back(self._bank, key, self._hot[key])
+        if self._prior is not None:
+            _go_back(self._prior, _PRIOR, self._prior_hot)
+
+    def trim(self) -> None:
+        """Let go of the models that were not used for longest, as far as they are saved."""
+        while self.is_crowded:
+            key = next(iter(self._hot))
+            if key in self._changed:
+                return
+            del self._hot[key]
+            self._bank.drop(key)
+
+    def checkpoint(self) -> bytes:
+        """Return the time of the stream, and the model of all keys: the others are rows."""
+        has_prior = self._prior is not None and _PRIOR in self._prior
+        return msgspec.msgpack.encode(Row(self._now_ms, self._prior.dump(_PRIOR) if has_prior and self._prior else b""))
+
+    def restore(self, model: bytes) -> None:
+        """Become what a snapshot held. Raises ModelError when the bytes are none of this kind."""
+        row = _read(_PRIOR, model)
+        self._now_ms = row.seen_ms
+        if self._prior is not None and row.model:
+            self._prior.load(_PRIOR, row.model)
+            self._prior_hot = Hot(base=row.model)
+
+    def resume(self, rows: int) -> None:
+        """Note how many rows the store has."""
+        self._stored = rows
+
+    def changes(self) -> dict[bytes, bytes | None]:
+        """Return the rows that differ from those in the store, None for one that is to go. Raises as `scan` does."""
+        self._sweep()
+        rows: dict[bytes, bytes | None] = dict.fromkeys(self._swept)
+        for key in self._changed:
+            model = self._bank.dump(key) if key in self._bank else b""
+            rows[key] = msgspec.msgpack.encode(Row(self._hot[key].seen_ms, model))
+        return rows
+
+    def saved(self, rows: dict[bytes, bytes | None]) -> None:
+        """Note that the store has these rows, which `changes` gave."""
+        self._stored += self._unstored - len(self._swept)
+        self._unstored = 0
+        for key in self._changed:
+            hot = self._hot[key]
+            hot.stored = True
+            if not self._bank.atomic:
+                hot.base, hot.journal = _read(key, rows[key] or b"").model, []
+        self._changed.clear()
+        self._swept.clear()
+        if self._prior is not None and _PRIOR in self._prior and not self._bank.atomic:
+            self._prior_hot = Hot(base=self._prior.dump(_PRIOR))
+        self.trim()
+
+    def _see(self, key: bytes) -> Hot:
+        """Return a key in memory, as of now: used last, and without what silence has made it forget."""
+        if key not in self._hot:
+            self.warm([key])
+        self._hot.move_to_end(key)
+        hot = self._hot[key]
+        if self._silent_ms is None:
+            return hot
+        if 0 <= hot.seen_ms < self._now_ms - self._silent_ms:
+            self._bank.drop(key)
+            hot.base, hot.journal = b"", []
+        hot.seen_ms = self._now_ms
+        self._change(key, hot)
+        return hot
+
+    def _change(self, key: bytes, hot: Hot) -> None:
+        if key not in self._changed:
+            self._changed.add(key)
+            self._unstored += not hot.stored
+
+    def _sweep(self) -> None:
+        """Look at some of the rows in the store, and let those go whose keys were silent for too long."""
+        if self._silent_ms is None or not self._stored:
+            return
+        some = list(itertools.islice(self._sweeping, _SWEEP_ROWS))
+        if not some:
+            self._sweeping = self._scan()
+        for key, packed in some:
+            if key not in self._hot and _read(key, packed).seen_ms < self._now_ms - self._silent_ms:
+                self._swept.add(key)
+
+
+def _go_back(bank: Bank, key: bytes, hot: Hot) -> None:
+    """Rebuild a model from where it was saved and what it went through since, and begin from there the next time."""
+    bank.drop(key)
+    if hot.base:
+        bank.load(key, hot.base)
+    for step in hot.journal:
+        if step.predicted:
+            bank.predict(key, step.features.copy())
+        if step.label is not None:
+            bank.learn(key, step.features.copy(), step.label)
+    hot.base, hot.journal = bank.dump(key) if key in bank else b"", []
+
+
+def _read(key: bytes, packed: bytes) -> Row:
+    try:
+        return msgspec.msgpack.decode(packed, type=Row)
+    except msgspec.DecodeError as error:
+        raise ModelError(
+            f"the row of key {key!r} can't be read: {error}",
+            hint="`headrace model reset KEY` lets it begin anew",
+        ) from error

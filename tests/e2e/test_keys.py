@@ -1,0 +1,113 @@
+"""A model for every key: each as if it were alone, in memory or not, through every crash."""
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from confluent_kafka import Producer
+from harness import Project, wait_until
+from oracle import difference, logistic, open_transactions
+from trap import SOAK
+
+Make = Callable[..., Project]
+
+KEYED = {"HEADRACE__MODEL__SCOPE": "key"}
+KEYS, RECORDS = (100_000, 1_000_000) if SOAK else (3_000, 30_000)
+HOT_MAX = KEYS // 20
+"""Of each partition's keys one in ten fits into memory."""
+
+TREE = """
+from river import tree
+
+def build():
+    return tree.HoeffdingTreeClassifier(grace_period=5)
+"""
+
+
+def events(count: int, keys: int, *, seed: int = 1, unlabelled: float = 0.1) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Make records of so many keys, a few of which come often; each key has a rule of its own."""
+    rng = random.Random(seed)
+    for index in range(count):
+        key = min(int(rng.expovariate(4.0) * keys), keys - 1)
+        features = {name: round(rng.gauss(0, 1), 6) for name in "abcde"}
+        event: dict[str, Any] = {"id": f"r-{index}", "features": features}
+        if rng.random() >= unlabelled:
+            event["label"] = features["abcde"[key % 5]] > 0
+        yield f"key-{key}".encode(), event
+
+
+def send(p: Project, sent: Iterator[tuple[bytes, dict[str, Any]]], *, pause: Callable[[int], None]) -> None:
+    producer = Producer({**p.client, "linger.ms": 5, "enable.idempotence": True})
+    for index, (key, event) in enumerate(sent):
+        pause(index)
+        partition = int(key.rpartition(b"-")[2]) % p.partitions
+        value = json.dumps(event).encode()
+        producer.produce(p.features, value, key=key, partition=partition)
+        p.sent[partition].append(value)
+        producer.poll(0)
+    assert producer.flush(60) == 0, "Kafka took the records"
+
+
+def hold(p: Project, build: Callable[[], Any] = logistic) -> None:
+    """Hold each prediction against a River model that its key has for itself."""
+    features, predictions = p.read(p.features), p.read(p.predictions)
+    for partition in p.sent:
+        models: dict[bytes, Any] = {}
+        answers = [json.loads(message.value()) for message in predictions[partition]]
+        offsets = [answer["source"]["offset"] for answer in answers]
+        wanted = [message.offset() for message in features[partition]]
+        assert offsets == wanted, f"predictions of partition {partition}: {difference(offsets, wanted)}"
+        for answer, message in zip(answers, features[partition], strict=True):
+            event = json.loads(message.value())
+            model = models.setdefault(message.key(), build())
+            proba = {str(label).lower(): p for label, p in model.predict_proba_one(event["features"]).items()}
+            assert answer["proba"] == proba, (partition, message.key(), message.offset())
+            if "label" in event:
+                model.learn_one(event["features"], event["label"])
+    assert open_transactions(p) == [], "no transaction is left open"
+
+
+def run_with_kills(p: Project, kills: int, *, records: int = RECORDS, keys: int = KEYS) -> None:
+    at = sorted(random.Random(5).sample(range(records // 10, records * 9 // 10), kills))
+    with p.running() as run:
+
+        def pause(index: int) -> None:
+            if at and index >= at[0]:
+                at.pop(0)
+                moves_on(p)
+                run.kill_worker()
+
+        send(p, events(records, keys), pause=pause)
+        assert not at
+        wait_until(lambda: p.status()["lag"] == 0, what="everything to be handled", timeout_s=600)
+        assert run.stop() == 0, run.log()
+
+
+def moves_on(p: Project) -> None:
+    """Wait until something more is committed, so that a kill comes at work and not at a start."""
+    before = {partition: offset for partition, (offset, _) in p.committed().items()}
+    wait_until(lambda: any(o > before[q] for q, (o, _) in p.committed().items()), what="more to be committed")
+
+
+def test_each_key_is_predicted_as_by_a_model_of_its_own_through_kills(project: Make) -> None:
+    p = project(settings={**KEYED, "HEADRACE__KEYS__HOT_MAX": str(HOT_MAX)})
+    run_with_kills(p, 5)
+    hold(p)
+
+
+def test_models_that_no_array_holds_are_kept_as_objects_to_the_same_end(project: Make) -> None:
+    from river import tree  # noqa: PLC0415 as `TREE` does
+
+    p = project(settings={**KEYED, "HEADRACE__KEYS__HOT_MAX": "50"}, model=TREE)
+    run_with_kills(p, 2, records=6_000, keys=300)
+    hold(p, lambda: tree.HoeffdingTreeClassifier(grace_period=5))
+
+
+def test_a_record_without_a_key_is_a_dead_letter_that_says_so(project: Make) -> None:
+    p = project(settings=KEYED, partitions=1)
+    p.produce([b'{"features": {"a": 1}, "label": true}'], partition=0)
+    p.run_to_end()
+    [letter] = p.read(p.dead_letters)[0]
+    headers = dict(letter.headers())
+    assert (headers["dlq.code"], headers["dlq.field"], headers["dlq.stage"]) == (b"no_key", b"key", b"validate")
