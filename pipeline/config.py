@@ -33,6 +33,9 @@ ENV_PREFIX = "HEADRACE__"
 DEFAULT_FILE = Path("headrace.toml")
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_RECORDS = re.compile(r"([1-9]\d{0,8}) records?")
+# Who has nothing to bring in looks this often for what the others have.
+_MIX_IDLE_S = 1.0
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 # No key of the file can be called so: tables are split at dots.
@@ -61,6 +64,15 @@ def duration_s(value: Any) -> Any:
         if match is None:
             raise ValueError('a duration is written like "250ms", "30s", "10m", "24h" or "7d"')
         return float(match[1]) * _UNIT_S[match[2]]
+    return value
+
+
+def _interval(value: Any) -> Any:
+    if _RECORDS.fullmatch(str(value)):
+        return value
+    seconds = duration_s(value)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
+        raise ValueError('an interval is a time like "1s", or a number of records like "400 records"')
     return value
 
 
@@ -146,7 +158,7 @@ class Model(_Section):
         "model:build", pattern=r"^[\w.]+:\w+$", description="module:function, looked up beside this file"
     )
     scope: Literal["partition", "key", "global"] = Field(
-        "partition", description="one model for each partition, or for each key (global is not in this release)"
+        "partition", description="one model for each partition, for each key, or for all workers together"
     )
     trusted_packages: tuple[str, ...] = Field(
         (), description="packages beyond River and numpy whose classes a snapshot may hold"
@@ -266,9 +278,22 @@ class Logs(_Section):
 
 
 class Mix(_Section):
-    """How workers share one model (scope = "global", not in this release)."""
+    """How workers share one model (scope = "global")."""
 
-    interval: Seconds = Field(1.0, description="time between two rounds of mixing")
+    interval: Annotated[str | float, BeforeValidator(_interval)] = Field(
+        "1s", description='the longest between two rounds, and oftener while the model is young; or "400 records"'
+    )
+
+    @property
+    def records(self) -> int | None:
+        """The interval in records, None where it is a time."""
+        match = _RECORDS.fullmatch(str(self.interval))
+        return int(match[1]) if match else None
+
+    @property
+    def seconds(self) -> float:
+        """The longest time between two rounds, in seconds; of an interval in records it is that of who idles."""
+        return float(duration_s(self.interval)) if self.records is None else _MIX_IDLE_S
 
 
 class Config(BaseSettings):
@@ -304,12 +329,6 @@ class Config(BaseSettings):
         if not _NAME.fullmatch(value):
             raise ValueError("a name has up to 100 letters, digits, dots, dashes and underscores")
         return value
-
-    @model_validator(mode="after")
-    def _in_this_release(self) -> "Config":
-        if self.model.scope == "global":
-            raise ValueError('model.scope: "global" is not in this release; use "partition" or "key"')
-        return self
 
     @property
     def librdkafka(self) -> dict[str, Any]:

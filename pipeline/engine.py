@@ -75,7 +75,7 @@ class Engine:
     def run(self, shard: Shard, records: Sequence[Record], *, now_ms: int) -> Result:
         """Predict and learn a batch in the order given; the shard stands behind its last records afterwards."""
         result = Result()
-        model = prediction.Model(self._name, shard.version)
+        model = prediction.Model(self._name, shard.model_version)
         counts = shard.counts
         before = counts.learned
         for record in records:

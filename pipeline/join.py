@@ -46,7 +46,7 @@ class Join:
         assert record.value is not None
         entry = Entry.of(
             at_ms=at_ms, logged_ms=record.timestamp_ms, order=record.offset, value=record.value, key=record.key,
-            answer=answer, version=shard.version,
+            answer=answer, version=shard.model_version,
         )  # fmt: skip
         if label is None:
             labels.ask(id_, entry)

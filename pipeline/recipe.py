@@ -3,17 +3,23 @@
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import structlog
 
 from consumers import schema
+from consumers.label import LabelDecoder
 from consumers.record import Decoder
 from pipeline.config import Config, ConfigError
+from pipeline.engine import Engine
+from producers.webhook import Webhook
 from state import learner
 from state.bank import Bank, RiverBank
 from state.cell import Cell, Mind
+from state.commons import Commons, Share
 from state.keyring import TABLE as KEYS
 from state.keyring import Keyring
 from state.labels import Rules
+from state.pool import Pool
 from state.slab import slab_for
 from state.store import Store
 
@@ -54,8 +60,35 @@ def rules(config: Config) -> Rules | None:
     )
 
 
-def minds(config: Config, store: Store) -> Callable[[int], Mind]:
-    """Return what makes a new mind for a partition, having made one model. Raises ModelError, ConfigError."""
+def engine(config: Config) -> Engine:
+    """Return what happens to a record."""
+    return Engine(
+        decoder=decoder(config),
+        topic=config.topics.features,
+        name=config.name,
+        labels=config.topics.labels or "",
+        label_decoder=LabelDecoder(value_bytes_max=config.records.value_bytes_max),
+    )
+
+
+def webhook(config: Config) -> Webhook | None:
+    """Return the HTTP sink, if there is one."""
+    http = config.sink.http
+    if http is None:
+        return None
+    headers = {name: value.get_secret_value() for name, value in http.headers.items()}
+    return Webhook(http.url, headers=headers, timeout_s=http.timeout)
+
+
+class Minds(msgspec.Struct, frozen=True):
+    """What learns: `make` gives a new mind for a partition; `commons` is there where all partitions share one model."""
+
+    make: Callable[[int], Mind]
+    commons: Commons | None = None
+
+
+def minds(config: Config, store: Store) -> Minds:
+    """Return what learns, having made one model. Raises ModelError, ConfigError."""
     directory = config.directory
     factory = learner.load_factory(config.model.factory, directory)
     trusted = frozenset(config.model.trusted_packages) | learner.modules_beside(directory)
@@ -64,8 +97,12 @@ def minds(config: Config, store: Store) -> Callable[[int], Mind]:
         log.warning("the model draws random numbers without a seed: give it one, or it can't be relearned")
     _check_default(config, first)
     if config.model.scope == "key":
-        return lambda partition: _keyring(config, store, partition, lambda: _bank(factory, trusted))
-    return lambda _partition: Cell(learner.build(factory, trusted=trusted))
+        return Minds(lambda partition: _keyring(config, store, partition, lambda: _bank(factory, trusted)))
+    if config.model.scope == "global":
+        pool = Pool(store, name=config.name)
+        commons = Commons(pool, lambda: learner.build(factory, trusted=trusted))
+        return Minds(lambda _partition: Share(commons), commons)
+    return Minds(lambda _partition: Cell(learner.build(factory, trusted=trusted)))
 
 
 def _keyring(config: Config, store: Store, partition: int, make: Callable[[], Bank]) -> Keyring:

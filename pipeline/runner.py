@@ -16,31 +16,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-import msgspec
 import structlog
 
 from consumers.gate import FloodGuard
 from consumers.source import Batch, Source
-from consumers.topics import Topic
 from consumers.weave import Place
-from pipeline.delivery import Delivery, Pending
-from pipeline.engine import Engine
+from pipeline.delivery import Pending
 from pipeline.finish import Finish
-from pipeline.heartbeat import LEAVE_S, Company, Heartbeat
-from pipeline.progress import Progress
-from pipeline.pulse import Pulse
-from pipeline.retention import Retention
-from pipeline.saver import Saver
-from pipeline.takeover import OnLoss, Takeover
-from pipeline.telemetry import Telemetry
+from pipeline.heartbeat import LEAVE_S
+from pipeline.mixer import Mixer
+from pipeline.parts import Given, Limits, Parts
 from pipeline.trial import Trial
-from pipeline.watchdog import Watchdog
-from producers.sink import BatchStale, Sink
-from producers.webhook import Webhook
-from state.cell import Mind
-from state.labels import Rules
+from producers.sink import BatchStale
 from state.shard import Shard
-from state.store import Store, StoreAway
+from state.store import StoreAway
 
 log = structlog.get_logger("headrace")
 
@@ -59,19 +48,6 @@ class FloodError(Exception):
     hint = "mend what produces them, or set dlq.flood_guard = false to let them go to the dead letters"
 
 
-class Limits(msgspec.Struct, frozen=True):
-    """Bounds of a worker, and what it does when the store has lost its memory. Times are seconds.
-
-    `rules` says how labels are waited for, where there is a labels topic.
-    """
-
-    batch_records_max: int
-    snapshot_interval_s: float
-    snapshot_records_max: int
-    on_loss: OnLoss
-    rules: Rules | None = None
-
-
 class Stop:
     """Asks the loop to end after the batch at hand; set by signals."""
 
@@ -82,40 +58,31 @@ class Stop:
 class Runner:
     """One worker's stream, from a joined group to a clean leave.
 
-    `company` connects it with the other workers. Each batch that is confirmed is told to `at_work`. `ends` makes the
-    runner stop at these offsets of all partitions, by itself.
+    Each batch that is confirmed is told to `at_work`. `ends` makes the runner stop at these offsets of all
+    partitions, by itself.
     """
 
     def __init__(
         self,
+        given: Given,
         *,
-        topic: Topic,
         make_source: Callable[[Callable[[Sequence[int], Sequence[int]], None]], Source],
-        engine: Engine,
-        build: Callable[[int], Mind],
-        sink: Sink,
-        store: Store,
-        webhook: Webhook | None,
         flood: FloodGuard | None,
         limits: Limits,
-        telemetry: Telemetry,
-        company: Company,
         stop: Stop,
-        watchdog: Watchdog,
         at_work: Callable[[], None],
-        reach: Callable[[str], None],
         ends: Mapping[int, Place] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._sink = sink
+        self._sink = given.sink
         self._flood = flood
-        self._telemetry = telemetry
+        self._telemetry = given.telemetry
         self._stop = stop
-        self._watchdog = watchdog
+        self._watchdog = given.watchdog
         self._at_work = at_work
-        self._reach = reach
+        self._reach = given.reach
         self._clock = clock
-        self._trial = Trial(telemetry=telemetry, clock=clock)
+        self._trial = Trial(telemetry=given.telemetry, clock=clock)
         self._gate = self._trial.gate
         self._shards: dict[int, Shard] = {}
         self._arrived: set[int] = set()
@@ -125,60 +92,14 @@ class Runner:
         self._polled_at = clock()
         self._source = make_source(self._rebalanced)
         self._finish = None if ends is None else Finish(self._source, shards=self._shards, ends=ends, clock=clock)
-        self._assemble(topic, company, engine=engine, build=build, store=store, webhook=webhook, limits=limits)
-
-    def _assemble(
-        self,
-        topic: Topic,
-        company: Company,
-        *,
-        engine: Engine,
-        build: Callable[[int], Mind],
-        store: Store,
-        webhook: Webhook | None,
-        limits: Limits,
-    ) -> None:
-        """Make the parts that share this worker's shards and telemetry."""
-        source, shards, telemetry, clock = self._source, self._shards, self._telemetry, self._clock
-        self._saver = Saver(
-            store,
-            topic=topic,
-            interval_s=limits.snapshot_interval_s,
-            records_max=limits.snapshot_records_max,
-            telemetry=telemetry,
-            clock=clock,
-        )
-        self._takeover = Takeover(
-            source=source,
-            store=store,
-            topic=topic,
-            build=build,
-            rules=limits.rules,
-            on_loss=limits.on_loss,
-            telemetry=telemetry,
-        )
-        self._progress = Progress(
-            source=source,
-            engine=engine,
-            takeover=self._takeover,
-            shards=shards,
-            records_max=limits.batch_records_max,
-            telemetry=telemetry,
-            reach=self._reach,
-            clock=clock,
-        )
-        self._pulse = Pulse(
-            gate=self._gate,
-            shards=shards,
-            sink=self._sink,
-            relearned=lambda: self._progress.relearned,
-            telemetry=telemetry,
-        )
-        self._heartbeat = Heartbeat(
-            company, source=source, pulse=self._pulse, trial=self._trial, watchdog=self._watchdog, clock=clock
-        )
-        self._retention = Retention(source, shards=shards, hurry=self._saver.hurry, telemetry=telemetry, clock=clock)
-        self._delivery = Delivery(engine=engine, source=source, sink=self._sink, webhook=webhook, shards=shards)
+        parts = Parts(given, source=self._source, shards=self._shards, trial=self._trial, limits=limits, clock=clock)
+        self._saver = parts.saver
+        self._mixer = parts.mixer
+        self._takeover = parts.takeover
+        self._progress = parts.progress
+        self._heartbeat = parts.heartbeat
+        self._retention = parts.retention
+        self._delivery = parts.delivery
 
     @property
     def store_answers(self) -> bool:
@@ -211,7 +132,10 @@ class Runner:
     def _read(self) -> None:
         if self._gate.open and self._pending is None:
             waits = self._progress.waits
-            batch = self._poll(records_max=self._progress.batch_records, wait_s=_WAITING_POLL_S if waits else _POLL_S)
+            most = self._progress.batch_records
+            if self._mixer is not None:
+                most = min(most, self._mixer.records_left)
+            batch = self._poll(records_max=most, wait_s=_WAITING_POLL_S if waits else _POLL_S)
             if batch is None and waits:
                 batch = self._source.nothing()
             if batch is not None:
@@ -314,16 +238,32 @@ class Runner:
         if self._paused:
             self._source.pause([partition])
         self._shards[partition] = shard
+        if self._mixer is not None:
+            self._mixer.stand(partition, self._takeover.places.get(partition))
         self._telemetry.takeovers.inc()
         self._progress.begin(shard, steps)
 
     def _save_due(self) -> None:
-        if self._pending is None and self._trial.allowed("store"):
+        if self._mixer is not None:
+            if self._pending is None and self._mixer.due():
+                self._trial.attempt("store", partial(self._mix, self._mixer))
+        elif self._pending is None and self._trial.allowed("store"):
             until = self._clock() + _SPELL_S
             for shard in [shard for shard in self._shards.values() if self._saver.due(shard)]:
                 if self._clock() > until:
                     return
                 self._trial.attempt("store", partial(self._save, shard))
+
+    def _mix(self, mixer: Mixer) -> None:
+        try:
+            mixed = mixer.mix()
+        except StoreAway:
+            # Whether it is in the mix is not known here, and only there.
+            self._begin_again()
+            raise
+        if not mixed:
+            self._begin_again()
+        self._reach("saved")
 
     def _save(self, shard: Shard) -> None:
         if not self._saver.save(shard):
@@ -344,10 +284,12 @@ class Runner:
             log.info("partitions assigned" if came else "partitions revoked", partitions=sorted(came or went))
 
     def _begin_again(self) -> None:
-        assigned = self._source.assigned
+        """Let every partition be taken over anew."""
         self._forget(list(self._shards))
-        self._source.pause(assigned)
-        self._arrived.update(assigned)
+        if self._mixer is not None:
+            self._mixer.commons.forget()
+        self._source.pause(self._source.assigned)
+        self._arrived.update(self._source.assigned)
 
     def _drop_pending(self, reason: str) -> None:
         """Drop a batch that can't be sent any more, and with it the models that have learned it."""
@@ -365,6 +307,12 @@ class Runner:
         self._arrived.update(self._source.assigned.intersection(partitions))
 
     def _forget(self, partitions: Sequence[int]) -> None:
+        gone = [self._shards[partition] for partition in partitions if partition in self._shards]
+        if self._mixer is not None and any(shard.unsaved for shard in gone):
+            # The model they share has learned of them what another worker will bring in.
+            self._mixer.commons.forget()
+            partitions = list(self._shards)
+            self._arrived.update(self._source.assigned.intersection(partitions))
         for partition in partitions:
             self._shards.pop(partition, None)
             self._progress.end(partition)
@@ -419,7 +367,9 @@ class Runner:
             self._deliver()
             if self._pending is not None:
                 time.sleep(_PAUSED_POLL_S)
-        if self._pending is None:
+        if self._pending is None and self._mixer is not None:
+            self._trial.attempt("store", partial(self._mix, self._mixer))
+        elif self._pending is None:
             for shard in list(self._shards.values()):
                 if shard.unsaved > 0 and self._gate.breakers["store"].failures == 0:
                     self._trial.attempt("store", partial(self._save, shard))

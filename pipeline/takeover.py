@@ -7,7 +7,7 @@ mark tells. Whatever does not add up stops the pipeline with the choices: it nev
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -17,6 +17,7 @@ from consumers.source import Committed, Source
 from consumers.topics import Topic
 from consumers.weave import Place
 from pipeline import mark
+from pipeline.recipe import Minds
 from pipeline.telemetry import Telemetry
 from state.cell import Mind
 from state.keyring import TABLE as KEYS
@@ -24,6 +25,8 @@ from state.labels import TABLE as LABELS
 from state.labels import Labels, Rules, Tally
 from state.order import Order
 from state.order import decode as decode_order
+from state.pool import Place as Placed
+from state.pool import PoolDamaged
 from state.shard import Shard
 from state.snapshot import Snapshot
 from state.store import Found, Store
@@ -58,7 +61,7 @@ class Takeover:
         source: Source,
         store: Store,
         topic: Topic,
-        build: Callable[[int], Mind],
+        minds: Minds,
         rules: Rules | None,
         on_loss: OnLoss,
         telemetry: Telemetry,
@@ -67,7 +70,9 @@ class Takeover:
         self._source = source
         self._store = store
         self._topic = topic
-        self._build = build
+        self._build = minds.make
+        self._commons = minds.commons
+        self.places: dict[int, Placed | None] = {}
         self._on_loss = on_loss
         self._telemetry = telemetry
         self._marks: dict[int, mark.Mark] = {}
@@ -115,6 +120,7 @@ class Takeover:
         if partition in self._distrusted:
             self._store.rewind(partition, epoch=epoch, version=0)
             self._distrusted.discard(partition)
+        self._claim_place(partition, epoch)
         try:
             shard = self._find(partition, committed, last, lows)
         except StateError as error:
@@ -210,7 +216,7 @@ class Takeover:
 
     def _bring_tables(self, shard: Shard) -> None:
         """Let the store's tables stand where the shard does, and bring what it needs of them. Raises TableDamaged."""
-        if not shard.tables():
+        if not shard.tables() and self._commons is None:
             return
         self._store.rewind(shard.partition, epoch=shard.epoch, version=shard.version)
         if shard.labels is not None:
@@ -222,6 +228,17 @@ class Takeover:
             if (told := told_rows.get(table, 0)) != rows:
                 raise TableDamaged(f"the table {table} has {rows} rows; with version {shard.version} it had {told}")
 
+    def _claim_place(self, partition: int, epoch: int) -> None:
+        """Find out how far the mix of all workers has come in a partition, and keep an older owner from moving it."""
+        if self._commons is None:
+            return
+        try:
+            _ = self._commons.cell
+        except PoolDamaged as error:
+            log.warning("the mix is damaged, every partition is learned again", reason=str(error))
+            self._commons.clear()
+        self.places[partition] = self._commons.claim(partition, epoch)
+
     def _find(self, partition: int, committed: Committed, last: mark.Mark | None, lows: Place) -> Shard:
         if self._rules is None and last is not None and last.join is not None:
             raise StateError(
@@ -229,7 +246,7 @@ class Takeover:
                 "topics.labels any more",
                 hint=f"set topics.labels again, or {_FRESH}",
             )
-        found = self._store.load(partition, at_most=committed.offset, start=None if last is None else last.start)
+        found = self._load(partition, committed, last)
         for fault in found.faults:
             log.warning("snapshot passed over", partition=partition, fault=fault)
         self._count_loss(partition, found, last)
@@ -256,6 +273,19 @@ class Takeover:
         if found.faults:
             raise StateError(f"partition {partition}: no snapshot in the store can be used: {found.faults[0]}")
         return self._begin(partition, _later(committed, lows))
+
+    def _load(self, partition: int, committed: Committed, last: mark.Mark | None) -> Found:
+        place = self.places.get(partition)
+        newest = None if self._commons is None else (0 if place is None else place.version)
+        found = self._store.load(
+            partition, at_most=committed.offset, start=None if last is None else last.start, newest=newest
+        )
+        if place is not None and found.version != place.version:
+            raise StateError(
+                f"partition {partition}: the mix has come to offset {place.offset}, and the snapshot of that moment "
+                f"(version {place.version}) can't be used: {'; '.join(found.faults) or 'it is gone'}"
+            )
+        return found
 
     def _count_loss(self, partition: int, found: Found, last: mark.Mark | None) -> None:
         """Note a store that has less than what Kafka's mark tells of. Raises StateError if that is to stop it."""

@@ -49,6 +49,10 @@ class Telemetry:
             "retention_slack_records", "Records of the log below the newest snapshot (X - log start).", ["partition"]
         )
         self._make_labels()
+        self.mixes = counter("mixes", "Rounds of mixing by result: mixed, pulled or refused.", ["result"])
+        self.mixed = counter("mixed_examples", "Examples that this worker has brought into the mix.")
+        self.mix_seconds = histogram("mix_seconds", "Time of one round of mixing.")
+        self.mix_version = gauge("mix_version", "Number of the mix that the worker's model grew from.")
         self.unknown_outcomes = counter("unknown_outcomes", "Transactions whose end had to be read from the offsets.")
 
     def _make_labels(self) -> None:

@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +23,6 @@ import msgspec
 import structlog
 
 from consumers.gate import BACKOFF_MAX_S, FloodGuard
-from consumers.label import LabelDecoder
 from consumers.source import SettingsRefused, Source, SourceAway, SourceError, SourceLost, session_s
 from consumers.topics import Topic, Topics
 from consumers.weave import Place
@@ -31,18 +30,16 @@ from pipeline import config as configuration
 from pipeline import failpoint, recipe
 from pipeline.child import EXIT_RAISED
 from pipeline.config import Config, ConfigError
-from pipeline.engine import Engine
 from pipeline.heartbeat import Company
+from pipeline.parts import Given, Limits
 from pipeline.rundir import RunDir
-from pipeline.runner import FloodError, Limits, Runner, Stop
+from pipeline.runner import FloodError, Runner, Stop
 from pipeline.takeover import OnLoss, StateError
 from pipeline.telemetry import Telemetry, configure_logs
 from pipeline.vacancy import Notes, Vacancy
 from pipeline.watchdog import EXIT_HUNG, Watchdog
 from producers.sink import PlainSink, Sink, SinkRefused, TransactionalSink
-from producers.webhook import Webhook
 from state import learner
-from state.cell import Mind
 from state.roster import WORKERS_MAX, Roster
 from state.store import Store, StoreAway, StoreRefused
 
@@ -131,7 +128,7 @@ class Worker:
             keep=config.snapshot.keep,
             timeout_s=config.redis.timeout,
         )
-        build = recipe.minds(config, store)
+        minds = recipe.minds(config, store)
         roster = Roster(store, name=config.name)
         self._take_ordinal(roster)
         self._roster = roster
@@ -141,7 +138,7 @@ class Worker:
         ends = self._wait_for("kafka", lambda: self._find_ends(topic)) if self._job.until_end and topic else None
         if topic is not None and not self._stop.asked:
             mock = self._wait_for("kafka", topics.is_mock)
-            runner = self._runner(topic, build, store, roster, ends, transactional=not mock)
+            runner = self._runner(topic, minds, store, roster, ends, transactional=not mock)
             runner.run()
             if not runner.store_answers:
                 # To ask it once more would hold up the end for nothing: the ordinal ends with its lease.
@@ -152,49 +149,21 @@ class Worker:
     def _runner(
         self,
         topic: Topic,
-        build: Callable[[int], Mind],
+        minds: recipe.Minds,
         store: Store,
         roster: Roster,
         ends: dict[int, Place] | None,
         *,
         transactional: bool,
     ) -> Runner:
-        config = self._config
-        dlq, http = config.dlq, config.sink.http
-        return Runner(
+        config, dlq = self._config, self._config.dlq
+        given = Given(
             topic=topic,
-            make_source=lambda rebalanced: Source(
-                self._clients(),
-                group=config.name,
-                topic=config.topics.features,
-                rebalanced=rebalanced,
-                labels=config.topics.labels,
-            ),
-            engine=Engine(
-                decoder=recipe.decoder(config),
-                topic=config.topics.features,
-                name=config.name,
-                labels=config.topics.labels or "",
-                label_decoder=LabelDecoder(value_bytes_max=config.records.value_bytes_max),
-            ),
-            build=build,
+            engine=recipe.engine(config),
+            minds=minds,
             sink=self._sink(transactional=transactional),
             store=store,
-            webhook=None
-            if http is None
-            else Webhook(
-                http.url,
-                headers={name: value.get_secret_value() for name, value in http.headers.items()},
-                timeout_s=http.timeout,
-            ),
-            flood=FloodGuard(window=dlq.flood_window, ratio=dlq.flood_ratio) if dlq.flood_guard else None,
-            limits=Limits(
-                config.batch.records_max,
-                config.snapshot.interval,
-                config.snapshot.records_max,
-                self._job.on_loss,
-                recipe.rules(config),
-            ),
+            webhook=recipe.webhook(config),
             telemetry=self._telemetry,
             company=Company(
                 self._ordinal,
@@ -202,11 +171,35 @@ class Worker:
                 partial(self._hold, roster),
                 Vacancy(partitions=topic.partitions, patience_s=self._patience_s()),
             ),
-            stop=self._stop,
             watchdog=self._watchdog,
-            at_work=self._at_work,
             reach=self._reach,
+        )
+        return Runner(
+            given,
+            make_source=self._source,
+            flood=FloodGuard(window=dlq.flood_window, ratio=dlq.flood_ratio) if dlq.flood_guard else None,
+            limits=Limits(
+                config.batch.records_max,
+                config.snapshot.interval,
+                config.snapshot.records_max,
+                self._job.on_loss,
+                recipe.rules(config),
+                config.mix.seconds,
+                config.mix.records,
+            ),
+            stop=self._stop,
+            at_work=self._at_work,
             ends=ends,
+        )
+
+    def _source(self, rebalanced: Callable[[Sequence[int], Sequence[int]], None]) -> Source:
+        topics = self._config.topics
+        return Source(
+            self._clients(),
+            group=self._config.name,
+            topic=topics.features,
+            rebalanced=rebalanced,
+            labels=topics.labels,
         )
 
     def _patience_s(self) -> float:
@@ -282,13 +275,7 @@ class Worker:
 
     def _find_ends(self, topic: Topic) -> dict[int, Place]:
         labels = self._config.topics.labels
-        source = Source(
-            self._clients(),
-            group=self._config.name,
-            topic=topic.name,
-            rebalanced=lambda _came, _went: None,
-            labels=labels,
-        )
+        source = self._source(lambda _came, _went: None)
         try:
             return {
                 partition: end

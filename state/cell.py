@@ -11,11 +11,18 @@ _JOURNAL_MAX = 100_000
 
 
 class Mind(Protocol):
-    """What a shard knows: one model for all of its records, or one for each of their keys."""
+    """What a shard knows: one model for all of its records, or one for each of their keys.
+
+    `version` is that of the model, where it is another than that of the shard's snapshots.
+    """
 
     task: Task
     codec: str
     spec: str
+
+    @property
+    def version(self) -> int | None:
+        """The version of the model; None where it is that of the shard's snapshot."""
 
     def label(self, raw: Any) -> Any:
         """Return the label as the models take it. Raises LabelError for one that they can't learn."""
@@ -55,6 +62,8 @@ class Step(msgspec.Struct, frozen=True):
 
 class Cell:
     """One model for all records, whatever their keys."""
+
+    version = None
 
     def __init__(self, learner: Learner) -> None:
         self.learner = learner

@@ -56,6 +56,8 @@ class Keyring:
     keys, a new key begins as that model stands.
     """
 
+    version = None
+
     def __init__(
         self,
         bank: Bank,

@@ -76,7 +76,7 @@ class RiverLearner:
             "multiclass": _class_label,
             "regression": _number_label,
         }[self.task]
-        self._adopt(model)
+        self.adopt(model)
 
     @property
     def model(self) -> Any:
@@ -132,9 +132,10 @@ class RiverLearner:
                 "if model.py has moved or renamed it, undo that",
             ) from error
         self._class_kind = kind
-        self._adopt(model)
+        self.adopt(model)
 
-    def _adopt(self, model: Any) -> None:
+    def adopt(self, model: Any) -> None:
+        """Go on with a model of the same shape, which is this learner's own from now on."""
         _order_sets(model)
         self._model = model
         self._learn_one = model.learn_one
@@ -175,7 +176,7 @@ class RiverLearner:
 
 def task_of(model: Any) -> Task:
     """Name what the model answers. Raises ModelError when it is no classifier and no regressor."""
-    from river import base  # noqa: PLC0415 see RiverLearner._adopt
+    from river import base  # noqa: PLC0415 see RiverLearner.adopt
 
     last = _last_step(model)
     if isinstance(last, base.Regressor):
@@ -242,7 +243,7 @@ def modules_beside(directory: Path) -> frozenset[str]:
 
 
 def _last_step(model: Any) -> Any:
-    from river import compose  # noqa: PLC0415 see RiverLearner._adopt
+    from river import compose  # noqa: PLC0415 see RiverLearner.adopt
 
     while isinstance(model, compose.Pipeline):
         model = list(model.steps.values())[-1]

@@ -101,6 +101,11 @@ class Shard:
         return self.offset, self.labels_offset
 
     @property
+    def model_version(self) -> int:
+        """The version of the model that answers: that of the shard's newest snapshot, or of the mix."""
+        return self.version if self.mind.version is None else self.mind.version
+
+    @property
     def is_relearning(self) -> bool:
         """Whether it has not arrived at the committed place yet."""
         return self.offset < self.committed or self.labels_offset < self.labels_committed

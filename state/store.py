@@ -245,13 +245,15 @@ class Store:
         return self._tables.count(partition, table)
 
     @plain_errors
-    def load(self, partition: int, *, at_most: int, start: int | None = None) -> Found:
-        """Find the newest whole snapshot whose offset is at most `at_most`.
+    def load(self, partition: int, *, at_most: int, start: int | None = None, newest: int | None = None) -> Found:
+        """Find the newest whole snapshot whose offset is at most `at_most`, and whose version at most `newest`.
 
         With `start`, one whose history began elsewhere is passed over: it is of a model that was left behind.
         """
         found = Found()
         for version in sorted(self._versions(partition), reverse=True):
+            if newest is not None and version > newest:
+                continue
             sealed = cast("bytes | None", self.client.hget(self._key(partition, "snapshots"), str(version)))
             if sealed is None:
                 continue

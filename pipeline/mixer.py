@@ -1,0 +1,94 @@
+"""When workers mix their models, and what a round is made of (scope = "global").
+
+A round saves each shard that has moved, its counts and what waits for labels, and then brings the model and the places
+of all of them into the mix, in one script. If anything of it fails, the shards begin again from where the mix stands:
+only there is it known what is in it.
+"""
+
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from pipeline.saver import Saver
+from pipeline.telemetry import Telemetry
+from state.commons import Commons
+from state.pool import Contribution, Place, PoolDamaged
+from state.shard import Shard
+from state.store import StoreFenced
+
+log = structlog.get_logger("headrace")
+
+
+class Mixer:
+    """Mix a worker's model at least every `interval_s` seconds, and oftener while it is young.
+
+    With `interval_records` it is mixed after that many, young or not, and by the time only when they do not come.
+    `shards` are the runner's.
+    """
+
+    def __init__(
+        self,
+        commons: Commons,
+        *,
+        saver: Saver,
+        shards: Mapping[int, Shard],
+        interval_s: float,
+        interval_records: int | None,
+        telemetry: Telemetry,
+        clock: Callable[[], float],
+    ) -> None:
+        self.commons = commons
+        self._saver = saver
+        self._shards = shards
+        self._interval_s = interval_s
+        self._interval_records = interval_records
+        self._telemetry = telemetry
+        self._clock = clock
+        self._places: dict[int, Place | None] = {}
+        self._due_at = clock() + interval_s
+
+    @property
+    def records_left(self) -> int:
+        """How many more records may be learned before a round should be made."""
+        return max(1, self._wanted() - self.commons.learned)
+
+    def stand(self, partition: int, place: Place | None) -> None:
+        """Note how far the mix has come in a partition that was taken over."""
+        self._places[partition] = place
+
+    def due(self) -> bool:
+        """Tell whether it is time for a round."""
+        # Without anything new of its own, a worker looks for what the others have brought in.
+        return self.commons.learned >= self._wanted() or self._clock() >= self._due_at
+
+    def mix(self) -> bool:
+        """Make a round; return False when the shards are to begin again from the mix. Raises StoreAway."""
+        started = self._clock()
+        self._due_at = started + self._interval_s
+        moved = [shard for shard in self._shards.values() if shard.unsaved > 0]
+        if not moved and not self.commons.is_behind():
+            return True
+        contributions: dict[int, Contribution] = {}
+        for shard in moved:
+            if not self._saver.save(shard):
+                return False
+            now = Place(shard.offset, shard.version)
+            contributions[shard.partition] = Contribution(shard.epoch, self._places.get(shard.partition), now)
+        learned = self.commons.learned
+        try:
+            if not self.commons.mix(contributions):
+                log.warning("the mix moved faster than this worker could follow, it begins again from there")
+                return False
+        except (StoreFenced, PoolDamaged) as error:
+            self._telemetry.mixes.labels("refused").inc()
+            log.warning("contribution refused, the partitions are taken over again", reason=str(error))
+            return False
+        self._places.update({partition: contribution.now for partition, contribution in contributions.items()})
+        self._telemetry.mixes.labels("mixed" if contributions else "pulled").inc()
+        self._telemetry.mixed.inc(learned)
+        self._telemetry.mix_seconds.observe(self._clock() - started)
+        self._telemetry.mix_version.set(self.commons.version)
+        return True
+
+    def _wanted(self) -> int:
+        return self.commons.due_after if self._interval_records is None else self._interval_records

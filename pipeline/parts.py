@@ -1,0 +1,129 @@
+"""The parts of one worker's loop, put together: each knows only of those that it needs."""
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from consumers.source import Source
+from consumers.topics import Topic
+from pipeline.delivery import Delivery
+from pipeline.engine import Engine
+from pipeline.heartbeat import Company, Heartbeat
+from pipeline.mixer import Mixer
+from pipeline.progress import Progress
+from pipeline.pulse import Pulse
+from pipeline.recipe import Minds
+from pipeline.retention import Retention
+from pipeline.saver import Saver
+from pipeline.takeover import OnLoss, Takeover
+from pipeline.telemetry import Telemetry
+from pipeline.trial import Trial
+from pipeline.watchdog import Watchdog
+from producers.sink import Sink
+from producers.webhook import Webhook
+from state.labels import Rules
+from state.shard import Shard
+from state.store import Store
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Bounds of a worker, and what it does when the store has lost its memory. Times are seconds.
+
+    `rules` says how labels are waited for, where there is a labels topic; the `mix_…` are those of a shared model.
+    """
+
+    batch_records_max: int
+    snapshot_interval_s: float
+    snapshot_records_max: int
+    on_loss: OnLoss
+    rules: Rules | None = None
+    mix_interval_s: float = 1.0
+    mix_interval_records: int | None = None
+
+
+class Given(msgspec.Struct, frozen=True):
+    """What a worker's loop is given: its topic, what learns, where it is kept, where outputs go, and who watches."""
+
+    topic: Topic
+    engine: Engine
+    minds: Minds
+    sink: Sink
+    store: Store
+    webhook: Webhook | None
+    telemetry: Telemetry
+    company: Company
+    watchdog: Watchdog
+    reach: Callable[[str], None]
+
+
+class Parts:
+    """The parts, which share the runner's `shards` and `source`, and the breakers of `trial`."""
+
+    def __init__(
+        self,
+        given: Given,
+        *,
+        source: Source,
+        shards: Mapping[int, Shard],
+        trial: Trial,
+        limits: Limits,
+        clock: Callable[[], float],
+    ) -> None:
+        telemetry, store = given.telemetry, given.store
+        self.saver = Saver(
+            store,
+            topic=given.topic,
+            interval_s=limits.snapshot_interval_s,
+            records_max=limits.snapshot_records_max,
+            telemetry=telemetry,
+            clock=clock,
+        )
+        self.mixer = self._mixer(given, limits, shards, clock)
+        self.takeover = Takeover(
+            source=source,
+            store=store,
+            topic=given.topic,
+            minds=given.minds,
+            rules=limits.rules,
+            on_loss=limits.on_loss,
+            telemetry=telemetry,
+        )
+        self.progress = Progress(
+            source=source,
+            engine=given.engine,
+            takeover=self.takeover,
+            shards=shards,
+            records_max=limits.batch_records_max,
+            telemetry=telemetry,
+            reach=given.reach,
+            clock=clock,
+        )
+        pulse = Pulse(
+            gate=trial.gate,
+            shards=shards,
+            sink=given.sink,
+            relearned=lambda: self.progress.relearned,
+            telemetry=telemetry,
+        )
+        self.heartbeat = Heartbeat(
+            given.company, source=source, pulse=pulse, trial=trial, watchdog=given.watchdog, clock=clock
+        )
+        self.retention = Retention(source, shards=shards, hurry=self.saver.hurry, telemetry=telemetry, clock=clock)
+        self.delivery = Delivery(
+            engine=given.engine, source=source, sink=given.sink, webhook=given.webhook, shards=shards
+        )
+
+    def _mixer(
+        self, given: Given, limits: Limits, shards: Mapping[int, Shard], clock: Callable[[], float]
+    ) -> Mixer | None:
+        if given.minds.commons is None:
+            return None
+        return Mixer(
+            given.minds.commons,
+            saver=self.saver,
+            shards=shards,
+            interval_s=limits.mix_interval_s,
+            interval_records=limits.mix_interval_records,
+            telemetry=given.telemetry,
+            clock=clock,
+        )
