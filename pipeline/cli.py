@@ -102,6 +102,7 @@ def produce(
     key: Annotated[str | None, typer.Option(metavar="FIELD", help="The field that is the Kafka key.")] = None,
     id_: Annotated[str | None, typer.Option("--id", metavar="FIELD", help="The field that is the record's id.")] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Read CSV with a header, whatever the file is called.")] = False,
+    labels: Annotated[bool, typer.Option("--labels", help="Send labels that come later, to the labels topic.")] = False,
     timeout_s: Annotated[
         float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="How long to wait for an answer.")
     ] = 30.0,
@@ -111,7 +112,16 @@ def produce(
     from pipeline.produce import produce
 
     return produce(
-        chosen.load(), file=file, wait=wait, label=label, key=key, id_=id_, csv=csv, timeout_s=timeout_s, json=json
+        chosen.load(),
+        file=file,
+        wait=wait,
+        label=label,
+        key=key,
+        id_=id_,
+        csv=csv,
+        labels=labels,
+        timeout_s=timeout_s,
+        json=json,
     )
 
 
@@ -195,14 +205,29 @@ def model_ls(chosen: Chosen, json: Json = False) -> int:
 @command(model, "show")
 def model_show(
     chosen: Chosen,
-    partition: Annotated[int | None, typer.Argument(min=0, metavar="PARTITION", help="Default: the first.")] = None,
+    which: Annotated[
+        str | None,
+        typer.Argument(metavar="PARTITION or KEY", help='A partition (default: the first); with scope = "key" a key.'),
+    ] = None,
     version: Annotated[int | None, typer.Argument(min=1, metavar="VERSION", help="Default: the newest.")] = None,
     json: Json = False,
 ) -> int:
-    """Show one version in full, with the model as text. Nothing of it is run."""
+    """Show one version in full, with the model as text, or the model of one key. Nothing of it is run."""
     from pipeline import models
 
-    return models.show(chosen.load(), partition=partition, version=version, json=json)
+    return models.show(chosen.load(), which=which, version=version, json=json)
+
+
+@command(model, "reset")
+def model_reset(
+    chosen: Chosen,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The Kafka key whose model is to begin anew.")],
+    json: Json = False,
+) -> int:
+    """Let the model of one key begin anew (scope = "key"), also while the pipeline runs."""
+    from pipeline import models
+
+    return models.reset(chosen.load(), key=key, json=json)
 
 
 @command(app, endless="watch")

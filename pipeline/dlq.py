@@ -138,6 +138,7 @@ def _route(config: Config, topics: Topics, name: str, *, execute: bool) -> Route
         topic_id=_topic_id(topics, there, name),
         features=features,
         features_partitions=there.get(features, 0),
+        labels=config.topics.labels,
         receipts_partitions=there.get(receipt.topic_of(name), 1),
         parked_partitions=there.get(parked_topic(name), 1),
     )
@@ -147,6 +148,7 @@ def _make(config: Config, topics: Topics, name: str) -> None:
     topics.ensure(
         features=config.topics.features,
         predictions=config.topics.predictions,
+        labels=config.topics.labels,
         dead_letters=config.topics.dead_letters,
         partitions=config.topics.partitions,
     )

@@ -19,6 +19,7 @@ from consumers.topics import Topic, Topics
 from pipeline import check
 from pipeline.config import Config, ConfigError
 from state import learner
+from state.keyring import TABLE as KEYS
 from state.probe import probe
 from state.store import Store
 
@@ -110,7 +111,8 @@ def _kafka(config: Config) -> Iterator[Finding]:
     yield Finding("kafka", "good", f"Kafka answers at {address}")
     names = config.topics
     found: dict[str, Topic] = {}
-    for name in (names.features, names.predictions, names.dead_letters):
+    inputs = (names.features,) if names.labels is None else (names.features, names.labels)
+    for name in (*inputs, names.predictions, names.dead_letters):
         with _telling() as told:
             if name in there:
                 found[name] = _ask("topics", lambda name=name: topics.describe(name))  # type: ignore[misc]
@@ -134,7 +136,10 @@ def _topics(config: Config, found: dict[str, Topic]) -> Iterator[Finding]:
     names = config.topics
     features, letters = found.get(names.features), found.get(names.dead_letters)
     for name, topic in found.items():
-        if features is not None and topic.partitions < features.partitions:
+        is_input = topic is features or name == names.labels
+        if features is not None and (
+            topic.partitions < features.partitions or (is_input and topic.partitions > features.partitions)
+        ):
             yield Finding(
                 "topics",
                 "wrong",
@@ -142,10 +147,10 @@ def _topics(config: Config, found: dict[str, Topic]) -> Iterator[Finding]:
                 f"give {name} {features.partitions} partitions (kafka-topics --alter)",
             )
         elif topic.compacted:
-            what = "records that a model was taught with" if topic is features else "records of the same key"
+            what = "records that a model was taught with" if is_input else "records of the same key"
             yield Finding(
                 "topics",
-                "wrong" if topic is features else "warning",
+                "wrong" if is_input else "warning",
                 f"{name} is compacted: Kafka drops {what}",
                 f"set cleanup.policy=delete on {name}",
             )
@@ -205,7 +210,9 @@ def _store(config: Config, model: list[learner.RiverLearner]) -> Iterator[Findin
     for fault in found.faults:
         yield Finding("store", "warning", f"partition {partitions[0]}, {fault}", "an older version is used")
     saved = found.snapshot
-    if saved is not None and (saved.spec, saved.codec) != (model[0].spec, model[0].codec):
+    # With scope = "key" the models lie elsewhere, in a form of their own.
+    codec = saved.codec if saved is not None and KEYS in saved.tables else model[0].codec
+    if saved is not None and (saved.spec, saved.codec) != (model[0].spec, codec):
         other = "River" if saved.spec == model[0].spec else "model"
         hint = "undo the change, or start a new history under another `name`"
         yield Finding("store", "wrong", f"the model in the store was made by another {other} than is here", hint)

@@ -1,10 +1,11 @@
-"""`headrace model`: the versions of each partition's model that the store keeps, and one of them in full.
+"""`headrace model`: the versions of each partition's model that the store keeps, one of them in full, and keys.
 
 No model is unpickled: what a version is stands beside its bytes.
 """
 
 import datetime as dt
 import sys
+import time
 from typing import Any
 
 import msgspec
@@ -12,6 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.config import Config
+from state.keyring import TABLE as KEYS
+from state.keyring import read_row
+from state.slab import describe_row
 from state.store import Store
 
 _OFFSET_MAX = 2**63 - 1
@@ -25,6 +29,13 @@ class VersionUnknown(Exception):
     hint = "`headrace model ls` lists what is there"
 
 
+class ScopeWrong(Exception):
+    """Raised when a command asks for a key's model where models have no keys."""
+
+    status = 400
+    hint = 'it is for model.scope = "key"'
+
+
 def ls(config: Config, *, json: bool) -> int:
     """Print every partition's versions, newest first. Raises StoreAway, StoreRefused."""
     store = _store(config)
@@ -36,6 +47,7 @@ def ls(config: Config, *, json: bool) -> int:
             "learned": note["learned"],
             "created_ms": note["created_ms"],
             "bytes": note["bytes"],
+            **({"keys": note["tables"][KEYS]} if KEYS in note.get("tables", {}) else {}),
             "quality": note["quality"],
         }
         for partition in store.partitions()
@@ -50,26 +62,98 @@ def ls(config: Config, *, json: bool) -> int:
     return 0
 
 
-def show(config: Config, *, partition: int | None, version: int | None, json: bool) -> int:
+def show(config: Config, *, which: str | None, version: int | None, json: bool) -> int:
     """Print one version with the model as text: of the first partition, and the newest, where none is named.
 
-    Raises VersionUnknown, StoreAway, StoreRefused.
+    With scope "key", `which` is a key. Raises VersionUnknown, StoreAway, StoreRefused.
     """
     store = _store(config)
-    if partition is None:
-        partition = next(iter(store.partitions()), 0)
+    if which is not None and config.model.scope == "key":
+        return _show_key(store, which, json=json)
+    if which is not None and not which.isascii() | which.isdigit():
+        raise VersionUnknown(f'{which!r} is no partition, and models have keys only with model.scope = "key"')
+    partition = next(iter(store.partitions()), 0) if which is None else int(which)
     whole, model = _whole(store, partition, version)
     if json:
         _print({**whole, "model": model})
         return 0
     whole["created"] = _moment(whole.pop("created_ms"))
     whole["quality"] = _figures(whole["quality"])
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for name, value in whole.items():
-        table.add_row(name.replace("_", " "), str(value))
-    _say(table)
+    _say_pairs(whole)
     sys.stdout.write(f"\n{model}\n")
     return 0
+
+
+def reset(config: Config, *, key: str, json: bool) -> int:
+    """Take the model of a key out of its newest snapshot. Raises VersionUnknown, StoreAway, StoreRefused, ScopeWrong.
+
+    It is done as an owner of the partition, so that a worker that has the model in memory takes the partition over
+    again, from that snapshot.
+    """
+    if config.model.scope != "key":
+        raise ScopeWrong(f'models have no keys with model.scope = "{config.model.scope}"')
+    store = _store(config)
+    partition, _ = _row_of(store, key)
+    epoch = store.claim(partition, floor=0)
+    found = store.load(partition, at_most=_OFFSET_MAX)
+    if found.snapshot is None:
+        raise VersionUnknown(f"the store's models of partition {partition} can't be read: {'; '.join(found.faults)}")
+    store.rewind(partition, epoch=epoch, version=found.version)
+    rows = store.count(partition, KEYS)
+    left = rows - (store.fetch(partition, KEYS, [key.encode()])[0] is not None)
+    tables = {**found.snapshot.tables, KEYS: left}
+    saved = msgspec.structs.replace(found.snapshot, epoch=epoch, tables=tables, created_ms=time.time_ns() // 1_000_000)
+    version = store.save(saved, changes={KEYS: {key.encode(): None}}, base=found.version)
+    if json:
+        _print({"key": key, "partition": partition, "version": version, "offset": saved.offset})
+    else:
+        sys.stdout.write(
+            f"the model of {key} begins anew from version {version} of partition {partition} (offset {saved.offset})\n"
+        )
+    return 0
+
+
+def _show_key(store: Store, key: str, *, json: bool) -> int:
+    partition, packed = _row_of(store, key)
+    row = read_row(key.encode(), packed)
+    told = {
+        "key": key,
+        "partition": partition,
+        "seen_ms": row.seen_ms,
+        "bytes": len(row.model),
+        **(describe_row(row.model) or {}),
+    }
+    if json:
+        _print(told)
+        return 0
+    told["seen"] = _moment(told.pop("seen_ms")) if row.seen_ms >= 0 else "not noted (keys.silent is not set)"
+    features = told.pop("features", None)
+    _say_pairs(told)
+    if features:
+        table = Table(box=None, pad_edge=False)
+        for column in ("feature", *next(iter(features.values()))):
+            table.add_column(column, justify="left" if column == "feature" else "right")
+        for name, fields in features.items():
+            table.add_row(name, *(f"{value:.6g}" for value in fields.values()))
+        sys.stdout.write("\n")
+        _say(table)
+    return 0
+
+
+def _row_of(store: Store, key: str) -> tuple[int, bytes]:
+    """Find the partition that has a key, and its row. Raises VersionUnknown."""
+    for partition in store.partitions():
+        [packed] = store.fetch(partition, KEYS, [key.encode()])
+        if packed is not None:
+            return partition, packed
+    raise VersionUnknown(f"the store holds no model of the key {key!r} yet")
+
+
+def _say_pairs(pairs: dict[str, Any]) -> None:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in pairs.items():
+        table.add_row(name.replace("_", " "), str(value))
+    _say(table)
 
 
 def _whole(store: Store, partition: int, version: int | None) -> tuple[dict[str, Any], str]:
@@ -93,12 +177,13 @@ def _store(config: Config) -> Store:
 
 def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for column in ("partition", "version", "offset", "learned", "bytes"):
+    columns = ["partition", "version", "offset", "learned", "bytes", *(["keys"] if "keys" in rows[0] else [])]
+    for column in columns:
         table.add_column(column, justify="right")
     table.add_column("created")
     table.add_column("quality")
     for row in rows:
-        numbers = (f"{row[name]:,}" for name in ("partition", "version", "offset", "learned", "bytes"))
+        numbers = (f"{row.get(name, 0):,}" for name in columns)
         table.add_row(*numbers, _moment(row["created_ms"]), _figures(row["quality"]))
     return table
 

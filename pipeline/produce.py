@@ -42,30 +42,32 @@ def produce(
     key: str | None = None,
     id_: str | None = None,
     csv: bool = False,
+    labels: bool = False,
     timeout_s: float = 30.0,
     json: bool = False,
 ) -> int:
     """Send a file's records, or standard input's, and return the exit code: 1 when not all came through.
 
-    `timeout_s` bounds Kafka's answer about a record, and with `wait` the time without any outcome, in seconds.
-    Raises RowError, ProduceAway, and what Topics and Reader raise.
+    With `labels` they go into the labels topic. `timeout_s` bounds Kafka's answer about a record, and with `wait` the
+    time without any outcome, in seconds. Raises RowError, ProduceAway, and what Topics and Reader raise.
     """
     tabular = csv or (file is not None and file.suffix.lower() == ".csv")
     if not tabular and (label or id_):
         raise RowError(
             "--label and --id name columns of CSV", hint="JSON lines have `label` and `id` fields; or add --csv"
         )
+    topic = _topic(config, labels=labels, wait=wait, tabular=tabular)
     with _opened(file) as source:
         _ensure(config)
         rows = csv_rows(source, label=label, id_=id_, key=key) if tabular else lines(source, key=key)
-        feed = Feed(config.librdkafka, topic=config.topics.features, timeout_s=timeout_s, each=wait)
+        feed = Feed(config.librdkafka, topic=topic, timeout_s=timeout_s, each=wait)
         started = time.monotonic()
         try:
             missing = _send_and_wait(config, feed, rows, timeout_s, json=json) if wait else _send(feed, rows, source)
         finally:
             # Whatever ended it, the summary counts what Kafka has.
             feed.finish()
-            _summarise(feed, config.topics.features, time.monotonic() - started, wait=wait, json=json)
+            _summarise(feed, topic, time.monotonic() - started, wait=wait, json=json)
     if feed.away:
         raise ProduceAway(f"Kafka took {feed.taken:,} records and then no more: {feed.fault}")
     if missing:
@@ -73,6 +75,20 @@ def produce(
             f"{missing:,} have no outcome after {timeout_s:g} s\n  → `headrace status` tells what it waits for\n"
         )
     return int(bool(feed.refused or missing))
+
+
+def _topic(config: Config, *, labels: bool, wait: bool, tabular: bool) -> str:
+    """Name the topic that the records go to. Raises RowError where labels can't be sent as asked."""
+    if not labels:
+        return config.topics.features
+    if config.topics.labels is None:
+        raise RowError("there is no labels topic", hint='name one: topics.labels = "labels"')
+    if wait or tabular:
+        raise RowError(
+            "labels are sent as JSON lines, and have no outcome to wait for",
+            hint='one {"id": …, "label": …} a line, without --wait; `headrace status` counts what became of them',
+        )
+    return config.topics.labels
 
 
 def _send(feed: Feed, rows: Iterator[Row], source: BinaryIO) -> int:
@@ -144,6 +160,7 @@ def _ensure(config: Config) -> None:
         features=config.topics.features,
         predictions=config.topics.predictions,
         dead_letters=config.topics.dead_letters,
+        labels=config.topics.labels,
         partitions=config.topics.partitions,
     )
 

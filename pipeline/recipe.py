@@ -1,5 +1,6 @@
 """From the configuration to the parts: how records are read, how labels are waited for, and what learns."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -45,8 +46,8 @@ def decoder(config: Config) -> Decoder:
     return Decoder(schema=schema.Schema(features, extra=declared.extra), value_bytes_max=config.records.value_bytes_max)
 
 
-def rules(config: Config) -> Rules | None:
-    """Return how labels are waited for; None without a labels topic."""
+def rules(config: Config, *, default: Any) -> Rules | None:
+    """Return how labels are waited for, with the default as the model takes it; None without a labels topic."""
     labels = config.labels
     if config.topics.labels is None:
         return None
@@ -55,7 +56,7 @@ def rules(config: Config) -> Rules | None:
         waiting_max=labels.waiting_max,
         bytes_max=labels.bytes_max,
         remembered_max=labels.remembered_max,
-        default=labels.default,
+        default=default,
         corrections=labels.corrections,
     )
 
@@ -81,9 +82,13 @@ def webhook(config: Config) -> Webhook | None:
 
 
 class Minds(msgspec.Struct, frozen=True):
-    """What learns: `make` gives a new mind for a partition; `commons` is there where all partitions share one model."""
+    """What learns: `make` gives a new mind for a partition, `default` is the label of who gets none (None for none).
+
+    `commons` is there where all partitions share one model.
+    """
 
     make: Callable[[int], Mind]
+    default: Any
     commons: Commons | None = None
 
 
@@ -95,14 +100,14 @@ def minds(config: Config, store: Store) -> Minds:
     first = learner.build(factory, trusted=trusted)
     if first.unseeded:
         log.warning("the model draws random numbers without a seed: give it one, or it can't be relearned")
-    _check_default(config, first)
+    default = _default(config, first)
     if config.model.scope == "key":
-        return Minds(lambda partition: _keyring(config, store, partition, lambda: _bank(factory, trusted)))
+        return Minds(lambda partition: _keyring(config, store, partition, lambda: _bank(factory, trusted)), default)
     if config.model.scope == "global":
         pool = Pool(store, name=config.name)
         commons = Commons(pool, lambda: learner.build(factory, trusted=trusted))
-        return Minds(lambda _partition: Share(commons), commons)
-    return Minds(lambda _partition: Cell(learner.build(factory, trusted=trusted)))
+        return Minds(lambda _partition: Share(commons), default, commons)
+    return Minds(lambda _partition: Cell(learner.build(factory, trusted=trusted)), default)
 
 
 def _keyring(config: Config, store: Store, partition: int, make: Callable[[], Bank]) -> Keyring:
@@ -123,11 +128,23 @@ def _bank(factory: Callable[[], Any], trusted: frozenset[str]) -> Bank:
     return slab_for(first.model) or RiverBank(first)
 
 
-def _check_default(config: Config, model: learner.Learner) -> None:
-    """Raise ConfigError where the default label is none that the model can learn."""
-    if config.topics.labels is None or config.labels.default is None:
-        return
+def _default(config: Config, model: learner.Learner) -> Any:
+    """Return the default label as the model takes it, None for none. Raises ConfigError where it is no label."""
+    default = config.labels.default
+    if config.topics.labels is None or default is None:
+        return None
+    fault = ""
+    for said in (default, _unquoted(default)):
+        try:
+            return model.label(said)
+        except learner.LabelError as error:
+            fault = fault or str(error)
+    raise ConfigError(f"labels.default: {fault}", hint="give it a label of the model's own kind")
+
+
+def _unquoted(said: Any) -> Any:
+    """Read what came as text, as all does from the environment, as the JSON that it may be."""
     try:
-        model.label(config.labels.default)
-    except learner.LabelError as error:
-        raise ConfigError(f"labels.default: {error}", hint="give it a label of the model's own kind") from error
+        return json.loads(said) if isinstance(said, str) else said
+    except ValueError:
+        return said

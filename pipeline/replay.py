@@ -43,12 +43,13 @@ class ReplayError(Exception):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """From which topic to which others a replay goes, and how many partitions those have."""
+    """From which topic to which others a replay goes, and how many partitions those have; labels have the features'."""
 
     topic: str
     topic_id: str
     features: str
     features_partitions: int
+    labels: str | None
     receipts_partitions: int
     parked_partitions: int
 
@@ -242,9 +243,10 @@ class Replay:
         if deadletter.is_learned(record.headers):
             headers.append((deadletter.LEARNED, b"true"))
         known = 0 <= reason.partition < self._route.features_partitions
+        is_label = reason.topic == self._route.labels
         original_ms = reason.timestamp_ms if reason.timestamp_ms is not None else -1
         return Outbound(
-            self._route.features,
+            self._route.labels if is_label and self._route.labels else self._route.features,
             reason.partition if known else None,
             record.key,
             value,

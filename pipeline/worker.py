@@ -183,7 +183,7 @@ class Worker:
                 config.snapshot.interval,
                 config.snapshot.records_max,
                 self._job.on_loss,
-                recipe.rules(config),
+                recipe.rules(config, default=minds.default),
                 config.mix.seconds,
                 config.mix.records,
             ),

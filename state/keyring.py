@@ -115,7 +115,7 @@ class Keyring:
             if packed is None:
                 self._hot[key] = Hot()
                 continue
-            row = _read(key, packed)
+            row = read_row(key, packed)
             if row.model:
                 self._bank.load(key, row.model)
             self._hot[key] = Hot(row.seen_ms, stored=True, base=b"" if self._bank.atomic else row.model)
@@ -179,7 +179,7 @@ class Keyring:
 
     def restore(self, model: bytes) -> None:
         """Become what a snapshot held. Raises ModelError when the bytes are none of this kind."""
-        row = _read(_PRIOR, model)
+        row = read_row(_PRIOR, model)
         self._now_ms = row.seen_ms
         if self._prior is not None and row.model:
             self._prior.load(_PRIOR, row.model)
@@ -206,7 +206,7 @@ class Keyring:
             hot = self._hot[key]
             hot.stored = True
             if not self._bank.atomic:
-                hot.base, hot.journal = _read(key, rows[key] or b"").model, []
+                hot.base, hot.journal = read_row(key, rows[key] or b"").model, []
         self._changed.clear()
         self._swept.clear()
         if self._prior is not None and _PRIOR in self._prior and not self._bank.atomic:
@@ -241,7 +241,7 @@ class Keyring:
         if not some:
             self._sweeping = self._scan()
         for key, packed in some:
-            if key not in self._hot and _read(key, packed).seen_ms < self._now_ms - self._silent_ms:
+            if key not in self._hot and read_row(key, packed).seen_ms < self._now_ms - self._silent_ms:
                 self._swept.add(key)
 
 
@@ -258,7 +258,8 @@ def _go_back(bank: Bank, key: bytes, hot: Hot) -> None:
     hot.base, hot.journal = bank.dump(key) if key in bank else b"", []
 
 
-def _read(key: bytes, packed: bytes) -> Row:
+def read_row(key: bytes, packed: bytes) -> Row:
+    """Read a key's row. Raises ModelError for one that is none."""
     try:
         return msgspec.msgpack.decode(packed, type=Row)
     except msgspec.DecodeError as error:

@@ -285,6 +285,27 @@ class Slab:
         table.write(slot, model)
 
 
+def describe_row(state: bytes) -> dict[str, Any] | None:
+    """Return what a person asks of a slab's model: how many records it learned, and the numbers of each feature.
+
+    None where the bytes are of another kind of model, such as a pickle, which is not looked into.
+    """
+    try:
+        row = _decode(state)
+    except msgspec.MsgspecError:
+        return None
+    names = ("count", "weight", "mean", "variance") if row.scaled else ("seen", "weight")
+    numbers = struct.unpack(f"<{len(row.fields) // 8}d", row.fields)
+    return {
+        "learned": row.learned,
+        "intercept": row.intercept,
+        "features": {
+            name: dict(zip(names, numbers[at : at + len(names)], strict=True))
+            for name, at in zip(row.names, range(0, len(numbers), len(names)), strict=True)
+        },
+    }
+
+
 def slab_for(model: Any, *, kernel: Callable[[], Kernel] = kernel) -> Slab | None:
     """Return a slab for a River model that has learned nothing and is of a shape that slabs know, else None.
 

@@ -1,11 +1,18 @@
 """Labels that come later: each learned once, in an order that survives every crash."""
 
+import json
 import random
 from collections.abc import Callable
+from typing import Any
 
-from harness import Project, wait_until
-from labelled import hold, labelled, ordered, plan, send
+import pytest
+from harness import Project, nursery, wait_until
+from labelled import Sent, hold, labelled, labels_of, ordered, plan, send
+from oracle import logistic
+from river import datasets, evaluate, metrics
 from trap import SOAK
+
+from consumers.topics import Topics
 
 Make = Callable[..., Project]
 
@@ -41,3 +48,107 @@ def _moves_on(p: Project) -> None:
     """Wait until something more is committed, so that a kill comes at work and not at a start."""
     before = {partition: offset for partition, (offset, _) in p.committed().items()}
     wait_until(lambda: any(o > before[q] for q, (o, _) in p.committed().items()), what="more to be committed")
+
+
+@pytest.mark.parametrize("delay", [1, 100])
+def test_late_labels_give_the_accuracy_that_river_gives_with_the_same_delay(project: Make, delay: int) -> None:
+    p = labelled(project, partitions=1)
+    start_ms = 1_700_000_000_000
+    stream = list(datasets.Phishing())
+    timed = [(index, 1, Sent(False, 0, _features(index, x), start_ms + index)) for index, (x, _) in enumerate(stream)]
+    # As River has it: a label that is due at the moment of a question is revealed before it.
+    timed += [
+        (index + delay, 0, Sent(True, 0, _label(index, y), start_ms + index + delay))
+        for index, (_, y) in enumerate(stream)
+    ]
+    send(p, [message for _, _, message in sorted(timed, key=lambda one: one[:2])])
+    p.run_to_end()
+    metric = metrics.Accuracy()
+    evaluate.progressive_val_score(datasets.Phishing(), logistic(), metric, delay=delay)
+    truth = {f"p-{index}": y for index, (_, y) in enumerate(stream)}
+    answers = [json.loads(message.value()) for message in p.read(p.predictions)[0]]
+    right = sum(answer["prediction"] == truth[answer["id"]] for answer in answers)
+    assert len(answers) == len(stream)
+    assert right / len(answers) == metric.get()
+    assert p.status()["quality"]["accuracy"] == pytest.approx(metric.get(), abs=1e-12)
+
+
+def _features(index: int, x: Any) -> bytes:
+    return json.dumps({"id": f"p-{index}", "features": x}).encode()
+
+
+def _label(index: int, y: Any) -> bytes:
+    return json.dumps({"id": f"p-{index}", "label": y}).encode()
+
+
+def test_who_gets_no_label_in_time_is_learned_with_the_default(project: Make) -> None:
+    p = labelled(
+        project, partitions=1, settings={"HEADRACE__LABELS__WAIT": "30m", "HEADRACE__LABELS__DEFAULT": "false"}
+    )
+    clicks = [
+        Sent(False, 0, json.dumps({"id": f"c-{i}", "ts": i * 60_000, "features": {"a": i}}).encode()) for i in range(60)
+    ]
+    send(p, [*clicks, Sent(True, 0, b'{"id": "c-59", "label": true}'), Sent(True, 0, b'{"id": "c-0", "label": true}')])
+    p.run_to_end()
+    labels = p.status()["labels"]
+    assert (labels["expired"], labels["joined"], labels["corrected"], labels["waiting"]) == (29, 1, 1, 30)
+    assert p.status()["counts"]["learned"] == 30
+
+
+def test_a_label_that_is_none_can_be_mended_and_replayed_and_finds_its_features(project: Make) -> None:
+    p = labelled(project, partitions=2)
+    features = [Sent(False, part, json.dumps({"id": f"r-{part}", "features": {"a": 1.5}}).encode()) for part in (0, 1)]
+    send(
+        p, [*features, Sent(True, 1, b'{"id": "r-1", "label": "yes"}'), Sent(True, 0, b'{"id": "r-0", "label": true}')]
+    )
+    p.run_to_end()
+    [letter] = p.read(p.dead_letters)[1]
+    headers = dict(letter.headers())
+    assert (headers["__dlq.errors.topic"], headers["dlq.code"]) == (labels_of(p).encode(), b"bad_label")
+    assert letter.value() == b'{"id": "r-1", "label": "yes"}'
+    (p.directory / "mend.py").write_text("def mend(value):\n    return value.replace(b'\"yes\"', b'true')\n")
+    command = ["dlq", "replay", "--execute", "--edit", "mend:mend", "-c", str(p.file)]
+    done = nursery().call(command, env=p.env)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    p.run_to_end()
+    labels = p.status()["labels"]
+    assert (labels["joined"], labels["refused"], labels["waiting"]) == (2, 1, 0)
+
+
+def test_topics_whose_partitions_differ_are_an_error_at_the_start(project: Make) -> None:
+    p = labelled(project, partitions=2)
+    other = {"HEADRACE__TOPICS__LABELS": f"{p.name}.other"}
+    Topics(p.client).create(f"{p.name}.other", 3)
+    p.settings.update(other)
+    with p.running() as run:
+        assert run.process.wait(60) == 1
+    assert f"{p.name}.other has 3 partitions and {p.features} has 2" in run.log()
+
+
+@pytest.mark.parametrize(
+    "client",
+    [
+        {"partition.assignment.strategy": "range"},
+        {"partition.assignment.strategy": "cooperative-sticky"},
+        {"group.protocol": "consumer"},
+    ],
+    ids=["range", "cooperative", "KIP-848"],
+)
+def test_features_and_labels_stay_together_while_workers_come_and_go(project: Make, client: dict[str, str]) -> None:
+    p = labelled(project, partitions=6)
+    lines = "".join(f'"{name}" = "{value}"\n' for name, value in client.items())
+    p.file.write_text(f'name = "{p.name}"\n[kafka.librdkafka]\n{lines}')
+    messages = plan(9_000, partitions=6, delay_max=2_000)
+    third = len(messages) // 3
+    with ordered(p) as orders, p.running(workers=2) as run:
+        send(p, messages[:third])
+        with p.running(workers=1) as other:
+            wait_until(lambda: len(p.status()["workers"]) == 3, what="a third worker")
+            send(p, messages[third : 2 * third])
+            run.kill_worker()
+            wait_until(lambda: p.status()["lag"] == 0, what="everything to be handled", timeout_s=60)
+            assert other.stop() == 0, other.log()
+        send(p, messages[2 * third :])
+        wait_until(lambda: p.status()["lag"] == 0, what="everything to be handled", timeout_s=60)
+        assert run.stop() == 0, run.log()
+    hold(p, orders)
