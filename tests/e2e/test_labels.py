@@ -85,10 +85,10 @@ def test_who_gets_no_label_in_time_is_learned_with_the_default(project: Make) ->
     p = labelled(
         project, partitions=1, settings={"HEADRACE__LABELS__WAIT": "30m", "HEADRACE__LABELS__DEFAULT": "false"}
     )
-    clicks = [
-        Sent(False, 0, json.dumps({"id": f"c-{i}", "ts": i * 60_000, "features": {"a": i}}).encode()) for i in range(60)
-    ]
-    send(p, [*clicks, Sent(True, 0, b'{"id": "c-59", "label": true}'), Sent(True, 0, b'{"id": "c-0", "label": true}')])
+    values = [json.dumps({"id": f"c-{i}", "ts": i * 60_000, "features": {"a": i}}).encode() for i in range(60)]
+    clicks = [Sent(False, 0, value, 1_000 + i) for i, value in enumerate(values)]
+    late = [Sent(True, 0, b'{"id": "c-%d", "label": true}' % i, 2_000) for i in (59, 0)]
+    send(p, [*clicks, *late])
     p.run_to_end()
     labels = p.status()["labels"]
     assert (labels["expired"], labels["joined"], labels["corrected"], labels["waiting"]) == (29, 1, 1, 30)
