@@ -28,15 +28,13 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from consumers.schema import FeatureType
 from consumers.source import OWNED_SETTINGS
+from pipeline.duration import duration_s, interval, records_of
 
 ENV_PREFIX = "HEADRACE__"
 DEFAULT_FILE = Path("headrace.toml")
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
-_RECORDS = re.compile(r"([1-9]\d{0,8}) records?")
 # Who has nothing to bring in looks this often for what the others have.
 _MIX_IDLE_S = 1.0
-_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 # No key of the file can be called so: tables are split at dots.
 _FLAGS = "flags."
@@ -55,25 +53,6 @@ class ConfigError(Exception):
     def __init__(self, message: str, *, hint: str) -> None:
         super().__init__(message)
         self.hint = hint
-
-
-def duration_s(value: Any) -> Any:
-    """Read a duration such as "250ms", "1s", "24h" or "7d" in seconds; a bare number is seconds."""
-    if isinstance(value, str):
-        match = _DURATION.fullmatch(value.strip())
-        if match is None:
-            raise ValueError('a duration is written like "250ms", "30s", "10m", "24h" or "7d"')
-        return float(match[1]) * _UNIT_S[match[2]]
-    return value
-
-
-def _interval(value: Any) -> Any:
-    if _RECORDS.fullmatch(str(value)):
-        return value
-    seconds = duration_s(value)
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
-        raise ValueError('an interval is a time like "1s", or a number of records like "400 records"')
-    return value
 
 
 Seconds = Annotated[float, BeforeValidator(duration_s), Field(gt=0, allow_inf_nan=False)]
@@ -280,15 +259,14 @@ class Logs(_Section):
 class Mix(_Section):
     """How workers share one model (scope = "global")."""
 
-    interval: Annotated[str | float, BeforeValidator(_interval)] = Field(
-        "1s", description='the longest between two rounds, and oftener while the model is young; or "400 records"'
+    interval: Annotated[str | float, BeforeValidator(interval)] = Field(
+        1.0, description='the longest between two rounds, and oftener while the model is young; or "400 records"'
     )
 
     @property
     def records(self) -> int | None:
         """The interval in records, None where it is a time."""
-        match = _RECORDS.fullmatch(str(self.interval))
-        return int(match[1]) if match else None
+        return records_of(self.interval)
 
     @property
     def seconds(self) -> float:

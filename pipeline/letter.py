@@ -12,7 +12,7 @@ import msgspec
 
 from consumers.reader import Reader
 from consumers.record import Record
-from pipeline.config import duration_s
+from pipeline.duration import duration_s
 from producers import deadletter
 
 

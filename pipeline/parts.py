@@ -98,19 +98,22 @@ class Parts:
             reach=given.reach,
             clock=clock,
         )
-        pulse = Pulse(
-            gate=trial.gate,
-            shards=shards,
-            sink=given.sink,
-            relearned=lambda: self.progress.relearned,
-            telemetry=telemetry,
-        )
+        pulse = self._pulse(given, shards, trial)
         self.heartbeat = Heartbeat(
             given.company, source=source, pulse=pulse, trial=trial, watchdog=given.watchdog, clock=clock
         )
         self.retention = Retention(source, shards=shards, hurry=self.saver.hurry, telemetry=telemetry, clock=clock)
         self.delivery = Delivery(
             engine=given.engine, source=source, sink=given.sink, webhook=given.webhook, shards=shards
+        )
+
+    def _pulse(self, given: Given, shards: Mapping[int, Shard], trial: Trial) -> Pulse:
+        return Pulse(
+            gate=trial.gate,
+            shards=shards,
+            sink=given.sink,
+            relearned=lambda: self.progress.relearned,
+            telemetry=given.telemetry,
         )
 
     def _mixer(
