@@ -1,10 +1,11 @@
-"""The meter: runs a peer in a process of its own and watches what a reader gets to see of it, and its CPU time.
+"""The meter: runs a peer in a process of its own and watches what a reader gets to see of it, and what it uses.
 
 It looks at the output topic from outside, every 20 ms, so that all peers are held to the same: a record counts
 when a `read_committed` reader can have it. The start is left out: only the steady part is measured.
 """
 
 import os
+import re
 import subprocess
 import time
 from bisect import bisect_left
@@ -26,19 +27,24 @@ class PeerFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was seen at one moment: the offsets that readers had got to, by partition, and CPU seconds so far."""
+    """What was seen at one moment: the offsets that readers had got to, by partition, and what was used so far.
+
+    That is CPU seconds of all processes, and the peak of the resident bytes of the largest.
+    """
 
     at_s: float
     ends: tuple[int, ...]
     cpu_s: float
+    rss_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Records a second, and CPU microseconds a record (None where the system does not tell)."""
+    """Records a second, CPU microseconds a record, and peak resident bytes (None where the system does not tell)."""
 
     records_s: float
     cpu_us: float | None
+    rss_bytes: int | None
 
 
 def watch(
@@ -55,14 +61,14 @@ def watch(
         subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=out, stderr=out) as run,
     ):
         assert run.stdin is not None
-        cpu = Cpu(run.pid)
+        used = Usage(run.pid)
         try:
             while run.poll() is None:
                 # In this order: what is visible has cost no more than what is read after it.
                 seen, at_s = ends(), time.monotonic()
                 if not samples or seen != samples[-1].ends:
                     moved_at = at_s
-                samples.append(Sample(at_s, seen, cpu.read_s()))
+                samples.append(Sample(at_s, seen, *used.read()))
                 if sum(seen) >= count and not run.stdin.closed:
                     run.stdin.close()
                 if at_s > moved_at + _STILL_S:
@@ -74,7 +80,7 @@ def watch(
     if run.returncode:
         last = log.read_text(errors="replace").strip().splitlines()[-5:]
         raise PeerFailed("\n".join([f"{' '.join(command[1:])} ended with {run.returncode}:", *last]))
-    return [*samples, Sample(time.monotonic(), ends(), cpu.read_s())]
+    return [*samples, Sample(time.monotonic(), ends(), *used.read())]
 
 
 def speed(samples: Sequence[Sample], offsets: Sequence[Sequence[int]], count: int) -> Speed:
@@ -91,20 +97,22 @@ def speed(samples: Sequence[Sample], offsets: Sequence[Sequence[int]], count: in
     if handled < count / 2:
         raise PeerFailed(f"only {handled} of {count} records were seen on their way; measure with more --records")
     took_s, cpu_s = (samples[last].at_s - samples[first].at_s), (samples[last].cpu_s - samples[first].cpu_s)
-    return Speed(handled / took_s, 1e6 * cpu_s / handled if cpu_s else None)
+    rss_bytes = samples[-1].rss_bytes
+    return Speed(handled / took_s, 1e6 * cpu_s / handled if cpu_s else None, rss_bytes or None)
 
 
-class Cpu:
-    """CPU seconds of a process and its descendants, as Linux tells them; always 0 on another system."""
+class Usage:
+    """What a process and its descendants use, as Linux tells it; always 0 on another system."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._tick_s = 1 / os.sysconf("SC_CLK_TCK")
         # What a process had used when it was last seen counts after its end as well.
         self._used_s: dict[int, float] = {}
+        self._rss_bytes = 0
 
-    def read_s(self) -> float:
-        """Return the sum so far."""
+    def read(self) -> tuple[float, int]:
+        """Return the CPU seconds of all so far, and the peak of the resident bytes of the largest."""
         pids = [self._pid]
         for pid in pids:
             try:
@@ -115,5 +123,15 @@ class Cpu:
             # utime and stime are the 14th and 15th field; the name before them may hold anything but ends with ")".
             user, system = stat.rpartition(")")[2].split()[11:13]
             self._used_s[pid] = (int(user) + int(system)) * self._tick_s
+            self._rss_bytes = max(self._rss_bytes, peak_bytes(pid))
             pids += [int(child) for child in children.split()]
-        return sum(self._used_s.values())
+        return sum(self._used_s.values()), self._rss_bytes
+
+
+def peak_bytes(pid: int) -> int:
+    """Return the peak of a process's resident bytes, 0 where the system does not tell."""
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return 0
+    return 1_024 * int(found[1]) if found else 0

@@ -1,8 +1,7 @@
-"""The topics of a measurement: the features that all peers read, and what each of them wrote."""
+"""The topics of a measurement: what all read, and what each of them wrote."""
 
 import hashlib
-import json
-import random
+import itertools
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,15 +9,14 @@ from typing import Any
 import msgspec
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from stream import Row
 
 from consumers.topics import Topics
 
-FEATURES = 10
-_KEYS = 1_000
-_STARTED_MS = 1_700_000_000_000
 _CALL_S = 10.0
 _READ_S = 60.0
 _CHUNK = 5_000
+_QUEUED_MAX = 200_000
 # What a client is told of a topic that was made just now, and while its leader changes.
 _PASSING = {
     KafkaError.NOT_LEADER_FOR_PARTITION,
@@ -50,17 +48,19 @@ class Board:
         """Make a topic."""
         self._topics.create(name, len(self._partitions))
 
-    def fill(self, name: str, count: int) -> None:
-        """Put labelled records into a topic, as many in each partition."""
-        producer = Producer({**self._client, "linger.ms": 5, "queue.buffering.max.messages": count + 1})
-        made = records(count)
-        for start in range(0, count, _CHUNK):
-            rows = [next(made) for _ in range(min(_CHUNK, count - start))]
+    def fill(self, name: str, rows: Iterator[Row]) -> None:
+        """Make a topic of rows: the first in the first partition, the second in the second, and so on round."""
+        self.make(name)
+        producer = Producer({**self._client, "linger.ms": 5, "queue.buffering.max.messages": _QUEUED_MAX + _CHUNK})
+        width = len(self._partitions)
+        while chunk := list(itertools.islice(rows, _CHUNK - _CHUNK % width)):
             for partition in self._partitions:
-                producer.produce_batch(name, rows[partition :: len(self._partitions)], partition=partition)
-            producer.poll(0)
+                producer.produce_batch(name, chunk[partition::width], partition=partition)
+            until = time.monotonic() + _READ_S
+            while len(producer) > _QUEUED_MAX and time.monotonic() < until:
+                producer.poll(0.1)
         if producer.flush(_READ_S):
-            raise TimeoutError(f"Kafka did not take {count} records within {_READ_S:.0f} s")
+            raise TimeoutError(f"Kafka did not take all of {name} within {_READ_S:.0f} s")
 
     def ends(self, name: str) -> tuple[int, ...]:
         """Return, for each partition, the next offset that a `read_committed` reader will get."""
@@ -109,21 +109,6 @@ class Board:
                     raise KafkaException(error)
         consumer.close()
         return values
-
-
-def records(count: int) -> Iterator[dict[str, bytes]]:
-    """Yield the same records each time: keys and JSON values, their labels a noisy line through the features."""
-    rng = random.Random(0)
-    weights = [rng.gauss(0, 1) for _ in range(FEATURES)]
-    for index in range(count):
-        x = [round(rng.gauss(0, 1), 4) for _ in range(FEATURES)]
-        value = {
-            "id": f"r-{index}",
-            "ts": _STARTED_MS + index,
-            "features": {f"feature_{i}": number for i, number in enumerate(x)},
-            "label": sum(w * number for w, number in zip(weights, x, strict=True)) + rng.gauss(0, 1) > 0,
-        }
-        yield {"key": f"k-{index % _KEYS}".encode(), "value": json.dumps(value).encode()}
 
 
 def digest(values: Mapping[int, Mapping[int, bytes]]) -> str:

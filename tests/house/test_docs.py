@@ -17,8 +17,8 @@ from verdict import assert_none
 from consumers.refusal import CODES
 from pipeline import cli
 from pipeline.config import FeatureSchema, describe
-from pipeline.duration import duration_s
 from pipeline.door import EXIT_AWAY, EXIT_CONFIG
+from pipeline.duration import duration_s
 from pipeline.telemetry import Telemetry
 
 ROOT = Path(__file__).parents[2]

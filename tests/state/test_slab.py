@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from river import compose, linear_model, optim, preprocessing, tree
 
 from state import kernel as kernels
+from state.bank import Bank
 from state.learner import LabelError, ModelError, RiverLearner
-from state.slab import Bank, Slab, slab_for
+from state.slab import Slab, slab_for
 
 SGD = optim.SGD
 SHAPES: dict[str, Callable[[], Any]] = {

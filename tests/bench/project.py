@@ -1,0 +1,46 @@
+"""Headrace's own side of a measurement: the files of a project, and the command that runs it to the end."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.embedded import Addresses
+
+_HERE = Path(__file__).parent
+
+
+class Project:
+    """Projects in one directory, all with the same model."""
+
+    def __init__(self, addresses: Addresses, directory: Path) -> None:
+        self.addresses = addresses
+        self.directory = directory
+        shutil.copy(_HERE / "model.py", directory)
+
+    def command(
+        self, name: str, *, features: str, settings: Mapping[str, str] | None = None, workers: int = 1
+    ) -> tuple[list[str], dict[str, str]]:
+        """Write a configuration, `settings` beside what any needs, and return the command to run and its environment.
+
+        Predictions go to the topic `name`.
+        """
+        whole = {
+            "name": name,
+            "kafka.bootstrap_servers": self.addresses.kafka,
+            "topics.features": features,
+            "topics.predictions": name,
+            "redis.url": self.addresses.redis,
+            **(settings or {}),
+        }
+        file = self.directory / f"{name}.toml"
+        file.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in whole.items()))
+        env = {key: value for key, value in os.environ.items() if not key.startswith("HEADRACE_")}
+        words = ["run", "--until-end", "--workers", str(workers), "-c", str(file)]
+        return [sys.executable, "-m", "pipeline", *words], env
+
+    def log(self, name: str) -> Path:
+        """Return the file that a run's own words go to."""
+        return self.directory / f"{name}.log"

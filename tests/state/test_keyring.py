@@ -1,0 +1,429 @@
+"""A keyring may keep its models wherever it likes: nobody can tell from what they answer."""
+
+import math
+import random
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+from river import linear_model, preprocessing, tree
+
+from state import kernel as kernels
+from state.bank import Bank, RiverBank
+from state.keyring import Keyring, Row
+from state.learner import ModelError, RiverLearner
+from state.slab import slab_for
+
+SILENT_MS = 400
+EVERYTHING = 10**9
+NAMES = [b"key %d" % n for n in range(60)]
+
+
+class Touchy(linear_model.LogisticRegression):  # type: ignore[misc]
+    """Raises on a trap when half of the harm is done."""
+
+    def learn_one(self, x: dict[str, Any], y: bool) -> None:  # noqa: FBT001 River's
+        super().learn_one({name: value for name, value in x.items() if name != "trap"}, y)
+        if "trap" in x:
+            raise ArithmeticError("after all was learned")
+
+
+class TouchyTree(tree.HoeffdingTreeClassifier):  # type: ignore[misc]
+    """Raises on a trap when it has learned it twice."""
+
+    def learn_one(self, x: dict[str, Any], y: Any, *, w: float = 1.0) -> None:
+        super().learn_one(x, y, w=w)
+        if "trap" in x:
+            super().learn_one(x, y, w=w)
+            raise ArithmeticError("after all was learned")
+
+
+def scaled() -> Any:
+    return preprocessing.StandardScaler() | linear_model.LogisticRegression()
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "a slab": scaled,
+    "a trees' bank": lambda: TouchyTree(grace_period=10, delta=0.2, tau=0.2),
+    "a bank of its own": lambda: preprocessing.StandardScaler() | Touchy(),
+}
+
+
+def learner_of(kind: str) -> RiverLearner:
+    return RiverLearner(MODELS[kind](), trusted=frozenset({__name__}))
+
+
+def bank_of(kind: str) -> Bank:
+    first = learner_of(kind)
+    bank = slab_for(first.model, kernel=lambda: kernels.INTERPRETED) or RiverBank(first)
+    assert bank.atomic == (kind == "a slab")
+    return bank
+
+
+class Disk:
+    """A store's table, which goes through its rows by pages as Redis does, and counts its round trips."""
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, bytes] = {}
+        self.asked: list[list[bytes]] = []
+
+    def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        self.asked.append(list(keys))
+        return [self.rows.get(key) for key in keys]
+
+    def scan(self) -> Iterator[tuple[bytes, bytes]]:
+        keys = list(self.rows)
+        for start in range(0, len(keys), 16):
+            yield from [(key, self.rows[key]) for key in keys[start : start + 16] if key in self.rows]
+
+    def write(self, changes: Iterable[tuple[bytes, bytes | None]]) -> None:
+        for key, row in changes:
+            if row is None:
+                self.rows.pop(key, None)
+            else:
+                self.rows[key] = row
+
+    def seen(self) -> dict[bytes, int]:
+        return {key: msgspec.msgpack.decode(row, type=Row).seen_ms for key, row in self.rows.items()}
+
+
+def keyring(
+    disk: Disk, kind: str = "a slab", *, hot_max: int = EVERYTHING, prior: bool = False, silent_ms: int | None = None
+) -> Keyring:
+    made = Keyring(
+        bank_of(kind),
+        fetch=disk.fetch,
+        scan=disk.scan,
+        hot_max=hot_max,
+        silent_ms=silent_ms,
+        prior=bank_of(kind) if prior else None,
+    )
+    made.resume(len(disk.rows))
+    return made
+
+
+def save(keys: Keyring, disk: Disk) -> dict[bytes, bytes | None]:
+    changes = keys.changes()
+    told = len(keys)
+    disk.write(changes.items())
+    assert len(disk.rows) == told, "the snapshot that goes with the rows tells how many there are"
+    keys.saved(changes)
+    assert len(keys) == told
+    return changes
+
+
+class Record(NamedTuple):
+    key: bytes
+    at_ms: int
+    features: dict[str, Any]
+    label: bool | None = None
+    trap: bool = False
+    asked: bool = True
+    """Whether it is met and predicted; else its label has come later, and it is only learned."""
+
+
+def stream(kind: str, *, count: int, seed: int) -> list[Record]:
+    """Make records of keys that are busy, rare, silent and back again; features come and go, and some raise."""
+    rng = random.Random(seed)
+    records = []
+    for step in range(count):
+        key = NAMES[min(int(rng.expovariate(0.07)), 59) if rng.random() < 0.8 else (step // 40 * 7) % 60]
+        features: dict[str, Any] = {name: rng.gauss(2, 3) for name in rng.sample("abcde", rng.randint(1, 4))}
+        trap = rng.random() < 0.08
+        if trap:
+            features["trap"] = "no number" if kind == "a slab" else 1.0
+        truth = sum(features[name] for name in features if name != "trap") + NAMES.index(key) % 7 > 5
+        label = truth if trap or rng.random() < 0.7 else None
+        # Time goes on, stands still, and goes back for late records.
+        at_ms = 4 * step - (rng.randrange(300) if rng.random() < 0.1 else 0)
+        asked = label is None or rng.random() < 0.8
+        records.append(Record(key, max(0, at_ms), features, label, trap, asked))
+    return records
+
+
+def bits(answer: Any) -> Any:
+    """Return an answer so that equal means equal to the bit."""
+    if isinstance(answer, float):
+        return "nan" if math.isnan(answer) else struct.pack("d", answer)
+    if isinstance(answer, dict):
+        return [(name, bits(value)) for name, value in answer.items()]
+    return tuple(map(bits, answer)) if isinstance(answer, tuple) else answer
+
+
+def handle(keys: Keyring, record: Record) -> Any:
+    """Do what the engine does with a record, and return what can be seen of it."""
+    answer: Any = None
+    if record.asked:
+        keys.meet(record.key, record.at_ms)
+    try:
+        if record.asked:
+            answer = keys.predict(record.key, record.features.copy())
+        if record.label is not None:
+            keys.learn(record.key, record.features.copy(), record.label)
+    except (ArithmeticError, TypeError):
+        assert record.trap
+        keys.undo(record.key)
+        return "raised"
+    assert not record.trap
+    keys.keep(record.key, record.features, record.label, predicted=record.asked)
+    return bits(answer)
+
+
+def told(kind: str, records: list[Record], *, prior: bool, silent_ms: int | None) -> list[Any]:
+    """Return what is to be seen of each record, by the plainest of all keyrings: a learner a key, and no undo."""
+    learners: dict[bytes, RiverLearner] = {}
+    seen: dict[bytes, int] = {}
+    everyone, now_ms, answers = (learner_of(kind) if prior else None), -1, []
+    has_prior = False
+    for record in records:
+        key, answer = record.key, None
+        now_ms = max(now_ms, record.at_ms) if record.asked else now_ms
+        if silent_ms is not None and (record.asked or record.label is not None):
+            if seen.get(key, now_ms) < now_ms - silent_ms:
+                learners.pop(key, None)
+            seen[key] = now_ms
+        if record.asked and everyone is not None and has_prior and key not in learners:
+            learners[key] = learner_of(kind)
+            learners[key].load(everyone.dump())
+        if record.trap:
+            answers.append("raised")
+            continue
+        if record.asked:
+            answer = learners.get(key, learner_of(kind)).predict(record.features.copy())
+        if record.label is not None:
+            if everyone is not None:
+                everyone.learn(record.features.copy(), record.label)
+                has_prior = True
+            learners.setdefault(key, learner_of(kind)).learn(record.features.copy(), record.label)
+        answers.append(bits(answer))
+    return answers
+
+
+MODES: dict[str, dict[str, Any]] = {
+    "for ever": {"prior": False, "silent_ms": None},
+    "until silent": {"prior": False, "silent_ms": SILENT_MS},
+    "born of all": {"prior": True, "silent_ms": None},
+    "born of all until silent": {"prior": True, "silent_ms": SILENT_MS},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_keyring_that_holds_everything_answers_as_a_learner_for_each_key(kind: str, mode: str) -> None:
+    records = stream(kind, count=500, seed=99)
+    keys = keyring(Disk(), kind, **MODES[mode])
+    assert [handle(keys, record) for record in records] == told(kind, records, **MODES[mode])
+
+
+@pytest.mark.parametrize("hot_max", [1, 9, 40])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", MODELS)
+def test_keys_that_are_saved_evicted_and_restored_anywhere_answer_as_if_they_had_not_been(
+    kind: str, mode: str, hot_max: int
+) -> None:
+    """Saves also fail half way, and workers die: the next rewinds the store to its last save, and learns on from it."""
+    rng = random.Random(f"{kind} {mode} {hot_max}")
+    records = stream(kind, count=500, seed=rng.randrange(10**6))
+    expected = told(kind, records, **MODES[mode])
+    disk, at, half_written = Disk(), 0, set[bytes]()
+    keys = keyring(disk, kind, hot_max=hot_max, **MODES[mode])
+    saved_at, rows, checkpoint = 0, dict[bytes, bytes](), keys.checkpoint()
+    happened = dict.fromkeys(("saved", "failed", "restarted", "died"), 0)
+    while at < len(records):
+        batch = records[at : at + rng.randint(1, 30)]
+        keys.warm(record.key for record in batch)
+        trips = len(disk.asked)
+        for record in batch:
+            assert handle(keys, record) == expected[at], at
+            at += 1
+        assert len(disk.asked) == trips, "all that it needed was fetched before"
+        keys.trim()
+        [what] = rng.choices(["go on", "saved", "failed", "restarted", "died"], [4, 5, 3, 2, 1])
+        if what == "failed":
+            changes = list(keys.changes().items())
+            assert half_written <= dict(changes).keys(), "what may be written is written again until a save succeeds"
+            written = rng.sample(changes, rng.randint(0, len(changes)))
+            disk.write(written)
+            half_written |= dict(written).keys()
+        elif what in {"saved", "restarted"}:
+            assert half_written <= save(keys, disk).keys()
+            assert keys.hot <= hot_max
+            saved_at, rows, checkpoint, half_written = at, disk.rows.copy(), keys.checkpoint(), set()
+        if what in {"restarted", "died"}:
+            disk.rows, at, half_written = rows.copy(), saved_at, set()
+            shuffled = list(disk.rows.items())
+            rng.shuffle(shuffled)
+            disk.rows = dict(shuffled)
+            keys = keyring(disk, kind, hot_max=hot_max, **MODES[mode])
+            keys.restore(checkpoint)
+        if what in happened:
+            happened[what] += 1
+    assert min(happened.values()) > 0 or len(records) < 500, happened
+
+
+def test_only_the_keys_that_have_changed_are_written() -> None:
+    disk = Disk()
+    keys = keyring(disk)
+    for key in NAMES[:5]:
+        handle(keys, Record(key, 0, {"a": 1.0}, label=True))
+    assert save(keys, disk).keys() == set(NAMES[:5])
+    assert save(keys, disk) == {}
+    handle(keys, Record(NAMES[1], 1, {"a": 2.0}))
+    handle(keys, Record(NAMES[9], 1, {"a": 2.0}))
+    assert save(keys, disk) == {}, "to ask changes nothing"
+    handle(keys, Record(NAMES[2], 2, {"a": 2.0}, label=False))
+    assert save(keys, disk).keys() == {NAMES[2]}
+    assert len(keys) == 5
+
+
+def test_where_silence_counts_a_key_that_was_only_asked_is_written_too() -> None:
+    disk = Disk()
+    keys = keyring(disk, silent_ms=SILENT_MS)
+    handle(keys, Record(b"a", 7, {"a": 2.0}))
+    assert save(keys, disk).keys() == {b"a"}
+    assert disk.seen() == {b"a": 7}
+    assert len(keys) == 1
+
+
+def test_silent_keys_are_swept_from_the_store_and_come_back_as_new() -> None:
+    disk = Disk()
+    keys = keyring(disk, hot_max=1, silent_ms=SILENT_MS)
+    for key in NAMES:
+        handle(keys, Record(key, 0, {"a": 1.0}, label=True))
+    save(keys, disk)
+    handle(keys, Record(b"late", SILENT_MS, {"a": 1.0}, label=True))
+    for _ in range(5):
+        save(keys, disk)
+    assert len(keys) == 61, "at the last moment they are not silent yet"
+    handle(keys, Record(b"late", SILENT_MS + 1, {"a": 1.0}, label=True))
+    for _ in range(5):
+        save(keys, disk)
+    assert disk.rows.keys() == {b"late"}
+    assert len(keys) == 1
+    blank = handle(keyring(Disk()), Record(NAMES[0], 0, {"a": 1.0}))
+    assert handle(keys, Record(NAMES[0], SILENT_MS + 2, {"a": 1.0})) == blank
+
+
+def test_a_silent_key_that_comes_back_while_it_is_swept_is_one_row_whether_that_was_taken_or_not() -> None:
+    for taken in (False, True):
+        disk = Disk()
+        keys = keyring(disk, hot_max=1, silent_ms=SILENT_MS)
+        for key in (b"a", b"b"):
+            handle(keys, Record(key, 0, {"a": 1.0}, label=True))
+        save(keys, disk)
+        handle(keys, Record(b"b", SILENT_MS + 1, {"a": 1.0}))
+        keys.changes()
+        assert keys.changes()[b"a"] is None
+        assert len(keys) == 1
+        if taken:
+            disk.rows.pop(b"a")
+        trips = len(disk.asked)
+        blank = handle(keyring(Disk()), Record(b"a", 0, {"a": 1.0}))
+        assert handle(keys, Record(b"a", SILENT_MS + 2, {"a": 1.0})) == blank
+        assert len(disk.asked) == trips, "what is forgotten need not be fetched"
+        assert save(keys, disk).keys() == {b"a", b"b"}
+        assert len(keys) == 2
+
+
+def test_the_cold_keys_of_a_batch_are_fetched_in_one_call() -> None:
+    disk = Disk()
+    keys = keyring(disk, hot_max=3)
+    for key in NAMES[:10]:
+        handle(keys, Record(key, 0, {"a": 1.0}, label=True))
+    save(keys, disk)
+    disk.asked.clear()
+    keys.warm(NAMES[index] for index in (9, 2, 2, 8, 20, 3, 2))
+    assert disk.asked == [[NAMES[2], NAMES[20], NAMES[3]]]
+    keys.warm(NAMES[index] for index in (9, 2, 20))
+    assert len(disk.asked) == 1, "also that a key has no row is known"
+
+
+def test_trim_keeps_what_is_not_saved_and_lets_the_longest_unused_go_of_what_is() -> None:
+    disk = Disk()
+    keys = keyring(disk, hot_max=2)
+    for key in NAMES[:5]:
+        handle(keys, Record(key, 0, {"a": 1.0}, label=True))
+    keys.trim()
+    assert (keys.hot, keys.is_crowded, len(keys)) == (5, True, 5)
+    handle(keys, Record(NAMES[0], 0, {"a": 1.0}))
+    save(keys, disk)
+    assert (keys.hot, keys.is_crowded, len(keys)) == (2, False, 5)
+    disk.asked.clear()
+    keys.warm([NAMES[0], NAMES[4]])
+    assert disk.asked == [], "these two were used last"
+    keys.warm(NAMES)
+    assert keys.is_crowded
+    keys.trim()
+    assert keys.hot == 2
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_new_key_begins_as_the_model_of_all_keys_stands_and_goes_its_own_way(kind: str) -> None:
+    keys, all_of_them = keyring(Disk(), kind, prior=True), learner_of(kind)
+    for record in stream(kind, count=120, seed=5):
+        if record.trap or record.label is None:
+            continue
+        handle(keys, record)
+        all_of_them.learn(record.features.copy(), record.label)
+    probe = Record(b"born now", 0, {"a": 1.5, "b": -1.0, "c": 4.0})
+    assert handle(keys, probe) == bits(all_of_them.predict(probe.features.copy()))
+    handle(keys, Record(b"another", 0, {"a": 1.0, "b": 2.0}, label=False))
+    assert handle(keys, probe) == bits(all_of_them.predict(probe.features.copy())), "it is its own since then"
+
+
+def test_the_first_key_of_all_begins_as_the_factory_makes_it() -> None:
+    keys = keyring(Disk(), prior=True)
+    assert handle(keys, Record(b"a", 0, {"a": 1.0})) == bits(learner_of("a slab").predict({"a": 1.0}))
+    assert keys.changes() == {}
+
+
+@pytest.mark.parametrize("row", [b"", b"\xc1", b"no row", msgspec.msgpack.encode([1]), msgspec.msgpack.encode("x")])
+def test_a_row_that_is_none_is_refused_by_the_name_of_its_key(row: bytes) -> None:
+    disk = Disk()
+    disk.rows[b"card 7"] = row
+    with pytest.raises(ModelError, match="card 7") as caught:
+        keyring(disk).warm([b"card 7"])
+    assert "headrace" in caught.value.hint
+
+
+def test_a_snapshot_that_is_none_is_refused() -> None:
+    with pytest.raises(ModelError):
+        keyring(Disk()).restore(b"something else")
+
+
+def test_a_fetch_that_fails_leaves_the_keyring_as_it_was() -> None:
+    class AwayError(Exception):
+        pass
+
+    def away(_keys: Sequence[bytes]) -> list[bytes | None]:
+        raise AwayError
+
+    keys = Keyring(bank_of("a slab"), fetch=away, scan=Disk().scan, hot_max=5)
+    with pytest.raises(AwayError):
+        keys.warm([b"a"])
+    with pytest.raises(AwayError):
+        keys.meet(b"a", 0)
+    assert (keys.hot, len(keys), keys.changes()) == (0, 0, {})
+
+
+@pytest.mark.parametrize("kind", ["a trees' bank", "a bank of its own"])
+def test_a_record_that_raises_harms_neither_its_key_nor_the_model_of_all(kind: str) -> None:
+    keys, others = (keyring(Disk(), kind, prior=True) for _ in range(2))
+    for record in stream(kind, count=200, seed=3):
+        handle(keys, record)
+        if not record.trap:
+            handle(others, record)
+    for name in (*NAMES, b"new"):
+        probe = Record(name, 0, {"a": 1.0, "b": 2.0})
+        known = any(record.key == name and not record.trap for record in stream(kind, count=200, seed=3))
+        if known or name == b"new":
+            assert handle(keys, probe) == handle(others, probe), name
+
+
+def test_the_keyring_tells_its_task_codec_and_spec_as_its_bank_does() -> None:
+    bank = bank_of("a slab")
+    keys = keyring(Disk())
+    assert (keys.task, keys.codec, keys.spec, keys.version) == (bank.task, bank.codec, bank.spec, None)
+    assert keys.label(1) is True
