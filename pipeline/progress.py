@@ -20,7 +20,7 @@ from pipeline.takeover import Takeover
 from pipeline.telemetry import Telemetry
 from state.learner import ModelError
 from state.shard import Shard
-from state.store import StoreAway
+from state.store import StoreAway, StoreFenced
 from state.table import TableDamaged
 
 log = structlog.get_logger("headrace")
@@ -162,6 +162,8 @@ class Progress:
             return
         try:
             shard.keys.warm(record.key for record in records if record.key)
+        except StoreFenced as error:
+            raise StoreAway(f"partition {shard.partition} is taken over again: {error}") from error
         except (TableDamaged, ModelError) as error:
             self._takeover.distrust(shard.partition)
             raise StoreAway(f"partition {shard.partition} is learned again: {error}") from error

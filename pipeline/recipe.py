@@ -114,7 +114,7 @@ def _keyring(config: Config, store: Store, partition: int, make: Callable[[], Ba
     keys = config.keys
     return Keyring(
         make(),
-        fetch=lambda asked: store.fetch(partition, KEYS, asked),
+        fetch=lambda asked, version, rows: store.fetch(partition, KEYS, asked, base=(version, rows)),
         scan=lambda: store.rows(partition, KEYS),
         hot_max=keys.hot_max,
         silent_ms=None if keys.silent is None else round(keys.silent * 1_000),
@@ -125,7 +125,8 @@ def _keyring(config: Config, store: Store, partition: int, make: Callable[[], Ba
 def _bank(factory: Callable[[], Any], trusted: frozenset[str]) -> Bank:
     """Return an empty bank of the models that the factory makes: in arrays where that is known how."""
     first = learner.build(factory, trusted=trusted)
-    return slab_for(first.model) or RiverBank(first)
+    slab = slab_for(first.model)
+    return RiverBank(first) if slab is None else slab
 
 
 def _default(config: Config, model: learner.Learner) -> Any:

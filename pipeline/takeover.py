@@ -222,7 +222,7 @@ class Takeover:
         if shard.labels is not None:
             shard.labels.restore(self._store.rows(shard.partition, LABELS))
         if shard.keys is not None:
-            shard.keys.resume(self._store.count(shard.partition, KEYS))
+            shard.keys.resume(self._store.count(shard.partition, KEYS), self._store.version(shard.partition))
         told_rows = self._rows.pop(shard.partition, {})
         for table, rows in shard.tables().items():
             if (told := told_rows.get(table, 0)) != rows:

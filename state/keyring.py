@@ -20,8 +20,11 @@ from state.learner import Answer, ModelError
 TABLE = "keys"
 """The shard's table in the store: a row for each key."""
 
-Fetch = Callable[[Sequence[bytes]], Sequence[bytes | None]]
-"""Gives the rows of keys, None for one that has none, in one round trip; may raise what the store raises."""
+Fetch = Callable[[Sequence[bytes], int, int], Sequence[bytes | None]]
+"""Gives the rows of keys, None for one that has none, in one round trip; may raise what the store raises.
+
+It is told at which version the store should stand, and how many rows it should have at least.
+"""
 Scan = Callable[[], Iterator[tuple[bytes, bytes]]]
 """Goes through all rows, in no order; may raise what the store raises."""
 
@@ -85,6 +88,7 @@ class Keyring:
         self._swept: set[bytes] = set()
         self._sweeping: Iterator[tuple[bytes, bytes]] = iter(())
         self._stored = 0
+        self._at_version = 0
         self._unstored = 0
 
     @property
@@ -111,7 +115,7 @@ class Keyring:
             cold.remove(key)
         if not cold:
             return
-        for key, packed in zip(cold, self._fetch(cold), strict=True):
+        for key, packed in zip(cold, self._fetch(cold, self._at_version, self._stored - len(self._swept)), strict=True):
             if packed is None:
                 self._hot[key] = Hot()
                 continue
@@ -185,9 +189,10 @@ class Keyring:
             self._prior.load(_PRIOR, row.model)
             self._prior_hot = Hot(base=row.model)
 
-    def resume(self, rows: int) -> None:
-        """Note how many rows the store has."""
+    def resume(self, rows: int, version: int) -> None:
+        """Note how many rows the store has, at which version."""
         self._stored = rows
+        self._at_version = version
 
     def changes(self) -> dict[bytes, bytes | None]:
         """Return the rows that differ from those in the store, None for one that is to go. Raises as `scan` does."""
@@ -198,8 +203,9 @@ class Keyring:
             rows[key] = msgspec.msgpack.encode(Row(self._hot[key].seen_ms, model))
         return rows
 
-    def saved(self, rows: dict[bytes, bytes | None]) -> None:
-        """Note that the store has these rows, which `changes` gave."""
+    def saved(self, rows: dict[bytes, bytes | None], version: int) -> None:
+        """Note that the store has these rows, which `changes` gave, at a version."""
+        self._at_version = version
         self._stored += self._unstored - len(self._swept)
         self._unstored = 0
         for key in self._changed:

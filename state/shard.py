@@ -136,7 +136,7 @@ class Shard:
         if self.labels is not None:
             self.labels.saved()
         if self.keys is not None:
-            self.keys.saved(changes[KEYS])
+            self.keys.saved(changes[KEYS], self.version)
         if self.order is not None:
             self.order.saved(self.place)
 

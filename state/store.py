@@ -235,9 +235,29 @@ class Store:
             yield from page
 
     @plain_errors
-    def fetch(self, partition: int, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the values of rows, None for one that is not there, in one round trip. Raises TableDamaged."""
-        return self._tables.fetch(partition, table, keys)
+    def fetch(
+        self, partition: int, table: str, keys: Sequence[bytes], *, base: tuple[int, int] | None = None
+    ) -> list[bytes | None]:
+        """Return the values of rows, None for one that is not there, in one round trip. Raises StoreAway.
+
+        With `base`, the version and the number of rows that the caller knows of, raises TableDamaged for a store that
+        has lost some, and StoreFenced for one that has gone on without the caller.
+        """
+        values, version, rows = self._tables.fetch(partition, table, keys)
+        if base is not None and version > base[0]:
+            raise StoreFenced(f"partition {partition} stands at version {version}; this worker knows of {base[0]}")
+        # A save that failed half way may have left rows more than there were.
+        if base is not None and (version < base[0] or rows < base[1]):
+            raise TableDamaged(
+                f"partition {partition}: at version {version} the table {table} has {rows} rows; it had {base[1]} at "
+                f"version {base[0]}"
+            )
+        return values
+
+    @plain_errors
+    def version(self, partition: int) -> int:
+        """Return the number of the newest version that there ever was of a shard, 0 when there was none."""
+        return int(cast("bytes | None", self.client.hget(self._key(partition, "head"), "version")) or 0)
 
     @plain_errors
     def count(self, partition: int, table: str) -> int:

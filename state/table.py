@@ -254,16 +254,22 @@ class Tables:
             if not cursor:
                 return
 
-    def fetch(self, partition: int, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the values of rows, None for one that is not there, in one round trip. Raises TableDamaged."""
+    def fetch(self, partition: int, table: str, keys: Sequence[bytes]) -> tuple[list[bytes | None], int, int]:
+        """Return the values of rows, None for one that is not there, the shard's version, and the number of all rows.
+
+        It is one round trip. Raises TableDamaged.
+        """
         asked = self._client.pipeline(transaction=False)
+        asked.hget(self._key(partition, "head"), "version")
+        asked.hlen(self._key(partition, f"rows:{table}"))
         for start in range(0, len(keys), ROWS_MAX):
             asked.hmget(self._key(partition, f"rows:{table}"), list(keys[start : start + ROWS_MAX]))
-        found = [sealed for part in asked.execute() for sealed in part]
-        return [
+        version, count, *parts = asked.execute()
+        values = [
             None if sealed is None else self._unseal(partition, table, key, sealed)
-            for key, sealed in zip(keys, found, strict=True)
+            for key, sealed in zip(keys, (sealed for part in parts for sealed in part), strict=True)
         ]
+        return values, int(version or 0), count
 
     def count(self, partition: int, table: str) -> int:
         """Return how many rows a table has."""

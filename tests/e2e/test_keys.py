@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from confluent_kafka import Producer
-from harness import Project, wait_until
+from harness import Project, nursery, wait_until
 from oracle import difference, logistic, open_transactions
 from trap import SOAK
+
+from state.store import Store
 
 Make = Callable[..., Project]
 
@@ -111,3 +113,53 @@ def test_a_record_without_a_key_is_a_dead_letter_that_says_so(project: Make) -> 
     [letter] = p.read(p.dead_letters)[0]
     headers = dict(letter.headers())
     assert (headers["dlq.code"], headers["dlq.field"], headers["dlq.stage"]) == (b"no_key", b"key", b"validate")
+
+
+def test_a_key_is_shown_and_begins_anew_while_the_pipeline_runs(project: Make) -> None:
+    p = project(settings=KEYED, partitions=2)
+
+    def command(*words: str) -> Any:
+        done = nursery().call([*words, "--json", "-c", str(p.file)], env=p.env)
+        return json.loads(done.stdout) if done.returncode == 0 else (done.returncode, done.stderr)
+
+    def sent(count: int, seed: int) -> None:
+        send(p, events(count, 4, seed=seed, unlabelled=0.0), pause=lambda _index: None)
+        p.wait_for_all()
+
+    with p.running() as run:
+        sent(400, 1)
+        shown = wait_until(lambda: _found(command("model", "show", "key-1")), what="the key to be saved")
+        assert "features" in shown, shown
+        assert (shown["partition"], sorted(shown["features"])) == (1, list("abcde"))
+        learned = shown["learned"]
+        assert learned == sum(key == b"key-1" for key, _ in events(400, 4, seed=1, unlabelled=0.0))
+        assert command("model", "reset", "key-1")["partition"] == 1
+        sent(400, 2)
+        wanted = sum(key == b"key-1" for key, _ in events(400, 4, seed=2, unlabelled=0.0))
+        wait_until(
+            lambda: (_found(command("model", "show", "key-1")) or {}).get("learned") == wanted,
+            what="the key to have learned the new records and no others",
+        )
+        assert run.stop() == 0, run.log()
+    rows = command("model", "ls")
+    assert {row["partition"]: row["keys"] for row in reversed(rows)} == {0: 2, 1: 2}
+    assert command("model", "show", "nobody")[0] == 1
+    assert command("model", "reset", "nobody")[0] == 1
+
+
+def _found(answer: Any) -> Any:
+    return answer if isinstance(answer, dict) else None
+
+
+def test_keys_that_the_store_lost_are_learned_again_from_the_log(project: Make) -> None:
+    p = project(settings={**KEYED, "HEADRACE__KEYS__HOT_MAX": "50"}, partitions=2)
+    with p.running() as run:
+        send(p, events(3_000, 400), pause=lambda _index: None)
+        p.wait_for_all()
+        store = Store(p.stack.addresses.redis, name=p.name)
+        for partition in p.sent:
+            store.client.delete(f"{p.name}:{{{p.name}/{partition}}}:rows:keys")
+        send(p, events(3_000, 400, seed=2), pause=lambda _index: None)
+        p.wait_for_all(timeout_s=60)
+        assert run.stop() == 0, run.log()
+    hold(p)

@@ -13,6 +13,7 @@ from river import datasets, evaluate, metrics
 from trap import SOAK
 
 from consumers.topics import Topics
+from state.store import Store
 
 Make = Callable[..., Project]
 
@@ -152,3 +153,40 @@ def test_features_and_labels_stay_together_while_workers_come_and_go(project: Ma
         wait_until(lambda: p.status()["lag"] == 0, what="everything to be handled", timeout_s=60)
         assert run.stop() == 0, run.log()
     hold(p, orders)
+
+
+def test_labels_are_learned_once_also_after_the_store_has_lost_everything(project: Make) -> None:
+    # So often saved that the marks no longer reach back to the start.
+    often = {"HEADRACE__SNAPSHOT__INTERVAL": "10ms", "HEADRACE__BATCH__RECORDS_MAX": "100"}
+    p = labelled(project, partitions=2, settings=often)
+    messages = plan(6_000, partitions=2, delay_max=1_000)
+    half = len(messages) // 2
+    send(p, messages[:half])
+    p.run_to_end()
+    client = Store(p.stack.addresses.redis, name=p.name).client
+    for key in client.scan_iter(match=f"{p.name}:*"):
+        client.delete(key)
+    send(p, messages[half:])
+    log = p.run_to_end()
+    assert "they are relearned by their timestamps" in log
+    status = p.status()
+    labels = sum(message.labels for message in messages)
+    told = status["labels"]
+    assert (told["records"], told["joined"] + told["duplicate"], told["waiting_early"]) == (labels, labels, 0)
+    assert status["counts"]["learned"] == told["joined"]
+    assert status["counts"]["predictions"] == 6_000
+
+
+def test_labels_wait_in_the_store_while_nothing_runs(project: Make) -> None:
+    p = labelled(project, partitions=1)
+    features = [Sent(False, 0, json.dumps({"id": f"r-{i}", "features": {"a": float(i)}}).encode()) for i in range(500)]
+    send(p, features)
+    p.run_to_end()
+    assert p.status()["labels"]["waiting"] == 500
+    send(p, [Sent(True, 0, json.dumps({"id": f"r-{i}", "label": i % 2 == 0}).encode()) for i in range(500)])
+    p.run_to_end()
+    told = p.status()
+    assert (told["labels"]["joined"], told["labels"]["waiting"], told["counts"]["learned"]) == (500, 0, 500)
+    assert told["quality"]["scored"] == 500
+    store = Store(p.stack.addresses.redis, name=p.name)
+    assert store.count(0, "labels") == 500, "remembered, to tell a second label from a first"
