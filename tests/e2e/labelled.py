@@ -4,6 +4,7 @@ The truth is computed with plain River and a dictionary, in the order in which t
 order is told by the marks of the committed offsets, which are sampled while the project runs.
 """
 
+import collections
 import contextlib
 import json
 import pickle
@@ -33,6 +34,7 @@ class Sent(msgspec.Struct):
     partition: int
     value: bytes
     timestamp_ms: int = 0
+    key: bytes | None = None
 
 
 def plan(count: int, *, partitions: int, delay_max: int, seed: int = 1) -> list[Sent]:
@@ -80,7 +82,7 @@ def send(p: Project, messages: Sequence[Sent], *, pause: Callable[[int], None] =
         pause(index)
         topic = labels_of(p) if message.labels else p.features
         extra = {"timestamp": message.timestamp_ms} if message.timestamp_ms else {}
-        producer.produce(topic, message.value, partition=message.partition, **extra)
+        producer.produce(topic, message.value, message.key, partition=message.partition, **extra)
         if not message.labels:
             p.sent[message.partition].append(message.value)
         producer.poll(0)
@@ -127,53 +129,58 @@ def ordered(p: Project) -> Iterator[Orders]:
         sampling.stop()
 
 
-class Truth(msgspec.Struct):
-    """What one partition must give: its predictions by offset, its tally, and the model at its end."""
+class Truth:
+    """What one partition must give: its answers by offset, its tally, and its models at the end (by key, or of None)."""
 
-    answers: list[tuple[int, bool, dict[str, float]]]
-    tally: Tally
-    learned: int
-    model: Any
+    def __init__(self, build: Callable[[], Any]) -> None:
+        self.answers: list[tuple[int, bool, dict[str, float]]] = []
+        self.tally = Tally()
+        self.learned = 0
+        self.models: dict[Any, Any] = collections.defaultdict(build)
+        self._asked: dict[str, dict[str, float]] = {}
+        self._known: dict[str, tuple[str, Any]] = {}
 
-
-def offline(features: Sequence[Any], labels: Sequence[Any], steps: Sequence[order.Step], model: Any) -> Truth:
-    """Compute what a partition's messages must give in the steps in which they were read. No wait ends."""
-    truth = Truth([], Tally(), 0, model)
-    asked: dict[str, dict[str, float]] = {}
-    known: dict[str, tuple[str, Any]] = {}
-    for at, message in _in_order(features, labels, steps):
-        event = json.loads(message.value())
-        id_ = event["id"]
-        if "features" in event:
-            _answer(truth, at, event, asked, known)
-            continue
-        truth.tally.records += 1
-        if id_ in asked:
-            model.learn_one(asked.pop(id_), event["label"])
-            truth.learned += 1
-            truth.tally.joined += 1
-            known[id_] = "answered", event["label"]
-        elif id_ in known:
-            same = known[id_][1] == event["label"]
-            truth.tally.duplicate += same
-            truth.tally.corrected += not same
+    def features(self, offset: int, event: Any, key: bytes | None) -> None:
+        """Answer, and learn a label that has come before."""
+        model = self.models[key]
+        proba = model.predict_proba_one(event["features"])
+        self.answers.append((offset, max(proba, key=proba.get), {str(c).lower(): p for c, p in proba.items()}))
+        kind, label = self._known.get(event["id"], ("", None))
+        if kind == "early":
+            self._learn(model, event["id"], event["features"], label)
         else:
-            truth.tally.early += 1
-            known[id_] = "early", event["label"]
+            self._asked[event["id"]] = event["features"]
+
+    def label(self, event: Any, key: bytes | None) -> None:
+        """Learn a label, or count what else it is."""
+        id_, label = event["id"], event["label"]
+        self.tally.records += 1
+        if id_ in self._asked:
+            self._learn(self.models[key], id_, self._asked.pop(id_), label)
+        elif id_ in self._known:
+            same = self._known[id_][1] == label
+            self.tally.duplicate += same
+            self.tally.corrected += not same
+        else:
+            self.tally.early += 1
+            self._known[id_] = "early", label
+
+    def _learn(self, model: Any, id_: str, features: Any, label: Any) -> None:
+        model.learn_one(features, label)
+        self.learned += 1
+        self.tally.joined += 1
+        self._known[id_] = "answered", label
+
+
+def offline(truth: Truth, order: Iterator[tuple[int, Any]], *, by_key: bool) -> Truth:
+    """Compute what a partition's messages must give, in the order in which they were read. No wait ends."""
+    for offset, message in order:
+        event, key = json.loads(message.value()), message.key() if by_key else None
+        if "features" in event:
+            truth.features(offset, event, key)
+        else:
+            truth.label(event, key)
     return truth
-
-
-def _answer(truth: Truth, offset: int, event: Any, asked: dict[str, Any], known: dict[str, tuple[str, Any]]) -> None:
-    proba = truth.model.predict_proba_one(event["features"])
-    truth.answers.append((offset, max(proba, key=proba.get), {str(c).lower(): p for c, p in proba.items()}))
-    kind, label = known.get(event["id"], ("", None))
-    if kind == "early":
-        truth.model.learn_one(event["features"], label)
-        truth.learned += 1
-        truth.tally.joined += 1
-        known[event["id"]] = "answered", label
-    else:
-        asked[event["id"]] = event["features"]
 
 
 def _in_order(features: Sequence[Any], labels: Sequence[Any], steps: Sequence[order.Step]) -> Iterator[tuple[int, Any]]:
@@ -190,14 +197,15 @@ def _in_order(features: Sequence[Any], labels: Sequence[Any], steps: Sequence[or
     assert places == [len(log) for log in logs], "the steps lead to the ends of both topics"
 
 
-def hold(p: Project, orders: Orders, build: Callable[[], Any] = logistic) -> Tally:
+def hold(p: Project, orders: Orders, build: Callable[[], Any] = logistic, *, by_key: bool = False) -> Tally:
     """Hold all that came out against the truth, to the bit, and return the sum of the tallies."""
     predictions, features, labels = (p.read(topic) for topic in (p.predictions, p.features, labels_of(p)))
     committed = p.committed()
     total = Tally()
     for partition in p.sent:
         steps = sorted(orders.steps[partition])
-        truth = offline(features[partition], labels[partition], steps, build())
+        in_order = _in_order(features[partition], labels[partition], steps)
+        truth = offline(Truth(build), in_order, by_key=by_key)
         answers = [json.loads(message.value()) for message in predictions[partition]]
         found = [(a["source"]["offset"], a["prediction"], a["proba"]) for a in answers]
         offsets = [offset for offset, _, _ in found], [offset for offset, _, _ in truth.answers]
@@ -213,7 +221,8 @@ def hold(p: Project, orders: Orders, build: Callable[[], Any] = logistic) -> Tal
         assert snapshot is not None
         assert snapshot.join is not None
         assert (snapshot.offset, snapshot.join.offset) == (committed[partition][0], mark.join.offset)
-        assert anatomy(_model(snapshot.model)) == anatomy(truth.model), f"the model of {partition}"
+        if not by_key:
+            assert anatomy(_model(snapshot.model)) == anatomy(truth.models[None]), f"the model of {partition}"
         for name in Tally.__struct_fields__:
             setattr(total, name, getattr(total, name) + getattr(mark.join.tally, name))
     assert open_transactions(p) == [], "no transaction is left open"

@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from harness import Project, nursery, wait_until
 from labelled import Sent, hold, labelled, labels_of, ordered, plan, send
@@ -13,6 +14,7 @@ from river import datasets, evaluate, metrics
 from trap import SOAK
 
 from consumers.topics import Topics
+from state.pool import Pool
 from state.store import Store
 
 Make = Callable[..., Project]
@@ -190,3 +192,43 @@ def test_labels_wait_in_the_store_while_nothing_runs(project: Make) -> None:
     assert told["quality"]["scored"] == 500
     store = Store(p.stack.addresses.redis, name=p.name)
     assert store.count(0, "labels") == 500, "remembered, to tell a second label from a first"
+
+
+def test_late_labels_teach_the_models_of_their_keys_wherever_those_lie(project: Make) -> None:
+    p = labelled(project, partitions=1, settings={"HEADRACE__MODEL__SCOPE": "key", "HEADRACE__KEYS__HOT_MAX": "10"})
+    messages = plan(4_000, partitions=1, delay_max=800)
+    keyed = [msgspec.structs.replace(message, key=_key_of(message)) for message in messages]
+    with ordered(p) as orders, p.running() as run:
+        send(p, keyed[:3_000])
+        wait_until(lambda: p.committed()[0][0] > 500, what="some to be committed")
+        run.kill_worker()
+        send(p, keyed[3_000:])
+        wait_until(lambda: p.status()["lag"] == 0, what="everything to be handled", timeout_s=60)
+        assert run.stop() == 0, run.log()
+    hold(p, orders, by_key=True)
+
+
+def _key_of(message: Sent) -> bytes:
+    return b"key-%d" % (int(json.loads(message.value)["id"].rpartition("-")[2]) % 60)
+
+
+def test_late_labels_are_in_the_mix_of_all_workers_once(project: Make) -> None:
+    p = labelled(project, partitions=4, settings={"HEADRACE__MODEL__SCOPE": "global"})
+    messages = plan(12_000, partitions=4, delay_max=2_000)
+    third = len(messages) // 3
+    with p.running(workers=2) as run:
+        send(p, messages[:third])
+        run.kill_worker()
+        send(p, messages[third : 2 * third])
+        wait_until(run.workers, what="workers to be there")
+        run.kill_worker()
+        send(p, messages[2 * third :])
+        wait_until(lambda: p.status()["lag"] == 0, what="everything to be handled", timeout_s=60)
+        assert run.stop() == 0, run.log()
+    told = p.status()
+    labels = sum(message.labels for message in messages)
+    assert told["labels"]["joined"] + told["labels"]["duplicate"] == told["labels"]["records"] == labels
+    assert told["counts"]["learned"] == told["labels"]["joined"]
+    _, mix = Pool(Store(p.stack.addresses.redis, name=p.name), name=p.name).load()
+    assert mix is not None
+    assert mix.examples == told["labels"]["joined"]
