@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from meter import PeerFailed, Speed, speed, watch
 from project import Project
-from stream import LABELS_LATER, keyed, labels, plain, unlabelled
+from stream import LABELS_LATER, keyed, labels, unlabelled
 from topic import Board, ids
 
 from state.keyring import TABLE as KEYS
@@ -94,9 +94,7 @@ class Bench:
         """Run one case over all records, check what it did, and return its speed. Raises PeerFailed."""
         name = f"bench.{case.name}.{repeat}"
         self._board.make(name)
-        command, env = self._project.command(
-            name, features=case.features, settings=case.settings, workers=case.workers
-        )
+        command, env = self._project.command(name, features=case.features, settings=case.settings, workers=case.workers)
         log = self._project.log(name)
         samples = watch(command, env=env, log=log, count=case.count, ends=lambda: self._board.ends(name))
         values = self._board.read(name)
@@ -121,8 +119,3 @@ class Bench:
                 raise PeerFailed(f"{case.title}: {mix and mix.examples} of {case.count} records are in the mix")
         for key in store.client.scan_iter(match=f"{name}:*", count=1_000):
             store.client.unlink(key)
-
-
-def fill_plain(board: Board, name: str, count: int) -> None:
-    """Fill the topic that the peers and the plain runs read."""
-    board.fill(name, plain(count))

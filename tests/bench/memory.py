@@ -1,8 +1,9 @@
 """What the join and the models of keys cost without Kafka: time a record, and memory where a million of them wait.
 
-    python memory.py {join WAITING | batch KEYS {hot,cold} | keys COUNT}
+    python memory.py {join WAITING | batch {hot,cold} | keys COUNT}
 
-Each measurement is a process of its own, so that its memory is its own, and prints its figures as JSON.
+Each measurement is a process of its own, so that its memory is its own, and prints its figures as JSON: microseconds
+of CPU, since others may use the machine, and bytes.
 """
 
 import json
@@ -27,13 +28,13 @@ MILLION = 1_000_000
 MEASURES = (
     ("join", "1000"),
     ("join", str(MILLION)),
-    ("batch", "1", "hot"),
-    ("batch", str(BATCH), "hot"),
-    ("batch", "1", "cold"),
-    ("batch", str(BATCH), "cold"),
+    ("batch", "hot"),
+    ("batch", "cold"),
     ("keys", str(MILLION)),
 )
-"""Each after the one that it is held against, if there is one."""
+
+Figures = dict[str, dict[str, float]]
+"""What was measured, by name: `record_us`, the same `with_save_us`, `rss_bytes` at the peak, `each_bytes` of it."""
 
 _DAY_MS = 86_400_000
 _ROUNDS = 40
@@ -42,17 +43,17 @@ _TEMPLATES = 1_000
 _END_S = 600.0
 
 
-def measure(words: Sequence[str]) -> dict[str, float]:
+def measure(words: Sequence[str]) -> Figures:
     """Make one measurement in a process of its own. Raises PeerFailed."""
     command = [sys.executable, __file__, *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_END_S, check=False)
     if done.returncode:
         raise PeerFailed("\n".join([f"{' '.join(words)} failed:", *done.stderr.strip().splitlines()[-5:]]))
-    found: dict[str, float] = json.loads(done.stdout)
+    found: Figures = json.loads(done.stdout)
     return found
 
 
-def join(waiting: int) -> dict[str, float]:
+def join(waiting: int) -> Figures:
     """Let so many features wait, and for each label that comes let another record ask."""
     labels = Labels(Rules(wait_ms=_DAY_MS))
     values = _values()
@@ -66,17 +67,18 @@ def join(waiting: int) -> dict[str, float]:
         # As many as may wait do, so one goes before another comes.
         asking = _asking(waiting + start, waiting + start + BATCH, values)
         ids = [f"r-{index}" for index in range(start, start + BATCH)]
-        began_s = time.perf_counter()
+        began_s = time.process_time()
         for id_, (newer, entry) in zip(ids, asking, strict=True):
             _, found = labels.take(id_, True, at_ms=None, logged_ms=start, order=start)
             labels.settle(id_, found, True)
             labels.ask(newer, entry)
         if start >= _WARM_ROUNDS * BATCH:
-            spent_s += time.perf_counter() - began_s
+            spent_s += time.process_time() - began_s
         _save_labels(labels)
     if (labels.asked, labels.tally.joined, labels.tally.evicted) != (waiting, answered, 0):
         raise PeerFailed(f"of {answered} labels {labels.tally.joined} found their features")
-    return {"record_us": 1e6 * spent_s / (_ROUNDS * BATCH), **_grown(started_bytes, waiting)}
+    record_us = 1e6 * spent_s / (_ROUNDS * BATCH)
+    return {f"join.{waiting}": {"record_us": record_us, **_grown(started_bytes, waiting)}}
 
 
 def _asking(start: int, end: int, values: Sequence[tuple[bytes, bytes]]) -> list[tuple[str, Entry]]:
@@ -111,7 +113,7 @@ def _save_labels(labels: Labels) -> None:
 class Rows(dict[bytes, bytes]):
     """What the store holds, in memory: rows by key."""
 
-    def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
+    def fetch(self, keys: Sequence[bytes], _version: int, _rows: int) -> list[bytes | None]:
         """Return rows, None for one that is not there."""
         return [self.get(key) for key in keys]
 
@@ -122,27 +124,43 @@ class Rows(dict[bytes, bytes]):
         return Keyring(slab, fetch=self.fetch, scan=lambda: iter(self.items()), hot_max=hot_max)
 
 
-def batch(keys: int, place: str) -> dict[str, float]:
-    """Learn batches of records of so many keys, hot in memory or cold in the store, and save after each."""
-    rows = Rows()
-    ring = rows.ring(0 if place == "cold" else BATCH)
-    records = [(f"k-{index % keys}".encode(), event) for index, event in enumerate(events(BATCH))]
-    learn_s, save_s = 0.0, 0.0
+class Batches:
+    """Batches of records of so many keys, `hot` in memory or cold in the store, and what they took so far."""
+
+    def __init__(self, keys: int, *, hot: bool) -> None:
+        self._rows = Rows()
+        self._ring = self._rows.ring(BATCH if hot else 0)
+        self._records = [(f"k-{index % keys}".encode(), event) for index, event in enumerate(events(BATCH))]
+        self.learn_s = 0.0
+        self.save_s = 0.0
+
+    def turn(self, *, counts: bool) -> int:
+        """Learn a batch, then save; tell how many keys have a row then."""
+        began_s = time.process_time()
+        _learn(self._ring, self._records)
+        learned_s = time.process_time()
+        self._rows.update(_save(self._ring))
+        if counts:
+            self.learn_s += learned_s - began_s
+            self.save_s += time.process_time() - learned_s
+        return len(self._rows)
+
+
+def batch(place: str) -> Figures:
+    """Learn a batch of one key and one of as many keys as records, by turns."""
+    found = {keys: Batches(keys, hot=place == "hot") for keys in (1, BATCH)}
     for turn in range(_WARM_ROUNDS + _ROUNDS):
-        began_s = time.perf_counter()
-        _learn(ring, records)
-        learned_s = time.perf_counter()
-        rows.update(_save(ring))
-        if turn >= _WARM_ROUNDS:
-            learn_s += learned_s - began_s
-            save_s += time.perf_counter() - learned_s
-    if len(rows) != keys:
-        raise PeerFailed(f"{len(rows)} of {keys} keys have a model")
+        for keys, batches in found.items():
+            if (rows := batches.turn(counts=turn >= _WARM_ROUNDS)) != keys:
+                raise PeerFailed(f"{rows} of {keys} keys have a model")
     each = 1e6 / (_ROUNDS * BATCH)
-    return {"record_us": each * learn_s, "with_save_us": each * (learn_s + save_s), "rss_bytes": _grown(0, 1)["rss_bytes"]}
+    return {
+        f"batch.{keys}.{place}": {"record_us": each * b.learn_s, "with_save_us": each * (b.learn_s + b.save_s)}
+        for keys, b in found.items()
+    }
 
 
-def keys(count: int) -> dict[str, float]:
+def keys(count: int) -> Figures:
     """Teach so many keys a record each, and keep all of them in memory."""
     ring = Rows().ring(count)
     some = list(events(_TEMPLATES))
@@ -154,7 +172,7 @@ def keys(count: int) -> dict[str, float]:
         _save(ring)
     if ring.hot != count:
         raise PeerFailed(f"{ring.hot} of {count} keys are in memory")
-    return _grown(started_bytes, count)
+    return {f"keys.{count}": _grown(started_bytes, count)}
 
 
 def _learn(ring: Keyring, records: Sequence[tuple[bytes, dict[str, Any]]]) -> None:
@@ -171,7 +189,7 @@ def _learn(ring: Keyring, records: Sequence[tuple[bytes, dict[str, Any]]]) -> No
 
 def _save(ring: Keyring) -> dict[bytes, bytes]:
     changes = ring.changes()
-    ring.saved(changes)
+    ring.saved(changes, 1)
     return {key: row for key, row in changes.items() if row is not None}
 
 
@@ -180,9 +198,9 @@ def _grown(started_bytes: int, count: int) -> dict[str, float]:
     return {"rss_bytes": peak, "each_bytes": (peak - started_bytes) / count}
 
 
-def main(kind: str, number: str, place: str = "hot") -> None:
+def main(kind: str, word: str) -> None:
     """Make one measurement and print its figures."""
-    found = batch(int(number), place) if kind == "batch" else {"join": join, "keys": keys}[kind](int(number))
+    found = batch(word) if kind == "batch" else {"join": join, "keys": keys}[kind](int(word))
     sys.stdout.write(json.dumps(found) + "\n")
 
 

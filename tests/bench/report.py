@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import confluent_kafka
+from feature import Case
+from memory import Figures
 from meter import Speed
 
 from pipeline.embedded.jars import KAFKA_VERSION
@@ -19,7 +21,19 @@ TITLES = {
     "copy": "bare copy (the limit)",
 }
 REFERENCE = "loop"
+INSIDE = {
+    "join.1000": ("join, 1,000 wait", "", ""),
+    "join.1000000": ("join, 1,000,000 wait", "join.1000", "asked: less than 1,000 MB"),
+    "batch.1.hot": ("batch of 5,000 records, 1 key", "", ""),
+    "batch.5000.hot": ("batch of 5,000 records, 5,000 keys", "batch.1.hot", "asked: a ratio of 2 at most"),
+    "batch.1.cold": ("the same from the store, 1 key", "", ""),
+    "batch.5000.cold": ("the same from the store, 5,000 keys", "batch.1.cold", ""),
+    "keys.1000000": ("1,000,000 keys in memory", "", "asked: less than 1,000 MB"),
+}
+"""What is measured in process: its title, what it is held against, and what was asked of it."""
 _BUSY = 0.5
+# Of fewer the growth is not told from the noise.
+_KEYS_SEEN = 10_000
 
 
 def machine() -> dict[str, Any]:
@@ -50,28 +64,111 @@ def note(told: Mapping[str, Any]) -> str:
 
 def summary(runs: Sequence[Mapping[str, Speed]]) -> dict[str, Any]:
     """Return each peer's medians, and the median, least and largest of its ratios to the loop of the same repeat."""
-    found: dict[str, Any] = {}
-    for peer in TITLES:
-        ratios = [run[peer].records_s / run[REFERENCE].records_s for run in runs]
-        cpu = [run[peer].cpu_us for run in runs]
-        found[peer] = {
-            "records_s": round(statistics.median(run[peer].records_s for run in runs)),
-            "cpu_us": None if None in cpu else round(statistics.median(us for us in cpu if us is not None), 1),
-            "ratio": {
-                "median": round(statistics.median(ratios), 3),
-                "min": round(min(ratios), 3),
-                "max": round(max(ratios), 3),
-            },
-        }
-    return found
+    return {peer: _beside(runs, peer, REFERENCE) for peer in TITLES}
+
+
+def _beside(runs: Sequence[Mapping[str, Speed]], name: str, reference: str) -> dict[str, Any]:
+    """Sum up what one did in all repeats, beside what another did."""
+    return {
+        "records_s": round(statistics.median(run[name].records_s for run in runs)),
+        "cpu_us": _median([run[name].cpu_us for run in runs], 1),
+        "ratio": _spread([run[name].records_s / run[reference].records_s for run in runs]),
+    }
+
+
+def _median(values: Sequence[float | None], digits: int) -> float | None:
+    """Return the median, None where a value is not known."""
+    known = [value for value in values if value is not None]
+    return round(statistics.median(known), digits) if len(known) == len(values) else None
+
+
+def _spread(ratios: Sequence[float]) -> dict[str, float]:
+    return {
+        "median": round(statistics.median(ratios), 3),
+        "min": round(min(ratios), 3),
+        "max": round(max(ratios), 3),
+    }
 
 
 def table(found: Mapping[str, Any]) -> str:
     """Lay the summary out for people."""
     lines = [f"{'':24}{'records/s':>11}{'CPU µs/record':>16}   ratio to the loop"]
     for peer, title in TITLES.items():
-        cpu = "n/a" if found[peer]["cpu_us"] is None else f"{found[peer]['cpu_us']:.1f}"
-        ratio = found[peer]["ratio"]
-        spread = "" if peer == REFERENCE else f" ({ratio['min']:.2f}-{ratio['max']:.2f})"
-        lines.append(f"{title:24}{found[peer]['records_s']:>11,}{cpu:>16}   {ratio['median']:.2f}{spread}")
+        ratio = _ratio(found[peer]["ratio"], spread=peer != REFERENCE)
+        lines.append(f"{title:24}{found[peer]['records_s']:>11,}{_known(found[peer]['cpu_us'], '.1f'):>16}   {ratio}")
+    return "\n".join(lines)
+
+
+def _known(value: float | None, form: str, unit: str = "") -> str:
+    return "n/a" if value is None else f"{value:{form}}{unit}"
+
+
+def _ratio(ratio: Mapping[str, float], *, spread: bool) -> str:
+    return f"{ratio['median']:.2f}" + (f" ({ratio['min']:.2f}-{ratio['max']:.2f})" if spread else "")
+
+
+def costs(cases: Sequence[Case], runs: Sequence[Mapping[str, Speed]], keys: Mapping[str, int]) -> dict[str, Any]:
+    """Return the same of the features, each beside its plain run, and the memory that they took.
+
+    `keys` tells how many keys there were; what one takes is what the peak grew by beside the run with the fewest.
+    """
+    found: dict[str, Any] = {}
+    fewest = min(keys, key=keys.__getitem__, default="")
+    for case in cases:
+        rss = [run[case.name].rss_bytes for run in runs]
+        told = {"title": case.title, "beside": case.beside, **_beside(runs, case.name, case.beside)}
+        told |= {"rss_bytes": _median(rss, 0), "keys": keys.get(case.name), "key_bytes": None}
+        if keys.get(case.name, 0) >= _KEYS_SEEN:
+            more = keys[case.name] - keys[fewest]
+            grown = [(run[case.name].rss_bytes or 0) - (run[fewest].rss_bytes or 0) for run in runs]
+            told["key_bytes"] = None if None in rss else round(statistics.median(grown) / more)
+        found[case.name] = told
+    return found
+
+
+def cost_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Lay out what the features cost."""
+    head = f"{'what the features cost':36}{'records/s':>11}{'CPU µs/record':>16}{'peak RSS':>11}{'keys':>9}"
+    lines = [f"{head}{'bytes/key':>11}   ratio to plain"]
+    for name, told in found.items():
+        rss = _known(told["rss_bytes"] and told["rss_bytes"] / 1e6, ",.0f", " MB")
+        keys, each = (f"{told[what]:,}" if told[what] else "" for what in ("keys", "key_bytes"))
+        ratio = _ratio(told["ratio"], spread=told["beside"] != name)
+        lines.append(
+            f"{told['title']:36}{told['records_s']:>11,}{_known(told['cpu_us'], '.1f'):>16}{rss:>11}{keys:>9}{each:>11}"
+            f"   {ratio}"
+        )
+    return "\n".join(lines)
+
+
+def inside(runs: Sequence[Figures]) -> dict[str, Any]:
+    """Return the medians of what was measured in process, and the ratios where there is one to be held against."""
+    found: dict[str, Any] = {}
+    for name, (title, beside, asked) in INSIDE.items():
+        figures = runs[0][name]
+        told: dict[str, Any] = {"title": title, "asked": asked}
+        told |= {what: round(statistics.median(run[name][what] for run in runs), 2) for what in figures}
+        for what in ("record_us", "with_save_us"):
+            if beside and what in figures:
+                told[f"{what}_ratio"] = _spread([run[name][what] / run[beside][what] for run in runs])
+        found[name] = told
+    return found
+
+
+def inside_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Lay out what was measured in process."""
+    head = f"{'in process, without Kafka':36}{'CPU µs/record':>16}{'with a save':>14}{'peak RSS':>11}{'bytes each':>12}"
+    lines = [f"{head}   {'ratio':18}with a save"]
+    for told in found.values():
+        columns = [
+            *((f"{told[what]:.2f}" if what in told else "") for what in ("record_us", "with_save_us")),
+            f"{told['rss_bytes'] / 1e6:,.0f} MB" if told.get("rss_bytes") else "",
+            f"{told['each_bytes']:,.0f}" if told.get("each_bytes") and told["asked"] else "",
+        ]
+        ratios = [
+            _ratio(told[what], spread=True) if what in told else ""
+            for what in ("record_us_ratio", "with_save_us_ratio")
+        ]
+        line = f"{told['title']:36}" + "".join(f"{c:>{w}}" for c, w in zip(columns, (16, 14, 11, 12), strict=True))
+        lines.append(f"{line}   {ratios[0]:18}{ratios[1]:18}{told['asked']}".rstrip())
     return "\n".join(lines)

@@ -13,7 +13,7 @@ _KEYS = 1_000
 _STARTED_MS = 1_700_000_000_000
 
 Row = dict[str, Any]
-"""What `produce_batch` takes: a key, a value, and the log's time in ms where it matters."""
+"""What `produce` takes: a key, a value, and the log's time in ms where it matters."""
 
 
 def events(count: int) -> Iterator[dict[str, Any]]:

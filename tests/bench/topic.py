@@ -1,7 +1,6 @@
 """The topics of a measurement: what all read, and what each of them wrote."""
 
 import hashlib
-import itertools
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,7 +15,7 @@ from consumers.topics import Topics
 _CALL_S = 10.0
 _READ_S = 60.0
 _CHUNK = 5_000
-_QUEUED_MAX = 200_000
+_QUEUED_MAX = 100_000
 # What a client is told of a topic that was made just now, and while its leader changes.
 _PASSING = {
     KafkaError.NOT_LEADER_FOR_PARTITION,
@@ -51,14 +50,11 @@ class Board:
     def fill(self, name: str, rows: Iterator[Row]) -> None:
         """Make a topic of rows: the first in the first partition, the second in the second, and so on round."""
         self.make(name)
-        producer = Producer({**self._client, "linger.ms": 5, "queue.buffering.max.messages": _QUEUED_MAX + _CHUNK})
-        width = len(self._partitions)
-        while chunk := list(itertools.islice(rows, _CHUNK - _CHUNK % width)):
-            for partition in self._partitions:
-                producer.produce_batch(name, chunk[partition::width], partition=partition)
-            until = time.monotonic() + _READ_S
-            while len(producer) > _QUEUED_MAX and time.monotonic() < until:
-                producer.poll(0.1)
+        producer = Producer({**self._client, "linger.ms": 5, "queue.buffering.max.messages": 2 * _QUEUED_MAX})
+        for index, row in enumerate(rows):
+            # Not in batches: those know no timestamps.
+            producer.produce(name, partition=index % len(self._partitions), **row)
+            producer.poll(0.1 if len(producer) > _QUEUED_MAX else 0)
         if producer.flush(_READ_S):
             raise TimeoutError(f"Kafka did not take all of {name} within {_READ_S:.0f} s")
 
@@ -109,6 +105,12 @@ class Board:
                     raise KafkaException(error)
         consumer.close()
         return values
+
+
+def ids(values: Mapping[int, Mapping[int, bytes]]) -> set[str]:
+    """Return the ids of the records that were answered."""
+    decode = msgspec.json.Decoder(Answer).decode
+    return {decode(value).id for held in values.values() for value in held.values()}
 
 
 def digest(values: Mapping[int, Mapping[int, bytes]]) -> str:

@@ -130,7 +130,7 @@ def ordered(p: Project) -> Iterator[Orders]:
 
 
 class Truth:
-    """What one partition must give: its answers by offset, its tally, and its models at the end (by key, or of None)."""
+    """What one partition must give: its answers by offset, its tally, and its models at the end, by key."""
 
     def __init__(self, build: Callable[[], Any]) -> None:
         self.answers: list[tuple[int, bool, dict[str, float]]] = []

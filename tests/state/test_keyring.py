@@ -25,7 +25,7 @@ class Touchy(linear_model.LogisticRegression):
     """Raises on a trap when the harm is done."""
 
     def learn_one(self, x: dict[Any, Any], y: Any, w: float = 1.0) -> None:
-        super().learn_one(x, y, w)
+        super().learn_one(x, y, w)  # type: ignore[no-untyped-call]
         if "trap" in x:
             raise ArithmeticError("after all was learned")
 
@@ -131,7 +131,7 @@ class Record(NamedTuple):
 
 def stream(kind: str, *, count: int, seed: int) -> list[Record]:
     """Make records of keys that are busy, rare, silent and back again; features come and go, and some raise."""
-    rng = random.Random(seed)
+    rng, known = random.Random(seed), set[bytes]()
     records = []
     for step in range(count):
         key = NAMES[min(int(rng.expovariate(0.07)), 59) if rng.random() < 0.8 else (step // 40 * 7) % 60]
@@ -143,7 +143,9 @@ def stream(kind: str, *, count: int, seed: int) -> list[Record]:
         label = truth if trap or rng.random() < 0.7 else None
         # Time goes on, stands still, and goes back for late records.
         at_ms = 4 * step - (rng.randrange(300) if rng.random() < 0.1 else 0)
-        asked = label is None or rng.random() < 0.8
+        # Only what was asked before can be told later.
+        asked = label is None or key not in known or rng.random() < 0.8
+        known.add(key)
         records.append(Record(key, max(0, at_ms), features, label, trap, asked))
     return records
 
@@ -181,7 +183,7 @@ def told(kind: str, records: list[Record], *, prior: bool, silent_ms: int | None
     learners: dict[bytes, RiverLearner] = {}
     seen: dict[bytes, int] = {}
     everyone, now_ms, answers = (learner_of(kind) if prior else None), -1, []
-    has_prior = False
+    has_prior, blank = False, learner_of(kind)
     for record in records:
         key, answer = record.key, None
         now_ms = max(now_ms, record.at_ms) if record.asked else now_ms
@@ -196,12 +198,14 @@ def told(kind: str, records: list[Record], *, prior: bool, silent_ms: int | None
             answers.append("raised")
             continue
         if record.asked:
-            answer = learners.get(key, learner_of(kind)).predict(record.features.copy())
+            answer = learners.get(key, blank).predict(record.features.copy())
         if record.label is not None:
             if everyone is not None:
                 everyone.learn(record.features.copy(), record.label)
                 has_prior = True
-            learners.setdefault(key, learner_of(kind)).learn(record.features.copy(), record.label)
+            if key not in learners:
+                learners[key] = learner_of(kind)
+            learners[key].learn(record.features.copy(), record.label)
         answers.append(bits(answer))
     return answers
 
@@ -215,7 +219,7 @@ MODES: dict[str, dict[str, Any]] = {
 
 
 # A tree is slow to copy.
-COUNTS = {"a slab": 600, "a trees' bank": 150, "a bank of its own": 250}
+COUNTS = {"a slab": 400, "a trees' bank": 100, "a bank of its own": 150}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -418,15 +422,15 @@ def test_a_fetch_that_fails_leaves_the_keyring_as_it_was() -> None:
 @pytest.mark.parametrize("kind", ["a trees' bank", "a bank of its own"])
 def test_a_record_that_raises_harms_neither_its_key_nor_the_model_of_all(kind: str) -> None:
     keys, others = (keyring(Disk(), kind, prior=True) for _ in range(2))
-    for record in stream(kind, count=200, seed=3):
+    for record in stream(kind, count=150, seed=3):
         handle(keys, record)
         if not record.trap:
             handle(others, record)
+        elif record.asked:
+            others.meet(record.key, record.at_ms)
     for name in (*NAMES, b"new"):
         probe = Record(name, 0, {"a": 1.0, "b": 2.0})
-        known = any(record.key == name and not record.trap for record in stream(kind, count=200, seed=3))
-        if known or name == b"new":
-            assert handle(keys, probe) == handle(others, probe), name
+        assert handle(keys, probe) == handle(others, probe), name
 
 
 def test_the_keyring_tells_its_task_codec_and_spec_as_its_bank_does() -> None:
