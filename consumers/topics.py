@@ -41,13 +41,17 @@ _PERMANENT = frozenset(
 
 
 class Topic(msgspec.Struct, frozen=True):
-    """What the broker says of a topic. `id` changes when a topic is deleted and made again."""
+    """What the broker says of a topic. `id` changes when a topic is deleted and made again.
+
+    `labels` is the labels topic that belongs to this one, if there is one.
+    """
 
     name: str
     partitions: int
     id: str
     value_bytes_max: int
     compacted: bool
+    labels: "Topic | None" = None
 
 
 class Topics:
@@ -110,7 +114,7 @@ class Topics:
             self.create(features, partitions)
         source = self._describe_input(features)
         if labels is not None:
-            self._ensure_labels(labels, source, exists=labels in there)
+            source = msgspec.structs.replace(source, labels=self._ensure_labels(labels, source, exists=labels in there))
         room = max(source.value_bytes_max + _HEADERS_BYTES, _LETTER_BYTES_MAX)
         if predictions not in there:
             self.create(predictions, source.partitions)
@@ -132,7 +136,7 @@ class Topics:
             )
         return topic
 
-    def _ensure_labels(self, name: str, source: Topic, *, exists: bool) -> None:
+    def _ensure_labels(self, name: str, source: Topic, *, exists: bool) -> Topic:
         if not exists:
             self.create(name, source.partitions)
         labels = self._describe_input(name)
@@ -143,6 +147,7 @@ class Topics:
                 hint="give both as many partitions; those of a topic can only grow (kafka-topics --alter), "
                 "and then keys move",
             )
+        return labels
 
     def create(self, name: str, partitions: int, settings: Mapping[str, str] | None = None) -> None:
         """Make a topic, and wait until the broker shows it. That it is there already is as good."""

@@ -20,7 +20,8 @@ Place = tuple[int, int]
 IsAtEnd = Callable[[Log, int], bool]
 """Tells whether a log, 0 the features and 1 the labels, is known to have nothing from an offset on."""
 
-_LOGS: tuple[Log, Log] = (0, 1)
+LOGS: tuple[Log, Log] = (0, 1)
+"""Both logs of a partition."""
 # Records of one log that wait for the other's, beyond which the log is not fetched any further.
 _HELD_MAX = 20_000
 # How long one log may wait to learn whether the other has something older.
@@ -73,9 +74,17 @@ class Weave:
             log.clear()
         self._ends = [-1, -1]
 
-    def overfull(self) -> Log | None:
-        """Name the log of which so much is held that no more should be fetched."""
-        return next((log for log in _LOGS if len(self.held[log]) > _HELD_MAX), None)
+    def has_enough(self, log: Log) -> bool:
+        """Tell whether so much of a log is held that no more should be fetched; not while the next step lacks some."""
+        if self._steps and not self._is_there(log, self._steps[-1]):
+            return False
+        return len(self.held[log]) > _HELD_MAX
+
+    def lacks(self, log: Log) -> bool:
+        """Tell whether a log that is not fetched should be again: what comes next may lack it."""
+        if self._steps and not self._is_there(log, self._steps[-1]):
+            return True
+        return len(self.held[log]) <= _HELD_MAX // 2
 
     def next_offset(self, log: Log) -> int:
         """Return the offset of a log from which on nothing has come yet."""
@@ -95,7 +104,7 @@ class Weave:
         alone = self.place[0] == end[0] or self.place[1] == end[1]
         if not whole and not alone:
             return None
-        first, second = (self._below(log, end) for log in _LOGS)
+        first, second = (self._below(log, end) for log in LOGS)
         if not whole and not (first or second):
             return None
         records = self._cut(len(first), len(second))
@@ -106,13 +115,13 @@ class Weave:
 
     def _take_by_time(self, now_s: float, records_max: int, is_at_end: IsAtEnd, *, limit: Place | None) -> Slice | None:
         counts = self._known(is_at_end, limit)
-        waiting = any(self._below(log, limit) for log in _LOGS)
+        waiting = any(self._below(log, limit) for log in LOGS)
         if not any(counts) and waiting:
             self._waits_since = now_s if self._waits_since is None else self._waits_since
             if now_s - self._waits_since < _PATIENCE_S:
                 return None
             # The other log is silent, and nobody knows whether it is empty: this one can't wait for ever.
-            counts = [len(self._below(log, limit)) for log in _LOGS]
+            counts = [len(self._below(log, limit)) for log in LOGS]
         self._waits_since = None
         before = self.place
         records = self._cut(*counts, records_max=records_max)
@@ -124,7 +133,7 @@ class Weave:
     def _known(self, is_at_end: IsAtEnd, limit: Place | None) -> list[int]:
         """Count, of each log, the records that nothing older can come before any more."""
         horizon: int | None = None
-        for log in _LOGS:
+        for log in LOGS:
             held = self._below(log, limit)
             done = limit is not None and self._is_there(log, limit)
             if done or self._ends[log] >= self._next(log) or is_at_end(log, self._next(log)):
@@ -132,7 +141,7 @@ class Weave:
             last_ms = held[-1].timestamp_ms if held else -1
             horizon = last_ms if horizon is None else min(horizon, last_ms)
         counts = []
-        for log in _LOGS:
+        for log in LOGS:
             held = self._below(log, limit)
             late = (i for i, record in enumerate(held) if horizon is not None and record.timestamp_ms > horizon)
             counts.append(next(late, len(held)))
@@ -156,7 +165,7 @@ class Weave:
     def _pass_ends(self, limit: Place | None) -> None:
         """Pass what lies behind the last record of a log: control records, aborted ones."""
         place = list(self.place)
-        for log in _LOGS:
+        for log in LOGS:
             if limit is not None and self._is_there(log, limit) and not self._below(log, limit):
                 place[log] = max(place[log], limit[log])
             elif limit is None and not self.held[log]:

@@ -28,7 +28,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from consumers.schema import FeatureType
 from consumers.source import OWNED_SETTINGS
-from pipeline.duration import duration_s, interval, records_of
+from pipeline.duration import duration_s, interval_of, records_of
 
 ENV_PREFIX = "HEADRACE__"
 DEFAULT_FILE = Path("headrace.toml")
@@ -259,7 +259,7 @@ class Logs(_Section):
 class Mix(_Section):
     """How workers share one model (scope = "global")."""
 
-    interval: Annotated[str | float, BeforeValidator(interval)] = Field(
+    interval: Annotated[str | float, BeforeValidator(interval_of)] = Field(
         1.0, description='the longest between two rounds, and oftener while the model is young; or "400 records"'
     )
 
@@ -307,6 +307,12 @@ class Config(BaseSettings):
         if not _NAME.fullmatch(value):
             raise ValueError("a name has up to 100 letters, digits, dots, dashes and underscores")
         return value
+
+    @model_validator(mode="after")
+    def _keeps_enough(self) -> "Config":
+        if self.model.scope == "global" and self.snapshot.keep == 1:
+            raise ValueError('snapshot.keep: with model.scope = "global" at least 2, as one is in the making')
+        return self
 
     @property
     def librdkafka(self) -> dict[str, Any]:

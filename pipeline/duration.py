@@ -19,7 +19,7 @@ def duration_s(value: Any) -> Any:
     return value
 
 
-def interval(value: Any) -> Any:
+def interval_of(value: Any) -> Any:
     """Check what is either a duration, which is read in seconds, or a number of records, which stays as it is."""
     if records_of(value) is not None:
         return value

@@ -33,7 +33,7 @@ class Result(msgspec.Struct):
 
     `sources` are the records behind the predictions, in order; a dead letter stands with its offset. `label_letters`
     are those of the labels topic, of which `labels` were good; `delays_ms` tells after how long each was joined.
-    `learned` counts what was taught.
+    `learned` counts what was taught; `taught` tells of each prediction whether the model has, or awaits, its label.
     """
 
     predictions: list[Message] = []
@@ -43,6 +43,7 @@ class Result(msgspec.Struct):
     labels: int = 0
     delays_ms: list[int] = []
     learned: int = 0
+    taught: list[bool] = []
 
     @property
     def letters(self) -> list[Message]:
@@ -97,15 +98,16 @@ class Engine:
     def withdraw(self, shard: Shard, result: Result, refused: Mapping[int, str]) -> None:
         """Make dead letters of predictions that the HTTP sink refused, given by position with its words.
 
-        The model has learned these records already, and the dead letters say so.
+        Where the model has learned a record already, or will when its label comes, the dead letter says so.
         """
         for position, words in refused.items():
             record = result.sources[position]
-            letter = self.refuse(record, Refusal("sink_refused", "sink", words), learned=True)
+            letter = self.refuse(record, Refusal("sink_refused", "sink", words), learned=result.taught[position])
             result.dead_letters.append((record.offset, letter))
         result.dead_letters.sort(key=lambda letter: letter[0])
         result.predictions = [m for i, m in enumerate(result.predictions) if i not in refused]
         result.sources = [r for i, r in enumerate(result.sources) if i not in refused]
+        result.taught = [t for i, t in enumerate(result.taught) if i not in refused]
         shard.counts.predictions -= len(refused)
         shard.counts.dead_letters += len(refused)
 
@@ -193,6 +195,7 @@ class Engine:
             self._join.note(shard, record, event, id_, answer=answer, own=has_own, label=label)
         result.predictions.append(Message(record.key, value, _trace(record)))
         result.sources.append(record)
+        result.taught.append(label is not None or shard.labels is not None or event.label is not msgspec.UNSET)
         return None
 
     def _one_label(self, shard: Shard, record: Record, result: Result) -> None:

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-from consumers.source import Source, SourceAway
+from consumers.source import Committed, Source, SourceAway
 from consumers.weave import Place
+from pipeline import mark
 from state.shard import Shard
 
 _ASK_S = 0.25
@@ -35,8 +36,14 @@ class Finish:
             committed = self._source.committed(self._ends)
         except SourceAway:
             return False
-        places = {partition: (found.offset, found.labels) for partition, found in committed.items()}
+        places = {partition: _place_of(found) for partition, found in committed.items()}
         return not any(_is_before(places[partition], end) for partition, end in self._ends.items())
+
+
+def _place_of(committed: Committed) -> Place:
+    """Return the committed place; the mark remembers the labels', whose own offset a broker may have forgotten."""
+    last = mark.read(committed.metadata)
+    return committed.offset, committed.labels if last is None or last.join is None else last.join.offset
 
 
 def _is_before(place: Place, end: Place | None) -> bool:

@@ -7,9 +7,11 @@ import msgspec
 from consumers.label import LabelDecoder
 from consumers.record import Decoder, Event, LabelRecord, Record
 from consumers.refusal import Refusal
+from producers.deadletter import is_learned
 from state.labels import Entry, Labels
 from state.learner import LabelError
 from state.shard import Shard
+from state.store import STORE_ERRORS
 
 
 class Join:
@@ -39,10 +41,10 @@ class Join:
         """Note features that were predicted from: their label was learned with them, or they wait for it."""
         labels = shard.labels
         assert labels is not None
-        if own and label is None:
-            # It was learned before, under this id or where the record stood before it was replayed.
+        if label is None and (own or is_learned(record.headers)):
+            # It was learned before, under this id, or it was, or waits, where the record stood before it was replayed.
             return
-        at_ms = record.timestamp_ms if event.ts is msgspec.UNSET else event.ts
+        at_ms = labels.event_ms(None if event.ts is msgspec.UNSET else event.ts, record.timestamp_ms)
         assert record.value is not None
         entry = Entry.of(
             at_ms=at_ms, logged_ms=record.timestamp_ms, order=record.offset, value=record.value, key=record.key,
@@ -68,11 +70,17 @@ class Join:
             if labels.default is None:
                 continue
             try:
-                self._learn(shard, entry, labels.default)
+                label = shard.mind.label(labels.default)
+                self._learn(shard, entry, label)
+            except LabelError:
+                # The model has seen classes of another kind than the default's; one such would spoil it for good.
+                continue
+            except STORE_ERRORS:
+                raise
             except Exception:  # noqa: BLE001 there is no record to refuse: the wait has ended, and that is counted
                 shard.mind.undo(entry.key)
             else:
-                shard.score(entry.answer, labels.default, entry.version)
+                shard.score(entry.said, label, entry.version)
 
     def take(self, shard: Shard, record: Record, delays_ms: list[int]) -> Refusal | None:
         """Handle one record of the labels topic, or return why it is refused; note after how long it was joined."""
@@ -98,11 +106,14 @@ class Join:
         if verdict in {"learn", "correct"}:
             try:
                 self._learn(shard, entry, label)
+            except STORE_ERRORS:
+                # No fault of the record's: a key's model could not be fetched.
+                raise
             except Exception as error:  # noqa: BLE001 a model may raise anything, and none of it may stop the stream
                 shard.mind.undo(entry.key)
                 return Refusal("learn_failed", "join", f"the model raised {type(error).__name__}: {error}")
             if verdict == "learn":
-                shard.score(entry.answer, label, entry.version)
+                shard.score(entry.said, label, entry.version)
                 delays_ms.append(max(0, record.timestamp_ms - entry.logged_ms if ts is None else ts - entry.at_ms))
             labels.settle(found.id, entry, label)
         self.end_waits(shard, labels)

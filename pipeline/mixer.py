@@ -18,6 +18,10 @@ from state.store import StoreFenced
 
 log = structlog.get_logger("headrace")
 
+# Mixing may take this share of a worker's time, and one round so long.
+_SHARE = 0.2
+_WITHIN_S = 5.0
+
 
 class Mixer:
     """Mix a worker's model at least every `interval_s` seconds, and oftener while it is young.
@@ -64,9 +68,22 @@ class Mixer:
     def mix(self) -> bool:
         """Make a round; return False when the shards are to begin again from the mix. Raises StoreAway."""
         started = self._clock()
-        self._due_at = started + self._interval_s
+        try:
+            return self._mix()
+        except (StoreFenced, PoolDamaged) as error:
+            self._telemetry.mixes.labels("refused").inc()
+            log.warning("contribution refused, the partitions are taken over again", reason=str(error))
+            return False
+        finally:
+            # A round of a big model may take long: it must leave most of the time to learning.
+            now = self._clock()
+            self._due_at = now + max(self._interval_s, (now - started) / _SHARE)
+            self._telemetry.mix_seconds.observe(now - started)
+
+    def _mix(self) -> bool:
         moved = [shard for shard in self._shards.values() if shard.unsaved > 0]
-        if not moved and not self.commons.is_behind():
+        known = {partition: self._places.get(partition) for partition in sorted(self._shards)}
+        if not self.commons.is_behind(known) and not moved:
             return True
         contributions: dict[int, Contribution] = {}
         for shard in moved:
@@ -75,18 +92,12 @@ class Mixer:
             now = Place(shard.offset, shard.version)
             contributions[shard.partition] = Contribution(shard.epoch, self._places.get(shard.partition), now)
         learned = self.commons.learned
-        try:
-            if not self.commons.mix(contributions):
-                log.warning("the mix moved faster than this worker could follow, it begins again from there")
-                return False
-        except (StoreFenced, PoolDamaged) as error:
-            self._telemetry.mixes.labels("refused").inc()
-            log.warning("contribution refused, the partitions are taken over again", reason=str(error))
+        if not self.commons.mix(contributions, within_s=_WITHIN_S):
+            log.warning("the mix moved faster than this worker could follow, it begins again from there")
             return False
         self._places.update({partition: contribution.now for partition, contribution in contributions.items()})
         self._telemetry.mixes.labels("mixed" if contributions else "pulled").inc()
         self._telemetry.mixed.inc(learned)
-        self._telemetry.mix_seconds.observe(self._clock() - started)
         self._telemetry.mix_version.set(self.commons.version)
         return True
 

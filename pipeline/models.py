@@ -4,6 +4,7 @@ No model is unpickled: what a version is stands beside its bytes.
 """
 
 import datetime as dt
+import os
 import sys
 import time
 from typing import Any
@@ -70,7 +71,7 @@ def show(config: Config, *, which: str | None, version: int | None, json: bool) 
     store = _store(config)
     if which is not None and config.model.scope == "key":
         return _show_key(store, which, json=json)
-    if which is not None and not which.isascii() | which.isdigit():
+    if which is not None and not (which.isascii() and which.isdigit()):
         raise VersionUnknown(f'{which!r} is no partition, and models have keys only with model.scope = "key"')
     partition = next(iter(store.partitions()), 0) if which is None else int(which)
     whole, model = _whole(store, partition, version)
@@ -100,10 +101,10 @@ def reset(config: Config, *, key: str, json: bool) -> int:
         raise VersionUnknown(f"the store's models of partition {partition} can't be read: {'; '.join(found.faults)}")
     store.rewind(partition, epoch=epoch, version=found.version)
     rows = store.count(partition, KEYS)
-    left = rows - (store.fetch(partition, KEYS, [key.encode()])[0] is not None)
+    left = rows - (store.fetch(partition, KEYS, [os.fsencode(key)])[0] is not None)
     tables = {**found.snapshot.tables, KEYS: left}
     saved = msgspec.structs.replace(found.snapshot, epoch=epoch, tables=tables, created_ms=time.time_ns() // 1_000_000)
-    version = store.save(saved, changes={KEYS: {key.encode(): None}}, base=found.version)
+    version = store.save(saved, changes={KEYS: {os.fsencode(key): None}}, base=found.version)
     if json:
         _print({"key": key, "partition": partition, "version": version, "offset": saved.offset})
     else:
@@ -115,7 +116,7 @@ def reset(config: Config, *, key: str, json: bool) -> int:
 
 def _show_key(store: Store, key: str, *, json: bool) -> int:
     partition, packed = _row_of(store, key)
-    row = read_row(key.encode(), packed)
+    row = read_row(os.fsencode(key), packed)
     told = {
         "key": key,
         "partition": partition,
@@ -143,7 +144,7 @@ def _show_key(store: Store, key: str, *, json: bool) -> int:
 def _row_of(store: Store, key: str) -> tuple[int, bytes]:
     """Find the partition that has a key, and its row. Raises VersionUnknown."""
     for partition in store.partitions():
-        [packed] = store.fetch(partition, KEYS, [key.encode()])
+        [packed] = store.fetch(partition, KEYS, [os.fsencode(key)])
         if packed is not None:
             return partition, packed
     raise VersionUnknown(f"the store holds no model of the key {key!r} yet")
@@ -172,7 +173,8 @@ def _whole(store: Store, partition: int, version: int | None) -> tuple[dict[str,
 
 
 def _store(config: Config) -> Store:
-    return Store(config.redis.url.get_secret_value(), name=config.name, timeout_s=config.redis.timeout)
+    redis = config.redis
+    return Store(redis.url.get_secret_value(), name=config.name, keep=config.snapshot.keep, timeout_s=redis.timeout)
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

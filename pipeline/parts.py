@@ -70,15 +70,6 @@ class Parts:
         clock: Callable[[], float],
     ) -> None:
         telemetry, store = given.telemetry, given.store
-        self.saver = Saver(
-            store,
-            topic=given.topic,
-            interval_s=limits.snapshot_interval_s,
-            records_max=limits.snapshot_records_max,
-            telemetry=telemetry,
-            clock=clock,
-        )
-        self.mixer = self._mixer(given, limits, shards, clock)
         self.takeover = Takeover(
             source=source,
             store=store,
@@ -88,6 +79,16 @@ class Parts:
             on_loss=limits.on_loss,
             telemetry=telemetry,
         )
+        self.saver = Saver(
+            store,
+            topic=given.topic,
+            interval_s=limits.snapshot_interval_s,
+            records_max=limits.snapshot_records_max,
+            distrust=self.takeover.distrust,
+            telemetry=telemetry,
+            clock=clock,
+        )
+        self.mixer = self._mixer(given, limits, shards, clock)
         self.progress = Progress(
             source=source,
             engine=given.engine,

@@ -13,12 +13,11 @@ import structlog
 
 from consumers.record import Record
 from consumers.source import Batch, Committed, Source, SourceAway
-from consumers.weave import Log, Place, Weave
+from consumers.weave import LOGS, Log, Place, Weave
 from pipeline.delivery import Pending
-from pipeline.engine import Engine
+from pipeline.engine import Engine, Result
 from pipeline.takeover import Takeover
 from pipeline.telemetry import Telemetry
-from state.learner import ModelError
 from state.shard import Shard
 from state.store import StoreAway, StoreFenced
 from state.table import TableDamaged
@@ -47,7 +46,10 @@ class Progress:
         self._reach = reach
         self._source = source
         self._weaves: dict[int, Weave] = {}
-        self._held: dict[int, Log] = {}
+        self._held: set[tuple[int, Log]] = set()
+        # Relearned in an order of their own: a mark of theirs is to be committed before anything is compared with it.
+        self._unmarked: set[int] = set()
+        self._turn = 0
         self._engine = engine
         self._takeover = takeover
         self._shards = shards
@@ -60,26 +62,29 @@ class Progress:
     @property
     def waits(self) -> bool:
         """Whether records that were read wait for those of another log, so that no long poll should be begun."""
-        return any(any(weave.held) for weave in self._weaves.values())
+        return bool(self._unmarked) or any(any(weave.held) for weave in self._weaves.values())
 
     def begin(self, shard: Shard, steps: Sequence[Place] | None) -> None:
         """Begin with a shard; with a labels topic, in the steps that lead to its committed place, if they are known."""
         if shard.labels is not None:
             committed = shard.committed, shard.labels_committed
             self._weaves[shard.partition] = Weave(shard.place, committed=committed, steps=steps)
+            if steps is None:
+                self._unmarked.add(shard.partition)
         if not shard.is_relearning:
             self._takeover.settle(shard)
 
     def end(self, partition: int) -> None:
         """Be done with a partition that is not this worker's any more, or is to be begun anew."""
         self._weaves.pop(partition, None)
-        self._held.pop(partition, None)
+        self._held.difference_update((partition, log) for log in LOGS)
+        self._unmarked.discard(partition)
 
     def read_again(self, shard: Shard) -> None:
         """Read a shard on from where it stands, whatever was read beyond. Raises SourceAway."""
         if (weave := self._weaves.get(shard.partition)) is not None:
             weave.clear()
-            self._held.pop(shard.partition, None)
+            self._held.difference_update((shard.partition, log) for log in LOGS)
         self._source.read_from(shard.partition, shard.offset, shard.labels_offset)
 
     def learn(self, batch: Batch) -> Pending | None:
@@ -91,10 +96,14 @@ class Progress:
         now_ms = time.time_ns() // 1_000_000
         pending = Pending({}, {}, batch.membership)
         learned = 0
-        for partition in sorted({*batch.records, *batch.ends, *self._weaves}):
-            shard = self._shards.get(partition)
+        # Each partition is the first at some time: those behind a full batch wait for the next one.
+        self._turn += 1
+        partitions = sorted({*batch.records, *batch.ends, *self._weaves})
+        for index in range(len(partitions)):
+            shard = self._shards.get(partitions[(index + self._turn) % len(partitions)])
             if shard is not None:
-                learned += self._advance(shard, batch, pending, now_ms)
+                room = self.batch_records - learned
+                learned += self._advance(shard, batch, pending, now_ms, room=room)
         took_s = self._clock() - started
         self._telemetry.batch_seconds.labels("learn").observe(took_s)
         self._fit(learned, took_s)
@@ -106,11 +115,14 @@ class Progress:
             fitting = int(records * _BATCH_S / max(took_s, 1e-6))
             self.batch_records = max(1, min(self._records_max, fitting, 2 * self.batch_records))
 
-    def _advance(self, shard: Shard, batch: Batch, pending: Pending, now_ms: int) -> int:
-        """Move a shard on by what a batch brought; return the number of records that were learned."""
+    def _advance(self, shard: Shard, batch: Batch, pending: Pending, now_ms: int, *, room: int) -> int:
+        """Move a shard on by what a batch brought; return the number of records that were learned.
+
+        Of what had waited no more than `room` records are learned.
+        """
         weave = self._weaves.get(shard.partition)
         if weave is not None:
-            return self._advance_both(shard, weave, batch, pending, now_ms)
+            return self._advance_both(shard, weave, batch, pending, now_ms, room=room)
         behind = shard.is_relearning
         records = batch.records.get(shard.partition, ())
         fresh = [record for record in records if record.offset >= shard.offset]
@@ -134,54 +146,65 @@ class Progress:
             self._add(shard, new, (end, -1), pending, now_ms)
         return len(fresh)
 
-    def _advance_both(self, shard: Shard, weave: Weave, batch: Batch, pending: Pending, now_ms: int) -> int:
+    def _advance_both(
+        self, shard: Shard, weave: Weave, batch: Batch, pending: Pending, now_ms: int, *, room: int
+    ) -> int:
         """Move a shard on by slices of its two logs: those that are relearned, and then one that is new."""
         partition = shard.partition
         weave.feed(0, batch.records.get(partition, ()), batch.ends.get(partition))
         weave.feed(1, batch.labels.get(partition, ()), batch.label_ends.get(partition))
         learned = 0
         is_at_end = partial(self._is_at_end, partition)
-        while (taken := weave.take(self._clock(), records_max=self.batch_records, is_at_end=is_at_end)) is not None:
+        while learned < room:
+            taken = weave.take(self._clock(), records_max=room - learned, is_at_end=is_at_end)
+            if taken is None:
+                break
             learned += len(taken.records)
-            if taken.silent:
-                self._relearn(shard, taken.records, now_ms)
-                shard.offset, shard.labels_offset = taken.end
-                if shard.order is not None and not taken.again:
-                    shard.order.add(taken.end)
-                if not shard.is_relearning:
-                    self._takeover.settle(shard)
-                continue
-            self._add(shard, taken.records, taken.end, pending, now_ms)
-            break
+            if not taken.silent:
+                self._add(shard, taken.records, taken.end, pending, now_ms)
+                break
+            self._relearn(shard, taken.records, now_ms)
+            shard.offset, shard.labels_offset = taken.end
+            if shard.order is not None and not taken.again:
+                shard.order.add(taken.end)
+            if not shard.is_relearning:
+                self._takeover.settle(shard)
+        if partition in self._unmarked and not shard.is_relearning:
+            self._unmarked.discard(partition)
+            if partition not in pending.ends:
+                self._add(shard, (), shard.place, pending, now_ms)
         self._balance(partition, weave)
         return learned
 
-    def _warm(self, shard: Shard, records: Sequence[Record]) -> None:
-        """Bring the models of the records' keys into memory. Raises StoreAway."""
-        if shard.keys is None:
-            return
+    def _learn(self, shard: Shard, records: Sequence[Record], now_ms: int) -> Result:
+        """Run the engine over records whose keys' models were fetched at once. Raises StoreAway.
+
+        A store that can't serve in the middle of it, or serves another owner, or has lost rows, is away for this shard:
+        it begins again.
+        """
+        partition = shard.partition
         try:
-            shard.keys.warm(record.key for record in records if record.key)
+            if shard.keys is not None:
+                shard.keys.warm(record.key for record in records if record.key)
+            return self._engine.run(shard, records, now_ms=now_ms)
         except StoreFenced as error:
-            raise StoreAway(f"partition {shard.partition} is taken over again: {error}") from error
-        except (TableDamaged, ModelError) as error:
-            self._takeover.distrust(shard.partition)
-            raise StoreAway(f"partition {shard.partition} is learned again: {error}") from error
+            raise StoreAway(f"partition {partition} is taken over again: {error}") from error
+        except TableDamaged as error:
+            self._takeover.distrust(partition)
+            raise StoreAway(f"partition {partition} is learned again: {error}") from error
 
     def _relearn(self, shard: Shard, records: Sequence[Record], now_ms: int) -> None:
         """Learn records below the committed place, in silence."""
-        self._warm(shard, records)
-        self._engine.run(shard, records, now_ms=now_ms)
+        self._learn(shard, records, now_ms)
         self._telemetry.relearned.inc(len(records))
         self.relearned += len(records)
         self._reach("relearning")
 
     def _add(self, shard: Shard, records: Sequence[Record], end: Place, pending: Pending, now_ms: int) -> None:
         """Learn new records, for output; the shard stands at `end` afterwards."""
-        self._warm(shard, records)
         partition = shard.partition
         pending.starts[partition] = Committed(shard.committed, shard.mark, shard.labels_committed)
-        pending.results[partition] = self._engine.run(shard, records, now_ms=now_ms)
+        pending.results[partition] = self._learn(shard, records, now_ms)
         if records:
             self._reach("learned")
             pending.newest_ms = max(pending.newest_ms, records[-1].timestamp_ms)
@@ -194,13 +217,14 @@ class Progress:
         return self._source.is_at_end(partition, offset, labels=log == 1)
 
     def _balance(self, partition: int, weave: Weave) -> None:
-        """Fetch no more of a log of which too much waits for the other, and go on when that has come."""
-        held = self._held.get(partition)
-        if held is None and (log := weave.overfull()) is not None:
-            self._source.hold(partition, labels=log == 1)
-            self._held[partition] = log
-        elif held is not None and not weave.held[held]:
-            # Where the client can't go on yet, it is asked again after the next poll.
-            with contextlib.suppress(SourceAway):
-                self._source.read_on(partition, weave.next_offset(held), labels=held == 1)
-                del self._held[partition]
+        """Fetch no more of a log of which much waits for the other, and go on when that has changed."""
+        for log in LOGS:
+            if (partition, log) not in self._held:
+                if weave.has_enough(log):
+                    self._source.hold(partition, labels=log == 1)
+                    self._held.add((partition, log))
+            elif weave.lacks(log):
+                # Where the client can't go on yet, it is asked again after the next poll.
+                with contextlib.suppress(SourceAway):
+                    self._source.read_on(partition, weave.next_offset(log), labels=log == 1)
+                    self._held.discard((partition, log))

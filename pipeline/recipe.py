@@ -1,6 +1,7 @@
 """From the configuration to the parts: how records are read, how labels are waited for, and what learns."""
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import structlog
 from consumers import schema
 from consumers.label import LabelDecoder
 from consumers.record import Decoder
-from pipeline.config import Config, ConfigError
+from pipeline.config import ENV_PREFIX, Config, ConfigError
 from pipeline.engine import Engine
 from producers.webhook import Webhook
 from state import learner
@@ -115,7 +116,7 @@ def _keyring(config: Config, store: Store, partition: int, make: Callable[[], Ba
     return Keyring(
         make(),
         fetch=lambda asked, version, rows: store.fetch(partition, KEYS, asked, base=(version, rows)),
-        scan=lambda: store.rows(partition, KEYS),
+        scan=lambda: store.pages(partition, KEYS),
         hot_max=keys.hot_max,
         silent_ms=None if keys.silent is None else round(keys.silent * 1_000),
         prior=make() if keys.prior else None,
@@ -134,13 +135,12 @@ def _default(config: Config, model: learner.Learner) -> Any:
     default = config.labels.default
     if config.topics.labels is None or default is None:
         return None
-    fault = ""
-    for said in (default, _unquoted(default)):
-        try:
-            return model.label(said)
-        except learner.LabelError as error:
-            fault = fault or str(error)
-    raise ConfigError(f"labels.default: {fault}", hint="give it a label of the model's own kind")
+    # From the environment all comes as text, and what was meant is what JSON would make of it.
+    told = _unquoted(default) if f"{ENV_PREFIX}LABELS__DEFAULT" in map(str.upper, os.environ) else default
+    try:
+        return model.label(told)
+    except learner.LabelError as error:
+        raise ConfigError(f"labels.default: {error}", hint="give it a label of the model's own kind") from error
 
 
 def _unquoted(said: Any) -> Any:

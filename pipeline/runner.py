@@ -29,7 +29,7 @@ from pipeline.parts import Given, Limits, Parts
 from pipeline.trial import Trial
 from producers.sink import BatchStale
 from state.shard import Shard
-from state.store import StoreAway
+from state.store import StoreAway, StoreFenced
 
 log = structlog.get_logger("headrace")
 
@@ -127,10 +127,14 @@ class Runner:
         self._drain()
 
     def _is_done(self) -> bool:
-        return self._finish is not None and self._pending is None and self._finish.is_reached()
+        idle = self._pending is None and not self._arrived
+        return self._finish is not None and idle and self._finish.is_reached()
 
     def _read(self) -> None:
-        if self._gate.open and self._pending is None:
+        if any(shard.is_full for shard in self._shards.values()):
+            # Only a snapshot makes room for more; it is due, and is tried as the store's breaker allows.
+            time.sleep(_PAUSED_POLL_S)
+        elif self._gate.open and self._pending is None:
             waits = self._progress.waits
             most = self._progress.batch_records
             if self._mixer is not None:
@@ -233,7 +237,12 @@ class Runner:
     def _take_one(self, partition: int) -> None:
         # A transaction of this worker's own that is still open would make the offsets wait for it.
         self._sink.open()
-        shard, steps = self._takeover.take(partition)
+        try:
+            shard, steps = self._takeover.take(partition)
+        except StoreFenced as error:
+            # Another has claimed it meanwhile. Whether it is still this worker's is known after the next poll.
+            self._stale = True
+            raise StoreAway(str(error)) from error
         self._source.read_from(partition, shard.offset, shard.labels_offset)
         if self._paused:
             self._source.pause([partition])
@@ -245,7 +254,8 @@ class Runner:
 
     def _save_due(self) -> None:
         if self._mixer is not None:
-            if self._pending is None and self._mixer.due():
+            crowded = any(shard.is_crowded for shard in self._shards.values())
+            if self._pending is None and (crowded or self._mixer.due()):
                 self._trial.attempt("store", partial(self._mix, self._mixer))
         elif self._pending is None and self._trial.allowed("store"):
             until = self._clock() + _SPELL_S
@@ -288,6 +298,8 @@ class Runner:
         self._forget(list(self._shards))
         if self._mixer is not None:
             self._mixer.commons.forget()
+        # Whose they are is known after the next poll only: to claim them before would fence their owner.
+        self._stale = True
         self._source.pause(self._source.assigned)
         self._arrived.update(self._source.assigned)
 
@@ -297,14 +309,17 @@ class Runner:
         self._telemetry.stale_batches.inc()
         log.warning("batch dropped, its partitions are taken over again", reason=reason)
         partitions = list(self._pending.ends)
+        self._let_go_of_pending()
+        self._forget(partitions)
+        self._source.pause(self._source.assigned.intersection(partitions))
+        self._arrived.update(self._source.assigned.intersection(partitions))
+
+    def _let_go_of_pending(self) -> None:
         self._pending = None
         # What the group has taken is known after the next poll only; to claim it before would fence its owner.
         self._stale = True
         self._trial.works("sink")
         self._sink.close()
-        self._forget(partitions)
-        self._source.pause(self._source.assigned.intersection(partitions))
-        self._arrived.update(self._source.assigned.intersection(partitions))
 
     def _forget(self, partitions: Sequence[int]) -> None:
         gone = [self._shards[partition] for partition in partitions if partition in self._shards]
@@ -312,6 +327,8 @@ class Runner:
             # The model they share has learned of them what another worker will bring in.
             self._mixer.commons.forget()
             partitions = list(self._shards)
+            if self._pending is not None:
+                self._let_go_of_pending()
             self._arrived.update(self._source.assigned.intersection(partitions))
         for partition in partitions:
             self._shards.pop(partition, None)

@@ -19,7 +19,10 @@ _SHARE = 0.05
 
 
 class Saver:
-    """Save shards of `topic` at least `interval_s` seconds apart, or after `records_max` records."""
+    """Save shards of `topic` at least `interval_s` seconds apart, or after `records_max` records.
+
+    A partition whose rows in the store turn out to be damaged is told to `distrust`.
+    """
 
     def __init__(
         self,
@@ -28,9 +31,11 @@ class Saver:
         topic: Topic,
         interval_s: float,
         records_max: int,
+        distrust: Callable[[int], None],
         telemetry: Telemetry,
         clock: Callable[[], float],
     ) -> None:
+        self._distrust = distrust
         self._store = store
         self._topic = topic
         self._interval_s = interval_s
@@ -56,11 +61,16 @@ class Saver:
     def save(self, shard: Shard) -> bool:
         """Save a shard; return False when it is to be taken over again, by a newer owner or here. Raises StoreAway."""
         started = self._clock()
-        changes = shard.changes()
-        taken = snapshot.take(
-            shard, topic=self._topic.name, topic_id=self._topic.id, now_ms=time.time_ns() // 1_000_000
-        )
+        labels = self._topic.labels
         try:
+            changes = shard.changes()
+            taken = snapshot.take(
+                shard,
+                topic=self._topic.name,
+                topic_id=self._topic.id,
+                now_ms=time.time_ns() // 1_000_000,
+                labels=("", "") if labels is None else (labels.name, labels.id),
+            )
             shard.version = self._store.save(taken, changes=changes, base=shard.version)
         except StoreFenced as error:
             self._telemetry.snapshots.labels("fenced").inc()
@@ -68,7 +78,8 @@ class Saver:
             return False
         except TableDamaged as error:
             self._telemetry.snapshots.labels("failed").inc()
-            log.warning("the store's rows are not what they were, the partition is taken over again", reason=str(error))
+            self._distrust(shard.partition)
+            log.warning("the store's rows are not what they were, the partition is learned again", reason=str(error))
             return False
         except StoreAway:
             self._telemetry.snapshots.labels("failed").inc()

@@ -23,7 +23,7 @@ from state.cell import Mind
 from state.keyring import TABLE as KEYS
 from state.labels import TABLE as LABELS
 from state.labels import Labels, Rules, Tally
-from state.order import Order
+from state.order import Order, OrderError
 from state.order import decode as decode_order
 from state.pool import Place as Placed
 from state.pool import PoolDamaged
@@ -78,6 +78,7 @@ class Takeover:
         self._marks: dict[int, mark.Mark] = {}
         self._began: dict[int, tuple[int, float]] = {}
         self._distrusted: set[int] = set()
+        self._turns: dict[int, int] = {}
         self._rows: dict[int, Mapping[str, int]] = {}
 
     def take(self, partition: int) -> tuple[Shard, list[Place] | None]:
@@ -99,7 +100,12 @@ class Takeover:
         try:
             shard, steps = self._stand(partition, committed, last, lows, epoch)
         except TableDamaged as error:
-            shard, steps = self._stand_again(partition, committed, last, lows, epoch, error)
+            if self._on_loss == "stop":
+                raise StateError(f"partition {partition}: {error}") from error
+            log.warning("the store's rows are damaged, all is passed over", partition=partition, reason=str(error))
+            self._distrusted.add(partition)
+            shard, steps = self._stand(partition, committed, last, lows, epoch)
+        self._distrusted.discard(partition)
         self._began[partition] = shard.offset, time.monotonic()
         log.info(
             "partition taken over",
@@ -117,9 +123,6 @@ class Takeover:
     ) -> tuple[Shard, list[Place] | None]:
         """Make the shard at its snapshot, with its tables, and say in which steps it comes to its committed place."""
         self._marks.pop(partition, None)
-        if partition in self._distrusted:
-            self._store.rewind(partition, epoch=epoch, version=0)
-            self._distrusted.discard(partition)
         self._claim_place(partition, epoch)
         try:
             shard = self._find(partition, committed, last, lows)
@@ -143,22 +146,6 @@ class Takeover:
         self._bring_tables(shard)
         return shard, steps
 
-    def _stand_again(  # noqa: PLR0917 what `_stand` takes, and why it failed
-        self,
-        partition: int,
-        committed: Committed,
-        last: mark.Mark | None,
-        lows: Place,
-        epoch: int,
-        error: TableDamaged,
-    ) -> tuple[Shard, list[Place] | None]:
-        """Do without what the store has of a shard, whose rows do not belong to any of its snapshots."""
-        if self._on_loss == "stop":
-            raise StateError(f"partition {partition}: {error}") from error
-        log.warning("the store's rows are damaged, all of it is passed over", partition=partition, reason=str(error))
-        self._store.rewind(partition, epoch=epoch, version=0)
-        return self._stand(partition, committed, last, lows, epoch)
-
     def distrust(self, partition: int) -> None:
         """Do without what the store has of a partition, whose rows were found to be damaged, when it is next taken."""
         self._distrusted.add(partition)
@@ -172,10 +159,18 @@ class Takeover:
         told, found = mark.counts(last), shard.counts
         tally = None if last.join is None or shard.labels is None else last.join.tally
         if (told.records, told.learned) != (found.records, found.learned) or not _agree(shard, tally):
-            raise StateError(
+            message = (
                 f"partition {shard.partition}: relearning gave {found.records} records and {found.learned} "
-                f"learned; at offset {shard.committed} there had been {told.records} and {told.learned}",
-                hint="the log or model.py is no longer what it was: undo that, or start under another `name`",
+                f"learned; at offset {shard.committed} there had been {told.records} and {told.learned}"
+                + ("" if _agree(shard, tally) else f"; of labels there had been {tally}")
+            )
+            if self._commons is not None and told.records == found.records:
+                # Whether a model can learn a record may depend on what the others had brought into the mix.
+                log.warning("relearning came to other counts", reason=message)
+                return
+            raise StateError(
+                message,
+                hint="the log, model.py or [labels] is no longer what it was: undo that, or start under another `name`",
             )
         # A sink's refusals are not in the log, so relearning can't count them.
         shard.counts = told
@@ -197,26 +192,31 @@ class Takeover:
         )
 
     def _follow(self, shard: Shard, last: mark.Mark | None) -> list[Place] | None:
-        """Find the steps from where a shard stands to its committed place; None when they are not known."""
-        shard.order = None if shard.labels is None else Order(shard.place)
-        if shard.order is None or not shard.is_relearning or last is None:
+        """Find the steps from where a shard stands to its committed place; None when they are not known.
+
+        Then the history is learned in an order of its own, and a mark of its own must be committed.
+        """
+        turn = self._turns.pop(shard.partition, 0)
+        shard.order = None if shard.labels is None else Order(shard.place, turn=turn)
+        if shard.order is None or last is None or last.join is None:
             return []
-        order = Order(shard.place) if last.join is None else decode_order(last.join.order)
-        steps = order.since(shard.place)
-        if steps is None:
-            log.warning(
-                "the order of features and labels is not known this far back, they are relearned by their timestamps",
-                partition=shard.partition,
-                offset=shard.offset,
-                labels_offset=shard.labels_offset,
-            )
-        else:
+        order = _order_of(last.join)
+        steps = None if order is None or order.turn != turn else order.since(shard.place)
+        if order is not None and steps is not None:
             shard.order = order
-        return steps
+            return steps
+        shard.order = Order(shard.place, turn=1 + max(turn, 0 if order is None else order.turn))
+        log.warning(
+            "the order of features and labels is not known this far back, they are relearned by their timestamps",
+            partition=shard.partition,
+            offset=shard.offset,
+            labels_offset=shard.labels_offset,
+        )
+        return None
 
     def _bring_tables(self, shard: Shard) -> None:
         """Let the store's tables stand where the shard does, and bring what it needs of them. Raises TableDamaged."""
-        if not shard.tables() and self._commons is None:
+        if not shard.tables() and self._commons is None and not self._store.has_tables(shard.partition):
             return
         self._store.rewind(shard.partition, epoch=shard.epoch, version=shard.version)
         if shard.labels is not None:
@@ -235,8 +235,10 @@ class Takeover:
         try:
             _ = self._commons.cell
         except PoolDamaged as error:
+            if self._on_loss == "stop":
+                raise StateError(f"the mix of all workers is lost: {error}") from error
             log.warning("the mix is damaged, every partition is learned again", reason=str(error))
-            self._commons.clear()
+            self._commons.clear(error.number)
         self.places[partition] = self._commons.claim(partition, epoch)
 
     def _find(self, partition: int, committed: Committed, last: mark.Mark | None, lows: Place) -> Shard:
@@ -275,16 +277,28 @@ class Takeover:
         return self._begin(partition, _later(committed, lows))
 
     def _load(self, partition: int, committed: Committed, last: mark.Mark | None) -> Found:
+        if partition in self._distrusted and self._on_loss == "stop":
+            raise StateError(f"partition {partition}: the store's rows do not belong to any of its snapshots")
+        if partition in self._distrusted:
+            # Only when it is known that the log reaches back are the snapshots dropped, with what is left of the rows.
+            return Found()
         place = self.places.get(partition)
         newest = None if self._commons is None else (0 if place is None else place.version)
         found = self._store.load(
             partition, at_most=committed.offset, start=None if last is None else last.start, newest=newest
         )
-        if place is not None and found.version != place.version:
-            raise StateError(
+        if self._commons is not None and place is not None and found.version != place.version:
+            fault = (
                 f"partition {partition}: the mix has come to offset {place.offset}, and the snapshot of that moment "
                 f"(version {place.version}) can't be used: {'; '.join(found.faults) or 'it is gone'}"
             )
+            if self._on_loss != "relearn":
+                raise StateError(fault)
+            # What is in the mix of this partition can't be told from the rest: all of it is learned again.
+            log.warning("the mix is given up, every partition is learned again", reason=fault)
+            self._commons.clear(self._commons.version)
+            self.places[partition] = None
+            return Found()
         return found
 
     def _count_loss(self, partition: int, found: Found, last: mark.Mark | None) -> None:
@@ -324,6 +338,7 @@ class Takeover:
         )
         if shard.labels is not None and join is not None:
             shard.labels.resume(join.memory)
+            self._turns[partition] = join.turn
         shard.version = version
         self._rows[partition] = snapshot.tables
         shard.committed = committed.offset
@@ -371,6 +386,12 @@ class Takeover:
                 f"partition {partition}: the model was taught from another topic than {self._topic.name} "
                 "as it is now (deleted and made again?)"
             )
+        labels, join = self._topic.labels, snapshot.join
+        if labels is not None and join is not None and (join.topic, join.topic_id) != (labels.name, labels.id):
+            raise StateError(
+                f"partition {partition}: its labels came from another topic than {labels.name} as it is now "
+                "(renamed, or deleted and made again?)"
+            )
         if snapshot.spec != mind.spec:
             raise StateError(
                 f"partition {partition}: model.py builds another model than the one in the store",
@@ -394,3 +415,11 @@ def _agree(shard: Shard, told: Tally | None) -> bool:
 
 def _shown(place: Place) -> str:
     return f"{place[0]}" if place[1] < 0 else f"{place[0]} (labels: {place[1]})"
+
+
+def _order_of(join: mark.Join) -> Order | None:
+    try:
+        return decode_order(join.order)
+    except OrderError:
+        # Some other tool has written it.
+        return None

@@ -396,6 +396,11 @@ def _after_abort(fault: KafkaError) -> Exception:
             f"a record is too large for its topic: {fault.str()}",
             hint="raise max.message.bytes of the predictions and dead-letter topics above that of the features",
         )
+    if fault.code() == KafkaError.OFFSET_METADATA_TOO_LARGE:
+        return SinkRefused(
+            f"the broker keeps too little beside an offset: {fault.str()}",
+            hint="set offset.metadata.max.bytes to 4096, the default, or more",
+        )
     if fault.code() in _NEVER:
         return SinkRefused(
             f"an output topic has too few partitions: {fault.str()}",

@@ -12,10 +12,12 @@ from state.learner import Answer, RiverLearner, Task
 class Bank(Protocol):
     """Many models of one shape, each under its key, each a function of what it alone was taught, in order.
 
-    `atomic` says that a record on which a model raises leaves it as it was, so that there is nothing to undo.
+    `atomic` says that a record on which a model raises leaves it as it was, so that there is nothing to undo. `born` is
+    the state of a model that has learned nothing, where it must be made before it predicts; else it is empty.
     """
 
     atomic: bool
+    born: bytes
     task: Task
     codec: str
     spec: str
@@ -53,7 +55,7 @@ class RiverBank:
         self.codec = first.codec
         self.spec = first.spec
         self._first = first
-        self._born = first.dump()
+        self.born = first.dump()
         self._learners: dict[bytes, RiverLearner] = {}
 
     def label(self, raw: Any) -> Any:
@@ -67,7 +69,7 @@ class RiverBank:
     def learn(self, key: bytes, features: dict[str, Any], label: Any) -> None:
         """Teach the key's model one labelled record; a key that is new is born."""
         if key not in self._learners:
-            self.load(key, self._born)
+            self.load(key, self.born)
         learner = self._learners[key]
         # The classes of one key's model are all of one kind, whatever those of the others are.
         learner.learn(features, learner.label(label))

@@ -6,14 +6,14 @@ mix has come to. That is how a crash, a lost partition and a refused round all e
 """
 
 import copy
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from state.cell import Cell
 from state.learner import Answer, ModelError, RiverLearner
-from state.pool import Contribution, Mix, Place, Pool, PoolDamaged
+from state.pool import Contribution, Found, Mix, Place, Pool, PoolDamaged
 
-_TRIES = 20
 # A round is due when so many examples are not in the mix that they could turn it: a share of it, and some at the least.
 _YOUNG_SHARE = 20
 _YOUNG_MIN = 20
@@ -34,10 +34,19 @@ class Commons:
         mixing.check(build().model)
         self._cell: Cell | None = None
         self._base: Any = None
-        self._base_examples = 0
-        self._is_from_mix = False
-        self.version = 0
+        self._found = Found(0, b"", b"", None)
+        # Labels are judged by a model that was never taught: which classes it has met depends on the rounds so far.
+        self._judge = build()
         self.learned = 0
+
+    @property
+    def version(self) -> int:
+        """The number of the mix that the model grew from."""
+        return self._found.number
+
+    @property
+    def _base_examples(self) -> int:
+        return 0 if self._found.mix is None else self._found.mix.examples
 
     @property
     def cell(self) -> Cell:
@@ -61,61 +70,82 @@ class Commons:
         self._cell = None
         self.learned = 0
 
-    def clear(self) -> None:
-        """Give the whole mix up. Raises StoreAway."""
-        self._pool.clear(self._pool.version())
+    def clear(self, number: int) -> None:
+        """Give the whole mix up, unless there is another by now than this number. Raises StoreAway."""
+        self._pool.clear(number)
         self.forget()
 
-    def is_behind(self) -> bool:
-        """Tell whether there is a newer mix. Raises StoreAway."""
-        return self._cell is not None and self._pool.version() != self.version
+    def label(self, raw: Any) -> Any:
+        """Return the label as the model takes it. Raises LabelError."""
+        return self._judge.label(raw)
 
-    def mix(self, contributions: Mapping[int, Contribution]) -> bool:
+    def is_behind(self, places: Mapping[int, Place | None]) -> bool:
+        """Tell whether there is a newer mix. Raises StoreAway.
+
+        `places` are those that this worker knows of in its partitions. Raises PoolDamaged for a mix that has lost them,
+        that was put back to an earlier time, or that began anew.
+        """
+        if self._cell is None:
+            return False
+        number, life, digest, found = self._pool.look(list(places))
+        self._compare(number, life, digest)
+        if found != list(places.values()):
+            raise PoolDamaged(f"mix {number} has lost what this worker had brought in", number=number)
+        return number != self.version
+
+    def mix(self, contributions: Mapping[int, Contribution], *, within_s: float) -> bool:
         """Make a round; tell whether what was learned here is in the mix now. Raises StoreAway, StoreFenced.
 
-        PoolDamaged tells that the mix was lost, or put back to an earlier time: forget, and begin again.
+        Where others are always quicker it gives up after `within_s` seconds. Raises PoolDamaged as `is_behind` does.
         """
         mine = self.cell.learner
         assert isinstance(mine, RiverLearner)
-        for _ in range(_TRIES):
-            number, found = self._pool.load()
-            if number < self.version or (found is None and self._is_from_mix):
-                raise PoolDamaged(f"mix {number} is older than {self.version}, which there was before")
-            theirs, examples = self._model_of(found)
+        until = time.monotonic() + within_s
+        while time.monotonic() < until:
+            found = self._pool.load()
+            self._compare(found.number, found.life, found.digest)
+            theirs, examples = self._model_of(found.mix)
             mixed = self._mixing.merge(
                 self._base, mine.model, theirs, n_mine=self.learned, n_theirs=examples - self._base_examples
             )
             cell = Cell(self._learner_of(mixed))
             if not contributions:
-                self._adopt(cell, number, examples, is_from_mix=found is not None)
+                self._adopt(cell, found)
                 return True
             mix = Mix(examples + self.learned, cell.spec, cell.codec, cell.learner.dump())
-            if number := self._pool.submit(mix, base=number, contributions=contributions):
-                self._adopt(cell, number, mix.examples, is_from_mix=True)
+            if (submitted := self._pool.submit(mix, base=found, contributions=contributions)) is not None:
+                self._adopt(cell, submitted)
                 return True
         return False
 
-    def _begin(self) -> None:
-        number, found = self._pool.load()
-        model, examples = self._model_of(found)
-        self._adopt(Cell(self._learner_of(model)), number, examples, is_from_mix=found is not None)
+    def _compare(self, number: int, life: bytes, digest: bytes) -> None:
+        """Raise PoolDamaged for a mix that can't have grown from the one that this worker knows."""
+        known = self._found
+        if known.life and known.life != life:
+            raise PoolDamaged(f"mix {number} has begun anew", number=number)
+        if number < known.number or (number == known.number and digest != known.digest):
+            raise PoolDamaged(f"mix {number} was put back to an earlier time", number=number)
 
-    def _adopt(self, cell: Cell, number: int, examples: int, *, is_from_mix: bool) -> None:
+    def _begin(self) -> None:
+        found = self._pool.load()
+        model, _ = self._model_of(found.mix)
+        self._adopt(Cell(self._learner_of(model)), found)
+
+    def _adopt(self, cell: Cell, found: Found) -> None:
         assert isinstance(cell.learner, RiverLearner)
         self._cell = cell
         self._base = copy.deepcopy(cell.learner.model)
-        self._base_examples = examples
-        self._is_from_mix = is_from_mix
-        self.version = number
+        self._found = found
         self.learned = 0
 
     def _model_of(self, mix: Mix | None) -> tuple[Any, int]:
         learner = self._build()
         if mix is None:
             return learner.model, 0
-        if mix.spec != learner.spec:
+        if (mix.spec, mix.codec) != (learner.spec, learner.codec):
+            other = "model.py builds another model" if mix.spec != learner.spec else f"here is another {learner.codec}"
             raise ModelError(
-                "model.py builds another model than the mix in the store",
+                f"{other} than the mix in the store has ({mix.codec})",
                 hint="undo the change, or start under another `name`",
             )
         learner.load(mix.model)
@@ -145,7 +175,7 @@ class Share:
 
     def label(self, raw: Any) -> Any:
         """Return the label as the model takes it. Raises LabelError."""
-        return self._commons.cell.label(raw)
+        return self._commons.label(raw)
 
     def predict(self, key: bytes | None, features: dict[str, Any]) -> Answer:
         """Answer for features."""

@@ -6,7 +6,6 @@ of all keys. One that was silent for too long, by the time of the stream, is for
 back; whether it lay in memory or in the store, or was swept from there, makes no difference.
 """
 
-import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -16,6 +15,7 @@ import msgspec
 from state.bank import Bank
 from state.cell import Step
 from state.learner import Answer, ModelError
+from state.table import TableDamaged
 
 TABLE = "keys"
 """The shard's table in the store: a row for each key."""
@@ -25,11 +25,10 @@ Fetch = Callable[[Sequence[bytes], int, int], Sequence[bytes | None]]
 
 It is told at which version the store should stand, and how many rows it should have at least.
 """
-Scan = Callable[[], Iterator[tuple[bytes, bytes]]]
-"""Goes through all rows, in no order; may raise what the store raises."""
+Scan = Callable[[], Iterator[Sequence[tuple[bytes, bytes]]]]
+"""Goes through all rows, page by page as they are at that moment; may raise what the store raises."""
 
 _PRIOR = b""
-_SWEEP_ROWS = 1_000
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):
@@ -86,7 +85,9 @@ class Keyring:
         self._hot: OrderedDict[bytes, Hot] = OrderedDict()
         self._changed: set[bytes] = set()
         self._swept: set[bytes] = set()
-        self._sweeping: Iterator[tuple[bytes, bytes]] = iter(())
+        # Rows that a save which failed half way may have taken from the store already.
+        self._going: set[bytes] = set()
+        self._sweeping: Iterator[Sequence[tuple[bytes, bytes]]] = iter(())
         self._stored = 0
         self._at_version = 0
         self._unstored = 0
@@ -110,31 +111,25 @@ class Keyring:
         cold = list(dict.fromkeys(key for key in keys if key not in self._hot))
         for key in self._swept.intersection(cold):
             # It is forgotten, whether a save that failed half way has taken its row already or not.
-            self._swept.discard(key)
             self._hot[key] = Hot(stored=True)
             cold.remove(key)
         if not cold:
             return
-        for key, packed in zip(cold, self._fetch(cold, self._at_version, self._stored - len(self._swept)), strict=True):
+        for key, packed in zip(cold, self._fetch(cold, self._at_version, self._stored - len(self._going)), strict=True):
             if packed is None:
                 self._hot[key] = Hot()
                 continue
-            row = read_row(key, packed)
-            if row.model:
-                self._bank.load(key, row.model)
+            row = self._row(key, packed)
             self._hot[key] = Hot(row.seen_ms, stored=True, base=b"" if self._bank.atomic else row.model)
 
     def meet(self, key: bytes, at_ms: int) -> None:
         """See a key at a time of the stream; one that was silent for too long is not known any more."""
         self._now_ms = max(self._now_ms, at_ms)
         hot = self._see(key)
-        if self._prior is not None and key not in self._bank:
-            # Born now, and kept from now on: by the next time the model of all keys will have moved on.
-            state = self._prior.dump(_PRIOR) if _PRIOR in self._prior else b""
-            if state:
-                self._bank.load(key, state)
-                hot.base, hot.journal = b"" if self._bank.atomic else state, []
-                self._change(key, hot)
+        if self._silent_ms is not None:
+            hot.seen_ms = self._now_ms
+            self._change(key, hot)
+        self._bear(key, hot)
 
     def predict(self, key: bytes | None, features: dict[str, Any]) -> Answer:
         """Answer as the key's model does."""
@@ -143,7 +138,12 @@ class Keyring:
     def learn(self, key: bytes | None, features: dict[str, Any], label: Any) -> None:
         """Teach the key's model, and that of all keys."""
         key = key or b""
-        self._change(key, self._see(key))
+        hot = self._see(key)
+        if self._silent_ms is not None:
+            # A label counts as being seen: a key that was swept meanwhile is born by it as well.
+            hot.seen_ms = self._now_ms
+        self._bear(key, hot)
+        self._change(key, hot)
         if self._prior is not None:
             self._prior.learn(_PRIOR, features.copy(), label)
         self._bank.learn(key, features, label)
@@ -153,7 +153,10 @@ class Keyring:
         if self._bank.atomic:
             return
         step = Step(features, label, predicted)
-        self._hot[key or b""].journal.append(step)
+        hot = self._hot[key or b""]
+        hot.journal.append(step)
+        # Some models draw what they need when they predict.
+        self._change(key or b"", hot)
         if self._prior is not None and label is not None:
             self._prior_hot.journal.append(step)
 
@@ -183,7 +186,12 @@ class Keyring:
 
     def restore(self, model: bytes) -> None:
         """Become what a snapshot held. Raises ModelError when the bytes are none of this kind."""
-        row = read_row(_PRIOR, model)
+        try:
+            row = msgspec.msgpack.decode(model, type=Row)
+        except msgspec.DecodeError as error:
+            raise ModelError(
+                f"the snapshot is of no models by key: {error}", hint="put model.scope back, or use another `name`"
+            ) from error
         self._now_ms = row.seen_ms
         if self._prior is not None and row.model:
             self._prior.load(_PRIOR, row.model)
@@ -197,6 +205,7 @@ class Keyring:
     def changes(self) -> dict[bytes, bytes | None]:
         """Return the rows that differ from those in the store, None for one that is to go. Raises as `scan` does."""
         self._sweep()
+        self._going |= self._swept
         rows: dict[bytes, bytes | None] = dict.fromkeys(self._swept)
         for key in self._changed:
             model = self._bank.dump(key) if key in self._bank else b""
@@ -215,6 +224,7 @@ class Keyring:
                 hot.base, hot.journal = read_row(key, rows[key] or b"").model, []
         self._changed.clear()
         self._swept.clear()
+        self._going.clear()
         if self._prior is not None and _PRIOR in self._prior and not self._bank.atomic:
             self._prior_hot = Hot(base=self._prior.dump(_PRIOR))
         self.trim()
@@ -230,25 +240,47 @@ class Keyring:
         if 0 <= hot.seen_ms < self._now_ms - self._silent_ms:
             self._bank.drop(key)
             hot.base, hot.journal = b"", []
-        hot.seen_ms = self._now_ms
-        self._change(key, hot)
         return hot
+
+    def _bear(self, key: bytes, hot: Hot) -> None:
+        """Make the model of a key that has none, of that of all keys, or as the factory does where it must be kept."""
+        if key in self._bank:
+            return
+        prior = b"" if self._prior is None or _PRIOR not in self._prior else self._prior.dump(_PRIOR)
+        state = prior or self._bank.born
+        if state:
+            self._bank.load(key, state)
+            hot.base, hot.journal = b"" if self._bank.atomic else state, []
+            self._change(key, hot)
 
     def _change(self, key: bytes, hot: Hot) -> None:
         if key not in self._changed:
             self._changed.add(key)
+            self._swept.discard(key)
             self._unstored += not hot.stored
 
     def _sweep(self) -> None:
-        """Look at some of the rows in the store, and let those go whose keys were silent for too long."""
+        """Look at a page of the rows in the store, and let those go whose keys were silent for too long."""
         if self._silent_ms is None or not self._stored:
             return
-        some = list(itertools.islice(self._sweeping, _SWEEP_ROWS))
-        if not some:
+        page = next(self._sweeping, None)
+        if page is None:
             self._sweeping = self._scan()
-        for key, packed in some:
-            if key not in self._hot and read_row(key, packed).seen_ms < self._now_ms - self._silent_ms:
+            page = next(self._sweeping, ())
+        for key, packed in page:
+            # One that was never seen, because silence did not count then, is not silent for any time.
+            if key not in self._hot and 0 <= read_row(key, packed).seen_ms < self._now_ms - self._silent_ms:
                 self._swept.add(key)
+
+    def _row(self, key: bytes, packed: bytes) -> Row:
+        """Read a row and take its model on. Raises TableDamaged for one that is none."""
+        row = read_row(key, packed)
+        if row.model:
+            try:
+                self._bank.load(key, row.model)
+            except ModelError as error:
+                raise TableDamaged(f"the row of key {key!r} can't be read: {error}") from error
+        return row
 
 
 def _go_back(bank: Bank, key: bytes, hot: Hot) -> None:
@@ -265,11 +297,8 @@ def _go_back(bank: Bank, key: bytes, hot: Hot) -> None:
 
 
 def read_row(key: bytes, packed: bytes) -> Row:
-    """Read a key's row. Raises ModelError for one that is none."""
+    """Read a key's row. Raises TableDamaged for one that is none."""
     try:
         return msgspec.msgpack.decode(packed, type=Row)
     except msgspec.DecodeError as error:
-        raise ModelError(
-            f"the row of key {key!r} can't be read: {error}",
-            hint="`headrace model reset KEY` lets it begin anew",
-        ) from error
+        raise TableDamaged(f"the row of key {key!r} can't be read: {error}") from error

@@ -21,6 +21,9 @@ _WAITING = (_ASKED, _EARLY)
 # What an entry costs beside the bytes of its id and its record: measured over a million of them.
 _ENTRY_BYTES = 450
 _SLACK = 1_000
+# Each record brings one wait at the most, so to end a few with each is enough to keep up.
+_ENDS_MAX = 8
+_AHEAD_MS = 86_400_000
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 
 Verdict = Literal["learn", "correct", "early", "duplicate", "corrected", "orphaned"]
@@ -80,6 +83,11 @@ class Entry(msgspec.Struct, gc=False):
     label: Any = None
     saved: bool = False
 
+    @property
+    def said(self) -> Any:
+        """The answer that was sent, as the model gave it."""
+        return _unboxed(self.answer)
+
     @classmethod
     def of(
         cls, *, at_ms: int, logged_ms: int, order: int, value: bytes, key: bytes | None, answer: Any, version: int
@@ -89,10 +97,14 @@ class Entry(msgspec.Struct, gc=False):
 
 
 class Memory(msgspec.Struct):
-    """What a snapshot holds of the labels beside the rows of the table."""
+    """What a snapshot holds of the labels beside the rows of the table.
+
+    `seen` says that features were, and `dated` that some of them carried a time of their own.
+    """
 
     now_ms: int = -1
-    by_log: bool = True
+    seen: bool = False
+    dated: bool = False
     settled: int = 0
     tally: Tally = msgspec.field(default_factory=Tally)
 
@@ -130,23 +142,35 @@ class Labels:
         """Return the number of entries, which is that of the table's rows."""
         return len(self._entries)
 
+    def event_ms(self, at_ms: int | None, logged_ms: int) -> int:
+        """Return when a record happened: at the time that it carries, else at the log's, as far as that means anything.
+
+        Where features carry event times the log's is years ahead of old ones; then it is the stream's. A time that
+        lies more than a day past the log's is a mistake, such as microseconds, and must not end every wait.
+        """
+        memory = self._memory
+        if at_ms is None:
+            return max(0, memory.now_ms) if memory.dated else logged_ms
+        return min(at_ms, logged_ms + _AHEAD_MS) if logged_ms > 0 else at_ms
+
     def advance(self, at_ms: int | None, logged_ms: int, *, features: bool) -> None:
         """Let the time of a record pass, `at_ms` if it carries one; what was waited for too long is overdue then.
 
-        The log's own time counts where the features carry none: a label's would be years ahead of old events.
+        One record ends a few waits at the most, so that none of them takes long; the next end the others.
         """
         memory = self._memory
         if features:
-            memory.by_log = at_ms is None
-        now_ms = logged_ms if at_ms is None and memory.by_log else at_ms
-        if now_ms is None or now_ms <= memory.now_ms:
-            return
-        memory.now_ms = now_ms
-        until_ms = now_ms - self._rules.wait_ms
-        while self._deadlines and self._deadlines[0][0] < until_ms:
-            self._end_wait(evicted=False)
-        while self._over and self._is_past(self._over[0], until_ms):
-            self._over.popleft()
+            memory.seen = True
+            memory.dated = memory.dated or at_ms is not None
+        if at_ms is not None or (memory.seen and not memory.dated):
+            memory.now_ms = max(memory.now_ms, self.event_ms(at_ms, logged_ms))
+        until_ms = memory.now_ms - self._rules.wait_ms
+        ended = forgotten = 0
+        # What has left the queues by another way counts for nothing: after a restart it is not in them.
+        while ended < _ENDS_MAX and self._deadlines and self._deadlines[0][0] < until_ms:
+            ended += self._end_next(evicted=False)
+        while forgotten < _ENDS_MAX and self._over and self._is_past(self._over[0], until_ms):
+            forgotten += self._forget()
 
     def overdue(self) -> list[Entry]:
         """Return the features whose wait has ended without a label since this was last asked."""
@@ -156,7 +180,9 @@ class Labels:
     def find_early(self, id_: str) -> Any:
         """Return the label that waits for the features of an id; None when none does."""
         entry = self._entries.get(id_)
-        return None if entry is None or entry.kind != _EARLY else _unboxed(entry.label)
+        if entry is None or entry.kind != _EARLY or entry.at_ms < self._memory.now_ms - self._rules.wait_ms:
+            return None
+        return _unboxed(entry.label)
 
     def is_answered(self, id_: str) -> bool:
         """Tell whether a label was learned for an id, as far as that is remembered."""
@@ -174,7 +200,7 @@ class Labels:
             if old.kind == _ANSWERED:
                 return
         elif old is not None and old.kind == _EARLY:
-            # A label of another kind than the model's classes are by now: there is nothing to learn from it.
+            # Its wait is over, or it is of another kind than the model's classes are by now.
             self.tally.orphaned += 1
         self._put(id_, entry)
 
@@ -201,11 +227,13 @@ class Labels:
         entry = self._entries.get(id_)
         if entry is None:
             tally.early += 1
-            if at_ms is None:
-                at_ms = logged_ms if self._memory.by_log else max(0, self._memory.now_ms)
-            entry = Entry(_EARLY, at_ms, logged_ms, order, label=_boxed(label))
+            entry = Entry(_EARLY, self.event_ms(at_ms, logged_ms), logged_ms, order, label=_boxed(label))
             self._put(id_, entry)
             return "early", entry
+        if entry.kind in _WAITING and entry.at_ms < self._memory.now_ms - self._rules.wait_ms:
+            # Its wait is over, and only its turn to be ended had not come yet.
+            self._end(id_, entry, evicted=False)
+            return self.take(id_, label, at_ms=at_ms, logged_ms=logged_ms, order=order)
         if entry.kind == _ASKED:
             return "learn", entry
         if entry.kind == _GONE:
@@ -219,7 +247,9 @@ class Labels:
         tally.corrected += 1
         if self._rules.corrections:
             # Its features are still to come, and are to be learned with the newest.
+            self.bytes -= _bytes(id_, entry)
             entry.label = _boxed(label)
+            self.bytes += _bytes(id_, entry)
             self._changed.add(id_)
         return "corrected", entry
 
@@ -247,7 +277,8 @@ class Labels:
         self.bytes = sum(_bytes(id_, entry) for id_, entry in self._entries.items())
         self._remembered = len(self._entries) - len(waiting)
         self._over = deque(sorted((e.order, id_) for id_, e in self._entries.items() if e.kind not in _WAITING))
-        self._line_up()
+        self._deadlines = [(e.at_ms, e.kind, e.order, id_) for id_, e in self._entries.items() if e.kind in _WAITING]
+        heapq.heapify(self._deadlines)
 
     def memory(self) -> Memory:
         """Return what a snapshot holds beside the rows."""
@@ -276,7 +307,7 @@ class Labels:
         while self._remembered and self.bytes > rules.bytes_max:
             self._forget()
         while self.asked + self.early > rules.waiting_max or self.bytes > rules.bytes_max:
-            self._end_wait(evicted=True)
+            self._end_next(evicted=True)
         if len(self._deadlines) > 2 * (self.asked + self.early) + _SLACK:
             self._line_up()
 
@@ -322,13 +353,17 @@ class Labels:
         else:
             self._remembered += step
 
-    def _end_wait(self, *, evicted: bool) -> None:
-        """End the wait that is the first to end."""
+    def _end_next(self, *, evicted: bool) -> bool:
+        """End the wait that is the first to end; tell whether it was waited for still."""
         _, kind, order, id_ = heapq.heappop(self._deadlines)
         entry = self._entries.get(id_)
         if entry is None or entry.kind != kind or entry.order != order:
-            return
-        if kind == _EARLY:
+            return False
+        self._end(id_, entry, evicted=evicted)
+        return True
+
+    def _end(self, id_: str, entry: Entry, *, evicted: bool) -> None:
+        if entry.kind == _EARLY:
             self.tally.orphaned += 1
             self._drop(id_)
             return
@@ -343,31 +378,35 @@ class Labels:
             self._remember(id_, entry, _ANSWERED, self.default)
 
     def _is_past(self, over: tuple[int, str], until_ms: int) -> bool:
-        """Tell whether what is over need not be remembered any longer, and forget it then."""
+        """Tell whether what is over need not be remembered any longer, or is not remembered as that any more."""
         order, id_ = over
         entry = self._entries.get(id_)
         if entry is None or entry.kind in _WAITING or entry.order != order:
             return True
-        if entry.at_ms >= until_ms - self._rules.wait_ms:
+        return entry.at_ms < until_ms - self._rules.wait_ms
+
+    def _forget(self) -> bool:
+        """Forget what is over for longest; tell whether it was remembered still."""
+        order, id_ = self._over.popleft()
+        entry = self._entries.get(id_)
+        if entry is None or entry.kind in _WAITING or entry.order != order:
             return False
         self._drop(id_)
         return True
 
-    def _forget(self) -> None:
-        """Forget what is over for longest."""
-        order, id_ = self._over.popleft()
-        entry = self._entries.get(id_)
-        if entry is not None and entry.kind not in _WAITING and entry.order == order:
-            self._drop(id_)
-
     def _line_up(self) -> None:
         """Order anew what waits, without what waits no longer."""
-        self._deadlines = [(e.at_ms, e.kind, e.order, id_) for id_, e in self._entries.items() if e.kind in _WAITING]
+        self._deadlines = [item for item in self._deadlines if self._waits(item)]
         heapq.heapify(self._deadlines)
+
+    def _waits(self, item: tuple[int, int, int, str]) -> bool:
+        entry = self._entries.get(item[3])
+        return entry is not None and entry.kind == item[1] and entry.order == item[2]
 
 
 def _bytes(id_: str, entry: Entry) -> int:
-    return len(id_) + len(entry.value) + len(entry.key or b"") + _ENTRY_BYTES
+    texts = sum(len(part.encode()) for part in (id_, entry.label, entry.answer) if isinstance(part, str))
+    return texts + len(entry.value) + len(entry.key or b"") + _ENTRY_BYTES
 
 
 def _row(entry: Entry) -> bytes:
@@ -389,4 +428,5 @@ def _unboxed(value: Any) -> Any:
 
 
 def _same(first: Any, second: Any) -> bool:
-    return type(first) is type(second) and first == second
+    """Tell whether two labels are one: 1 and 1.0 are, 1 and true are not."""
+    return first == second and isinstance(first, bool) == isinstance(second, bool)

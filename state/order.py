@@ -25,9 +25,13 @@ class OrderError(ValueError):
 
 
 class Order:
-    """The steps of a shard from `base` on; steps before the oldest snapshot that counts are forgotten."""
+    """The steps of a shard from `base` on; steps before the oldest snapshot that counts are forgotten.
 
-    def __init__(self, base: Step, steps: Sequence[Step] = ()) -> None:
+    `turn` counts how often the history was learned in an order of its own, for want of the one that it had.
+    """
+
+    def __init__(self, base: Step, steps: Sequence[Step] = (), *, turn: int = 0) -> None:
+        self.turn = turn
         self.base = base
         self._steps = list(steps)
         self._saved = [base]
@@ -46,6 +50,8 @@ class Order:
     def add(self, end: Step) -> None:
         """Add a step. Steps in one log alone that follow each other are one: no other order could have been."""
         last = self._steps[-1] if self._steps else self.base
+        if end == last:
+            return
         if self._steps and last not in self._saved:
             before = self._steps[-2] if len(self._steps) > 1 else self.base
             if any(before[log] == last[log] == end[log] for log in (0, 1)):
@@ -55,7 +61,7 @@ class Order:
         self._size += len(_pack(last, end))
 
     def saved(self, place: Step) -> None:
-        """Note a snapshot at the end of the last step, and forget what only older ones would need."""
+        """Note a snapshot, at the end of the last step or on the way there, and forget what only older ones need."""
         self._saved = [*self._saved, place][-_KEEP:]
         self._forget()
         while self.is_due and len(self._saved) > 1:
@@ -63,19 +69,32 @@ class Order:
             self._forget()
 
     def since(self, place: Step) -> list[Step] | None:
-        """Return the steps that lead on from a place, None when it is not on the way."""
-        if place == self.base:
-            return list(self._steps)
-        return self._steps[self._steps.index(place) + 1 :] if place in self._steps else None
+        """Return the steps that lead on from a place, None when it is not on the way.
+
+        Within a step of one log alone every place is on the way: such a step is relearned as it comes.
+        """
+        before = self.base
+        for index, step in enumerate(self._steps):
+            if place == before:
+                return self._steps[index:]
+            for one, other in ((0, 1), (1, 0)):
+                alone = before[other] == step[other] == place[other]
+                if alone and before[one] < place[one] < step[one]:
+                    return self._steps[index:]
+            before = step
+        return [] if place == before else None
 
     def encode(self) -> str:
         """Write the order as text that `decode` reads: differences as variable-length integers, in base 64."""
-        return base64.b64encode(_pack((0, 0), self.base) + b"".join(self._packed())).decode()
+        head = _pack((0,), (self.turn,)) + _pack((0, 0), self.base)
+        return base64.b64encode(head + b"".join(self._packed())).decode()
 
     def _forget(self) -> None:
-        self._steps = self.since(self._saved[0]) or []
-        self.base = self._saved[0]
-        self._size = sum(map(len, self._packed()))
+        steps = self.since(self._saved[0])
+        if steps is not None:
+            self._steps = steps
+            self.base = self._saved[0]
+            self._size = sum(map(len, self._packed()))
 
     def _packed(self) -> Iterator[bytes]:
         before = self.base
@@ -90,17 +109,18 @@ def decode(text: str) -> Order:
         numbers = list(_unpack(base64.b64decode(text, validate=True)))
     except ValueError as error:
         raise OrderError(f"{text[:40]!r} is no order: {error}") from error
-    if len(numbers) < len(("features", "labels")) or len(numbers) % 2:
+    if len(numbers) < len(("turn", "features", "labels")) or not len(numbers) % 2:
         raise OrderError(f"{text[:40]!r} is no order: it has {len(numbers)} numbers")
+    turn, *numbers = numbers
     ends: list[Step] = []
     features = labels = 0
     for more_features, more_labels in zip(numbers[::2], numbers[1::2], strict=True):
         features, labels = features + more_features, labels + more_labels
         ends.append((features, labels))
-    return Order(ends[0], ends[1:])
+    return Order(ends[0], ends[1:], turn=turn)
 
 
-def _pack(before: Step, after: Step) -> bytes:
+def _pack(before: tuple[int, ...], after: tuple[int, ...]) -> bytes:
     """Write how far a step goes in each log, seven bits a byte, the low ones first."""
     packed = bytearray()
     for start, end in zip(before, after, strict=True):

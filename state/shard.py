@@ -130,6 +130,11 @@ class Shard:
         """Whether it holds so much that only a snapshot makes room for more."""
         return (self.order is not None and self.order.is_due) or (self.keys is not None and self.keys.is_crowded)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether it can't take any more before a snapshot is saved."""
+        return self.order is not None and self.order.is_full
+
     def saved(self, changes: Mapping[str, dict[bytes, bytes | None]]) -> None:
         """Note that the store has it as it stands, with these changes of its tables."""
         self.snapshot_offset, self.labels_snapshot_offset = self.place

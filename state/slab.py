@@ -81,6 +81,7 @@ class Slab:
     """
 
     atomic = True
+    born = b""
 
     def __init__(self, model: Any, options: _Options, *, kernel: Kernel) -> None:
         river = RiverLearner(copy.deepcopy(model))

@@ -27,11 +27,17 @@ class SnapshotError(Exception):
 
 
 class Join(msgspec.Struct, frozen=True):
-    """Where a shard stands in the labels topic, the first offset of its history there, and what it remembers."""
+    """Where a shard stands in the labels topic, the first offset of its history there, and what it remembers.
+
+    `turn` is that of the order in which it was learned (`order`).
+    """
 
     offset: int
     start: int
     memory: Memory
+    turn: int = 0
+    topic: str = ""
+    topic_id: str = ""
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -57,8 +63,11 @@ class Snapshot(msgspec.Struct, frozen=True):
     tables: dict[str, int] = msgspec.field(default_factory=dict)
 
 
-def take(shard: Shard, *, topic: str, topic_id: str, now_ms: int) -> Snapshot:
-    """Take a snapshot of the shard as it stands; the model's bytes serve its next undo as well."""
+def take(shard: Shard, *, topic: str, topic_id: str, now_ms: int, labels: tuple[str, str] = ("", "")) -> Snapshot:
+    """Take a snapshot of the shard as it stands; the model's bytes serve its next undo as well.
+
+    `labels` are the name and id of the labels topic, where there is one.
+    """
     return Snapshot(
         topic=topic,
         topic_id=topic_id,
@@ -73,9 +82,15 @@ def take(shard: Shard, *, topic: str, topic_id: str, now_ms: int) -> Snapshot:
         python=platform.python_version(),
         created_ms=now_ms,
         model=shard.mind.checkpoint(),
-        join=None if shard.labels is None else Join(shard.labels_offset, shard.labels_start, shard.labels.memory()),
+        join=_join(shard, labels),
         tables=shard.tables(),
     )
+
+
+def _join(shard: Shard, topic: tuple[str, str]) -> Join | None:
+    if shard.labels is None or shard.order is None:
+        return None
+    return Join(shard.labels_offset, shard.labels_start, shard.labels.memory(), shard.order.turn, *topic)
 
 
 def encode(snapshot: Snapshot) -> bytes:

@@ -138,6 +138,10 @@ class StoreRefused(Exception):
 _NOTHING: Mapping[str, Mapping[bytes, bytes | None]] = MappingProxyType({})
 
 
+STORE_ERRORS = (StoreAway, StoreFenced, StoreRefused, TableDamaged)
+"""Whatever this module raises for a store that does not serve, or serves another by now."""
+
+
 def plain_errors(call: Callable[P, T]) -> Callable[P, T]:
     """Turn what the client library raises into StoreAway and StoreRefused."""
 
@@ -230,9 +234,14 @@ class Store:
 
     def rows(self, partition: int, table: str) -> Iterator[tuple[bytes, bytes]]:
         """Go through the rows of a table in no order; one may come twice. Raises StoreAway, TableDamaged."""
+        for page in self.pages(partition, table):
+            yield from page
+
+    def pages(self, partition: int, table: str) -> Iterator[Sequence[tuple[bytes, bytes]]]:
+        """Go through the rows as `rows` does, a page at a time, each as it is when it is asked for."""
         pages = self._tables.pages(partition, table)
         while (page := _next(pages)) is not None:
-            yield from page
+            yield page
 
     @plain_errors
     def fetch(
@@ -253,6 +262,12 @@ class Store:
                 f"version {base[0]}"
             )
         return values
+
+    @plain_errors
+    def has_tables(self, partition: int) -> bool:
+        """Tell whether a shard has, or had, rows beside its snapshots."""
+        fields = cast("list[bytes]", self.client.hkeys(self._key(partition, "head")))
+        return any(field.startswith(b"table:") for field in fields)
 
     @plain_errors
     def version(self, partition: int) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-from meter import PeerFailed, peak_bytes
+from meter import PeerFailed, resident_bytes
 from model import build
 from stream import events
 
@@ -37,7 +37,7 @@ Figures = dict[str, dict[str, float]]
 """What was measured, by name: `record_us`, the same `with_save_us`, `rss_bytes` at the peak, `each_bytes` of it."""
 
 _DAY_MS = 86_400_000
-_ROUNDS = 40
+_ROUNDS = 20
 _WARM_ROUNDS = 20
 _TEMPLATES = 1_000
 _END_S = 600.0
@@ -57,7 +57,7 @@ def join(waiting: int) -> Figures:
     """Let so many features wait, and for each label that comes let another record ask."""
     labels = Labels(Rules(wait_ms=_DAY_MS))
     values = _values()
-    started_bytes = peak_bytes(os.getpid())
+    started_bytes = resident_bytes(os.getpid())[0]
     for start in range(0, waiting, BATCH):
         for id_, entry in _asking(start, min(waiting, start + BATCH), values):
             labels.ask(id_, entry)
@@ -164,7 +164,7 @@ def keys(count: int) -> Figures:
     """Teach so many keys a record each, and keep all of them in memory."""
     ring = Rows().ring(count)
     some = list(events(_TEMPLATES))
-    started_bytes = peak_bytes(os.getpid())
+    started_bytes = resident_bytes(os.getpid())[0]
     numbers = iter(range(count))
     while chunk := list(islice(numbers, BATCH)):
         _learn(ring, [(f"k-{index}".encode(), some[index % _TEMPLATES]) for index in chunk])
@@ -194,7 +194,7 @@ def _save(ring: Keyring) -> dict[bytes, bytes]:
 
 
 def _grown(started_bytes: int, count: int) -> dict[str, float]:
-    peak = peak_bytes(os.getpid())
+    peak = resident_bytes(os.getpid())[0]
     return {"rss_bytes": peak, "each_bytes": (peak - started_bytes) / count}
 
 

@@ -29,22 +29,27 @@ class PeerFailed(Exception):
 class Sample:
     """What was seen at one moment: the offsets that readers had got to, by partition, and what was used so far.
 
-    That is CPU seconds of all processes, and the peak of the resident bytes of the largest.
+    That is CPU seconds of all processes, and the largest worker's resident bytes, at their peak and now.
     """
 
     at_s: float
     ends: tuple[int, ...]
     cpu_s: float
+    peak_bytes: int
     rss_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Records a second, CPU microseconds a record, and peak resident bytes (None where the system does not tell)."""
+    """Records a second, and CPU microseconds a record (None where the system does not tell).
+
+    Resident bytes are those of the largest worker: at their peak in all, and at the most after the start.
+    """
 
     records_s: float
     cpu_us: float | None
-    rss_bytes: int | None
+    peak_bytes: int | None
+    steady_bytes: int | None
 
 
 def watch(
@@ -97,8 +102,13 @@ def speed(samples: Sequence[Sample], offsets: Sequence[Sequence[int]], count: in
     if handled < count / 2:
         raise PeerFailed(f"only {handled} of {count} records were seen on their way; measure with more --records")
     took_s, cpu_s = (samples[last].at_s - samples[first].at_s), (samples[last].cpu_s - samples[first].cpu_s)
-    rss_bytes = samples[-1].rss_bytes
-    return Speed(handled / took_s, 1e6 * cpu_s / handled if cpu_s else None, rss_bytes or None)
+    steady_bytes = max(sample.rss_bytes for sample in samples[first:])
+    return Speed(
+        handled / took_s,
+        1e6 * cpu_s / handled if cpu_s else None,
+        samples[-1].peak_bytes or None,
+        steady_bytes or None,
+    )
 
 
 class Usage:
@@ -109,10 +119,14 @@ class Usage:
         self._tick_s = 1 / os.sysconf("SC_CLK_TCK")
         # What a process had used when it was last seen counts after its end as well.
         self._used_s: dict[int, float] = {}
-        self._rss_bytes = 0
+        self._peak_bytes: dict[int, int] = {}
 
-    def read(self) -> tuple[float, int]:
-        """Return the CPU seconds of all so far, and the peak of the resident bytes of the largest."""
+    def read(self) -> tuple[float, int, int]:
+        """Return the CPU seconds of all so far, and the resident bytes of the largest worker, at their peak and now.
+
+        The process itself counts as one only as long as it has had no other.
+        """
+        now_bytes: dict[int, int] = {}
         pids = [self._pid]
         for pid in pids:
             try:
@@ -123,15 +137,20 @@ class Usage:
             # utime and stime are the 14th and 15th field; the name before them may hold anything but ends with ")".
             user, system = stat.rpartition(")")[2].split()[11:13]
             self._used_s[pid] = (int(user) + int(system)) * self._tick_s
-            self._rss_bytes = max(self._rss_bytes, peak_bytes(pid))
+            self._peak_bytes[pid], now_bytes[pid] = resident_bytes(pid)
             pids += [int(child) for child in children.split()]
-        return sum(self._used_s.values()), self._rss_bytes
+        return sum(self._used_s.values()), self._largest(self._peak_bytes), self._largest(now_bytes)
+
+    def _largest(self, held: Mapping[int, int]) -> int:
+        workers = [held_bytes for pid, held_bytes in held.items() if pid != self._pid]
+        return max(workers or held.values(), default=0)
 
 
-def peak_bytes(pid: int) -> int:
-    """Return the peak of a process's resident bytes, 0 where the system does not tell."""
+def resident_bytes(pid: int) -> tuple[int, int]:
+    """Return a process's resident bytes at their peak and now, 0 where the system does not tell."""
     try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
-        return 0
-    return 1_024 * int(found[1]) if found else 0
+        return 0, 0
+    found = dict(re.findall(r"(VmHWM|VmRSS):\s+(\d+) kB", status))
+    return 1_024 * int(found.get("VmHWM", 0)), 1_024 * int(found.get("VmRSS", 0))

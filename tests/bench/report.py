@@ -33,7 +33,7 @@ INSIDE = {
 """What is measured in process: its title, what it is held against, and what was asked of it."""
 _BUSY = 0.5
 # Of fewer the growth is not told from the noise.
-_KEYS_SEEN = 10_000
+_KEYS_SEEN = 20_000
 
 
 def machine() -> dict[str, Any]:
@@ -110,18 +110,20 @@ def _ratio(ratio: Mapping[str, float], *, spread: bool) -> str:
 def costs(cases: Sequence[Case], runs: Sequence[Mapping[str, Speed]], keys: Mapping[str, int]) -> dict[str, Any]:
     """Return the same of the features, each beside its plain run, and the memory that they took.
 
-    `keys` tells how many keys there were; what one takes is what the peak grew by beside the run with the fewest.
+    `keys` tells how many keys there were; what one takes is what is more, after the start, than in the run with fewest.
     """
     found: dict[str, Any] = {}
     fewest = min(keys, key=keys.__getitem__, default="")
     for case in cases:
-        rss = [run[case.name].rss_bytes for run in runs]
         told = {"title": case.title, "beside": case.beside, **_beside(runs, case.name, case.beside)}
-        told |= {"rss_bytes": _median(rss, 0), "keys": keys.get(case.name), "key_bytes": None}
+        told["peak_bytes"] = _median([run[case.name].peak_bytes for run in runs], 0)
+        told |= {"keys": keys.get(case.name), "key_bytes": None}
         if keys.get(case.name, 0) >= _KEYS_SEEN:
-            more = keys[case.name] - keys[fewest]
-            grown = [(run[case.name].rss_bytes or 0) - (run[fewest].rss_bytes or 0) for run in runs]
-            told["key_bytes"] = None if None in rss else round(statistics.median(grown) / more)
+            grown = [
+                None if more is None or less is None else (more - less) / (keys[case.name] - keys[fewest])
+                for more, less in ((run[case.name].steady_bytes, run[fewest].steady_bytes) for run in runs)
+            ]
+            told["key_bytes"] = _median(grown, 0)
         found[case.name] = told
     return found
 
@@ -131,8 +133,8 @@ def cost_table(found: Mapping[str, Mapping[str, Any]]) -> str:
     head = f"{'what the features cost':36}{'records/s':>11}{'CPU µs/record':>16}{'peak RSS':>11}{'keys':>9}"
     lines = [f"{head}{'bytes/key':>11}   ratio to plain"]
     for name, told in found.items():
-        rss = _known(told["rss_bytes"] and told["rss_bytes"] / 1e6, ",.0f", " MB")
-        keys, each = (f"{told[what]:,}" if told[what] else "" for what in ("keys", "key_bytes"))
+        rss = _known(told["peak_bytes"] and told["peak_bytes"] / 1e6, ",.0f", " MB")
+        keys, each = (f"{told[what]:,.0f}" if told[what] else "" for what in ("keys", "key_bytes"))
         ratio = _ratio(told["ratio"], spread=told["beside"] != name)
         lines.append(
             f"{told['title']:36}{told['records_s']:>11,}{_known(told['cpu_us'], '.1f'):>16}{rss:>11}{keys:>9}{each:>11}"

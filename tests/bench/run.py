@@ -107,7 +107,13 @@ class Comparison:
         self._parts = parts
         self.told: dict[str, Any] = {
             "machine": report.machine(),
-            "arguments": {"records": count, "repeats": repeats, "partitions": partitions, "parts": list(parts)},
+            "arguments": {
+                "records": count,
+                "million_records": million_count,
+                "repeats": repeats,
+                "partitions": partitions,
+                "parts": list(parts),
+            },
         }
 
     def run(self) -> None:
@@ -137,12 +143,14 @@ class Comparison:
     def _peers(self, bench: Bench) -> None:
         runs = self._repeat(list(report.TITLES), report.TITLES.get, bench.measure)
         found = report.summary(runs)
-        what = (
-            f"run:     {self._count:,} records of {FEATURES} features, {self._partitions} partitions; median (min-max) "
-            f"of {self._repeats} repeats; headrace saved {bench.snapshots} snapshots on the way"
-        )
-        _print(what, report.table(found))
+        _print(f"{self._what()}; headrace saved {bench.snapshots} snapshots on the way", report.table(found))
         self.told.update(summary=found, runs=_plain(runs))
+
+    def _what(self) -> str:
+        return (
+            f"run:     {self._count:,} records of {FEATURES} features, {self._partitions} partitions; median (min-max) "
+            f"of {self._repeats} repeats"
+        )
 
     def _features(self, bench: feature.Bench) -> None:
         count, million_count = self._count, self._million_count
@@ -156,7 +164,7 @@ class Comparison:
             list(cases), lambda name: cases[name].title, lambda name, repeat: bench.measure(cases[name], repeat)
         )
         found = report.costs(list(cases.values()), runs, bench.keys)
-        _print("", report.cost_table(found))
+        _print("" if "peers" in self._parts else self._what(), report.cost_table(found))
         self.told.update(features=found, feature_runs=_plain(runs))
 
     def _in_process(self) -> None:

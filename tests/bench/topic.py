@@ -50,7 +50,9 @@ class Board:
     def fill(self, name: str, rows: Iterator[Row]) -> None:
         """Make a topic of rows: the first in the first partition, the second in the second, and so on round."""
         self.make(name)
-        producer = Producer({**self._client, "linger.ms": 5, "queue.buffering.max.messages": 2 * _QUEUED_MAX})
+        # Idempotent: what is tried again while a leader is elected stays in order.
+        settings = {"linger.ms": 5, "enable.idempotence": True, "queue.buffering.max.messages": 2 * _QUEUED_MAX}
+        producer = Producer({**self._client, **settings})
         for index, row in enumerate(rows):
             # Not in batches: those know no timestamps.
             producer.produce(name, partition=index % len(self._partitions), **row)

@@ -170,3 +170,24 @@ def test_however_it_comes_the_steps_give_the_same_order_again(
     silent = [record for piece in again if piece.silent for record in piece.records]
     assert silent == [record for piece in first[:known] for record in piece.records]
     assert all(piece.again for piece in again if piece.silent)
+
+
+def test_a_log_that_the_next_step_lacks_is_never_held_back() -> None:
+    weave = _weave(committed=(50_000, 10), steps=[(50_000, 10)])
+    weave.feed(0, _log(0, range(30_000)), None)
+    assert not weave.has_enough(0)
+    weave.feed(1, _log(1, range(30_000)), None)
+    assert weave.has_enough(1), "of this one the step has all"
+    assert not weave.lacks(1)
+    weave.feed(0, _log(0, range(30_000, 50_000), start=30_000), None)
+    assert _take(weave) is not None
+    assert weave.lacks(0)
+
+
+def test_a_log_that_was_held_back_is_read_on_before_it_is_used_up() -> None:
+    weave = _weave()
+    weave.feed(0, _log(0, range(20_001)), None)
+    assert weave.has_enough(0)
+    assert not weave.lacks(0)
+    _take(weave, ends=(-1, 0), records_max=10_001)
+    assert weave.lacks(0)

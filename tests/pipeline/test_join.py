@@ -5,15 +5,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from river import linear_model, preprocessing
+from river import linear_model, preprocessing, tree
 
 from consumers.record import Decoder, LabelRecord, Record
 from pipeline.engine import Engine, Result
 from producers import deadletter
+from state.bank import RiverBank
 from state.cell import Cell
+from state.keyring import Keyring
 from state.labels import Labels, Rules
 from state.learner import RiverLearner
 from state.shard import Shard
+from state.store import StoreAway
 
 
 class Picky(linear_model.LogisticRegression):
@@ -179,3 +182,46 @@ def test_a_refused_record_waits_for_no_label() -> None:
     _run(shard, [Record(0, 0, 5, b"k", b'{"id": "a", "features": {"a": [1]}}', None)])
     assert shard.labels is not None
     assert len(shard.labels) == 0
+
+
+def test_a_default_of_another_kind_than_the_models_classes_is_not_learned() -> None:
+    shard = _shard(tree.HoeffdingTreeClassifier(), default="none")
+    records = [_features(f"{index}", index, label=index % 2) for index in range(5)]
+    result = _run(shard, [*records, _features("a", 5), _features("b", 6, ts=5_000), _features("c", 7, label=1)])
+    assert (result.dead_letters, shard.counts.learned) == ([], 6)
+
+
+def test_answers_of_any_size_are_scored_as_they_were_sent() -> None:
+    shard = _shard(tree.HoeffdingTreeClassifier())
+    _run(shard, [_features("x", 0, label=10**30), _features("a", 1), _label("a", 10**30)])
+    assert shard.quality.total == 1
+
+
+def test_what_the_sink_refuses_says_whether_the_model_has_it() -> None:
+    plain = Shard(Cell(RiverLearner(linear_model.LogisticRegression())), partition=0, start=0)
+    engine = _engine()
+    for shard, learned in ((plain, None), (_shard(), b"true")):
+        result = engine.run(shard, [_features("a", 0)], now_ms=5)
+        engine.withdraw(shard, result, {0: "no"})
+        [(_, letter)] = result.dead_letters
+        assert dict(letter.headers or ()).get(deadletter.LEARNED) == learned
+
+
+def test_a_store_that_is_away_is_no_fault_of_a_labels() -> None:
+    is_away = False
+
+    def fetch(keys: Sequence[bytes], *_base: int) -> Sequence[bytes | None]:
+        if is_away:
+            raise StoreAway("gone")
+        return [None] * len(keys)
+
+    learner = RiverLearner(linear_model.LogisticRegression())
+    keys = Keyring(RiverBank(learner), fetch=fetch, scan=lambda: iter(()), hot_max=1)
+    shard = Shard(keys, partition=0, start=0, labels=Labels(Rules(wait_ms=1_000, default=False)), labels_start=0)
+    _run(shard, [_features("a"), Record(0, 1, 5, b"other", b'{"features": {"a": 1}}', None)])
+    keys.saved(keys.changes(), 1)
+    is_away = True
+    with pytest.raises(StoreAway):
+        _run(shard, [_label("a", True)])
+    with pytest.raises(StoreAway):
+        _run(shard, [Record(0, 2, 5, b"other", b'{"ts": 9000, "features": {"a": 1}}', None)])

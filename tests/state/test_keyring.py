@@ -25,7 +25,7 @@ class Touchy(linear_model.LogisticRegression):
     """Raises on a trap when the harm is done."""
 
     def learn_one(self, x: dict[Any, Any], y: Any, w: float = 1.0) -> None:
-        super().learn_one(x, y, w)  # type: ignore[no-untyped-call]
+        super().learn_one(x, y, w)
         if "trap" in x:
             raise ArithmeticError("after all was learned")
 
@@ -34,9 +34,9 @@ class TouchyTree(tree.HoeffdingTreeClassifier):
     """Raises on a trap when it has learned it twice."""
 
     def learn_one(self, x: dict[Any, Any], y: Any, *, w: float = 1.0) -> None:
-        super().learn_one(x, y, w=w)
+        super().learn_one(x, y, w=w)  # type: ignore[no-untyped-call]
         if "trap" in x:
-            super().learn_one(x, y, w=w)
+            super().learn_one(x, y, w=w)  # type: ignore[no-untyped-call]
             raise ArithmeticError("after all was learned")
 
 
@@ -219,7 +219,7 @@ MODES: dict[str, dict[str, Any]] = {
 
 
 # A tree is slow to copy.
-COUNTS = {"a slab": 400, "a trees' bank": 100, "a bank of its own": 150}
+COUNTS = {"a slab": 300, "a trees' bank": 80, "a bank of its own": 120}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -230,7 +230,7 @@ def test_a_keyring_that_holds_everything_answers_as_a_learner_for_each_key(kind:
     assert [handle(keys, record) for record in records] == told(kind, records, **MODES[mode])
 
 
-@pytest.mark.parametrize("hot_max", [1, 9, 40])
+@pytest.mark.parametrize("hot_max", [1, 20])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", MODELS)
 def test_keys_that_are_saved_evicted_and_restored_anywhere_answer_as_if_they_had_not_been(
@@ -431,6 +431,31 @@ def test_a_record_that_raises_harms_neither_its_key_nor_the_model_of_all(kind: s
     for name in (*NAMES, b"new"):
         probe = Record(name, 0, {"a": 1.0, "b": 2.0})
         assert handle(keys, probe) == handle(others, probe), name
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_record_that_raises_does_not_bring_back_what_silence_has_made_forgotten(kind: str) -> None:
+    disk = Disk()
+    keys = keyring(disk, kind, silent_ms=SILENT_MS)
+    handle(keys, Record(b"a", 0, {"a": 1.0}, label=True))
+    save(keys, disk)
+    handle(keys, Record(b"a", 1, {"a": 2.0}, label=True))
+    trap = "no number" if kind == "a slab" else 1.0
+    again = SILENT_MS + 2
+    assert handle(keys, Record(b"a", again, {"a": 1.0, "trap": trap}, label=True, trap=True)) == "raised"
+    assert handle(keys, Record(b"a", again, {"a": 1.0})) == handle(keyring(Disk(), kind), Record(b"a", 0, {"a": 1.0}))
+
+
+def test_the_time_of_the_stream_goes_on_where_it_was_saved() -> None:
+    disk = Disk()
+    keys = keyring(disk, silent_ms=SILENT_MS)
+    handle(keys, Record(b"a", 0, {"a": 1.0}, label=True))
+    handle(keys, Record(b"b", SILENT_MS + 1, {"a": 1.0}, label=True))
+    save(keys, disk)
+    restored = keyring(disk, silent_ms=SILENT_MS)
+    restored.restore(keys.checkpoint())
+    late = Record(b"a", 0, {"a": 1.0})
+    assert handle(restored, late) == handle(keys, late) == handle(keyring(Disk()), late)
 
 
 def test_the_keyring_tells_its_task_codec_and_spec_as_its_bank_does() -> None:

@@ -157,10 +157,10 @@ def test_time_never_goes_back() -> None:
     joined = labels()
     ask(joined, "a", 0, at_ms=5_000)
     ask(joined, "late", 1, at_ms=10)
+    assert joined.overdue() == []
     joined.advance(4_999, 0, features=True)
-    assert joined.overdue() == [], "what is late when it comes waits until the stream's time moves on"
-    joined.advance(5_001, 0, features=True)
-    assert [found.order for found in joined.overdue()] == [1]
+    assert [found.order for found in joined.overdue()] == [1], "what was over when it came ends with the next record"
+    assert joined.asked == 1
 
 
 def test_of_two_features_with_one_id_the_newer_waits() -> None:
@@ -322,3 +322,53 @@ def test_labels_that_were_saved_anywhere_go_on_as_if_they_had_not_been(seed: int
     assert tally.records == 0, "the engine counts them"
     assert min(tally.joined, tally.early, tally.duplicate, tally.orphaned, tally.evicted, tally.expired) > 0
     assert told > 1_000
+
+
+def test_a_label_before_any_features_does_not_move_the_time() -> None:
+    joined = labels()
+    assert take(joined, "first", logged_ms=10**12) == "early"
+    ask(joined, "a", 0, at_ms=1_000)
+    ask(joined, "b", 1, at_ms=1_000 + WAIT_MS + 1)
+    assert joined.tally.expired == 1, "old events are waited for in their own time"
+
+
+def test_features_without_a_time_among_dated_ones_come_at_the_streams() -> None:
+    joined = labels()
+    ask(joined, "a", 0, at_ms=1_000)
+    joined.advance(None, 10**12, features=True)
+    assert joined.tally.expired == 0
+    assert joined.event_ms(None, 10**12) == 1_000
+
+
+def test_a_time_far_past_the_logs_does_not_end_every_wait() -> None:
+    joined = labels(wait_ms=7 * 86_400_000)
+    joined.advance(10**12, 10**12, features=True)
+    joined.ask("a", entry(0, at_ms=10**12))
+    joined.advance(10**15, 10**12 + 1, features=True)
+    assert (joined.tally.expired, joined.event_ms(10**15, 10**12)) == (0, 10**12 + 86_400_000)
+
+
+def test_a_record_ends_a_few_waits_and_the_next_ones_the_others() -> None:
+    joined = labels()
+    for index in range(100):
+        ask(joined, f"id-{index}", index)
+    joined.advance(WAIT_MS + 1, 0, features=True)
+    assert len(joined.overdue()) == joined.tally.expired == 8
+    assert take(joined, "id-99", at_ms=WAIT_MS + 1) == "orphaned", "its wait is over all the same"
+    for _ in range(20):
+        joined.advance(WAIT_MS + 1, 0, features=True)
+    assert joined.tally.expired == 100
+
+
+def test_long_labels_and_answers_count_as_memory() -> None:
+    joined = labels(bytes_max=100_000)
+    for index in range(20):
+        take(joined, f"id-{index}", "x" * 20_000, order=index)
+    assert joined.early < 5
+    assert joined.bytes <= 100_000
+
+
+def test_one_and_one_point_zero_are_one_label() -> None:
+    joined = labels()
+    ask(joined, "a", 0)
+    assert [take(joined, "a", label) for label in (1, 1.0)] == ["learn", "duplicate"]

