@@ -114,7 +114,7 @@ class Bench:
         if keys != self.keys.get(case.name, 0):
             raise PeerFailed(f"{case.title}: the store has {keys} keys, and there were {self.keys[case.name]}")
         if case.settings == _GLOBAL:
-            _, mix = Pool(store, name=name).load()
+            mix = Pool(store, name=name).load().mix
             if mix is None or mix.examples != case.count:
                 raise PeerFailed(f"{case.title}: {mix and mix.examples} of {case.count} records are in the mix")
         for key in store.client.scan_iter(match=f"{name}:*", count=1_000):

@@ -124,7 +124,7 @@ class Usage:
     def read(self) -> tuple[float, int, int]:
         """Return the CPU seconds of all so far, and the resident bytes of the largest worker, at their peak and now.
 
-        The process itself counts as one only as long as it has had no other.
+        The process itself counts only where it has had no worker.
         """
         now_bytes: dict[int, int] = {}
         pids = [self._pid]
@@ -137,13 +137,15 @@ class Usage:
             # utime and stime are the 14th and 15th field; the name before them may hold anything but ends with ")".
             user, system = stat.rpartition(")")[2].split()[11:13]
             self._used_s[pid] = (int(user) + int(system)) * self._tick_s
-            self._peak_bytes[pid], now_bytes[pid] = resident_bytes(pid)
+            peak_bytes, now_bytes[pid] = resident_bytes(pid)
+            # Of one that has just ended there is nothing to read.
+            self._peak_bytes[pid] = max(peak_bytes, self._peak_bytes.get(pid, 0))
             pids += [int(child) for child in children.split()]
         return sum(self._used_s.values()), self._largest(self._peak_bytes), self._largest(now_bytes)
 
     def _largest(self, held: Mapping[int, int]) -> int:
-        workers = [held_bytes for pid, held_bytes in held.items() if pid != self._pid]
-        return max(workers or held.values(), default=0)
+        has_workers = len(self._peak_bytes) > 1
+        return max((of for pid, of in held.items() if pid != self._pid or not has_workers), default=0)
 
 
 def resident_bytes(pid: int) -> tuple[int, int]:

@@ -229,6 +229,6 @@ def test_late_labels_are_in_the_mix_of_all_workers_once(project: Make) -> None:
     labels = sum(message.labels for message in messages)
     assert told["labels"]["joined"] + told["labels"]["duplicate"] == told["labels"]["records"] == labels
     assert told["counts"]["learned"] == told["labels"]["joined"]
-    _, mix = Pool(Store(p.stack.addresses.redis, name=p.name), name=p.name).load()
+    mix = Pool(Store(p.stack.addresses.redis, name=p.name), name=p.name).load().mix
     assert mix is not None
     assert mix.examples == told["labels"]["joined"]

@@ -24,7 +24,7 @@ GLOBAL = {"HEADRACE__MODEL__SCOPE": "global"}
 
 def mix_of(p: Project) -> tuple[Mix, Any]:
     """Return the newest mix, and its River model."""
-    _, mix = Pool(Store(p.stack.addresses.redis, name=p.name), name=p.name).load()
+    mix = Pool(Store(p.stack.addresses.redis, name=p.name), name=p.name).load().mix
     assert mix is not None
     learner = RiverLearner(logistic())
     learner.load(mix.model)
