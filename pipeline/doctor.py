@@ -4,6 +4,7 @@ It changes nothing: topics are not made, and the one key that it writes to the s
 """
 
 import contextlib
+import importlib
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -94,6 +95,9 @@ def _model(config: Config, built: list[learner.RiverLearner]) -> Iterator[Findin
     factory = _ask("model", lambda: learner.load_factory(config.model.factory, config.directory))
     built.append(_ask("model", lambda: learner.build(factory, trusted=trusted)))
     yield Finding("model", "good", f"{config.model.factory} builds a {built[0].task} model that can be saved")
+    if config.model.scope == "global":
+        _ask("model", lambda: importlib.import_module("state.mixing").check(built[0].model))
+        yield Finding("model", "good", "all parts of the model can be mixed with those of other workers")
     if built[0].unseeded:
         yield Finding("model", "warning", "the model draws random numbers without a seed", "give it one: seed=1")
 

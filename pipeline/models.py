@@ -16,6 +16,7 @@ from rich.table import Table
 from pipeline.config import Config
 from state.keyring import TABLE as KEYS
 from state.keyring import read_row
+from state.pool import Pool, PoolDamaged
 from state.slab import describe_row
 from state.store import Store
 
@@ -38,8 +39,9 @@ class ScopeWrong(Exception):
 
 
 def ls(config: Config, *, json: bool) -> int:
-    """Print every partition's versions, newest first. Raises StoreAway, StoreRefused."""
+    """Print every partition's versions, newest first, and the mix if there is one. Raises StoreAway, StoreRefused."""
     store = _store(config)
+    mix = _mix(config, store)
     rows = [
         {
             "partition": partition,
@@ -55,12 +57,29 @@ def ls(config: Config, *, json: bool) -> int:
         for note in store.notes(partition)
     ]
     if json:
-        _print(rows)
+        _print(rows if mix is None else {"mix": mix, "partitions": rows})
     elif rows:
         _say(_table(rows))
+        if mix is not None:
+            sys.stdout.write(
+                f"\nthe model of all is mix {mix['version']:,}: {mix['examples']:,} examples, {mix['bytes']:,} bytes\n"
+            )
     else:
         sys.stderr.write(f"the store holds no model of {config.name} yet\n")
     return 0
+
+
+def _mix(config: Config, store: Store) -> dict[str, Any] | None:
+    """Return what a person asks of the model of all workers; None where each partition or key has its own."""
+    if config.model.scope != "global":
+        return None
+    try:
+        found = Pool(store, name=config.name).load()
+    except PoolDamaged as error:
+        raise VersionUnknown(f"the mix of all workers can't be read: {error}") from error
+    if found.mix is None:
+        return {"version": found.number, "examples": 0, "bytes": 0}
+    return {"version": found.number, "examples": found.mix.examples, "bytes": len(found.mix.model)}
 
 
 def show(config: Config, *, which: str | None, version: int | None, json: bool) -> int:

@@ -16,6 +16,8 @@ Each starts another run of the tests, on a copy of the source.
 | pause kept | what is taken over stays paused | a first run | it never ends |
 | unordered relearn | relearning goes backwards | a kill while it relearns | other predictions |
 | unchecked count | what is relearned is not counted | a schema that has changed | it goes on |
+| steps out of order | a step of both logs is relearned backwards | workers that come and go | other predictions |
+| contribution of another | what a lost partition taught stays in the mix | kills and rebalances | too many examples |
 """
 
 import os
@@ -54,8 +56,8 @@ MUTANTS = [
     Mutant(
         "snapshot before commit",
         "pipeline/runner.py",
-        "                self._process(batch)\n",
-        "                self._process(batch)\n"
+        '                self._trial.attempt("store", partial(self._process, batch))\n',
+        '                self._trial.attempt("store", partial(self._process, batch))\n'
         "                for shard in self._shards.values():\n"
         "                    shard.offset > shard.snapshot_offset and self._saver.save(shard)\n",
         "test_kills.py::test_killed_at_work[offsets-3-0.3]",
@@ -94,8 +96,8 @@ MUTANTS = [
     ),
     Mutant(
         "no epoch",
-        "state/store.py",
-        "if held > epoch then return {-1, held} end\n",
+        "state/table.py",
+        "if held > tonumber(ARGV[1]) then return {-1, held} end\n",
         "",
         "test_zombies.py::test_what_a_worker_has_in_hand_when_it_wakes_as_a_zombie_is_refused",
         "snapshot refused after committed",
@@ -155,19 +157,34 @@ MUTANTS = [
     Mutant(
         "unordered relearn",
         "pipeline/progress.py",
-        "            self._engine.run(shard, silent, now_ms=now_ms)\n",
-        "            self._engine.run(shard, silent[::-1], now_ms=now_ms)\n"
-        "            shard.offset = silent[-1].offset + 1\n",
+        "            self._relearn(shard, silent, now_ms)\n",
+        "            self._relearn(shard, silent[::-1], now_ms)\n            shard.offset = silent[-1].offset + 1\n",
         "test_kills.py::test_killed_while_it_takes_over[relearning]",
         "AssertionError",
     ),
     Mutant(
         "unchecked count",
         "pipeline/takeover.py",
-        "        if (told.records, told.learned) != (found.records, found.learned):\n",
+        "        if (told.records, told.learned) != (found.records, found.learned) or not _agree(shard, tally):\n",
         "        if False:\n",
         "test_loss.py::test_a_relearning_that_comes_to_other_counts_stops_the_pipeline",
         "assert 0 == 1",
+    ),
+    Mutant(
+        "steps out of order",
+        "consumers/weave.py",
+        "        return Slice(records, self.place, silent=True, again=True)\n",
+        "        return Slice(records[::-1], self.place, silent=True, again=True)\n",
+        "test_labels.py::test_features_and_labels_stay_together_while_workers_come_and_go[range]",
+        "Error",
+    ),
+    Mutant(
+        "contribution of another",
+        "pipeline/runner.py",
+        "            self._mixer.commons.forget()\n            partitions = list(self._shards)\n",
+        "            partitions = list(self._shards)\n",
+        "test_mixing.py::test_each_record_is_in_the_mix_once_through_kills_and_rebalances",
+        "AssertionError",
     ),
 ]
 
