@@ -26,6 +26,7 @@ LOGS: tuple[Log, Log] = (0, 1)
 _HELD_MAX = 20_000
 # How long one log may wait to learn whether the other has something older.
 _PATIENCE_S = 0.5
+_LOOK_S = 0.05
 
 
 class Slice(msgspec.Struct, frozen=True):
@@ -54,7 +55,8 @@ class Weave:
         self._steps = list(steps or ())
         self._steps.reverse()
         self._ends = [-1, -1]
-        self._waits_since: float | None = None
+        self._looked_s: float | None = None
+        self._waited_s = 0.0
 
     @property
     def is_relearning(self) -> bool:
@@ -117,12 +119,15 @@ class Weave:
         counts = self._known(is_at_end, limit)
         waiting = any(self._below(log, limit) for log in LOGS)
         if not any(counts) and waiting:
-            self._waits_since = now_s if self._waits_since is None else self._waits_since
-            if now_s - self._waits_since < _PATIENCE_S:
+            # What passes while other partitions are learned is no silence of the log's: little counts for each look.
+            if self._looked_s is not None:
+                self._waited_s += min(now_s - self._looked_s, _LOOK_S)
+            self._looked_s = now_s
+            if self._waited_s < _PATIENCE_S:
                 return None
             # The other log is silent, and nobody knows whether it is empty: this one can't wait for ever.
             counts = [len(self._below(log, limit)) for log in LOGS]
-        self._waits_since = None
+        self._looked_s, self._waited_s = None, 0.0
         before = self.place
         records = self._cut(*counts, records_max=records_max)
         self._pass_ends(limit)

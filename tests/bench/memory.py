@@ -121,7 +121,7 @@ class Rows(dict[bytes, bytes]):
         """Return a keyring of the bench's model over these rows."""
         slab = slab_for(build())
         assert slab is not None
-        return Keyring(slab, fetch=self.fetch, scan=lambda: (item for item in self.items()), hot_max=hot_max)
+        return Keyring(slab, fetch=self.fetch, scan=lambda: iter([list(self.items())]), hot_max=hot_max)
 
 
 class Batches:

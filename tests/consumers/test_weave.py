@@ -53,11 +53,20 @@ def test_a_log_waits_for_the_other_as_long_as_that_may_have_something_older() ->
 def test_a_log_waits_for_a_silent_one_half_a_second_and_no_longer() -> None:
     weave = _weave()
     weave.feed(0, _log(0, [1, 3]), None)
-    assert _take(weave, now_s=10.0) is None
-    assert _take(weave, now_s=10.4) is None
-    assert _shown(_take(weave, now_s=10.6)) == [(0, 0), (0, 1)]
+    looks = [_take(weave, now_s=10.0 + 0.04 * look) for look in range(20)]
+    assert looks.index(next(filter(None, looks))) == 13, "half a second later"
+    assert _shown(looks[13]) == [(0, 0), (0, 1)]
     weave.feed(0, _log(0, [7], start=2), None)
     assert _take(weave, now_s=10.7) is None, "the next wait is one of its own"
+
+
+def test_time_that_passes_between_two_looks_is_no_silence_of_a_log() -> None:
+    weave = _weave()
+    weave.feed(0, _log(0, [1]), None)
+    assert _take(weave, now_s=10.0) is None
+    assert _take(weave, now_s=99.0) is None, "other partitions were learned meanwhile"
+    weave.feed(1, _log(1, [0]), 1)
+    assert _shown(_take(weave, now_s=99.0, ends=(1, 1))) == [(1, 0), (0, 0)]
 
 
 def test_the_end_of_a_log_is_passed_with_what_lies_behind_its_last_record() -> None:
