@@ -71,7 +71,9 @@ class Saver:
                 now_ms=time.time_ns() // 1_000_000,
                 labels=("", "") if labels is None else (labels.name, labels.id),
             )
-            shard.version = self._store.save(taken, changes=changes, base=shard.version)
+            # Without rows, whatever the store has lost meanwhile is made good by this.
+            base = shard.version if taken.tables else 0
+            shard.version = self._store.save(taken, changes=changes, base=base)
         except StoreFenced as error:
             self._telemetry.snapshots.labels("fenced").inc()
             log.warning("snapshot refused, the partition is taken over again", reason=str(error))

@@ -105,6 +105,8 @@ class Commons:
             found = self._pool.load()
             self._compare(found.number, found.life, found.digest)
             theirs, examples = self._model_of(found.mix)
+            if examples < self._base_examples:
+                raise PoolDamaged(f"mix {found.number} was put back and has gone on from there", number=found.number)
             mixed = self._mixing.merge(
                 self._base, mine.model, theirs, n_mine=self.learned, n_theirs=examples - self._base_examples
             )

@@ -222,6 +222,9 @@ class Keyring:
             hot.stored = True
             if not self._bank.atomic:
                 hot.base, hot.journal = read_row(key, rows[key] or b"").model, []
+        for key in self._swept & self._hot.keys():
+            # It was brought into memory by a record that came to nothing, and its row is gone.
+            self._hot[key].stored = False
         self._changed.clear()
         self._swept.clear()
         self._going.clear()

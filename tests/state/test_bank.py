@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from river import compose, ensemble, linear_model, naive_bayes, preprocessing, tree
+from river import compose, ensemble, facto, linear_model, naive_bayes, preprocessing, tree
 
 from state.bank import RiverBank
 from state.learner import LabelError, ModelError, RiverLearner
@@ -20,6 +20,8 @@ MODELS: dict[str, Callable[[], Any]] = {
     ),
     "bayes": naive_bayes.GaussianNB,
     "ensemble": lambda: ensemble.BaggingClassifier(linear_model.LogisticRegression(), n_models=3, seed=1),
+    # It draws the factors of a feature that it meets, be it to predict.
+    "factors": lambda: facto.FMRegressor(n_factors=3, seed=1),
 }
 
 
@@ -87,6 +89,24 @@ def test_predicting_makes_no_key_and_leaves_the_new_ones_new(kind: str) -> None:
     assert len(bank) == 0
     bank.learn(b"a", features.copy(), next(records(bank.task, count=1, seed=1))[2])
     assert bits(bank.predict(b"new", features.copy())) == first
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_key_is_born_as_the_factory_makes_it_whatever_others_were_asked_before(kind: str) -> None:
+    bank, blank = bank_of(kind), RiverLearner(MODELS[kind]())
+    assert bank.born
+    for _, row, _ in records(bank.task, count=10, seed=3):
+        bank.predict(b"somebody", dict(reversed(numbers(kind, row).items())))
+    bank.load(b"a", bank.born)
+    assert b"a" in bank
+    for _, row, label in records(bank.task, count=10, seed=4):
+        features = numbers(kind, row)
+        assert bits(bank.predict(b"a", features.copy())) == bits(blank.predict(features.copy()))
+        for key in (b"a", b"b"):
+            bank.learn(key, features.copy(), label)
+        blank.learn(features.copy(), label)
+    probe = numbers(kind, {"x": 1.0, "y": 2.0, "c": "u"})
+    assert bits(bank.predict(b"a", probe.copy())) == bits(blank.predict(probe.copy()))
 
 
 def test_a_key_that_was_dropped_is_new_again_and_the_others_stay() -> None:
