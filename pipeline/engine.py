@@ -19,6 +19,7 @@ from consumers.refusal import Refusal
 from pipeline.join import Join
 from producers import deadletter, prediction
 from producers.sink import Message
+from state.labels import event_ms
 from state.learner import LabelError
 from state.shard import Shard
 
@@ -140,7 +141,7 @@ class Engine:
         if shard.keys is not None:
             if not record.key:
                 return Refusal("no_key", "validate", 'the record has no key; with scope = "key" each needs one', "key")
-            shard.keys.meet(record.key, record.timestamp_ms if event.ts is msgspec.UNSET else event.ts)
+            shard.keys.meet(record.key, event_ms(None if event.ts is msgspec.UNSET else event.ts, record.timestamp_ms))
         if shard.labels is not None:
             self._join.pass_time(shard, record, event.ts)
         try:

@@ -145,13 +145,10 @@ class Labels:
     def event_ms(self, at_ms: int | None, logged_ms: int) -> int:
         """Return when a record happened: at the time that it carries, else at the log's, as far as that means anything.
 
-        Where features carry event times the log's is years ahead of old ones; then it is the stream's. A time that
-        lies more than a day past the log's is a mistake, such as microseconds, and must not end every wait.
+        Where features carry event times the log's is years ahead of old ones; then it is the stream's.
         """
         memory = self._memory
-        if at_ms is None:
-            return max(0, memory.now_ms) if memory.dated else logged_ms
-        return min(at_ms, logged_ms + _AHEAD_MS) if logged_ms > 0 else at_ms
+        return max(0, memory.now_ms) if at_ms is None and memory.dated else event_ms(at_ms, logged_ms)
 
     def advance(self, at_ms: int | None, logged_ms: int, *, features: bool) -> None:
         """Let the time of a record pass, `at_ms` if it carries one; what was waited for too long is overdue then.
@@ -402,6 +399,16 @@ class Labels:
     def _waits(self, item: tuple[int, int, int, str]) -> bool:
         entry = self._entries.get(item[3])
         return entry is not None and entry.kind == item[1] and entry.order == item[2]
+
+
+def event_ms(at_ms: int | None, logged_ms: int) -> int:
+    """Return the event time of a record, the log's where it carries none.
+
+    One more than a day past the log's is a mistake, such as microseconds, and must not end every wait.
+    """
+    if at_ms is None:
+        return logged_ms
+    return min(at_ms, logged_ms + _AHEAD_MS) if logged_ms > 0 else at_ms
 
 
 def _bytes(id_: str, entry: Entry) -> int:
