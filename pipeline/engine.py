@@ -19,7 +19,7 @@ from consumers.refusal import Refusal
 from pipeline.join import Join
 from producers import deadletter, prediction
 from producers.sink import Message
-from state.labels import event_ms
+from state.labels import is_time
 from state.learner import LabelError
 from state.shard import Shard
 
@@ -141,7 +141,7 @@ class Engine:
         if shard.keys is not None:
             if not record.key:
                 return Refusal("no_key", "validate", 'the record has no key; with scope = "key" each needs one', "key")
-            shard.keys.meet(record.key, event_ms(None if event.ts is msgspec.UNSET else event.ts, record.timestamp_ms))
+            shard.keys.meet(record.key, _seen_ms(record, event))
         if shard.labels is not None:
             self._join.pass_time(shard, record, event.ts)
         try:
@@ -221,6 +221,13 @@ class Engine:
         if event.id is msgspec.UNSET:
             return f"{self._topic}-{record.partition}-{record.offset}"
         return event.id
+
+
+def _seen_ms(record: Record, event: Event) -> int:
+    """Return when a key was seen, by its event; -1 for a time that is none, which moves no clock."""
+    if event.ts is msgspec.UNSET:
+        return record.timestamp_ms
+    return event.ts if is_time(event.ts, record.timestamp_ms) else -1
 
 
 def _trace(record: Record) -> list[tuple[str, bytes | None]] | None:

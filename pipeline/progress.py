@@ -26,6 +26,7 @@ log = structlog.get_logger("headrace")
 
 _BATCH_S = 0.5
 _FIRST_RECORDS = 500
+_SPELL_S = 5.0
 
 
 class Progress:
@@ -102,7 +103,9 @@ class Progress:
         for index in range(len(partitions)):
             shard = self._shards.get(partitions[(index + self._turn) % len(partitions)])
             if shard is not None:
-                room = self.batch_records - learned
+                # Where labels' waits end by the thousand, a few partitions may take all the time that there is.
+                late = self._clock() > started + _SPELL_S
+                room = 0 if late else self.batch_records - learned
                 learned += self._advance(shard, batch, pending, now_ms, room=room)
         took_s = self._clock() - started
         self._telemetry.batch_seconds.labels("learn").observe(took_s)

@@ -21,9 +21,9 @@ _WAITING = (_ASKED, _EARLY)
 # What an entry costs beside the bytes of its id and its record: measured over a million of them.
 _ENTRY_BYTES = 450
 _SLACK = 1_000
-# Each record brings one wait at the most, so to end a few with each is enough to keep up.
-_ENDS_MAX = 8
-_AHEAD_MS = 86_400_000
+# Each record brings one wait at the most, so to end some with each is enough to keep up.
+_ENDS_MAX = 1_000
+_AHEAD_MS = 10 * 365 * 86_400_000
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 
 Verdict = Literal["learn", "correct", "early", "duplicate", "corrected", "orphaned"]
@@ -148,17 +148,21 @@ class Labels:
         Where features carry event times the log's is years ahead of old ones; then it is the stream's.
         """
         memory = self._memory
-        return max(0, memory.now_ms) if at_ms is None and memory.dated else event_ms(at_ms, logged_ms)
+        if at_ms is not None and is_time(at_ms, logged_ms):
+            return at_ms
+        return max(0, memory.now_ms) if memory.dated else logged_ms
 
     def advance(self, at_ms: int | None, logged_ms: int, *, features: bool) -> None:
         """Let the time of a record pass, `at_ms` if it carries one; what was waited for too long is overdue then.
 
-        One record ends a few waits at the most, so that none of them takes long; the next end the others.
+        One record ends a thousand waits at the most, so that none takes long; the next end the others.
         """
         memory = self._memory
         if features:
             memory.seen = True
             memory.dated = memory.dated or at_ms is not None
+        if at_ms is not None and not is_time(at_ms, logged_ms):
+            return
         if at_ms is not None or (memory.seen and not memory.dated):
             memory.now_ms = max(memory.now_ms, self.event_ms(at_ms, logged_ms))
         until_ms = memory.now_ms - self._rules.wait_ms
@@ -401,14 +405,12 @@ class Labels:
         return entry is not None and entry.kind == item[1] and entry.order == item[2]
 
 
-def event_ms(at_ms: int | None, logged_ms: int) -> int:
-    """Return the event time of a record, the log's where it carries none.
+def is_time(at_ms: int, logged_ms: int) -> bool:
+    """Tell whether an event time can be one: far past the log's it is a mistake, such as microseconds.
 
-    One more than a day past the log's is a mistake, such as microseconds, and must not end every wait.
+    A single one of those would end every wait, and no later one ever again.
     """
-    if at_ms is None:
-        return logged_ms
-    return min(at_ms, logged_ms + _AHEAD_MS) if logged_ms > 0 else at_ms
+    return logged_ms <= 0 or at_ms <= logged_ms + _AHEAD_MS
 
 
 def _bytes(id_: str, entry: Entry) -> int:

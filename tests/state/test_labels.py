@@ -345,19 +345,21 @@ def test_a_time_far_past_the_logs_does_not_end_every_wait() -> None:
     joined.advance(10**12, 10**12, features=True)
     joined.ask("a", entry(0, at_ms=10**12))
     joined.advance(10**15, 10**12 + 1, features=True)
-    assert (joined.tally.expired, joined.event_ms(10**15, 10**12)) == (0, 10**12 + 86_400_000)
+    assert (joined.tally.expired, joined.event_ms(10**15, 10**12)) == (0, 10**12)
+    joined.advance(10**12 + 8 * 86_400_000, 10**12 + 2, features=True)
+    assert joined.tally.expired == 1, "a time that the log has not come to yet is one all the same"
 
 
-def test_a_record_ends_a_few_waits_and_the_next_ones_the_others() -> None:
+def test_a_record_ends_a_thousand_waits_and_the_next_ones_the_others() -> None:
     joined = labels()
-    for index in range(100):
+    for index in range(2_500):
         ask(joined, f"id-{index}", index)
     joined.advance(WAIT_MS + 1, 0, features=True)
-    assert len(joined.overdue()) == joined.tally.expired == 8
-    assert take(joined, "id-99", at_ms=WAIT_MS + 1) == "orphaned", "its wait is over all the same"
-    for _ in range(20):
-        joined.advance(WAIT_MS + 1, 0, features=True)
-    assert joined.tally.expired == 100
+    assert len(joined.overdue()) == joined.tally.expired == 1_000
+    joined.advance(WAIT_MS + 1, 0, features=True)
+    assert take(joined, "id-2499", at_ms=None, logged_ms=0) == "orphaned", "its wait is over all the same"
+    joined.advance(WAIT_MS + 1, 0, features=True)
+    assert joined.tally.expired == 2_500
 
 
 def test_long_labels_and_answers_count_as_memory() -> None:
