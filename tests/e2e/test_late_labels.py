@@ -20,12 +20,12 @@ from state.store import Store
 Make = Callable[..., Project]
 
 KILLS = 10
-RECORDS = 100_000 if SOAK else 40_000
+RECORDS = 100_000 if SOAK else 24_000
 
 
 def test_labels_late_missing_twice_and_early_are_learned_once_through_ten_kills(project: Make) -> None:
     p = labelled(project, partitions=4)
-    messages = plan(RECORDS, partitions=4, delay_max=10_000)
+    messages = plan(RECORDS, partitions=4, delay_max=min(10_000, RECORDS // 3))
     rng = random.Random(3)
     kills = sorted(rng.sample(range(len(messages) // 20, len(messages) * 9 // 10), KILLS))
     with ordered(p) as orders, p.running(workers=1) as run:
@@ -141,7 +141,7 @@ def test_features_and_labels_stay_together_while_workers_come_and_go(project: Ma
     p = labelled(project, partitions=6)
     lines = "".join(f'"{name}" = "{value}"\n' for name, value in client.items())
     p.file.write_text(f'name = "{p.name}"\n[kafka.librdkafka]\n{lines}')
-    messages = plan(9_000, partitions=6, delay_max=2_000)
+    messages = plan(4_500, partitions=6, delay_max=1_000)
     third = len(messages) // 3
     with ordered(p) as orders, p.running(workers=2) as run:
         send(p, messages[:third])
