@@ -20,12 +20,12 @@ from state.store import Store
 Make = Callable[..., Project]
 
 KILLS = 10
-RECORDS = 100_000 if SOAK else 24_000
+RECORDS = 100_000 if SOAK else 30_000
 
 
 def test_labels_late_missing_twice_and_early_are_learned_once_through_ten_kills(project: Make) -> None:
     p = labelled(project, partitions=4)
-    messages = plan(RECORDS, partitions=4, delay_max=min(10_000, RECORDS // 3))
+    messages = plan(RECORDS, partitions=4, delay_max=10_000)
     rng = random.Random(3)
     kills = sorted(rng.sample(range(len(messages) // 20, len(messages) * 9 // 10), KILLS))
     with ordered(p) as orders, p.running(workers=1) as run:
