@@ -16,7 +16,6 @@ Each starts another run of the tests, on a copy of the source.
 | pause kept | what is taken over stays paused | a first run | it never ends |
 | unordered relearn | relearning goes backwards | a kill while it relearns | other predictions |
 | unchecked count | what is relearned is not counted | a schema that has changed | it goes on |
-| steps out of order | a step of both logs is relearned backwards | workers that come and go | other predictions |
 """
 
 import os
@@ -168,14 +167,6 @@ MUTANTS = [
         "        if False:\n",
         "test_loss.py::test_a_relearning_that_comes_to_other_counts_stops_the_pipeline",
         "assert 0 == 1",
-    ),
-    Mutant(
-        "steps out of order",
-        "consumers/weave.py",
-        "        return Slice(records, self.place, silent=True, again=True)\n",
-        "        return Slice(records[::-1], self.place, silent=True, again=True)\n",
-        "test_late_labels.py::test_features_and_labels_stay_together_while_workers_come_and_go[range]",
-        "Error",
     ),
 ]
 
