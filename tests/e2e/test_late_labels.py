@@ -161,13 +161,19 @@ def test_labels_are_learned_once_also_after_the_store_has_lost_everything(projec
     p = labelled(project, partitions=2)
     messages = plan(6_000, partitions=2, delay_max=1_000)
     half = len(messages) // 2
-    # Each run ends with a snapshot: after three of them the marks no longer reach back to the start.
-    for part in range(3):
-        send(p, messages[part * half // 3 : (part + 1) * half // 3])
-        p.run_to_end()
-    client = Store(p.stack.addresses.redis, name=p.name).client
-    for key in client.scan_iter(match=f"{p.name}:*"):
-        client.delete(key)
+    store = Store(p.stack.addresses.redis, name=p.name)
+    with p.running() as run:
+        # After more snapshots than are kept the marks no longer reach back to the start.
+        for part in range(5):
+            send(p, messages[part * half // 5 : (part + 1) * half // 5])
+            ends = {q: len(sent) for q, sent in p.sent.items()}
+            wait_until(
+                lambda ends=ends: {q: n[0]["offset"] for q in ends if (n := store.notes(q))} == ends,  # type: ignore[misc]
+                what="all to be in a snapshot",
+            )
+        assert run.stop() == 0, run.log()
+    for key in store.client.scan_iter(match=f"{p.name}:*"):
+        store.client.delete(key)
     send(p, messages[half:])
     p.run_to_end()
     log = max(p.directory.glob("run-*.log")).read_text()
