@@ -53,7 +53,7 @@ class StateError(Exception):
 
 
 class Takeover:
-    """Make shards for partitions of `topic`; `build` gives a new mind for one, `rules` how labels are waited for."""
+    """Make shards for partitions of `topic`; `minds` gives what learns, `rules` how labels are waited for."""
 
     def __init__(
         self,

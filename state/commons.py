@@ -31,12 +31,12 @@ class Commons:
         self._mixing = mixing
         self._pool = pool
         self._build = build
-        mixing.check(build().model)
         self._cell: Cell | None = None
         self._base: Any = None
         self._found = Found(0, b"", b"", None)
         # Labels are judged by a model that was never taught: which classes it has met depends on the rounds so far.
         self._judge = build()
+        mixing.check(self._judge.model)
         self.learned = 0
 
     @property

