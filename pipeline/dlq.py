@@ -145,13 +145,7 @@ def _route(config: Config, topics: Topics, name: str, *, execute: bool) -> Route
 
 
 def _make(config: Config, topics: Topics, name: str) -> None:
-    topics.ensure(
-        features=config.topics.features,
-        predictions=config.topics.predictions,
-        labels=config.topics.labels,
-        dead_letters=config.topics.dead_letters,
-        partitions=config.topics.partitions,
-    )
+    topics.ensure(**config.topics.model_dump())
     source, there = topics.describe(name), topics.partitions()
     receipts, parked = receipt.topic_of(name), parked_topic(name)
     if receipts not in there:

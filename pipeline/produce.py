@@ -156,13 +156,7 @@ def _ahead(rows: Iterator[Row]) -> Iterator[Row | None]:
 
 
 def _ensure(config: Config) -> None:
-    Topics({"log_level": 0, **config.librdkafka}).ensure(
-        features=config.topics.features,
-        predictions=config.topics.predictions,
-        dead_letters=config.topics.dead_letters,
-        labels=config.topics.labels,
-        partitions=config.topics.partitions,
-    )
+    Topics({"log_level": 0, **config.librdkafka}).ensure(**config.topics.model_dump())
 
 
 @contextlib.contextmanager

@@ -377,13 +377,7 @@ def _end_of(source: Source, partition: int, *, labels: bool) -> Place:
 
 
 def _ensure(topics: Topics, config: Config) -> Topic:
-    return topics.ensure(
-        features=config.topics.features,
-        predictions=config.topics.predictions,
-        dead_letters=config.topics.dead_letters,
-        labels=config.topics.labels,
-        partitions=config.topics.partitions,
-    )
+    return topics.ensure(**config.topics.model_dump())
 
 
 def _resolve_hosts(config: Config) -> None:
