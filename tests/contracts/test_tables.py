@@ -101,7 +101,12 @@ def _scripts(
         if args[0] != "EVALSHA":
             return ask(*args, **options)
         numbers.append(len(numbers))
-        return fault(numbers[-1], lambda: ask(*args, **options))
+        try:
+            return fault(numbers[-1], lambda: ask(*args, **options))
+        except redis.exceptions.NoScriptError:
+            # A server that has not seen this script yet: the client sends it, and asks again.
+            numbers.pop()
+            raise
 
     monkeypatch.setattr(store.client, "execute_command", execute)
     return numbers
