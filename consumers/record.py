@@ -72,21 +72,21 @@ class Decoder:
     """
 
     def __init__(self, *, schema: Schema | None = None, value_bytes_max: int = VALUE_BYTES_MAX) -> None:
-        self._schema = schema
-        self._value_bytes_max = value_bytes_max
+        self.schema = schema
+        self.value_bytes_max = value_bytes_max
         kind = NullableEvent if schema is not None and schema.nullable else Event
         self._decode = msgspec.json.Decoder(kind).decode
 
     def decode(self, record: Record) -> Event | Refusal:
         """Decode one record. Never raises: whatever the bytes are, the answer is an event or a refusal."""
-        event = read_json(record.value, self._decode, bytes_max=self._value_bytes_max, faults=_faults)
+        event = read_json(record.value, self._decode, bytes_max=self.value_bytes_max, faults=_faults)
         if type(event) is Refusal:
             return event
         assert isinstance(event, Event)
         if (refusal := refuse_ts(event.ts)) is not None:
             return refusal
-        if self._schema is not None:
-            fault = self._schema.check(event.features)
+        if self.schema is not None:
+            fault = self.schema.check(event.features)
             if fault is not None:
                 return Refusal(fault.code, "validate", fault.message, f"features.{fault.feature}")
         return event

@@ -7,6 +7,7 @@ client get it. The rebalance callbacks only note what happened: all work on it i
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, cast
 
 import msgspec
@@ -15,14 +16,20 @@ from confluent_kafka import (
     Consumer,
     KafkaError,
     KafkaException,
+    Message,
     TopicPartition,
 )
 
-from consumers.record import LabelRecord, Record, record_of
+from consumers.chunk import Chunk
+from consumers.record import LabelRecord, Record
 
 _Log = tuple[bool, int]
 """One of a partition's two logs: whether it is that of the labels, and the partition."""
 
+BYTES_MAX = 16 << 20
+"""About so many bytes of values make a batch, however small or large its records are."""
+
+_SLICE_RECORDS = 1_000
 _CALL_S = 5.0
 _LEAVE_S = 2.0
 _LEFT_S = 0.25
@@ -114,10 +121,10 @@ class Batch(msgspec.Struct, frozen=True):
     `label_ends` are those of the labels topic.
     """
 
-    records: Mapping[int, Sequence[Record]]
+    records: Mapping[int, Chunk]
     ends: Mapping[int, int]
     membership: Any
-    labels: Mapping[int, Sequence[Record]] = {}
+    labels: Mapping[int, Chunk] = {}
     label_ends: Mapping[int, int] = {}
 
 
@@ -164,8 +171,10 @@ class Source:
         """Join the group. The partitions come with later polls."""
         self._consumer.subscribe([self._topic], on_assign=self._came, on_revoke=self._went, on_lost=self._lost)
 
-    def poll(self, *, records_max: int, wait_s: float) -> Batch | None:
+    def poll(self, *, records_max: int, wait_s: float, bytes_max: int = BYTES_MAX) -> Batch | None:
         """Wait for the first record, then take what else is there; None when nothing came in time.
+
+        Once there are `bytes_max` bytes of values, no more is taken than a slice of messages.
 
         Raises SourceError for what no waiting mends and SourceLost for a client that is dead; its other errors are
         waited out.
@@ -173,28 +182,48 @@ class Source:
         first = self._consumer.poll(wait_s)
         if first is None:
             return None
-        messages = [first, *self._consumer.consume(records_max - 1, 0)]
-        records: dict[_Log, list[Record]] = {}
+        messages = [first, *self._fetched(records_max - 1, bytes_max - len(first))]
         ends: dict[_Log, int] = {}
-        for message in messages:
-            error = message.error()
-            if error is None:
-                labels = self._labels is not None and message.topic() == self._labels
-                record = record_of(message, LabelRecord if labels else Record)
-                records.setdefault((labels, record.partition), []).append(record)
-            elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 librdkafka's own codes
-                log = message.topic() == self._labels, cast("int", message.partition())
-                ends[log] = cast("int", message.offset())
-            elif error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001
-                # Comes with a partition or without, and only once: a static member that lost its session, say.
-                raise SourceLost(f"the consumer can't go on: {error.str()}")
-            elif error.code() in _AUTH or message.partition() in {None, -1, *(p for _, p in self._next)}:
-                # What concerns the group comes with a partition of no meaning.
-                self._judge(error)
+        if any(map(Message.error, messages)):
+            for message in messages:
+                if (error := message.error()) is not None:
+                    self._note(message, error, ends)
+            messages = [message for message in messages if message.error() is None]
+        found: dict[_Log, list[Message]] = {}
+        # A log's messages come in long runs.
+        for partition, run in groupby(messages, Message.partition):
+            for labels, part in groupby(run, self._is_label) if self._labels is not None else ((False, run),):
+                found.setdefault((labels, cast("int", partition)), []).extend(part)
+        records = {log: Chunk(run, LabelRecord if log[0] else Record) for log, run in found.items()}
         # Once a log, not once a record; and what was revoked within this very poll is no longer the client's.
         for log in records.keys() & self._next.keys():
-            self._next[log] = records[log][-1].offset + 1
+            self._next[log] = records[log].offsets[-1] + 1
         return self._batch(records, ends) if records or ends else None
+
+    def _fetched(self, records_max: int, bytes_max: int) -> list[Message]:
+        """Take what the client has fetched, slice by slice, until there is enough of it."""
+        messages: list[Message] = []
+        while records_max > len(messages) and bytes_max > 0:
+            slice_ = self._consumer.consume(min(_SLICE_RECORDS, records_max - len(messages)), 0)
+            if not slice_:
+                break
+            messages += slice_
+            bytes_max -= sum(map(len, slice_))
+        return messages
+
+    def _is_label(self, message: Message) -> bool:
+        return message.topic() == self._labels
+
+    def _note(self, message: Message, error: KafkaError, ends: dict[_Log, int]) -> None:
+        """Note where a log ends, or judge any other event that is no record."""
+        if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 librdkafka's own codes
+            ends[message.topic() == self._labels, cast("int", message.partition())] = cast("int", message.offset())
+        elif error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001
+            # Comes with a partition or without, and only once: a static member that lost its session, say.
+            raise SourceLost(f"the consumer can't go on: {error.str()}")
+        elif error.code() in _AUTH or message.partition() in {None, -1, *(p for _, p in self._next)}:
+            # What concerns the group comes with a partition of no meaning.
+            self._judge(error)
 
     def nothing(self) -> Batch:
         """Return an empty batch, for records that wait from earlier ones: its membership is as good for them."""
@@ -371,7 +400,7 @@ class Source:
                 hint="give the user READ on the features topic and on the group (`headrace doctor`)",
             )
 
-    def _batch(self, records: Mapping[_Log, Sequence[Record]], ends: Mapping[_Log, int]) -> Batch:
+    def _batch(self, records: Mapping[_Log, Chunk], ends: Mapping[_Log, int]) -> Batch:
         return Batch(
             {partition: found for (labels, partition), found in records.items() if not labels},
             {partition: end for (labels, partition), end in ends.items() if not labels},

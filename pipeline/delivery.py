@@ -4,10 +4,14 @@ The model has learned a batch before it is sent, and learning can't be taken bac
 outputs, its offsets and the membership that held when it was consumed, and tries until Kafka confirms them:
 the same outputs each time, never a second learning. Only when the partitions are no longer this worker's is
 the batch dropped, and the models that learned it with it.
+
+What only waits for Kafka is a call of its own, which may run beside the learning of the next batch: it looks at
+nothing but what was fixed before.
 """
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -31,17 +35,19 @@ _SLICE_LINES = 100
 class Pending(msgspec.Struct):
     """A batch that is learned and not yet confirmed, by partition.
 
-    `starts` are what was committed before it, `ends` the offsets behind it, of the features and of the labels, and
-    `marks` what is to be committed beside them, once that was tried. `settled` counts the lines that the HTTP sink has
-    taken or refused one by one, and `refused` holds the refused ones by position.
+    `ends` are the offsets behind it, of the features and of the labels. Once it was tried for the first time `outputs`
+    are what is sent, with what is to be committed, and `starts` what was committed before. `settled` counts the lines
+    that the HTTP sink has taken or refused one by one, and `refused` holds the refused ones by position. `done_s` is
+    the wall clock when it was confirmed.
     """
 
-    results: dict[int, Result]
-    starts: dict[int, Committed]
     membership: Any
+    results: dict[int, Result] = {}
     ends: dict[int, Place] = {}
-    marks: dict[int, str] = {}
+    starts: dict[int, Committed] = {}
+    outputs: list[Output] = []
     newest_ms: int = 0
+    done_s: float = 0.0
     posted: bool = False
     sent: bool = False
     unknown: bool = False
@@ -50,7 +56,7 @@ class Pending(msgspec.Struct):
 
 
 class Delivery:
-    """Bring batches to the sinks. `shards` are the runner's, by partition."""
+    """Bring batches to the sinks. `shards` are the runner's, by partition; `on_unknown` counts ends not heard of."""
 
     def __init__(
         self,
@@ -60,41 +66,61 @@ class Delivery:
         sink: Sink,
         webhook: Webhook | None,
         shards: Mapping[int, Shard],
+        on_unknown: Callable[[], None],
     ) -> None:
+        self._on_unknown = on_unknown
         self._engine = engine
         self._source = source
         self._sink = sink
         self._webhook = webhook
         self._shards = shards
 
-    def attempt(self, pending: Pending, *, on_unknown: Callable[[], None]) -> None:
-        """Try to bring a batch to its end; returns when it is confirmed.
+    def start(self, pending: Pending) -> None:
+        """Hand a batch over, as far as that needs no waiting for Kafka; `finish` does the rest.
 
-        Raises SinkAway, SourceAway or WebhookAway when it must be tried again, and BatchStale when its
-        partitions have moved on.
+        The shards stand where the batch has brought them, and what came before it is confirmed. Raises what `finish`
+        raises, and WebhookAway.
         """
         if pending.unknown and self._resolve(pending) == "sent":
+            pending.sent = True
             return
         self._post(pending)
-        outputs = self._outputs(pending)
+        self._fix(pending)
         if not pending.sent:
             self._sink.open()
-            try:
-                self._sink.send(outputs, pending.membership)
-            except OutcomeUnknown:
-                pending.unknown = True
-                on_unknown()
-                raise
+            with self._noting(pending):
+                self._sink.fill(pending.outputs)
+
+    def finish(self, pending: Pending) -> None:
+        """Return when a batch that was handed over is confirmed; touches no shard.
+
+        Raises SinkAway or SourceAway when it must be tried again from `start`, and BatchStale when its partitions have
+        moved on.
+        """
+        if not pending.sent:
+            with self._noting(pending):
+                self._sink.commit(pending.outputs, pending.membership)
             pending.sent = True
         if not self._sink.commits:
-            self._source.commit({o.partition: Committed(o.offset, o.mark, o.labels_offset) for o in outputs})
+            self._source.commit({o.partition: Committed(o.offset, o.mark, o.labels_offset) for o in pending.outputs})
+        pending.done_s = time.time()
+
+    @contextlib.contextmanager
+    def _noting(self, pending: Pending) -> Iterator[None]:
+        """Note where a transaction's end is not heard of."""
+        try:
+            yield
+        except OutcomeUnknown:
+            pending.unknown = True
+            self._on_unknown()
+            raise
 
     def _resolve(self, pending: Pending) -> Literal["sent", "unsent"]:
         """Learn from the committed offsets how a transaction ended whose end was not heard of."""
         self._sink.open()
         committed = self._source.committed(pending.ends)
         # Not by the offset alone: a batch of labels moves none of the features'.
-        if all(_is_at(committed[p], end[0], pending.marks[p]) for p, end in pending.ends.items()):
+        if all(_is_at(committed[output.partition], output.offset, output.mark) for output in pending.outputs):
             log.info("transaction had been committed", offsets=pending.ends)
             return "sent"
         if all(
@@ -111,13 +137,13 @@ class Delivery:
             return
         until = time.monotonic() + _POSTING_S
         for partition, result in pending.results.items():
-            if result.sources:
+            if not result.posted:
                 if time.monotonic() > until:
                     raise WebhookAway("the HTTP sink takes long; the rest of the batch is still to be sent", after_s=0)
                 refused = self._post_one(self._webhook, pending, partition)
                 self._engine.withdraw(self._shards[partition], result, refused)
                 # Accepted lines are not posted again when a later partition's must wait.
-                result.sources = []
+                result.posted = True
         pending.posted = True
 
     def _post_one(self, webhook: Webhook, pending: Pending, partition: int) -> dict[int, str]:
@@ -125,7 +151,7 @@ class Delivery:
 
         Raises WebhookAway between two slices when it takes long, so that the loop comes to poll.
         """
-        lines = [message.value or b"" for message in pending.results[partition].predictions]
+        lines = pending.results[partition].predictions.values
         if partition not in pending.refused:
             if webhook.post(lines) is None:
                 return {}
@@ -142,14 +168,19 @@ class Delivery:
             pending.settled[partition] = settled + _SLICE_LINES
         return refused
 
-    def _outputs(self, pending: Pending) -> list[Output]:
-        # Now, and not when it was learned: what the HTTP sink refused has moved from one count to another.
-        pending.marks = {partition: mark.of(self._shards[partition]) for partition in pending.results}
-        return [
-            Output(partition, result.predictions, result.letters, end[0], pending.marks[partition], end[1])
-            for partition, result in pending.results.items()
-            for end in (pending.ends[partition],)
-        ]
+    def _fix(self, pending: Pending) -> None:
+        """Fix what is sent, at the first try: the shards move on while it is waited for.
+
+        Not when it was learned, since what the HTTP sink refused has moved from one count to another.
+        """
+        if pending.outputs:
+            return
+        for partition, result in pending.results.items():
+            shard, end = self._shards[partition], pending.ends[partition]
+            pending.starts[partition] = Committed(shard.committed, shard.mark, shard.labels_committed)
+            pending.outputs.append(
+                Output(partition, result.predictions, result.letters, end[0], mark.of(shard), end[1])
+            )
 
 
 def _is_at(committed: Committed, offset: int, metadata: str) -> bool:

@@ -9,51 +9,61 @@ come out as they did the first time, because nothing here depends on when it hap
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from consumers.chunk import Chunk, Records
 from consumers.label import LabelDecoder
 from consumers.record import Decoder, Event, LabelRecord, Record
 from consumers.refusal import Refusal
 from pipeline.join import Join
 from producers import deadletter, prediction
-from producers.sink import Message
+from producers.sink import Message, Parcel
 from state.labels import is_time
 from state.learner import LabelError
 from state.shard import Shard
 
-TRACE_HEADERS = frozenset({"traceparent", "tracestate", "baggage"})
-"""W3C headers that pass from a record to its prediction."""
-PREDICTION_BYTES_MAX = 900_000
-"""A prediction must fit a topic with Kafka's default limit of a megabyte."""
+if TYPE_CHECKING:
+    # It brings numba along, which takes its time, and which not every machine has.
+    from pipeline.lane import Crossing, Lane
 
 
 class Result(msgspec.Struct):
     """What a batch gave for one partition.
 
-    `sources` are the records behind the predictions, in order; a dead letter stands with its offset. `label_letters`
+    `sources` are the records behind the predictions, in order, or else their `places` in the `chunk` that holds them; a
+    dead letter stands with its offset. `label_letters`
     are those of the labels topic, of which `labels` were good; `delays_ms` tells after how long each was joined.
+    `codes` counts both kinds of dead letters by their codes.
     `learned` counts what was taught; `taught` tells of each prediction whether the model has, or awaits, its label.
     """
 
-    predictions: list[Message] = []
+    predictions: Parcel = msgspec.field(default_factory=Parcel)
     sources: list[Record] = []
+    chunk: Chunk | None = None
+    places: Sequence[int] = ()
     dead_letters: list[tuple[int, Message]] = []
     label_letters: list[tuple[int, Message]] = []
+    codes: dict[str, int] = {}
     labels: int = 0
     delays_ms: list[int] = []
     learned: int = 0
-    taught: list[bool] = []
+    taught: Any = msgspec.field(default_factory=list)
+    posted: bool = False
 
     @property
     def letters(self) -> list[Message]:
         """All dead letters, those of the labels last."""
         return [letter for _, letter in (*self.dead_letters, *self.label_letters)]
 
-    def codes(self) -> list[str]:
-        """Return the code of each dead letter, in order."""
-        return [(dict(letter.headers or ())[deadletter.CODE] or b"").decode() for letter in self.letters]
+    def source(self, position: int) -> Record:
+        """Return the record behind a prediction."""
+        return self.sources[position] if self.chunk is None else self.chunk.record(self.places[position])
+
+    def count(self, code: str) -> None:
+        """Count a dead letter by its code."""
+        self.codes[code] = self.codes.get(code, 0) + 1
 
 
 class Engine:
@@ -67,15 +77,52 @@ class Engine:
         name: str,
         labels: str = "",
         label_decoder: LabelDecoder | None = None,
+        lane: "Lane | None" = None,
     ) -> None:
         self._decoder = decoder
         self._topic = topic
         self._labels = labels
         self._name = name
+        self._lane = lane
         self._join = Join(decoder=decoder, label_decoder=label_decoder or LabelDecoder())
 
-    def run(self, shard: Shard, records: Sequence[Record], *, now_ms: int) -> Result:
-        """Predict and learn a batch in the order given; the shard stands behind its last records afterwards."""
+    def run(self, shard: Shard, records: Records, *, now_ms: int, silent: bool = False) -> Result:
+        """Predict and learn a batch in the order given; the shard stands behind its last records afterwards.
+
+        Where `silent`, nobody looks at what would go out, so it may be missing.
+        """
+        if isinstance(records, Chunk):
+            if self._lane is not None and shard.labels is None and shard.mind.compiled is not None:
+                crossing = self._lane.cross(shard, records, now_ms=now_ms, silent=silent)
+                if crossing is not None:
+                    return self._arrive(shard, records, crossing)
+            records = records.records()
+        return self._run_each(shard, records, now_ms=now_ms)
+
+    def _arrive(self, shard: Shard, chunk: Chunk, crossing: "Crossing") -> Result:
+        """Count what a chunk gave that was handled at once, and seal what was refused."""
+        counts = shard.counts
+        good = len(crossing.places)
+        counts.records += len(chunk)
+        counts.predictions += good
+        counts.dead_letters += len(crossing.refusals)
+        counts.learned += crossing.learned
+        shard.offset = chunk.offsets[-1] + 1
+        result = Result(
+            predictions=crossing.predictions,
+            chunk=chunk,
+            places=crossing.places,
+            learned=crossing.learned,
+            taught=crossing.taught,
+        )
+        for position, refusal in crossing.refusals.items():
+            record = chunk.record(position)
+            result.dead_letters.append((record.offset, self.refuse(record, refusal)))
+            result.count(refusal.code)
+        return result
+
+    def _run_each(self, shard: Shard, records: Sequence[Record], *, now_ms: int) -> Result:
+        """Take one record after the other."""
         result = Result()
         model = prediction.Model(self._name, shard.model_version)
         counts = shard.counts
@@ -91,6 +138,7 @@ class Engine:
             else:
                 counts.dead_letters += 1
                 result.dead_letters.append((record.offset, self.refuse(record, refusal)))
+                result.count(refusal.code)
             shard.offset = record.offset + 1
         result.learned = counts.learned - before
         shard.mind.trim()
@@ -102,13 +150,12 @@ class Engine:
         Where the model has learned a record already, or will when its label comes, the dead letter says so.
         """
         for position, words in refused.items():
-            record = result.sources[position]
-            letter = self.refuse(record, Refusal("sink_refused", "sink", words), learned=result.taught[position])
+            record = result.source(position)
+            result.count("sink_refused")
+            letter = self.refuse(record, Refusal("sink_refused", "sink", words), learned=bool(result.taught[position]))
             result.dead_letters.append((record.offset, letter))
         result.dead_letters.sort(key=lambda letter: letter[0])
-        result.predictions = [m for i, m in enumerate(result.predictions) if i not in refused]
-        result.sources = [r for i, r in enumerate(result.sources) if i not in refused]
-        result.taught = [t for i, t in enumerate(result.taught) if i not in refused]
+        result.predictions = result.predictions.without(refused)
         shard.counts.predictions -= len(refused)
         shard.counts.dead_letters += len(refused)
 
@@ -179,12 +226,12 @@ class Engine:
             )
             # Less what is another in each run: a relearning must come to the same verdict.
             size = len(value) - len(f"{model.version}{now_ms}")
-            if size <= PREDICTION_BYTES_MAX and label is not None:
+            if size <= prediction.BYTES_MAX and label is not None:
                 shard.mind.learn(record.key, event.features, label)
         except Exception as error:  # noqa: BLE001 a model may raise anything, and none of it may stop the stream
             shard.mind.undo(record.key)
             return Refusal("learn_failed", "learn", f"the model raised {type(error).__name__}: {error}")
-        if size > PREDICTION_BYTES_MAX:
+        if size > prediction.BYTES_MAX:
             shard.mind.undo(record.key)
             return Refusal("too_large", "learn", f"its prediction would have {len(value)} bytes")
         shard.mind.keep(record.key, features, label)
@@ -194,7 +241,7 @@ class Engine:
         if shard.labels is not None:
             has_own = event.label is not msgspec.UNSET
             self._join.note(shard, record, event, id_, answer=answer, own=has_own, label=label)
-        result.predictions.append(Message(record.key, value, _trace(record)))
+        result.predictions.add(record.key, value, prediction.trace(record.headers))
         result.sources.append(record)
         result.taught.append(label is not None or shard.labels is not None or event.label is not msgspec.UNSET)
         return None
@@ -205,6 +252,7 @@ class Engine:
             result.labels += 1
         else:
             result.label_letters.append((record.offset, self.refuse(record, refusal)))
+            result.count(refusal.code)
         shard.labels_offset = record.offset + 1
 
     def _label(self, shard: Shard, event: Event, record: Record) -> Any:
@@ -228,9 +276,3 @@ def _seen_ms(record: Record, event: Event) -> int:
     if event.ts is msgspec.UNSET:
         return record.timestamp_ms
     return event.ts if is_time(event.ts, record.timestamp_ms) else -1
-
-
-def _trace(record: Record) -> list[tuple[str, bytes | None]] | None:
-    if not record.headers:
-        return None
-    return [header for header in record.headers if header[0] in TRACE_HEADERS] or None

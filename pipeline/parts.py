@@ -105,7 +105,12 @@ class Parts:
         )
         self.retention = Retention(source, shards=shards, hurry=self.saver.hurry, telemetry=telemetry, clock=clock)
         self.delivery = Delivery(
-            engine=given.engine, source=source, sink=given.sink, webhook=given.webhook, shards=shards
+            engine=given.engine,
+            source=source,
+            sink=given.sink,
+            webhook=given.webhook,
+            shards=shards,
+            on_unknown=telemetry.unknown_outcomes.inc,
         )
 
     def _pulse(self, given: Given, shards: Mapping[int, Shard], trial: Trial) -> Pulse:

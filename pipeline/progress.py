@@ -11,8 +11,8 @@ from functools import partial
 
 import structlog
 
-from consumers.record import Record
-from consumers.source import Batch, Committed, Source, SourceAway
+from consumers.chunk import Chunk, Records, keys_of, newest_ms
+from consumers.source import Batch, Source, SourceAway
 from consumers.weave import LOGS, Log, Place, Weave
 from pipeline.delivery import Pending
 from pipeline.engine import Engine, Result
@@ -24,13 +24,19 @@ from state.table import TableDamaged
 
 log = structlog.get_logger("headrace")
 
+_NOTHING = Chunk(())
 _BATCH_S = 0.5
+# A batch that takes longer than this is worth to be learned while Kafka confirms another.
+_BUSY_S = 0.003
 _FIRST_RECORDS = 500
 _SPELL_S = 5.0
 
 
 class Progress:
-    """Learn batches with an engine. `shards` are the runner's, by partition."""
+    """Learn batches with an engine. `shards` are the runner's, by partition.
+
+    `is_busy` tells whether the last batch took long to learn.
+    """
 
     def __init__(
         self,
@@ -58,6 +64,7 @@ class Progress:
         self._telemetry = telemetry
         self._clock = clock
         self.relearned = 0
+        self.is_busy = False
         self.batch_records = min(_FIRST_RECORDS, records_max)
 
     @property
@@ -95,7 +102,7 @@ class Progress:
         """
         started = self._clock()
         now_ms = time.time_ns() // 1_000_000
-        pending = Pending({}, {}, batch.membership)
+        pending = Pending(batch.membership)
         learned = 0
         # Each partition is the first at some time: those behind a full batch wait for the next one.
         self._turn += 1
@@ -109,6 +116,7 @@ class Progress:
                 learned += self._advance(shard, batch, pending, now_ms, room=room)
         took_s = self._clock() - started
         self._telemetry.batch_seconds.labels("learn").observe(took_s)
+        self.is_busy = took_s > _BUSY_S
         self._fit(learned, took_s)
         return pending if pending.ends else None
 
@@ -127,9 +135,8 @@ class Progress:
         if weave is not None:
             return self._advance_both(shard, weave, batch, pending, now_ms, room=room)
         behind = shard.is_relearning
-        records = batch.records.get(shard.partition, ())
-        fresh = [record for record in records if record.offset >= shard.offset]
-        silent = [record for record in fresh if record.offset < shard.committed]
+        fresh = batch.records.get(shard.partition, _NOTHING).since(shard.offset)
+        silent, new = fresh.split(shard.committed)
         if silent:
             self._relearn(shard, silent, now_ms)
         end = batch.ends.get(shard.partition, -1)
@@ -143,8 +150,7 @@ class Progress:
             return len(silent)
         if behind:
             self._takeover.settle(shard)
-        new = fresh[len(silent) :]
-        end = max(end, new[-1].offset + 1 if new else -1)
+        end = max(end, new.offsets[-1] + 1 if new else -1)
         if end > shard.offset:
             self._add(shard, new, (end, -1), pending, now_ms)
         return len(fresh)
@@ -154,8 +160,8 @@ class Progress:
     ) -> int:
         """Move a shard on by slices of its two logs: those that are relearned, and then one that is new."""
         partition = shard.partition
-        weave.feed(0, batch.records.get(partition, ()), batch.ends.get(partition))
-        weave.feed(1, batch.labels.get(partition, ()), batch.label_ends.get(partition))
+        weave.feed(0, batch.records.get(partition, _NOTHING).records(), batch.ends.get(partition))
+        weave.feed(1, batch.labels.get(partition, _NOTHING).records(), batch.label_ends.get(partition))
         learned = 0
         is_at_end = partial(self._is_at_end, partition)
         while learned < room:
@@ -179,7 +185,7 @@ class Progress:
         self._balance(partition, weave)
         return learned
 
-    def _learn(self, shard: Shard, records: Sequence[Record], now_ms: int) -> Result:
+    def _learn(self, shard: Shard, records: Records, now_ms: int, *, silent: bool) -> Result:
         """Run the engine over records whose keys' models were fetched at once. Raises StoreAway.
 
         A store that can't serve in the middle of it, or serves another owner, or has lost rows, is away for this shard:
@@ -188,29 +194,28 @@ class Progress:
         partition = shard.partition
         try:
             if shard.keys is not None:
-                shard.keys.warm(record.key for record in records if record.key)
-            return self._engine.run(shard, records, now_ms=now_ms)
+                shard.keys.warm(filter(None, keys_of(records)))
+            return self._engine.run(shard, records, now_ms=now_ms, silent=silent)
         except StoreFenced as error:
             raise StoreAway(f"partition {partition} is taken over again: {error}") from error
         except TableDamaged as error:
             self._takeover.distrust(partition)
             raise StoreAway(f"partition {partition} is learned again: {error}") from error
 
-    def _relearn(self, shard: Shard, records: Sequence[Record], now_ms: int) -> None:
+    def _relearn(self, shard: Shard, records: Records, now_ms: int) -> None:
         """Learn records below the committed place, in silence."""
-        self._learn(shard, records, now_ms)
+        self._learn(shard, records, now_ms, silent=True)
         self._telemetry.relearned.inc(len(records))
         self.relearned += len(records)
         self._reach("relearning")
 
-    def _add(self, shard: Shard, records: Sequence[Record], end: Place, pending: Pending, now_ms: int) -> None:
+    def _add(self, shard: Shard, records: Records, end: Place, pending: Pending, now_ms: int) -> None:
         """Learn new records, for output; the shard stands at `end` afterwards."""
         partition = shard.partition
-        pending.starts[partition] = Committed(shard.committed, shard.mark, shard.labels_committed)
-        pending.results[partition] = self._learn(shard, records, now_ms)
+        pending.results[partition] = self._learn(shard, records, now_ms, silent=False)
         if records:
             self._reach("learned")
-            pending.newest_ms = max(pending.newest_ms, records[-1].timestamp_ms)
+            pending.newest_ms = max(pending.newest_ms, newest_ms(records))
         shard.offset, shard.labels_offset = end
         if shard.order is not None:
             shard.order.add(end)

@@ -2,11 +2,13 @@
 
 One thread does it all, in this order, so there is nothing to lock:
 
-1. What the group brought is taken over, what it took is dropped (`takeover`).
-2. A batch that is not confirmed yet is tried again before anything else is read (`delivery`).
-3. A batch is polled, split at the committed offset into what is relearned in silence and what is new, learned,
-   delivered.
-4. Snapshots that are due are saved, at the committed offset or below, never above.
+1. What is confirmed is noted, and what is learned is handed over (`flight`, `delivery`).
+2. What the group brought is taken over, what it took is dropped (`takeover`).
+3. Snapshots that are due are saved, at the committed offset or below, never above.
+4. A batch is polled, split at the committed offset into what is relearned in silence and what is new, and learned.
+
+While Kafka confirms one batch the next is learned. What looks at a shard's place (a takeover, a snapshot, a mix, a
+rebalance) comes when all is confirmed.
 
 Whatever raises a 503 trips the breaker of its dependency and is tried again when that allows. Until then the
 loop goes on polling with its partitions paused, and so keeps its place in the group.
@@ -23,11 +25,11 @@ from consumers.source import Batch, Source
 from consumers.weave import Place
 from pipeline.delivery import Pending
 from pipeline.finish import Finish
+from pipeline.flight import Flight
 from pipeline.heartbeat import LEAVE_S
 from pipeline.mixer import Mixer
 from pipeline.parts import Given, Limits, Parts
 from pipeline.trial import Trial
-from producers.sink import BatchStale
 from state.shard import Shard
 from state.store import StoreAway, StoreFenced
 
@@ -86,7 +88,6 @@ class Runner:
         self._gate = self._trial.gate
         self._shards: dict[int, Shard] = {}
         self._arrived: set[int] = set()
-        self._pending: Pending | None = None
         self._paused = False
         self._stale = False
         self._polled_at = clock()
@@ -99,7 +100,14 @@ class Runner:
         self._progress = parts.progress
         self._heartbeat = parts.heartbeat
         self._retention = parts.retention
-        self._delivery = parts.delivery
+        self._flight = Flight(
+            parts.delivery,
+            trial=self._trial,
+            confirmed=self._confirm,
+            stale=self._drop,
+            telemetry=given.telemetry,
+            clock=clock,
+        )
 
     @property
     def store_answers(self) -> bool:
@@ -116,36 +124,27 @@ class Runner:
         self._source.subscribe()
         while not self._stop.asked and not self._is_done():
             self._beat()
+            self._flight.move(hears_only=self._is_late())
             self._take_over()
-            if not self._is_late():
-                self._deliver()
+            self._save_due()
             self._probe()
             self._watch_retention()
             self._follow_gate()
             self._read()
-            self._save_due()
         self._drain()
 
     def _is_done(self) -> bool:
-        idle = self._pending is None and not self._arrived
+        idle = self._flight.is_at_rest and not self._arrived
         return self._finish is not None and idle and self._finish.is_reached()
 
     def _read(self) -> None:
         if any(shard.is_full for shard in self._shards.values()):
             # Only a snapshot makes room for more; it is due, and is tried as the store's breaker allows.
             time.sleep(_PAUSED_POLL_S)
-        elif self._gate.open and self._pending is None:
-            waits = self._progress.waits
-            most = self._progress.batch_records
-            if self._mixer is not None:
-                most = min(most, self._mixer.records_left)
-            batch = self._poll(records_max=most, wait_s=_WAITING_POLL_S if waits else _POLL_S)
-            if batch is None and waits:
-                batch = self._source.nothing()
-            if batch is not None:
-                self._reach("polled")
-                self._trial.attempt("store", partial(self._process, batch))
-                self._deliver()
+        elif self._gate.open and (self._flight.is_at_rest or self._may_run_ahead()):
+            self._read_batch()
+        elif self._flight.is_out and not self._paused:
+            self._flight.wait(_POLL_S)
         elif self._paused:
             self._reach("paused")
             batch = self._poll(records_max=1, wait_s=_PAUSED_POLL_S)
@@ -154,6 +153,25 @@ class Runner:
         else:
             # The outage is young: to pause would throw away what the client has fetched ahead.
             time.sleep(_PAUSED_POLL_S)
+
+    def _may_run_ahead(self) -> bool:
+        """Tell whether the next batch is to be learned while one is under way: not where one more would only wait."""
+        free = self._flight.has_room and self._progress.is_busy
+        return free and not self._arrived and not self._is_saving_due()
+
+    def _read_batch(self) -> None:
+        waits = self._progress.waits
+        most = self._progress.batch_records
+        if self._mixer is not None:
+            most = min(most, self._mixer.records_left)
+        soon = waits or self._flight.is_out
+        batch = self._poll(records_max=most, wait_s=_WAITING_POLL_S if soon else _POLL_S)
+        if batch is None and waits:
+            batch = self._source.nothing()
+        if batch is not None:
+            self._reach("polled")
+            self._trial.attempt("store", partial(self._process, batch))
+            self._flight.move()
 
     def _poll(self, *, records_max: int, wait_s: float) -> Batch | None:
         batch = self._source.poll(records_max=records_max, wait_s=wait_s)
@@ -174,48 +192,33 @@ class Runner:
             raise
         if pending is None:
             return
-        self._pending = pending
+        self._flight.add(pending)
         good = sum(len(result.predictions) + result.labels for result in pending.results.values())
-        bad = sum(len(result.letters) for result in pending.results.values())
+        bad = sum(sum(result.codes.values()) for result in pending.results.values())
         if self._flood is not None and self._flood.flooded(good=good, bad=bad):
             self._hold_flood(pending)
 
-    def _deliver(self) -> None:
-        if self._pending is None or self._gate.flood:
-            return
-        started = self._clock()
-        pending = self._pending
-        attempt = partial(self._delivery.attempt, pending, on_unknown=self._telemetry.unknown_outcomes.inc)
-        try:
-            # Which of the two is away is known only by what it raises.
-            if not (self._trial.allowed("sink") and self._trial.attempt("kafka", attempt)):
-                return
-        except BatchStale as error:
-            self._drop_pending(str(error))
-            return
-        self._trial.works("sink")
-        self._reach("committed")
-        self._confirm(pending)
-        self._telemetry.batch_seconds.labels("deliver").observe(self._clock() - started)
-
     def _confirm(self, pending: Pending) -> None:
-        self._pending = None
+        self._reach("committed")
         self._at_work()
-        for partition, end in pending.ends.items():
-            shard = self._shards[partition]
-            shard.committed, shard.labels_committed = end
-            shard.mark = pending.marks[partition]
-            result = pending.results[partition]
+        for output in pending.outputs:
+            partition = output.partition
+            shard, result = self._shards[partition], pending.results[partition]
+            shard.committed, shard.labels_committed = output.offset, output.labels_offset
+            shard.mark = output.mark
             self._telemetry.records.labels("predicted").inc(len(result.predictions))
-            self._telemetry.records.labels("dead_lettered").inc(len(result.letters))
+            self._telemetry.records.labels("dead_lettered").inc(sum(result.codes.values()))
             self._telemetry.note_labels(result.labels, result.delays_ms)
             self._telemetry.learned.inc(result.learned)
-            for code in result.codes():
-                self._telemetry.dead_letters.labels(code).inc()
+            for code, count in result.codes.items():
+                self._telemetry.dead_letters.labels(code).inc(count)
         if pending.newest_ms:
-            self._telemetry.latency_seconds.observe(max(0.0, time.time() - pending.newest_ms / 1_000))
+            self._telemetry.latency_seconds.observe(max(0.0, pending.done_s - pending.newest_ms / 1_000))
 
     def _take_over(self) -> None:
+        if self._flight.is_out:
+            # Its open transaction would make the offsets wait for it.
+            return
         until = self._clock() + _SPELL_S
         while self._arrived and not self._stale and not self._stop.asked and self._clock() < until:
             partition = min(self._arrived)
@@ -227,7 +230,7 @@ class Runner:
     def _probe(self) -> None:
         """Ask Kafka whether it is back, when nothing else is waiting to find out."""
         asked = self._gate.breakers["kafka"].tripped or self._source.unreachable
-        if asked and self._pending is None and not self._arrived:
+        if asked and self._flight.is_at_rest and not self._arrived:
             self._trial.attempt("kafka", self._source.partitions)
 
     def _watch_retention(self) -> None:
@@ -252,12 +255,19 @@ class Runner:
         self._telemetry.takeovers.inc()
         self._progress.begin(shard, steps)
 
-    def _save_due(self) -> None:
+    def _is_saving_due(self) -> bool:
+        if not self._trial.allowed("store"):
+            return False
         if self._mixer is not None:
-            crowded = any(shard.is_crowded for shard in self._shards.values())
-            if self._pending is None and (crowded or self._mixer.due()):
-                self._trial.attempt("store", partial(self._mix, self._mixer))
-        elif self._pending is None and self._trial.allowed("store"):
+            return self._mixer.due() or any(shard.is_crowded for shard in self._shards.values())
+        return any(self._saver.due(shard) for shard in self._shards.values())
+
+    def _save_due(self) -> None:
+        if not self._flight.is_at_rest or not self._is_saving_due():
+            return
+        if self._mixer is not None:
+            self._trial.attempt("store", partial(self._mix, self._mixer))
+        else:
             until = self._clock() + _SPELL_S
             for shard in [shard for shard in self._shards.values() if self._saver.due(shard)]:
                 if self._clock() > until:
@@ -282,10 +292,12 @@ class Runner:
         self._reach("saved")
 
     def _rebalanced(self, came: Sequence[int], went: Sequence[int]) -> None:
-        """Note what the group brought and took. Called from within a poll, so it does nothing that waits."""
+        """Note what the group brought and took. Called from within a poll."""
         self._reach("assigning" if came else "revoking")
-        if self._pending is not None and any(partition in self._pending.ends for partition in went):
-            self._drop_pending("the group has given them to another")
+        # What is under way ends within its own bounds, and is not sent once more by who is next.
+        self._flight.settle()
+        if self._flight.touches(went):
+            self._drop("the group has given them to another")
         self._forget(went)
         self._arrived.difference_update(went)
         self._arrived.update(came)
@@ -295,6 +307,9 @@ class Runner:
 
     def _begin_again(self) -> None:
         """Let every partition be taken over anew."""
+        self._flight.settle()
+        if not self._flight.is_at_rest:
+            self._let_go()
         self._forget(list(self._shards))
         if self._mixer is not None:
             self._mixer.commons.forget()
@@ -303,22 +318,20 @@ class Runner:
         self._source.pause(self._source.assigned)
         self._arrived.update(self._source.assigned)
 
-    def _drop_pending(self, reason: str) -> None:
-        """Drop a batch that can't be sent any more, and with it the models that have learned it."""
-        assert self._pending is not None
+    def _drop(self, reason: str) -> None:
+        """Drop what can't be sent any more, and with it the models that have learned it."""
         self._telemetry.stale_batches.inc()
         log.warning("batch dropped, its partitions are taken over again", reason=reason)
-        partitions = list(self._pending.ends)
-        self._let_go_of_pending()
+        partitions = sorted(self._flight.partitions())
+        self._let_go()
         self._forget(partitions)
         self._source.pause(self._source.assigned.intersection(partitions))
         self._arrived.update(self._source.assigned.intersection(partitions))
 
-    def _let_go_of_pending(self) -> None:
-        self._pending = None
+    def _let_go(self) -> None:
+        self._flight.clear()
         # What the group has taken is known after the next poll only; to claim it before would fence its owner.
         self._stale = True
-        self._trial.works("sink")
         self._sink.close()
 
     def _forget(self, partitions: Sequence[int]) -> None:
@@ -327,8 +340,8 @@ class Runner:
             # The model they share has learned of them what another worker will bring in.
             self._mixer.commons.forget()
             partitions = list(self._shards)
-            if self._pending is not None:
-                self._let_go_of_pending()
+            if not self._flight.is_at_rest:
+                self._let_go()
             self._arrived.update(self._source.assigned.intersection(partitions))
         for partition in partitions:
             self._shards.pop(partition, None)
@@ -340,7 +353,7 @@ class Runner:
         for labels, logs in ((False, batch.records), (True, batch.labels)):
             for partition, records in logs.items():
                 if partition in self._shards:
-                    self._source.read_on(partition, records[0].offset, labels=labels)
+                    self._source.read_on(partition, records.offsets[0], labels=labels)
                     self._source.hold(partition, labels=labels)
 
     def _follow_gate(self) -> None:
@@ -348,13 +361,15 @@ class Runner:
         # What waits to be taken over has nothing fetched ahead, and the group must not wait for this worker. Nor must
         # it be given up for having been silent, where a call has taken long.
         waits = self._arrived or self._is_late()
-        held = self._pending is not None or not self._gate.open
+        held = not self._gate.open or self._flight.is_stuck
         must = self._gate.must_pause(self._clock()) or (waits and held)
         if not self._paused and must:
             self._paused = True
             self._source.pause(self._source.assigned)
             log.warning("paused", reason=self._gate.reason or "what waits takes long, and the group is to be polled")
-        elif self._paused and self._gate.open and self._pending is None and self._trial.attempt("kafka", self._resume):
+        elif (
+            self._paused and self._gate.open and self._flight.is_at_rest and self._trial.attempt("kafka", self._resume)
+        ):
             self._paused = False
             log.info("resumed")
 
@@ -364,12 +379,14 @@ class Runner:
             self._progress.read_again(shard)
 
     def _hold_flood(self, pending: Pending) -> None:
-        codes = sorted({code for result in pending.results.values() for code in result.codes()})
+        codes = sorted({code for result in pending.results.values() for code in result.codes})
         reason = (
             f"flood of bad records ({', '.join(codes)}): nearly every record is refused, so none of this batch "
             f"was dead-lettered; {FloodError.hint}, then start again"
         )
+        self._flight.hold(pending)
         if self._finish is not None:
+            self._flight.settle()
             raise FloodError(reason)
         self._gate.hold_flood(reason)
 
@@ -380,18 +397,20 @@ class Runner:
         """Finish the batch at hand, save, and leave, within a few seconds whatever is away."""
         self._reach("draining")
         until = self._clock() + _DRAIN_S
-        while self._pending is not None and not self._gate.flood and self._clock() < until:
-            self._deliver()
-            if self._pending is not None:
+        while not self._flight.is_at_rest and not self._flight.is_held and self._clock() < until:
+            self._flight.move()
+            if self._flight.is_out:
+                self._flight.wait(_PAUSED_POLL_S)
+            elif self._flight.is_stuck:
                 time.sleep(_PAUSED_POLL_S)
-        if self._pending is None and self._mixer is not None:
+        if self._flight.is_at_rest and self._mixer is not None:
             self._trial.attempt("store", partial(self._mix, self._mixer))
-        elif self._pending is None:
+        elif self._flight.is_at_rest:
             for shard in list(self._shards.values()):
                 if shard.unsaved > 0 and self._gate.breakers["store"].failures == 0:
                     self._trial.attempt("store", partial(self._save, shard))
         else:
-            log.warning("left a batch for the next start", offsets=self._pending.ends)
+            log.warning("left a batch for the next start", partitions=sorted(self._flight.partitions()))
         log.info("stopped", partitions={p: shard.committed for p, shard in self._shards.items()})
         self._watchdog.end_within(LEAVE_S)
         self._sink.close()

@@ -41,8 +41,14 @@ class Trial:
         `dependency` is the one whose breaker must allow the call and that is known to work afterwards; what
         is raised tells which one does not.
         """
-        if not self.allowed(dependency):
-            return False
+        return self.allowed(dependency) and self.hear(dependency, call)
+
+    def begin(self, dependency: Dependency, call: Callable[[], Any]) -> bool:
+        """Call, as the breaker allows, what fails where a dependency is away, and proves nothing where it does not."""
+        return self.allowed(dependency) and self.hear(None, call)
+
+    def hear(self, dependency: Dependency | None, call: Callable[[], Any]) -> bool:
+        """Hear how a call went that was allowed before; `dependency` is what it proves to work, if anything."""
         try:
             call()
         except StoreAway as error:
@@ -52,7 +58,8 @@ class Trial:
         except WebhookAway as error:
             self._fail("sink", error, after_s=error.after_s)
         else:
-            self.works(dependency)
+            if dependency is not None:
+                self.works(dependency)
             return True
         return False
 

@@ -1,9 +1,17 @@
 """A prediction on its way out: the record that the predictions topic and the HTTP sink get."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+
+
+TRACE_HEADERS = frozenset({"traceparent", "tracestate", "baggage"})
+"""W3C headers that pass from a record to its prediction."""
+BYTES_MAX = 900_000
+"""A prediction must fit a topic with Kafka's default limit of a megabyte."""
+
+Headers = Sequence[tuple[str, bytes | None]]
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -56,6 +64,11 @@ def encode(
             msgspec.UNSET if proba is None else {class_name(c): p for c, p in proba.items()},
         )
     )
+
+
+def trace(headers: Headers | None) -> Headers | None:
+    """Return the headers of a record that pass to its prediction, None for none."""
+    return [header for header in headers or () if header[0] in TRACE_HEADERS] or None
 
 
 def class_name(label: Any) -> str:

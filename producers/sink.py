@@ -5,7 +5,7 @@ the caller until they are confirmed, so whatever happens on the way, the very sa
 
 What a transaction's errors mean was learned on a real broker. Three cases matter to the caller:
 - `BatchStale`: the group has moved on, the broker refused the offsets, the transaction is aborted.
-- `SinkAway`: nothing is decided; `open` and `send` again with the same batch, and it goes on where it stood.
+- `SinkAway`: nothing is decided; `open`, `fill` and `commit` again with the same batch: it goes on where it stood.
 - `OutcomeUnknown`: the producer is dead and its last transaction may be committed or not. `open` makes a new
   one with the same transactional id, which ends whatever the old one left open; then the committed offsets tell.
 """
@@ -13,7 +13,7 @@ What a transaction's errors mean was learned on a real broker. Three cases matte
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -68,6 +68,37 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     headers: Headers | None = None
 
 
+class Parcel(msgspec.Struct):
+    """Records on their way out as columns, in order; `headers` has those that have any, by position."""
+
+    keys: list[bytes | None] = []
+    values: list[bytes] = []
+    headers: dict[int, Headers] = {}
+
+    def add(self, key: bytes | None, value: bytes, headers: Headers | None) -> None:
+        """Add one record at the end."""
+        if headers is not None:
+            self.headers[len(self.values)] = headers
+        self.keys.append(key)
+        self.values.append(value)
+
+    def without(self, positions: Container[int]) -> "Parcel":
+        """Return a parcel that lacks some of the records."""
+        kept = Parcel()
+        for position, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):
+            if position not in positions:
+                kept.add(key, value, self.headers.get(position))
+        return kept
+
+    def messages(self, begin: int, end: int) -> list[dict[str, Any]]:
+        """Return a piece as the client's call for many takes it."""
+        pairs = zip(self.keys[begin:end], self.values[begin:end], strict=True)
+        return [{"key": key, "value": value} for key, value in pairs]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
 class Output(msgspec.Struct, frozen=True):
     """What a batch gives for one partition, in order, and where the partition stands after it.
 
@@ -76,7 +107,7 @@ class Output(msgspec.Struct, frozen=True):
     """
 
     partition: int
-    predictions: Sequence[Message]
+    predictions: Parcel
     dead_letters: Sequence[Message]
     offset: int
     mark: str
@@ -115,7 +146,7 @@ class SinkRefused(Exception):
 
 
 class Sink(Protocol):
-    """Where a batch goes. `commits` tells whether `send` commits the offsets as well.
+    """Where a batch goes: it is handed over, and then waited for. `commits` tells whether the offsets go with it.
 
     `begun_at` is when the transaction that is open began, in seconds of the monotonic clock; `aborts` counts
     those that were aborted.
@@ -128,8 +159,11 @@ class Sink(Protocol):
     def open(self) -> None:
         """Be ready to send. Raises SinkAway, SinkRefused."""
 
-    def send(self, outputs: Sequence[Output], membership: Any) -> None:
-        """Send the outputs; return when they are confirmed. Raises the errors of this module."""
+    def fill(self, outputs: Sequence[Output]) -> None:
+        """Hand the outputs to the client, without waiting for Kafka. Raises the errors of this module."""
+
+    def commit(self, outputs: Sequence[Output], membership: Any) -> None:
+        """Return when the outputs, handed over before, are confirmed. Raises the errors of this module."""
 
     def close(self) -> None:
         """Let go of the connection, without waiting for what was not confirmed."""
@@ -179,33 +213,43 @@ class TransactionalSink:
             raise _away_or_refused(error) from error
         self._ready = True
 
-    def send(self, outputs: Sequence[Output], membership: Any) -> None:
-        """Send in one transaction. The membership is the one that held when the batch was consumed."""
+    def fill(self, outputs: Sequence[Output]) -> None:
+        """Begin a transaction and hand over the outputs; do nothing where only a commit is left to be tried again."""
+        if self._committing:
+            return
         if self._producer is None or not self._ready:
             raise OutcomeUnknown("the producer is gone")
         try:
-            if not self._committing:
-                self._fill(self._producer, outputs, membership)
-            self._committing = True
-            self._call("commit_transaction", self._producer.commit_transaction)
-            self._committing = False
-            self.begun_at = None
+            self._producer.begin_transaction()
+            self.begun_at = time.monotonic()
+            self._reach("begun")
+            produce(self._producer, outputs, self._topics, reach=self._reach)
+            self._reach("produced")
         except KafkaException as error:
             self._settle(self._producer, error)
         except BufferError as error:
             self._discard()
             raise _overfull(error) from error
 
+    def commit(self, outputs: Sequence[Output], membership: Any) -> None:
+        """Commit with the offsets. The membership is the one that held when the batch was consumed."""
+        if self._producer is None or not self._ready:
+            raise OutcomeUnknown("the producer is gone")
+        try:
+            if not self._committing:
+                self._send_offsets(self._producer, outputs, membership)
+            self._committing = True
+            self._call("commit_transaction", self._producer.commit_transaction)
+            self._committing = False
+            self.begun_at = None
+        except KafkaException as error:
+            self._settle(self._producer, error)
+
     def close(self) -> None:
         """Leave the producer. An open transaction is ended by the next one of this id."""
         self._discard()
 
-    def _fill(self, producer: Producer, outputs: Sequence[Output], membership: Any) -> None:
-        producer.begin_transaction()
-        self.begun_at = time.monotonic()
-        self._reach("begun")
-        produce(producer, outputs, self._topics, reach=self._reach)
-        self._reach("produced")
+    def _send_offsets(self, producer: Producer, outputs: Sequence[Output], membership: Any) -> None:
         offsets = [
             TopicPartition(self._topics["features"], output.partition, output.offset, output.mark) for output in outputs
         ]
@@ -282,8 +326,8 @@ class PlainSink:
         """Make the producer; it finds the broker by itself."""
         self._producer = self._producer or _producer(self._settings)
 
-    def send(self, outputs: Sequence[Output], membership: Any) -> None:  # noqa: ARG002 the protocol's
-        """Send and wait until all of it is acknowledged."""
+    def fill(self, outputs: Sequence[Output]) -> None:
+        """Hand over the outputs."""
         self.open()
         assert self._producer is not None
         self._faults.clear()
@@ -295,6 +339,11 @@ class PlainSink:
         except BufferError as error:
             self.close()
             raise _overfull(error) from error
+
+    def commit(self, outputs: Sequence[Output], membership: Any) -> None:  # noqa: ARG002 the protocol's
+        """Wait until all of it is acknowledged."""
+        if self._producer is None:
+            raise SinkAway("the producer is gone")
         with self._deadline("flush"):
             left = self._producer.flush(_CALL_S)
         if left or self._faults:
@@ -318,25 +367,29 @@ def produce(producer: Producer, outputs: Sequence[Output], topics: Mapping[str, 
     Raises KafkaException with what the client refused.
     """
     for output in outputs:
-        _produce_all(producer, topics["predictions"], output.partition, output.predictions)
+        _produce_parcel(producer, topics["predictions"], output.partition, output.predictions)
         reach("between")
-        _produce_all(producer, topics["dead_letters"], output.partition, output.dead_letters)
+        _produce_letters(producer, topics["dead_letters"], output.partition, output.dead_letters)
 
 
-def _produce_all(producer: Producer, topic: str, partition: int, messages: Sequence[Message]) -> None:
-    plain: list[dict[str, Any]] = []
-    for message in messages:
-        if message.headers is None:
-            plain.append({"key": message.key, "value": message.value})
-            continue
-        _produce_plain(producer, topic, partition, plain)
-        plain = []
-        producer.produce(topic, message.value, message.key, partition=partition, headers=list(message.headers))
-    _produce_plain(producer, topic, partition, plain)
+def _produce_letters(producer: Producer, topic: str, partition: int, letters: Sequence[Message]) -> None:
+    for letter in letters:
+        producer.produce(topic, letter.value, letter.key, partition=partition, headers=list(letter.headers or ()))
+
+
+def _produce_parcel(producer: Producer, topic: str, partition: int, parcel: Parcel) -> None:
+    # The batch call knows no headers: those that have some go one by one, in their places.
+    begin = 0
+    for position, headers in parcel.headers.items():
+        _produce_plain(producer, topic, partition, parcel.messages(begin, position))
+        key, value = parcel.keys[position], parcel.values[position]
+        producer.produce(topic, value, key, partition=partition, headers=list(headers))
+        begin = position + 1
+    _produce_plain(producer, topic, partition, parcel.messages(begin, len(parcel)))
 
 
 def _produce_plain(producer: Producer, topic: str, partition: int, messages: list[dict[str, Any]]) -> None:
-    # The batch call knows no headers, and it would let its partitioner choose if it were not told.
+    # It would let its partitioner choose if it were not told.
     if messages and producer.produce_batch(topic, messages, partition=partition) != len(messages):
         fault = next(message["_error"] for message in messages if "_error" in message)
         raise KafkaException(fault)

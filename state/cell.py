@@ -21,6 +21,10 @@ class Mind(Protocol):
     spec: str
 
     @property
+    def compiled(self) -> Learner | None:
+        """The one learner of all records, where it is compiled and takes many at once."""
+
+    @property
     def version(self) -> int | None:
         """The version of the model; None where it is that of the shard's snapshot."""
 
@@ -67,6 +71,7 @@ class Cell:
 
     def __init__(self, learner: Learner) -> None:
         self.learner = learner
+        self.compiled = learner if learner.atomic else None
         self.task = learner.task
         self.codec = learner.codec
         self.spec = learner.spec
@@ -84,13 +89,16 @@ class Cell:
 
     def keep(self, key: bytes | None, features: dict[str, Any], label: Any, *, predicted: bool = True) -> None:  # noqa: ARG002
         """Note a record that went well."""
-        self._journal.append(Step(features, label, predicted))
+        if self.compiled is None:
+            self._journal.append(Step(features, label, predicted))
 
     def undo(self, key: bytes | None) -> None:  # noqa: ARG002 the protocol's
         """Put the model back to where it stood after the last record that was kept.
 
         A model has no inverse, so it is rebuilt: the last checkpoint, and what was kept since, again.
         """
+        if self.compiled is not None:
+            return
         self.learner.load(self._checkpoint)
         for step in self._journal:
             if step.predicted:

@@ -163,6 +163,8 @@ class Commons:
 class Share:
     """One partition's part in the commons: its mind, as the shard sees it. What it learns is counted for the mix."""
 
+    compiled = None
+
     def __init__(self, commons: Commons) -> None:
         cell = commons.cell
         self.task = cell.task

@@ -59,6 +59,7 @@ class Keyring:
     """
 
     version = None
+    compiled = None
 
     def __init__(
         self,

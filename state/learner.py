@@ -37,10 +37,12 @@ class LabelError(ValueError):
 class Learner(Protocol):
     """What every learner does, whether River runs it or a compiled kernel.
 
+    `atomic` says that a record on which it raises leaves it as it was, so that there is nothing to undo.
     A learner is a deterministic function of what it was taught, in order: no wall clock, no unseeded
     randomness. `dump` and `load` carry it over a restart to the bit.
     """
 
+    atomic: bool
     task: Task
     codec: str
     spec: str
@@ -63,6 +65,8 @@ class Learner(Protocol):
 
 class RiverLearner:
     """Any River classifier or regressor, run as River runs it."""
+
+    atomic = False
 
     def __init__(self, model: Any, *, trusted: frozenset[str] = frozenset()) -> None:
         self.task: Task = task_of(model)

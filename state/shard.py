@@ -174,22 +174,49 @@ class Shard:
         self._recent.append(float(error))
         self._score_version(version, float(error))
 
+    def score_all(self, scores: Any) -> None:
+        """Score predictions that were sent, as `score` would one by one: float64, 0 or 1 or absolute errors."""
+        if not len(scores):
+            return
+        quality = self.quality
+        if quality.task == "regression":
+            quality.squares = float(_sum(quality.squares, scores * scores))
+        quality.scored += len(scores)
+        quality.total = float(_sum(quality.total, scores))
+        self._recent.extend(scores[-_WINDOW:].tolist())
+        score = self._version_score(self.model_version)
+        if score is not None:
+            score.scored += len(scores)
+            score.total = float(_sum(score.total, scores))
+
     def _score_version(self, version: int, error: float) -> None:
+        score = self._version_score(version)
+        if score is not None:
+            score.scored += 1
+            score.total += error
+
+    def _version_score(self, version: int) -> Score | None:
+        """Return the score of a version of the model, None for one that is older than those that are kept."""
         versions = self.quality.versions
-        score = versions.get(version)
-        if score is None:
+        if version not in versions:
             if len(versions) >= _VERSIONS_MAX and version < min(versions):
-                return
-            score = versions[version] = Score()
+                return None
+            versions[version] = Score()
             if len(versions) > _VERSIONS_MAX:
                 del versions[min(versions)]
-        score.scored += 1
-        score.total += error
+        return versions[version]
 
     def quality_now(self) -> Quality:
         """Return the quality with its recent scores, as a snapshot keeps it."""
         self.quality.recent = list(self._recent)
         return self.quality
+
+
+def _sum(total: float, more: Any) -> Any:
+    """Add one number after the other: numpy's own sum takes them in another order, with other last bits."""
+    more = more.copy()
+    more[0] += total
+    return more.cumsum()[-1]
 
 
 def _distance(prediction: Any, label: Any) -> float:

@@ -54,41 +54,41 @@ MUTANTS = [
     Mutant(
         "snapshot before commit",
         "pipeline/runner.py",
-        '                self._trial.attempt("store", partial(self._process, batch))\n',
-        '                self._trial.attempt("store", partial(self._process, batch))\n'
-        "                for shard in self._shards.values():\n"
-        "                    shard.offset > shard.snapshot_offset and self._saver.save(shard)\n",
+        '            self._trial.attempt("store", partial(self._process, batch))\n',
+        '            self._trial.attempt("store", partial(self._process, batch))\n'
+        "            for shard in self._shards.values():\n"
+        "                shard.offset > shard.snapshot_offset and self._saver.save(shard)\n",
         "test_kills.py::test_killed_at_work[offsets-3-0.3]",
         "is past Y",
     ),
-    # One thread polls and commits, so a fresh membership alone is never newer than what the loop knows: the batch's own
-    # is the second line of defence, and shows when the first one, to drop what was taken away, is broken too.
+    # A rebalance waits for what is under way, so a fresh membership alone is never newer than what the loop knows: the
+    # batch's own is the second line of defence, and shows when the first, to drop what was taken away, is broken too.
     Mutant(
         "fresh membership",
         "pipeline/delivery.py",
-        "                self._sink.send(outputs, pending.membership)\n",
-        "                self._sink.send(outputs, self._source._consumer.consumer_group_metadata())\n",
+        "                self._sink.commit(pending.outputs, pending.membership)\n",
+        "                self._sink.commit(pending.outputs, self._source._consumer.consumer_group_metadata())\n",
         "test_zombies.py::test_a_batch_that_waits_for_its_sink_while_its_partition_moves_is_its_new_owners",
         "predictions of partition",
         also=(
             "pipeline/runner.py",
             (
-                "        if self._pending is not None and any(partition in self._pending.ends for partition in went):\n"
-                '            self._drop_pending("the group has given them to another")\n'
+                "        if self._flight.touches(went):\n"
+                '            self._drop("the group has given them to another")\n'
                 "        self._forget(went)\n"
             ),
-            "        if self._pending is None:\n            self._forget(went)\n",
+            "        if self._flight.is_at_rest:\n            self._forget(went)\n",
         ),
     ),
     Mutant(
         "rewind and relearn",
-        "pipeline/runner.py",
-        '            if not (self._trial.allowed("sink") and self._trial.attempt("kafka", attempt)):\n',
-        '            if not (self._trial.allowed("sink") and self._trial.attempt("kafka", attempt)):\n'
-        "                for partition, start in pending.starts.items():\n"
-        "                    self._source.read_from(partition, start.offset)\n"
-        "                    self._shards[partition].offset = start.offset\n"
-        "                self._pending = None\n",
+        "pipeline/flight.py",
+        '            if not self._trial.hear("kafka", self._courier.hear):\n',
+        '            if not self._trial.hear("kafka", self._courier.hear):\n'
+        "                for partition, start in batch.starts.items():\n"
+        "                    self._delivery._source.read_from(partition, start.offset)\n"
+        "                    self._delivery._shards[partition].offset = start.offset\n"
+        "                self._first = None\n",
         "test_network.py::test_records_that_kafka_has_from_an_aborted_transaction_are_not_taken_for_those_sent_again",
         "AssertionError",
     ),
@@ -111,9 +111,9 @@ MUTANTS = [
     Mutant(
         "letters outside",
         "producers/sink.py",
-        '        _produce_all(producer, topics["dead_letters"], output.partition, output.dead_letters)\n',
+        '        _produce_letters(producer, topics["dead_letters"], output.partition, output.dead_letters)\n',
         '        plain = Producer({"bootstrap.servers": os.environ["HEADRACE__KAFKA__BOOTSTRAP_SERVERS"]})\n'
-        '        _produce_all(plain, topics["dead_letters"], output.partition, output.dead_letters)\n'
+        '        _produce_letters(plain, topics["dead_letters"], output.partition, output.dead_letters)\n'
         "        plain.flush()\n",
         "test_kills.py::test_killed_at_work[produced-3-0.2]",
         "dead letters of partition",
@@ -137,10 +137,10 @@ MUTANTS = [
     Mutant(
         "changed batch",
         "pipeline/delivery.py",
-        "        outputs = self._outputs(pending)\n",
-        "        outputs = self._outputs(pending)\n"
-        "        for result in pending.results.values():\n"
-        "            result.predictions = result.predictions[1:]\n",
+        "        self._fix(pending)\n",
+        "        for output in pending.outputs:\n"
+        "            output.predictions.keys[:1] = output.predictions.values[:1] = []\n"
+        "        self._fix(pending)\n",
         "test_network.py::test_records_that_kafka_has_from_an_aborted_transaction_are_not_taken_for_those_sent_again",
         "predictions of partition",
     ),
@@ -156,7 +156,8 @@ MUTANTS = [
         "unordered relearn",
         "pipeline/progress.py",
         "            self._relearn(shard, silent, now_ms)\n",
-        "            self._relearn(shard, silent[::-1], now_ms)\n            shard.offset = silent[-1].offset + 1\n",
+        "            self._relearn(shard, Chunk(silent.messages[::-1]), now_ms)\n"
+        "            shard.offset = silent.offsets[-1] + 1\n",
         "test_kills.py::test_killed_while_it_takes_over[relearning]",
         "AssertionError",
     ),

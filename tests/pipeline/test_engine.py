@@ -12,6 +12,7 @@ from river import compose, dummy, linear_model, preprocessing, stats, tree
 
 from consumers.record import Decoder, Record
 from pipeline.engine import Engine, Result
+from producers.sink import Parcel
 from state.cell import Cell
 from state.learner import RiverLearner
 from state.shard import Shard
@@ -83,7 +84,7 @@ def _event(a: float, label: object = None) -> bytes:
 
 
 def _answers(result: Result) -> list[dict[str, Any]]:
-    return [json.loads(message.value or b"") for message in result.predictions]
+    return [json.loads(value) for value in result.predictions.values]
 
 
 def test_good_and_bad_records_keep_their_order_and_their_bytes() -> None:
@@ -114,7 +115,7 @@ def test_a_missing_id_is_made_of_the_place() -> None:
 def test_trace_headers_pass_to_the_prediction_and_others_do_not() -> None:
     headers = [("traceparent", b"00-1"), ("secret", b"x"), ("baggage", b"b")]
     result = _engine().run(_shard(), _records([_event(1)], headers=headers), now_ms=5)
-    assert result.predictions[0].headers == [("traceparent", b"00-1"), ("baggage", b"b")]
+    assert result.predictions.headers[0] == [("traceparent", b"00-1"), ("baggage", b"b")]
 
 
 def test_a_record_that_only_the_sink_refused_is_predicted_again_and_not_learned_again() -> None:
@@ -150,7 +151,8 @@ def test_however_the_stream_is_cut_into_batches_the_outputs_are_the_same_bytes(c
     shard, engine, pieces = _shard(), _engine(), Result()
     for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), 200], strict=True):
         piece = engine.run(shard, records[start:end], now_ms=5)
-        pieces.predictions += piece.predictions
+        for key, value in zip(piece.predictions.keys, piece.predictions.values, strict=True):
+            pieces.predictions.add(key, value, None)
         pieces.dead_letters += piece.dead_letters
     assert (pieces.predictions, pieces.dead_letters) == (whole.predictions, whole.dead_letters)
 
@@ -229,8 +231,8 @@ def test_headers_come_out_in_their_order_and_those_of_an_earlier_dead_letter_onc
 
 def test_no_headers_and_no_trace_give_a_prediction_without_headers() -> None:
     for headers in (None, [], [("x", b"1")]):
-        [message] = _engine().run(_shard(), _records([_event(1)], headers=headers), now_ms=5).predictions
-        assert message.headers is None
+        parcel = _engine().run(_shard(), _records([_event(1)], headers=headers), now_ms=5).predictions
+        assert (len(parcel), parcel.headers) == (1, {})
 
 
 @pytest.mark.parametrize("mood", ["deep", "full", "wrong"])
@@ -269,7 +271,7 @@ def test_a_record_whose_prediction_is_too_large_is_refused_and_not_learned() -> 
 
 def test_whether_a_prediction_is_too_large_does_not_depend_on_when_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """A relearning has another clock and other versions, and must come to the same verdicts."""
-    monkeypatch.setattr("pipeline.engine.PREDICTION_BYTES_MAX", 400)
+    monkeypatch.setattr("producers.prediction.BYTES_MAX", 400)
     verdicts = set()
     for size in range(200, 400):
         records = _records([json.dumps({"id": "x" * size, "features": {}}).encode()])
@@ -345,7 +347,7 @@ def test_a_shard_that_was_saved_anywhere_goes_on_as_if_it_had_not_been(saved: in
     second.mind.undo(None)
     after = engine.run(second, records[between:], now_ms=5)
     pieces = (before, middle, after)
-    assert [m for piece in pieces for m in piece.predictions] == whole.predictions
+    assert [value for piece in pieces for value in piece.predictions.values] == whole.predictions.values
     assert [m for piece in pieces for m in piece.dead_letters] == whole.dead_letters
     assert second.counts.records == 120
 
@@ -354,11 +356,10 @@ def test_what_the_sink_refuses_of_a_batch_stands_among_the_dead_letters_in_order
     engine, shard = _engine(), _shard()
     values = [_event(1, True), b"{", _event(2), None, _event(3, False), _event(4)]
     result = engine.run(shard, _records(values), now_ms=5)
-    kept = result.predictions[1]
+    kept = Parcel(result.predictions.keys[1:2], result.predictions.values[1:2])
     engine.withdraw(shard, result, {0: "no", 2: "never", 3: "not this"})
     assert [offset for offset, _ in result.dead_letters] == [0, 1, 3, 4, 5]
-    assert result.predictions == [kept]
-    assert [record.offset for record in result.sources] == [2]
+    assert result.predictions == kept
     letters = {offset: dict(letter.headers or ()) for offset, letter in result.dead_letters}
     assert [letters[o]["__dlq.errors.message"] for o in (0, 4, 5)] == [b"no", b"never", b"not this"]
     assert [letters[o]["dlq.code"] for o in (0, 4, 5)] == [b"sink_refused"] * 3

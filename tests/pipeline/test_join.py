@@ -103,7 +103,7 @@ def test_an_early_label_is_learned_with_its_features_and_the_prediction_is_made_
     shard = _shard()
     result = _run(shard, [_label("a", True), _features("a")])
     assert (result.learned, shard.counts.learned) == (1, 1)
-    [answer] = [json.loads(message.value or b"") for message in result.predictions]
+    [answer] = [json.loads(value) for value in result.predictions.values]
     assert answer["proba"] == {"false": 0.5, "true": 0.5}
     assert _run(shard, [_label("a", True, 1)]).learned == 0
 

@@ -16,7 +16,9 @@ from producers.sink import (
     Message,
     OutcomeUnknown,
     Output,
+    Parcel,
     PlainSink,
+    Sink,
     SinkAway,
     SinkRefused,
     TransactionalSink,
@@ -106,6 +108,11 @@ class Cluster:
             found.append((message.key(), message.value(), message.headers()))
 
 
+def send(made: Sink, outputs: list[Output], membership: Any) -> None:
+    made.fill(outputs)
+    made.commit(outputs, membership)
+
+
 @pytest.fixture(scope="module")
 def host() -> Cluster:
     return Cluster()
@@ -145,22 +152,27 @@ def letters() -> list[Message]:
     return [Message(*message) for message in ODD]
 
 
-def predictions(count: int) -> list[Message]:
+def predictions(count: int) -> Parcel:
     """Some with headers and some without, which take two ways through the client."""
-    traced = [[("traceparent", b"%d" % index)] if index % 4 == 1 else None for index in range(count)]
-    return [Message(b"k%d" % (index % 3), b"p%d" % index, headers) for index, headers in enumerate(traced)]
+    parcel = Parcel()
+    for index in range(count):
+        traced = [("traceparent", b"%d" % index)] if index % 4 == 1 else None
+        parcel.add(b"k%d" % (index % 3), b"p%d" % index, traced)
+    return parcel
 
 
 def test_a_transaction_holds_the_outputs_to_the_byte(transactional: TransactionalSink, cluster: Cluster) -> None:
     transactional.open()
     member = cluster.consumer("fraud")
-    outputs = [Output(0, predictions(10), letters(), 42, "mark 0"), Output(1, [], letters()[:1], 7, "mark 1")]
-    transactional.send(outputs, member.consumer_group_metadata())
+    outputs = [Output(0, predictions(10), letters(), 42, "mark 0"), Output(1, Parcel(), letters()[:1], 7, "mark 1")]
+    send(transactional, outputs, member.consumer_group_metadata())
     assert cluster.read("dead_letters", 0) == ODD, "keys, values and headers to the byte, none for none"
     assert cluster.read("dead_letters", 1) == ODD[:1]
     found = cluster.read("predictions", 0)
-    assert [(key, value) for key, value, _ in found] == [(m.key, m.value) for m in predictions(10)], "in order"
-    assert [headers for _, _, headers in found] == [m.headers for m in predictions(10)]
+    sent = predictions(10)
+    assert [key for key, _, _ in found] == sent.keys
+    assert [value for _, value, _ in found] == sent.values, "in order"
+    assert [headers for _, _, headers in found] == [sent.headers.get(position) for position in range(10)]
     assert cluster.read("predictions", 1) == []
     member.close()
 
@@ -169,7 +181,7 @@ def test_batches_follow_one_another(transactional: TransactionalSink, cluster: C
     member = cluster.consumer("fraud")
     for number in range(1, 4):
         transactional.open()
-        transactional.send([Output(0, predictions(2), [], number, f"m{number}")], member.consumer_group_metadata())
+        send(transactional, [Output(0, predictions(2), [], number, f"m{number}")], member.consumer_group_metadata())
         assert len(cluster.read("predictions", 0)) == 2 * number
     member.close()
 
@@ -179,7 +191,7 @@ def test_every_call_that_may_hang_has_a_deadline(transactional: TransactionalSin
     member = cluster.consumer("fraud")
     transactional.open()
     transactional.open()
-    transactional.send([Output(0, predictions(1), [], 1, "")], member.consumer_group_metadata())
+    send(transactional, [Output(0, predictions(1), [], 1, "")], member.consumer_group_metadata())
     assert CALLS == ["init_transactions", "send_offsets_to_transaction", "commit_transaction"]
     member.close()
 
@@ -188,14 +200,14 @@ def test_a_sink_that_is_not_open_does_not_know_the_outcome(transactional: Transa
     member = cluster.consumer("fraud")
     output = Output(0, predictions(1), [], 1, "")
     with pytest.raises(OutcomeUnknown):
-        transactional.send([output], member.consumer_group_metadata())
+        send(transactional, [output], member.consumer_group_metadata())
     transactional.open()
     transactional.close()
     with pytest.raises(OutcomeUnknown):
-        transactional.send([output], member.consumer_group_metadata())
+        send(transactional, [output], member.consumer_group_metadata())
     assert cluster.read("predictions", 0) == []
     transactional.open()
-    transactional.send([output], member.consumer_group_metadata())
+    send(transactional, [output], member.consumer_group_metadata())
     assert len(cluster.read("predictions", 0)) == 1
     member.close()
 
@@ -208,10 +220,12 @@ def test_a_record_that_the_client_never_takes_is_refused_and_not_tried_for_ever(
     ]
     member = cluster.consumer("fraud")
     for made in sinks:
-        for message in (Message(b"k", b"x" * 3_000), Message(b"k", b"x" * 3_000, [("a", b"1")])):
+        for headers in (None, [("a", b"1")]):
+            parcel = Parcel()
+            parcel.add(b"k", b"x" * 3_000, headers)
             made.open()
             with pytest.raises(SinkRefused, match="too large") as caught:
-                made.send([Output(0, [message], [], 1, "")], member.consumer_group_metadata())
+                send(made, [Output(0, parcel, [], 1, "")], member.consumer_group_metadata())
             assert "max.message.bytes" in caught.value.hint
         made.close()
     member.close()
@@ -224,7 +238,7 @@ def test_a_dead_letter_as_large_as_a_broker_takes_by_default_goes_out(
     member = cluster.consumer("fraud")
     transactional.open()
     letter = Message(None, b"x" * 1_040_000, [("dlq.code", b"too_large")])
-    transactional.send([Output(0, [], [letter], 1, "")], member.consumer_group_metadata())
+    send(transactional, [Output(0, Parcel(), [letter], 1, "")], member.consumer_group_metadata())
     [(_, value, _)] = cluster.read("dead_letters", 0)
     assert value == letter.value
     member.close()
@@ -232,9 +246,9 @@ def test_a_dead_letter_as_large_as_a_broker_takes_by_default_goes_out(
 
 def test_without_transactions_the_outputs_are_the_same(plain: PlainSink, cluster: Cluster) -> None:
     assert not plain.commits
-    plain.send([Output(1, predictions(5), letters(), 42, "mark")], None)
+    send(plain, [Output(1, predictions(5), letters(), 42, "mark")], None)
     assert cluster.read("dead_letters", 1) == ODD
-    assert [value for _, value, _ in cluster.read("predictions", 1)] == [m.value for m in predictions(5)]
+    assert [value for _, value, _ in cluster.read("predictions", 1)] == predictions(5).values
 
 
 def test_a_property_that_librdkafka_does_not_know_is_refused() -> None:

@@ -1,0 +1,140 @@
+"""The batches between learned and confirmed: the one that is under way, and the one that comes next.
+
+A second thread only waits for Kafka (`courier`). While it waits for one batch, the next may be learned, and no further
+one; it is handed over when the first is confirmed.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from consumers.source import SourceLost
+from pipeline.courier import Courier
+from pipeline.delivery import Delivery, Pending
+from pipeline.telemetry import Telemetry
+from pipeline.trial import Trial
+from producers.sink import BatchStale
+
+# Longer than the calls of a transaction may take, each until the watchdog ends the process.
+_SETTLE_S = 40.0
+
+
+class Flight:
+    """Hand batches over, one after the other.
+
+    `confirmed` is told each that Kafka has confirmed, `stale` the reason why one can't be sent any more. What raises a
+    503 trips its breaker in `trial`, and the batch is tried again when that allows.
+    """
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        *,
+        trial: Trial,
+        confirmed: Callable[[Pending], None],
+        stale: Callable[[str], None],
+        telemetry: Telemetry,
+        clock: Callable[[], float],
+    ) -> None:
+        self._delivery = delivery
+        self._trial = trial
+        self._confirmed = confirmed
+        self._stale = stale
+        self._telemetry = telemetry
+        self._clock = clock
+        self._courier = Courier()
+        self._first: Pending | None = None
+        self._next: Pending | None = None
+        self._held: Pending | None = None
+        self._started_at = 0.0
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether all that was learned is confirmed."""
+        return self._first is None and self._next is None
+
+    @property
+    def is_out(self) -> bool:
+        """Whether Kafka is being waited for."""
+        return self._courier.is_out
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another batch may be learned."""
+        return self._next is None and (self._first is None or self._courier.is_out)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether a batch waits for something other than its confirmation."""
+        return not self.is_at_rest and not self._courier.is_out
+
+    @property
+    def is_held(self) -> bool:
+        """Whether what comes next is a flood."""
+        return self._first is not None and self._first is self._held
+
+    def partitions(self) -> set[int]:
+        """Return the partitions of all batches that are not confirmed."""
+        return {partition for batch in (self._first, self._next) if batch is not None for partition in batch.ends}
+
+    def touches(self, partitions: Iterable[int]) -> bool:
+        """Tell whether anything of these partitions is not confirmed."""
+        return not self.partitions().isdisjoint(partitions)
+
+    def add(self, batch: Pending) -> None:
+        """Take on a batch that is learned."""
+        assert self._next is None
+        self._next = batch
+
+    def hold(self, batch: Pending) -> None:
+        """Keep a batch from being sent, for good."""
+        self._held = batch
+
+    def move(self, *, hears_only: bool = False) -> None:
+        """Bring batches on without waiting for Kafka: hear of the one under way, then hand over the next."""
+        if self._courier.is_out:
+            if not self._courier.is_back:
+                return
+            self._hear()
+        if self._first is None:
+            self._first, self._next = self._next, None
+        batch = self._first
+        if batch is None or batch is self._held or hears_only:
+            return
+        self._started_at = self._clock()
+        try:
+            # Which of the two is away is known only by what it raises.
+            if self._trial.allowed("sink") and self._trial.begin("kafka", partial(self._delivery.start, batch)):
+                self._courier.send(partial(self._delivery.finish, batch))
+        except BatchStale as error:
+            self._stale(str(error))
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long at most for the batch that is under way."""
+        self._courier.wait(seconds)
+
+    def settle(self) -> None:
+        """Wait for the batch that is under way, and hear how it fared. Raises SourceLost when it does not end."""
+        if self._courier.is_out:
+            if not self._courier.wait(_SETTLE_S):
+                raise SourceLost("a transaction has not come to its end; the worker begins anew")
+            self._hear()
+
+    def clear(self) -> None:
+        """Forget all batches; none is under way."""
+        self._first = self._next = None
+        self._trial.works("sink")
+
+    def _hear(self) -> None:
+        """Hear how the batch fared that was under way."""
+        batch = self._first
+        assert batch is not None
+        try:
+            if not self._trial.hear("kafka", self._courier.hear):
+                return
+        except BatchStale as error:
+            self._stale(str(error))
+            return
+        self._trial.works("sink")
+        self._first = None
+        self._telemetry.batch_seconds.labels("deliver").observe(self._clock() - self._started_at)
+        self._confirmed(batch)

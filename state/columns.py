@@ -1,0 +1,45 @@
+"""A batch of records as columns: what a compiled learner reads, with no object a record.
+
+The features of all records lie behind one another, each record's in the order in which it has them, so that what comes
+late, vanishes or changes its type needs no place of its own. Names and words are numbers; a vocabulary tells them.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+INTEGER, FLOAT, BOOLEAN, STRING, NULL = range(5)
+"""Kinds of a feature's value, as JSON has them."""
+
+
+class Vocabulary(Protocol):
+    """What the numbers of names and words stand for.
+
+    A number keeps its meaning while `generation` stays as it is; both lists grow meanwhile, at their ends.
+    """
+
+    @property
+    def generation(self) -> int:
+        """Which of its vocabularies this is: a number means nothing in another."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Return the names of features, by number."""
+
+    @property
+    def words(self) -> Sequence[str]:
+        """Return the strings that were values, by number."""
+
+
+class Columns(NamedTuple):
+    """The features of n records: record i has the entries from `starts[i]` to `starts[i + 1]`.
+
+    `starts` is int64 (n + 1); of each entry `names` (int32) tells the feature, `kinds` (int8) what its value is, and
+    `values` (float64) the value: a number, 0 or 1 for a boolean, the word's number for a string, 0 for null. No name
+    stands twice in a record, and whole numbers are exact up to 2 ** 53.
+    """
+
+    starts: Any
+    names: Any
+    kinds: Any
+    values: Any
+    vocabulary: Vocabulary
