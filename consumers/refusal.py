@@ -16,6 +16,11 @@ Faults = Callable[[dict[str, Any]], Iterator["Refusal"]]
 _DIGITS_MAX = 308
 _HUGE_INTEGER = re.compile(rb"\d{309}")
 _NUMBER = (int, float)
+_WHITE_SPACE = " \t\n\r"
+_BYTE_ORDER_MARK = "\ufeff"
+_decode_any = msgspec.json.Decoder().decode
+# What `json.loads` calls in the end; its own errors take longer to make than all of a short value to parse.
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # the stubs lack it
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -57,7 +62,7 @@ def read_json(value: bytes | None, decode: Callable[[bytes], Any], *, bytes_max:
         found = decode(value)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         return _diagnose(value, error, faults)
-    if len(value) > _DIGITS_MAX and _HUGE_INTEGER.search(value) is not None:
+    if _may_have_huge_integer(value):
         refusal = _refuse_huge_integers(msgspec.structs.asdict(found))
         if refusal is not None:
             return refusal
@@ -92,7 +97,7 @@ def _diagnose(value: bytes, error: Exception, faults: Faults) -> Refusal:
         return Refusal("not_utf8", "decode", f"byte {fault.start} (0x{byte:02x}) is not valid UTF-8")
     if isinstance(error, RecursionError):
         return Refusal("not_json", "decode", "the value is nested too deeply to be read")
-    whole = _parse(text)
+    whole = _parse(value, text, error)
     if isinstance(whole, Refusal):
         return whole
     if not isinstance(whole, dict):
@@ -104,8 +109,38 @@ def _diagnose(value: bytes, error: Exception, faults: Faults) -> Refusal:
     return Refusal(code, "decode", f"the value can't be read: {error}")
 
 
-def _parse(text: str) -> Any:
+def _parse(value: bytes, text: str, error: Exception) -> Any:
     """Parse as RFC 8259 has it, but keep numbers that overflow, so that the field can be named."""
+    if _may_have_huge_integer(value) or "NaN" in text or "Infinity" in text or text[0] == _BYTE_ORDER_MARK:
+        return _parse_odd(text)
+    if isinstance(error, msgspec.ValidationError):
+        # Most likely it is JSON, just not what was asked for; and what this decoder takes, `json` takes as the same.
+        try:
+            return _decode_any(value)
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            pass
+    start = len(text) - len(text.lstrip(_WHITE_SPACE))
+    try:
+        whole, end = _scan(text, start)
+    except StopIteration as fault:
+        return _refuse_text(text, "Expecting value", fault.value)
+    except RecursionError:
+        return Refusal("not_json", "decode", "the value is nested too deeply to be read")
+    except ValueError as fault:
+        return Refusal("not_json", "decode", f"the value is not JSON: {fault}")
+    end = len(text) - len(text[end:].lstrip(_WHITE_SPACE))
+    return whole if end == len(text) else _refuse_text(text, "Extra data", end)
+
+
+def _refuse_text(text: str, fault: str, position: int) -> Refusal:
+    """Refuse what is no JSON in the very words of `json.JSONDecodeError`."""
+    line, column = text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position)
+    where = f"line {line} column {column} (char {position})"
+    return Refusal("not_json", "decode", f"the value is not JSON: {fault}: {where}")
+
+
+def _parse_odd(text: str) -> Any:
+    """Parse what may have numbers that are none in JSON, or more digits than Python parses."""
     constants: list[str] = []
 
     def note(name: str) -> float:
@@ -119,7 +154,7 @@ def _parse(text: str) -> Any:
     except ValueError as fault:
         return Refusal("not_json", "decode", f"the value is not JSON: {fault}")
     if constants:
-        field = next((path for path, leaf in _leaves(whole) if leaf != leaf), "")  # noqa: PLR0124 NaN only
+        field = next((_path(*place) for place, leaf in _leaves(whole) if leaf != leaf), "")  # noqa: PLR0124 NaN only
         return Refusal(
             "not_json",
             "decode",
@@ -131,27 +166,44 @@ def _parse(text: str) -> Any:
 
 def leaf_faults(whole: dict[str, Any]) -> Iterator[Refusal]:
     """Yield the values of a JSON object, however deep, that no record may have."""
-    for path, leaf in _leaves(whole):
+    for place, leaf in _leaves(whole):
         if isinstance(leaf, float) and math.isinf(leaf):
+            path = _path(*place)
             yield Refusal("not_finite", "decode", f"{path} is a number that no double can hold", path)
-        if isinstance(leaf, str) and not _encodable(leaf):
+        if isinstance(leaf, str) and not leaf.isascii() and not _encodable(leaf):
+            path = _path(*place)
             yield Refusal("not_json", "decode", f"{path} has half of a surrogate pair", path)
     huge = _refuse_huge_integers(whole)
     if huge is not None:
         yield huge
 
 
-def _leaves(node: Any) -> Iterator[tuple[str, Any]]:
-    """Walk a parsed value in its order, without recursion, so that no nesting can exhaust the stack."""
-    stack: list[tuple[str, Any]] = [("", node)]
+def _leaves(node: Any) -> Iterator[tuple[tuple[str, str | int], Any]]:
+    """Walk a parsed value in its order, without recursion, so that no nesting can exhaust the stack.
+
+    A leaf's place is the path of what holds it, and its name or index in there; few are ever asked for their own path.
+    """
+    stack: list[tuple[tuple[str, str | int], Any]] = [(("", ""), node)]
     while stack:
-        path, node = stack.pop()
+        place, node = stack.pop()
         if isinstance(node, dict):
-            stack.extend((f"{path}.{name}" if path else name, node[name]) for name in reversed(node))
+            path = _path(*place)
+            stack.extend(((path, name), node[name]) for name in reversed(node))
         elif isinstance(node, list):
-            stack.extend((f"{path}[{index}]", node[index]) for index in reversed(range(len(node))))
+            path = _path(*place)
+            stack.extend(((path, index), node[index]) for index in reversed(range(len(node))))
         else:
-            yield path, node
+            yield place, node
+
+
+def _path(within: str, name: str | int) -> str:
+    if isinstance(name, int):
+        return f"{within}[{name}]"
+    return f"{within}.{name}" if within else name
+
+
+def _may_have_huge_integer(value: bytes) -> bool:
+    return len(value) > _DIGITS_MAX and _HUGE_INTEGER.search(value) is not None
 
 
 def _integer(digits: str) -> int:
@@ -160,11 +212,12 @@ def _integer(digits: str) -> int:
 
 
 def _refuse_huge_integers(node: Any) -> Refusal | None:
-    for path, leaf in _leaves(node):
+    for place, leaf in _leaves(node):
         if isinstance(leaf, int):
             try:
                 float(leaf)
             except OverflowError:
+                path = _path(*place)
                 return Refusal("out_of_range", "decode", f"{path} is an integer too large for a double", path)
     return None
 

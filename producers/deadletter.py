@@ -4,6 +4,7 @@ Written with the names that Kafka itself is taking up for share groups (KIP-1191
 read in those of Kafka Connect (KIP-298), Kafka Streams (KIP-1034) and Spring as well.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -33,6 +34,14 @@ _OWN = frozenset(
 )
 _FOREIGN = ("__connect.errors.", "__streams.errors.", "kafka_dlt-")
 _MESSAGE_BYTES_MAX = 1_024
+# Whatever text has no more characters has no more bytes.
+_WHOLE_MAX = _MESSAGE_BYTES_MAX // 4
+# So many places, and so many kinds of reason, are kept rendered.
+_RENDERED_MAX = 4_096
+
+
+_DELIVERED_ONCE = (DELIVERY_COUNT, b"1")
+_MALFORMED = (STATUS, b"400")
 
 
 class Reason(msgspec.Struct, frozen=True):
@@ -72,25 +81,32 @@ def seal(
 
     Those of an earlier dead letter are replaced; how often it was replayed is carried on.
     """
-    headers = headers or ()
-    sealed = [header for header in headers if header[0] not in _OWN]
-    added = {
-        TOPIC: topic,
-        PARTITION: str(partition),
-        OFFSET: str(offset),
-        GROUP: group,
-        DELIVERY_COUNT: "1",
-        MESSAGE: message,
-        STATUS: "400",
-        CODE: code,
-        FIELD: field,
-        STAGE: stage,
-        TIMESTAMP: str(timestamp_ms),
-        REPLAY_COUNT: str(replay_count(headers)),
-    }
-    if learned or is_learned(headers):
-        added[LEARNED] = "true"
-    sealed.extend((name, _cut(text)) for name, text in added.items())
+    sealed: list[tuple[str, bytes | None]] = []
+    replays = "0"
+    if headers:
+        sealed = [header for header in headers if header[0] not in _OWN]
+        if len(sealed) < len(headers):
+            replays = str(replay_count(headers))
+            learned = learned or is_learned(headers)
+    # A flood of bad records comes through here: what is the same for many of them is rendered once.
+    in_topic, in_partition, for_group = _place(topic, partition, group)
+    with_code, at_stage = _kind(code, stage)
+    sealed += (
+        in_topic,
+        in_partition,
+        (OFFSET, str(offset).encode()),
+        for_group,
+        _DELIVERED_ONCE,
+        (MESSAGE, _cut(message)),
+        _MALFORMED,
+        with_code,
+        (FIELD, _cut(field)),
+        at_stage,
+        (TIMESTAMP, str(timestamp_ms).encode()),
+        (REPLAY_COUNT, _cut(replays)),
+    )
+    if learned:
+        sealed.append((LEARNED, b"true"))
     return sealed
 
 
@@ -177,7 +193,19 @@ def _moment(timestamp_ms: int) -> int | None:
     return timestamp_ms if timestamp_ms >= 0 else None
 
 
+@functools.lru_cache(maxsize=_RENDERED_MAX)
+def _place(topic: str, partition: int, group: str) -> tuple[tuple[str, bytes], ...]:
+    return (TOPIC, _cut(topic)), (PARTITION, _cut(str(partition))), (GROUP, _cut(group))
+
+
+@functools.lru_cache(maxsize=_RENDERED_MAX)
+def _kind(code: str, stage: str) -> tuple[tuple[str, bytes], ...]:
+    return (CODE, _cut(code)), (STAGE, _cut(stage))
+
+
 def _cut(text: str) -> bytes:
+    if len(text) <= _WHOLE_MAX:
+        return text.encode("utf-8", "replace")
     return text.encode(errors="replace")[:_MESSAGE_BYTES_MAX].decode(errors="ignore").encode()
 
 

@@ -95,7 +95,15 @@ def test_that_the_model_had_learned_it_is_told_once_and_stays_told() -> None:
 
 
 def test_a_long_message_is_cut_at_1_kib_on_the_border_of_a_character() -> None:
-    for message, size in (("x" * 2_000, 1_024), ("x" * 1_024, 1_024), ("æ" * 600, 1_024), ("x" + "æ" * 600, 1_023)):
+    for message, size in (
+        ("x" * 2_000, 1_024),
+        ("x" * 1_024, 1_024),
+        ("æ" * 600, 1_024),
+        ("x" + "æ" * 600, 1_023),
+        ("😀" * 256, 1_024),
+        ("😀" * 257, 1_024),
+        ("x" + "😀" * 256, 1_021),
+    ):
         cut = dict(sealed(message=message))["__dlq.errors.message"]
         assert cut is not None
         assert len(cut) == size
@@ -104,6 +112,22 @@ def test_a_long_message_is_cut_at_1_kib_on_the_border_of_a_character() -> None:
 
 def test_half_of_a_surrogate_pair_in_a_message_does_not_stop_the_dead_letter() -> None:
     assert dict(sealed(message="a\ud800b"))["__dlq.errors.message"] == b"a?b"
+
+
+def test_dead_letters_of_many_places_and_kinds_do_not_mix() -> None:
+    kinds = [("features", 0, "fraud", "a", "b"), ("features", 1, "fraud", "b", "a"), ("labels", 0, "other", "a", "a")]
+    for topic, partition, group, code, stage in kinds * 2:
+        headers = sealed(topic=topic, partition=partition, group=group, code=code, stage=stage)
+        found = read(headers)
+        assert (found.topic, found.partition, found.group, found.code, found.stage) == (
+            topic,
+            partition,
+            group,
+            code,
+            stage,
+        )
+        # What is rendered once stays what it was, whatever a caller does with its own.
+        headers.clear()
 
 
 def test_connects_headers_are_read() -> None:
