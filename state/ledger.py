@@ -1,0 +1,129 @@
+"""What a compiled model has learned, as bytes: no pickle, little-endian, and a function of what was taught alone."""
+
+import hashlib
+import math
+import struct
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from state.learner import ModelError
+from state.program import EXACT_MAX, Memo, Name, Part
+from state.room import order
+
+_MAGIC = b"HRarrays"
+_Value = str | int | float | bool | None
+
+
+class _Part(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One part: which names it has met, as little-endian uint32, and its columns of each, as little-endian float64."""
+
+    met: bytes
+    fields: bytes
+    scalars: bytes
+    learned: list[tuple[int, _Value]]
+
+
+class _Ledger(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A model: a format, what it is built of, the names in order, the parts, and the classes."""
+
+    version: Literal[1]
+    shape: bytes
+    names: list[Name]
+    parts: list[_Part]
+    classes: list[_Value]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Ledger).decode
+
+
+def write(memos: Sequence[Memo], classes: Sequence[Any], *, spec: str) -> bytes:
+    """Write memos down as bytes; `spec` is what the model is built of."""
+    known = {name for memo in memos for name in memo.rows} | {name for memo in memos for name, _ in memo.learned}
+    names = sorted(known, key=order)
+    places = {name: place for place, name in enumerate(names)}
+    parts = []
+    for memo in memos:
+        met = sorted(places[name] for name in memo.rows)
+        numbers = [number for place in met for number in memo.rows[names[place]]]
+        parts.append(
+            _Part(
+                struct.pack(f"<{len(met)}I", *met),
+                struct.pack(f"<{len(numbers)}d", *numbers),
+                struct.pack(f"<{len(memo.scalars)}d", *memo.scalars),
+                [(places[name], value) for name, value in memo.learned],
+            )
+        )
+    return _MAGIC + _encode(_Ledger(1, _shape(spec), names, parts, list(classes)))
+
+
+def read(state: bytes, parts: Sequence[Part], *, spec: str) -> tuple[list[Memo], list[Any]]:
+    """Read the memos and the classes from bytes of any origin. Raises ModelError for what no such model can hold."""
+    if not state.startswith(_MAGIC):
+        raise refused("they do not begin as such bytes do")
+    try:
+        ledger = _decode(state[len(_MAGIC) :])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise refused(str(error)) from error
+    if ledger.shape != _shape(spec):
+        raise refused("the model was built otherwise")
+    if ledger.names != sorted(set(ledger.names), key=order) or len(ledger.parts) != len(parts):
+        raise refused("its names or its parts are not in order")
+    memos = [_memo(entry, part, ledger.names) for entry, part in zip(ledger.parts, parts, strict=True)]
+    return memos, ledger.classes
+
+
+def check(memo: Memo, part: Part) -> None:
+    """Refuse what a part can't have learned. Raises ModelError."""
+    if len(memo.scalars) != len(part.scalars) or (memo.learned and not part.listed):
+        raise refused("a part of it is of another kind")
+    for row in memo.rows.values():
+        if len(row) != len(part.limits) or not all(map(_holds, part.limits, row)):
+            raise refused("it holds a number that can't be learned")
+    if part.allows is not None and not part.allows(memo.scalars):
+        raise refused("it counts what can't be counted")
+    if len({(name, value) for name, value in memo.learned}) != len(memo.learned):
+        raise refused("it has learned a category twice")
+
+
+def refused(why: str) -> ModelError:
+    """Return the error for bytes, or a River model, that can't be taken on."""
+    return ModelError(
+        f"this is no state of this model: {why}",
+        hint="it was saved by another model or another version; undo that change, or let the model begin anew",
+    )
+
+
+def _memo(entry: _Part, part: Part, names: Sequence[Name]) -> Memo:
+    width, count = len(part.limits), len(entry.met) // 4
+    if len(entry.met) % 4 or len(entry.fields) != count * width * 8 or len(entry.scalars) % 8:
+        raise refused("its numbers are not as many as its names")
+    met = struct.unpack(f"<{count}I", entry.met)
+    if any(place >= len(names) for place in met) or list(met) != sorted(set(met)) or (met and not width):
+        raise refused("it has met a feature that has no name")
+    if any(not 0 <= place < len(names) for place, _ in entry.learned):
+        raise refused("it has learned a category of a feature that has no name")
+    numbers = struct.unpack(f"<{count * width}d", entry.fields)
+    rows = {names[place]: numbers[at * width : (at + 1) * width] for at, place in enumerate(met)}
+    scalars = struct.unpack(f"<{len(entry.scalars) // 8}d", entry.scalars)
+    memo = Memo(rows, scalars, tuple((names[place], value) for place, value in entry.learned))
+    check(memo, part)
+    return memo
+
+
+def _holds(limit: str, number: float) -> bool:
+    """Tell whether a column of this kind can hold this number."""
+    match limit:
+        case "count":
+            return 1.0 <= number <= EXACT_MAX and number.is_integer()
+        case "flag":
+            return number == 1.0
+        case "above":
+            return number >= 0.0 or math.isnan(number)
+    return True
+
+
+def _shape(spec: str) -> bytes:
+    return hashlib.sha256(spec.encode()).digest()[:16]
