@@ -1,208 +1,85 @@
-"""What the join and the models of keys cost without Kafka: time a record, and memory where a million of them wait.
+"""How much memory Headrace takes while millions of records go through it: resident bytes after each million.
 
-    python memory.py {join WAITING | batch {hot,cold} | keys COUNT}
-
-Each measurement is a process of its own, so that its memory is its own, and prints its figures as JSON: microseconds
-of CPU, since others may use the machine, and bytes.
+The topic is filled while it is read, a little ahead, with the same records over and over.
 """
 
-import json
-import os
 import subprocess
-import sys
 import time
-from collections.abc import Sequence
-from itertools import islice
 from typing import Any
 
-from meter import PeerFailed, resident_bytes
-from model import build
-from stream import events
+from meter import PeerFailed, Usage, stop
+from project import Project
+from stream import plain
+from topic import Board
 
-from state.keyring import Keyring
-from state.labels import Entry, Labels, Rules
-from state.slab import slab_for
-
-BATCH = 5_000
 MILLION = 1_000_000
-MEASURES = (
-    ("join", "1000"),
-    ("join", str(MILLION)),
-    ("batch", "hot"),
-    ("batch", "cold"),
-    ("keys", str(MILLION)),
-)
 
-Figures = dict[str, dict[str, float]]
-"""What was measured, by name: `record_us`, the same `with_save_us`, `rss_bytes` at the peak, `each_bytes` of it."""
+_TEMPLATES = 20_000
+_CHUNK = 50_000
+_AHEAD = 200_000
+_STILL_S = 60.0
+_TICK_S = 0.02
 
-_DAY_MS = 86_400_000
-_ROUNDS = 20
-_WARM_ROUNDS = 20
-_TEMPLATES = 1_000
-_END_S = 600.0
+Resident = dict[str, int]
+"""Resident bytes of the worker, by how many records it had answered."""
 
 
-def measure(words: Sequence[str]) -> Figures:
-    """Make one measurement in a process of its own. Raises PeerFailed."""
-    command = [sys.executable, __file__, *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_END_S, check=False)
-    if done.returncode:
-        raise PeerFailed("\n".join([f"{' '.join(words)} failed:", *done.stderr.strip().splitlines()[-5:]]))
-    found: Figures = json.loads(done.stdout)
-    return found
+class Bench:
+    """A run of Headrace that is fed as it goes."""
+
+    def __init__(self, project: Project, board: Board, *, count: int, partitions: int) -> None:
+        self._project = project
+        self._board = board
+        self._count = count
+        self._partitions = partitions
+        rows = list(plain(_TEMPLATES))
+        self._rows = [rows[partition::partitions] for partition in range(partitions)]
+
+    def measure(self) -> Resident:
+        """Let all records through, and return what the worker held on the way. Raises PeerFailed."""
+        name = "bench.memory"
+        self._board.make(name, self._partitions)
+        self._board.make(f"{name}.in", self._partitions)
+        command, env = self._project.command(name, features=f"{name}.in", until_end=False)
+        with (
+            self._project.log(name).open("wb") as out,
+            subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out) as run,
+        ):
+            try:
+                return self._feed(name, run)
+            finally:
+                stop(run)
+
+    def _feed(self, name: str, run: subprocess.Popen[bytes]) -> Resident:
+        producer = self._board.producer(**{"linger.ms": 5, "queue.buffering.max.messages": 2 * _AHEAD})
+        used, found, sent, seen, moved_s = Usage(run.pid), {}, 0, 0, time.monotonic()
+        while seen < self._count:
+            if sent < self._count and sent - seen < _AHEAD:
+                sent += self._send(producer, f"{name}.in")
+            producer.poll(_TICK_S if sent - seen >= _AHEAD or sent >= self._count else 0)
+            # A transaction's end has an offset too: a few in thousands.
+            now, now_s = sum(self._board.ends(name, self._partitions)), time.monotonic()
+            moved_s = now_s if now > seen else moved_s
+            _, _, held = used.read()
+            for million in range(seen // MILLION + 1, min(now, self._count) // MILLION + 1):
+                found[f"{million * MILLION}"] = held
+            seen = now
+            if run.poll() is not None or now_s > moved_s + _STILL_S:
+                raise PeerFailed(f"headrace stands still at {seen} of {self._count} records")
+        return found
+
+    def _send(self, producer: Any, features: str) -> int:
+        sent = 0
+        while sent < _CHUNK:
+            for partition, rows in enumerate(self._rows):
+                sent += producer.produce_batch(features, [dict(row) for row in rows], partition=partition)
+        return sent
 
 
-def join(waiting: int) -> Figures:
-    """Let so many features wait, and for each label that comes let another record ask."""
-    labels = Labels(Rules(wait_ms=_DAY_MS))
-    values = _values()
-    started_bytes = resident_bytes(os.getpid())[0]
-    for start in range(0, waiting, BATCH):
-        for id_, entry in _asking(start, min(waiting, start + BATCH), values):
-            labels.ask(id_, entry)
-        _save_labels(labels)
-    spent_s, answered = 0.0, (_WARM_ROUNDS + _ROUNDS) * BATCH
-    for start in range(0, answered, BATCH):
-        # As many as may wait do, so one goes before another comes.
-        asking = _asking(waiting + start, waiting + start + BATCH, values)
-        ids = [f"r-{index}" for index in range(start, start + BATCH)]
-        began_s = time.process_time()
-        for id_, (newer, entry) in zip(ids, asking, strict=True):
-            _, found = labels.take(id_, True, at_ms=None, logged_ms=start, order=start)
-            labels.settle(id_, found, True)
-            labels.ask(newer, entry)
-        if start >= _WARM_ROUNDS * BATCH:
-            spent_s += time.process_time() - began_s
-        _save_labels(labels)
-    if (labels.asked, labels.tally.joined, labels.tally.evicted) != (waiting, answered, 0):
-        raise PeerFailed(f"of {answered} labels {labels.tally.joined} found their features")
-    record_us = 1e6 * spent_s / (_ROUNDS * BATCH)
-    return {f"join.{waiting}": {"record_us": record_us, **_grown(started_bytes, waiting)}}
-
-
-def _asking(start: int, end: int, values: Sequence[tuple[bytes, bytes]]) -> list[tuple[str, Entry]]:
-    """Return entries of bytes of their own, as they come from Kafka."""
-    found = []
-    for index in range(start, end):
-        before, after = values[index % _TEMPLATES]
-        id_ = f"r-{index}"
-        entry = Entry.of(
-            at_ms=index, logged_ms=index, order=index, value=before + id_.encode() + after,
-            key=f"k-{index}".encode(), answer=True, version=1,
-        )  # fmt: skip
-        found.append((id_, entry))
-    return found
-
-
-def _values() -> list[tuple[bytes, bytes]]:
-    """Return the values of some records, without label, cut where the id is."""
-    found = []
-    for event in events(_TEMPLATES):
-        del event["label"]
-        before, _, after = json.dumps({**event, "id": "|"}).encode().partition(b"|")
-        found.append((before, after))
-    return found
-
-
-def _save_labels(labels: Labels) -> None:
-    labels.changes()
-    labels.saved()
-
-
-class Rows(dict[bytes, bytes]):
-    """What the store holds, in memory: rows by key."""
-
-    def fetch(self, keys: Sequence[bytes], _version: int, _rows: int) -> list[bytes | None]:
-        """Return rows, None for one that is not there."""
-        return [self.get(key) for key in keys]
-
-    def ring(self, hot_max: int) -> Keyring:
-        """Return a keyring of the bench's model over these rows."""
-        slab = slab_for(build())
-        assert slab is not None
-        return Keyring(slab, fetch=self.fetch, scan=lambda: iter([list(self.items())]), hot_max=hot_max)
-
-
-class Batches:
-    """Batches of records of so many keys, `hot` in memory or cold in the store, and what they took so far."""
-
-    def __init__(self, keys: int, *, hot: bool) -> None:
-        self._rows = Rows()
-        self._ring = self._rows.ring(BATCH if hot else 0)
-        self._records = [(f"k-{index % keys}".encode(), event) for index, event in enumerate(events(BATCH))]
-        self.learn_s = 0.0
-        self.save_s = 0.0
-
-    def turn(self, *, counts: bool) -> int:
-        """Learn a batch, then save; tell how many keys have a row then."""
-        began_s = time.process_time()
-        _learn(self._ring, self._records)
-        learned_s = time.process_time()
-        self._rows.update(_save(self._ring))
-        if counts:
-            self.learn_s += learned_s - began_s
-            self.save_s += time.process_time() - learned_s
-        return len(self._rows)
-
-
-def batch(place: str) -> Figures:
-    """Learn a batch of one key and one of as many keys as records, by turns."""
-    found = {keys: Batches(keys, hot=place == "hot") for keys in (1, BATCH)}
-    for turn in range(_WARM_ROUNDS + _ROUNDS):
-        for keys, batches in found.items():
-            if (rows := batches.turn(counts=turn >= _WARM_ROUNDS)) != keys:
-                raise PeerFailed(f"{rows} of {keys} keys have a model")
-    each = 1e6 / (_ROUNDS * BATCH)
-    return {
-        f"batch.{keys}.{place}": {"record_us": each * b.learn_s, "with_save_us": each * (b.learn_s + b.save_s)}
-        for keys, b in found.items()
-    }
-
-
-def keys(count: int) -> Figures:
-    """Teach so many keys a record each, and keep all of them in memory."""
-    ring = Rows().ring(count)
-    some = list(events(_TEMPLATES))
-    started_bytes = resident_bytes(os.getpid())[0]
-    numbers = iter(range(count))
-    while chunk := list(islice(numbers, BATCH)):
-        _learn(ring, [(f"k-{index}".encode(), some[index % _TEMPLATES]) for index in chunk])
-        # The store's own memory is not this process's, so the rows go.
-        _save(ring)
-    if ring.hot != count:
-        raise PeerFailed(f"{ring.hot} of {count} keys are in memory")
-    return {f"keys.{count}": _grown(started_bytes, count)}
-
-
-def _learn(ring: Keyring, records: Sequence[tuple[bytes, dict[str, Any]]]) -> None:
-    """Do with a batch what the engine does, apart from reading and writing it."""
-    ring.warm(key for key, _ in records)
-    for key, event in records:
-        ring.meet(key, event["ts"])
-        features = event["features"]
-        ring.predict(key, features)
-        ring.learn(key, features, event["label"])
-        ring.keep(key, features, event["label"])
-    ring.trim()
-
-
-def _save(ring: Keyring) -> dict[bytes, bytes]:
-    changes = ring.changes()
-    ring.saved(changes, 1)
-    return {key: row for key, row in changes.items() if row is not None}
-
-
-def _grown(started_bytes: int, count: int) -> dict[str, float]:
-    peak = resident_bytes(os.getpid())[0]
-    return {"rss_bytes": peak, "each_bytes": (peak - started_bytes) / count}
-
-
-def main(kind: str, word: str) -> None:
-    """Make one measurement and print its figures."""
-    found = batch(word) if kind == "batch" else {"join": join, "keys": keys}[kind](int(word))
-    sys.stdout.write(json.dumps(found) + "\n")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def table(found: Resident) -> str:
+    """Lay the memory out for people."""
+    lines = [f"{'memory':36}{'resident':>11}   of that after the first million"]
+    first = next(iter(found.values()))
+    for mark, held in found.items():
+        lines.append(f"{f'after {int(mark):,} records':36}{held / 1e6:>8,.0f} MB   {held / first:.3f}")
+    return "\n".join(lines)

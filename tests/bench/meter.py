@@ -10,11 +10,13 @@ import subprocess
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 _TICK_S = 0.02
 _STILL_S = 45.0
+_STOP_S = 20.0
 _STEADY_FROM = 0.1
 
 
@@ -29,11 +31,13 @@ class PeerFailed(Exception):
 class Sample:
     """What was seen at one moment: the offsets that readers had got to, by partition, and what was used so far.
 
-    That is CPU seconds of all processes, and the largest worker's resident bytes, at their peak and now.
+    That is CPU seconds of all processes and of the broker, and the largest worker's resident bytes, at their peak and
+    now.
     """
 
     at_s: float
     ends: tuple[int, ...]
+    broker_s: float
     cpu_s: float
     peak_bytes: int
     rss_bytes: int
@@ -41,51 +45,71 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Records a second, and CPU microseconds a record (None where the system does not tell).
+    """Records a second, and CPU microseconds a record, of the peer and of the broker.
 
-    Resident bytes are those of the largest worker: at their peak in all, and at the most after the start.
+    None is what the system does not tell. Resident bytes are those of the largest worker: at their peak in all, and at
+    the most after the start.
     """
 
     records_s: float
     cpu_us: float | None
+    broker_us: float | None
     peak_bytes: int | None
     steady_bytes: int | None
 
 
 def watch(
-    command: Sequence[str], *, env: Mapping[str, str], log: Path, count: int, ends: Callable[[], tuple[int, ...]]
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    log: Path,
+    count: int,
+    ends: Callable[[], tuple[int, ...]],
+    broker: int,
 ) -> list[Sample]:
-    """Run a command to its end and return what was seen of it. Raises PeerFailed.
+    """Run a command to its end and return what was seen of it and of the process `broker`. Raises PeerFailed.
 
-    Its standard input stays open until `count` records can be read, so that it is there for the last look.
+    It runs where its log is, and may leave there what it likes. Its standard input stays open until `count` records can
+    be read, so that it is there for the last look.
     """
     samples: list[Sample] = []
     moved_at = time.monotonic()
     with (
         log.open("wb") as out,
-        subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=out, stderr=out) as run,
+        subprocess.Popen(command, cwd=log.parent, env=env, stdin=subprocess.PIPE, stdout=out, stderr=out) as run,
     ):
         assert run.stdin is not None
-        used = Usage(run.pid)
+        used, served = Usage(run.pid), Usage(broker)
         try:
             while run.poll() is None:
                 # In this order: what is visible has cost no more than what is read after it.
                 seen, at_s = ends(), time.monotonic()
                 if not samples or seen != samples[-1].ends:
                     moved_at = at_s
-                samples.append(Sample(at_s, seen, *used.read()))
+                samples.append(Sample(at_s, seen, served.read()[0], *used.read()))
                 if sum(seen) >= count and not run.stdin.closed:
                     run.stdin.close()
                 if at_s > moved_at + _STILL_S:
                     raise PeerFailed(f"it stands still at {sum(seen)} of {count} records: {' '.join(command[1:])}")
                 time.sleep(_TICK_S)
         finally:
-            # A parent that gets SIGTERM ends its workers; a kill would leave that to the kernel.
-            run.terminate()
+            stop(run)
     if run.returncode:
         last = log.read_text(errors="replace").strip().splitlines()[-5:]
         raise PeerFailed("\n".join([f"{' '.join(command[1:])} ended with {run.returncode}:", *last]))
-    return [*samples, Sample(time.monotonic(), ends(), *used.read())]
+    return [*samples, Sample(time.monotonic(), ends(), served.read()[0], *used.read())]
+
+
+def stop(run: subprocess.Popen[bytes]) -> None:
+    """End a process as one who stops it would, and kill it where it does not go.
+
+    A parent that gets SIGTERM ends its workers; a kill leaves that to the kernel.
+    """
+    run.terminate()
+    try:
+        run.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        run.kill()
 
 
 def speed(samples: Sequence[Sample], offsets: Sequence[Sequence[int]], count: int) -> Speed:
@@ -101,11 +125,13 @@ def speed(samples: Sequence[Sample], offsets: Sequence[Sequence[int]], count: in
     handled = counts[last] - counts[first]
     if handled < count / 2:
         raise PeerFailed(f"only {handled} of {count} records were seen on their way; measure with more --records")
-    took_s, cpu_s = (samples[last].at_s - samples[first].at_s), (samples[last].cpu_s - samples[first].cpu_s)
+    took_s = samples[last].at_s - samples[first].at_s
+    cpu_s, broker_s = (samples[last].cpu_s - samples[first].cpu_s), (samples[last].broker_s - samples[first].broker_s)
     steady_bytes = max(sample.rss_bytes for sample in samples[first:])
     return Speed(
         handled / took_s,
         1e6 * cpu_s / handled if cpu_s else None,
+        1e6 * broker_s / handled if broker_s else None,
         samples[-1].peak_bytes or None,
         steady_bytes or None,
     )
@@ -146,6 +172,15 @@ class Usage:
     def _largest(self, held: Mapping[int, int]) -> int:
         has_workers = len(self._peak_bytes) > 1
         return max((of for pid, of in held.items() if pid != self._pid or not has_workers), default=0)
+
+
+def descendants(pid: int) -> list[int]:
+    """Return a process and all that it started and they started, itself first."""
+    found = [pid]
+    for one in found:
+        with suppress(OSError):
+            found += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
+    return found
 
 
 def resident_bytes(pid: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What Headrace is measured against: two hand-written loops and a bare copy, each a program of its own.
+"""What Headrace is measured against first: two hand-written loops and a bare copy, each a program of its own.
 
     python peer.py {loop,tuned,copy} BOOTSTRAP FEATURES OUTPUT COUNT
 
@@ -7,6 +7,7 @@ a framework: at-least-once, one River model a partition in memory, no dead lette
 """
 
 import json
+import math
 import sys
 import time
 from collections import defaultdict
@@ -85,15 +86,17 @@ def copy(consumer: Consumer, producer: Producer, features: str, output: str, cou
 def _batches(
     consumer: Consumer, producer: Producer, *, records_max: int, count: int, commits: bool = True
 ) -> Iterator[Sequence[Any]]:
-    """Yield batches until `count` records were in them; commit once a second what is flushed before."""
-    commit_at = time.monotonic() + _COMMIT_S
-    while count > 0:
-        messages = consumer.consume(records_max, 0.1)
+    """Yield batches until `count` records were in them (0 is no end); commit once a second what is flushed before."""
+    commit_at, left = time.monotonic() + _COMMIT_S, count or math.inf
+    while left > 0:
+        # What is there, and nothing to wait for more: `consume` alone waits for all or for its whole time.
+        first = consumer.poll(0.1)
+        messages = [] if first is None else [first, *consumer.consume(records_max - 1, 0)]
         for message in messages:
             if (error := message.error()) is not None:
                 raise KafkaException(error)
         yield messages
-        count -= len(messages)
+        left -= len(messages)
         if commits and time.monotonic() >= commit_at:
             producer.flush()
             consumer.commit(asynchronous=True)

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pipeline.embedded import Addresses
 
@@ -21,7 +22,13 @@ class Project:
         shutil.copy(_HERE / "model.py", directory)
 
     def command(
-        self, name: str, *, features: str, settings: Mapping[str, str] | None = None, workers: int = 1
+        self,
+        name: str,
+        *,
+        features: str,
+        settings: Mapping[str, Any] | None = None,
+        workers: int = 1,
+        until_end: bool = True,
     ) -> tuple[list[str], dict[str, str]]:
         """Write a configuration, `settings` beside what any needs, and return the command to run and its environment.
 
@@ -38,8 +45,8 @@ class Project:
         file = self.directory / f"{name}.toml"
         file.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in whole.items()))
         env = {key: value for key, value in os.environ.items() if not key.startswith("HEADRACE_")}
-        words = ["run", "--until-end", "--workers", str(workers), "-c", str(file)]
-        return [sys.executable, "-m", "pipeline", *words], env
+        words = ["--workers", str(workers), "-c", str(file), *(["--until-end"] if until_end else [])]
+        return [sys.executable, "-m", "pipeline", "run", *words], env
 
     def log(self, name: str) -> Path:
         """Return the file that a run's own words go to."""

@@ -1,25 +1,23 @@
-"""What `make bench` says at the end: the machine, the table, and the same as JSON."""
+"""What `make bench` says at the end: the machine and the tables, and the same as JSON."""
 
 import importlib.metadata
 import os
 import platform
+import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import confluent_kafka
-from feature import Case
-from memory import Figures
+from case import Case
+from inside import Figures
+from lineup import HEADRACE
 from meter import Speed
+from spread import spread, told
 
 from pipeline.embedded.jars import KAFKA_VERSION
 
-TITLES = {
-    "loop": "hand-written loop",
-    "tuned": "tuned loop",
-    "headrace": "headrace, exactly-once",
-    "copy": "bare copy (the limit)",
-}
 REFERENCE = "loop"
 INSIDE = {
     "join.1000": ("join, 1,000 wait", "", ""),
@@ -31,49 +29,93 @@ INSIDE = {
     "keys.1000000": ("1,000,000 keys in memory", "", "asked: less than 1,000 MB"),
 }
 """What is measured in process: its title, what it is held against, and what was asked of it."""
+_RACES = ("loop", "quix-eo", "copy")
 _BUSY = 0.5
 # Of fewer the growth is not told from the noise.
 _KEYS_SEEN = 20_000
 
+Runs = Sequence[Mapping[str, Speed]]
 
-def machine() -> dict[str, Any]:
+
+def machine(peers: Mapping[str, str]) -> dict[str, Any]:
     """Return what a figure means nothing without."""
     return {
         "cores": os.cpu_count() or 1,
+        "cpu": _cpu(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
+        "confluent_kafka": importlib.metadata.version("confluent-kafka"),
         "librdkafka": confluent_kafka.libversion()[0],
         "river": importlib.metadata.version("river"),
         "kafka": KAFKA_VERSION,
+        "peers": dict(peers),
         "load_before": round(os.getloadavg()[0], 2),
     }
 
 
+def _cpu() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    found = re.search(r"model name\s*:\s*(.+)", text)
+    return found[1] if found else platform.processor()
+
+
 def note(told: Mapping[str, Any]) -> str:
-    """Write the machine as one line, and a second one where others were using it."""
+    """Write the machine as one line, the peers as one, and a third one where others were using it."""
     line = (
-        f"machine: {told['cores']} cores, {told['memory_gib']} GiB, {told['system']}, Python {told['python']}, "
-        f"librdkafka {told['librdkafka']}, river {told['river']}, Apache Kafka {told['kafka']} "
-        "(broker on the same machine)"
+        f"machine: {told['cores']} cores ({told['cpu']}), {told['memory_gib']} GiB, {told['system']}, "
+        f"Python {told['python']}, confluent-kafka {told['confluent_kafka']}, River {told['river']}, "
+        f"Apache Kafka {told['kafka']} (broker on the same machine)"
     )
+    if told["peers"]:
+        line += "\npeers:   " + ", ".join(f"{name} {version}" for name, version in told["peers"].items())
     if told["load_before"] > _BUSY * told["cores"]:
-        line += f"\n         it was busy before the start (load {told['load_before']}): the figures are noisy"
+        line += f"\nload:    {told['load_before']} before it began: others were using the machine, and spreads are wide"
     return line
 
 
-def summary(runs: Sequence[Mapping[str, Speed]]) -> dict[str, Any]:
-    """Return each peer's medians, and the median, least and largest of its ratios to the loop of the same repeat."""
-    return {peer: _beside(runs, peer, REFERENCE) for peer in TITLES}
+def summary(cases: Sequence[Case], runs: Runs) -> dict[str, Any]:
+    """Return the peers' medians and ratios to the reference, and Headrace's ratios to those that it is asked about."""
+    first = REFERENCE if REFERENCE in runs[0] else cases[0].name
+    found: dict[str, Any] = {
+        case.name: {"title": case.title, **_medians(runs, case.name), **_beside(runs, case.name, first, faster=True)}
+        for case in cases
+    }
+    races = [name for name in _RACES if name in runs[0] and HEADRACE in runs[0]]
+    return {
+        "reference": first,
+        "peers": found,
+        "headrace": {name: _beside(runs, HEADRACE, name, faster=True) for name in races},
+    }
 
 
-def _beside(runs: Sequence[Mapping[str, Speed]], name: str, reference: str) -> dict[str, Any]:
-    """Sum up what one did in all repeats, beside what another did."""
+def _medians(runs: Runs, name: str) -> dict[str, Any]:
     return {
         "records_s": round(statistics.median(run[name].records_s for run in runs)),
-        "cpu_us": _median([run[name].cpu_us for run in runs], 1),
-        "ratio": _spread([run[name].records_s / run[reference].records_s for run in runs]),
+        "cpu_us": _median([run[name].cpu_us for run in runs], 2),
+        "broker_us": _median([run[name].broker_us for run in runs], 2),
+        "peak_bytes": _median([run[name].peak_bytes for run in runs], 0),
     }
+
+
+def _beside(runs: Runs, name: str, other: str, *, faster: bool) -> dict[str, Any]:
+    """Return ratios to what another did in the same repeat: how often as fast, or how often as long a record takes."""
+    cost: Mapping[str, Callable[[Speed], float | None]] = {
+        "time": lambda speed: 1 / speed.records_s,
+        "cpu": lambda speed: speed.cpu_us,
+        "broker": lambda speed: speed.broker_us,
+    }
+    found: dict[str, Any] = {"beside": other}
+    for what, of in cost.items():
+        pairs = [(of(run[name]), of(run[other])) for run in runs]
+        known = [one / by for one, by in pairs if one and by]
+        found[what] = spread(known) if len(known) == len(pairs) else None
+    if faster:
+        found["speed"] = spread([run[name].records_s / run[other].records_s for run in runs])
+    return found
 
 
 def _median(values: Sequence[float | None], digits: int) -> float | None:
@@ -82,20 +124,18 @@ def _median(values: Sequence[float | None], digits: int) -> float | None:
     return round(statistics.median(known), digits) if len(known) == len(values) else None
 
 
-def _spread(ratios: Sequence[float]) -> dict[str, float]:
-    return {
-        "median": round(statistics.median(ratios), 3),
-        "min": round(min(ratios), 3),
-        "max": round(max(ratios), 3),
-    }
-
-
 def table(found: Mapping[str, Any]) -> str:
-    """Lay the summary out for people."""
-    lines = [f"{'':24}{'records/s':>11}{'CPU µs/record':>16}   ratio to the loop"]
-    for peer, title in TITLES.items():
-        ratio = _ratio(found[peer]["ratio"], spread=peer != REFERENCE)
-        lines.append(f"{title:24}{found[peer]['records_s']:>11,}{_known(found[peer]['cpu_us'], '.1f'):>16}   {ratio}")
+    """Lay the summary of the peers out for people."""
+    peers, first = found["peers"], found["reference"]
+    columns = f"{'records/s':>11}{'CPU µs/record':>16}{'broker':>9}"
+    lines = [f"{'':32}{columns}   speed against {peers[first]['title']}"]
+    for row in peers.values():
+        cpu, broker = _known(row["cpu_us"], ".1f"), _known(row["broker_us"], ".1f")
+        ratio = told(row["speed"]) if row is not peers[first] else "1.00"
+        lines.append(f"{row['title']:32}{row['records_s']:>11,}{cpu:>16}{broker:>9}   {ratio}")
+    for name, row in found["headrace"].items():
+        cpu = f", {told(row['cpu'])} of its CPU" if row["cpu"] else ""
+        lines.append(f"headrace, exactly-once, against {peers[name]['title']}: {told(row['speed'])} of its speed{cpu}")
     return "\n".join(lines)
 
 
@@ -103,43 +143,48 @@ def _known(value: float | None, form: str, unit: str = "") -> str:
     return "n/a" if value is None else f"{value:{form}}{unit}"
 
 
-def _ratio(ratio: Mapping[str, float], *, spread: bool) -> str:
-    return f"{ratio['median']:.2f}" + (f" ({ratio['min']:.2f}-{ratio['max']:.2f})" if spread else "")
-
-
-def costs(cases: Sequence[Case], runs: Sequence[Mapping[str, Speed]], keys: Mapping[str, int]) -> dict[str, Any]:
-    """Return the same of the features, each beside its plain run, and the memory that they took.
+def costs(cases: Sequence[Case], runs: Runs, keys: Mapping[str, int]) -> dict[str, Any]:
+    """Return the same of what grows and what is turned on, each beside another run, and the memory that they took.
 
     `keys` tells how many keys there were; what one takes is what is more, after the start, than in the run with fewest.
     """
     found: dict[str, Any] = {}
     fewest = min(keys, key=keys.__getitem__, default="")
     for case in cases:
-        told = {"title": case.title, "beside": case.beside, **_beside(runs, case.name, case.beside)}
-        told["peak_bytes"] = _median([run[case.name].peak_bytes for run in runs], 0)
-        told |= {"keys": keys.get(case.name), "key_bytes": None}
+        row = {"title": case.title, "part": case.part, "program": case.program, "records": case.records}
+        row |= {**_medians(runs, case.name), **_beside(runs, case.name, case.beside, faster=False)}
+        row |= {"keys": keys.get(case.name), "key_bytes": None, "race": None}
+        if case.race:
+            row["race"] = _beside(runs, case.name, case.race, faster=True)
         if keys.get(case.name, 0) >= _KEYS_SEEN:
             grown = [
                 None if more is None or less is None else (more - less) / (keys[case.name] - keys[fewest])
                 for more, less in ((run[case.name].steady_bytes, run[fewest].steady_bytes) for run in runs)
             ]
-            told["key_bytes"] = _median(grown, 0)
-        found[case.name] = told
+            row["key_bytes"] = _median(grown, 0)
+        found[case.name] = row
     return found
 
 
 def cost_table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Lay out what the features cost."""
-    head = f"{'what the features cost':36}{'records/s':>11}{'CPU µs/record':>16}{'peak RSS':>11}{'keys':>9}"
-    lines = [f"{head}{'bytes/key':>11}   ratio to plain"]
-    for name, told in found.items():
-        rss = _known(told["peak_bytes"] and told["peak_bytes"] / 1e6, ",.0f", " MB")
-        keys, each = (f"{told[what]:,.0f}" if told[what] else "" for what in ("keys", "key_bytes"))
-        ratio = _ratio(told["ratio"], spread=told["beside"] != name)
-        lines.append(
-            f"{told['title']:36}{told['records_s']:>11,}{_known(told['cpu_us'], '.1f'):>16}{rss:>11}{keys:>9}{each:>11}"
-            f"   {ratio}"
-        )
+    """Lay out how the cost grows."""
+    head = f"{'how the cost of a record grows':36}{'records/s':>11}{'CPU µs':>9}{'broker':>9}{'peak RSS':>11}"
+    lines = [f"{head}   {'time':20}{'CPU':>6}{'broker':>8}   times that of"]
+    for name, row in found.items():
+        rss = _known(row["peak_bytes"] and row["peak_bytes"] / 1e6, ",.0f", " MB")
+        cpu, broker = _known(row["cpu_us"], ".1f"), _known(row["broker_us"], ".1f")
+        line = f"{row['title']:36}{row['records_s']:>11,}{cpu:>9}{broker:>9}{rss:>11}"
+        if row["beside"] != name:
+            times = [f"{row[what]['median']:.2f}" if row[what] else "n/a" for what in ("cpu", "broker")]
+            line += f"   {told(row['time']):20}{times[0]:>6}{times[1]:>8}   {found[row['beside']]['title']}"
+        lines.append(line)
+        if row["key_bytes"]:
+            lines.append(f"{'':36}{row['keys']:,} keys came, {row['key_bytes']:,.0f} bytes each in memory")
+    lines += [
+        f"{row['title']}, against {found[race['beside']]['title']}: {told(race['speed'])} of its speed"
+        for row in found.values()
+        if (race := row["race"])
+    ]
     return "\n".join(lines)
 
 
@@ -148,12 +193,12 @@ def inside(runs: Sequence[Figures]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, (title, beside, asked) in INSIDE.items():
         figures = runs[0][name]
-        told: dict[str, Any] = {"title": title, "asked": asked}
-        told |= {what: round(statistics.median(run[name][what] for run in runs), 2) for what in figures}
+        row: dict[str, Any] = {"title": title, "asked": asked}
+        row |= {what: round(statistics.median(run[name][what] for run in runs), 2) for what in figures}
         for what in ("record_us", "with_save_us"):
             if beside and what in figures:
-                told[f"{what}_ratio"] = _spread([run[name][what] / run[beside][what] for run in runs])
-        found[name] = told
+                row[f"{what}_ratio"] = spread([run[name][what] / run[beside][what] for run in runs])
+        found[name] = row
     return found
 
 
@@ -161,16 +206,13 @@ def inside_table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Lay out what was measured in process."""
     head = f"{'in process, without Kafka':36}{'CPU µs/record':>16}{'with a save':>14}{'peak RSS':>11}{'bytes each':>12}"
     lines = [f"{head}   {'ratio':18}with a save"]
-    for told in found.values():
+    for row in found.values():
         columns = [
-            *((f"{told[what]:.2f}" if what in told else "") for what in ("record_us", "with_save_us")),
-            f"{told['rss_bytes'] / 1e6:,.0f} MB" if told.get("rss_bytes") else "",
-            f"{told['each_bytes']:,.0f}" if told.get("each_bytes") and told["asked"] else "",
+            *((f"{row[what]:.2f}" if what in row else "") for what in ("record_us", "with_save_us")),
+            f"{row['rss_bytes'] / 1e6:,.0f} MB" if row.get("rss_bytes") else "",
+            f"{row['each_bytes']:,.0f}" if row.get("each_bytes") and row["asked"] else "",
         ]
-        ratios = [
-            _ratio(told[what], spread=True) if what in told else ""
-            for what in ("record_us_ratio", "with_save_us_ratio")
-        ]
-        line = f"{told['title']:36}" + "".join(f"{c:>{w}}" for c, w in zip(columns, (16, 14, 11, 12), strict=True))
-        lines.append(f"{line}   {ratios[0]:18}{ratios[1]:18}{told['asked']}".rstrip())
+        ratios = [told(row[what]) if what in row else "" for what in ("record_us_ratio", "with_save_us_ratio")]
+        line = f"{row['title']:36}" + "".join(f"{c:>{w}}" for c, w in zip(columns, (16, 14, 11, 12), strict=True))
+        lines.append(f"{line}   {ratios[0]:18}{ratios[1]:18}{row['asked']}".rstrip())
     return "\n".join(lines)

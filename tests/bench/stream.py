@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 FEATURES = 10
@@ -16,24 +17,72 @@ Row = dict[str, Any]
 """What `produce` takes: a key, a value, and the log's time in ms where it matters."""
 
 
-def events(count: int) -> Iterator[dict[str, Any]]:
-    """Yield the same records each time, one a millisecond, their labels a noisy line through the features."""
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """A topic of so many records, of `width` features, over `partitions`.
+
+    `bad` is the share in percent that can't be handled. With `keys` the keys are drawn from so many, and without they
+    come in turn. With `labels` the records have none in them, and that is the topic in which the labels come later.
+    """
+
+    name: str
+    count: int
+    partitions: int
+    width: int = FEATURES
+    bad: int = 0
+    keys: int = 0
+    labels: str = ""
+
+    @property
+    def good(self) -> int:
+        """How many of the records can be handled."""
+        return self.count - sum(is_bad(index, self.bad) for index in range(self.count))
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the records, of which the first is for the first partition, the second for the second, and so on."""
+        if self.keys:
+            return keyed(self.count, keys=self.keys, partitions=self.partitions)
+        return plain(self.count, width=self.width, bad=self.bad)
+
+
+def events(count: int, *, width: int = FEATURES) -> Iterator[dict[str, Any]]:
+    """Yield the same records each time, one a millisecond, their labels a noisy line through the features.
+
+    The numbers have all the digits of a double, as what was computed has, and not the few of what was typed in.
+    """
     rng = random.Random(0)
-    weights = [rng.gauss(0, 1) for _ in range(FEATURES)]
+    weights = [rng.gauss(0, 1) for _ in range(width)]
+    names = [f"feature_{i}" for i in range(width)]
     for index in range(count):
-        x = [round(rng.gauss(0, 1), 4) for _ in range(FEATURES)]
+        x = [rng.gauss(0, 1) for _ in range(width)]
         yield {
             "id": f"r-{index}",
             "ts": _STARTED_MS + index,
-            "features": {f"feature_{i}": number for i, number in enumerate(x)},
+            "features": dict(zip(names, x, strict=True)),
             "label": sum(w * number for w, number in zip(weights, x, strict=True)) + rng.gauss(0, 1) > 0,
         }
 
 
-def plain(count: int) -> Iterator[Row]:
-    """Yield records with their labels in them."""
-    for index, event in enumerate(events(count)):
-        yield {"key": _key(index % _KEYS), "value": _encode(event)}
+def plain(count: int, *, width: int = FEATURES, bad: int = 0) -> Iterator[Row]:
+    """Yield records with their labels in them, so many in a hundred of them bad."""
+    for index, event in enumerate(events(count, width=width)):
+        value = _encode(event)
+        yield {"key": _key(index % _KEYS), "value": _spoil(event, value, index) if is_bad(index, bad) else value}
+
+
+def is_bad(index: int, share: int) -> bool:
+    """Tell whether a record is one of the bad ones: so many in a hundred, spread over all partitions."""
+    return (19 * index + 37 * (index // 64)) % 100 < share
+
+
+def _spoil(event: dict[str, Any], value: bytes, index: int) -> bytes:
+    """Make a record bad, in the ways that occur most, by turns: cut off, a feature without value, no features."""
+    kind = index % 3
+    if kind == 0:
+        return value[:-2]
+    if kind == 1:
+        return _encode({**event, "features": {**event["features"], "feature_0": None}})
+    return _encode({key: held for key, held in event.items() if key != "features"})
 
 
 def keyed(count: int, *, keys: int, partitions: int) -> Iterator[Row]:

@@ -1,6 +1,6 @@
 """The topics of a measurement: what all read, and what each of them wrote."""
 
-import hashlib
+import math
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -26,59 +26,44 @@ _PASSING = {
 }
 
 
+class Source(msgspec.Struct):
+    """Where the record of an answer stands."""
+
+    partition: int
+    offset: int
+
+
 class Answer(msgspec.Struct):
     """What all peers' predictions have in common."""
 
     id: str
     prediction: Any
     proba: dict[str, float]
+    source: Source
+
+
+Answers = dict[tuple[int, int], Answer]
+"""Answers by their record's partition and offset."""
 
 
 class Board:
-    """Make, fill, watch and read topics of `partitions` partitions."""
+    """Make, fill, watch and read topics."""
 
-    def __init__(self, bootstrap: str, *, partitions: int) -> None:
+    def __init__(self, bootstrap: str) -> None:
         self._client: dict[str, Any] = {"bootstrap.servers": bootstrap, "log_level": 2}
         self._topics = Topics(self._client)
         self._admin = AdminClient(self._client)
-        self._partitions = range(partitions)
 
-    def make(self, name: str) -> None:
+    def make(self, name: str, partitions: int) -> None:
         """Make a topic."""
-        self._topics.create(name, len(self._partitions))
+        self._topics.create(name, partitions)
 
-    def fill(self, name: str, rows: Iterator[Row]) -> None:
-        """Make a topic of rows: the first in the first partition, the second in the second, and so on round."""
-        self.make(name)
-        # Idempotent: what is tried again while a leader is elected stays in order.
-        settings = {"linger.ms": 5, "enable.idempotence": True, "queue.buffering.max.messages": 2 * _QUEUED_MAX}
-        producer = Producer({**self._client, **settings})
-        for index, row in enumerate(rows):
-            # Not in batches: those know no timestamps.
-            producer.produce(name, partition=index % len(self._partitions), **row)
-            producer.poll(0.1 if len(producer) > _QUEUED_MAX else 0)
-        if producer.flush(_READ_S):
-            raise TimeoutError(f"Kafka did not take all of {name} within {_READ_S:.0f} s")
+    def producer(self, **settings: Any) -> Producer:
+        """Return a producer that keeps the order, whatever it has to try again."""
+        return Producer({**self._client, "enable.idempotence": True, **settings})
 
-    def ends(self, name: str) -> tuple[int, ...]:
-        """Return, for each partition, the next offset that a `read_committed` reader will get."""
-        until = time.monotonic() + _CALL_S
-        while True:
-            try:
-                return self._ends(name)
-            except KafkaException as error:
-                if error.args[0].code() not in _PASSING or time.monotonic() > until:
-                    raise
-                time.sleep(0.02)
-
-    def _ends(self, name: str) -> tuple[int, ...]:
-        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        places = {TopicPartition(name, partition): latest for partition in self._partitions}
-        found = self._admin.list_offsets(places, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=_CALL_S)
-        return tuple(found[place].result().offset for place in places)
-
-    def read(self, name: str) -> dict[int, dict[int, bytes]]:
-        """Read a topic to its end, as a `read_committed` reader does: values by partition and offset."""
+    def reader(self, name: str, partitions: int, **settings: Any) -> Consumer:
+        """Return a `read_committed` reader of a whole topic, from its start."""
         consumer = Consumer(
             {
                 **self._client,
@@ -86,12 +71,45 @@ class Board:
                 "isolation.level": "read_committed",
                 "auto.offset.reset": "error",
                 "enable.auto.commit": False,
-                "enable.partition.eof": True,
+                **settings,
             }
         )
-        consumer.assign([TopicPartition(name, partition, 0) for partition in self._partitions])
-        values: dict[int, dict[int, bytes]] = {partition: {} for partition in self._partitions}
-        unread = set(self._partitions)
+        consumer.assign([TopicPartition(name, partition, 0) for partition in range(partitions)])
+        return consumer
+
+    def fill(self, name: str, partitions: int, rows: Iterator[Row]) -> None:
+        """Make a topic of rows: the first in the first partition, the second in the second, and so on round."""
+        self.make(name, partitions)
+        producer = self.producer(**{"linger.ms": 5, "queue.buffering.max.messages": 2 * _QUEUED_MAX})
+        for index, row in enumerate(rows):
+            # Not in batches: those know no timestamps.
+            producer.produce(name, partition=index % partitions, **row)
+            producer.poll(0.1 if len(producer) > _QUEUED_MAX else 0)
+        if producer.flush(_READ_S):
+            raise TimeoutError(f"Kafka did not take all of {name} within {_READ_S:.0f} s")
+
+    def ends(self, name: str, partitions: int) -> tuple[int, ...]:
+        """Return, for each partition, the next offset that a `read_committed` reader will get."""
+        until = time.monotonic() + _CALL_S
+        while True:
+            try:
+                return self._ends(name, partitions)
+            except KafkaException as error:
+                if error.args[0].code() not in _PASSING or time.monotonic() > until:
+                    raise
+                time.sleep(0.02)
+
+    def _ends(self, name: str, partitions: int) -> tuple[int, ...]:
+        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        places = {TopicPartition(name, partition): latest for partition in range(partitions)}
+        found = self._admin.list_offsets(places, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=_CALL_S)
+        return tuple(found[place].result().offset for place in places)
+
+    def read(self, name: str, partitions: int) -> dict[int, dict[int, bytes]]:
+        """Read a topic to its end, as a `read_committed` reader does: values by partition and offset."""
+        consumer = self.reader(name, partitions, **{"enable.partition.eof": True})
+        values: dict[int, dict[int, bytes]] = {partition: {} for partition in range(partitions)}
+        unread = set(values)
         until = time.monotonic() + _READ_S
         while unread:
             if time.monotonic() > until:
@@ -109,18 +127,25 @@ class Board:
         return values
 
 
-def ids(values: Mapping[int, Mapping[int, bytes]]) -> set[str]:
-    """Return the ids of the records that were answered."""
+def answers(values: Mapping[int, Mapping[int, bytes]]) -> Answers:
+    """Read a peer's answers."""
     decode = msgspec.json.Decoder(Answer).decode
-    return {decode(value).id for held in values.values() for value in held.values()}
+    found = (decode(value) for held in values.values() for value in held.values())
+    return {(answer.source.partition, answer.source.offset): answer for answer in found}
 
 
-def digest(values: Mapping[int, Mapping[int, bytes]]) -> str:
-    """Digest the answers, partition by partition and in order: equal for peers that predict the same to the bit."""
-    decode = msgspec.json.Decoder(Answer).decode
-    found = hashlib.sha256()
-    for partition in sorted(values):
-        for _, value in sorted(values[partition].items()):
-            answer = decode(value)
-            found.update(repr((partition, answer.id, answer.prediction, sorted(answer.proba.items()))).encode())
-    return found.hexdigest()
+def difference(some: Answers, others: Answers) -> float:
+    """Return the largest difference of a probability between answers to the same records, infinite for other records.
+
+    A prediction may be another one only where the two classes are as good as equal.
+    """
+    largest = 0.0
+    for place, one in some.items():
+        other = others.get(place)
+        if other is None or other.id != one.id or other.proba.keys() != one.proba.keys():
+            return math.inf
+        apart = max(abs(p - other.proba[label]) for label, p in one.proba.items())
+        if one.prediction != other.prediction and max(one.proba.values()) - min(one.proba.values()) > 2 * apart:
+            return math.inf
+        largest = max(largest, apart)
+    return largest

@@ -1,0 +1,208 @@
+"""What the join and the models of keys cost without Kafka: time a record, and memory where a million of them wait.
+
+    python inside.py {join WAITING | batch {hot,cold} | keys COUNT}
+
+Each measurement is a process of its own, so that its memory is its own, and prints its figures as JSON: microseconds
+of CPU, since others may use the machine, and bytes.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+from meter import PeerFailed, resident_bytes
+from model import build
+from stream import events
+
+from state.keyring import Keyring
+from state.labels import Entry, Labels, Rules
+from state.slab import slab_for
+
+BATCH = 5_000
+MILLION = 1_000_000
+MEASURES = (
+    ("join", "1000"),
+    ("join", str(MILLION)),
+    ("batch", "hot"),
+    ("batch", "cold"),
+    ("keys", str(MILLION)),
+)
+
+Figures = dict[str, dict[str, float]]
+"""What was measured, by name: `record_us`, the same `with_save_us`, `rss_bytes` at the peak, `each_bytes` of it."""
+
+_DAY_MS = 86_400_000
+_ROUNDS = 20
+_WARM_ROUNDS = 20
+_TEMPLATES = 1_000
+_END_S = 600.0
+
+
+def measure(words: Sequence[str]) -> Figures:
+    """Make one measurement in a process of its own. Raises PeerFailed."""
+    command = [sys.executable, __file__, *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_END_S, check=False)
+    if done.returncode:
+        raise PeerFailed("\n".join([f"{' '.join(words)} failed:", *done.stderr.strip().splitlines()[-5:]]))
+    found: Figures = json.loads(done.stdout)
+    return found
+
+
+def join(waiting: int) -> Figures:
+    """Let so many features wait, and for each label that comes let another record ask."""
+    labels = Labels(Rules(wait_ms=_DAY_MS))
+    values = _values()
+    started_bytes = resident_bytes(os.getpid())[0]
+    for start in range(0, waiting, BATCH):
+        for id_, entry in _asking(start, min(waiting, start + BATCH), values):
+            labels.ask(id_, entry)
+        _save_labels(labels)
+    spent_s, answered = 0.0, (_WARM_ROUNDS + _ROUNDS) * BATCH
+    for start in range(0, answered, BATCH):
+        # As many as may wait do, so one goes before another comes.
+        asking = _asking(waiting + start, waiting + start + BATCH, values)
+        ids = [f"r-{index}" for index in range(start, start + BATCH)]
+        began_s = time.process_time()
+        for id_, (newer, entry) in zip(ids, asking, strict=True):
+            _, found = labels.take(id_, True, at_ms=None, logged_ms=start, order=start)
+            labels.settle(id_, found, True)
+            labels.ask(newer, entry)
+        if start >= _WARM_ROUNDS * BATCH:
+            spent_s += time.process_time() - began_s
+        _save_labels(labels)
+    if (labels.asked, labels.tally.joined, labels.tally.evicted) != (waiting, answered, 0):
+        raise PeerFailed(f"of {answered} labels {labels.tally.joined} found their features")
+    record_us = 1e6 * spent_s / (_ROUNDS * BATCH)
+    return {f"join.{waiting}": {"record_us": record_us, **_grown(started_bytes, waiting)}}
+
+
+def _asking(start: int, end: int, values: Sequence[tuple[bytes, bytes]]) -> list[tuple[str, Entry]]:
+    """Return entries of bytes of their own, as they come from Kafka."""
+    found = []
+    for index in range(start, end):
+        before, after = values[index % _TEMPLATES]
+        id_ = f"r-{index}"
+        entry = Entry.of(
+            at_ms=index, logged_ms=index, order=index, value=before + id_.encode() + after,
+            key=f"k-{index}".encode(), answer=True, version=1,
+        )  # fmt: skip
+        found.append((id_, entry))
+    return found
+
+
+def _values() -> list[tuple[bytes, bytes]]:
+    """Return the values of some records, without label, cut where the id is."""
+    found = []
+    for event in events(_TEMPLATES):
+        del event["label"]
+        before, _, after = json.dumps({**event, "id": "|"}).encode().partition(b"|")
+        found.append((before, after))
+    return found
+
+
+def _save_labels(labels: Labels) -> None:
+    labels.changes()
+    labels.saved()
+
+
+class Rows(dict[bytes, bytes]):
+    """What the store holds, in memory: rows by key."""
+
+    def fetch(self, keys: Sequence[bytes], _version: int, _rows: int) -> list[bytes | None]:
+        """Return rows, None for one that is not there."""
+        return [self.get(key) for key in keys]
+
+    def ring(self, hot_max: int) -> Keyring:
+        """Return a keyring of the bench's model over these rows."""
+        slab = slab_for(build())
+        assert slab is not None
+        return Keyring(slab, fetch=self.fetch, scan=lambda: iter([list(self.items())]), hot_max=hot_max)
+
+
+class Batches:
+    """Batches of records of so many keys, `hot` in memory or cold in the store, and what they took so far."""
+
+    def __init__(self, keys: int, *, hot: bool) -> None:
+        self._rows = Rows()
+        self._ring = self._rows.ring(BATCH if hot else 0)
+        self._records = [(f"k-{index % keys}".encode(), event) for index, event in enumerate(events(BATCH))]
+        self.learn_s = 0.0
+        self.save_s = 0.0
+
+    def turn(self, *, counts: bool) -> int:
+        """Learn a batch, then save; tell how many keys have a row then."""
+        began_s = time.process_time()
+        _learn(self._ring, self._records)
+        learned_s = time.process_time()
+        self._rows.update(_save(self._ring))
+        if counts:
+            self.learn_s += learned_s - began_s
+            self.save_s += time.process_time() - learned_s
+        return len(self._rows)
+
+
+def batch(place: str) -> Figures:
+    """Learn a batch of one key and one of as many keys as records, by turns."""
+    found = {keys: Batches(keys, hot=place == "hot") for keys in (1, BATCH)}
+    for turn in range(_WARM_ROUNDS + _ROUNDS):
+        for keys, batches in found.items():
+            if (rows := batches.turn(counts=turn >= _WARM_ROUNDS)) != keys:
+                raise PeerFailed(f"{rows} of {keys} keys have a model")
+    each = 1e6 / (_ROUNDS * BATCH)
+    return {
+        f"batch.{keys}.{place}": {"record_us": each * b.learn_s, "with_save_us": each * (b.learn_s + b.save_s)}
+        for keys, b in found.items()
+    }
+
+
+def keys(count: int) -> Figures:
+    """Teach so many keys a record each, and keep all of them in memory."""
+    ring = Rows().ring(count)
+    some = list(events(_TEMPLATES))
+    started_bytes = resident_bytes(os.getpid())[0]
+    numbers = iter(range(count))
+    while chunk := list(islice(numbers, BATCH)):
+        _learn(ring, [(f"k-{index}".encode(), some[index % _TEMPLATES]) for index in chunk])
+        # The store's own memory is not this process's, so the rows go.
+        _save(ring)
+    if ring.hot != count:
+        raise PeerFailed(f"{ring.hot} of {count} keys are in memory")
+    return {f"keys.{count}": _grown(started_bytes, count)}
+
+
+def _learn(ring: Keyring, records: Sequence[tuple[bytes, dict[str, Any]]]) -> None:
+    """Do with a batch what the engine does, apart from reading and writing it."""
+    ring.warm(key for key, _ in records)
+    for key, event in records:
+        ring.meet(key, event["ts"])
+        features = event["features"]
+        ring.predict(key, features)
+        ring.learn(key, features, event["label"])
+        ring.keep(key, features, event["label"])
+    ring.trim()
+
+
+def _save(ring: Keyring) -> dict[bytes, bytes]:
+    changes = ring.changes()
+    ring.saved(changes, 1)
+    return {key: row for key, row in changes.items() if row is not None}
+
+
+def _grown(started_bytes: int, count: int) -> dict[str, float]:
+    peak = resident_bytes(os.getpid())[0]
+    return {"rss_bytes": peak, "each_bytes": (peak - started_bytes) / count}
+
+
+def main(kind: str, word: str) -> None:
+    """Make one measurement and print its figures."""
+    found = batch(word) if kind == "batch" else {"join": join, "keys": keys}[kind](int(word))
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,97 @@
+"""The lineup: which programs there are to be held against one another, which are installed, and how each is started.
+
+Frameworks live in an environment of their own, `.venv/peers`: they want other releases of the clients of Kafka than
+Headrace does, and each side is measured with what it asks for.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+_ROOT = _HERE.parents[1]
+
+HEADRACE = "headrace"
+TITLES = {
+    "loop": "hand-written loop",
+    "tuned": "tuned loop",
+    "quix-alo": "Quix Streams, at-least-once",
+    "quix-eo": "Quix Streams, exactly-once",
+    "bytewax": "Bytewax",
+    "faust": "Faust",
+    HEADRACE: "headrace, exactly-once",
+    f"{HEADRACE}-alo": "headrace, at-least-once",
+    "copy": "bare copy (the limit)",
+}
+"""The programs in the order in which they are told."""
+COMMIT_S = 1.0
+"""How often Quix commits where it is about speed: as often as the hand-written loop, and as Headrace saves."""
+PEERS_PYTHON = _ROOT / ".venv/peers/bin/python"
+INSTALL = (
+    "python3 -m venv .venv/peers && "
+    ".venv/peers/bin/python -m pip install --require-hashes --requirement tests/bench/requirements.lock"
+)
+"""The command that installs what is missing."""
+
+_NEEDS = {"quix-alo": "quixstreams", "quix-eo": "quixstreams", "bytewax": "bytewax", "faust": "faust-streaming"}
+_PLOTS = "matplotlib"
+_GUARANTEES = {"quix-alo": "at-least-once", "quix-eo": "exactly-once"}
+_LOOK = """
+import importlib.metadata, json, sys
+found = {}
+for name in sys.argv[1:]:
+    try:
+        found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        pass
+print(json.dumps(found))
+"""
+_LOOK_S = 30.0
+
+
+class Lineup:
+    """The programs of this machine. `versions` has those of the packages in the peers' environment."""
+
+    def __init__(self, python: Path) -> None:
+        self._python = python
+        self.versions = self._look([*dict.fromkeys(_NEEDS.values()), _PLOTS, "confluent-kafka", "river"])
+        self.missing = [name for name in dict.fromkeys(_NEEDS.values()) if name not in self.versions]
+
+    def present(self, programs: Sequence[str]) -> list[str]:
+        """Return those that are installed, in the order of the lineup."""
+        return [name for name in TITLES if name in programs and _NEEDS.get(name) not in self.missing]
+
+    def command(
+        self, program: str, *, bootstrap: str, features: str, output: str, count: int, commit_s: float = COMMIT_S
+    ) -> tuple[list[str], dict[str, str]]:
+        """Return the command of a program that is not Headrace, and its environment. With a `count` of 0 it goes on."""
+        words = [bootstrap, features, output]
+        if program not in _NEEDS:
+            return [sys.executable, str(_HERE / "peer.py"), program, *words, str(count)], dict(os.environ)
+        module = f"peer_{program.partition('-')[0]}.py"
+        if program in _GUARANTEES:
+            words = [_GUARANTEES[program], *words, str(count), str(commit_s)]
+        elif program != "bytewax":
+            words = [*words, str(count)]
+        return [str(self._python), "-W", "ignore", str(_HERE / module), *words], dict(os.environ)
+
+    def plotter(self, *words: str) -> list[str]:
+        """Return the command that draws."""
+        return [str(self._python), str(_HERE / "plot.py"), *words]
+
+    @property
+    def plots(self) -> bool:
+        """Whether there is what draws."""
+        return _PLOTS in self.versions
+
+    def _look(self, names: Sequence[str]) -> dict[str, str]:
+        try:
+            command = [str(self._python), "-c", _LOOK, *names]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_LOOK_S, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return {}
+        found: dict[str, str] = json.loads(done.stdout)
+        return found

@@ -1,0 +1,56 @@
+"""Headrace's peer on Quix Streams: the same records, the same River model a partition, by the framework's own means.
+
+    python peer_quix.py {at-least-once,exactly-once} BOOTSTRAP FEATURES OUTPUT COUNT COMMIT_S
+
+It runs where Quix Streams is installed, which is not where Headrace is: the two want different clients of Kafka. Its
+model lives in memory, and a crash loses it. What Quix has not committed yet no reader sees under exactly-once, so the
+interval of its commits is an argument.
+"""
+
+import sys
+from collections import defaultdict
+from typing import Any
+
+from model import build
+from quixstreams import Application, message_context
+
+
+def main(guarantee: Any, bootstrap: str, features: str, output: str, *, count: int, commit_s: float) -> None:
+    """Run to the end of `count` records; 0 is no end."""
+    app = Application(
+        broker_address=bootstrap,
+        consumer_group=output,
+        auto_offset_reset="earliest",
+        auto_create_topics=False,
+        processing_guarantee=guarantee,
+        commit_interval=commit_s,
+        # The next transaction waits this long where the last one is not quite over: 100 ms, if nobody says otherwise.
+        producer_extra_config={"retry.backoff.ms": 5},
+        loglevel="WARNING",
+    )
+    models: dict[int, Any] = defaultdict(build)
+
+    def answer(record: dict[str, Any]) -> dict[str, Any]:
+        context = message_context()
+        model = models[context.partition]
+        proba = model.predict_proba_one(record["features"])
+        if "label" in record:
+            model.learn_one(record["features"], record["label"])
+        return {
+            "id": record["id"],
+            "prediction": max(proba, key=proba.get),
+            "proba": {"false": proba[False], "true": proba[True]},
+            "source": {"topic": features, "partition": context.partition, "offset": context.offset},
+        }
+
+    incoming = app.topic(features, value_deserializer="json")
+    outgoing = app.topic(output, value_serializer="json")
+    app.dataframe(incoming).apply(answer).to_topic(outgoing)
+    app.run(count=count, collect=False)
+    # Whoever measures looks once more before this process is gone.
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    _, *words, many, often = sys.argv
+    main(*words, count=int(many), commit_s=float(often))
