@@ -142,6 +142,7 @@ class Model(_Section):
     trusted_packages: tuple[str, ...] = Field(
         (), description="packages beyond River and numpy whose classes a snapshot may hold"
     )
+    compile: bool = Field(True, description="run what is known as compiled code (`headrace model explain`)")
 
 
 class LabelWait(_Section):

@@ -115,7 +115,7 @@ class Engine:
             learned=crossing.learned,
             taught=crossing.taught,
         )
-        for position, refusal in crossing.refusals.items():
+        for position, refusal in sorted(crossing.refusals.items()):
             record = chunk.record(position)
             result.dead_letters.append((record.offset, self.refuse(record, refusal)))
             result.count(refusal.code)

@@ -23,6 +23,8 @@ Name = Literal[
     "produced",
     "offsets",
     "committed",
+    "forked",
+    "writing",
     "saved",
     "relearning",
     "assigning",

@@ -79,15 +79,7 @@ class Parts:
             on_loss=limits.on_loss,
             telemetry=telemetry,
         )
-        self.saver = Saver(
-            store,
-            topic=given.topic,
-            interval_s=limits.snapshot_interval_s,
-            records_max=limits.snapshot_records_max,
-            distrust=self.takeover.distrust,
-            telemetry=telemetry,
-            clock=clock,
-        )
+        self.saver = self._saver(given, limits, clock)
         self.mixer = self._mixer(given, limits, shards, clock)
         self.progress = Progress(
             source=source,
@@ -111,6 +103,18 @@ class Parts:
             webhook=given.webhook,
             shards=shards,
             on_unknown=telemetry.unknown_outcomes.inc,
+        )
+
+    def _saver(self, given: Given, limits: Limits, clock: Callable[[], float]) -> Saver:
+        return Saver(
+            given.store,
+            topic=given.topic,
+            interval_s=limits.snapshot_interval_s,
+            records_max=limits.snapshot_records_max,
+            distrust=self.takeover.distrust,
+            telemetry=given.telemetry,
+            clock=clock,
+            reach=given.reach,
         )
 
     def _pulse(self, given: Given, shards: Mapping[int, Shard], trial: Trial) -> Pulse:

@@ -1,5 +1,7 @@
 """From the configuration to the parts: how records are read, how labels are waited for, and what learns."""
 
+import importlib
+import importlib.util
 import json
 import os
 from collections.abc import Callable
@@ -14,10 +16,11 @@ from consumers.record import Decoder
 from pipeline.config import ENV_PREFIX, Config, ConfigError
 from pipeline.engine import Engine
 from producers.webhook import Webhook
-from state import learner
+from state import compiler, learner
 from state.bank import Bank, RiverBank
 from state.cell import Cell, Mind
 from state.commons import Commons, Share
+from state.kernel import kernel
 from state.keyring import TABLE as KEYS
 from state.keyring import Keyring
 from state.labels import Rules
@@ -47,6 +50,17 @@ def decoder(config: Config) -> Decoder:
     return Decoder(schema=schema.Schema(features, extra=declared.extra), value_bytes_max=config.records.value_bytes_max)
 
 
+def warm(config: Config) -> None:
+    """Bring compiled code into this process: whatever is forked afterwards has it, too.
+
+    What no process on this machine has compiled yet takes its time here, once.
+    """
+    if config.model.scope == "key":
+        kernel()
+    elif config.model.scope == "partition" and config.model.compile and importlib.util.find_spec("numba") is not None:
+        importlib.import_module("pipeline.lane").warm()
+
+
 def rules(config: Config, *, default: Any) -> Rules | None:
     """Return how labels are waited for, with the default as the model takes it; None without a labels topic."""
     labels = config.labels
@@ -62,15 +76,23 @@ def rules(config: Config, *, default: Any) -> Rules | None:
     )
 
 
-def engine(config: Config) -> Engine:
-    """Return what happens to a record."""
+def engine(config: Config, *, compiled: bool) -> Engine:
+    """Return what happens to a record; where the model is `compiled`, to many at once."""
+    reading = decoder(config)
     return Engine(
-        decoder=decoder(config),
+        decoder=reading,
+        lane=_lane(config, reading) if compiled and config.topics.labels is None else None,
         topic=config.topics.features,
         name=config.name,
         labels=config.topics.labels or "",
         label_decoder=LabelDecoder(value_bytes_max=config.records.value_bytes_max),
     )
+
+
+def _lane(config: Config, reading: Decoder) -> Any:
+    # What it needs of numba is imported where a model is compiled, and nowhere else.
+    lane = importlib.import_module("pipeline.lane")
+    return lane.make(reading, topic=config.topics.features, name=config.name)
 
 
 def webhook(config: Config) -> Webhook | None:
@@ -85,12 +107,13 @@ def webhook(config: Config) -> Webhook | None:
 class Minds(msgspec.Struct, frozen=True):
     """What learns: `make` gives a new mind for a partition, `default` is the label of who gets none (None for none).
 
-    `commons` is there where all partitions share one model.
+    `commons` is there where all partitions share one model; `compiled` says that the minds take many records at once.
     """
 
     make: Callable[[int], Mind]
     default: Any
     commons: Commons | None = None
+    compiled: bool = False
 
 
 def minds(config: Config, store: Store) -> Minds:
@@ -108,7 +131,14 @@ def minds(config: Config, store: Store) -> Minds:
         pool = Pool(store, name=config.name)
         commons = Commons(pool, lambda: learner.build(factory, trusted=trusted))
         return Minds(lambda _partition: Share(commons), default, commons)
-    return Minds(lambda _partition: Cell(learner.build(factory, trusted=trusted)), default)
+    compiled = config.model.compile and compiler.compile_model(first.model) is not None
+    return Minds(lambda _partition: Cell(_learner(factory, trusted, compiled=compiled)), default, compiled=compiled)
+
+
+def _learner(factory: Callable[[], Any], trusted: frozenset[str], *, compiled: bool) -> learner.Learner:
+    built = learner.build(factory, trusted=trusted)
+    made = compiler.compile_model(built.model) if compiled else None
+    return built if made is None else made
 
 
 def _keyring(config: Config, store: Store, partition: int, make: Callable[[], Bank]) -> Keyring:

@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from pipeline import config as configuration
-from pipeline import worker
+from pipeline import recipe, worker
 from pipeline.child import Child
 from pipeline.config import ConfigError
 from pipeline.takeover import OnLoss
@@ -27,7 +27,6 @@ from pipeline.telemetry import configure_logs
 from pipeline.watchdog import EXIT_ALARM
 from pipeline.worker import Job
 from state import learner
-from state.kernel import kernel
 from state.roster import WORKERS_MAX
 
 log = structlog.get_logger("headrace")
@@ -109,8 +108,7 @@ def run(file: Path, *, workers: int, until_end: bool, on_loss: OnLoss, flags: di
     numbers = ordinals(os.environ.get(_ORDINAL_VARIABLE), workers=workers)
     log.info("starting", workers=workers)
     learner.preload()
-    if config.model.scope == "key":
-        kernel()
+    recipe.warm(config)
     # What is here now stays: not to be looked at again by each worker's collector, which would copy it.
     gc.freeze()
     job = Job(str(file.resolve()), flags, until_end=until_end, on_loss=on_loss)

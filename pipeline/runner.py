@@ -29,6 +29,7 @@ from pipeline.flight import Flight
 from pipeline.heartbeat import LEAVE_S
 from pipeline.mixer import Mixer
 from pipeline.parts import Given, Limits, Parts
+from pipeline.saver import Outcome
 from pipeline.trial import Trial
 from state.shard import Shard
 from state.store import StoreAway, StoreFenced
@@ -39,6 +40,7 @@ _POLL_S = 0.25
 _PAUSED_POLL_S = 0.05
 _WAITING_POLL_S = 0.005
 _DRAIN_S = 3.0
+_SAVING_S = 0.01
 # The longest that many partitions may keep the loop from polling: what is left then comes after the next poll.
 _SPELL_S = 5.0
 
@@ -263,16 +265,24 @@ class Runner:
         return any(self._saver.due(shard) for shard in self._shards.values())
 
     def _save_due(self) -> None:
+        self._hear_of_save()
         if not self._flight.is_at_rest or not self._is_saving_due():
             return
         if self._mixer is not None:
             self._trial.attempt("store", partial(self._mix, self._mixer))
         else:
-            until = self._clock() + _SPELL_S
-            for shard in [shard for shard in self._shards.values() if self._saver.due(shard)]:
+            # Where many are due the stream goes on between them.
+            until = self._clock() + _SAVING_S
+            for shard in self._saver.first_due(self._shards.values()):
                 if self._clock() > until:
                     return
-                self._trial.attempt("store", partial(self._save, shard))
+                if self._trial.allowed("store") and shard is self._shards.get(shard.partition):
+                    self._trial.hear(None, partial(self._save, shard, self._saver.begin))
+
+    def _hear_of_save(self) -> None:
+        """Note how a save went that has ended beside the loop."""
+        if (shard := self._saver.back) is not None:
+            self._trial.hear(None, partial(self._save, shard, self._saver.end))
 
     def _mix(self, mixer: Mixer) -> None:
         try:
@@ -285,11 +295,25 @@ class Runner:
             self._begin_again()
         self._reach("saved")
 
-    def _save(self, shard: Shard) -> None:
-        if not self._saver.save(shard):
-            self._forget([shard.partition])
-            self._arrived.update({shard.partition} & self._source.assigned)
-        self._reach("saved")
+    def _save(self, shard: Shard, save: Callable[[Shard], Outcome]) -> None:
+        outcome = save(shard)
+        if outcome == "begun":
+            self._reach("forked")
+        elif outcome != "later":
+            self._trial.works("store")
+            if outcome == "refused":
+                self._take_again(shard.partition)
+            self._reach("saved")
+
+    def _take_again(self, partition: int) -> None:
+        """Let a partition be taken over anew whose snapshot the store has refused."""
+        self._flight.settle()
+        if self._flight.touches([partition]):
+            self._drop("the store has refused the snapshot")
+        # Whose it is is known after the next poll only.
+        self._stale = True
+        self._forget([partition])
+        self._arrived.update({partition} & self._source.assigned)
 
     def _rebalanced(self, came: Sequence[int], went: Sequence[int]) -> None:
         """Note what the group brought and took. Called from within a poll."""
@@ -403,12 +427,15 @@ class Runner:
                 self._flight.wait(_PAUSED_POLL_S)
             elif self._flight.is_stuck:
                 time.sleep(_PAUSED_POLL_S)
+        self._saver.wait(max(0.0, until - self._clock()))
+        self._hear_of_save()
         if self._flight.is_at_rest and self._mixer is not None:
             self._trial.attempt("store", partial(self._mix, self._mixer))
         elif self._flight.is_at_rest:
             for shard in list(self._shards.values()):
-                if shard.unsaved > 0 and self._gate.breakers["store"].failures == 0:
-                    self._trial.attempt("store", partial(self._save, shard))
+                # One that is still under way would come after a newer one.
+                if shard.unsaved > 0 and self._gate.breakers["store"].failures == 0 and not self._saver.is_out:
+                    self._trial.hear(None, partial(self._save, shard, self._saver.finish))
         else:
             log.warning("left a batch for the next start", partitions=sorted(self._flight.partitions()))
         log.info("stopped", partitions={p: shard.committed for p, shard in self._shards.items()})

@@ -1,14 +1,28 @@
-"""Saves snapshots when they are due: often while they are cheap, and never more than a share of the time."""
+"""Saves snapshots when they are due: often while they are cheap, and never more than a share of the time.
+
+A small model is saved by the loop, in less than it takes to learn a batch. To write a big one down would hold the
+stream up for as long as it takes, so a child does that (`scribe`), and a thread hands it to the store (`courier`). The
+loop only says at which moment: when all that was learned is confirmed. It goes on from there, and notes how it went
+when that is known. So what is saved is of a confirmed place still, and lies a little behind the newest one.
+"""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Literal
 
+import msgspec
 import structlog
 
 from consumers.topics import Topic
+from pipeline import failpoint, scribe
+from pipeline.courier import Courier
+from pipeline.scribe import Scribe, ScribeError
 from pipeline.telemetry import Telemetry
 from state import snapshot
+from state.cell import Cell, Token
 from state.shard import Shard
+from state.snapshot import Snapshot
 from state.store import Store, StoreAway, StoreFenced
 from state.table import TableDamaged
 
@@ -16,6 +30,30 @@ log = structlog.get_logger("headrace")
 
 # Saving may take this share of a worker's time: a big model is saved less often.
 _SHARE = 0.05
+# So often in a row may a child fail; then the loop writes the model down, and says what is wrong with it.
+_FAILURES_MAX = 3
+
+Outcome = Literal["saved", "begun", "refused", "later"]
+"""What became of a save; a shard whose snapshot was refused is to be taken over again, by a newer owner or here."""
+
+
+class Errand(msgspec.Struct):
+    """A save that goes on beside the loop: whose, of which moment, and what has come of it so far.
+
+    `is_wanted` as long as the shard is this worker's; `held_s` is for how long the loop was held up by it.
+    """
+
+    shard: Shard
+    cell: Cell
+    token: Token
+    place: tuple[int, int]
+    draft: Snapshot
+    started_s: float
+    held_s: float = 0.0
+    ended_s: float = 0.0
+    model: bytes | None = None
+    version: int = 0
+    is_wanted: bool = True
 
 
 class Saver:
@@ -34,7 +72,9 @@ class Saver:
         distrust: Callable[[int], None],
         telemetry: Telemetry,
         clock: Callable[[], float],
+        reach: Callable[[str], None] = failpoint.reach,
     ) -> None:
+        self._reach = reach
         self._distrust = distrust
         self._store = store
         self._topic = topic
@@ -43,12 +83,37 @@ class Saver:
         self._telemetry = telemetry
         self._clock = clock
         self._due: dict[int, float] = {}
+        self._failures: dict[int, int] = {}
+        self._courier = Courier()
+        self._errand: Errand | None = None
+
+    @property
+    def is_out(self) -> bool:
+        """Whether a save goes on beside the loop, or has ended and was not heard of."""
+        return self._errand is not None
+
+    @property
+    def back(self) -> Shard | None:
+        """The shard whose save has ended beside the loop and is to be heard of by `end`."""
+        return self._errand.shard if self._errand is not None and self._courier.is_back else None
 
     def due(self, shard: Shard) -> bool:
-        """Tell whether a shard is to be saved now; one that was never asked about has just been taken over."""
+        """Tell whether a shard is to be saved now; one that was never asked about has just been taken over.
+
+        While a save goes on beside the loop no other that would is due.
+        """
         behind = shard.unsaved
         at = self._due.setdefault(shard.partition, self._clock() + self._interval_s)
-        return behind > 0 and (self._clock() >= at or behind >= self._records_max or shard.is_crowded)
+        cell = self._cell(shard)
+        if behind <= 0 or (cell is not None and self._must_wait(shard, cell)):
+            return False
+        if self._clock() >= at or behind >= self._records_max or shard.is_crowded:
+            return True
+        return cell is not None and cell.is_long
+
+    def first_due(self, shards: Iterable[Shard]) -> list[Shard]:
+        """Return the shards that are to be saved now, that first which has waited longest."""
+        return sorted(filter(self.due, shards), key=lambda shard: self._due[shard.partition])
 
     def hurry(self, shard: Shard) -> None:
         """Let a shard be due at once, until it is saved."""
@@ -57,39 +122,151 @@ class Saver:
     def forget(self, partition: int) -> None:
         """Forget a partition that is another's now."""
         self._due.pop(partition, None)
+        self._failures.pop(partition, None)
+        if self._errand is not None and self._errand.shard.partition == partition:
+            self._errand.is_wanted = False
+
+    def begin(self, shard: Shard) -> Outcome:
+        """Save a small shard, and begin to save a big one: one at a time. Raises StoreAway.
+
+        All that the shard has learned is confirmed.
+        """
+        cell = self._cell(shard)
+        if cell is None or self._failures.get(shard.partition, 0) >= _FAILURES_MAX:
+            return self.finish(shard)
+        started_s = self._clock()
+        model = cell.checkpoint_if_light()
+        if model is not None:
+            return self._save(shard, model, started_s)
+        if self._errand is not None:
+            return "later"
+        errand = Errand(shard, cell, cell.begin_checkpoint(), shard.place, self._take(shard, b""), started_s)
+        try:
+            child = Scribe(cell.learner.dump, reach=self._reach)
+        except OSError as error:
+            return self._failed(errand, f"no child can be forked to write the model down: {error}")
+        self._errand = errand
+        self._courier.send(partial(self._go, child, errand))
+        errand.held_s = self._clock() - started_s
+        return "begun"
+
+    def end(self, shard: Shard) -> Outcome:
+        """Note how the save of a big shard went that has ended. Raises StoreAway.
+
+        Of a shard that was forgotten meanwhile nothing is noted.
+        """
+        heard_s = self._clock()
+        errand, self._errand = self._errand, None
+        assert errand is not None
+        assert errand.shard is shard
+        try:
+            self._courier.hear()
+        except ScribeError as error:
+            return self._failed(errand, str(error))
+        except (StoreFenced, TableDamaged) as error:
+            return self._refused(shard, error) if errand.is_wanted else "later"
+        except StoreAway:
+            self._telemetry.snapshots.labels("failed").inc()
+            raise
+        finally:
+            # These bytes are the model's, whatever the store makes of them.
+            if errand.model is not None:
+                errand.cell.end_checkpoint(errand.token, errand.model)
+        if errand.is_wanted:
+            shard.version = errand.version
+            shard.saved({}, place=errand.place)
+            held_s = errand.held_s + self._clock() - heard_s
+            self._note(shard, errand.model, took_s=errand.ended_s - errand.started_s, held_s=held_s)
+        return "saved"
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long at most for the save that goes on beside the loop."""
+        self._courier.wait(seconds)
+
+    def finish(self, shard: Shard) -> Outcome:
+        """Save a shard, however big it is, before anything else is done. Raises StoreAway."""
+        return self._save(shard, None, self._clock())
 
     def save(self, shard: Shard) -> bool:
-        """Save a shard; return False when it is to be taken over again, by a newer owner or here. Raises StoreAway."""
-        started = self._clock()
+        """Do as `finish`; return False when it is to be taken over again. Raises StoreAway."""
+        return self.finish(shard) == "saved"
+
+    def _must_wait(self, shard: Shard, cell: Cell) -> bool:
+        return self._errand is not None and (cell.is_heavy or shard is self._errand.shard)
+
+    def _cell(self, shard: Shard) -> Cell | None:
+        """Return the model that a child may write down: where nothing but it is to be saved."""
+        alone = scribe.IS_FIT and shard.order is None and not shard.tables()
+        return shard.mind if alone and isinstance(shard.mind, Cell) else None
+
+    def _go(self, child: Scribe, errand: Errand) -> None:
+        """See a save through that goes on beside the loop: looks at nothing that the loop changes."""
+        try:
+            errand.model = child.read()
+            errand.version = self._store.save(snapshot.put_model(errand.draft, errand.model))
+        finally:
+            errand.ended_s = self._clock()
+
+    def _take(self, shard: Shard, model: bytes | None) -> Snapshot:
         labels = self._topic.labels
+        return snapshot.take(
+            shard,
+            topic=self._topic.name,
+            topic_id=self._topic.id,
+            now_ms=time.time_ns() // 1_000_000,
+            labels=("", "") if labels is None else (labels.name, labels.id),
+            model=model,
+        )
+
+    def _save(self, shard: Shard, model: bytes | None, started_s: float) -> Outcome:
         try:
             changes = shard.changes()
-            taken = snapshot.take(
-                shard,
-                topic=self._topic.name,
-                topic_id=self._topic.id,
-                now_ms=time.time_ns() // 1_000_000,
-                labels=("", "") if labels is None else (labels.name, labels.id),
-            )
+            taken = self._take(shard, model)
             # Without rows, whatever the store has lost meanwhile is made good by this.
             base = shard.version if taken.tables else 0
             shard.version = self._store.save(taken, changes=changes, base=base)
-        except StoreFenced as error:
-            self._telemetry.snapshots.labels("fenced").inc()
-            log.warning("snapshot refused, the partition is taken over again", reason=str(error))
-            return False
-        except TableDamaged as error:
-            self._telemetry.snapshots.labels("failed").inc()
-            self._distrust(shard.partition)
-            log.warning("the store's rows are not what they were, the partition is learned again", reason=str(error))
-            return False
+        except (StoreFenced, TableDamaged) as error:
+            return self._refused(shard, error)
         except StoreAway:
             self._telemetry.snapshots.labels("failed").inc()
             raise
         shard.saved(changes)
-        took = self._clock() - started
-        self._due[shard.partition] = self._clock() + max(self._interval_s, took / _SHARE)
+        took_s = self._clock() - started_s
+        self._note(shard, taken.model, took_s=took_s, held_s=took_s)
+        return "saved"
+
+    def _note(self, shard: Shard, model: bytes | None, *, took_s: float, held_s: float) -> None:
+        self._failures.pop(shard.partition, None)
+        self._due[shard.partition] = self._clock() + max(self._interval_s, took_s / _SHARE)
         self._telemetry.snapshots.labels("saved").inc()
-        self._telemetry.snapshot_seconds.observe(took)
-        self._telemetry.snapshot_bytes.labels(str(shard.partition)).set(len(taken.model))
-        return True
+        self._telemetry.snapshot_seconds.observe(held_s)
+        self._telemetry.snapshot_bytes.labels(str(shard.partition)).set(len(model or b""))
+        log.debug(
+            "snapshot saved",
+            partition=shard.partition,
+            snapshot=shard.snapshot_offset,
+            committed=shard.committed,
+            bytes=len(model or b""),
+            took_ms=round(1_000 * took_s, 1),
+            held_ms=round(1_000 * held_s, 1),
+        )
+
+    def _refused(self, shard: Shard, error: StoreFenced | TableDamaged) -> Outcome:
+        if isinstance(error, StoreFenced):
+            self._telemetry.snapshots.labels("fenced").inc()
+            log.warning("snapshot refused, the partition is taken over again", reason=str(error))
+            return "refused"
+        self._telemetry.snapshots.labels("failed").inc()
+        self._distrust(shard.partition)
+        log.warning("the store's rows are not what they were, the partition is learned again", reason=str(error))
+        return "refused"
+
+    def _failed(self, errand: Errand, reason: str) -> Outcome:
+        """Let a shard be due again later whose model was not written down; of one that was forgotten nothing is due."""
+        self._telemetry.snapshots.labels("failed").inc()
+        log.warning("snapshot failed, it is tried again", partition=errand.shard.partition, reason=reason)
+        if errand.is_wanted:
+            partition, now = errand.shard.partition, self._clock()
+            self._failures[partition] = self._failures.get(partition, 0) + 1
+            self._due[partition] = now + max(self._interval_s, (now - errand.started_s) / _SHARE)
+        return "later"

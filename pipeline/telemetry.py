@@ -36,7 +36,7 @@ class Telemetry:
         self.epoch = gauge("epoch", "Owner's epoch of the partition.", ["partition"])
         self.snapshots = counter("snapshots", "Snapshots by result: saved, fenced or failed.", ["result"])
         self.snapshot_bytes = gauge("snapshot_bytes", "Size of the model in its newest snapshot.", ["partition"])
-        self.snapshot_seconds = histogram("snapshot_seconds", "Time to take and save one snapshot.")
+        self.snapshot_seconds = histogram("snapshot_seconds", "Time that the stream stood still for one snapshot.")
         self.takeovers = counter("takeovers", "Partitions that were taken over.")
         self.stale_batches = counter("stale_batches", "Batches dropped because their partitions had moved on.")
         self.aborts = gauge("transaction_aborts", "Transactions that were aborted since the worker began.")

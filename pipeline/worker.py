@@ -159,7 +159,7 @@ class Worker:
         config, dlq = self._config, self._config.dlq
         given = Given(
             topic=topic,
-            engine=recipe.engine(config),
+            engine=recipe.engine(config, compiled=minds.compiled),
             minds=minds,
             sink=self._sink(transactional=transactional),
             store=store,

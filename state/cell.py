@@ -4,10 +4,14 @@ from typing import Any, Protocol
 
 import msgspec
 
-from state.learner import Answer, Learner, Task
+from state.learner import Answer, Learner, RiverLearner, Task
 
 _JOURNAL_MIN = 5_000
 _JOURNAL_MAX = 100_000
+# What takes so many bytes takes milliseconds to write down.
+_HEAVY_BYTES = 200_000
+# To let go of so many steps takes a millisecond.
+_SPENT = 2_000
 
 
 class Mind(Protocol):
@@ -64,8 +68,19 @@ class Step(msgspec.Struct, frozen=True):
     predicted: bool
 
 
+class Token(msgspec.Struct, frozen=True):
+    """A moment of a cell: how often it had been written down, and how many steps it had made since."""
+
+    age: int
+    steps: int
+
+
 class Cell:
-    """One model for all records, whatever their keys."""
+    """One model for all records, whatever their keys.
+
+    A model `is_heavy` when to write it down here and now would hold up the stream. Whoever has its bytes of a moment
+    from elsewhere, a fork, has them taken as the checkpoint by `begin_checkpoint` at that moment and `end_checkpoint`.
+    """
 
     version = None
 
@@ -76,8 +91,13 @@ class Cell:
         self.codec = learner.codec
         self.spec = learner.spec
         self.label = learner.label
+        self.is_heavy = False
         self._journal: list[Step] = []
-        self._checkpoint = learner.dump()
+        # Steps that no undo needs any more; they go a few at a time.
+        self._spent: list[Step] = []
+        self._age = 0
+        self._checkpoint = b""
+        self._adopt(learner.dump())
 
     def predict(self, key: bytes | None, features: dict[str, Any]) -> Answer:  # noqa: ARG002 the protocol's
         """Answer for features."""
@@ -107,19 +127,57 @@ class Cell:
                 self.learner.learn(step.features, step.label)
         self.checkpoint()
 
+    @property
+    def is_long(self) -> bool:
+        """Whether a heavy model should be written down soon, or the journal comes to its bound."""
+        return self.is_heavy and len(self._journal) >= _JOURNAL_MAX // 2
+
     def trim(self) -> None:
-        """Bound the journal: a cheap model is checkpointed often, a big one seldom."""
-        if len(self._journal) >= min(max(_JOURNAL_MIN, len(self._checkpoint) // 10), _JOURNAL_MAX):
+        """Bound the journal: a light model is checkpointed often, a heavy one at the last moment only."""
+        del self._spent[-_SPENT:]
+        if len(self._journal) >= _JOURNAL_MAX:
             self.checkpoint()
+        elif len(self._journal) >= max(_JOURNAL_MIN, len(self._checkpoint) // 10):
+            self.checkpoint_if_light()
 
     def checkpoint(self) -> bytes:
         """Take the model's bytes, from which the next undo starts; the journal begins anew."""
-        self._checkpoint = self.learner.dump()
-        self._journal.clear()
+        self._adopt(self.learner.dump())
         return self._checkpoint
+
+    def checkpoint_if_light(self) -> bytes | None:
+        """Do so where it is soon done; return None for a heavy model, which is found to be one here, too."""
+        if self.is_heavy:
+            return None
+        if not isinstance(self.learner, RiverLearner):
+            # Arrays are copied in no time, be they large.
+            return self.checkpoint()
+        model = self.learner.dump_within(_HEAVY_BYTES)
+        if model is None:
+            self.is_heavy = True
+        else:
+            self._adopt(model)
+        return model
+
+    def begin_checkpoint(self) -> Token:
+        """Say which moment this is, in which the model's bytes are taken elsewhere."""
+        return Token(self._age, len(self._journal))
+
+    def end_checkpoint(self, token: Token, model: bytes) -> None:
+        """Take the bytes of that moment as the checkpoint, unless there is a newer one by now."""
+        if token.age == self._age:
+            self._spent += self._journal[: token.steps]
+            later = self._journal[token.steps :]
+            self._adopt(model)
+            self._journal = later
 
     def restore(self, model: bytes) -> None:
         """Become what a snapshot held. Raises ModelError when the bytes are no model of this kind."""
         self.learner.load(model)
+        self._adopt(model)
+
+    def _adopt(self, model: bytes) -> None:
         self._checkpoint = model
-        self._journal.clear()
+        self.is_heavy = len(model) >= _HEAVY_BYTES
+        self._journal = []
+        self._age += 1

@@ -6,6 +6,7 @@ The engine predicts and teaches through `Learner`; shards and snapshots see a le
 import functools
 import gc
 import importlib
+import io
 import pickle
 import sys
 import types
@@ -63,6 +64,25 @@ class Learner(Protocol):
         """Become the learner that `dump` gave these bytes for."""
 
 
+class _FullError(Exception):
+    """Raised when a model takes more bytes than it may."""
+
+
+class _Bounded(io.BytesIO):
+    """Takes so many bytes and no more."""
+
+    def __init__(self, bytes_max: int) -> None:
+        super().__init__()
+        self._left = bytes_max
+
+    def write(self, part: Any, /) -> int:
+        """Take some more. Raises _FullError."""
+        self._left -= memoryview(part).nbytes
+        if self._left < 0:
+            raise _FullError
+        return super().write(part)
+
+
 class RiverLearner:
     """Any River classifier or regressor, run as River runs it."""
 
@@ -115,8 +135,19 @@ class RiverLearner:
 
     def dump(self) -> bytes:
         """Pickle the model. Raises ModelError when a part of it has no name to be found by."""
+        return self._dump(io.BytesIO())
+
+    def dump_within(self, bytes_max: int) -> bytes | None:
+        """Pickle the model as `dump` does, or give up, soon, and return None: when it takes more than so many bytes."""
         try:
-            return pickle.dumps((self._class_kind, self._model), protocol=5)
+            return self._dump(_Bounded(bytes_max))
+        except _FullError:
+            return None
+
+    def _dump(self, file: io.BytesIO) -> bytes:
+        try:
+            pickle.Pickler(file, protocol=5).dump((self._class_kind, self._model))
+            return file.getvalue()
         except (pickle.PicklingError, AttributeError, RecursionError, TypeError) as error:
             raise ModelError(
                 f"the model can't be saved: {error}",

@@ -135,9 +135,12 @@ class Shard:
         """Whether it can't take any more before a snapshot is saved."""
         return self.order is not None and self.order.is_full
 
-    def saved(self, changes: Mapping[str, dict[bytes, bytes | None]]) -> None:
-        """Note that the store has it as it stands, with these changes of its tables."""
-        self.snapshot_offset, self.labels_snapshot_offset = self.place
+    def saved(self, changes: Mapping[str, dict[bytes, bytes | None]], *, place: tuple[int, int] | None = None) -> None:
+        """Note that the store has it as it stands, with these changes of its tables; or as it stood at `place`.
+
+        The latter is for a shard that has no tables and no order.
+        """
+        self.snapshot_offset, self.labels_snapshot_offset = self.place if place is None else place
         if self.labels is not None:
             self.labels.saved()
         if self.keys is not None:

@@ -63,11 +63,22 @@ class Snapshot(msgspec.Struct, frozen=True):
     tables: dict[str, int] = msgspec.field(default_factory=dict)
 
 
-def take(shard: Shard, *, topic: str, topic_id: str, now_ms: int, labels: tuple[str, str] = ("", "")) -> Snapshot:
-    """Take a snapshot of the shard as it stands; the model's bytes serve its next undo as well.
+def take(
+    shard: Shard,
+    *,
+    topic: str,
+    topic_id: str,
+    now_ms: int,
+    labels: tuple[str, str] = ("", ""),
+    model: bytes | None = None,
+) -> Snapshot:
+    """Take a snapshot of the shard as it stands, which does not change when the shard goes on.
 
+    The model's bytes serve its next undo as well; with `model` they are those, or are put in later (`put_model`).
     `labels` are the name and id of the labels topic, where there is one.
     """
+    quality = shard.quality_now()
+    versions = {version: msgspec.structs.replace(score) for version, score in quality.versions.items()}
     return Snapshot(
         topic=topic,
         topic_id=topic_id,
@@ -75,16 +86,21 @@ def take(shard: Shard, *, topic: str, topic_id: str, now_ms: int, labels: tuple[
         offset=shard.offset,
         start=shard.start,
         epoch=shard.epoch,
-        counts=shard.counts,
-        quality=shard.quality_now(),
+        counts=msgspec.structs.replace(shard.counts),
+        quality=msgspec.structs.replace(quality, versions=versions),
         codec=shard.mind.codec,
         spec=shard.mind.spec,
         python=platform.python_version(),
         created_ms=now_ms,
-        model=shard.mind.checkpoint(),
+        model=shard.mind.checkpoint() if model is None else model,
         join=_join(shard, labels),
         tables=shard.tables(),
     )
+
+
+def put_model(snapshot: Snapshot, model: bytes) -> Snapshot:
+    """Return the snapshot with the model's bytes of its moment."""
+    return msgspec.structs.replace(snapshot, model=model)
 
 
 def _join(shard: Shard, topic: tuple[str, str]) -> Join | None:

@@ -1,0 +1,260 @@
+"""The fast lane: a whole chunk of records at once, where the learner is compiled and nothing else is to be asked.
+
+Values become columns, columns become answers, answers become the bytes that go out, each in one call; a record is
+looked at by itself only where it is refused, or where the scanner leaves it to the decoder. What comes out is what the
+engine makes of one record after the other, to the bit.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from consumers.scan import Scan, Scanner
+
+from consumers import scan as scanning
+from consumers.chunk import Chunk
+from consumers.record import Decoder, Event, Headers
+from consumers.refusal import Refusal
+from producers import deadletter, encoder, prediction
+from producers.encoder import Encoder, Ids
+from producers.sink import Parcel
+from state import compiled
+from state.columns import BOOLEAN, STRING, Columns
+from state.compiled import Answers, Compiled
+from state.learner import LabelError
+from state.shard import Shard
+
+# What a prediction has besides its id and its classes, and what a probability takes, in bytes, at most.
+_REST_BYTES_MAX = 4_096
+_NUMBER_BYTES_MAX = 32
+_NO_LABEL = -1
+
+
+class Crossing(msgspec.Struct):
+    """What came of a chunk: the `places` of its good records, their predictions, and why the others are refused.
+
+    `taught` says of each good record whether it had a label; `learned` counts those that were learned.
+    """
+
+    places: Any
+    predictions: Parcel
+    refusals: Mapping[int, Refusal]
+    learned: int
+    taught: Any
+
+
+class Lane:
+    """Move shards forward over chunks of `topic`, on behalf of the pipeline `name`."""
+
+    def __init__(self, *, decoder: Decoder, scanner: Scanner, topic: str, name: str) -> None:
+        self._decoder = decoder
+        self._scanner = scanner
+        self._encoder = Encoder(topic=topic, name=name)
+
+    def cross(self, shard: Shard, chunk: Chunk, *, now_ms: int, silent: bool) -> Crossing | None:
+        """Predict and learn a chunk, or return None, with nothing changed, for one that wants to be taken in pieces."""
+        learner = shard.mind.compiled
+        assert isinstance(learner, Compiled)
+        scan = self._scanner.scan(chunk.values())
+        headers = chunk.headers()
+        refusals: dict[int, Refusal] = {}
+        events = self._read(chunk, scan, refusals)
+        ids = _ids(scan, events)
+        labels = _Labels(learner, len(chunk), refusals)
+        if not labels.read(scan, events, self._scanner.vocabulary.words) or _is_long(ids, learner):
+            return None
+        labels.withhold(headers)
+        scan = self._scanner.fill(scan, {position: event.features for position, event in events.items()})
+        good = _others(len(chunk), refusals)
+        answers = learner.run(self._columns(scan, good), labels.values[good], silent=silent)
+        if answers.fault.any():
+            good, answers = self._refuse_faults(chunk, learner, good, answers, refusals)
+        truths = labels.values[good]
+        predictions = Parcel()
+        if not silent:
+            offsets = np.asarray(chunk.offsets, dtype=np.int64)[good]
+            places = {"partition": shard.partition, "offsets": offsets, "version": shard.model_version, "ts": now_ms}
+            values = self._encode(learner, answers, Ids(ids.text, ids.at[good], ids.size[good]), places)
+            predictions = _parcel(chunk, good, values, headers)
+        _score(shard, learner, answers, truths)
+        learned = int(np.count_nonzero(~np.isnan(truths)))
+        return Crossing(good, predictions, refusals, learned, labels.told[good])
+
+    def _read(self, chunk: Chunk, scan: Scan, refusals: dict[int, Refusal]) -> dict[int, Event]:
+        """Decode, one by one, what the scanner was not sure of."""
+        events: dict[int, Event] = {}
+        for position in np.flatnonzero(scan.slow).tolist():
+            event = self._decoder.decode(chunk.record(position))
+            if isinstance(event, Refusal):
+                refusals[position] = event
+            else:
+                events[position] = event
+        return events
+
+    def _columns(self, scan: Scan, good: Any) -> Columns:
+        """Return the columns of the good records."""
+        starts, names, kinds, values = scan.starts, scan.names, scan.kinds, scan.values
+        if len(good) < len(starts) - 1:
+            sizes = np.diff(starts)
+            kept = np.zeros(len(sizes), dtype=bool)
+            kept[good] = True
+            entries = np.repeat(kept, sizes)
+            names, kinds, values = names[entries], kinds[entries], values[entries]
+            starts = np.concatenate(([0], np.cumsum(sizes[good])))
+        return Columns(starts, names, kinds, values, self._scanner.vocabulary)
+
+    def _refuse_faults(
+        self, chunk: Chunk, learner: Compiled, good: Any, answers: Answers, refusals: dict[int, Refusal]
+    ) -> tuple[Any, Answers]:
+        """Refuse the records on which River would have raised; return the others and their answers."""
+        fault = answers.fault
+        for position, code in zip(good[fault != 0].tolist(), fault[fault != 0].tolist(), strict=True):
+            error = learner.fault(code, self._decoder.features(chunk.record(position).value or b""))
+            words = f"the model raised {type(error).__name__}: {error}"
+            refusals[position] = Refusal("learn_failed", "learn", words)
+        sound = fault == 0
+        return good[sound], Answers(*(None if column is None else column[sound] for column in answers))
+
+    def _encode(self, learner: Compiled, answers: Answers, ids: Ids, places: Mapping[str, Any]) -> list[bytes]:
+        if learner.task == "regression":
+            return self._encoder.number(ids, values=answers.value, **places)
+        if learner.task == "binary":
+            proba = answers.value if learner.has_proba else None
+            return self._encoder.binary(ids, chosen=answers.chosen, proba=proba, **places)
+        proba = answers.proba if learner.has_proba else None
+        return self._encoder.classes(
+            ids, chosen=answers.value, proba=proba, known=answers.known, names=learner.classes, **places
+        )
+
+
+class _Labels:
+    """The labels of a chunk as the learner takes them (`values`, NaN for none), and who was `told` one."""
+
+    def __init__(self, learner: Compiled, count: int, refusals: dict[int, Refusal]) -> None:
+        self.values = np.full(count, np.nan)
+        self.told = np.zeros(count, dtype=bool)
+        self._learner = learner
+        self._refusals = refusals
+
+    def read(self, scan: Scan, events: Mapping[int, Event], words: Sequence[str]) -> bool:
+        """Take the labels, and refuse the records of those that are none; False where their order matters."""
+        kinds, found = scan.label_kinds, scan.label_values
+        self.told = kinds != _NO_LABEL
+        odd = self.told
+        if self._learner.task == "binary":
+            odd = odd & ((kinds == STRING) | ((found != 0.0) & (found != 1.0)))
+        elif self._learner.task == "regression":
+            odd = odd & ((kinds == STRING) | (kinds == BOOLEAN))
+        plain = self.told & ~odd
+        self.values[plain] = found[plain]
+        odd_ones = {
+            position: _raw(kinds[position], found[position], words) for position in np.flatnonzero(odd).tolist()
+        }
+        odd_ones.update({i: event.label for i, event in events.items() if event.label is not msgspec.UNSET})
+        if self._learner.task == "multiclass" and len({isinstance(raw, str) for raw in odd_ones.values()}) > 1:
+            # Whether a class is of the right kind hangs on which was learned first.
+            return False
+        for position in sorted(odd_ones):
+            self._take(position, odd_ones[position])
+        return True
+
+    def withhold(self, headers: Sequence[Headers | None] | None) -> None:
+        """Learn nothing of what was learned where it stood first: a replay of what only the sink refused."""
+        for position, found in enumerate(headers or ()):
+            if found and deadletter.is_learned(found):
+                self.values[position] = np.nan
+
+    def _take(self, position: int, raw: Any) -> None:
+        self.told[position] = True
+        try:
+            label = self._learner.label(raw)
+        except LabelError as error:
+            self._refusals[position] = Refusal("bad_label", "validate", str(error), "label")
+            return
+        many = self._learner.task == "multiclass"
+        self.values[position] = self._learner.class_index(label) if many else float(label)
+
+
+def _raw(kind: int, value: float, words: Sequence[str]) -> Any:
+    """Return a label as the decoder would have given it, as far as a learner can tell."""
+    if kind == STRING:
+        return words[int(value)]
+    if kind == BOOLEAN:
+        return bool(value)
+    return int(value) if float(value).is_integer() else float(value)
+
+
+def _ids(scan: Scan, events: Mapping[int, Event]) -> Ids:
+    """Return where the ids stand; those that the decoder read are put behind the text."""
+    if not events:
+        return Ids(scan.text, scan.id_at, scan.id_size)
+    at, size, more = scan.id_at.copy(), scan.id_size.copy(), [scan.text]
+    end = len(scan.text)
+    for position, event in events.items():
+        if event.id is msgspec.UNSET:
+            at[position], size[position] = -1, 0
+            continue
+        quoted = np.frombuffer(msgspec.json.encode(event.id)[1:-1], dtype=np.uint8)
+        at[position], size[position] = end, len(quoted)
+        end += len(quoted)
+        more.append(quoted)
+    return Ids(np.concatenate(more), at, size)
+
+
+def _is_long(ids: Ids, learner: Compiled) -> bool:
+    """Tell whether some prediction may be larger than it may be: then each is measured before it is learned."""
+    classes = sum(len(str(label)) + _NUMBER_BYTES_MAX for label in learner.classes)
+    longest = int(ids.size.max(initial=0))
+    return longest + 2 * classes + _REST_BYTES_MAX > prediction.BYTES_MAX
+
+
+def _others(count: int, refusals: Mapping[int, Refusal]) -> Any:
+    """Return the places of a chunk that are not refused."""
+    if not refusals:
+        return np.arange(count)
+    good = np.ones(count, dtype=bool)
+    good[list(refusals)] = False
+    return np.flatnonzero(good)
+
+
+def _parcel(chunk: Chunk, good: Any, values: list[bytes], headers: Sequence[Headers | None] | None) -> Parcel:
+    keys = chunk.keys()
+    places: Sequence[int] = range(len(chunk))
+    if len(good) < len(chunk):
+        places = good.tolist()
+        keys = [keys[place] for place in places]
+    parcel = Parcel(keys, values)
+    if headers is not None:
+        for position, place in enumerate(places):
+            if (passed := prediction.trace(headers[place])) is not None:
+                parcel.headers[position] = passed
+    return parcel
+
+
+def _score(shard: Shard, learner: Compiled, answers: Answers, truths: Any) -> None:
+    """Score the answers whose truth is known."""
+    known = ~np.isnan(truths)
+    truths = truths[known]
+    if learner.task == "regression":
+        # As Python's own numbers, these grow to infinity and say nothing of it.
+        with np.errstate(over="ignore", invalid="ignore"):
+            errors = np.abs(answers.value[known] - truths)
+            shard.score_all(errors[errors < np.inf])
+    elif learner.task == "binary":
+        shard.score_all((answers.chosen[known] == truths).astype(np.float64))
+    else:
+        chosen = answers.value[known]
+        shard.score_all((chosen == truths)[chosen >= 0].astype(np.float64))
+
+
+def make(decoder: Decoder, *, topic: str, name: str) -> Lane:
+    """Make a lane that reads as a decoder does."""
+    scanner = Scanner(value_bytes_max=decoder.value_bytes_max, schema=decoder.schema)
+    return Lane(decoder=decoder, scanner=scanner, topic=topic, name=name)
+
+
+def warm() -> None:
+    """Compile all that a lane runs, or load what another process has compiled."""
+    for part in (scanning, compiled, encoder):
+        part.warm()

@@ -1,0 +1,169 @@
+"""The fast lane gives what the engine gives for one record after the other: bytes, letters, counts, quality, model."""
+
+import itertools
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from confluent_kafka import Message
+from river import linear_model, optim, preprocessing
+
+from consumers.chunk import Chunk
+from consumers.record import Decoder
+from consumers.schema import Feature, Schema
+from pipeline import lane
+from pipeline.engine import Engine, Result
+from state.cell import Cell
+from state.compiler import compile_model
+from state.learner import RiverLearner
+from state.shard import Shard
+
+NOW_MS = 1_700_000_000_005
+TRACE = [("traceparent", b"00-1"), ("secret", b"x"), ("baggage", b"b")]
+
+
+def logistic() -> Any:
+    return preprocessing.StandardScaler() | linear_model.LogisticRegression(optimizer=optim.SGD(0.05))
+
+
+def linear() -> Any:
+    return preprocessing.StandardScaler() | linear_model.LinearRegression(intercept_lr=0.1)
+
+
+def _features(chance: random.Random) -> dict[str, Any]:
+    names = ["a", "b", "c", "d", "é"]
+    chance.shuffle(names)
+    kept = names[: chance.randint(0, 5)]
+    return {name: chance.choice([chance.gauss(0, 1), chance.randint(-5, 5), True, 1e300, 0.1]) for name in kept}
+
+
+def _value(chance: random.Random, label: Callable[[random.Random], Any]) -> bytes | None:
+    record: dict[str, Any] = {"features": _features(chance)}
+    if chance.random() < 0.7:
+        record["id"] = chance.choice(["t-1", "é", 'with "quotes"', "\u2028", "x" * 300])
+    if chance.random() < 0.7:
+        record["label"] = label(chance)
+    if chance.random() < 0.2:
+        record["ts"] = chance.choice([1_700_000_000_000, -1, "never", 2**63])
+    odd = chance.random()
+    if odd < 0.03:
+        record["features"]["word"] = "NO"
+    text = json.dumps(record, ensure_ascii=chance.random() < 0.5).encode()
+    if odd > 0.97:
+        return chance.choice(
+            [None, b"", b"nonsense", text[:-1], b"[1]", b'{"features": {"a": null}}', b'{"features": 1}']
+        )
+    return text
+
+
+def _truth(chance: random.Random) -> Any:
+    return chance.choice([True, False, True, False, 0, 1, 1.0, 2, "true", None])
+
+
+def _amount(chance: random.Random) -> Any:
+    return chance.choice([chance.gauss(0, 3), 1, 2**60, 1e308, True, "much"])
+
+
+def _messages(seed: int, count: int, label: Callable[[random.Random], Any]) -> list[Message]:
+    chance = random.Random(seed)
+    offset, made = 0, []
+    for _ in range(count):
+        # Aborted records and control records leave gaps.
+        offset += 1 if chance.random() < 0.99 else 3
+        headers = TRACE if chance.random() < 0.02 else [("dlq.learned", b"true")] if chance.random() < 0.02 else None
+        key = chance.choice([None, b"", b"k1", b"\xff"])
+        value = _value(chance, label)
+        made.append(
+            Message(topic="in", partition=3, offset=offset, key=key, value=value, headers=headers, timestamp=(1, 77))
+        )
+    return made
+
+
+def _engine(decoder: Decoder, *, fast: bool) -> Engine:
+    made = lane.make(decoder, topic="in", name="fraud") if fast else None
+    return Engine(decoder=decoder, topic="in", name="fraud", lane=made)
+
+
+def _shard(learner: Any) -> Shard:
+    return Shard(Cell(learner), partition=3, start=0)
+
+
+def _outputs(results: list[Result]) -> dict[str, Any]:
+    return {
+        "predictions": [json.loads(value) for result in results for value in result.predictions.values],
+        "keys": [key for result in results for key in result.predictions.keys],
+        "headers": [
+            [result.predictions.headers.get(position) for position in range(len(result.predictions))]
+            for result in results
+        ],
+        "letters": [_plain(offset, letter) for result in results for offset, letter in result.dead_letters],
+        "codes": [result.codes for result in results],
+        "learned": [result.learned for result in results],
+        "taught": [[bool(taught) for taught in result.taught] for result in results],
+        "sources": [[result.source(position) for position in range(len(result.predictions))] for result in results],
+    }
+
+
+def _plain(offset: int, letter: Any) -> tuple[Any, ...]:
+    """A letter without the model's own words, which say more where it is compiled."""
+    own = [header for header in letter.headers if header[0] != "__dlq.errors.message"]
+    failed = ("dlq.code", b"learn_failed") in letter.headers
+    return offset, letter.key, letter.value, own if failed else letter.headers
+
+
+def _run(engine: Engine, shard: Shard, messages: list[Message], cuts: list[int]) -> list[Result]:
+    bounds = [0, *cuts, len(messages)]
+    pieces = [messages[start:end] for start, end in itertools.pairwise(bounds) if end > start]
+    return [engine.run(shard, Chunk(piece), now_ms=NOW_MS) for piece in pieces]
+
+
+SCHEMA = Schema({"a": Feature(required=False, minimum=-2, maximum=1e301), "b": Feature(required=False, nullable=True)})
+
+
+@pytest.mark.parametrize("schema", [None, SCHEMA], ids=["bare", "declared"])
+@pytest.mark.parametrize(("build", "label"), [(logistic, _truth), (linear, _amount)])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_chunk_gives_what_its_records_give_one_by_one(
+    build: Callable[[], Any], label: Callable[[random.Random], Any], seed: int, schema: Schema | None
+) -> None:
+    messages = _messages(seed, 1_500, label)
+    cuts = sorted(random.Random(seed).sample(range(1, 1_500), 20))
+    decoder = Decoder(schema=schema)
+    learner = compile_model(build())
+    assert learner is not None
+    fast, slow = _shard(learner), _shard(RiverLearner(build()))
+    found = _outputs(_run(_engine(decoder, fast=True), fast, messages, cuts))
+    wanted = _outputs(_run(_engine(decoder, fast=False), slow, messages, cuts))
+    for part, value in wanted.items():
+        assert found[part] == value, part
+    assert (fast.offset, fast.counts, fast.quality_now()) == (slow.offset, slow.counts, slow.quality_now())
+    again = compile_model(learner.to_river())
+    assert again is not None
+    assert again.dump() == learner.dump()
+
+
+def test_however_the_stream_is_cut_and_whether_anybody_listens_the_model_is_the_same_to_the_bit() -> None:
+    messages = _messages(9, 2_000, _truth)
+    dumps = set()
+    for seed in range(4):
+        learner = compile_model(logistic())
+        assert learner is not None
+        shard, engine = _shard(learner), _engine(Decoder(), fast=True)
+        cuts = sorted(random.Random(seed).sample(range(1, 2_000), 10 * seed))
+        for start, end in zip([0, *cuts], [*cuts, 2_000], strict=True):
+            engine.run(shard, Chunk(messages[start:end]), now_ms=seed, silent=start % 2 == 1)
+        dumps.add((learner.dump(), repr(shard.counts), repr(shard.quality_now())))
+    assert len(dumps) == 1
+
+
+def test_what_may_make_too_large_a_prediction_is_measured_one_by_one() -> None:
+    learner = compile_model(logistic())
+    assert learner is not None
+    shard = _shard(learner)
+    values = [b'{"id": "%s", "features": {"a": 1}, "label": true}' % (b"x" * size) for size in (950_000, 5)]
+    messages = [Message(topic="in", partition=3, offset=i, value=value) for i, value in enumerate(values)]
+    result = _engine(Decoder(value_bytes_max=2_000_000), fast=True).run(shard, Chunk(messages), now_ms=5)
+    assert result.codes == {"too_large": 1}
+    assert (shard.counts.learned, len(result.predictions)) == (1, 1)
