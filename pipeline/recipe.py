@@ -57,7 +57,7 @@ def warm(config: Config) -> None:
     """
     if config.model.scope == "key":
         kernel()
-    elif config.model.scope == "partition" and config.model.compile and importlib.util.find_spec("numba") is not None:
+    elif config.model.scope == "partition" and _may_compile(config) and importlib.util.find_spec("numba") is not None:
         importlib.import_module("pipeline.lane").warm()
 
 
@@ -81,7 +81,7 @@ def engine(config: Config, *, compiled: bool) -> Engine:
     reading = decoder(config)
     return Engine(
         decoder=reading,
-        lane=_lane(config, reading) if compiled and config.topics.labels is None else None,
+        lane=_lane(config, reading) if compiled else None,
         topic=config.topics.features,
         name=config.name,
         labels=config.topics.labels or "",
@@ -131,8 +131,13 @@ def minds(config: Config, store: Store) -> Minds:
         pool = Pool(store, name=config.name)
         commons = Commons(pool, lambda: learner.build(factory, trusted=trusted))
         return Minds(lambda _partition: Share(commons), default, commons)
-    compiled = config.model.compile and compiler.compile_model(first.model) is not None
+    compiled = _may_compile(config) and compiler.compile_model(first.model) is not None
     return Minds(lambda _partition: Cell(_learner(factory, trusted, compiled=compiled)), default, compiled=compiled)
+
+
+def _may_compile(config: Config) -> bool:
+    # A kernel is fast over many records at once, and slower than River for one: labels of their own come one by one.
+    return config.model.compile and config.topics.labels is None
 
 
 def _learner(factory: Callable[[], Any], trusted: frozenset[str], *, compiled: bool) -> learner.Learner:

@@ -79,8 +79,7 @@ class Target:
         tracemalloc.start()
         try:
             self.machine.load(bad)
-        except ModelError as error:
-            assert error.hint
+        except ModelError:
             return False
         else:
             return True
@@ -158,7 +157,22 @@ def test_what_stands_in_another_place_or_has_another_type_is_refused_or_works(na
 
 def _changed(message: Any, draw: random.Random) -> Iterator[Any]:
     """Yield the message with one part of it changed, for each part and each change."""
-    odd: list[Any] = [None, [], {}, "x", b"", b"\xff" * 8, -1, 2**63 - 1, 1e300, math.nan, math.inf, [[]], ["a", "a"], True]
+    odd: list[Any] = [
+        None,
+        [],
+        {},
+        "x",
+        b"",
+        b"\xff" * 8,
+        -1,
+        2**63 - 1,
+        1e300,
+        math.nan,
+        math.inf,
+        [[]],
+        ["a", "a"],
+        True,
+    ]
     yield from odd
     if isinstance(message, list):
         for at, part in enumerate(message):

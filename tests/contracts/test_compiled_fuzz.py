@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import pytest
 from flood import HUGE, TINY, Record
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from state.compiled import Compiled
 from state.compiler import compile_model
 from state.learner import Task, task_of
 
+pytestmark = pytest.mark.timeout(3600 if SOAK else 120)
 EXAMPLES = 5_000 if SOAK else 120
 NAMES = ["a", "b", "c", "d", "a_1", "b_x"]
 STRINGS = ["", "x", "1", "True", "nan", "ž"]
@@ -62,7 +64,9 @@ glm = {
     "intercept_init": st.sampled_from([0.0, 1, -0.5]),
     "intercept_lr": st.sampled_from([0.01, 0, 1.0]) | st.builds(schedulers.InverseScaling, st.just(0.1)),
     "clip_gradient": st.sampled_from([1e12, 0.1, 0.0]),
-    "initializer": st.one_of(st.builds(initializers.Zeros), st.builds(initializers.Constant, st.sampled_from([0.3, 2]))),
+    "initializer": st.one_of(
+        st.builds(initializers.Zeros), st.builds(initializers.Constant, st.sampled_from([0.3, 2]))
+    ),
 }
 binary_losses = st.one_of(
     st.builds(losses.Log, st.sampled_from([1.0, 3]), st.sampled_from([1.0, 0.1])),
@@ -92,7 +96,9 @@ heads = st.one_of(
     st.builds(naive_bayes.MultinomialNB, sizes),
     st.builds(naive_bayes.BernoulliNB, sizes, st.sampled_from([0.0, 0.5])),
 )
-statistics = st.sampled_from([stats.Mean, stats.Min, stats.Max]).map(lambda kind: kind()) | st.sampled_from([0, 0.5, "x"])
+statistics = st.sampled_from([stats.Mean, stats.Min, stats.Max]).map(lambda kind: kind()) | st.sampled_from(
+    [0, 0.5, "x"]
+)
 steps = st.one_of(
     st.builds(preprocessing.StandardScaler, with_std=st.booleans()),
     st.builds(preprocessing.MinMaxScaler),

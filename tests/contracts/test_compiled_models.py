@@ -31,6 +31,7 @@ from state.columns import Columns
 from state.compiler import compile_model, explain
 from state.learner import task_of
 
+pytestmark = pytest.mark.timeout(60)
 SINGLES = COUNT // 3
 """Records that are asked for one at a time."""
 

@@ -61,7 +61,11 @@ class Words:
                 values.append(self._value(value))
             starts.append(len(names))
         return Columns(
-            np.array(starts, np.int64), np.array(names, np.int32), np.array(kinds, np.int8), np.array(values, float), self
+            np.array(starts, np.int64),
+            np.array(names, np.int32),
+            np.array(kinds, np.int8),
+            np.array(values, float),
+            self,
         )
 
     def _value(self, value: Any) -> float:

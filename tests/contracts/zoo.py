@@ -127,6 +127,20 @@ STEPS: dict[str, tuple[Factory, str, bool]] = {
     "given words": (lambda: words(categories={"shop": {"oslo", "rome"}, "city": {"x"}}), "words", False),
     "categories": (preprocessing.OneHotEncoder, "categories", True),
     "scaled categories": (lambda: preprocessing.OneHotEncoder() | preprocessing.StandardScaler(), "categories", True),
+    "scaled, then a category each": (
+        lambda: compose.Select("b") | preprocessing.StandardScaler() | preprocessing.OneHotEncoder(drop_zeros=True),
+        "numbers",
+        True,
+    ),
+    "gaps of means, then a category each": (
+        lambda: (
+            preprocessing.StatImputer(("b", stats.Mean()))
+            | compose.Select("b")
+            | preprocessing.OneHotEncoder(drop_zeros=True)
+        ),
+        "gaps",
+        True,
+    ),
     "hashed": (lambda: preprocessing.FeatureHasher(n_features=64, seed=7), "hashable", True),
     "hashed into few": (lambda: preprocessing.FeatureHasher(n_features=3, seed=1), "hashable", True),
     "hashed without signs": (

@@ -21,7 +21,7 @@ PACKAGES = (*LEAVES, "pipeline")
 HOMES = {
     "confluent_kafka": ("consumers/", "producers/", "pipeline/embedded/"),
     "redis": ("state/",),
-    "numpy": ("consumers/", "state/", "producers/"),
+    "numpy": ("consumers/", "state/", "producers/", "pipeline/lane.py"),
     "numba": ("consumers/", "state/", "producers/"),
     "river": ("state/", "pipeline/demo/"),
     "jgo": ("pipeline/embedded/",),
