@@ -92,7 +92,8 @@ class Engine:
         Where `silent`, nobody looks at what would go out, so it may be missing.
         """
         if isinstance(records, Chunk):
-            if self._lane is not None and shard.labels is None and shard.mind.compiled is not None:
+            # None at all: control records lie between here and there.
+            if len(records) and self._lane is not None and shard.labels is None and shard.mind.compiled is not None:
                 crossing = self._lane.cross(shard, records, now_ms=now_ms, silent=silent)
                 if crossing is not None:
                     return self._arrive(shard, records, crossing)

@@ -11,6 +11,7 @@ from typing import Any
 
 from state.encoding import hashed, onehot, rename
 from state.linear import linear_answer, linear_learn
+from state.margin import passive_answer, passive_learn
 from state.native import entry, inlined, native, print_of_sources
 from state.program import (
     ASKED,
@@ -37,6 +38,7 @@ from state.program import (
     NAME_WANTED,
     ONEHOT,
     PAIR_WANTED,
+    PASSIVE,
     RENAME,
     ROOM_WANTED,
     SELECT,
@@ -132,6 +134,8 @@ def answer(op: Any, options: Any, memory: Any, rows: Any, results: Any, record: 
     """Let the model proper predict. A new one has its line here."""
     if op[CODE] == LINEAR:
         return linear_answer(op, options, memory, rows, results, record)
+    if op[CODE] == PASSIVE:
+        return passive_answer(op, options, memory, rows, results, record)
     return FINE
 
 
@@ -140,6 +144,8 @@ def teach(op: Any, options: Any, memory: Any, rows: Any, label: float) -> int:
     """Let the model proper learn. A new one has its line here."""
     if op[CODE] == LINEAR:
         return linear_learn(op, options, memory, rows, label)
+    if op[CODE] == PASSIVE:
+        return passive_learn(op, options, memory, rows, label)
     return FINE
 
 

@@ -23,6 +23,8 @@ _SOURCES = (
     "loss",
     "gradient",
     "linear",
+    "blas",
+    "margin",
     "machine",
 )
 

@@ -15,6 +15,7 @@ __all__ = ["BOOLEAN", "FLOAT", "INTEGER", "NULL", "STRING"]
 
 # Operations.
 STANDARD, CENTER, MINMAX, MAXABS, SELECT, DISCARD, TYPES, IMPUTE, ONEHOT, HASH, RENAME, MERGE, LINEAR = range(13)
+PASSIVE = 13
 # The columns of an operation: what it is, which rows it reads and writes; where its fields (so many) begin, and its
 # scalars, options, keys (so many) and lists; whether it learns, and whether what others learn changes what it writes.
 CODE, SOURCE, TARGET, STRIDE, BASE, FIELDS, SCALAR, OPTION, KEY, KEYS, LIST, LEARNS, CHANGES, OP_COLUMNS = range(14)
@@ -56,6 +57,10 @@ STEADY, SCALED_INVERSELY, OPTIMAL = range(3)
 LOG, HINGE, FOCAL, SQUARED, ABSOLUTE, QUANTILE, HUBER, INSENSITIVE, POISSON, CAUCHY = range(10)
 # In the order in which `gradient` tells them apart.
 SGD, MOMENTUM, NESTEROV, ADAGRAD, RMSPROP, ADAM, ADAMAX, AMSGRAD, NADAM, ADADELTA, FTRL = range(11)
+# A passive-aggressive model counts in MET the features as they came, and in a scalar after the intercept how many; its
+# options are an exponent that the compiler must not see, the mode, what it makes of C, where its loss begins, and flags.
+KNOWN = 1
+PA_TWO, PA_MODE, PA_C, PA_EDGE, PA_INTERCEPT, PA_BINARY, PA_COMPENSATED = range(7)
 EXACT_MAX = float(1 << 53)
 """Up to here whole numbers are told apart."""
 

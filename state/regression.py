@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from river import linear_model, optim, utils
 from river.optim import initializers, losses, schedulers
 
+from state.passive import passive
 from state.program import (
     ABSOLUTE,
     ADADELTA,
@@ -85,8 +86,8 @@ _NUMBER: dict[type, tuple[int, tuple[str, ...]]] = {
 
 
 def linear(step: Any, where: Where, source: int) -> list[Part]:
-    """LinearRegression and LogisticRegression."""
-    binary = type(step) is linear_model.LogisticRegression
+    """LinearRegression, LogisticRegression, and the Perceptron, which is a case of it."""
+    binary = type(step) is not linear_model.LinearRegression
     loss = _loss(step.loss, _BINARY if binary else _NUMBER)
     kind = _OPTIMIZERS.get(type(step.optimizer))
     if kind is None:
@@ -226,5 +227,8 @@ def _column(memo: Memo, column: int) -> dict[Any, float]:
 HEADS: dict[type, Callable[[Any, Where, int], Iterable[Part]]] = {
     linear_model.LinearRegression: linear,
     linear_model.LogisticRegression: linear,
+    linear_model.Perceptron: linear,
+    linear_model.PAClassifier: passive,
+    linear_model.PARegressor: passive,
 }
 """The models proper that are compiled. A new one has a line here, and one each in `machine.answer` and `.teach`."""

@@ -22,7 +22,7 @@ from typing import IO, Any, NoReturn
 
 # What `headrace run` imports when it is called; the other commands need little more.
 import pipeline.run  # noqa: F401
-from pipeline import again, cli
+from pipeline import again, cli, lane
 from state import learner
 
 _FIXED = {**again.FIXED, "PYTHONFAULTHANDLER": "1"}
@@ -193,6 +193,7 @@ def _be_the_command(asked: dict[str, Any], files: list[int]) -> NoReturn:
 
 if __name__ == "__main__":
     learner.preload()
+    lane.warm()
     faulthandler.enable()
     # An interrupt is for those who run the tests, not for what they have started.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

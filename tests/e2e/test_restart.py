@@ -38,7 +38,7 @@ def test_sigterm_ends_within_five_seconds_and_the_next_start_goes_on_to_the_bit(
 def test_killed_workers_are_started_again_and_nothing_is_lost_or_learned_twice(project: Make) -> None:
     p = project()
     rng = random.Random(7)
-    with promise(p), steady(p, values(24_000, bad_every=50), per_second=2_000) as producing, p.running() as run:
+    with promise(p), steady(p, values(48_000, bad_every=50), per_second=2_000) as producing, p.running() as run:
         for _ in range(4):
             reached = sum(offset for offset, _ in p.committed().values())
             wait_until(
