@@ -17,7 +17,8 @@ from confluent_kafka import (
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
 from consumers.probe import admin
-from consumers.source import SourceAway, SourceError, outsider
+from consumers.settings import outsider
+from consumers.source import SourceAway, SourceError
 
 TIMEOUT_S = 2.0
 """How long one answer may take, in seconds: a person waits for it."""

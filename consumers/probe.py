@@ -12,7 +12,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from consumers.source import SettingsRefused, SourceError
+from consumers.settings import SettingsRefused
+from consumers.source import SourceError
 
 _CALL_S = 5.0
 

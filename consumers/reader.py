@@ -12,7 +12,8 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from consumers.record import Record, record_of
-from consumers.source import Committed, outsider
+from consumers.settings import outsider
+from consumers.source import Committed
 
 T = TypeVar("T")
 

@@ -13,7 +13,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from consumers.source import SettingsRefused, SourceAway, SourceError
+from consumers.settings import SettingsRefused
+from consumers.source import SourceAway, SourceError
 
 _CALL_S = 5.0
 _RETENTION_MS = 30 * 24 * 3_600_000

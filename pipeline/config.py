@@ -27,7 +27,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from consumers.schema import FeatureType
-from consumers.source import OWNED_SETTINGS
+from consumers.settings import OWNED_SETTINGS
 from pipeline.duration import duration_s, interval_of, records_of
 
 ENV_PREFIX = "HEADRACE__"

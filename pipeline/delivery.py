@@ -21,7 +21,8 @@ from consumers.source import Committed, Source
 from consumers.weave import Place
 from pipeline import mark
 from pipeline.engine import Engine, Result
-from producers.sink import BatchStale, OutcomeUnknown, Output, Sink
+from producers.parcel import Output
+from producers.sink import BatchStale, OutcomeUnknown, Sink
 from producers.webhook import Webhook, WebhookAway
 from state.shard import Shard
 

@@ -15,7 +15,7 @@ import msgspec
 
 from consumers.places import Place, Places
 from consumers.probe import Probe
-from consumers.source import SettingsRefused
+from consumers.settings import SettingsRefused
 from consumers.topics import Topic, Topics
 from pipeline import check
 from pipeline.config import Config, ConfigError

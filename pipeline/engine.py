@@ -19,7 +19,7 @@ from consumers.record import Decoder, Event, LabelRecord, Record
 from consumers.refusal import Refusal
 from pipeline.join import Join
 from producers import deadletter, prediction
-from producers.sink import Message, Parcel
+from producers.parcel import Message, Parcel
 from state.labels import is_time
 from state.learner import LabelError
 from state.shard import Shard

@@ -10,15 +10,15 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from consumers.scan import Scan, Scanner
 
 from consumers import scan as scanning
 from consumers.chunk import Chunk
 from consumers.record import Decoder, Event, Headers
 from consumers.refusal import Refusal
+from consumers.scan import Scan, Scanner
 from producers import deadletter, encoder, prediction
 from producers.encoder import Encoder, Ids
-from producers.sink import Parcel
+from producers.parcel import Parcel
 from state import compiled
 from state.columns import BOOLEAN, STRING, Columns
 from state.compiled import Answers, Compiled

@@ -23,7 +23,8 @@ import msgspec
 import structlog
 
 from consumers.gate import BACKOFF_MAX_S, FloodGuard
-from consumers.source import SettingsRefused, Source, SourceAway, SourceError, SourceLost, session_s
+from consumers.settings import SettingsRefused, session_s
+from consumers.source import Source, SourceAway, SourceError, SourceLost
 from consumers.topics import Topic, Topics
 from consumers.weave import Place
 from pipeline import config as configuration

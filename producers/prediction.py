@@ -5,7 +5,6 @@ from typing import Any
 
 import msgspec
 
-
 TRACE_HEADERS = frozenset({"traceparent", "tracestate", "baggage"})
 """W3C headers that pass from a record to its prediction."""
 BYTES_MAX = 900_000

@@ -13,18 +13,15 @@ What a transaction's errors mean was learned on a real broker. Three cases matte
 import sys
 import threading
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-import msgspec
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
-Headers = Sequence[tuple[str, bytes | None]]
+from producers.parcel import Output, Reach, produce
+
 Deadline = Callable[[str], Any]
 """Makes a context in which the named call must end, or the process does."""
-Reach = Callable[[str], None]
-"""Told of each place that a batch passes on its way."""
-
 TRANSACTION_TIMEOUT_MS = 8_000
 """How long a dead worker's transaction may hold up its successor; the calls of one take well under a second."""
 _CALL_S = 5.0
@@ -58,60 +55,6 @@ _DENIED = frozenset(
         KafkaError._AUTHENTICATION,  # noqa: SLF001 librdkafka's own codes start with an underscore
     }
 )
-
-
-class Message(msgspec.Struct, frozen=True, gc=False):
-    """One record on its way out."""
-
-    key: bytes | None
-    value: bytes | None
-    headers: Headers | None = None
-
-
-class Parcel(msgspec.Struct):
-    """Records on their way out as columns, in order; `headers` has those that have any, by position."""
-
-    keys: list[bytes | None] = []
-    values: list[bytes] = []
-    headers: dict[int, Headers] = {}
-
-    def add(self, key: bytes | None, value: bytes, headers: Headers | None) -> None:
-        """Add one record at the end."""
-        if headers is not None:
-            self.headers[len(self.values)] = headers
-        self.keys.append(key)
-        self.values.append(value)
-
-    def without(self, positions: Container[int]) -> "Parcel":
-        """Return a parcel that lacks some of the records."""
-        kept = Parcel()
-        for position, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):
-            if position not in positions:
-                kept.add(key, value, self.headers.get(position))
-        return kept
-
-    def messages(self, begin: int, end: int) -> list[dict[str, Any]]:
-        """Return a piece as the client's call for many takes it."""
-        pairs = zip(self.keys[begin:end], self.values[begin:end], strict=True)
-        return [{"key": key, "value": value} for key, value in pairs]
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-
-class Output(msgspec.Struct, frozen=True):
-    """What a batch gives for one partition, in order, and where the partition stands after it.
-
-    `offset` is the next to consume, `labels_offset` that of the labels topic, if there is one; `mark` rides in the
-    metadata of `offset`.
-    """
-
-    partition: int
-    predictions: Parcel
-    dead_letters: Sequence[Message]
-    offset: int
-    mark: str
-    labels_offset: int = -1
 
 
 class SinkAway(Exception):
@@ -359,40 +302,6 @@ class PlainSink:
 
     def _failed(self, fault: KafkaError, message: Any) -> None:  # noqa: ARG002 the library's
         self._faults.append(fault)
-
-
-def produce(producer: Producer, outputs: Sequence[Output], topics: Mapping[str, str], *, reach: Reach) -> None:
-    """Hand the outputs to the producer, each to its own partition and in order.
-
-    Raises KafkaException with what the client refused.
-    """
-    for output in outputs:
-        _produce_parcel(producer, topics["predictions"], output.partition, output.predictions)
-        reach("between")
-        _produce_letters(producer, topics["dead_letters"], output.partition, output.dead_letters)
-
-
-def _produce_letters(producer: Producer, topic: str, partition: int, letters: Sequence[Message]) -> None:
-    for letter in letters:
-        producer.produce(topic, letter.value, letter.key, partition=partition, headers=list(letter.headers or ()))
-
-
-def _produce_parcel(producer: Producer, topic: str, partition: int, parcel: Parcel) -> None:
-    # The batch call knows no headers: those that have some go one by one, in their places.
-    begin = 0
-    for position, headers in parcel.headers.items():
-        _produce_plain(producer, topic, partition, parcel.messages(begin, position))
-        key, value = parcel.keys[position], parcel.values[position]
-        producer.produce(topic, value, key, partition=partition, headers=list(headers))
-        begin = position + 1
-    _produce_plain(producer, topic, partition, parcel.messages(begin, len(parcel)))
-
-
-def _produce_plain(producer: Producer, topic: str, partition: int, messages: list[dict[str, Any]]) -> None:
-    # It would let its partitioner choose if it were not told.
-    if messages and producer.produce_batch(topic, messages, partition=partition) != len(messages):
-        fault = next(message["_error"] for message in messages if "_error" in message)
-        raise KafkaException(fault)
 
 
 class _Last:

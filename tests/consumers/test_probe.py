@@ -2,7 +2,8 @@
 
 import pytest
 
-from consumers.probe import Copies, Probe, SettingsRefused
+from consumers.probe import Copies, Probe
+from consumers.settings import SettingsRefused
 
 
 @pytest.mark.parametrize(

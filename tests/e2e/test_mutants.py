@@ -110,7 +110,7 @@ MUTANTS = [
     ),
     Mutant(
         "letters outside",
-        "producers/sink.py",
+        "producers/parcel.py",
         '        _produce_letters(producer, topics["dead_letters"], output.partition, output.dead_letters)\n',
         '        plain = Producer({"bootstrap.servers": os.environ["HEADRACE__KAFKA__BOOTSTRAP_SERVERS"]})\n'
         '        _produce_letters(plain, topics["dead_letters"], output.partition, output.dead_letters)\n'

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from consumers.source import OWNED_SETTINGS
+from consumers.settings import OWNED_SETTINGS
 from pipeline import check
 from pipeline.config import ConfigError, describe, load
 

@@ -12,7 +12,7 @@ from river import compose, dummy, linear_model, preprocessing, stats, tree
 
 from consumers.record import Decoder, Record
 from pipeline.engine import Engine, Result
-from producers.sink import Parcel
+from producers.parcel import Parcel
 from state.cell import Cell
 from state.learner import RiverLearner
 from state.shard import Shard

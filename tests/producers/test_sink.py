@@ -11,12 +11,10 @@ from confluent_kafka.admin import AdminClient  # type: ignore[attr-defined]
 
 from pipeline.failpoint import reach
 from producers import sink
+from producers.parcel import Message, Output, Parcel
 from producers.sink import (
     BatchStale,
-    Message,
     OutcomeUnknown,
-    Output,
-    Parcel,
     PlainSink,
     Sink,
     SinkAway,
