@@ -202,6 +202,14 @@ def model_ls(chosen: Chosen, json: Json = False) -> int:
     return models.ls(chosen.load(), json=json)
 
 
+@command(model, "explain")
+def model_explain(chosen: Chosen, json: Json = False) -> int:
+    """Tell which steps of the model run as compiled code, which as River, and why; connects to nothing."""
+    from pipeline import explain
+
+    return explain.explain(chosen.load(), json=json)
+
+
 @command(model, "show")
 def model_show(
     chosen: Chosen,

@@ -32,8 +32,7 @@ from pipeline.duration import duration_s, interval_of, records_of
 
 ENV_PREFIX = "HEADRACE__"
 DEFAULT_FILE = Path("headrace.toml")
-
-# Who has nothing to bring in looks this often for what the others have.
+# So often looks who has nothing to bring in.
 _MIX_IDLE_S = 1.0
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 # No key of the file can be called so: tables are split at dots.

@@ -57,8 +57,13 @@ def warm(config: Config) -> None:
     """
     if config.model.scope == "key":
         kernel()
-    elif config.model.scope == "partition" and _may_compile(config) and importlib.util.find_spec("numba") is not None:
+    elif config.model.scope == "partition" and _may_compile(config) and has_numba():
         importlib.import_module("pipeline.lane").warm()
+
+
+def has_numba() -> bool:
+    """Tell whether this machine can compile kernels."""
+    return importlib.util.find_spec("numba") is not None
 
 
 def rules(config: Config, *, default: Any) -> Rules | None:

@@ -16,12 +16,13 @@ __all__ = ["BOOLEAN", "FLOAT", "INTEGER", "NULL", "STRING"]
 # Operations.
 STANDARD, CENTER, MINMAX, MAXABS, SELECT, DISCARD, TYPES, IMPUTE, ONEHOT, HASH, RENAME, MERGE, LINEAR = range(13)
 PASSIVE = 13
+SOFTMAX, GAUSSIAN, COUNTING = 14, 15, 16
 # The columns of an operation: what it is, which rows it reads and writes; where its fields (so many) begin, and its
 # scalars, options, keys (so many) and lists; whether it learns, and whether what others learn changes what it writes.
 CODE, SOURCE, TARGET, STRIDE, BASE, FIELDS, SCALAR, OPTION, KEY, KEYS, LIST, LEARNS, CHANGES, OP_COLUMNS = range(14)
 
 # Verdicts on a record. A positive one is River's: it would raise. A negative one is the machine's: it needs Python.
-FINE, WRONG_TYPE, MISSING, OVERFLOW, TOO_LARGE = range(5)
+FINE, WRONG_TYPE, MISSING, OVERFLOW, TOO_LARGE, NO_LOGARITHM, BY_ZERO = range(7)
 UNMET = -1
 
 # The fields that scalers keep of a feature; what comes last follows from the others and is not saved.
@@ -39,8 +40,9 @@ DROP_ZEROS = 0
 NAME_ALONE = 5
 LISTED = 0
 # The machine's notes: which mark is fresh; how many pairs it asks for; whether learning this record would raise though
-# predicting does not; how much is in the journal; why the machine has stopped, and how wide rows must become.
-MARK, ASKED, LATE, JOURNALED, STOPPED, WIDTH, NOTES = range(7)
+# predicting does not; how much is in the journal; why the machine has stopped, and how wide rows must become; how many
+# classes have been learned.
+MARK, ASKED, LATE, JOURNALED, STOPPED, WIDTH, CLASSES, NOTES = range(8)
 ASKED_OP, ASKED_SLOT, ASKED_KIND, ASKED_BITS, ASKED_COLUMNS = range(5)
 ASKED_MAX = 64
 """For so many pairs it asks at once, and looks at so many records more for them:"""
@@ -61,6 +63,23 @@ SGD, MOMENTUM, NESTEROV, ADAGRAD, RMSPROP, ADAM, ADAMAX, AMSGRAD, NADAM, ADADELT
 # options are an exponent that the compiler must not see, the mode, what it makes of C, where its loss begins, and flags.
 KNOWN = 1
 PA_TWO, PA_MODE, PA_C, PA_EDGE, PA_INTERCEPT, PA_BINARY, PA_COMPENSATED = range(7)
+# The rows of `tally`: in which place a class's number was learned, -1 for not yet; by place, the score of the record at
+# hand, and what is saved: how often the class was learned, and what its features sum to; or, of a softmax, how many
+# features it has met and how many steps it took.
+PLACE, SCORE, LABELLED, SUM = range(4)
+WEIGHTS, STEPS = 2, 3
+TALLIES = 2
+"""So many rows of `tally` are not saved."""
+# The cells of a feature and a class: of a softmax its rank among those that the class has met and its weight, of a
+# Gaussian how often it was met, its mean, and the sum of squares; of a model that counts, the count.
+RANK, FACTOR = 0, 1
+TIMES, CENTRE, SQUARES = range(3)
+# The fields of a feature where it is counted: its rank, what it sums to, and, in the row of rank i, the slot of rank i.
+TOTAL, BY_RANK = 1, 2
+# The options of these: whether Python's sums compensate; a softmax's penalty and rate, a counting model's kind.
+COMPENSATED, DECAY, STEP, STEP_A, STEP_B = range(5)
+WAY, ALPHA, THRESHOLD = 1, 2, 3
+MULTINOMIAL, BERNOULLI, COMPLEMENT = range(3)
 EXACT_MAX = float(1 << 53)
 """Up to here whole numbers are told apart."""
 
@@ -77,7 +96,8 @@ class Memory(NamedTuple):
     of its name, `signs` its sign, `alikes` the first pair that is equal to it, `learned` whether that one was learned.
     `places` and `marks` tell where a slot stands in the row that is being written; `notes` are the machine's, and
     `asked` the pairs that Python has to name. Where learning may fail late, `journal` (where) and `journaled` (what)
-    hold the fields before it, and the last two the scalars and sizes.
+    hold the fields before it, and the two behind them the scalars and sizes. `grid` holds the cells of each feature and
+    class, by slot, then place, and `tally` has a column a class.
     """
 
     fields: Any
@@ -96,6 +116,8 @@ class Memory(NamedTuple):
     journaled: Any
     scalars_before: Any
     sizes_before: Any
+    grid: Any
+    tally: Any
 
 
 class Rows(NamedTuple):
@@ -141,12 +163,14 @@ class Memo(NamedTuple):
     """What one part of a model has learned, apart from any array.
 
     `rows` holds the saved columns of each feature that it has met, `scalars` its scalars, and `learned` the pairs of
-    a feature's name and a value that an encoder has learned, in order.
+    a feature's name and a value that an encoder has learned, in order. Of a model of several `classes`, a row goes on
+    with the cells of each, and the scalars with its tallies.
     """
 
     rows: Mapping[Name, tuple[float, ...]]
     scalars: tuple[float, ...] = ()
     learned: tuple[tuple[Name, Any], ...] = ()
+    classes: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +180,8 @@ class Part:
     Of its columns the first says how often a feature was met, 0 for never. The first are saved, as many as `limits`
     has words, which say what each may hold: a "count", a "flag", a number "above" or at zero, "any". `keys` are the
     features that its options name; with `flagged` their first column is set to 1 from the start. With `listed` it
-    keeps lists, with `learns` it learns, and with `late` it may raise when others have learned.
+    keeps lists, with `learns` it learns, and with `late` it may raise when others have learned. What a model of several
+    classes has of each, `cells` a feature and `tallies`, is said in the same words as `limits` are.
     """
 
     code: int
@@ -171,6 +196,8 @@ class Part:
     listed: bool = False
     learns: bool = False
     late: bool = False
+    cells: tuple[str, ...] = ()
+    tallies: tuple[str, ...] = ()
     word: str | None = None
     """The string that an imputer fills in."""
     name: Callable[[Name, Any], tuple[Name, float]] | None = None
@@ -181,6 +208,10 @@ class Part:
     """Make River's object one that has learned this."""
     allows: Callable[[tuple[float, ...]], bool] | None = None
     """Tell whether these scalars can have been learned."""
+    holds: Callable[[Memo], bool] | None = None
+    """Tell whether all of this can have been learned together."""
+    weigh: Callable[[Any], Any] | None = None
+    """Make probabilities of an array of scores, records by classes."""
     derive: Callable[[Any], None] | None = None
     """Fill in the columns that follow from the saved ones, in an array of features by columns."""
 

@@ -12,6 +12,7 @@ from state.program import (
     ASKED_MAX,
     BASE,
     CHANGES,
+    CLASSES,
     CODE,
     FIELDS,
     FILL,
@@ -24,9 +25,11 @@ from state.program import (
     NOTES,
     OP_COLUMNS,
     OPTION,
+    PLACE,
     SCALAR,
     SOURCE,
     STRIDE,
+    TALLIES,
     TARGET,
     Memo,
     Memory,
@@ -36,6 +39,7 @@ from state.program import (
 )
 
 _SLOTS_MIN = 16
+_CLASSES_MIN = 2
 
 
 class Room:
@@ -60,6 +64,9 @@ class Room:
         self.signs, self.learned = np.zeros(_SLOTS_MIN), np.zeros(_SLOTS_MIN, np.int8)
         self.places, self.marks = np.zeros(_SLOTS_MIN, np.int64), np.zeros(_SLOTS_MIN, np.int64)
         self.notes, self.asked = np.zeros(NOTES, np.int64), np.zeros((ASKED_MAX, ASKED_COLUMNS), np.int64)
+        self._cells = len(parts[-1].cells)
+        self.grid = np.zeros(_SLOTS_MIN * _CLASSES_MIN * self._cells)
+        self.tally = np.zeros((TALLIES + len(parts[-1].tallies), _CLASSES_MIN))
         self.ops, self.keys, self.options = self._assemble()
         self.widen(_SLOTS_MIN)
 
@@ -71,7 +78,7 @@ class Room:
             self.names.append(name)
             if slot >= len(self.places):
                 self.places, self.marks = _doubled(self.places), _doubled(self.marks)
-                self.fields = _doubled(self.fields)
+                self.fields, self.grid = _doubled(self.fields), _doubled(self.grid)
         return slot
 
     def pair(self, number: int, slot: int, value: Any) -> int:
@@ -145,7 +152,21 @@ class Room:
             journaled=self._journaled,
             scalars_before=np.zeros_like(self.scalars),
             sizes_before=np.zeros_like(self.sizes),
+            grid=self.grid,
+            tally=self.tally,
         )
+
+    def seat(self, classes: int, *, wanted: int = 0) -> None:
+        """Let the first `classes` be those that have been learned, with room for so many as are wanted."""
+        have = self.tally.shape[1]
+        while self.tally.shape[1] < max(wanted, classes):
+            cells = self.grid.reshape(-1, self.tally.shape[1], self._cells)
+            self.grid = np.concatenate([cells, np.zeros_like(cells)], axis=1).reshape(-1)
+            self.tally = np.concatenate([self.tally, np.zeros_like(self.tally)], axis=1)
+        self.tally[PLACE] = np.where(np.arange(self.tally.shape[1]) < classes, np.arange(self.tally.shape[1]), -1.0)
+        self.notes[CLASSES] = classes
+        if have != self.tally.shape[1]:
+            self.settle()
 
     def memos(self) -> list[Memo]:
         """Read out what each part has learned, features by name, numbers before strings."""

@@ -324,6 +324,11 @@ def slab_for(model: Any, *, kernel: Callable[[], Kernel] = kernel) -> Slab | Non
     return Slab(model, options, kernel=kernel())
 
 
+def is_known(model: Any) -> bool:
+    """Tell whether a River model is of a shape that slabs know."""
+    return _options_of(model) is not None
+
+
 def _parts(model: Any) -> tuple[Any, Any]:
     """Return the scaler, or None, and the linear model."""
     steps = list(model.steps.values()) if hasattr(model, "steps") else [None, model]

@@ -1,0 +1,53 @@
+"""`headrace model explain`: how the model is run, step by step, and why not faster where it is not."""
+
+import sys
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import recipe
+from pipeline.config import Config
+from state import compiler, learner
+from state.slab import is_known
+
+_WIDTH = 120
+
+
+def explain(config: Config, *, json: bool) -> int:
+    """Print what each step of the model runs as. Connects to nothing. Raises ModelError."""
+    factory = learner.load_factory(config.model.factory, config.directory)
+    trusted = frozenset(config.model.trusted_packages) | learner.modules_beside(config.directory)
+    model = learner.build(factory, trusted=trusted).model
+    verdicts = compiler.explain(model)
+    runs_as, reason = _whole(config, model, verdicts)
+    if json:
+        told: dict[str, Any] = {"runs_as": runs_as, "reason": reason, "steps": [*map(msgspec.structs.asdict, verdicts)]}
+        sys.stdout.write(msgspec.json.encode(told).decode() + "\n")
+        return 0
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("STEP", "CAN BE COMPILED", "WHY NOT"):
+        table.add_column(column)
+    for verdict in verdicts:
+        table.add_row(verdict.step, "yes" if verdict.compiled else "no", verdict.reason)
+    console = Console(width=_WIDTH if not sys.stdout.isatty() else None, highlight=False)
+    console.print(table)
+    console.print(f"\nruns as: {runs_as}{f' ({reason})' if reason else ''}", markup=False)
+    return 0
+
+
+def _whole(config: Config, model: Any, verdicts: list[compiler.Verdict]) -> tuple[str, str]:
+    """Return what the model as a whole runs as: "compiled", "arrays" or "river", and why not as more."""
+    if config.model.scope == "key":
+        return ("arrays", "") if is_known(model) else ("river", "one object a key: arrays know linear models with SGD")
+    if config.model.scope == "global":
+        return "river", 'with model.scope = "global" workers mix River models'
+    if config.topics.labels is not None:
+        return "river", "labels that come later are learned one by one (topics.labels)"
+    if not config.model.compile:
+        return "river", "model.compile = false"
+    if not recipe.has_numba():
+        return "river", "numba is not installed here"
+    refused = next((verdict for verdict in verdicts if not verdict.compiled), None)
+    return ("compiled", "") if refused is None else ("river", f"{refused.step}: {refused.reason}")
