@@ -37,13 +37,14 @@ fmt: setup ## format, and mend what can be mended
 	@$(BIN)/ruff format
 	@$(BIN)/ruff check --fix
 
-bench: setup ## how fast it is beside a bare copy loop
+bench: setup ## how fast it is beside what one would pick instead
 	@$(BIN)/python tests/bench/run.py $(ARGS)
 
 lock: setup ## write the locks anew from pyproject.toml; with newer versions: make lock ARGS=--upgrade
 	@command -v $(UV) >/dev/null || $(BIN)/python -m pip install --quiet uv
 	@$(COMPILE) --extra embedded --group dev --output-file requirements.lock pyproject.toml
 	@$(COMPILE) --constraint requirements.lock --output-file deploy/requirements.lock pyproject.toml
+	@$(COMPILE) --group bench --output-file tests/bench/requirements.lock
 	@echo hatchling | $(COMPILE) --constraint requirements.lock --output-file deploy/build.lock -
 
 clean: ## remove .venv, caches and builds

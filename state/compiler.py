@@ -76,6 +76,8 @@ class _Draft:
         self._regression = importlib.import_module("state.regression")
         self.verdicts: list[Verdict] = []
         self.parts: list[Part] = []
+        # Rows whose values are others before a record is learned and after.
+        self._moving: set[int] = set()
         self._model(model, (), 0)
 
     def _model(self, model: Any, where: tuple[str, ...], source: int) -> None:
@@ -100,6 +102,8 @@ class _Draft:
         if type(step) is self._compose.TransformerUnion and step.transformers:
             sources = self._branches(step, where, source)
             self.parts.append(Part(code=MERGE, path=where, sources=sources))
+            if self._moving.intersection(sources):
+                self._moving.add(len(self.parts))
             return len(self.parts)
         return self._judge(step, where, source, self._transformer.TRANSFORMERS)
 
@@ -120,6 +124,9 @@ class _Draft:
         if build is None:
             self._refuse(step, _reason(step))
             return len(self.parts)
+        if build is self._transformer.onehot and source in self._moving:
+            self._refuse(step, "categories of values that a step before it learns to change are not compiled")
+            return len(self.parts)
         try:
             parts = build(step, where, source)
         except self._transformer.Refusal as refusal:
@@ -129,6 +136,8 @@ class _Draft:
             # One step may be several parts, each on the row that the one before writes.
             behind = part.sources == (BEHIND,)
             self.parts.append(replace(part, sources=(len(self.parts),)) if behind else part)
+            if part.learns or source in self._moving:
+                self._moving.add(len(self.parts))
         self.verdicts.append(Verdict(type(step).__name__, True, ""))  # noqa: FBT003 the struct's own order
         return len(self.parts)
 

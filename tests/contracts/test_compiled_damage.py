@@ -17,7 +17,7 @@ from zoo import ZOO
 from state.compiled import Compiled
 from state.learner import ModelError
 
-TRIALS = 2_000 if SOAK else 30
+TRIALS = 2_000 if SOAK else 20
 PEAK_BYTES_MAX = 32_000_000
 TAUGHT = 37
 # One of each family; those that are not compiled yet are left out.

@@ -16,7 +16,7 @@ from state.compiler import compile_model
 from state.learner import Task, task_of
 
 pytestmark = pytest.mark.timeout(3600 if SOAK else 120)
-EXAMPLES = 5_000 if SOAK else 120
+EXAMPLES = 5_000 if SOAK else 80
 NAMES = ["a", "b", "c", "d", "a_1", "b_x"]
 STRINGS = ["", "x", "1", "True", "nan", "ž"]
 PLAIN: list[Any] = [0, 1, -1, 2, 0.5, -0.25, 3.75, -12.5, True, False, 1.0, -0.0]

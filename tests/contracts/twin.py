@@ -18,7 +18,7 @@ from state.compiler import compile_model
 from state.learner import Answer, RiverLearner, task_of
 
 SOAK = bool(os.environ.get("HEADRACE_SOAK"))
-COUNT = 10_000 if SOAK else 300
+COUNT = 10_000 if SOAK else 200
 """Records that each model is fed."""
 TOLERANCE = 1e-10
 """How far apart, relative to their size, two answers may be."""

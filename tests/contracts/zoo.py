@@ -130,7 +130,7 @@ STEPS: dict[str, tuple[Factory, str, bool]] = {
     "scaled, then a category each": (
         lambda: compose.Select("b") | preprocessing.StandardScaler() | preprocessing.OneHotEncoder(drop_zeros=True),
         "numbers",
-        True,
+        False,
     ),
     "gaps of means, then a category each": (
         lambda: (
@@ -139,7 +139,7 @@ STEPS: dict[str, tuple[Factory, str, bool]] = {
             | preprocessing.OneHotEncoder(drop_zeros=True)
         ),
         "gaps",
-        True,
+        False,
     ),
     "hashed": (lambda: preprocessing.FeatureHasher(n_features=64, seed=7), "hashable", True),
     "hashed into few": (lambda: preprocessing.FeatureHasher(n_features=3, seed=1), "hashable", True),
