@@ -6,25 +6,31 @@ middle of learning leaves nothing half learned here.
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from river import base
 
+from state import classes as roll
 from state import ledger
+from state.classes import Classes
 from state.columns import Columns
 from state.learner import Answer, RiverLearner
 from state.lexicon import Atlas, Lexicon
 from state.machine import run
 from state.program import (
     ASKED,
+    BY_ZERO,
     IMPUTE,
     LINEAR,
     MISSING,
     NAME_WANTED,
+    NO_LOGARITHM,
     OPTIONS,
     OVERFLOW,
     PAIR_WANTED,
+    PLACE,
     SELECT,
     STOPPED,
     TOO_LARGE,
@@ -68,7 +74,7 @@ class Compiled:
         self.task = river.task
         self.spec = river.spec
         self.has_proba = _has_proba(river)
-        self.classes: list[Any] = []
+        self._head = program.parts[-1]
         self._river = river
         self._template = copy.deepcopy(river.model)
         self._program = program
@@ -80,17 +86,29 @@ class Compiled:
         """Return the label as River takes it. Raises LabelError."""
         return self._river.label(raw)
 
+    @property
+    def classes(self) -> list[Any]:
+        """The classes of a multiclass model that it has learned, in River's order."""
+        return self._classes.known
+
     def predict(self, features: dict[str, Any]) -> Answer:
         """Answer as River does, and change nothing. Raises what River would."""
-        value, chosen = self._one(features, np.nan)
+        answers = self._one(features, np.nan)
+        value = float(answers.value[0])
         if self.task == "regression":
             return value, None
+        if self.task == "multiclass":
+            proba = dict(zip(self.classes, answers.proba[0, : answers.known[0]].tolist(), strict=True))
+            return (self.classes[int(value)] if proba else None), proba
         true = value if 0.0 < value < 1.0 or value != value else int(value)  # noqa: PLR0124 NaN
-        return bool(chosen), {False: 1.0 - true, True: true}
+        return bool(answers.chosen[0]), {False: 1.0 - true, True: true}
 
     def learn(self, features: dict[str, Any], label: Any) -> None:
         """Learn one labelled record. Raises what River would, and has learned nothing then."""
-        self._one(features, float(label))
+        many = self.task == "multiclass"
+        self._one(features, float(self.class_index(label) if many else label), silent=True)
+        if many:
+            self._settle()
 
     def run(self, columns: Columns, labels: Any, *, silent: bool = False) -> Answers:
         """Predict each record of a batch, then learn it where it has a label.
@@ -98,14 +116,27 @@ class Compiled:
         `labels` is float64: the number, 0 or 1 of a binary model, `class_index` of a multiclass one, NaN for none. With
         `silent` nobody reads the answers but the faults: a batch that is learned again.
         """
-        del silent
-        atlas = self._atlas
+        atlas, labels = self._atlas, np.ascontiguousarray(labels, dtype=np.float64)
         atlas.turn(columns.vocabulary)
-        return self._run(columns, np.ascontiguousarray(labels, dtype=np.float64), atlas)
+        if self.task != "multiclass":
+            return self._run(columns, labels, atlas)
+        if (labels >= len(self._classes)).any() or (labels < 0).any():
+            raise ValueError("a label is no number that class_index has given since the last batch")
+        try:
+            answers = self._run(columns, labels, atlas, silent=silent)
+        finally:
+            self._settle()
+        return answers._replace(proba=answers.proba[:, : len(self.classes)])
 
     def class_index(self, label: Any) -> int:
-        """Return the number of a class for `run`, a new one on first sight."""
-        raise NotImplementedError(f"{label!r}: no multiclass model is compiled yet")
+        """Return the number of a class for the next `run`, a new one on first sight.
+
+        It is the class's place in `classes`, or will be, if each that is new is learned, in this order.
+        """
+        number = self._classes.number(label)
+        if number >= self._room.tally.shape[1]:
+            self._room.seat(len(self.classes), wanted=number + 1)
+        return number
 
     def fault(self, code: int, features: dict[str, Any]) -> Exception:
         """Return the exception that River raises for such a record, as nearly as can be told afterwards."""
@@ -115,6 +146,10 @@ class Compiled:
             return KeyError(missing[0] if missing else "a feature")
         if code == OVERFLOW:
             return OverflowError("(34, 'Numerical result out of range')")
+        if code == NO_LOGARITHM:
+            return ValueError("math domain error")
+        if code == BY_ZERO:
+            return ZeroDivisionError("division by zero")
         if code == TOO_LARGE:
             return OverflowError("a whole number beyond 2 ** 53 can't be told from its neighbours as a category")
         for name, value in features.items():
@@ -128,16 +163,14 @@ class Compiled:
 
     def load(self, state: bytes) -> None:
         """Become the learner that `dump` gave these bytes for. Raises ModelError, and has changed nothing then."""
-        memos, classes = ledger.read(state, self._program.parts, spec=self.spec)
-        self._adopt(memos)
-        self.classes = list(classes)
+        self._adopt(ledger.read(state, self._program.parts, spec=self.spec))
 
     def to_river(self) -> Any:
         """Return a River model that goes on as this one, to the bit."""
         model = copy.deepcopy(self._template)
         for part, memo in zip(self._program.parts, self._room.memos(), strict=True):
             if part.give is not None:
-                part.give(_at(model, part.path), memo)
+                part.give(_at(model, part.path), memo._replace(classes=tuple(self.classes)))
         return RiverLearner(model).model
 
     @property
@@ -160,28 +193,37 @@ class Compiled:
     def _adopt(self, memos: list[Memo]) -> None:
         room = Room(self._program)
         room.fill(memos)
-        self._begin(room)
+        self._begin(room, memos[-1].classes)
 
-    def _begin(self, room: Room) -> None:
-        self._room = room
+    def _begin(self, room: Room, classes: Sequence[Any] = ()) -> None:
+        self._room, self._classes = room, Classes(classes)
+        self._river.know(self.classes)
         # What stands for what: in the batches, and in the records that come one by one.
         self._atlas, self._own = Atlas(), Atlas()
 
-    def _one(self, features: dict[str, Any], label: float) -> tuple[float, int]:
+    def _settle(self) -> None:
+        """Let the classes that were learned have their places, and the others no number any more."""
+        if len(self._classes) > len(self.classes):
+            self._classes.settle(self._room.tally[PLACE].tolist())
+            self._room.seat(len(self.classes))
+            self._river.know(self.classes)
+
+    def _one(self, features: dict[str, Any], label: float, *, silent: bool = False) -> Answers:
         columns = self._lexicon.columns(features)
         self._own.turn(self._lexicon)
-        answers = self._run(columns, np.array([label]), self._own)
+        answers = self._run(columns, np.array([label]), self._own, silent=silent)
         if answers.fault[0]:
             raise self.fault(int(answers.fault[0]), features)
-        return float(answers.value[0]), int(answers.chosen[0])
+        return answers
 
-    def _run(self, columns: Columns, labels: Any, atlas: Atlas) -> Answers:
+    def _run(self, columns: Columns, labels: Any, atlas: Atlas, *, silent: bool = False) -> Answers:
         count = len(columns.starts) - 1
+        many = self.task == "multiclass"
         answers = Answers(
             np.full(count, np.nan),
             np.zeros(count, np.int8),
-            _NO_PROBA,
-            _NO_KNOWN,
+            np.zeros((count, len(self._classes))) if many else _NO_PROBA,
+            np.zeros(count, np.int32) if many else _NO_KNOWN,
             np.zeros(count, np.int8),
         )
         results = Results(*answers)
@@ -202,8 +244,16 @@ class Compiled:
                 self._late,
             )
             if at == count:
-                return answers._replace(proba=None, known=None)
+                return self._choose(answers, silent=silent) if many else answers._replace(proba=None, known=None)
             self._help(columns, at, atlas)
+
+    def _choose(self, answers: Answers, *, silent: bool) -> Answers:
+        """Make probabilities of scores, as River does, and let the likeliest class be the answer."""
+        if silent:
+            return answers
+        if self._head.weigh is not None:
+            roll.weigh(answers.proba, answers.known, self._head.weigh)
+        return answers._replace(value=roll.likeliest(answers.proba, answers.known))
 
     def _help(self, columns: Columns, at: int, atlas: Atlas) -> None:
         """Do what the machine can't, so that it can go on with the record at which it stopped."""

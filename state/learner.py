@@ -10,7 +10,7 @@ import io
 import pickle
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -122,6 +122,10 @@ class RiverLearner:
         if self._class_kind and self._class_kind != _class_kind(label):
             raise LabelError(f"the label {_shown(raw)} is no {self._class_kind}, as this model's classes are")
         return label
+
+    def know(self, classes: Sequence[Any]) -> None:
+        """Let the labels be of the kind of these classes, or of either if there are none yet."""
+        self._class_kind = _class_kind(classes[0]) if classes else ""
 
     def predict(self, features: dict[str, Any]) -> Answer:
         """Answer with River's prediction, and the probabilities of a classifier that has them."""

@@ -13,7 +13,10 @@ from state.program import EXACT_MAX, Memo, Name, Part
 from state.room import order
 
 _MAGIC = b"HRarrays"
+_WHOLE_MIN, _WHOLE_MAX = -(1 << 63), (1 << 64) - 1
 _Value = str | int | float | bool | None
+_Class = str | int | bool | list[str]
+"""A class; a whole number that has no place in 64 bits is written in digits, in a list."""
 
 
 class _Part(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -32,7 +35,7 @@ class _Ledger(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     shape: bytes
     names: list[Name]
     parts: list[_Part]
-    classes: list[_Value]
+    classes: list[_Class]
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -56,11 +59,14 @@ def write(memos: Sequence[Memo], classes: Sequence[Any], *, spec: str) -> bytes:
                 [(places[name], value) for name, value in memo.learned],
             )
         )
-    return _MAGIC + _encode(_Ledger(1, _shape(spec), names, parts, list(classes)))
+    return _MAGIC + _encode(_Ledger(1, _shape(spec), names, parts, [_class(label) for label in classes]))
 
 
-def read(state: bytes, parts: Sequence[Part], *, spec: str) -> tuple[list[Memo], list[Any]]:
-    """Read the memos and the classes from bytes of any origin. Raises ModelError for what no such model can hold."""
+def read(state: bytes, parts: Sequence[Part], *, spec: str) -> list[Memo]:
+    """Read the memos, the last one with its classes, from bytes of any origin.
+
+    Raises ModelError for what no such model can hold.
+    """
     if not state.startswith(_MAGIC):
         raise refused("they do not begin as such bytes do")
     try:
@@ -71,17 +77,26 @@ def read(state: bytes, parts: Sequence[Part], *, spec: str) -> tuple[list[Memo],
         raise refused("the model was built otherwise")
     if ledger.names != sorted(set(ledger.names), key=order) or len(ledger.parts) != len(parts):
         raise refused("its names or its parts are not in order")
-    memos = [_memo(entry, part, ledger.names) for entry, part in zip(ledger.parts, parts, strict=True)]
-    return memos, ledger.classes
+    classes = tuple(map(_label, ledger.classes))
+    last = len(parts) - 1
+    return [
+        _memo(entry, part, ledger.names, classes if at == last else ())
+        for at, (entry, part) in enumerate(zip(ledger.parts, parts, strict=True))
+    ]
 
 
 def check(memo: Memo, part: Part) -> None:
     """Refuse what a part can't have learned. Raises ModelError."""
-    if len(memo.scalars) != len(part.scalars) or (memo.learned and not part.listed):
+    count, own = len(memo.classes), len(part.scalars)
+    if len(memo.scalars) != own + len(part.tallies) * count or (memo.learned and not part.listed):
         raise refused("a part of it is of another kind")
+    limits = part.limits + part.cells * count
     for row in memo.rows.values():
-        if len(row) != len(part.limits) or not all(map(_holds, part.limits, row)):
+        if len(row) != len(limits) or not all(map(_holds, limits, row)):
             raise refused("it holds a number that can't be learned")
+    _check_classes(memo, part)
+    if not all(map(_holds, part.tallies * count, memo.scalars[own:])):
+        raise refused("it holds a number that can't be learned")
     if part.allows is not None and not part.allows(memo.scalars):
         raise refused("it counts what can't be counted")
     if len({(name, value) for name, value in memo.learned}) != len(memo.learned):
@@ -96,8 +111,39 @@ def refused(why: str) -> ModelError:
     )
 
 
-def _memo(entry: _Part, part: Part, names: Sequence[Name]) -> Memo:
-    width, count = len(part.limits), len(entry.met) // 4
+def _check_classes(memo: Memo, part: Part) -> None:
+    """Refuse classes that no model has: of two kinds, or one twice. Raises ModelError."""
+    classes = memo.classes
+    if classes and not part.tallies:
+        raise refused("it has classes, and is a model that has none")
+    if any(type(label) not in {str, int, bool} for label in classes) or len(set(classes)) != len(classes):
+        raise refused("its classes are no strings, whole numbers and booleans, or one is there twice")
+    if len({isinstance(label, str) for label in classes}) > 1:
+        raise refused("its classes are strings and numbers")
+    if part.holds is not None and not part.holds(memo):
+        raise refused("its numbers do not go together")
+
+
+def _class(label: Any) -> _Class:
+    beyond = isinstance(label, int) and not _WHOLE_MIN <= label <= _WHOLE_MAX
+    return [str(label)] if beyond else label
+
+
+def _label(written: _Class) -> Any:
+    if not isinstance(written, list):
+        return written
+    try:
+        (digits,) = written
+        label = int(digits)
+    except ValueError as error:
+        raise refused("a class of it is no number") from error
+    if _class(label) != written:
+        raise refused("a class of it is written otherwise than such classes are")
+    return label
+
+
+def _memo(entry: _Part, part: Part, names: Sequence[Name], classes: tuple[Any, ...]) -> Memo:
+    width, count = len(part.limits) + len(part.cells) * len(classes), len(entry.met) // 4
     if len(entry.met) % 4 or len(entry.fields) != count * width * 8 or len(entry.scalars) % 8:
         raise refused("its numbers are not as many as its names")
     met = struct.unpack(f"<{count}I", entry.met)
@@ -108,7 +154,7 @@ def _memo(entry: _Part, part: Part, names: Sequence[Name]) -> Memo:
     numbers = struct.unpack(f"<{count * width}d", entry.fields)
     rows = {names[place]: numbers[at * width : (at + 1) * width] for at, place in enumerate(met)}
     scalars = struct.unpack(f"<{len(entry.scalars) // 8}d", entry.scalars)
-    memo = Memo(rows, scalars, tuple((names[place], value) for place, value in entry.learned))
+    memo = Memo(rows, scalars, tuple((names[place], value) for place, value in entry.learned), classes)
     check(memo, part)
     return memo
 
@@ -118,6 +164,8 @@ def _holds(limit: str, number: float) -> bool:
     match limit:
         case "count":
             return 1.0 <= number <= EXACT_MAX and number.is_integer()
+        case "tally":
+            return 0.0 <= number <= EXACT_MAX and number.is_integer()
         case "flag":
             return number == 1.0
         case "above":

@@ -9,6 +9,8 @@ that order: each step learns and then transforms with what it knows now, and the
 
 from typing import Any
 
+from state.bayes import gaussian_answer, gaussian_learn
+from state.counting import counting_answer, counting_learn
 from state.encoding import hashed, onehot, rename
 from state.linear import linear_answer, linear_learn
 from state.margin import passive_answer, passive_learn
@@ -19,10 +21,12 @@ from state.program import (
     CENTER,
     CHANGES,
     CODE,
+    COUNTING,
     DISCARD,
     DONE,
     FIELDS,
     FINE,
+    GAUSSIAN,
     HASH,
     IMPUTE,
     JOURNALED,
@@ -42,6 +46,7 @@ from state.program import (
     RENAME,
     ROOM_WANTED,
     SELECT,
+    SOFTMAX,
     SOURCE,
     STANDARD,
     STOPPED,
@@ -52,6 +57,7 @@ from state.program import (
 )
 from state.scaling import center, maxabs, minmax, standard
 from state.selection import discard, impute, merge, select, types
+from state.softmax import softmax_answer, softmax_learn
 
 
 @inlined
@@ -136,6 +142,12 @@ def answer(op: Any, options: Any, memory: Any, rows: Any, results: Any, record: 
         return linear_answer(op, options, memory, rows, results, record)
     if op[CODE] == PASSIVE:
         return passive_answer(op, options, memory, rows, results, record)
+    if op[CODE] == SOFTMAX:
+        return softmax_answer(op, options, memory, rows, results, record)
+    if op[CODE] == GAUSSIAN:
+        return gaussian_answer(op, options, memory, rows, results, record)
+    if op[CODE] == COUNTING:
+        return counting_answer(op, options, memory, rows, results, record)
     return FINE
 
 
@@ -146,6 +158,12 @@ def teach(op: Any, options: Any, memory: Any, rows: Any, label: float) -> int:
         return linear_learn(op, options, memory, rows, label)
     if op[CODE] == PASSIVE:
         return passive_learn(op, options, memory, rows, label)
+    if op[CODE] == SOFTMAX:
+        return softmax_learn(op, options, memory, rows, label)
+    if op[CODE] == GAUSSIAN:
+        return gaussian_learn(op, memory, rows, label)
+    if op[CODE] == COUNTING:
+        return counting_learn(op, options, memory, rows, label)
     return FINE
 
 

@@ -6,7 +6,7 @@ import ctypes
 import math
 from typing import Any
 
-from llvmlite import binding
+from llvmlite import binding  # type: ignore[import-untyped]
 from numba import types
 
 from state import blas
@@ -14,9 +14,8 @@ from state.loss import sigmoid
 from state.native import inlined, native
 from state.program import (
     BASE,
-    BOOLEAN,
     FINE,
-    INTEGER,
+    FLOAT,
     INTERCEPT,
     KNOWN,
     LATE,
@@ -42,7 +41,7 @@ from state.program import (
 _ANY = ctypes.cast(ctypes.pythonapi.Py_GetVersion, ctypes.c_void_p).value
 binding.add_symbol("headrace_ddot", blas.address() or _ANY)
 # Its lengths may be of 32 bits: then it reads the lower half.
-_ddot = types.ExternalFunction(
+_ddot: Any = types.ExternalFunction(
     "headrace_ddot", types.float64(types.int64, types.uintp, types.int64, types.uintp, types.int64)
 )
 
@@ -57,7 +56,7 @@ def judge(op: Any, memory: Any, rows: Any) -> int:
             if memory.fields[rows.slots[source, k] * op[STRIDE] + op[BASE] + MET] != 0.0:
                 return WRONG_TYPE
             memory.notes[LATE] = WRONG_TYPE
-        whole = whole and (kind == INTEGER or kind == BOOLEAN)  # noqa: PLR1714 two comparisons, and no tuple
+        whole = whole and kind != FLOAT
         # Of numbers that are all whole numpy makes objects where one has no machine word, and those have no root.
         huge = huge or value >= 18446744073709551616.0 or value < -9223372036854775808.0  # noqa: PLR2004
     if whole and huge:

@@ -25,6 +25,10 @@ _SOURCES = (
     "linear",
     "blas",
     "margin",
+    "tally",
+    "softmax",
+    "bayes",
+    "counting",
     "machine",
 )
 

@@ -22,7 +22,8 @@ def passive(step: Any, where: Where, source: int) -> list[Part]:
     binary = type(step) is linear_model.PAClassifier
     if type(step.loss) is not (losses.Hinge if binary else losses.EpsilonInsensitiveHinge):
         raise Refusal(f"the loss {type(step.loss).__name__} is not compiled")
-    edge = number(step.loss.threshold, "threshold") if binary else number(step.loss.eps, "eps")
+    name = "threshold" if binary else "eps"
+    edge = number(getattr(step.loss, name), name)
     if blas.address() is None:
         raise Refusal("numpy's own dot product, which River's norm is made of, is not found in this build of numpy")
     # numpy's numbers stay numpy's, and the sign of a regressor's step is one.
@@ -69,7 +70,7 @@ def _counted(scalars: tuple[float, ...]) -> bool:
 
 def _taker(kind: type) -> Callable[[Any], Memo]:
     def take(model: Any) -> Memo:
-        if any(type(weight) is not kind for weight in model.weights.values()):
+        if _COMPENSATED and any(type(weight) is not kind for weight in model.weights.values()):
             raise Refusal(f"its weights are not all of type {kind.__name__}, so that River sums them otherwise")
         rows = {
             name_of(name): (float(rank), float(weight))

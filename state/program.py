@@ -60,7 +60,7 @@ LOG, HINGE, FOCAL, SQUARED, ABSOLUTE, QUANTILE, HUBER, INSENSITIVE, POISSON, CAU
 # In the order in which `gradient` tells them apart.
 SGD, MOMENTUM, NESTEROV, ADAGRAD, RMSPROP, ADAM, ADAMAX, AMSGRAD, NADAM, ADADELTA, FTRL = range(11)
 # A passive-aggressive model counts in MET the features as they came, and in a scalar after the intercept how many; its
-# options are an exponent that the compiler must not see, the mode, what it makes of C, where its loss begins, and flags.
+# options are an exponent that the compiler must not see, the mode, what it makes of C, where loss begins, and flags.
 KNOWN = 1
 PA_TWO, PA_MODE, PA_C, PA_EDGE, PA_INTERCEPT, PA_BINARY, PA_COMPENSATED = range(7)
 # The rows of `tally`: in which place a class's number was learned, -1 for not yet; by place, the score of the record at

@@ -4,9 +4,10 @@ import collections
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from river import linear_model, optim, utils
-from river.optim import initializers, losses, schedulers
+from river import linear_model, naive_bayes, optim, utils
+from river.optim import initializers, losses
 
+from state.multiclass import counting, gaussian, softmax
 from state.passive import passive
 from state.program import (
     ABSOLUTE,
@@ -28,22 +29,17 @@ from state.program import (
     MOMENTUM,
     NADAM,
     NESTEROV,
-    OPTIMAL,
     OWN,
     POISSON,
     QUANTILE,
     RMSPROP,
-    SCALED_INVERSELY,
     SGD,
     SQUARED,
-    STEADY,
     Memo,
     Part,
 )
+from state.schedule import rate_schedule
 from state.transformer import Refusal, Where, name_of, number
-
-_POWER_MAX = 16.0
-"""To this power so many records can be raised as are told apart."""
 
 
 class _Kind(NamedTuple):
@@ -99,8 +95,8 @@ def linear(step: Any, where: Where, source: int) -> list[Part]:
         raise Refusal(f"clip_gradient={clip} is below zero")
     options = (
         *(0.5, 2.0, -1.0, *loss, float(kind.code), *_own(step.optimizer, kind)),
-        *_schedule(None if kind.code == FTRL else step.optimizer.lr, "lr"),
-        *_schedule(step.intercept_lr, "intercept_lr"),
+        *rate_schedule(None if kind.code == FTRL else step.optimizer.lr, "lr"),
+        *rate_schedule(step.intercept_lr, "intercept_lr"),
         *(l1, l2, clip, number(step.initializer.value, "initializer"), float(binary)),
     )
     if l1 != 0.0 and kind.code == FTRL:
@@ -151,25 +147,6 @@ def _own(optimizer: Any, kind: _Kind) -> tuple[float, ...]:
         if name in {"l1", "l2"} and value < 0.0:
             raise Refusal(f"{name}={value} is below zero")
     return (*values, *(0.0,) * (4 - len(values)))
-
-
-def _schedule(schedule: Any, what: str) -> tuple[float, float, float]:
-    """Return a schedule's number, and two of its own."""
-    if schedule is None:
-        return float(STEADY), 0.0, 0.0
-    if type(schedule) is schedulers.Constant:
-        return float(STEADY), number(schedule.learning_rate, what), 0.0
-    if type(schedule) is schedulers.InverseScaling:
-        power = number(schedule.power, "power")
-        if abs(power) > _POWER_MAX:
-            raise Refusal(f"power={power} is too large")
-        return float(SCALED_INVERSELY), number(schedule.learning_rate, what), power
-    if type(schedule) is schedulers.Optimal:
-        alpha, t0 = number(schedule.alpha, "alpha"), number(schedule.t0, "t0")
-        if alpha <= 0.0 or t0 <= 0.0:
-            raise Refusal(f"alpha={alpha} is not above zero")
-        return float(OPTIMAL), alpha, t0
-    raise Refusal(f"the schedule {type(schedule).__name__} of {what} is not compiled")
 
 
 def _taker(kind: _Kind, *, penalized: bool) -> Callable[[Any], Memo]:
@@ -230,5 +207,10 @@ HEADS: dict[type, Callable[[Any, Where, int], Iterable[Part]]] = {
     linear_model.Perceptron: linear,
     linear_model.PAClassifier: passive,
     linear_model.PARegressor: passive,
+    linear_model.SoftmaxRegression: softmax,
+    naive_bayes.GaussianNB: gaussian,
+    naive_bayes.MultinomialNB: counting,
+    naive_bayes.BernoulliNB: counting,
+    naive_bayes.ComplementNB: counting,
 }
 """The models proper that are compiled. A new one has a line here, and one each in `machine.answer` and `.teach`."""

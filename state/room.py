@@ -34,6 +34,7 @@ from state.program import (
     Memo,
     Memory,
     Name,
+    Part,
     Program,
     Rows,
 )
@@ -67,6 +68,7 @@ class Room:
         self._cells = len(parts[-1].cells)
         self.grid = np.zeros(_SLOTS_MIN * _CLASSES_MIN * self._cells)
         self.tally = np.zeros((TALLIES + len(parts[-1].tallies), _CLASSES_MIN))
+        self.tally[PLACE] = -1.0
         self.ops, self.keys, self.options = self._assemble()
         self.widen(_SLOTS_MIN)
 
@@ -180,10 +182,12 @@ class Room:
                 self.slot(name)
             part, fields = self.program.parts[number], self._fields(number)
             for name, row in memo.rows.items():
-                fields[self._slots[name], : len(row)] = row
+                fields[self._slots[name], : len(part.limits)] = row[: len(part.limits)]
+            if memo.classes:
+                self._fill_classes(part, memo)
             if part.derive is not None:
                 part.derive(fields)
-            self.scalars[op[SCALAR] : op[SCALAR] + len(part.scalars)] = memo.scalars
+            self.scalars[op[SCALAR] : op[SCALAR] + len(part.scalars)] = memo.scalars[: len(part.scalars)]
             for name, value in memo.learned:
                 self._list(number, self.pair(number, self.slot(name), value))
         self.widen(self.rows.slots.shape[1])
@@ -204,14 +208,30 @@ class Room:
         if part.limits:
             fields = self._fields(number)
             met = np.flatnonzero(fields[:, 0])
-            found = zip((self.names[slot] for slot in met), fields[met, : len(part.limits)].tolist(), strict=True)
+            values = fields[met, : len(part.limits)]
+            if part.cells:
+                cells = self.grid.reshape(len(self.fields) // self.program.stride, -1)
+                values = np.hstack([values, cells[met, : self.notes[CLASSES] * self._cells]])
+            found = zip((self.names[slot] for slot in met), values.tolist(), strict=True)
             rows = {name: tuple(row) for name, row in sorted(found, key=lambda item: order(item[0]))}
         learned: tuple[tuple[Name, Any], ...] = ()
         if part.listed:
             pairs = (self.pairs[pair] for pair in self.lists[op[LIST], : self.sizes[op[LIST]]])
             learned = tuple((self.names[slot], value) for _, slot, value in pairs)
-        scalars = self.scalars[op[SCALAR] : op[SCALAR] + len(part.scalars)]
-        return Memo(rows, tuple(scalars.tolist()), learned)
+        scalars = self.scalars[op[SCALAR] : op[SCALAR] + len(part.scalars)].tolist()
+        if part.tallies:
+            scalars += self.tally[TALLIES:, : self.notes[CLASSES]].T.ravel().tolist()
+        return Memo(rows, tuple(scalars), learned)
+
+    def _fill_classes(self, part: Part, memo: Memo) -> None:
+        """Learn what a model proper has of each class."""
+        count, first = len(memo.classes), len(part.limits)
+        self.seat(count)
+        cells = self.grid.reshape(len(self.fields) // self.program.stride, -1)
+        for name, row in memo.rows.items():
+            cells[self._slots[name], : len(row) - first] = row[first:]
+        tallies = memo.scalars[len(part.scalars) :]
+        self.tally[TALLIES:, :count] = np.reshape(tallies, (count, len(part.tallies))).T
 
     def _list(self, number: int, pair: int) -> None:
         """Learn a category, as the machine does."""
