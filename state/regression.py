@@ -211,6 +211,5 @@ HEADS: dict[type, Callable[[Any, Where, int], Iterable[Part]]] = {
     naive_bayes.GaussianNB: gaussian,
     naive_bayes.MultinomialNB: counting,
     naive_bayes.BernoulliNB: counting,
-    naive_bayes.ComplementNB: counting,
 }
 """The models proper that are compiled. A new one has a line here, and one each in `machine.answer` and `.teach`."""

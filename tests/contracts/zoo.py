@@ -312,13 +312,14 @@ def _aggressive() -> Named:
 
 
 def _softmaxes() -> Named:
-    for name, (make, must) in OPTIMIZERS.items():
-        yield f"softmax: {name}", Animal(lambda make=make: scaled(_softmax(make(0.05))), must=must)
+    for name, (make, _) in OPTIMIZERS.items():
+        yield f"softmax: {name}", Animal(lambda make=make: scaled(_softmax(make(0.05))), must=name == "SGD")
     for rate, schedule in SCHEDULES.items():
         yield f"softmax: {rate} rate", Animal(lambda schedule=schedule: scaled(_softmax(optim.SGD(schedule()))))
     yield "softmax: alone", Animal(_softmax)
     yield "softmax: l2", Animal(lambda: scaled(_softmax(l2=0.05)))
-    yield "softmax: Adam, l2, of words", Animal(lambda: both() | _softmax(optim.Adam(0.02), l2=0.01), "words")
+    words = Animal(lambda: both() | _softmax(optim.Adam(0.02), l2=0.01), "words", must=False)
+    yield "softmax: Adam, l2, of words", words
     weights = {"low": 3.0, "high": 0.2}
     weighted = Animal(lambda: scaled(_softmax(loss=losses.CrossEntropy(class_weight=weights))), must=False)
     yield "softmax: weights of classes", weighted
