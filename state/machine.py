@@ -9,8 +9,6 @@ that order: each step learns and then transforms with what it knows now, and the
 
 from typing import Any
 
-from state.bayes import gaussian_answer, gaussian_learn
-from state.counting import counting_answer, counting_learn
 from state.encoding import hashed, onehot, rename
 from state.linear import linear_answer, linear_learn
 from state.margin import passive_answer, passive_learn
@@ -21,12 +19,10 @@ from state.program import (
     CENTER,
     CHANGES,
     CODE,
-    COUNTING,
     DISCARD,
     DONE,
     FIELDS,
     FINE,
-    GAUSSIAN,
     HASH,
     IMPUTE,
     JOURNALED,
@@ -57,7 +53,7 @@ from state.program import (
 )
 from state.scaling import center, maxabs, minmax, standard
 from state.selection import discard, impute, merge, select, types
-from state.softmax import softmax_answer, softmax_learn
+from state.several import several_answer, several_learn
 
 
 @inlined
@@ -142,12 +138,8 @@ def answer(op: Any, options: Any, memory: Any, rows: Any, results: Any, record: 
         return linear_answer(op, options, memory, rows, results, record)
     if op[CODE] == PASSIVE:
         return passive_answer(op, options, memory, rows, results, record)
-    if op[CODE] == SOFTMAX:
-        return softmax_answer(op, options, memory, rows, results, record)
-    if op[CODE] == GAUSSIAN:
-        return gaussian_answer(op, options, memory, rows, results, record)
-    if op[CODE] == COUNTING:
-        return counting_answer(op, options, memory, rows, results, record)
+    if op[CODE] >= SOFTMAX:
+        return several_answer(op, options, memory, rows, results, record)
     return FINE
 
 
@@ -158,12 +150,8 @@ def teach(op: Any, options: Any, memory: Any, rows: Any, label: float) -> int:
         return linear_learn(op, options, memory, rows, label)
     if op[CODE] == PASSIVE:
         return passive_learn(op, options, memory, rows, label)
-    if op[CODE] == SOFTMAX:
-        return softmax_learn(op, options, memory, rows, label)
-    if op[CODE] == GAUSSIAN:
-        return gaussian_learn(op, memory, rows, label)
-    if op[CODE] == COUNTING:
-        return counting_learn(op, options, memory, rows, label)
+    if op[CODE] >= SOFTMAX:
+        return several_learn(op, options, memory, rows, label)
     return FINE
 
 

@@ -29,6 +29,7 @@ _SOURCES = (
     "softmax",
     "bayes",
     "counting",
+    "several",
     "machine",
 )
 

@@ -8,26 +8,15 @@ from typing import Any
 from state.linear import rate_at
 from state.native import inlined, native
 from state.program import (
-    BASE,
-    CLASSES,
-    COMPENSATED,
     DECAY,
     FACTOR,
-    FINE,
-    LATE,
-    MET,
-    OPTION,
     RANK,
     SCORE,
-    SOURCE,
     STEP,
     STEPS,
-    STRIDE,
-    STRING,
     WEIGHTS,
-    WRONG_TYPE,
 )
-from state.tally import closed, lost, place_of
+from state.tally import closed, lost
 
 _CELLS = 2
 _LOW, _HIGH = 1e-15, 1 - 1e-15
@@ -76,54 +65,21 @@ def softmax(grid: Any, tally: Any, classes: int, slots: Any, values: Any, compen
         tally[SCORE, place] /= total
 
 
-@inlined
-def softmax_answer(op: Any, options: Any, memory: Any, rows: Any, results: Any, record: int) -> int:
-    """Predict: the probability of each class."""
-    source, classes = op[SOURCE], memory.notes[CLASSES]
-    size = rows.sizes[source]
-    for k in range(size):
-        if rows.kinds[source, k] >= STRING:
-            # River looks at the value only where there is a weight; learning always does.
-            if memory.fields[rows.slots[source, k] * op[STRIDE] + op[BASE] + MET] != 0.0:
-                return WRONG_TYPE
-            memory.notes[LATE] = WRONG_TYPE
-    slots, values = rows.slots[source, :size], rows.values[source, :size]
-    softmax(memory.grid, memory.tally, classes, slots, values, options[op[OPTION] + COMPENSATED])
+@native
+def softmax_learn(
+    grid: Any, tally: Any, before: int, classes: int, true: int, options: Any, at: int, slots: Any, values: Any
+) -> None:
+    """Learn a row that has been scored: one step of each class's optimizer against the cross-entropy's gradient."""
     for place in range(classes):
-        results.proba[record, place] = memory.tally[SCORE, place]
-    results.known[record] = classes
-    return FINE
-
-
-@inlined
-def softmax_learn(op: Any, options: Any, memory: Any, rows: Any, label: float) -> int:
-    """Learn: one step of each class's optimizer against the cross-entropy's gradient at this row."""
-    tally, source, option, before = memory.tally, op[SOURCE], op[OPTION], memory.notes[CLASSES]
-    size = rows.sizes[source]
-    slots, values = rows.slots[source, :size], rows.values[source, :size]
-    softmax(memory.grid, tally, before, slots, values, options[option + COMPENSATED])
-    true = place_of(memory, label)
-    for place in range(memory.notes[CLASSES]):
         slope = tally[SCORE, place] if place < before else 0.0
         slope = _HIGH if slope > _HIGH else slope  # noqa: FURB136
         slope = _LOW if slope < _LOW else slope  # noqa: FURB136
         slope -= 1.0 if place == true else 0.0
-        rate = rate_at(options, option + STEP, tally[STEPS, place])
-        descend(memory.grid, place, tally, slots, values, slope, rate, options[option + DECAY])
+        rate = rate_at(options, at + STEP, tally[STEPS, place])
+        for k in range(len(slots)):
+            cell = (slots[k] * tally.shape[1] + place) * _CELLS
+            if grid[cell + RANK] == 0.0:
+                tally[WEIGHTS, place] += 1.0
+                grid[cell + RANK] = tally[WEIGHTS, place]
+            grid[cell + FACTOR] -= rate * (values[k] * slope + options[at + DECAY] * grid[cell + FACTOR])
         tally[STEPS, place] += 1.0
-    for k in range(size):
-        memory.fields[slots[k] * op[STRIDE] + op[BASE] + MET] = 1.0
-    return FINE
-
-
-@inlined
-def descend(
-    grid: Any, place: int, tally: Any, slots: Any, values: Any, slope: float, rate: float, decay: float
-) -> None:
-    """Move one class's weights down the gradient."""
-    for k in range(len(slots)):
-        at = (slots[k] * tally.shape[1] + place) * _CELLS
-        if grid[at + RANK] == 0.0:
-            tally[WEIGHTS, place] += 1.0
-            grid[at + RANK] = tally[WEIGHTS, place]
-        grid[at + FACTOR] -= rate * (values[k] * slope + decay * grid[at + FACTOR])

@@ -8,14 +8,14 @@ from state.program import CLASSES, PLACE
 
 
 @inlined
-def place_of(memory: Any, label: float) -> int:
+def place_of(tally: Any, notes: Any, label: float) -> int:
     """Return the place of the class of this number, behind the others if it has not been learned yet."""
     number = int(label)
-    place = int(memory.tally[PLACE, number])
+    place = int(tally[PLACE, number])
     if place < 0:
-        place = memory.notes[CLASSES]
-        memory.tally[PLACE, number] = place
-        memory.notes[CLASSES] = place + 1
+        place = notes[CLASSES]
+        tally[PLACE, number] = place
+        notes[CLASSES] = place + 1
     return place
 
 
