@@ -27,6 +27,7 @@ from state import learner
 
 _FIXED = {**again.FIXED, "PYTHONFAULTHANDLER": "1"}
 _START_S = 60.0
+_READY_S = 180.0
 _LOOK_S = 0.01
 _FILES_MAX = 65_536
 _ASKED_BYTES_MAX = 1_000_000
@@ -83,6 +84,10 @@ class Nursery:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **_FIXED},
             )
+        # What it imports and loads takes its time, which is no test's.
+        self._asks.settimeout(_READY_S)
+        assert self._asks.recv(16) == b"ready"
+        self._asks.settimeout(None)
 
     def start(
         self,
@@ -197,4 +202,6 @@ if __name__ == "__main__":
     faulthandler.enable()
     # An interrupt is for those who run the tests, not for what they have started.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _serve(socket.socket(fileno=int(sys.argv[1])))
+    asked = socket.socket(fileno=int(sys.argv[1]))
+    asked.send(b"ready")
+    _serve(asked)
