@@ -17,7 +17,7 @@ from consumers.places import Place, Places
 from consumers.probe import Probe
 from consumers.settings import SettingsRefused
 from consumers.topics import Topic, Topics
-from pipeline import check
+from pipeline import check, recipe
 from pipeline.config import Config, ConfigError
 from state import learner
 from state.keyring import TABLE as KEYS
@@ -215,7 +215,7 @@ def _store(config: Config, model: list[learner.RiverLearner]) -> Iterator[Findin
         yield Finding("store", "warning", f"partition {partitions[0]}, {fault}", "an older version is used")
     saved = found.snapshot
     # With scope = "key" the models lie elsewhere, in a form of their own.
-    codec = saved.codec if saved is not None and KEYS in saved.tables else model[0].codec
+    codec = saved.codec if saved is not None and KEYS in saved.tables else recipe.codec(config, model[0])
     if saved is not None and (saved.spec, saved.codec) != (model[0].spec, codec):
         other = "River" if saved.spec == model[0].spec else "model"
         hint = "undo the change, or start a new history under another `name`"

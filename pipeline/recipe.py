@@ -145,6 +145,13 @@ def _may_compile(config: Config) -> bool:
     return config.model.compile and config.topics.labels is None
 
 
+def codec(config: Config, built: learner.RiverLearner) -> str:
+    """Return in which form a model that was built is saved, with one model a partition."""
+    compiled = config.model.scope == "partition" and _may_compile(config)
+    made = compiler.compile_model(built.model) if compiled else None
+    return built.codec if made is None else made.codec
+
+
 def _learner(factory: Callable[[], Any], trusted: frozenset[str], *, compiled: bool) -> learner.Learner:
     built = learner.build(factory, trusted=trusted)
     made = compiler.compile_model(built.model) if compiled else None
