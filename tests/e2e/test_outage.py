@@ -11,6 +11,8 @@ from pipeline.embedded import Stack
 
 Make = Callable[..., Project]
 
+# How soon the stream goes on is timed.
+pytestmark = [pytest.mark.alone, pytest.mark.xdist_group("alone")]
 OUTAGE_S = 20.0
 RESUME_S = 10.0
 
