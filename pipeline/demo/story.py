@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ SECONDS_VARIABLE = "HEADRACE_DEMO_SECONDS"
 """How long the act of the drift lasts at least, in seconds."""
 
 _SECONDS = 12.0
+_COMPILING_S = 240.0
 _KEEP_RATE = 20.0
 _LOOK_S = 0.02
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -101,8 +103,18 @@ def _play(stage: Stage, websites: Project) -> None:
 
 @contextlib.contextmanager
 def _servers(screen: Screen) -> Iterator[Stack]:
-    """Start both servers, and tell what they are."""
-    with Stack(progress=screen.begin) as stack:
+    """Start both servers, and tell what they are; what a machine compiles once is compiled meanwhile."""
+    words = [sys.executable, "-c", "from pipeline import lane; lane.warm()"]
+    with (
+        subprocess.Popen(words, stderr=subprocess.DEVNULL, start_new_session=True) as compiling,  # noqa: S603 our own
+        contextlib.ExitStack() as end,
+        Stack(progress=screen.begin) as stack,
+    ):
+        end.callback(compiling.kill)
+        screen.begin("compiling, once on a machine")
+        # Where it fails or takes very long the workers do it themselves, or let River run the model.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            compiling.wait(_COMPILING_S)
         screen.end()
         addresses = stack.addresses
         store = probe(Store(addresses.redis, name="demo"), name="demo").server.capitalize()
