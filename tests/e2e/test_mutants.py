@@ -102,7 +102,7 @@ MUTANTS = [
     ),
     Mutant(
         "reset to earliest",
-        "consumers/source.py",
+        "consumers/settings.py",
         '"auto.offset.reset": "error"',
         '"auto.offset.reset": "earliest"',
         "test_loss.py::test_records_that_are_deleted_under_a_sleeping_worker_stop_the_pipeline",
@@ -128,7 +128,7 @@ MUTANTS = [
     ),
     Mutant(
         "read uncommitted",
-        "consumers/source.py",
+        "consumers/settings.py",
         '"isolation.level": "read_committed"',
         '"isolation.level": "read_uncommitted"',
         "test_delivery.py::test_aborted_records_and_control_records_upstream_are_passed_over",
