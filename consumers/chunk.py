@@ -5,7 +5,7 @@ A record is an object of its own; where a batch is handled as columns, one is ma
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import cast
+from typing import Any
 
 from confluent_kafka import Message
 
@@ -18,6 +18,7 @@ class Chunk:
     def __init__(self, messages: Sequence[Message], kind: type[Record] = Record) -> None:
         self.messages = messages
         self._kind = kind
+        self._headers: list[Headers | None] | None = None
         self.offsets = _offsets(messages)
 
     def __len__(self) -> int:
@@ -46,20 +47,19 @@ class Chunk:
 
     def headers(self) -> list[Headers | None] | None:
         """Return the headers of each; None where no message has any, or none that can be read."""
-        try:
-            # A consumer's messages have lists of pairs, whatever else a producer may be given.
-            found = cast("list[Headers | None]", list(map(Message.headers, self.messages)))
-        except (SystemError, UnicodeDecodeError):
-            found = [record.headers for record in self.records()]
-        return found if any(found) else None
+        if self._headers is None:
+            self._headers = _headers(self.messages)
+        return self._headers if any(self._headers) else None
 
     def record(self, position: int) -> Record:
         """Make a record of one message."""
-        return record_of(self.messages[position], self._kind)
+        found = self.headers()
+        return record_of(self.messages[position], self._kind, None if found is None else found[position])
 
     def records(self) -> list[Record]:
         """Make a record of each message."""
-        return [record_of(message, self._kind) for message in self.messages]
+        found = self.headers() or [None] * len(self)
+        return [record_of(m, self._kind, headers) for m, headers in zip(self.messages, found, strict=True)]
 
 
 Records = Chunk | Sequence[Record]
@@ -73,7 +73,22 @@ def keys_of(records: Records) -> list[bytes | None]:
 
 def newest_ms(records: Records) -> int:
     """Return the timestamp of the last."""
-    return (records.record(-1) if isinstance(records, Chunk) else records[-1]).timestamp_ms
+    return records.messages[-1].timestamp()[1] if isinstance(records, Chunk) else records[-1].timestamp_ms
+
+
+def _headers(messages: Sequence[Message]) -> list[Headers | None]:
+    """Return the headers of each, None where a name is no UTF-8, as other languages may write it.
+
+    No message is asked twice: the library has let go of what it could not read, and crashes.
+    """
+    found: list[Any] = []
+    asked = map(Message.headers, messages)
+    while len(found) < len(messages):
+        try:
+            found.extend(asked)
+        except (SystemError, UnicodeDecodeError):
+            found.append(None)
+    return found
 
 
 def _offsets(messages: Sequence[Message]) -> Sequence[int]:

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from consumers.record import Record, record_of
+from consumers.chunk import Chunk
+from consumers.record import Record
 from consumers.settings import outsider
 from consumers.source import Committed
 
@@ -104,7 +105,7 @@ class Reader:
                 if message.offset() >= end:
                     return
                 if error is None:
-                    yield record_of(message)
+                    yield Chunk([message]).record(0)
                     heard = time.monotonic()
             if time.monotonic() - heard > _SILENCE_S:
                 raise ReaderAway(f"{topic}[{partition}] gave nothing for {_SILENCE_S:.0f} s{why}")
@@ -121,7 +122,7 @@ class Reader:
         for message in self._consume(wait_s=wait_s):
             error = message.error()
             if error is None:
-                found.append((message.topic(), record_of(message)))
+                found.append((message.topic(), Chunk([message]).record(0)))
             else:
                 _judge(message.topic(), error)
         return found

@@ -33,13 +33,8 @@ class LabelRecord(Record, frozen=True, gc=False):
     """One message of the labels topic."""
 
 
-def record_of(message: Any, kind: type[Record] = Record) -> Record:
-    """Take a client's message; its headers are None where a name is no UTF-8, as other languages may write it."""
-    try:
-        headers = message.headers()
-    except (SystemError, UnicodeDecodeError):
-        # The library then gives none of them.
-        headers = None
+def record_of(message: Any, kind: type[Record], headers: Headers | None) -> Record:
+    """Take a client's message, whose headers were asked for already."""
     return kind(
         message.partition(),
         message.offset(),
