@@ -18,7 +18,7 @@ class Chunk:
     def __init__(self, messages: Sequence[Message], kind: type[Record] = Record) -> None:
         self.messages = messages
         self._kind = kind
-        self._headers: list[Headers | None] | None = None
+        self._asked: list[Headers | None] | None = None
         self.offsets = _offsets(messages)
 
     def __len__(self) -> int:
@@ -47,19 +47,23 @@ class Chunk:
 
     def headers(self) -> list[Headers | None] | None:
         """Return the headers of each; None where no message has any, or none that can be read."""
-        if self._headers is None:
-            self._headers = _headers(self.messages)
-        return self._headers if any(self._headers) else None
+        found = self._each_headers()
+        return found if any(found) else None
 
     def record(self, position: int) -> Record:
         """Make a record of one message."""
-        found = self.headers()
-        return record_of(self.messages[position], self._kind, None if found is None else found[position])
+        return record_of(self.messages[position], self._kind, self._each_headers()[position])
 
     def records(self) -> list[Record]:
         """Make a record of each message."""
-        found = self.headers() or [None] * len(self)
-        return [record_of(m, self._kind, headers) for m, headers in zip(self.messages, found, strict=True)]
+        pairs = zip(self.messages, self._each_headers(), strict=True)
+        return [record_of(message, self._kind, headers) for message, headers in pairs]
+
+    def _each_headers(self) -> list[Headers | None]:
+        # Once: a message is not asked twice, nor are all of them looked through for each record that is refused.
+        if self._asked is None:
+            self._asked = _headers(self.messages)
+        return self._asked
 
 
 Records = Chunk | Sequence[Record]

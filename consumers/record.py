@@ -74,7 +74,11 @@ class Decoder:
 
     def decode(self, record: Record) -> Event | Refusal:
         """Decode one record. Never raises: whatever the bytes are, the answer is an event or a refusal."""
-        event = read_json(record.value, self._decode, bytes_max=self.value_bytes_max, faults=_faults)
+        return self.read(record.value)
+
+    def read(self, value: bytes | None) -> Event | Refusal:
+        """Decode a record's value, as `decode` does."""
+        event = read_json(value, self._decode, bytes_max=self.value_bytes_max, faults=_faults)
         if type(event) is Refusal:
             return event
         assert isinstance(event, Event)

@@ -56,10 +56,11 @@ class Lane:
         """Predict and learn a chunk, or return None, with nothing changed, for one that wants to be taken in pieces."""
         learner = shard.mind.compiled
         assert isinstance(learner, Compiled)
-        scan = self._scanner.scan(chunk.values())
+        found = chunk.values()
+        scan = self._scanner.scan(found)
         headers = chunk.headers()
         refusals: dict[int, Refusal] = {}
-        events = self._read(chunk, scan, refusals)
+        events = self._read(found, scan, refusals)
         ids = _ids(scan, events)
         labels = _Labels(learner, len(chunk), refusals)
         if not labels.read(scan, events, self._scanner.vocabulary.words) or _is_long(ids, learner):
@@ -69,11 +70,11 @@ class Lane:
         good = _others(len(chunk), refusals)
         answers = learner.run(self._columns(scan, good), labels.values[good], silent=silent)
         if answers.fault.any():
-            good, answers = self._refuse_faults(chunk, learner, good, answers, refusals)
+            good, answers = self._refuse_faults(found, learner, good, answers, refusals)
         truths = labels.values[good]
         predictions = Parcel()
         if not silent:
-            offsets = np.asarray(chunk.offsets, dtype=np.int64)[good]
+            offsets = _array(chunk.offsets)[good]
             places = {"partition": shard.partition, "offsets": offsets, "version": shard.model_version, "ts": now_ms}
             values = self._encode(learner, answers, Ids(ids.text, ids.at[good], ids.size[good]), places)
             predictions = _parcel(chunk, good, values, headers)
@@ -81,11 +82,11 @@ class Lane:
         learned = int(np.count_nonzero(~np.isnan(truths)))
         return Crossing(good, predictions, refusals, learned, labels.told[good])
 
-    def _read(self, chunk: Chunk, scan: Scan, refusals: dict[int, Refusal]) -> dict[int, Event]:
+    def _read(self, values: Sequence[bytes | None], scan: Scan, refusals: dict[int, Refusal]) -> dict[int, Event]:
         """Decode, one by one, what the scanner was not sure of."""
         events: dict[int, Event] = {}
         for position in np.flatnonzero(scan.slow).tolist():
-            event = self._decoder.decode(chunk.record(position))
+            event = self._decoder.read(values[position])
             if isinstance(event, Refusal):
                 refusals[position] = event
             else:
@@ -105,12 +106,17 @@ class Lane:
         return Columns(starts, names, kinds, values, self._scanner.vocabulary)
 
     def _refuse_faults(
-        self, chunk: Chunk, learner: Compiled, good: Any, answers: Answers, refusals: dict[int, Refusal]
+        self,
+        values: Sequence[bytes | None],
+        learner: Compiled,
+        good: Any,
+        answers: Answers,
+        refusals: dict[int, Refusal],
     ) -> tuple[Any, Answers]:
         """Refuse the records on which River would have raised; return the others and their answers."""
         fault = answers.fault
         for position, code in zip(good[fault != 0].tolist(), fault[fault != 0].tolist(), strict=True):
-            error = learner.fault(code, self._decoder.features(chunk.record(position).value or b""))
+            error = learner.fault(code, self._decoder.features(values[position] or b""))
             words = f"the model raised {type(error).__name__}: {error}"
             refusals[position] = Refusal("learn_failed", "learn", words)
         sound = fault == 0
@@ -183,6 +189,11 @@ def _raw(kind: int, value: float, words: Sequence[str]) -> Any:
     if kind == BOOLEAN:
         return bool(value)
     return int(value) if float(value).is_integer() else float(value)
+
+
+def _array(offsets: Sequence[int]) -> Any:
+    # numpy goes through a range one number after the other.
+    return np.arange(offsets.start, offsets.stop) if isinstance(offsets, range) else np.array(offsets, dtype=np.int64)
 
 
 def _ids(scan: Scan, events: Mapping[int, Event]) -> Ids:
