@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 from confluent_kafka import KafkaException, Producer
 
-Headers = Sequence[tuple[str, bytes | None]]
+from producers.deadletter import Headers
+
 Reach = Callable[[str], None]
 """Told of each place that a batch passes on its way."""
 

@@ -1,16 +1,16 @@
 """A prediction on its way out: the record that the predictions topic and the HTTP sink get."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+
+from producers.deadletter import Headers
 
 TRACE_HEADERS = frozenset({"traceparent", "tracestate", "baggage"})
 """W3C headers that pass from a record to its prediction."""
 BYTES_MAX = 900_000
 """A prediction must fit a topic with Kafka's default limit of a megabyte."""
-
-Headers = Sequence[tuple[str, bytes | None]]
 
 
 class Model(msgspec.Struct, frozen=True):

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
-Headers = Sequence[tuple[str, bytes | None]]
+from producers.deadletter import Headers
+
 Delivered = Callable[[int, int], None]
 """Gets the partition and the offset that Kafka gave a record; both are -1 when it was refused."""
 
