@@ -215,7 +215,7 @@ def _store(config: Config, model: list[learner.RiverLearner]) -> Iterator[Findin
         yield Finding("store", "warning", f"partition {partitions[0]}, {fault}", "an older version is used")
     saved = found.snapshot
     # With scope = "key" the models lie elsewhere, in a form of their own.
-    codec = saved.codec if saved is not None and KEYS in saved.tables else recipe.codec(config, model[0])
+    codec = saved.codec if saved is not None and KEYS in saved.tables else recipe.fastest(config, model[0]).codec
     if saved is not None and (saved.spec, saved.codec) != (model[0].spec, codec):
         other = "River" if saved.spec == model[0].spec else "model"
         hint = "undo the change, or start a new history under another `name`"

@@ -45,11 +45,11 @@ class Crossing(msgspec.Struct):
 
 
 class Lane:
-    """Move shards forward over chunks of `topic`, on behalf of the pipeline `name`."""
+    """Move shards forward over chunks of `topic`, read as `decoder` does, on behalf of the pipeline `name`."""
 
-    def __init__(self, *, decoder: Decoder, scanner: Scanner, topic: str, name: str) -> None:
+    def __init__(self, *, decoder: Decoder, topic: str, name: str) -> None:
         self._decoder = decoder
-        self._scanner = scanner
+        self._scanner = Scanner(value_bytes_max=decoder.value_bytes_max, schema=decoder.schema)
         self._encoder = Encoder(topic=topic, name=name)
 
     def cross(self, shard: Shard, chunk: Chunk, *, now_ms: int, silent: bool) -> Crossing | None:
@@ -257,12 +257,6 @@ def _score(shard: Shard, learner: Compiled, answers: Answers, truths: Any) -> No
     else:
         chosen = answers.value[known]
         shard.score_all((chosen == truths)[chosen >= 0].astype(np.float64))
-
-
-def make(decoder: Decoder, *, topic: str, name: str) -> Lane:
-    """Make a lane that reads as a decoder does."""
-    scanner = Scanner(value_bytes_max=decoder.value_bytes_max, schema=decoder.schema)
-    return Lane(decoder=decoder, scanner=scanner, topic=topic, name=name)
 
 
 def warm() -> None:

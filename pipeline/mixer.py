@@ -87,7 +87,7 @@ class Mixer:
             return True
         contributions: dict[int, Contribution] = {}
         for shard in moved:
-            if not self._saver.save(shard):
+            if self._saver.finish(shard) != "saved":
                 return False
             now = Place(shard.offset, shard.version)
             contributions[shard.partition] = Contribution(shard.epoch, self._places.get(shard.partition), now)

@@ -57,7 +57,7 @@ def warm(config: Config) -> None:
     """
     if config.model.scope == "key":
         kernel()
-    elif config.model.scope == "partition" and _may_compile(config) and has_numba():
+    elif _may_compile(config) and has_numba():
         importlib.import_module("pipeline.lane").warm()
 
 
@@ -97,7 +97,7 @@ def engine(config: Config, *, compiled: bool) -> Engine:
 def _lane(config: Config, reading: Decoder) -> Any:
     # What it needs of numba is imported where a model is compiled, and nowhere else.
     lane = importlib.import_module("pipeline.lane")
-    return lane.make(reading, topic=config.topics.features, name=config.name)
+    return lane.Lane(decoder=reading, topic=config.topics.features, name=config.name)
 
 
 def webhook(config: Config) -> Webhook | None:
@@ -136,26 +136,19 @@ def minds(config: Config, store: Store) -> Minds:
         pool = Pool(store, name=config.name)
         commons = Commons(pool, lambda: learner.build(factory, trusted=trusted))
         return Minds(lambda _partition: Share(commons), default, commons)
-    compiled = _may_compile(config) and compiler.compile_model(first.model) is not None
-    return Minds(lambda _partition: Cell(_learner(factory, trusted, compiled=compiled)), default, compiled=compiled)
+    compiled = fastest(config, first).atomic
+    return Minds(lambda _: Cell(fastest(config, learner.build(factory, trusted=trusted))), default, compiled=compiled)
+
+
+def fastest(config: Config, built: learner.RiverLearner) -> learner.Learner:
+    """Return what runs a model that was built for all of its records: compiled where that may be and can be."""
+    made = compiler.compile_model(built.model) if _may_compile(config) else None
+    return built if made is None else made
 
 
 def _may_compile(config: Config) -> bool:
     # A kernel is fast over many records at once, and slower than River for one: labels of their own come one by one.
-    return config.model.compile and config.topics.labels is None
-
-
-def codec(config: Config, built: learner.RiverLearner) -> str:
-    """Return in which form a model that was built is saved, with one model a partition."""
-    compiled = config.model.scope == "partition" and _may_compile(config)
-    made = compiler.compile_model(built.model) if compiled else None
-    return built.codec if made is None else made.codec
-
-
-def _learner(factory: Callable[[], Any], trusted: frozenset[str], *, compiled: bool) -> learner.Learner:
-    built = learner.build(factory, trusted=trusted)
-    made = compiler.compile_model(built.model) if compiled else None
-    return built if made is None else made
+    return config.model.scope == "partition" and config.model.compile and config.topics.labels is None
 
 
 def _keyring(config: Config, store: Store, partition: int, make: Callable[[], Bank]) -> Keyring:

@@ -187,10 +187,6 @@ class Saver:
         """Save a shard, however big it is, before anything else is done. Raises StoreAway."""
         return self._save(shard, None, self._clock())
 
-    def save(self, shard: Shard) -> bool:
-        """Do as `finish`; return False when it is to be taken over again. Raises StoreAway."""
-        return self.finish(shard) == "saved"
-
     def _must_wait(self, shard: Shard, cell: Cell) -> bool:
         return self._errand is not None and (cell.is_heavy or shard is self._errand.shard)
 

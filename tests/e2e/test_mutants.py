@@ -57,7 +57,7 @@ MUTANTS = [
         '            self._trial.attempt("store", partial(self._process, batch))\n',
         '            self._trial.attempt("store", partial(self._process, batch))\n'
         "            for shard in self._shards.values():\n"
-        "                shard.offset > shard.snapshot_offset and self._saver.save(shard)\n",
+        "                shard.offset > shard.snapshot_offset and self._saver.finish(shard)\n",
         "test_kills.py::test_killed_at_work[offsets-3-0.3]",
         "AssertionError",
     ),

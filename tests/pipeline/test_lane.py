@@ -82,7 +82,7 @@ def _messages(seed: int, count: int, label: Callable[[random.Random], Any]) -> l
 
 
 def _engine(decoder: Decoder, *, fast: bool) -> Engine:
-    made = lane.make(decoder, topic="in", name="fraud") if fast else None
+    made = lane.Lane(decoder=decoder, topic="in", name="fraud") if fast else None
     return Engine(decoder=decoder, topic="in", name="fraud", lane=made)
 
 
