@@ -1,4 +1,4 @@
-"""The naive Bayes models that count, on the machine: multinomial, Bernoulli, and the complement of a class.
+"""The naive Bayes models that count, on the machine: multinomial and Bernoulli.
 
 In River the very first record may hold a single feature that is no number, and spoils the model; here it is refused.
 """
@@ -8,7 +8,7 @@ In River the very first record may hold a single feature that is no number, and 
 import math
 from typing import Any
 
-from state.native import inlined, native
+from state.native import native
 from state.program import (
     ALPHA,
     BASE,
@@ -16,7 +16,6 @@ from state.program import (
     BY_RANK,
     BY_ZERO,
     COMPENSATED,
-    COMPLEMENT,
     FINE,
     LABELLED,
     MET,
@@ -28,7 +27,6 @@ from state.program import (
     STRING,
     SUM,
     THRESHOLD,
-    TOTAL,
     WAY,
     WRONG_TYPE,
 )
@@ -37,24 +35,10 @@ from state.tally import closed, lost
 _LEAST = 1e-9
 
 
-@inlined
-def besides(op: Any, options: Any, fields: Any, grid: Any, tally: Any, known: int, place: int) -> float:
-    """Return what was counted in all other classes, summed in the order in which the features were met."""
-    total, rest, alpha = 0.0, 0.0, options[op[OPTION] + ALPHA]
-    for rank in range(known):
-        slot = int(fields[rank * op[STRIDE] + op[BASE] + BY_RANK])
-        count = fields[slot * op[STRIDE] + op[BASE] + TOTAL] + alpha
-        count -= grid[slot * tally.shape[1] + place]
-        rest += lost(total, count)
-        total += count
-    return closed(total, rest, options[op[OPTION] + COMPENSATED])
-
-
 @native
 def frequencies(
     op: Any,
     options: Any,
-    fields: Any,
     grid: Any,
     tally: Any,
     known: int,
@@ -63,19 +47,12 @@ def frequencies(
     kinds: Any,
     values: Any,
 ) -> int:
-    """Score a row by how often each of its features was counted in a class, or in all others."""
+    """Score a row by how often each of its features was counted in a class."""
     option = op[OPTION]
-    alpha, complement = options[option + ALPHA], options[option + WAY] == COMPLEMENT
-    others = besides(op, options, fields, grid, tally, known, place) if complement else 0.0
-    whole = others if complement else tally[SUM, place] + alpha * known
-    total, rest = 0.0, 0.0
+    alpha, total, rest = options[option + ALPHA], 0.0, 0.0
+    whole = tally[SUM, place] + alpha * known
     for k in range(len(slots)):
-        slot = slots[k]
-        count, at = grid[slot * tally.shape[1] + place], slot * op[STRIDE] + op[BASE]
-        if not complement:
-            count += alpha
-        else:
-            count = fields[at + TOTAL] + alpha - count if fields[at + MET] != 0.0 else alpha
+        count = grid[slots[k] * tally.shape[1] + place] + alpha
         if whole == 0.0:
             return BY_ZERO
         share = count / whole
@@ -83,8 +60,7 @@ def frequencies(
             return NO_LOGARITHM
         if kinds[k] >= STRING:
             return WRONG_TYPE
-        logarithm = math.log(share)
-        term = values[k] * (-logarithm if complement else logarithm)
+        term = values[k] * math.log(share)
         rest += lost(total, term)
         total += term
     tally[SCORE, place] = closed(total, rest, options[option + COMPENSATED])
@@ -142,6 +118,4 @@ def count(
             x = 1.0 if x > options[op[OPTION] + THRESHOLD] else 0.0
         else:
             tally[SUM, place] += x
-        if way == COMPLEMENT:
-            fields[at + TOTAL] += x
         grid[slots[k] * tally.shape[1] + place] += x

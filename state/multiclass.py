@@ -2,7 +2,6 @@
 
 import collections
 import math
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from scipy import special  # type: ignore[import-untyped]
 from state.program import (
     BERNOULLI,
     BY_RANK,
-    COMPLEMENT,
+    COMPENSATES,
     COUNTING,
     GAUSSIAN,
     MET,
@@ -26,12 +25,9 @@ from state.program import (
 from state.schedule import rate_schedule
 from state.transformer import Refusal, Where, name_of, number
 
-_COMPENSATED = float(sys.version_info >= (3, 12))
-"""Whether Python's `sum` of floats gives back what it has lost."""
 _WAYS: dict[type, int] = {
     naive_bayes.MultinomialNB: MULTINOMIAL,
     naive_bayes.BernoulliNB: BERNOULLI,
-    naive_bayes.ComplementNB: COMPLEMENT,
 }
 
 
@@ -53,7 +49,7 @@ def softmax(step: Any, where: Where, source: int) -> list[Part]:
             limits=("flag",),
             cells=("tally", "any"),
             tallies=("tally", "tally"),
-            options=(_COMPENSATED, number(step.l2, "l2"), *rate_schedule(optimizer.lr, "lr")),
+            options=(float(COMPENSATES), number(step.l2, "l2"), *rate_schedule(optimizer.lr, "lr")),
             learns=True,
             take=_take_softmax,
             give=_give_softmax,
@@ -100,7 +96,7 @@ def gaussian(step: Any, where: Where, source: int) -> list[Part]:
             limits=("flag",),
             cells=("tally", "any", "any"),
             tallies=("count",),
-            options=(_COMPENSATED,),
+            options=(float(COMPENSATES),),
             learns=True,
             take=_take_gaussian,
             give=_give_gaussian,
@@ -136,7 +132,7 @@ def _give_gaussian(model: Any, memo: Memo) -> None:
 
 
 def counting(step: Any, where: Where, source: int) -> list[Part]:
-    """MultinomialNB, BernoulliNB and ComplementNB."""
+    """MultinomialNB and BernoulliNB."""
     way = _WAYS[type(step)]
     alpha, threshold = number(step.alpha, "alpha"), 0.0
     if way == BERNOULLI:
@@ -149,12 +145,12 @@ def counting(step: Any, where: Where, source: int) -> list[Part]:
             code=COUNTING,
             path=where,
             sources=(source,),
-            columns=3,
-            limits=("count", "any"),
+            columns=2,
+            limits=("count",),
             cells=(cell,),
             tallies=("count", "any"),
             scalars=(0.0,),
-            options=(_COMPENSATED, float(way), alpha, threshold),
+            options=(float(COMPENSATES), float(way), alpha, threshold),
             learns=True,
             take=_take_counts,
             give=_give_counts,
@@ -171,7 +167,7 @@ def _take_counts(model: Any) -> Memo:
     names = {}
     for rank, (raw, counts) in enumerate(found.items(), start=1):
         name = name_of(raw)
-        names[name] = float(rank), _plain(getattr(model, "feature_totals", {}).get(raw, 0.0))
+        names[name] = (float(rank),)
         for label, count in counts.items():
             cells[label][name] = (_plain(count),)
     sums = getattr(model, "class_totals", {})
@@ -184,14 +180,12 @@ def _give_counts(model: Any, memo: Memo) -> None:
     whole = not hasattr(model, "class_totals")
     model.feature_counts = collections.defaultdict(collections.Counter)
     ranked = sorted(memo.rows.items(), key=lambda item: item[1][0])
-    for name, (_, _, *cells) in ranked:
+    for name, (_, *cells) in ranked:
         found = {label: count for label, count in zip(memo.classes, cells, strict=True) if count}
         model.feature_counts[name] = _counter(found.items()) if whole else collections.Counter(found)
     if not whole:
         sums = {label: total for label, total in zip(memo.classes, memo.scalars[2::2], strict=True) if total}
         model.class_totals = collections.Counter(sums)
-    if hasattr(model, "feature_totals"):
-        model.feature_totals = collections.Counter({name: row[1] for name, row in ranked})
 
 
 def _by_rank(fields: Any) -> None:
@@ -237,7 +231,9 @@ def _ranked(weights: Mapping[Any, float]) -> dict[Name, tuple[float, float]]:
 
 def _is_ranking(ranks: Iterable[float], count: float) -> bool:
     """Tell whether ranks are 1, 2 and so on up to a count, and 0 for none."""
-    return sorted(filter(None, ranks)) == list(range(1, int(count) + 1))
+    found = sorted(filter(None, ranks))
+    # Not by what the count promises, which may be anything: by what is there.
+    return len(found) == count and found == list(range(1, len(found) + 1))
 
 
 def _counter(counts: Iterable[tuple[Any, float]]) -> collections.Counter[Any]:

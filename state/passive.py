@@ -1,7 +1,6 @@
 """River's passive-aggressive models in the terms of the machine: options, and weights in the order they were met."""
 
 import collections
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,11 +9,8 @@ from river import linear_model
 from river.optim import losses
 
 from state import blas
-from state.program import EXACT_MAX, KNOWN, PASSIVE, Memo, Part
+from state.program import COMPENSATES, EXACT_MAX, KNOWN, PASSIVE, Memo, Part
 from state.transformer import Refusal, Where, name_of, number
-
-_COMPENSATED = sys.version_info >= (3, 12)
-"""Whether Python's `sum` of floats compensates; its sum of numpy's numbers does not."""
 
 
 def passive(step: Any, where: Where, source: int) -> list[Part]:
@@ -38,7 +34,7 @@ def passive(step: Any, where: Where, source: int) -> list[Part]:
             scalars=(0.0, 0.0),
             options=(
                 *(2.0, *_mode(step), edge),
-                *(float(bool(step.learn_intercept)), float(binary), float(binary and _COMPENSATED)),
+                *(float(bool(step.learn_intercept)), float(binary), float(binary and COMPENSATES)),
             ),
             learns=True,
             allows=_counted,
@@ -70,7 +66,7 @@ def _counted(scalars: tuple[float, ...]) -> bool:
 
 def _taker(kind: type) -> Callable[[Any], Memo]:
     def take(model: Any) -> Memo:
-        if _COMPENSATED and any(type(weight) is not kind for weight in model.weights.values()):
+        if COMPENSATES and any(type(weight) is not kind for weight in model.weights.values()):
             raise Refusal(f"its weights are not all of type {kind.__name__}, so that River sums them otherwise")
         rows = {
             name_of(name): (float(rank), float(weight))

@@ -5,6 +5,7 @@ feature is a slot: a number for its name, the same in all operations. What an op
 in `fields` at slot * stride + base, in the operation's own columns.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,6 +13,9 @@ from typing import Any, NamedTuple
 from state.columns import BOOLEAN, FLOAT, INTEGER, NULL, STRING
 
 __all__ = ["BOOLEAN", "FLOAT", "INTEGER", "NULL", "STRING"]
+
+COMPENSATES = sys.version_info >= (3, 12)
+"""Whether Python's `sum` of floats gives back what it has lost; its sum of numpy's numbers does not."""
 
 # Operations.
 STANDARD, CENTER, MINMAX, MAXABS, SELECT, DISCARD, TYPES, IMPUTE, ONEHOT, HASH, RENAME, MERGE, LINEAR = range(13)
@@ -74,12 +78,12 @@ TALLIES = 2
 # Gaussian how often it was met, its mean, and the sum of squares; of a model that counts, the count.
 RANK, FACTOR = 0, 1
 TIMES, CENTRE, SQUARES = range(3)
-# The fields of a feature where it is counted: its rank, what it sums to, and, in the row of rank i, the slot of rank i.
-TOTAL, BY_RANK = 1, 2
+# The field of a feature where it is counted, behind its rank: in the row of rank i, the slot of rank i.
+BY_RANK = 1
 # The options of these: whether Python's sums compensate; a softmax's penalty and rate, a counting model's kind.
 COMPENSATED, DECAY, STEP, STEP_A, STEP_B = range(5)
 WAY, ALPHA, THRESHOLD = 1, 2, 3
-MULTINOMIAL, BERNOULLI, COMPLEMENT = range(3)
+MULTINOMIAL, BERNOULLI = range(2)
 EXACT_MAX = float(1 << 53)
 """Up to here whole numbers are told apart."""
 

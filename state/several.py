@@ -17,7 +17,6 @@ from state.program import (
     CLASSES,
     CODE,
     COMPENSATED,
-    COMPLEMENT,
     COUNTING,
     FINE,
     GAUSSIAN,
@@ -54,26 +53,26 @@ def several_answer(op: Any, options: Any, memory: Any, rows: Any, results: Any, 
             if code == SOFTMAX and fields[slots[k] * op[STRIDE] + op[BASE] + MET] != 0.0:
                 return WRONG_TYPE
             notes[LATE] = WRONG_TYPE
-    fault, prior = FINE, code == GAUSSIAN
+    fault = FINE
     if code == SOFTMAX:
         softmax(grid, tally, classes, slots, values, options[option + COMPENSATED])
     elif code == GAUSSIAN:
         fault = gaussian(grid, tally, classes, slots, kinds, values, options[option + COMPENSATED])
     else:
-        prior, known = options[option + WAY] != COMPLEMENT, int(memory.scalars[op[SCALAR]])
+        known = int(memory.scalars[op[SCALAR]])
         for place in range(classes):
             if options[option + WAY] == BERNOULLI:
                 marks, places, mark = memory.marks, memory.places, notes[MARK]
                 fault = bernoulli(op, options, fields, grid, tally, known, place, kinds, values, marks, places, mark)
             else:
-                fault = frequencies(op, options, fields, grid, tally, known, place, slots, kinds, values)
+                fault = frequencies(op, options, grid, tally, known, place, slots, kinds, values)
             if fault != FINE:
                 break
     total = 0.0
     for place in range(classes):
         total += tally[LABELLED, place]
     for place in range(classes):
-        before = math.log(tally[LABELLED, place] / total) if prior else 0.0
+        before = math.log(tally[LABELLED, place] / total) if code != SOFTMAX else 0.0
         results.proba[record, place] = before + tally[SCORE, place]
     results.known[record] = classes
     return fault
