@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from flood import Record, flood, torrent
+from words import Words
 from zoo import ZOO
 
-from state.columns import BOOLEAN, FLOAT, INTEGER, NULL, STRING, Columns
 from state.compiled import Answers, Compiled
 from state.compiler import compile_model
 from state.learner import Answer, RiverLearner, task_of
@@ -22,62 +22,8 @@ COUNT = 10_000 if SOAK else 200
 """Records that each model is fed."""
 TOLERANCE = 1e-10
 """How far apart, relative to their size, two answers may be."""
-_KINDS = {int: INTEGER, float: FLOAT, bool: BOOLEAN, str: STRING, type(None): NULL}
 _CHECKPOINT = 32
 Said = Answer | Exception
-
-
-class Words:
-    """A vocabulary that grows, and that can begin anew with other numbers."""
-
-    def __init__(self) -> None:
-        self.generation = 0
-        self.names: list[str] = []
-        self.words: list[str] = []
-        self._numbers: dict[tuple[bool, str], int] = {}
-
-    def turn(self) -> None:
-        """Begin a new generation, in which what was first is last."""
-        self.generation += 1
-        names, words = self.names[::-1], self.words[::-1]
-        self.names, self.words, self._numbers = [], [], {}
-        for name in names:
-            self.name(name)
-        for word in words:
-            self.word(word)
-
-    def name(self, name: str) -> int:
-        return self._number(self.names, (False, name))
-
-    def word(self, word: str) -> int:
-        return self._number(self.words, (True, word))
-
-    def columns(self, records: Sequence[Record]) -> Columns:
-        starts, names, kinds, values = [0], [], [], []
-        for features, _ in records:
-            for name, value in features.items():
-                names.append(self.name(name))
-                kinds.append(_KINDS[type(value)])
-                values.append(self._value(value))
-            starts.append(len(names))
-        return Columns(
-            np.array(starts, np.int64),
-            np.array(names, np.int32),
-            np.array(kinds, np.int8),
-            np.array(values, float),
-            self,
-        )
-
-    def _value(self, value: Any) -> float:
-        if isinstance(value, str):
-            return float(self.word(value))
-        return 0.0 if value is None else float(value)
-
-    def _number(self, known: list[str], key: tuple[bool, str]) -> int:
-        if key not in self._numbers:
-            self._numbers[key] = len(known)
-            known.append(key[1])
-        return self._numbers[key]
 
 
 class River:

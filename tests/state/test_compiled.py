@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from river import compose, linear_model, optim, preprocessing, stats
 from river.optim import initializers, losses, schedulers
+from words import Words
 
-from state.columns import BOOLEAN, FLOAT, INTEGER, NULL, STRING, Columns
 from state.compiled import Compiled
 from state.compiler import compile_model, explain
 from state.learner import ModelError, RiverLearner
@@ -43,33 +43,6 @@ NUMBER_LOSSES = [
     losses.Poisson(),
     losses.Cauchy(2.0),
 ]
-
-
-class Words:
-    """A vocabulary that grows."""
-
-    def __init__(self, generation: int = 0) -> None:
-        self.generation = generation
-        self.names: list[str] = []
-        self.words: list[str] = []
-
-    def number(self, known: list[str], text: str) -> int:
-        if text not in known:
-            known.append(text)
-        return known.index(text)
-
-    def columns(self, examples: Sequence[Example]) -> Columns:
-        kinds = {int: INTEGER, float: FLOAT, bool: BOOLEAN, str: STRING, type(None): NULL}
-        starts, names, kind, values = [0], [], [], []
-        for features, _ in examples:
-            for name, value in features.items():
-                names.append(self.number(self.names, name))
-                kind.append(kinds[type(value)])
-                values.append(float(self.number(self.words, value) if isinstance(value, str) else value or 0))
-            starts.append(len(names))
-        return Columns(
-            np.array(starts), np.array(names, np.int32), np.array(kind, np.int8), np.array(values, float), self
-        )
 
 
 def numeric() -> Any:

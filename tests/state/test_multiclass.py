@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 from river import compose, linear_model, naive_bayes, optim, preprocessing
 from river.optim import losses, schedulers
+from test_compiled import Example, compiled, river_says
+from words import Words
 
-from state.columns import BOOLEAN, FLOAT, INTEGER, NULL, STRING, Columns
 from state.compiled import Compiled
 from state.compiler import compile_model, explain
 from state.learner import LabelError, ModelError, RiverLearner
 
-Example = tuple[dict[str, Any], Any]
-KINDS = {int: INTEGER, float: FLOAT, bool: BOOLEAN, str: STRING, type(None): NULL}
 LABELS: dict[str, list[Any]] = {
     "words": ["x", "ü", "", "late", "z", *(f"class {number}" for number in range(9))],
     "numbers": [7, True, 0, -(10**30), 3, 10**19],
@@ -30,32 +29,6 @@ gaussian: Any = naive_bayes.GaussianNB
 multinomial: Any = naive_bayes.MultinomialNB
 bernoulli: Any = naive_bayes.BernoulliNB
 complement: Any = naive_bayes.ComplementNB
-
-
-class Words:
-    """A vocabulary that grows."""
-
-    def __init__(self, generation: int = 0) -> None:
-        self.generation = generation
-        self.names: list[str] = []
-        self.words: list[str] = []
-
-    def number(self, known: list[str], text: str) -> int:
-        if text not in known:
-            known.append(text)
-        return known.index(text)
-
-    def columns(self, examples: Sequence[Example]) -> Columns:
-        starts, names, kinds, values = [0], [], [], []
-        for features, _ in examples:
-            for name, value in features.items():
-                names.append(self.number(self.names, name))
-                kinds.append(KINDS[type(value)])
-                values.append(float(self.number(self.words, value) if isinstance(value, str) else value or 0))
-            starts.append(len(names))
-        return Columns(
-            np.array(starts), np.array(names, np.int32), np.array(kinds, np.int8), np.array(values, float), self
-        )
 
 
 def scaled(last: Any) -> Any:
@@ -94,26 +67,6 @@ def stream(
         label = names[min(int(draw.expovariate(0.5)), at * 2 * len(names) // count, len(names) - 1)]
         examples.append((dict(order), None if draw.random() < 0.1 else label))
     return examples
-
-
-def compiled(model: Any) -> Compiled:
-    result = compile_model(model)
-    assert result is not None, explain(model)
-    return result
-
-
-def river_says(learner: RiverLearner, examples: Sequence[Example]) -> Iterator[Any]:
-    """Yield River's answer for each record, or the error; what River half learned before it is taken back."""
-    for features, label in examples:
-        before = copy.deepcopy(learner.model)
-        try:
-            answer: Any = learner.predict(dict(features))
-            if label is not None:
-                learner.learn(dict(features), label)
-        except Exception as error:  # noqa: BLE001 what River raises is the answer
-            learner.adopt(before)
-            answer = error
-        yield answer
 
 
 def numbered(machine: Compiled, examples: Sequence[Example]) -> Any:

@@ -12,7 +12,6 @@ from river import compose, linear_model, preprocessing
 from river.optim import initializers
 from test_compiled import (
     Example,
-    Words,
     categories,
     compiled,
     labels,
@@ -21,6 +20,7 @@ from test_compiled import (
     river_says,
     stream,
 )
+from words import Words
 
 from state.compiler import compile_model, explain
 from state.learner import RiverLearner
