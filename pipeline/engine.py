@@ -33,10 +33,10 @@ class Result(msgspec.Struct):
     """What a batch gave for one partition.
 
     `sources` are the records behind the predictions, in order, or else their `places` in the `chunk` that holds them; a
-    dead letter stands with its offset. `label_letters`
-    are those of the labels topic, of which `labels` were good; `delays_ms` tells after how long each was joined.
-    `codes` counts both kinds of dead letters by their codes.
-    `learned` counts what was taught; `taught` tells of each prediction whether the model has, or awaits, its label.
+    dead letter stands with its offset. `label_letters` are those of the labels topic, of which `labels` were good;
+    `delays_ms` tells after how long each was joined. `codes` counts both kinds of dead letters by their codes. `learned`
+    counts what was taught; `taught` tells of each prediction whether the model has, or awaits, its label. `posted` says
+    that the HTTP sink has had its say.
     """
 
     predictions: Parcel = msgspec.field(default_factory=Parcel)
