@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 class Result(msgspec.Struct):
     """What a batch gave for one partition.
 
-    `sources` are the records behind the predictions, in order, or else their `places` in the `chunk` that holds them; a
+    `sources` are the records behind the predictions, in order, or else their `places` in the `chunk` that has them; a
     dead letter stands with its offset. `label_letters` are those of the labels topic, of which `labels` were good;
-    `delays_ms` tells after how long each was joined. `codes` counts both kinds of dead letters by their codes. `learned`
-    counts what was taught; `taught` tells of each prediction whether the model has, or awaits, its label. `posted` says
+    `delays_ms` tells after how long each was joined. `codes` counts both kinds of dead letters by code. `learned` counts
+    what was taught; `taught` tells of each prediction whether the model has, or awaits, its label. `posted` says
     that the HTTP sink has had its say.
     """
 
