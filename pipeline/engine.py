@@ -35,8 +35,8 @@ class Result(msgspec.Struct):
     `sources` are the records behind the predictions, in order, or else their `places` in the `chunk` that has them; a
     dead letter stands with its offset. `label_letters` are those of the labels topic, of which `labels` were good;
     `delays_ms` tells after how long each was joined. `codes` counts both kinds of dead letters by code. `learned` says
-    how many were taught; `taught` tells of each prediction whether the model has, or awaits, its label. `posted` says that
-    the HTTP sink has had its say.
+    how many were taught; `taught` tells of each prediction whether the model has, or awaits, its label. `posted` says
+    that the HTTP sink has had its say.
     """
 
     predictions: Parcel = msgspec.field(default_factory=Parcel)
