@@ -15,7 +15,7 @@ from state.learner import Answer, ModelError, RiverLearner
 from state.pool import Contribution, Found, Mix, Place, Pool, PoolDamaged
 
 # A round is due when so many examples are not in the mix that they could turn it: a share of it, and some at the least.
-_YOUNG_SHARE = 20
+_YOUNG_SHARE = 50
 _YOUNG_MIN = 20
 
 

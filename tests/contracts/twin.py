@@ -195,7 +195,7 @@ class Census:
         for at, (our, their) in enumerate(zip(ours, theirs, strict=True), first):
             self.faults += isinstance(their, Exception)
             if isinstance(our, Exception) or isinstance(their, Exception):
-                if type(our) is not type(their):
+                if _kind(our) is not _kind(their):
                     self.differ.append(f"record {at}: {our!r}, River {their!r}")
             elif not self._alike(our, their):
                 self.differ.append(f"record {at}: {our}, River {their}")
@@ -222,6 +222,11 @@ class Census:
         gap = abs(ours - theirs) / max(abs(ours), abs(theirs))
         self.gap = max(self.gap, gap) if gap == gap else float("inf")  # noqa: PLR0124
         return gap <= TOLERANCE
+
+
+def _kind(said: Said) -> type:
+    """Return of which kind a fault is: of text for a number numpy says now that it is of the wrong type, now value."""
+    return ValueError if isinstance(said, TypeError) else type(said)
 
 
 def exact(said: Sequence[Said]) -> list[str]:

@@ -61,6 +61,10 @@ def test_each_record_is_in_the_mix_once_through_kills_and_rebalances(project: Ma
                     p.wait_for_all()
                     assert other.stop() == 0, other.log()
         p.wait_for_all(timeout_s=120)
+        # A worker that comes or goes makes others begin again from the mix, and learn in silence what is not in it.
+        wait_until(
+            lambda: mix_of(p)[0].examples == sum(map(len, p.sent.values())), what="all to be in the mix", timeout_s=60
+        )
         assert run.stop() == 0, run.log()
     hold_counts(p)
 
