@@ -45,6 +45,10 @@ class Chunk:
         """Return the keys, as bytes."""
         return list(map(Message.key, self.messages))
 
+    def timestamps(self) -> list[int]:
+        """Return the timestamps, in ms since 1970."""
+        return [message.timestamp()[1] for message in self.messages]
+
     def headers(self) -> list[Headers | None] | None:
         """Return the headers of each; None where no message has any, or none that can be read."""
         found = self._each_headers()

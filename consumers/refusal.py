@@ -32,6 +32,8 @@ class Refusal(msgspec.Struct, frozen=True):
     field: str = ""
 
 
+NO_KEY = Refusal("no_key", "validate", 'the record has no key; with scope = "key" each needs one', "key")
+
 CODES = {
     "no_value": "The record has no value at all (a tombstone, or nothing but white space).",
     "not_utf8": "The value is not UTF-8 text.",

@@ -16,11 +16,11 @@ import msgspec
 from consumers.chunk import Chunk, Records
 from consumers.label import LabelDecoder
 from consumers.record import Decoder, Event, LabelRecord, Record
-from consumers.refusal import Refusal
+from consumers.refusal import NO_KEY, Refusal
 from pipeline.join import Join
 from producers import deadletter, prediction
 from producers.parcel import Message, Parcel
-from state.labels import is_time
+from state.keyring import seen_ms
 from state.learner import LabelError
 from state.shard import Shard
 
@@ -120,6 +120,7 @@ class Engine:
             record = chunk.record(position)
             result.dead_letters.append((record.offset, self.refuse(record, refusal)))
             result.count(refusal.code)
+        shard.mind.trim()
         return result
 
     def _run_each(self, shard: Shard, records: Sequence[Record], *, now_ms: int) -> Result:
@@ -188,8 +189,8 @@ class Engine:
         id_ = self._id(record, event)
         if shard.keys is not None:
             if not record.key:
-                return Refusal("no_key", "validate", 'the record has no key; with scope = "key" each needs one', "key")
-            shard.keys.meet(record.key, _seen_ms(record, event))
+                return NO_KEY
+            shard.keys.meet(record.key, seen_ms(None if event.ts is msgspec.UNSET else event.ts, record.timestamp_ms))
         if shard.labels is not None:
             self._join.pass_time(shard, record, event.ts)
         try:
@@ -270,10 +271,3 @@ class Engine:
         if event.id is msgspec.UNSET:
             return f"{self._topic}-{record.partition}-{record.offset}"
         return event.id
-
-
-def _seen_ms(record: Record, event: Event) -> int:
-    """Return when a key was seen, by its event; -1 for a time that is none, which moves no clock."""
-    if event.ts is msgspec.UNSET:
-        return record.timestamp_ms
-    return event.ts if is_time(event.ts, record.timestamp_ms) else -1

@@ -12,23 +12,24 @@ import msgspec
 import numpy as np
 
 from consumers import scan as scanning
-from consumers.chunk import Chunk
+from consumers.chunk import Chunk, keys_of
 from consumers.record import Decoder, Event, Headers
-from consumers.refusal import Refusal
+from consumers.refusal import NO_KEY, Refusal
 from consumers.scan import Scan, Scanner
 from producers import deadletter, encoder, prediction
 from producers.encoder import Encoder, Ids
 from producers.parcel import Parcel
 from state import compiled
-from state.columns import BOOLEAN, STRING, Columns
-from state.compiled import Answers, Compiled
+from state.columns import BOOLEAN, STRING, Answers, Columns, Many
+from state.compiled import Compiled
+from state.keyring import Keyring, seen_ms
 from state.learner import LabelError
 from state.shard import Shard
 
 # What a prediction has besides its id and its classes, and what a probability takes, in bytes, at most.
 _REST_BYTES_MAX = 4_096
 _NUMBER_BYTES_MAX = 32
-_NO_LABEL = -1
+_NO_LABEL = _NO_TIME = -1
 
 
 class Crossing(msgspec.Struct):
@@ -55,20 +56,30 @@ class Lane:
     def cross(self, shard: Shard, chunk: Chunk, *, now_ms: int, silent: bool) -> Crossing | None:
         """Predict and learn a chunk, or return None, with nothing changed, for one that wants to be taken in pieces."""
         learner = shard.mind.compiled
-        assert isinstance(learner, Compiled)
+        assert learner is not None
         found = chunk.values()
         scan = self._scanner.scan(found)
         headers = chunk.headers()
         refusals: dict[int, Refusal] = {}
         events = self._read(found, scan, refusals)
         ids = _ids(scan, events)
+        keys = None if shard.keys is None else _Keys(chunk, shard.keys, scan, events, refusals)
         labels = _Labels(learner, len(chunk), refusals)
         if not labels.read(scan, events, self._scanner.vocabulary.words) or _is_long(ids, learner):
             return None
         labels.withhold(headers)
+        if keys is not None:
+            keys.refuse(refusals)
         scan = self._scanner.fill(scan, {position: event.features for position, event in events.items()})
         good = _others(len(chunk), refusals)
-        answers = learner.run(self._columns(scan, good), labels.values[good], silent=silent)
+        columns, truths = self._columns(scan, good), labels.values[good]
+        if keys is not None:
+            answers = keys.take(good, columns, truths)
+        else:
+            assert isinstance(learner, Compiled)
+            answers = learner.run(columns, truths, silent=silent)
+        if answers is None:
+            return None
         if answers.fault.any():
             good, answers = self._refuse_faults(found, learner, good, answers, refusals)
         truths = labels.values[good]
@@ -108,7 +119,7 @@ class Lane:
     def _refuse_faults(
         self,
         values: Sequence[bytes | None],
-        learner: Compiled,
+        learner: Many,
         good: Any,
         answers: Answers,
         refusals: dict[int, Refusal],
@@ -122,7 +133,7 @@ class Lane:
         sound = fault == 0
         return good[sound], Answers(*(None if column is None else column[sound] for column in answers))
 
-    def _encode(self, learner: Compiled, answers: Answers, ids: Ids, places: Mapping[str, Any]) -> list[bytes]:
+    def _encode(self, learner: Many, answers: Answers, ids: Ids, places: Mapping[str, Any]) -> list[bytes]:
         if learner.task == "regression":
             return self._encoder.number(ids, values=answers.value, **places)
         if learner.task == "binary":
@@ -137,7 +148,7 @@ class Lane:
 class _Labels:
     """The labels of a chunk as the learner takes them (`values`, NaN for none), and who was `told` one."""
 
-    def __init__(self, learner: Compiled, count: int, refusals: dict[int, Refusal]) -> None:
+    def __init__(self, learner: Many, count: int, refusals: dict[int, Refusal]) -> None:
         self.values = np.full(count, np.nan)
         self.told = np.zeros(count, dtype=bool)
         self._learner = learner
@@ -178,8 +189,39 @@ class _Labels:
         except LabelError as error:
             self._refusals[position] = Refusal("bad_label", "validate", str(error), "label")
             return
-        many = self._learner.task == "multiclass"
-        self.values[position] = self._learner.class_index(label) if many else float(label)
+        if isinstance(self._learner, Compiled) and self._learner.task == "multiclass":
+            self.values[position] = self._learner.class_index(label)
+        else:
+            self.values[position] = float(label)
+
+
+class _Keys:
+    """The keys of a chunk, each with a model of its own; a record without one is to be refused."""
+
+    def __init__(
+        self, chunk: Chunk, keyring: Keyring, scan: Scan, events: Mapping[int, Event], refusals: Mapping[int, Refusal]
+    ) -> None:
+        self._keyring = keyring
+        self._keys = [key or b"" for key in keys_of(chunk)]
+        told = scan.ts.tolist()
+        for position, event in events.items():
+            told[position] = _NO_TIME if event.ts is msgspec.UNSET else event.ts
+        # A record whose label is refused has been seen as well.
+        self._met = [
+            (key, seen_ms(None if at_ms == _NO_TIME else at_ms, logged_ms))
+            for position, (key, at_ms, logged_ms) in enumerate(zip(self._keys, told, chunk.timestamps(), strict=True))
+            if key and position not in refusals
+        ]
+        self._keyless = [position for position, key in enumerate(self._keys) if not key and position not in refusals]
+
+    def refuse(self, refusals: dict[int, Refusal]) -> None:
+        """Refuse the records that have no key, whatever else they lack."""
+        refusals.update(dict.fromkeys(self._keyless, NO_KEY))
+
+    def take(self, good: Any, columns: Columns, labels: Any) -> Answers | None:
+        """Let each key's model take the good records; None, with nothing changed, where they go one by one."""
+        keys = self._keys if len(good) == len(self._keys) else [self._keys[position] for position in good.tolist()]
+        return self._keyring.take(self._met, keys, columns, labels)
 
 
 def _raw(kind: int, value: float, words: Sequence[str]) -> Any:
@@ -213,7 +255,7 @@ def _ids(scan: Scan, events: Mapping[int, Event]) -> Ids:
     return Ids(np.concatenate(more), at, size)
 
 
-def _is_long(ids: Ids, learner: Compiled) -> bool:
+def _is_long(ids: Ids, learner: Many) -> bool:
     """Tell whether some prediction may be larger than it may be: then each is measured before it is learned."""
     classes = sum(len(str(label)) + _NUMBER_BYTES_MAX for label in learner.classes)
     longest = int(ids.size.max(initial=0))
@@ -243,7 +285,7 @@ def _parcel(chunk: Chunk, good: Any, values: list[bytes], headers: Sequence[Head
     return parcel
 
 
-def _score(shard: Shard, learner: Compiled, answers: Answers, truths: Any) -> None:
+def _score(shard: Shard, learner: Many, answers: Answers, truths: Any) -> None:
     """Score the answers whose truth is known."""
     known = ~np.isnan(truths)
     truths = truths[known]
@@ -259,7 +301,7 @@ def _score(shard: Shard, learner: Compiled, answers: Answers, truths: Any) -> No
         shard.score_all((chosen == truths)[chosen >= 0].astype(np.float64))
 
 
-def warm() -> None:
-    """Compile all that a lane runs, or load what another process has compiled."""
-    for part in (scanning, compiled, encoder):
+def warm(*, machine: bool = True) -> None:
+    """Compile all that a lane runs, or load what another process has compiled; the machine is not for models by key."""
+    for part in (scanning, compiled, encoder) if machine else (scanning, encoder):
         part.warm()

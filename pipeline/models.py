@@ -17,7 +17,7 @@ from pipeline.config import Config
 from state.keyring import TABLE as KEYS
 from state.keyring import read_row
 from state.pool import Pool, PoolDamaged
-from state.slab import describe_row
+from state.slab_row import describe
 from state.store import Store
 
 _OFFSET_MAX = 2**63 - 1
@@ -141,7 +141,7 @@ def _show_key(store: Store, key: str, *, json: bool) -> int:
         "partition": partition,
         "seen_ms": row.seen_ms,
         "bytes": len(row.model),
-        **(describe_row(row.model) or {}),
+        **(describe(row.model) or {}),
     }
     if json:
         _print(told)

@@ -55,10 +55,11 @@ def warm(config: Config) -> None:
 
     What no process on this machine has compiled yet takes its time here, once.
     """
-    if config.model.scope == "key":
+    by_key = config.model.scope == "key"
+    if by_key:
         kernel()
-    elif _may_compile(config) and has_numba():
-        importlib.import_module("pipeline.lane").warm()
+    if _may_compile(config) and has_numba():
+        importlib.import_module("pipeline.lane").warm(machine=not by_key)
 
 
 def has_numba() -> bool:
@@ -131,7 +132,12 @@ def minds(config: Config, store: Store) -> Minds:
         log.warning("the model draws random numbers without a seed: give it one, or it can't be relearned")
     default = _default(config, first)
     if config.model.scope == "key":
-        return Minds(lambda partition: _keyring(config, store, partition, lambda: _bank(factory, trusted)), default)
+        keyring = _keyring(config, store, 0, lambda: _bank(factory, trusted))
+        return Minds(
+            lambda partition: _keyring(config, store, partition, lambda: _bank(factory, trusted)),
+            default,
+            compiled=_may_compile(config) and keyring.compiled is not None,
+        )
     if config.model.scope == "global":
         pool = Pool(store, name=config.name)
         commons = Commons(pool, lambda: learner.build(factory, trusted=trusted))
@@ -142,13 +148,13 @@ def minds(config: Config, store: Store) -> Minds:
 
 def fastest(config: Config, built: learner.RiverLearner) -> learner.Learner:
     """Return what runs a model that was built for all of its records: compiled where that may be and can be."""
-    made = compiler.compile_model(built.model) if _may_compile(config) else None
+    made = compiler.compile_model(built.model) if config.model.scope != "key" and _may_compile(config) else None
     return built if made is None else made
 
 
 def _may_compile(config: Config) -> bool:
     # A kernel is fast over many records at once, and slower than River for one: labels of their own come one by one.
-    return config.model.scope == "partition" and config.model.compile and config.topics.labels is None
+    return config.model.scope != "global" and config.model.compile and config.topics.labels is None
 
 
 def _keyring(config: Config, store: Store, partition: int, make: Callable[[], Bank]) -> Keyring:

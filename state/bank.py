@@ -4,6 +4,7 @@ A `slab` keeps those that it knows in arrays; all others are kept here, as objec
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from state.learner import Answer, RiverLearner, Task
@@ -33,6 +34,9 @@ class Bank(Protocol):
 
     def dump(self, key: bytes) -> bytes:
         """Return the whole state of one key's model as bytes. Raises KeyError."""
+
+    def dump_all(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Return what `dump` does for each of these keys."""
 
     def load(self, key: bytes, state: bytes) -> None:
         """Give a key the model that `dump` gave these bytes for. Raises ModelError, and then changes nothing."""
@@ -77,6 +81,10 @@ class RiverBank:
     def dump(self, key: bytes) -> bytes:
         """Return the key's model as bytes. Raises KeyError, ModelError."""
         return self._learners[key].dump()
+
+    def dump_all(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Return what `dump` does for each of these keys."""
+        return [self.dump(key) for key in keys]
 
     def load(self, key: bytes, state: bytes) -> None:
         """Give a key the model that `dump` gave these bytes for. Raises ModelError, and then changes nothing."""

@@ -1,9 +1,10 @@
 """One model that can be put back: what a learner knows, and how to undo a record on which it raised."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
 
+from state.columns import Many
 from state.learner import Answer, Learner, RiverLearner, Task
 
 _JOURNAL_MIN = 5_000
@@ -25,8 +26,8 @@ class Mind(Protocol):
     spec: str
 
     @property
-    def compiled(self) -> Learner | None:
-        """The one learner of all records, where it is compiled and takes many at once."""
+    def compiled(self) -> Many | None:
+        """What takes many records at once, where that is known how."""
 
     @property
     def version(self) -> int | None:
@@ -86,7 +87,7 @@ class Cell:
 
     def __init__(self, learner: Learner) -> None:
         self.learner = learner
-        self.compiled = learner if learner.atomic else None
+        self.compiled = cast("Many", learner) if learner.atomic else None
         self.task = learner.task
         self.codec = learner.codec
         self.spec = learner.spec

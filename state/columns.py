@@ -7,6 +7,8 @@ late, vanishes or changes its type needs no place of its own. Names and words ar
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
+from state.learner import Task
+
 INTEGER, FLOAT, BOOLEAN, STRING, NULL = range(5)
 """Kinds of a feature's value, as JSON has them."""
 
@@ -28,6 +30,43 @@ class Vocabulary(Protocol):
     @property
     def words(self) -> Sequence[str]:
         """Return the strings that were values, by number."""
+
+
+class Answers(NamedTuple):
+    """The answers for a batch: one entry a record in each array.
+
+    `value` (float64) is the prediction of a regression; the probability of True of a binary model, or 1 or 0 for its
+    class where it has no probabilities; the number of the class that a multiclass model predicts, -1 for none.
+    `chosen` (int8) is a binary model's class. Of a multiclass model `proba` (float64) has a column a class, and `known`
+    (int32) says how many of those it knew when it answered. `fault` (int8) is 0, or the reason why River would have
+    raised on this record, which has left no trace then.
+    """
+
+    value: Any
+    chosen: Any
+    proba: Any
+    known: Any
+    fault: Any
+
+
+class Many(Protocol):
+    """What takes many records at once, and what it says of them; `run` is its own."""
+
+    task: Task
+
+    @property
+    def has_proba(self) -> bool:
+        """Whether a class comes with probabilities."""
+
+    @property
+    def classes(self) -> Sequence[Any]:
+        """The classes of a multiclass model that it has learned, in River's order."""
+
+    def label(self, raw: Any) -> Any:
+        """Return the label as the models take it. Raises LabelError for one that they can't learn."""
+
+    def fault(self, code: int, features: dict[str, Any]) -> Exception:
+        """Return the exception that goes with a fault of a record of these features."""
 
 
 class Columns(NamedTuple):

@@ -7,7 +7,7 @@ middle of learning leaves nothing half learned here.
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from river import base
@@ -15,7 +15,7 @@ from river import base
 from state import classes as roll
 from state import ledger
 from state.classes import Classes
-from state.columns import Columns
+from state.columns import Answers, Columns
 from state.learner import Answer, RiverLearner
 from state.lexicon import Atlas, Lexicon
 from state.machine import run
@@ -45,23 +45,6 @@ from state.room import Room
 
 _CODEC = "arrays-1"
 _NO_PROBA, _NO_KNOWN = np.zeros((0, 0)), np.zeros(0, np.int32)
-
-
-class Answers(NamedTuple):
-    """The answers for a batch: one entry a record in each array.
-
-    `value` (float64) is the prediction of a regression; the probability of True of a binary model, or 1 or 0 for its
-    class where it has no probabilities; the number of the class that a multiclass model predicts, -1 for none.
-    `chosen` (int8) is a binary model's class. Of a multiclass model `proba` (float64) has a column a class, and `known`
-    (int32) says how many of those it knew when it answered. `fault` (int8) is 0, or the reason why River would have
-    raised on this record, which has left no trace then.
-    """
-
-    value: Any
-    chosen: Any
-    proba: Any
-    known: Any
-    fault: Any
 
 
 class Compiled:

@@ -11,8 +11,10 @@ import importlib
 import math
 import struct
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+
+from state.columns import NULL, STRING
 
 # A row: its header, then so many fields a column. A count of 0 says that the key has not met the feature;
 # without a scaler nobody counts further than to 1.
@@ -31,10 +33,11 @@ _ORDERS_MAX = 1_024
 
 
 class Kernel(NamedTuple):
-    """Hold the two functions of this module, compiled or as they are."""
+    """Hold the functions of this module, compiled or as they are; `batch` is worth its while only compiled."""
 
     dot: Callable[..., float]
     learn: Callable[..., None]
+    batch: Callable[..., None] | None
     compiled: bool
 
 
@@ -134,6 +137,56 @@ def _step(state: Any, start: int, offsets: Any, desk: Any, gradient: float) -> N
         state[at] -= rate * slope
 
 
+def batch(  # noqa: PLR0917 numbers and arrays are what a kernel takes
+    rows: Any,
+    width: int,
+    which: Any,
+    starts: Any,
+    names: Any,
+    kinds: Any,
+    values: Any,
+    labels: Any,
+    places: Any,
+    desk: Any,
+    offsets: Any,
+    fields: int,
+    value: Any,
+    chosen: Any,
+    fault: Any,
+    reach: Any,
+) -> None:
+    """Predict n records, and learn each that has a label, by the rows that `which` names: `width` numbers each.
+
+    The records are the columns of `state.columns`, `places` the offsets of the names in a row. `value`, `chosen` and
+    `fault` are those of `Answers`; a record that is no numbers leaves no trace. `reach` says of each row how wide it
+    must be for what it has learned, 0 for nothing. `offsets`, and `desk` behind its label, have room for one record.
+    """
+    for i in range(len(which)):
+        first, size = starts[i], starts[i + 1] - starts[i]
+        for k in range(size):
+            if kinds[first + k] == STRING or kinds[first + k] == NULL:
+                fault[i] = 1
+            offsets[k] = places[names[first + k]]
+            desk[VALUES + k] = values[first + k]
+        if fault[i] != 0:
+            continue
+        start = which[i] * width
+        raw = dot(rows, start, width, offsets[:size], desk)
+        value[i] = raw
+        if desk[LOGISTIC] != 0.0:
+            # River's sigmoid, its whole numbers at both ends too, and its choice of False where both are as likely.
+            true = 0.0 if raw < -30.0 else 1.0 if raw > 30.0 else 1.0 / (1.0 + math.exp(-raw))  # noqa: PLR2004
+            value[i] = true
+            chosen[i] = true > 1.0 - true
+        if labels[i] == labels[i]:
+            # Not NaN.
+            desk[LABEL] = labels[i]
+            learn(rows, start, offsets[:size], desk)
+            reach[which[i]] = max(reach[which[i]], HEADER)
+            for k in range(size):
+                reach[which[i]] = max(reach[which[i]], offsets[k] + fields)
+
+
 class Plan(NamedTuple):
     """Where the features of a record lie: `offsets` in a row that is at least `reach` numbers wide, and `columns`."""
 
@@ -148,6 +201,19 @@ class Model(NamedTuple):
 
     learned: int
     intercept: float
+    names: list[str]
+    fields: Any
+
+
+class Alike(NamedTuple):
+    """Keys' models that have met the same features: where each stood in the question, and their numbers.
+
+    `fields` is an array of models by names by fields.
+    """
+
+    at: list[int]
+    learned: list[int]
+    intercepts: list[float]
     names: list[str]
     fields: Any
 
@@ -233,16 +299,36 @@ class Table:
         """Take a model out of its row."""
         row = self._row(slot)
         fields = row[HEADER:].reshape(-1, self._fields)
-        met = (fields[:, COUNT] != 0.0).tobytes()
+        names, columns = self._order((fields[:, COUNT] != 0.0).tobytes())
+        return Model(int(row[LEARNED]), float(row[INTERCEPT]), names, fields[columns])
+
+    def read_all(self, slots: Any) -> Iterator[Alike]:
+        """Take many models out of their rows, as `read` does one."""
+        for chunk, at in self._by_chunk(slots):
+            rows = self.chunks[chunk][0][slots[at] & (CHUNK_ROWS - 1)]
+            fields = rows[:, HEADER:].reshape(len(at), -1, self._fields)
+            met = fields[:, :, COUNT] != 0.0
+            # Models whose features are the same lie behind one another in this order.
+            order = self._numpy.lexsort(met.T) if met.size else self._numpy.arange(len(at))
+            differ = self._numpy.flatnonzero((met[order[1:]] != met[order[:-1]]).any(axis=1)) + 1
+            for alike in self._numpy.split(order, differ):
+                names, columns = self._order(met[alike[0]].tobytes())
+                learned = rows[alike, LEARNED].astype("int64").tolist()
+                intercepts = rows[alike, INTERCEPT].tolist()
+                yield Alike(at[alike].tolist(), learned, intercepts, names, fields[alike[:, None], columns])
+
+    def _order(self, met: bytes) -> tuple[list[str], Any]:
+        """Return the features that were met, and their columns; `met` is a byte for each column, 1 or 0.
+
+        They are ordered by name, so that a model's bytes do not tell which other keys met which feature first.
+        """
         if met not in self._orders:
             if len(self._orders) >= _ORDERS_MAX or self._rows == 1:
                 self._orders.clear()
-            # By name, so that a model's bytes do not tell which other keys met which feature first.
             names = sorted(name for name, column in self.columns.items() if met[column : column + 1] == b"\1")
             columns = self._numpy.array([self.columns[name] for name in names], dtype="int64")
             self._orders[met] = names, columns
-        names, columns = self._orders[met]
-        return Model(int(row[LEARNED]), float(row[INTERCEPT]), names, fields[columns])
+        return self._orders[met]
 
     def write(self, slot: int, model: Model) -> None:
         """Put a model into a row in place of what it holds; the row is wide enough for it."""
@@ -252,6 +338,25 @@ class Table:
         row[:] = 0.0
         row[LEARNED], row[INTERCEPT] = model.learned, model.intercept
         row[HEADER:].reshape(-1, self._fields)[plan.columns] = model.fields
+
+    def gather(self, slots: Any, width: int) -> Any:
+        """Return a copy of these rows, each `width` numbers wide, which is as wide as any is at least."""
+        rows = self._numpy.zeros((len(slots), width))
+        for chunk, at in self._by_chunk(slots):
+            array, _, wide = self.chunks[chunk]
+            rows[at, :wide] = array[slots[at] & (CHUNK_ROWS - 1)]
+        return rows
+
+    def scatter(self, slots: Any, rows: Any, reach: Any) -> None:
+        """Put copies of rows back; none has anything past its `reach`."""
+        for chunk, at in self._by_chunk(slots):
+            self.widen(chunk << CHUNK_BITS, int(reach[at].max()))
+            array, _, wide = self.chunks[chunk]
+            array[slots[at] & (CHUNK_ROWS - 1)] = rows[at, :wide]
+
+    def _by_chunk(self, slots: Any) -> list[tuple[int, Any]]:
+        chunks = slots >> CHUNK_BITS
+        return [(chunk, self._numpy.flatnonzero(chunks == chunk)) for chunk in self._numpy.unique(chunks).tolist()]
 
     @property
     def nbytes(self) -> int:
@@ -273,8 +378,10 @@ class Table:
             self.chunks[chunk] = kept
 
 
-INTERPRETED = Kernel(dot, learn, compiled=False)
+INTERPRETED = Kernel(dot, learn, None, compiled=False)
 _ROW, _DESK = "float64[::1], int64", "int64[::1], float64[::1]"
+_COLUMNS = "int64[::1], int32[::1], int8[::1], float64[::1]"
+_PLACES, _OUT = "int64[::1], float64[::1], int64[::1], int64", "float64[::1], int8[::1], int8[::1]"
 _SIGNATURES: dict[Callable[..., Any], str] = {
     dot: f"float64({_ROW}, int64, {_DESK})",
     _absorb: f"float64({_ROW}, {_DESK})",
@@ -282,6 +389,8 @@ _SIGNATURES: dict[Callable[..., Any], str] = {
     _step: f"void({_ROW}, {_DESK}, float64)",
     # It calls the three before it.
     learn: f"void({_ROW}, {_DESK})",
+    # It calls that and the first.
+    batch: f"void({_ROW}, int64[::1], {_COLUMNS}, float64[::1], {_PLACES}, {_OUT}, int64[::1])",
 }
 
 
@@ -301,7 +410,7 @@ def kernel() -> Kernel:
     except (RuntimeError, OSError):
         # It has no folder to keep what it compiles in, as in a read-only container: then each start compiles.
         done = _compile(numba, keep=False)
-    return Kernel(done["dot"], done["learn"], compiled=True)
+    return Kernel(done["dot"], done["learn"], done["batch"], compiled=True)
 
 
 def _compile(numba: Any, *, keep: bool) -> dict[str, Callable[..., Any]]:

@@ -8,13 +8,17 @@ back; whether it lay in memory or in the store, or was swept from there, makes n
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate, compress
 from typing import Any
 
 import msgspec
 
 from state.bank import Bank
 from state.cell import Step
+from state.columns import Answers, Columns
+from state.labels import is_time
 from state.learner import Answer, ModelError
+from state.slab import Slab
 from state.table import TableDamaged
 
 TABLE = "keys"
@@ -59,7 +63,6 @@ class Keyring:
     """
 
     version = None
-    compiled = None
 
     def __init__(
         self,
@@ -75,6 +78,8 @@ class Keyring:
         self.codec = bank.codec
         self.spec = bank.spec
         self.label = bank.label
+        # With a prior, each record that is learned changes what the next new key begins with.
+        self.compiled = bank if isinstance(bank, Slab) and bank.takes_many and prior is None else None
         self._bank = bank
         self._fetch = fetch
         self._scan = scan
@@ -149,6 +154,36 @@ class Keyring:
             self._prior.learn(_PRIOR, features.copy(), label)
         self._bank.learn(key, features, label)
 
+    def take(
+        self, met: Sequence[tuple[bytes, int]], keys: Sequence[bytes], columns: Columns, labels: Any
+    ) -> Answers | None:
+        """Do for many records what `meet`, `predict` and `learn` do for one after the other, if there is `compiled`.
+
+        `met` are the keys of all that are met, and when; `keys`, `columns` and `labels` (float64, NaN for none) those
+        of the records among them that are answered. Returns None, with nothing changed, where the order of records of
+        different keys matters, or a key has too many features.
+        """
+        assert self.compiled is not None
+        if self._silent_ms is not None and met:
+            first, *_, last = accumulate((at_ms for _, at_ms in met), max, initial=self._now_ms)
+            if max(first, met[0][1]) < last - self._silent_ms:
+                # A key may be forgotten between two of these records.
+                return None
+        if not self.compiled.admit(keys, columns, labels):
+            return None
+        if self._silent_ms is None:
+            self._now_ms = max((at_ms for _, at_ms in met), default=self._now_ms)
+            for key in dict.fromkeys(key for key, _ in met):
+                self._see(key)
+        else:
+            for key, at_ms in met:
+                self.meet(key, at_ms)
+        answers = self.compiled.run(keys, columns, labels)
+        taught = (answers.fault == 0) & (labels == labels)  # noqa: PLR0124 not NaN
+        for key in dict.fromkeys(compress(keys, taught.tolist())):
+            self._change(key, self._hot[key])
+        return answers
+
     def keep(self, key: bytes | None, features: dict[str, Any], label: Any, *, predicted: bool = True) -> None:
         """Note a record that went well, where it may have to be gone through again."""
         if self._bank.atomic:
@@ -208,9 +243,10 @@ class Keyring:
         self._sweep()
         self._going |= self._swept
         rows: dict[bytes, bytes | None] = dict.fromkeys(self._swept)
+        modelled = [key for key in self._changed if key in self._bank]
+        models = dict(zip(modelled, self._bank.dump_all(modelled), strict=True))
         for key in self._changed:
-            model = self._bank.dump(key) if key in self._bank else b""
-            rows[key] = msgspec.msgpack.encode(Row(self._hot[key].seen_ms, model))
+            rows[key] = msgspec.msgpack.encode(Row(self._hot[key].seen_ms, models.get(key, b"")))
         return rows
 
     def saved(self, rows: dict[bytes, bytes | None], version: int) -> None:
@@ -285,6 +321,13 @@ class Keyring:
             except ModelError as error:
                 raise TableDamaged(f"the row of key {key!r} can't be read: {error}") from error
         return row
+
+
+def seen_ms(at_ms: int | None, logged_ms: int) -> int:
+    """Return when a key was seen, by its event, else by the log; -1 for a time that is none, which moves no clock."""
+    if at_ms is None:
+        return logged_ms
+    return at_ms if is_time(at_ms, logged_ms) else -1
 
 
 def _go_back(bank: Bank, key: bytes, hot: Hot) -> None:

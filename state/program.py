@@ -154,7 +154,7 @@ class Pairs(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What comes out, an entry a record: see `compiled.Answers`."""
+    """What comes out, an entry a record: see `columns.Answers`."""
 
     value: Any
     chosen: Any

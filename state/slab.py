@@ -10,12 +10,11 @@ import importlib
 import math
 import struct
 import sys
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-import msgspec
-
-from state import spec
+from state import slab_row, spec
+from state.columns import Answers, Columns
 from state.kernel import (
     CHUNK_BITS,
     CHUNK_ROWS,
@@ -33,14 +32,16 @@ from state.kernel import (
     Table,
     kernel,
 )
-from state.learner import Answer, ModelError, RiverLearner
+from state.learner import Answer, RiverLearner
+
+if TYPE_CHECKING:
+    # It takes numpy, which takes its time.
+    from state.gather import Gather
 
 _CODEC = "slab-1"
 _COLUMNS_MAX = 64
 _NEWBORN = 0
 """The slot of a model that has learned nothing: it answers for every key that there is none for."""
-_COUNT_MAX = 1 << 53
-"""Up to here a float counts without a gap."""
 
 
 class _Options(NamedTuple):
@@ -57,21 +58,6 @@ class _Options(NamedTuple):
     half: float = 0.5
 
 
-class _Row(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """One key's model in bytes: a format, names in order, and for each its fields as little-endian float64."""
-
-    version: Literal[1]
-    scaled: bool
-    learned: int
-    intercept: float
-    names: list[str]
-    fields: bytes
-
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_Row).decode
-
-
 class Slab:
     """A bank of linear models, scaled or not, in arrays; `slab_for` makes it.
 
@@ -82,6 +68,7 @@ class Slab:
 
     atomic = True
     born = b""
+    classes = ()
 
     def __init__(self, model: Any, options: _Options, *, kernel: Kernel) -> None:
         river = RiverLearner(copy.deepcopy(model))
@@ -94,13 +81,14 @@ class Slab:
         self._numpy = importlib.import_module("numpy")
         self._logistic = options.logistic
         self._kernel = kernel
-        self._dot, self._learn, _ = kernel
+        self._dot, self._learn = kernel.dot, kernel.learn
         self._fields = FIELDS_SCALED if options.scaled else FIELDS_BARE
         self._intercept = float(_parts(model)[1].intercept)
         self._slots: dict[bytes, int] = {}
         self._loners: dict[bytes, Table] = {}
         self._table = self._new_table(rows=CHUNK_ROWS, columns_max=_COLUMNS_MAX)
         self._table.take(self._intercept)
+        self._gather = self._new_gather() if kernel.compiled else None
         self._enlarge_desk(_COLUMNS_MAX)
 
     def label(self, raw: Any) -> Any:
@@ -145,31 +133,54 @@ class Slab:
             _, flat, width = table.chunks[slot >> CHUNK_BITS]
         self._learn(flat, (slot & (CHUNK_ROWS - 1)) * width, offsets, self._desk)
 
+    @property
+    def takes_many(self) -> bool:
+        """Whether it takes many records at once."""
+        return self._gather is not None
+
+    @property
+    def has_proba(self) -> bool:
+        """Whether a class comes with probabilities."""
+        return self._logistic
+
+    def fault(self, code: int, features: dict[str, Any]) -> Exception:  # noqa: ARG002 there is but one
+        """Return the exception that goes with a fault that `run` found."""
+        return _refusal(features)
+
+    def admit(self, keys: Sequence[bytes], columns: Columns, labels: Any) -> bool:
+        """Tell whether these records may be learned by `run`: all of their features have a column, then."""
+        alone = bool(self._loners) and not self._loners.keys().isdisjoint(keys)
+        return self._gather is not None and not alone and self._gather.admit(columns, labels)
+
+    def run(self, keys: Sequence[bytes], columns: Columns, labels: Any) -> Answers:
+        """Predict each record, then learn it where it has a label, as `predict` and `learn` do; all are admitted.
+
+        `labels` is float64, NaN for none.
+        """
+        assert self._gather is not None
+        return self._gather.run(keys, columns, labels, kernel=self._kernel)
+
     def dump(self, key: bytes) -> bytes:
         """Return one key's model as bytes, which are a function of what it was taught alone. Raises KeyError."""
         learned, intercept, names, fields = self._read(key)
-        return _encode(
-            _Row(1, self._options.scaled, learned, intercept, names, fields.astype("<f8", copy=False).tobytes())
-        )
+        numbers = fields.astype("<f8", copy=False).tobytes()
+        return slab_row.write(learned, intercept, names, numbers, scaled=self._options.scaled)
+
+    def dump_all(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Return what `dump` does for each of these keys."""
+        dumped = {key: self.dump(key) for key in self._loners.keys() & keys}
+        shared = [key for key in keys if key not in dumped]
+        slots = self._numpy.array([self._slots[key] for key in shared], dtype="int64")
+        for alike in self._table.read_all(slots):
+            numbers, size = alike.fields.astype("<f8", copy=False).tobytes(), len(alike.names) * self._fields * 8
+            parts = [numbers[size * at : size * (at + 1)] for at in range(len(alike.at))]
+            rows = slab_row.write_all(alike.learned, alike.intercepts, alike.names, parts, scaled=self._options.scaled)
+            dumped.update(zip((shared[at] for at in alike.at), rows, strict=True))
+        return [dumped[key] for key in keys]
 
     def load(self, key: bytes, state: bytes) -> None:
         """Give a key the model of these bytes. Raises ModelError, and then changes nothing."""
-        try:
-            row = _decode(state)
-        except msgspec.MsgspecError as error:
-            raise _no_model(str(error)) from error
-        if row.scaled != self._options.scaled:
-            raise _no_model("it is one with a scaler" if row.scaled else "it is one without a scaler")
-        if len(row.fields) != len(row.names) * self._fields * 8:
-            raise _no_model(f"{len(row.fields)} bytes are not {self._fields} numbers for {len(row.names)} features")
-        if row.names != sorted(set(row.names)):
-            raise _no_model("its features are not in order")
-        numbers, most = struct.unpack(f"<{len(row.fields) // 8}d", row.fields), _COUNT_MAX if row.scaled else 1
-        counts = numbers[COUNT :: self._fields]
-        if not 0 <= row.learned <= _COUNT_MAX or not all(1 <= count <= most and count % 1 == 0 for count in counts):
-            raise _no_model("it counts what can't be counted")
-        if row.scaled and any(variance < 0.0 for variance in numbers[VARIANCE :: self._fields]):
-            raise _no_model("it has a variance below zero")
+        row = slab_row.read(state, scaled=self._options.scaled, fields=self._fields)
         fields = self._numpy.frombuffer(row.fields, "<f8").reshape(-1, self._fields)
         self._write(key, Model(row.learned, row.intercept, row.names, fields))
 
@@ -199,13 +210,13 @@ class Slab:
     def load_river(self, key: bytes, model: Any) -> None:
         """Give a key a River model's state. Raises ModelError for one that is built or was taught otherwise."""
         if spec.describe(model) != self.spec:
-            raise _no_model("it is of another shape")
+            raise slab_row.no_model("it is of another shape")
         scaler, linear = _parts(model)
         weights = linear.weights
         # At prediction River notes a mean of 0 for a feature that it has not learned; the counts know better.
         counts = dict.fromkeys(weights, 1) if scaler is None else dict(scaler.counts)
         if counts.keys() != weights.keys():
-            raise _no_model("its scaler and its weights do not know the same features")
+            raise slab_row.no_model("its scaler and its weights do not know the same features")
         names = sorted(counts, key=str)
         fields = [
             float(field)
@@ -218,7 +229,8 @@ class Slab:
         ]
         state = struct.pack(f"<{len(fields)}d", *fields)
         learned = linear.optimizer.n_iterations
-        self.load(key, _encode(_Row(1, self._options.scaled, learned, float(linear.intercept), names, state)))
+        intercept = float(linear.intercept)
+        self.load(key, slab_row.write(learned, intercept, names, state, scaled=self._options.scaled))
 
     @property
     def nbytes(self) -> int:
@@ -272,6 +284,13 @@ class Slab:
         table.write(0, model)
         self._table.release(self._slots.pop(key))
 
+    def _new_gather(self) -> "Gather":
+        gather = importlib.import_module("state.gather")
+        made: Gather = gather.Gather(
+            self._table, self._slots, fields=self._fields, intercept=self._intercept, options=self._options
+        )
+        return made
+
     def _new_table(self, *, rows: int, columns_max: int) -> Table:
         return Table(fields=self._fields, rows=rows, columns_max=columns_max, compiled=self._kernel.compiled)
 
@@ -284,27 +303,6 @@ class Slab:
         self._loners.pop(key, None)
         table, slot = self._settle(key, tuple(model.names))
         table.write(slot, model)
-
-
-def describe_row(state: bytes) -> dict[str, Any] | None:
-    """Return what a person asks of a slab's model: how many records it learned, and the numbers of each feature.
-
-    None where the bytes are of another kind of model, such as a pickle, which is not looked into.
-    """
-    try:
-        row = _decode(state)
-    except msgspec.MsgspecError:
-        return None
-    names = ("count", "weight", "mean", "variance") if row.scaled else ("seen", "weight")
-    numbers = struct.unpack(f"<{len(row.fields) // 8}d", row.fields)
-    return {
-        "learned": row.learned,
-        "intercept": row.intercept,
-        "features": {
-            name: dict(zip(names, numbers[at : at + len(names)], strict=True))
-            for name, at in zip(row.names, range(0, len(numbers), len(names)), strict=True)
-        },
-    }
 
 
 def slab_for(model: Any, *, kernel: Callable[[], Kernel] = kernel) -> Slab | None:
@@ -393,10 +391,3 @@ def _refusal(features: dict[str, Any]) -> Exception:
         except OverflowError as error:
             return OverflowError(f"{name}: {error}")
     return TypeError("the features are no numbers")
-
-
-def _no_model(why: str) -> ModelError:
-    return ModelError(
-        f"these are no bytes of a model of this bank: {why}",
-        hint="they were saved by another model or another version; undo that change, or let the key begin anew",
-    )

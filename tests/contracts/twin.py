@@ -13,7 +13,8 @@ from flood import Record, flood, torrent
 from words import Words
 from zoo import ZOO
 
-from state.compiled import Answers, Compiled
+from state.columns import Answers
+from state.compiled import Compiled
 from state.compiler import compile_model
 from state.learner import Answer, RiverLearner, task_of
 

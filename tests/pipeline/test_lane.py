@@ -17,8 +17,10 @@ from pipeline import lane
 from pipeline.engine import Engine, Result
 from state.cell import Cell
 from state.compiler import compile_model
+from state.keyring import Keyring
 from state.learner import RiverLearner
 from state.shard import Shard
+from state.slab import slab_for
 
 NOW_MS = 1_700_000_000_005
 TRACE = [("traceparent", b"00-1"), ("secret", b"x"), ("baggage", b"b")]
@@ -32,15 +34,15 @@ def linear() -> Any:
     return preprocessing.StandardScaler() | linear_model.LinearRegression(intercept_lr=0.1)
 
 
-def _features(chance: random.Random) -> dict[str, Any]:
-    names = ["a", "b", "c", "d", "é"]
+def _features(chance: random.Random, others: list[str]) -> dict[str, Any]:
+    names = ["a", "b", "c", "d", "é", *others]
     chance.shuffle(names)
     kept = names[: chance.randint(0, 5)]
     return {name: chance.choice([chance.gauss(0, 1), chance.randint(-5, 5), True, 1e300, 0.1]) for name in kept}
 
 
-def _value(chance: random.Random, label: Callable[[random.Random], Any]) -> bytes | None:
-    record: dict[str, Any] = {"features": _features(chance)}
+def _value(chance: random.Random, label: Callable[[random.Random], Any], others: list[str]) -> bytes | None:
+    record: dict[str, Any] = {"features": _features(chance, others)}
     if chance.random() < 0.7:
         record["id"] = chance.choice(["t-1", "é", 'with "quotes"', "\u2028", "x" * 300])
     if chance.random() < 0.7:
@@ -66,17 +68,22 @@ def _amount(chance: random.Random) -> Any:
     return chance.choice([chance.gauss(0, 3), 1, 2**60, 1e308, True, "much"])
 
 
-def _messages(seed: int, count: int, label: Callable[[random.Random], Any]) -> list[Message]:
+def _messages(seed: int, count: int, label: Callable[[random.Random], Any], *, names: int = 0) -> list[Message]:
+    """Make records with so many more names than usual."""
     chance = random.Random(seed)
-    offset, made = 0, []
+    offset, made, at_ms = 0, [], 77
+    keys = [None, b"", b"\xff", *(b"k%d" % number for number in range(30))]
     for _ in range(count):
         # Aborted records and control records leave gaps.
         offset += 1 if chance.random() < 0.99 else 3
         headers = TRACE if chance.random() < 0.02 else [("dlq.learned", b"true")] if chance.random() < 0.02 else None
-        key = chance.choice([None, b"", b"k1", b"\xff"])
-        value = _value(chance, label)
+        # The stream's time leaps now and then, and goes back.
+        at_ms = max(1, at_ms + chance.choice([0, 1, 1, 2, -3, 50]))
+        key = keys[min(len(keys) - 1, int(chance.expovariate(0.1)))]
+        others = [] if chance.random() < 0.5 else [f"n{chance.randrange(names)}" for _ in range(min(names, 3))]
+        value = _value(chance, label, others)
         made.append(
-            Message(topic="in", partition=3, offset=offset, key=key, value=value, headers=headers, timestamp=(1, 77))
+            Message(topic="in", partition=3, offset=offset, key=key, value=value, headers=headers, timestamp=(1, at_ms))
         )
     return made
 
@@ -167,3 +174,40 @@ def test_what_may_make_too_large_a_prediction_is_measured_one_by_one() -> None:
     result = _engine(Decoder(value_bytes_max=2_000_000), fast=True).run(shard, Chunk(messages), now_ms=5)
     assert result.codes == {"too_large": 1}
     assert (shard.counts.learned, len(result.predictions)) == (1, 1)
+
+
+def _keyring(build: Callable[[], Any], silent_ms: int | None) -> Keyring:
+    slab = slab_for(build())
+    assert slab is not None
+    return Keyring(
+        slab,
+        fetch=lambda keys, _version, _rows: [None] * len(keys),
+        scan=lambda: iter(()),
+        hot_max=10**6,
+        silent_ms=silent_ms,
+    )
+
+
+@pytest.mark.parametrize("silent_ms", [None, 3_000], ids=["for ever", "until silent"])
+@pytest.mark.parametrize("names", [0, 20, 200])
+@pytest.mark.parametrize(("build", "label"), [(logistic, _truth), (linear, _amount)])
+def test_a_chunk_of_many_keys_gives_what_its_records_give_one_by_one(
+    build: Callable[[], Any], label: Callable[[random.Random], Any], names: int, silent_ms: int | None
+) -> None:
+    messages = _messages(names, 1_500, label, names=names)
+    cuts = sorted(random.Random(names).sample(range(1, 1_500), 20))
+    decoder = Decoder()
+    rings = [_keyring(build, silent_ms) for _ in range(2)]
+    fast, slow = (Shard(ring, partition=3, start=0) for ring in rings)
+    results = _run(_engine(decoder, fast=True), fast, messages, cuts)
+    found, wanted = _outputs(results), _outputs(_run(_engine(decoder, fast=False), slow, messages, cuts))
+    for part, value in wanted.items():
+        assert found[part] == value, part
+    assert (fast.offset, fast.counts, fast.quality_now()) == (slow.offset, slow.counts, slow.quality_now())
+    assert rings[0].changes() == rings[1].changes()
+    assert rings[0].checkpoint() == rings[1].checkpoint()
+    crossed = sum(result.chunk is not None for result in results)
+    if names < 64:
+        assert crossed >= len(results) * (1 if silent_ms is None else 0.5)
+    else:
+        assert crossed < len(results), "where there are too many features, keys go one by one"

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from river import compose, linear_model, optim, preprocessing, tree
+from words import Words
 
 from state import kernel as kernels
 from state.bank import Bank
@@ -480,3 +482,69 @@ def test_what_is_compiled_need_not_be_kept(monkeypatch: pytest.MonkeyPatch) -> N
 def test_without_numba_the_functions_run_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numba", None)
     assert kernels.kernel.__wrapped__() == kernels.INTERPRETED
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_many_records_at_once_give_what_each_gives_alone(shape: str) -> None:
+    slab, alone, words = slab_of(shape, kernels.kernel), slab_of(shape), Words()
+    assert slab.takes_many
+    chance, answers, wanted = random.Random(3), [], []
+    stream = list(records(slab.task, count=900, seed=5, names=60))
+    while stream:
+        batch = [stream.pop(0) for _ in range(min(len(stream), chance.choice([1, 7, 200])))]
+        batch = [(key, x, label if chance.random() < 0.8 else None) for key, x, label in batch]
+        columns = words.columns([(features, None) for _, features, _ in batch])
+        labels = np.array([math.nan if label is None else float(label) for *_, label in batch])
+        keys = [key for key, *_ in batch]
+        assert slab.admit(keys, columns, labels)
+        found = slab.run(keys, columns, labels)
+        assert not found.fault.any()
+        answers += zip(found.value.tolist(), found.chosen.tolist(), strict=True)
+        for key, features, label in batch:
+            answer, proba = alone.predict(key, features)
+            wanted.append((proba[True], answer) if proba else (answer, 0))
+            if label is not None:
+                alone.learn(key, features, label)
+        words.turn()
+    assert bits(tuple(float(value) for value, _ in answers)) == bits(tuple(float(value) for value, _ in wanted))
+    assert [chosen for _, chosen in answers] == [chosen for _, chosen in wanted]
+    assert {key: slab.dump(key) for key in KEYS} == {key: alone.dump(key) for key in KEYS}
+
+
+def test_a_record_that_is_no_numbers_leaves_no_trace_among_many() -> None:
+    slab, words = slab_of("scaled logistic", kernels.kernel), Words()
+    batch = [({"a": 1.0}, 1), ({"a": "x"}, 1), ({"a": None, "b": 2.0}, 1), ({"a": 3.0}, 1)]
+    keys = [b"k", b"k", b"new", b"k"]
+    columns, labels = words.columns(batch), np.ones(4)
+    assert slab.admit(keys, columns, labels)
+    assert slab.run(keys, columns, labels).fault.tolist() == [0, 1, 1, 0]
+    alone = slab_of("scaled logistic")
+    for at in (0, 3):
+        alone.learn(b"k", batch[at][0], True)
+    assert slab.dump(b"k") == alone.dump(b"k")
+    assert b"new" not in slab
+
+
+def test_with_too_many_features_no_records_are_admitted_and_those_of_a_key_apart_neither() -> None:
+    slab, words = slab_of("scaled logistic", kernels.kernel), Words()
+    many: list[tuple[dict[str, Any], Any]] = [({f"f{k}": 1.0 for k in range(65)}, 1)]
+    few: list[tuple[dict[str, Any], Any]] = [({"f0": 1.0}, 1)]
+    assert slab.admit([b"k"], words.columns(few), np.ones(1))
+    assert not slab.admit([b"k"], words.columns(many), np.ones(1))
+    assert slab.admit([b"k"], words.columns(many), np.full(1, math.nan)), "what is only asked takes no column"
+    slab.learn(b"apart", many[0][0], True)
+    assert not slab.admit([b"k", b"apart"], words.columns([*few, *few]), np.ones(2))
+    assert slab.admit([b"k", b"k"], words.columns([*few, *few]), np.ones(2))
+
+
+@pytest.mark.parametrize("shape", ["scaled logistic", "linear"])
+def test_models_that_are_written_down_together_are_those_that_are_written_down_alone(shape: str) -> None:
+    slab, chance = slab_of(shape), random.Random(1)
+    keys = [b"%d" % k for k in range(5_000)]
+    for key in keys:
+        names = chance.sample("abcdef", chance.randint(0, 6)) if chance.random() < 0.3 else "abc"
+        slab.learn(key, {name: chance.random() for name in names}, True)
+    slab.learn(b"7", {f"f{k}": 1.0 for k in range(100)}, True)
+    asked = [*chance.sample(keys, 4_000), b"7"]
+    assert slab.dump_all(asked) == [slab.dump(key) for key in asked]
+    assert slab.dump_all([]) == []

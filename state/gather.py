@@ -1,0 +1,94 @@
+"""A batch of records over the rows of a slab: gathered, gone through in one call, and put back.
+
+Each key's model is a row of its own, so in a batch the rows that it touches lie next to one another for as long as the
+call takes, and one call does what a call a record would. Importing this module takes numpy; numba is the kernel's.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from state.columns import Answers, Columns, Vocabulary
+from state.kernel import HEADER, NOWHERE, Kernel, Table
+
+
+class Gather:
+    """Go through batches over `table`, whose rows belong to the keys of `slots`; those of slot 0 are yet to be born."""
+
+    def __init__(
+        self, table: Table, slots: dict[bytes, int], *, fields: int, intercept: float, options: Sequence[float]
+    ) -> None:
+        self._table = table
+        self._slots = slots
+        self._fields = fields
+        self._intercept = intercept
+        self._options = np.array(options, dtype=np.float64)
+        self._known = -1, 0, 0
+        self._offsets = np.zeros(0, np.int64)
+
+    def admit(self, columns: Columns, labels: Any) -> bool:
+        """Give all features that may be learned a column; return False when there would be too many."""
+        self._turn(columns.vocabulary)
+        taught = np.repeat(~np.isnan(labels), np.diff(columns.starts))
+        met = np.bincount(columns.names[taught], minlength=len(self._offsets)) > 0
+        new = np.flatnonzero(met & (self._offsets == NOWHERE)).tolist()
+        if not new:
+            return True
+        names = columns.vocabulary.names
+        if not self._table.admit(tuple(names[number] for number in new)):
+            return False
+        self._look(columns.vocabulary)
+        return True
+
+    def run(self, keys: Sequence[bytes], columns: Columns, labels: Any, *, kernel: Kernel) -> Answers:
+        """Predict each record of a batch by its key's row, then learn it where it has a label; all is admitted."""
+        assert kernel.batch is not None
+        count = len(keys)
+        order: dict[bytes, int] = {}
+        which = np.fromiter((order.setdefault(key, len(order)) for key in keys), np.int64, count)
+        slots = np.fromiter((self._slots.get(key, 0) for key in order), np.int64, len(order))
+        width = HEADER + self._fields * len(self._table.columns)
+        rows = self._table.gather(slots, width)
+        reach = np.zeros(len(order), np.int64)
+        answers = Answers(np.empty(count), np.zeros(count, np.int8), None, None, np.zeros(count, np.int8))
+        longest = int(np.diff(columns.starts).max(initial=0))
+        kernel.batch(
+            rows.reshape(-1),
+            width,
+            which,
+            columns.starts,
+            columns.names,
+            columns.kinds,
+            columns.values,
+            labels,
+            self._offsets,
+            np.concatenate((self._options, np.zeros(1 + longest))),
+            np.empty(longest, np.int64),
+            self._fields,
+            answers.value,
+            answers.chosen,
+            answers.fault,
+            reach,
+        )
+        self._put_back(list(order), slots, rows, reach)
+        return answers
+
+    def _put_back(self, keys: list[bytes], slots: Any, rows: Any, reach: Any) -> None:
+        """Write down the rows that have learned; a key that is new gets one."""
+        taught = np.flatnonzero(reach)
+        for at in taught[slots[taught] == 0].tolist():
+            slots[at] = self._slots[keys[at]] = self._table.take(self._intercept)
+        self._table.scatter(slots[taught], rows[taught], reach[taught])
+
+    def _turn(self, vocabulary: Vocabulary) -> None:
+        """Know where the names of a vocabulary lie in a row."""
+        if self._known != (vocabulary.generation, len(vocabulary.names), len(self._table.columns)):
+            self._look(vocabulary)
+
+    def _look(self, vocabulary: Vocabulary) -> None:
+        columns, names = self._table.columns, vocabulary.names
+        self._known = vocabulary.generation, len(names), len(columns)
+        places = (columns.get(name, -1) for name in names)
+        found = np.fromiter(places, np.int64, len(names))
+        self._offsets = np.where(found < 0, NOWHERE, HEADER + found * self._fields)
