@@ -178,7 +178,7 @@ class Delivery(_Section):
 class Batches(_Section):
     """How much goes through at once."""
 
-    records_max: int = Field(5_000, ge=1, le=100_000, description="records of one batch at the most")
+    records_max: int = Field(20_000, ge=1, le=100_000, description="records of one batch at the most")
 
 
 class Records(_Section):

@@ -9,9 +9,8 @@ What only waits for Kafka is a call of its own, which may run beside the learnin
 nothing but what was fixed before.
 """
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -77,7 +76,7 @@ class Delivery:
         self._shards = shards
 
     def start(self, pending: Pending) -> None:
-        """Hand a batch over, as far as that needs no waiting for Kafka; `finish` does the rest.
+        """Make a batch ready to be sent, which `finish` does.
 
         The shards stand where the batch has brought them, and what came before it is confirmed. Raises what `finish`
         raises, and WebhookAway.
@@ -89,32 +88,24 @@ class Delivery:
         self._fix(pending)
         if not pending.sent:
             self._sink.open()
-            with self._noting(pending):
-                self._sink.fill(pending.outputs)
 
     def finish(self, pending: Pending) -> None:
-        """Return when a batch that was handed over is confirmed; touches no shard.
+        """Send a batch that is ready, and return when it is confirmed; touches no shard.
 
         Raises SinkAway or SourceAway when it must be tried again from `start`, and BatchStale when its partitions have
         moved on.
         """
         if not pending.sent:
-            with self._noting(pending):
-                self._sink.commit(pending.outputs, pending.membership)
+            try:
+                self._sink.send(pending.outputs, pending.membership)
+            except OutcomeUnknown:
+                pending.unknown = True
+                self._on_unknown()
+                raise
             pending.sent = True
         if not self._sink.commits:
             self._source.commit({o.partition: Committed(o.offset, o.mark, o.labels_offset) for o in pending.outputs})
         pending.done_s = time.time()
-
-    @contextlib.contextmanager
-    def _noting(self, pending: Pending) -> Iterator[None]:
-        """Note where a transaction's end is not heard of."""
-        try:
-            yield
-        except OutcomeUnknown:
-            pending.unknown = True
-            self._on_unknown()
-            raise
 
     def _resolve(self, pending: Pending) -> Literal["sent", "unsent"]:
         """Learn from the committed offsets how a transaction ended whose end was not heard of."""

@@ -16,6 +16,8 @@ from producers.sink import BatchStale
 
 # Longer than the calls of a transaction may take, each until the watchdog ends the process.
 _SETTLE_S = 40.0
+# That of the last batch in the running mean of how long one takes.
+_WEIGHT = 0.2
 
 
 class Flight:
@@ -46,6 +48,7 @@ class Flight:
         self._next: Pending | None = None
         self._held: Pending | None = None
         self._started_at = 0.0
+        self._usual_s = 0.0
 
     @property
     def is_at_rest(self) -> bool:
@@ -61,6 +64,11 @@ class Flight:
     def has_room(self) -> bool:
         """Whether another batch may be learned."""
         return self._next is None and (self._first is None or self._courier.is_out)
+
+    @property
+    def left_s(self) -> float:
+        """How long the batch under way will still take, if it takes as long as those before it."""
+        return max(0.0, self._started_at + self._usual_s - self._clock())
 
     @property
     def is_stuck(self) -> bool:
@@ -136,5 +144,7 @@ class Flight:
             return
         self._trial.works("sink")
         self._first = None
-        self._telemetry.batch_seconds.labels("deliver").observe(self._clock() - self._started_at)
+        took_s = self._clock() - self._started_at
+        self._usual_s += _WEIGHT * (took_s - self._usual_s)
+        self._telemetry.batch_seconds.labels("deliver").observe(took_s)
         self._confirmed(batch)

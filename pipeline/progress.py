@@ -26,8 +26,6 @@ log = structlog.get_logger("headrace")
 
 _NOTHING = Chunk(())
 _BATCH_S = 0.5
-# A batch that takes longer than this is worth to be learned while Kafka confirms another.
-_BUSY_S = 0.003
 _FIRST_RECORDS = 500
 _SPELL_S = 5.0
 
@@ -35,7 +33,7 @@ _SPELL_S = 5.0
 class Progress:
     """Learn batches with an engine. `shards` are the runner's, by partition.
 
-    `is_busy` tells whether the last batch took long to learn.
+    `took_s` tells how long the last batch took to learn.
     """
 
     def __init__(
@@ -64,7 +62,7 @@ class Progress:
         self._telemetry = telemetry
         self._clock = clock
         self.relearned = 0
-        self.is_busy = False
+        self.took_s = 0.0
         self.batch_records = min(_FIRST_RECORDS, records_max)
 
     @property
@@ -116,7 +114,7 @@ class Progress:
                 learned += self._advance(shard, batch, pending, now_ms, room=room)
         took_s = self._clock() - started
         self._telemetry.batch_seconds.labels("learn").observe(took_s)
-        self.is_busy = took_s > _BUSY_S
+        self.took_s = took_s
         self._fit(learned, took_s)
         return pending if pending.ends else None
 

@@ -5,7 +5,7 @@ the caller until they are confirmed, so whatever happens on the way, the very sa
 
 What a transaction's errors mean was learned on a real broker. Three cases matter to the caller:
 - `BatchStale`: the group has moved on, the broker refused the offsets, the transaction is aborted.
-- `SinkAway`: nothing is decided; `open`, `fill` and `commit` again with the same batch: it goes on where it stood.
+- `SinkAway`: nothing is decided; `open` and `send` again with the same batch: it goes on where it stood.
 - `OutcomeUnknown`: the producer is dead and its last transaction may be committed or not. `open` makes a new
   one with the same transactional id, which ends whatever the old one left open; then the committed offsets tell.
 """
@@ -89,7 +89,7 @@ class SinkRefused(Exception):
 
 
 class Sink(Protocol):
-    """Where a batch goes: it is handed over, and then waited for. `commits` tells whether the offsets go with it.
+    """Where a batch goes. `commits` tells whether the offsets go with it.
 
     `begun_at` is when the transaction that is open began, in seconds of the monotonic clock; `aborts` counts
     those that were aborted.
@@ -102,11 +102,11 @@ class Sink(Protocol):
     def open(self) -> None:
         """Be ready to send. Raises SinkAway, SinkRefused."""
 
-    def fill(self, outputs: Sequence[Output]) -> None:
-        """Hand the outputs to the client, without waiting for Kafka. Raises the errors of this module."""
+    def send(self, outputs: Sequence[Output], membership: Any) -> None:
+        """Return when the outputs are confirmed. Raises the errors of this module.
 
-    def commit(self, outputs: Sequence[Output], membership: Any) -> None:
-        """Return when the outputs, handed over before, are confirmed. Raises the errors of this module."""
+        The membership is the one that held when the batch was consumed.
+        """
 
     def close(self) -> None:
         """Let go of the connection, without waiting for what was not confirmed."""
@@ -156,41 +156,39 @@ class TransactionalSink:
             raise _away_or_refused(error) from error
         self._ready = True
 
-    def fill(self, outputs: Sequence[Output]) -> None:
-        """Begin a transaction and hand over the outputs; do nothing where only a commit is left to be tried again."""
-        if self._committing:
-            return
-        if self._producer is None or not self._ready:
-            raise OutcomeUnknown("the producer is gone")
-        try:
-            self._producer.begin_transaction()
-            self.begun_at = time.monotonic()
-            self._reach("begun")
-            produce(self._producer, outputs, self._topics, reach=self._reach)
-            self._reach("produced")
-        except KafkaException as error:
-            self._settle(self._producer, error)
-        except BufferError as error:
-            self._discard()
-            raise _overfull(error) from error
-
-    def commit(self, outputs: Sequence[Output], membership: Any) -> None:
-        """Commit with the offsets. The membership is the one that held when the batch was consumed."""
+    def send(self, outputs: Sequence[Output], membership: Any) -> None:
+        """Send the outputs with the offsets, or try the commit again where only that is left."""
         if self._producer is None or not self._ready:
             raise OutcomeUnknown("the producer is gone")
         try:
             if not self._committing:
-                self._send_offsets(self._producer, outputs, membership)
+                self._fill(self._producer, outputs, membership)
             self._committing = True
             self._call("commit_transaction", self._producer.commit_transaction)
             self._committing = False
             self.begun_at = None
         except KafkaException as error:
             self._settle(self._producer, error)
+        except BufferError as error:
+            self._discard()
+            raise _overfull(error) from error
 
     def close(self) -> None:
         """Leave the producer. An open transaction is ended by the next one of this id."""
         self._discard()
+
+    def _fill(self, producer: Producer, outputs: Sequence[Output], membership: Any) -> None:
+        """Begin a transaction with the offsets, then hand over the outputs.
+
+        In this order: until the last transaction's markers are written, the first request of the next is turned back.
+        That of the offsets is tried again after `retry.backoff.ms`; that of an output's partition after 20 ms, always.
+        """
+        producer.begin_transaction()
+        self.begun_at = time.monotonic()
+        self._reach("begun")
+        self._send_offsets(producer, outputs, membership)
+        produce(producer, outputs, self._topics, reach=self._reach)
+        self._reach("produced")
 
     def _send_offsets(self, producer: Producer, outputs: Sequence[Output], membership: Any) -> None:
         offsets = [
@@ -269,8 +267,8 @@ class PlainSink:
         """Make the producer; it finds the broker by itself."""
         self._producer = self._producer or _producer(self._settings)
 
-    def fill(self, outputs: Sequence[Output]) -> None:
-        """Hand over the outputs."""
+    def send(self, outputs: Sequence[Output], membership: Any) -> None:  # noqa: ARG002 the protocol's
+        """Send the outputs, and wait until all of them are acknowledged."""
         self.open()
         assert self._producer is not None
         self._faults.clear()
@@ -282,11 +280,6 @@ class PlainSink:
         except BufferError as error:
             self.close()
             raise _overfull(error) from error
-
-    def commit(self, outputs: Sequence[Output], membership: Any) -> None:  # noqa: ARG002 the protocol's
-        """Wait until all of it is acknowledged."""
-        if self._producer is None:
-            raise SinkAway("the producer is gone")
         with self._deadline("flush"):
             left = self._producer.flush(_CALL_S)
         if left or self._faults:
@@ -337,8 +330,8 @@ def _producer_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "linger.ms": 5,
         # The next transaction often comes before the last one's markers are written. With the default of
-        # 100 ms the stream would stand still for as long, each time.
-        "retry.backoff.ms": 5,
+        # 100 ms the stream would stand still for as long, each time. It is doubled from one try to the next.
+        "retry.backoff.ms": 1,
         # A broker that is back is found within a second, not ten.
         "reconnect.backoff.max.ms": 1_000,
         # What is too large the topics decide; the client's own limit is below that of a topic.

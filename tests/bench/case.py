@@ -20,6 +20,8 @@ PARTITION_COUNTS = (1, 4, 16, 64)
 BAD_SHARES = (0, 1, 50, 100)
 
 _KEYED = {"model.scope": "key"}
+# So many times the records of the others: most of a hundred thousand keys' are not the first of their key.
+KEYED_TIMES = 4
 _GLOBAL = {"model.scope": "global"}
 # Peers that are so slow that a share of the records tells as much: one in so many.
 _SLOW = {"faust": 10}
@@ -144,7 +146,7 @@ def _spoiled(feed: Feed) -> list[Case]:
 def _keyed(feed: Feed, *, million_count: int) -> list[Case]:
     found = []
     for keys in KEY_COUNTS:
-        count = million_count if keys == KEY_COUNTS[-1] else feed.count
+        count = million_count if keys == KEY_COUNTS[-1] else KEYED_TIMES * feed.count
         fed = Feed(f"bench.keys.{keys}", count, feed.partitions, keys=keys)
         beside = PLAIN if keys == KEY_COUNTS[0] else f"keys.{KEY_COUNTS[0]}"
         found.append(Case(f"keys.{keys}", f"a model a key, of {keys:,}", fed, "keys", beside=beside, settings=_KEYED))

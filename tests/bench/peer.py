@@ -19,6 +19,8 @@ from confluent_kafka import Consumer, KafkaException, Producer
 from model import build
 
 _COMMIT_S = 1.0
+# As many as Headrace takes at once under lag.
+_RECORDS_MAX = 20_000
 
 
 def loop(consumer: Consumer, producer: Producer, features: str, output: str, count: int) -> None:
@@ -52,7 +54,7 @@ def tuned(consumer: Consumer, producer: Producer, features: str, output: str, co
     """Do the same with each of the faster calls: msgspec, larger batches, one produce call a partition."""
     models: dict[int, Any] = defaultdict(build)
     decode, encode = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
-    for messages in _batches(consumer, producer, records_max=5_000, count=count):
+    for messages in _batches(consumer, producer, records_max=_RECORDS_MAX, count=count):
         answers: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for message in messages:
             record = decode(message.value())
@@ -74,7 +76,7 @@ def tuned(consumer: Consumer, producer: Producer, features: str, output: str, co
 
 def copy(consumer: Consumer, producer: Producer, features: str, output: str, count: int) -> None:  # noqa: ARG001 one shape
     """Put each record into the other topic as it is and promise nothing: as fast as the clients go from Python."""
-    for messages in _batches(consumer, producer, records_max=5_000, count=count, commits=False):
+    for messages in _batches(consumer, producer, records_max=_RECORDS_MAX, count=count, commits=False):
         rows: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for message in messages:
             rows[message.partition()].append({"key": message.key(), "value": message.value()})

@@ -57,7 +57,7 @@ def _arguments() -> argparse.Namespace:
     usual = [part for part in PARTS if part not in _LONG]
     add("--records", type=int, default=200_000, metavar="N", help="records of the peers' runs; default: %(default)s")
     add("--growth-records", type=int, metavar="N", help="of all other runs; default: half of --records")
-    add("--million-records", type=int, metavar="N", help="of the run of a million keys, if others")
+    add("--million-records", type=int, metavar="N", help="of a million keys, if others than of fewer")
     add("--memory-records", type=int, default=10_000_000, metavar="N", help="of the part memory; default: %(default)s")
     add("--behind", type=int, default=100_000, metavar="N", help="records behind in recovery; default: %(default)s")
     add("--seconds", type=float, default=6.0, metavar="S", help="of each latency; default: %(default)s")
@@ -71,7 +71,7 @@ def _arguments() -> argparse.Namespace:
     add("--from", type=Path, dest="drawn", metavar="FILE", help="measure nothing, and draw what --json wrote")
     given = parser.parse_args()
     given.growth_records = given.growth_records or max(_RECORDS_MIN, given.records // 2)
-    given.million_records = given.million_records or given.growth_records
+    given.million_records = given.million_records or case.KEYED_TIMES * given.growth_records
     counts = (given.records, given.growth_records, given.million_records, given.behind)
     if given.repeats < 1 or given.partitions < 1 or min(counts) < _RECORDS_MIN:
         parser.error(f"at least {_RECORDS_MIN:,} records, 1 repeat and 1 partition are needed")

@@ -581,7 +581,7 @@ def test_a_round_is_due_after_a_share_of_the_examples_and_not_too_few(pool: Pool
         commons.mix({3: Contribution(1, before, now)}, within_s=WITHIN_S)
         before = now
         due.append(commons.due_after)
-    assert due == [20, 20, 30, 45, 60]
+    assert due == [20, 20, 20, 20, 24]
 
 
 def test_who_is_behind_learns_what_the_others_have_brought_in(pool: Pool) -> None:

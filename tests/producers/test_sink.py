@@ -107,8 +107,7 @@ class Cluster:
 
 
 def send(made: Sink, outputs: list[Output], membership: Any) -> None:
-    made.fill(outputs)
-    made.commit(outputs, membership)
+    made.send(outputs, membership)
 
 
 @pytest.fixture(scope="module")
