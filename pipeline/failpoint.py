@@ -25,6 +25,7 @@ Name = Literal[
     "committed",
     "forked",
     "writing",
+    "saving",
     "saved",
     "relearning",
     "assigning",

@@ -281,6 +281,7 @@ class Runner:
                 if self._clock() > until:
                     return
                 if self._trial.allowed("store") and shard is self._shards.get(shard.partition):
+                    self._reach("saving")
                     self._trial.hear(None, partial(self._save, shard, self._saver.begin))
 
     def _hear_of_save(self) -> None:

@@ -98,7 +98,7 @@ MUTANTS = [
         "if held > tonumber(ARGV[1]) then return {-1, held} end\n",
         "",
         "test_zombies.py::test_what_a_worker_has_in_hand_when_it_wakes_as_a_zombie_is_refused",
-        "snapshot refused after committed",
+        "snapshot refused after saving",
     ),
     Mutant(
         "reset to earliest",

@@ -24,7 +24,9 @@ ZOMBIES = {
     "begun": (0.0, "batch dropped"),
     "produced": (0.2, "batch dropped"),
     "offsets": (0.0, "batch dropped"),
-    "committed": (0.0, "snapshot refused"),
+    # Whether another batch was learned by then, or it was about to save.
+    "committed": (0.0, "taken over again"),
+    "saving": (0.0, "snapshot refused"),
 }
 
 
