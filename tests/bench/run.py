@@ -19,7 +19,9 @@ from lineup import INSTALL, PEERS_PYTHON, TITLES, Lineup
 from meter import PeerFailed
 
 from consumers.source import SourceAway
+from pipeline import lane
 from pipeline.embedded import EmbeddedError
+from state.kernel import kernel
 from state.store import StoreAway
 
 _RECORDS_MIN = 20_000
@@ -94,6 +96,9 @@ def _measure(given: argparse.Namespace, lineup: Lineup) -> str:
         parts=given.only,
         programs=lineup.present(given.peers),
     )
+    # Where none has run here before, the first run would stand still while this goes on.
+    lane.warm()
+    kernel()
     comparison = Comparison(plan, lineup)
     comparison.run()
     return json.dumps(comparison.told, indent=2) + "\n"

@@ -26,6 +26,9 @@ from pipeline.embedded import Stack
 LENT = "HEADRACE_TEST_STACK"
 """Names the environment variable by which one run of the tests lends another its Kafka and store."""
 
+PATIENCE_S = float(os.environ.get("HEADRACE_TEST_PATIENCE_S", "60"))
+"""How long a run to its end may take, and a stream until it is committed: shorter where a bug was seeded."""
+
 LOGISTIC = """
 from river import linear_model, preprocessing
 
@@ -108,7 +111,7 @@ class Project:
             run.end()
             log.close()
 
-    def run_to_end(self, *, timeout_s: float = 60.0, workers: int = 1, on_loss: str = "relearn") -> str:
+    def run_to_end(self, *, timeout_s: float = PATIENCE_S, workers: int = 1, on_loss: str = "relearn") -> str:
         with self.running(until_end=True, workers=workers, on_loss=on_loss) as run:
             code = run.process.wait(timeout_s)
             assert code == 0, run.log()
@@ -148,7 +151,7 @@ class Project:
     def all_committed(self) -> bool:
         return all(max(offset, 0) >= len(self.sent[p]) for p, (offset, _) in self.committed().items())
 
-    def wait_for_all(self, *, timeout_s: float = 60.0) -> None:
+    def wait_for_all(self, *, timeout_s: float = PATIENCE_S) -> None:
         wait_until(self.all_committed, what=f"all of {self.name} to be committed", timeout_s=timeout_s)
 
     def read(self, topic: str) -> dict[int, list[Any]]:

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.alone, pytest.mark.xdist_group("alone")]
 
 Make = Callable[..., Project]
 
-KILLS = 6
+KILLS = 4
 
 
 class Arrivals(threading.Thread):
