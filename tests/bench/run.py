@@ -7,6 +7,7 @@ slow; it fails when answers are not all there, or not the ones that the others g
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -112,6 +113,9 @@ def _draw(lineup: Lineup, text: str, directory: Path) -> int:
 
 def main() -> int:
     """Read the arguments, measure, draw, and return the exit code."""
+    # However it is asked to end, it takes along what it has started.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     given = _arguments()
     lineup = Lineup(given.peers_python)
     if lineup.missing and given.drawn is None and {"peers", "latency"}.intersection(given.only):
