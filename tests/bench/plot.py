@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import matplotlib as mpl
@@ -70,7 +71,7 @@ def _bars(axes: Any, found: Told, values: Mapping[str, Sequence[float]], title: 
     # One bar that is many times the next would leave nothing of the others: it is cut off, and says so.
     end = 1.3 * (longest[-2] if cut and len(longest) > 1 and longest[-1] > _CUT * longest[-2] else longest[-1])
     for place, name in enumerate(names):
-        least, middle, most = (sorted(values[name])[at] for at in (0, len(values[name]) // 2, -1))
+        least, middle, most = min(values[name]), median(values[name]), max(values[name])
         color = OURS if name.startswith("headrace") else LIMIT if name == "copy" else OTHERS
         axes.barh(place, min(middle, end), color=color, height=0.66)
         axes.plot([least, most], [place, place], color=INK, linewidth=1.2)
@@ -149,7 +150,7 @@ def _curves(axes: Any, names: Sequence[str], runs: Sequence[Told]) -> None:
         series = []
         for name in names:
             ratios = sorted(cost(run[name]) / (cost(run[names[0]]) or 1.0) for run in runs)
-            series.append((ratios[0], ratios[len(ratios) // 2], ratios[-1]))
+            series.append((ratios[0], median(ratios), ratios[-1]))
         low, middle, high = zip(*series, strict=True)
         axes.plot(range(len(names)), middle, "o-", color=color, linewidth=1.6, markersize=4, label=kind)
         axes.fill_between(range(len(names)), low, high, color=color, alpha=0.15, linewidth=0)
