@@ -5,8 +5,8 @@ outputs, its offsets and the membership that held when it was consumed, and trie
 the same outputs each time, never a second learning. Only when the partitions are no longer this worker's is
 the batch dropped, and the models that learned it with it.
 
-What only waits for Kafka is a call of its own, which may run beside the learning of the next batch: it looks at
-nothing but what was fixed before.
+What goes to Kafka goes in a call of its own, which may run beside the learning of the next batch: it looks at nothing
+but what was fixed before.
 """
 
 import time

@@ -1,7 +1,7 @@
 """The batches between learned and confirmed: the one that is under way, and the one that comes next.
 
-A second thread only waits for Kafka (`courier`). While it waits for one batch, the next may be learned, and no further
-one; it is handed over when the first is confirmed.
+A second thread sends a batch and waits for Kafka (`courier`). Meanwhile the next may be learned, and no further one; it
+is handed over when the first is confirmed.
 """
 
 from collections.abc import Callable, Iterable

@@ -17,8 +17,17 @@ class Gather:
     """Go through batches over `table`, whose rows belong to the keys of `slots`; those of slot 0 are yet to be born."""
 
     def __init__(
-        self, table: Table, slots: dict[bytes, int], *, fields: int, intercept: float, options: Sequence[float]
+        self,
+        table: Table,
+        slots: dict[bytes, int],
+        *,
+        kernel: Kernel,
+        fields: int,
+        intercept: float,
+        options: Sequence[float],
     ) -> None:
+        assert kernel.batch is not None
+        self._batch = kernel.batch
         self._table = table
         self._slots = slots
         self._fields = fields
@@ -41,9 +50,8 @@ class Gather:
         self._look(columns.vocabulary)
         return True
 
-    def run(self, keys: Sequence[bytes], columns: Columns, labels: Any, *, kernel: Kernel) -> Answers:
+    def run(self, keys: Sequence[bytes], columns: Columns, labels: Any) -> Answers:
         """Predict each record of a batch by its key's row, then learn it where it has a label; all is admitted."""
-        assert kernel.batch is not None
         count = len(keys)
         order: dict[bytes, int] = {}
         which = np.fromiter((order.setdefault(key, len(order)) for key in keys), np.int64, count)
@@ -53,7 +61,7 @@ class Gather:
         reach = np.zeros(len(order), np.int64)
         answers = Answers(np.empty(count), np.zeros(count, np.int8), None, None, np.zeros(count, np.int8))
         longest = int(np.diff(columns.starts).max(initial=0))
-        kernel.batch(
+        self._batch(
             rows.reshape(-1),
             width,
             which,

@@ -158,7 +158,7 @@ class Slab:
         `labels` is float64, NaN for none.
         """
         assert self._gather is not None
-        return self._gather.run(keys, columns, labels, kernel=self._kernel)
+        return self._gather.run(keys, columns, labels)
 
     def dump(self, key: bytes) -> bytes:
         """Return one key's model as bytes, which are a function of what it was taught alone. Raises KeyError."""
@@ -287,7 +287,12 @@ class Slab:
     def _new_gather(self) -> "Gather":
         gather = importlib.import_module("state.gather")
         made: Gather = gather.Gather(
-            self._table, self._slots, fields=self._fields, intercept=self._intercept, options=self._options
+            self._table,
+            self._slots,
+            kernel=self._kernel,
+            fields=self._fields,
+            intercept=self._intercept,
+            options=self._options,
         )
         return made
 
