@@ -95,6 +95,7 @@ class Decoder:
         return _decode_again(value).features
 
 
+_NESTED = (dict, list)
 _decode_again = msgspec.json.Decoder(NullableEvent).decode
 
 
@@ -112,6 +113,6 @@ def _faults(whole: dict[str, Any]) -> Iterator[Refusal]:
     if "ts" in whole and (isinstance(whole["ts"], bool) or not isinstance(whole["ts"], int)):
         yield wrong_type("ts", whole["ts"], "a whole number of milliseconds since 1970")
     for name, value in features.items():
-        if value is None or isinstance(value, dict | list):
+        if value is None or type(value) in _NESTED:
             yield wrong_type(f"features.{name}", value, "a number, a string or a boolean")
     yield from leaf_faults(whole)

@@ -15,9 +15,14 @@ Faults = Callable[[dict[str, Any]], Iterator["Refusal"]]
 # A double ends at 1.8e308, so an integer that does not fit one has at least 309 digits.
 _DIGITS_MAX = 308
 _HUGE_INTEGER = re.compile(rb"\d{309}")
+# Of so many digits in a row, each thirtieth is one of ten in a row: few records have as many, and few bytes are asked.
+_STEP = 30
+_SAMPLED = re.compile(rb"\d{10}")
 _NUMBER = (int, float)
 _WHITE_SPACE = " \t\n\r"
 _BYTE_ORDER_MARK = "\ufeff"
+# What the decoder says of JSON that lacks its end, and of half a surrogate pair.
+_TRUNCATED = "Input data was truncated"
 _decode_any = msgspec.json.Decoder().decode
 # What `json.loads` calls in the end; its own errors take longer to make than all of a short value to parse.
 _scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # the stubs lack it
@@ -99,6 +104,8 @@ def _diagnose(value: bytes, error: Exception, faults: Faults) -> Refusal:
         return Refusal("not_utf8", "decode", f"byte {fault.start} (0x{byte:02x}) is not valid UTF-8")
     if isinstance(error, RecursionError):
         return Refusal("not_json", "decode", "the value is nested too deeply to be read")
+    if str(error) == _TRUNCATED and "\\u" not in text:
+        return Refusal("not_json", "decode", f"the value is not JSON: it breaks off after {len(text)} characters")
     whole = _parse(value, text, error)
     if isinstance(whole, Refusal):
         return whole
@@ -205,7 +212,9 @@ def _path(within: str, name: str | int) -> str:
 
 
 def _may_have_huge_integer(value: bytes) -> bool:
-    return len(value) > _DIGITS_MAX and _HUGE_INTEGER.search(value) is not None
+    if len(value) <= _DIGITS_MAX or _SAMPLED.search(value[::_STEP]) is None:
+        return False
+    return _HUGE_INTEGER.search(value) is not None
 
 
 def _integer(digits: str) -> int:

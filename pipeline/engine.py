@@ -19,7 +19,7 @@ from consumers.record import Decoder, Event, LabelRecord, Record
 from consumers.refusal import NO_KEY, Refusal
 from pipeline.join import Join
 from producers import deadletter, prediction
-from producers.parcel import Message, Parcel
+from producers.parcel import Parcel
 from state.keyring import seen_ms
 from state.learner import LabelError
 from state.shard import Shard
@@ -29,22 +29,67 @@ if TYPE_CHECKING:
     from pipeline.lane import Crossing, Lane
 
 
+class DeadLetter(msgspec.Struct, frozen=True, gc=False):
+    """A refused record as it goes to the dead letters of the group, out of `topic`.
+
+    `learned` says that the model had learned the record before it was refused.
+    """
+
+    record: Record
+    refusal: Refusal
+    topic: str
+    group: str
+    learned: bool = False
+
+    @property
+    def key(self) -> bytes | None:
+        """The record's own, byte for byte."""
+        return self.record.key
+
+    @property
+    def value(self) -> bytes | None:
+        """The record's own, byte for byte."""
+        return self.record.value
+
+    @property
+    def headers(self) -> list[tuple[str, bytes | None]]:
+        """The record's own, and behind them the reason.
+
+        Made each time that they are asked for: a flood of them, held until it is confirmed, would keep the collector
+        busy.
+        """
+        record, refusal = self.record, self.refusal
+        return deadletter.seal(
+            record.headers,
+            topic=self.topic,
+            partition=record.partition,
+            offset=record.offset,
+            group=self.group,
+            code=refusal.code,
+            stage=refusal.stage,
+            field=refusal.field,
+            message=refusal.message,
+            timestamp_ms=record.timestamp_ms,
+            learned=self.learned,
+        )
+
+
 class Result(msgspec.Struct):
     """What a batch gave for one partition.
 
-    `sources` are the records behind the predictions, in order, or else their `places` in the `chunk` that has them; a
-    dead letter stands with its offset. `label_letters` are those of the labels topic, of which `labels` were good;
-    `delays_ms` tells after how long each was joined. `codes` counts both kinds of dead letters by code. `learned` says
-    how many were taught; `taught` tells of each prediction whether the model has, or awaits, its label. `posted` says
-    that the HTTP sink has had its say.
+    `sources` are the records behind the predictions, in order, or else their `places` in the `chunk` that has them.
+    `label_letters` are the dead letters of the labels topic, of which `labels` were good; `delays_ms` tells after how
+    long each was joined. `codes` counts both kinds of dead letters by code. `learned` says how many were taught;
+    `taught` tells of each prediction whether the model has, or awaits, its label. `posted` says that the HTTP sink has
+    had its say.
     """
 
     predictions: Parcel = msgspec.field(default_factory=Parcel)
     sources: list[Record] = []
     chunk: Chunk | None = None
     places: Sequence[int] = ()
-    dead_letters: list[tuple[int, Message]] = []
-    label_letters: list[tuple[int, Message]] = []
+    dead_letters: list[DeadLetter] = []
+    label_letters: list[DeadLetter] = []
     codes: dict[str, int] = {}
     labels: int = 0
     delays_ms: list[int] = []
@@ -53,9 +98,9 @@ class Result(msgspec.Struct):
     posted: bool = False
 
     @property
-    def letters(self) -> list[Message]:
+    def letters(self) -> list[DeadLetter]:
         """All dead letters, those of the labels last."""
-        return [letter for _, letter in (*self.dead_letters, *self.label_letters)]
+        return self.dead_letters + self.label_letters
 
     def source(self, position: int) -> Record:
         """Return the record behind a prediction."""
@@ -116,10 +161,8 @@ class Engine:
             learned=crossing.learned,
             taught=crossing.taught,
         )
-        for position, refusal in sorted(crossing.refusals.items()):
-            record = chunk.record(position)
-            result.dead_letters.append((record.offset, self.refuse(record, refusal)))
-            result.count(refusal.code)
+        for position in sorted(crossing.refusals):
+            self._refuse(chunk.record(position), crossing.refusals[position], result)
         shard.mind.trim()
         return result
 
@@ -139,8 +182,7 @@ class Engine:
                 counts.predictions += 1
             else:
                 counts.dead_letters += 1
-                result.dead_letters.append((record.offset, self.refuse(record, refusal)))
-                result.count(refusal.code)
+                self._refuse(record, refusal, result)
             shard.offset = record.offset + 1
         result.learned = counts.learned - before
         shard.mind.trim()
@@ -152,31 +194,20 @@ class Engine:
         Where the model has learned a record already, or will when its label comes, the dead letter says so.
         """
         for position, words in refused.items():
-            record = result.source(position)
-            result.count("sink_refused")
-            letter = self.refuse(record, Refusal("sink_refused", "sink", words), learned=bool(result.taught[position]))
-            result.dead_letters.append((record.offset, letter))
-        result.dead_letters.sort(key=lambda letter: letter[0])
+            learned = bool(result.taught[position])
+            self._refuse(result.source(position), Refusal("sink_refused", "sink", words), result, learned=learned)
+        result.dead_letters.sort(key=lambda letter: letter.record.offset)
         result.predictions = result.predictions.without(refused)
         shard.counts.predictions -= len(refused)
         shard.counts.dead_letters += len(refused)
 
-    def refuse(self, record: Record, refusal: Refusal, *, learned: bool = False) -> Message:
-        """Seal a record as a dead letter, byte for byte, with the reason in its headers."""
-        headers = deadletter.seal(
-            record.headers,
-            topic=self._labels if type(record) is LabelRecord else self._topic,
-            partition=record.partition,
-            offset=record.offset,
-            group=self._name,
-            code=refusal.code,
-            stage=refusal.stage,
-            field=refusal.field,
-            message=refusal.message,
-            timestamp_ms=record.timestamp_ms,
-            learned=learned,
-        )
-        return Message(record.key, record.value, headers)
+    def _refuse(self, record: Record, refusal: Refusal, result: Result, *, learned: bool = False) -> None:
+        """Make a dead letter of a record, and count it."""
+        if type(record) is LabelRecord:
+            result.label_letters.append(DeadLetter(record, refusal, self._labels, self._name, learned))
+        else:
+            result.dead_letters.append(DeadLetter(record, refusal, self._topic, self._name, learned))
+        result.count(refusal.code)
 
     def _one(
         self, shard: Shard, record: Record, result: Result, model: prediction.Model, now_ms: int
@@ -253,8 +284,7 @@ class Engine:
         if refusal is None:
             result.labels += 1
         else:
-            result.label_letters.append((record.offset, self.refuse(record, refusal)))
-            result.count(refusal.code)
+            self._refuse(record, refusal, result)
         shard.labels_offset = record.offset + 1
 
     def _label(self, shard: Shard, event: Event, record: Record) -> Any:

@@ -39,6 +39,8 @@ _BACKOFF_MAX_S = 10.0
 _STEADY_S = 3.0
 _STOP_S = 10.0
 _TICK_S = 0.05
+# Of new objects, and of runs of the younger generation before the older one's.
+_COLLECT_AFTER = 20_000, 20, 20
 _ORDINAL_VARIABLE = "HEADRACE_ORDINAL"
 
 
@@ -111,6 +113,8 @@ def run(file: Path, *, workers: int, until_end: bool, on_loss: OnLoss, flags: di
     recipe.warm(config)
     # What is here now stays: not to be looked at again by each worker's collector, which would copy it.
     gc.freeze()
+    # What a batch holds is gone when it is confirmed: to look through it again and again finds nothing.
+    gc.set_threshold(*_COLLECT_AFTER)
     job = Job(str(file.resolve()), flags, until_end=until_end, on_loss=on_loss)
     seats = [_Seat(msgspec.structs.replace(job, ordinal=number)) for number in numbers]
     try:

@@ -42,6 +42,7 @@ _RENDERED_MAX = 4_096
 
 _DELIVERED_ONCE = (DELIVERY_COUNT, b"1")
 _MALFORMED = (STATUS, b"400")
+_NEVER_REPLAYED = (REPLAY_COUNT, b"0")
 
 
 class Reason(msgspec.Struct, frozen=True):
@@ -82,28 +83,28 @@ def seal(
     Those of an earlier dead letter are replaced; how often it was replayed is carried on.
     """
     sealed: list[tuple[str, bytes | None]] = []
-    replays = "0"
+    replays = _NEVER_REPLAYED
     if headers:
         sealed = [header for header in headers if header[0] not in _OWN]
         if len(sealed) < len(headers):
-            replays = str(replay_count(headers))
+            replays = (REPLAY_COUNT, _cut(str(replay_count(headers))))
             learned = learned or is_learned(headers)
     # A flood of bad records comes through here: what is the same for many of them is rendered once.
     in_topic, in_partition, for_group = _place(topic, partition, group)
-    with_code, at_stage = _kind(code, stage)
+    with_code, of_field, at_stage = _kind(code, field, stage)
     sealed += (
         in_topic,
         in_partition,
-        (OFFSET, str(offset).encode()),
+        (OFFSET, b"%d" % offset),
         for_group,
         _DELIVERED_ONCE,
         (MESSAGE, _cut(message)),
         _MALFORMED,
         with_code,
-        (FIELD, _cut(field)),
+        of_field,
         at_stage,
-        (TIMESTAMP, str(timestamp_ms).encode()),
-        (REPLAY_COUNT, _cut(replays)),
+        (TIMESTAMP, b"%d" % timestamp_ms),
+        replays,
     )
     if learned:
         sealed.append((LEARNED, b"true"))
@@ -199,8 +200,8 @@ def _place(topic: str, partition: int, group: str) -> tuple[tuple[str, bytes], .
 
 
 @functools.lru_cache(maxsize=_RENDERED_MAX)
-def _kind(code: str, stage: str) -> tuple[tuple[str, bytes], ...]:
-    return (CODE, _cut(code)), (STAGE, _cut(stage))
+def _kind(code: str, field: str, stage: str) -> tuple[tuple[str, bytes], ...]:
+    return (CODE, _cut(code)), (FIELD, _cut(field)), (STAGE, _cut(stage))
 
 
 def _cut(text: str) -> bytes:

@@ -1,7 +1,7 @@
 """What a batch gives on its way out, as columns, and how it is handed to the client."""
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from confluent_kafka import KafkaException, Producer
@@ -12,12 +12,20 @@ Reach = Callable[[str], None]
 """Told of each place that a batch passes on its way."""
 
 
-class Message(msgspec.Struct, frozen=True, gc=False):
+class Message(Protocol):
     """One record on its way out."""
 
-    key: bytes | None
-    value: bytes | None
-    headers: Headers | None = None
+    @property
+    def key(self) -> bytes | None:
+        """The key, None for none."""
+
+    @property
+    def value(self) -> bytes | None:
+        """The value, None for none."""
+
+    @property
+    def headers(self) -> list[tuple[str, bytes | None]] | None:
+        """The headers, None for none: asked for when it goes, each time that it goes, and the same each time."""
 
 
 class Parcel(msgspec.Struct):
@@ -79,7 +87,9 @@ def produce(producer: Producer, outputs: Sequence[Output], topics: Mapping[str, 
 
 def _produce_letters(producer: Producer, topic: str, partition: int, letters: Sequence[Message]) -> None:
     for letter in letters:
-        producer.produce(topic, letter.value, letter.key, partition=partition, headers=list(letter.headers or ()))
+        # Its type says that it might put text into the list.
+        headers: Any = letter.headers
+        producer.produce(topic, letter.value, letter.key, partition=partition, headers=headers)
 
 
 def _produce_parcel(producer: Producer, topic: str, partition: int, parcel: Parcel) -> None:

@@ -92,8 +92,8 @@ def test_good_and_bad_records_keep_their_order_and_their_bytes() -> None:
     shard = _shard()
     result = _engine().run(shard, _records(values, headers=[("a", b"1")]), now_ms=5)
     assert [answer["source"]["offset"] for answer in _answers(result)] == [0, 2, 4]
-    assert [(offset, m.key, m.value) for offset, m in result.dead_letters] == [(1, b"k", b"nonsense"), (3, b"k", None)]
-    assert all(m.headers is not None and m.headers[0] == ("a", b"1") for _, m in result.dead_letters)
+    assert [(m.record.offset, m.key, m.value) for m in result.dead_letters] == [(1, b"k", b"nonsense"), (3, b"k", None)]
+    assert all(m.headers[0] == ("a", b"1") for m in result.dead_letters)
     counts = shard.counts
     assert (counts.records, counts.predictions, counts.dead_letters, counts.learned) == (5, 3, 2, 2)
     assert shard.offset == 5
@@ -130,8 +130,8 @@ def test_a_model_that_raises_stands_as_it_stood_after_thousands_of_records() -> 
     engine = _engine()
     result = engine.run(broken, _records([*good, _event(3, True), _event(1.5)]), now_ms=5)
     reference = engine.run(whole, _records([*good, _event(1.5)]), now_ms=5)
-    assert [offset for offset, _ in result.dead_letters] == [12_000]
-    assert dict(result.dead_letters[0][1].headers or ())["dlq.code"] == b"learn_failed"
+    assert [letter.record.offset for letter in result.dead_letters] == [12_000]
+    assert dict(result.dead_letters[0].headers or ())["dlq.code"] == b"learn_failed"
     assert _answers(result)[-1]["proba"] == _answers(reference)[-1]["proba"]
 
 
@@ -161,8 +161,8 @@ def test_predictions_that_the_sink_refused_become_dead_letters_that_say_they_wer
     engine, shard = _engine(), _shard()
     result = engine.run(shard, _records([_event(1, True), b"{", _event(2, True)]), now_ms=5)
     engine.withdraw(shard, result, {0: "no"})
-    assert [offset for offset, _ in result.dead_letters] == [0, 1]
-    assert dict(result.dead_letters[0][1].headers or ())["dlq.learned"] == b"true"
+    assert [letter.record.offset for letter in result.dead_letters] == [0, 1]
+    assert dict(result.dead_letters[0].headers or ())["dlq.learned"] == b"true"
     assert (shard.counts.predictions, shard.counts.dead_letters, shard.counts.learned) == (1, 2, 2)
 
 
@@ -186,9 +186,9 @@ def test_the_corpus_leaves_the_good_records_and_the_model_untouched(task: Task) 
     shard, alone = _shard(MODELS[task]()), _shard(MODELS[task]())
     result = _engine().run(shard, _records(mixed), now_ms=5)
     reference = _engine().run(alone, _records(good), now_ms=5)
-    assert [offset for offset, _ in result.dead_letters] == list(range(1, len(mixed), 2))
-    for case, (_, letter) in zip(cases, result.dead_letters, strict=True):
-        headers = dict(letter.headers or ())
+    assert [letter.record.offset for letter in result.dead_letters] == list(range(1, len(mixed), 2))
+    for case, letter in zip(cases, result.dead_letters, strict=True):
+        headers = dict(letter.headers)
         assert letter.value == case.value
         assert (headers["dlq.code"], headers["dlq.field"], headers["dlq.stage"]) == (
             case.code.encode(),
@@ -210,7 +210,7 @@ def test_odd_records_are_predicted_and_learned_as_the_corpus_says(task: Task) ->
         shard = _shard(MODELS[task]())
         result = _engine().run(shard, _records([case.value]), now_ms=5)
         # A name of 50,000 letters is fine; that this model can't scale a word is the model's own business.
-        codes = [dict(letter.headers or ())["dlq.code"] for _, letter in result.dead_letters]
+        codes = [dict(letter.headers)["dlq.code"] for letter in result.dead_letters]
         if codes:
             assert codes == [b"learn_failed"], case.name
             assert any(isinstance(value, str) for value in case.features.values()), case.name
@@ -222,8 +222,8 @@ def test_odd_records_are_predicted_and_learned_as_the_corpus_says(task: Task) ->
 
 def test_headers_come_out_in_their_order_and_those_of_an_earlier_dead_letter_once() -> None:
     own: list[tuple[str, bytes | None]] = [("b", b"1"), ("a", None), ("b", b""), ("é", b"\xff")]
-    first = _engine().run(_shard(), _records([b"{"], headers=own), now_ms=5).dead_letters[0][1]
-    second = _engine().run(_shard(), _records([b"{"], headers=first.headers), now_ms=6).dead_letters[0][1]
+    first = _engine().run(_shard(), _records([b"{"], headers=own), now_ms=5).dead_letters[0]
+    second = _engine().run(_shard(), _records([b"{"], headers=first.headers), now_ms=6).dead_letters[0]
     assert list(first.headers or ())[:4] == own
     assert second.headers == first.headers
     assert len(list(first.headers or ())) == 4 + 12
@@ -242,9 +242,9 @@ def test_a_model_that_raises_on_a_prediction_stands_as_it_stood(mood: str) -> No
     bad = json.dumps({"features": {"a": 1, "mood": mood}, "label": True}).encode()
     result = _engine().run(broken, _records([*good, bad, *good]), now_ms=5)
     reference = _engine().run(whole, _records([*good, *good]), now_ms=5)
-    [(offset, letter)] = result.dead_letters
-    headers = dict(letter.headers or ())
-    assert (offset, headers["dlq.code"], headers["dlq.stage"]) == (20, b"learn_failed", b"learn")
+    [letter] = result.dead_letters
+    headers = dict(letter.headers)
+    assert (letter.record.offset, headers["dlq.code"], headers["dlq.stage"]) == (20, b"learn_failed", b"learn")
     assert len(headers["__dlq.errors.message"] or b"") == 1_024, "whatever the model has to say"
     assert [_outcome(a) for a in _answers(result)] == [_outcome(a) for a in _answers(reference)]
 
@@ -254,7 +254,7 @@ def test_an_answer_that_json_can_not_hold_is_a_refusal_and_nothing_is_learned() 
     odd = json.dumps({"features": {"a": 1, "odd": 1}, "label": True}).encode()
     result = _engine().run(broken, _records([odd, _event(1, True), odd, _event(1)]), now_ms=5)
     reference = _engine().run(whole, _records([_event(1, True), _event(1)]), now_ms=5)
-    assert [offset for offset, _ in result.dead_letters] == [0, 2]
+    assert [letter.record.offset for letter in result.dead_letters] == [0, 2]
     assert [_outcome(a) for a in _answers(result)] == [_outcome(a) for a in _answers(reference)]
 
 
@@ -263,7 +263,7 @@ def test_a_record_whose_prediction_is_too_large_is_refused_and_not_learned() -> 
     shard, untouched = _shard(), _shard()
     large = json.dumps({"id": "x" * 1_000_000, "features": {"a": 1}, "label": True}).encode()
     result = engine.run(shard, _records([large, _event(1)]), now_ms=5)
-    assert [dict(m.headers or ())["dlq.code"] for _, m in result.dead_letters] == [b"too_large"]
+    assert [dict(m.headers)["dlq.code"] for m in result.dead_letters] == [b"too_large"]
     assert shard.counts.learned == 0
     reference = engine.run(untouched, _records([_event(1)]), now_ms=5)
     assert _outcome(_answers(result)[0]) == _outcome(_answers(reference)[0])
@@ -293,7 +293,7 @@ def test_a_function_that_changes_the_features_does_not_spoil_an_undo() -> None:
     broken, whole = _shard(model()), _shard(model())
     result = _engine().run(broken, _records([*good, _event(9, True), *good]), now_ms=5)
     reference = _engine().run(whole, _records([*good, *good]), now_ms=5)
-    assert [offset for offset, _ in result.dead_letters] == [30]
+    assert [letter.record.offset for letter in result.dead_letters] == [30]
     assert [_outcome(a) for a in _answers(result)] == [_outcome(a) for a in _answers(reference)]
 
 
@@ -358,9 +358,9 @@ def test_what_the_sink_refuses_of_a_batch_stands_among_the_dead_letters_in_order
     result = engine.run(shard, _records(values), now_ms=5)
     kept = Parcel(result.predictions.keys[1:2], result.predictions.values[1:2])
     engine.withdraw(shard, result, {0: "no", 2: "never", 3: "not this"})
-    assert [offset for offset, _ in result.dead_letters] == [0, 1, 3, 4, 5]
+    assert [letter.record.offset for letter in result.dead_letters] == [0, 1, 3, 4, 5]
     assert result.predictions == kept
-    letters = {offset: dict(letter.headers or ()) for offset, letter in result.dead_letters}
+    letters = {letter.record.offset: dict(letter.headers) for letter in result.dead_letters}
     assert [letters[o]["__dlq.errors.message"] for o in (0, 4, 5)] == [b"no", b"never", b"not this"]
     assert [letters[o]["dlq.code"] for o in (0, 4, 5)] == [b"sink_refused"] * 3
     assert [letters[o]["dlq.stage"] for o in (0, 4, 5)] == [b"sink"] * 3

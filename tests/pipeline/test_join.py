@@ -56,10 +56,10 @@ def _run(shard: Shard, records: Sequence[Record]) -> Result:
 
 def _codes(result: Result) -> list[tuple[int, str, str]]:
     found = []
-    for offset, letter in result.label_letters:
-        headers = {name: (value or b"").decode() for name, value in letter.headers or ()}
+    for letter in result.label_letters:
+        headers = {name: (value or b"").decode() for name, value in letter.headers}
         assert headers["__dlq.errors.topic"] == "truths"
-        found.append((offset, headers[deadletter.CODE], headers["dlq.stage"]))
+        found.append((letter.record.offset, headers[deadletter.CODE], headers["dlq.stage"]))
     return found
 
 
@@ -203,8 +203,8 @@ def test_what_the_sink_refuses_says_whether_the_model_has_it() -> None:
     for shard, learned in ((plain, None), (_shard(), b"true")):
         result = engine.run(shard, [_features("a", 0)], now_ms=5)
         engine.withdraw(shard, result, {0: "no"})
-        [(_, letter)] = result.dead_letters
-        assert dict(letter.headers or ()).get(deadletter.LEARNED) == learned
+        [letter] = result.dead_letters
+        assert dict(letter.headers).get(deadletter.LEARNED) == learned
 
 
 def test_a_store_that_is_away_is_no_fault_of_a_labels() -> None:

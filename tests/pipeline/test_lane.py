@@ -14,7 +14,7 @@ from consumers.chunk import Chunk
 from consumers.record import Decoder
 from consumers.schema import Feature, Schema
 from pipeline import lane
-from pipeline.engine import Engine, Result
+from pipeline.engine import DeadLetter, Engine, Result
 from state.cell import Cell
 from state.compiler import compile_model
 from state.keyring import Keyring
@@ -105,7 +105,7 @@ def _outputs(results: list[Result]) -> dict[str, Any]:
             [result.predictions.headers.get(position) for position in range(len(result.predictions))]
             for result in results
         ],
-        "letters": [_plain(offset, letter) for result in results for offset, letter in result.dead_letters],
+        "letters": [_plain(letter) for result in results for letter in result.dead_letters],
         "codes": [result.codes for result in results],
         "learned": [result.learned for result in results],
         "taught": [[bool(taught) for taught in result.taught] for result in results],
@@ -113,11 +113,11 @@ def _outputs(results: list[Result]) -> dict[str, Any]:
     }
 
 
-def _plain(offset: int, letter: Any) -> tuple[Any, ...]:
+def _plain(letter: DeadLetter) -> tuple[Any, ...]:
     """A letter without the model's own words, which say more where it is compiled."""
     own = [header for header in letter.headers if header[0] != "__dlq.errors.message"]
     failed = ("dlq.code", b"learn_failed") in letter.headers
-    return offset, letter.key, letter.value, own if failed else letter.headers
+    return letter.record.offset, letter.key, letter.value, own if failed else letter.headers
 
 
 def _run(engine: Engine, shard: Shard, messages: list[Message], cuts: list[int]) -> list[Result]:

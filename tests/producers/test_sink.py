@@ -3,7 +3,7 @@
 import contextlib
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -145,8 +145,16 @@ ODD: list[tuple[bytes | None, bytes | None, Any]] = [
 ]
 
 
+class Letter(NamedTuple):
+    """A record on its way out."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes | None]] | None
+
+
 def letters() -> list[Message]:
-    return [Message(*message) for message in ODD]
+    return [Letter(*message) for message in ODD]
 
 
 def predictions(count: int) -> Parcel:
@@ -234,7 +242,7 @@ def test_a_dead_letter_as_large_as_a_broker_takes_by_default_goes_out(
     """The client's own limit is 1,000,000 bytes, that of a broker 1,048,588, and a record may lie between."""
     member = cluster.consumer("fraud")
     transactional.open()
-    letter = Message(None, b"x" * 1_040_000, [("dlq.code", b"too_large")])
+    letter = Letter(None, b"x" * 1_040_000, [("dlq.code", b"too_large")])
     send(transactional, [Output(0, Parcel(), [letter], 1, "")], member.consumer_group_metadata())
     [(_, value, _)] = cluster.read("dead_letters", 0)
     assert value == letter.value
