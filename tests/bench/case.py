@@ -20,8 +20,11 @@ PARTITION_COUNTS = (1, 4, 16, 64)
 BAD_SHARES = (0, 1, 50, 100)
 
 _KEYED = {"model.scope": "key"}
-# So many times the records of the others: most of a hundred thousand keys' are not the first of their key.
-KEYED_TIMES = 4
+# So many times the records of the others: most of a hundred thousand keys' are not the first of their key, and each of
+# many partitions has enough for a batch.
+LONGER_TIMES = 4
+# What begins and what ends a run is little of so many.
+_WIDE_MIN = 40_000
 _GLOBAL = {"model.scope": "global"}
 # Peers that are so slow that a share of the records tells as much: one in so many.
 _SLOW = {"faust": 10}
@@ -106,7 +109,7 @@ def _wide(feed: Feed) -> list[Case]:
     found = []
     for width in WIDTHS:
         # Wide records are long: fewer of them take as long.
-        count = _even(max(10_000, feed.count * WIDTHS[0] // width), feed.partitions)
+        count = _even(max(_WIDE_MIN, feed.count * WIDTHS[0] // width), feed.partitions)
         wide = feed if width == feed.width else Feed(f"bench.wide.{width}", count, feed.partitions, width=width)
         name, title = f"loop.{width}", f"{TITLES['loop']}, {width} features"
         found.append(Case(name, title, wide, "wide", "loop", beside=f"loop.{WIDTHS[0]}"))
@@ -121,7 +124,7 @@ def _partitioned(count: int) -> list[Case]:
         Case(
             name := f"partitions.{partitions}",
             f"{partitions} partition{'s'[: partitions > 1]}",
-            Feed(f"bench.{name}", _even(count, partitions), partitions),
+            Feed(f"bench.{name}", _even(LONGER_TIMES * count, partitions), partitions),
             part="partitions",
             beside=first,
         )
@@ -146,7 +149,7 @@ def _spoiled(feed: Feed) -> list[Case]:
 def _keyed(feed: Feed, *, million_count: int) -> list[Case]:
     found = []
     for keys in KEY_COUNTS:
-        count = million_count if keys == KEY_COUNTS[-1] else KEYED_TIMES * feed.count
+        count = million_count if keys == KEY_COUNTS[-1] else LONGER_TIMES * feed.count
         fed = Feed(f"bench.keys.{keys}", count, feed.partitions, keys=keys)
         beside = PLAIN if keys == KEY_COUNTS[0] else f"keys.{KEY_COUNTS[0]}"
         found.append(Case(f"keys.{keys}", f"a model a key, of {keys:,}", fed, "keys", beside=beside, settings=_KEYED))

@@ -74,7 +74,7 @@ def _arguments() -> argparse.Namespace:
     add("--from", type=Path, dest="drawn", metavar="FILE", help="measure nothing, and draw what --json wrote")
     given = parser.parse_args()
     given.growth_records = given.growth_records or max(_RECORDS_MIN, given.records // 2)
-    given.million_records = given.million_records or case.KEYED_TIMES * given.growth_records
+    given.million_records = given.million_records or case.LONGER_TIMES * given.growth_records
     counts = (given.records, given.growth_records, given.million_records, given.behind)
     if given.repeats < 1 or given.partitions < 1 or min(counts) < _RECORDS_MIN:
         parser.error(f"at least {_RECORDS_MIN:,} records, 1 repeat and 1 partition are needed")

@@ -158,6 +158,21 @@ def test_an_odd_record_is_taken(case: Taken) -> None:
     assert case.id == (None if answer.id is msgspec.UNSET else answer.id)
 
 
+@pytest.mark.parametrize("place", range(60))
+def test_an_integer_too_large_is_found_wherever_it_stands(place: int) -> None:
+    answer = decode(b'{"features": {"a": 1}, "label": ["%s", %s]}' % (b"x" * place, b"9" * 309))
+    assert isinstance(answer, Refusal)
+    assert (answer.code, answer.field) == ("out_of_range", "label[1]")
+
+
+def test_json_that_breaks_off_says_after_how_much() -> None:
+    whole = '{"id": "é", "features": {"a": 15, "b": "c"}, "label": true}'
+    for size in range(1, len(whole)):
+        answer = decode(whole[:size].encode())
+        assert isinstance(answer, Refusal)
+        assert answer.message == f"the value is not JSON: it breaks off after {size} characters"
+
+
 def test_the_corpus_is_large_and_names_its_cases() -> None:
     assert len({case.name for case in REFUSED}) == len(REFUSED) >= 180
     assert all(len(refused(task)) >= 150 for task in TASKS)
