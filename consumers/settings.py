@@ -71,6 +71,9 @@ def consumer_settings(settings: Mapping[str, Any], *, group: str) -> dict[str, A
     return {
         "fetch.wait.max.ms": 100,
         "queued.max.messages.kbytes": 32_768,
+        # Once so much is fetched ahead the client asks for no more for as long: by default a second, in which a stream
+        # of long records has learned all of it and stands still.
+        "fetch.queue.backoff.ms": 10,
         # A broker that is back is found within a second, not ten: the coordinator's connection waits by itself.
         "reconnect.backoff.max.ms": 1_000,
         # A reply that was lost on a connection that lives is missed after this: a minute, by default.
