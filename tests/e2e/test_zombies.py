@@ -19,6 +19,8 @@ Make = Callable[..., Project]
 # Where each is frozen, for how long it lingers there when it wakes, and what it must say then. A second after it
 # woke, a client has heard that it is no member any more, and its worker has not.
 ZOMBIES = {
+    # First, for where the store takes it after all there is nothing that the one which has committed must say.
+    "saving": (0.0, "snapshot refused"),
     "polled": (0.0, "batch dropped"),
     "learned": (1.0, "batch dropped"),
     "begun": (0.0, "batch dropped"),
@@ -26,7 +28,6 @@ ZOMBIES = {
     "offsets": (0.0, "batch dropped"),
     # Whether another batch was learned by then, or it was about to save.
     "committed": (0.0, "taken over again"),
-    "saving": (0.0, "snapshot refused"),
 }
 
 
