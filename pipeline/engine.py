@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from pipeline.lane import Crossing, Lane
 
 
+# To lay columns out takes as long as to handle so many by themselves.
+_FEW = 2
+
+
 class DeadLetter(msgspec.Struct, frozen=True, gc=False):
     """A refused record as it goes to the dead letters of the group, out of `topic`.
 
@@ -137,8 +141,9 @@ class Engine:
         Where `silent`, nobody looks at what would go out, so it may be missing.
         """
         if isinstance(records, Chunk):
-            # None at all: control records lie between here and there.
-            if len(records) and self._lane is not None and shard.labels is None and shard.mind.compiled is not None:
+            fast = self._lane is not None and shard.labels is None and shard.mind.compiled is not None
+            if fast and len(records) > _FEW:
+                assert self._lane is not None
                 crossing = self._lane.cross(shard, records, now_ms=now_ms, silent=silent)
                 if crossing is not None:
                     return self._arrive(shard, records, crossing)

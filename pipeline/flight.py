@@ -4,6 +4,7 @@ A second thread sends a batch and waits for Kafka (`courier`). Meanwhile the nex
 is handed over when the first is confirmed.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -18,6 +19,9 @@ from producers.sink import BatchStale
 _SETTLE_S = 40.0
 # That of the last batch in the running mean of how long one takes.
 _WEIGHT = 0.2
+# A transaction that begins as soon as the last one is confirmed is turned back until that one has its markers, for
+# about as long. What is learned in less is learned meanwhile, and takes along all that has come until then.
+_AHEAD_MIN_S = 0.005
 
 
 class Flight:
@@ -66,11 +70,6 @@ class Flight:
         return self._next is None and (self._first is None or self._courier.is_out)
 
     @property
-    def left_s(self) -> float:
-        """How long the batch under way will still take, if it takes as long as those before it."""
-        return max(0.0, self._started_at + self._usual_s - self._clock())
-
-    @property
     def is_stuck(self) -> bool:
         """Whether a batch waits for something other than its confirmation."""
         return not self.is_at_rest and not self._courier.is_out
@@ -115,6 +114,16 @@ class Flight:
                 self._courier.send(partial(self._delivery.finish, batch))
         except BatchStale as error:
             self._stale(str(error))
+
+    def next_s(self, took_s: float) -> float:
+        """Return in how many seconds to learn the next batch, which takes so long, beside the one under way.
+
+        So that it is done about when that is confirmed: what comes until then is in it, instead of in another.
+        Infinity is not before.
+        """
+        if took_s < _AHEAD_MIN_S or not self.has_room:
+            return math.inf
+        return max(0.0, self._started_at + self._usual_s - self._clock() - took_s)
 
     def wait(self, seconds: float) -> None:
         """Wait so long at most for the batch that is under way."""

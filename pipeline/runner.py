@@ -146,8 +146,8 @@ class Runner:
         elif self._gate.open and (self._flight.is_at_rest or self._may_run_ahead()):
             self._read_batch()
         elif self._flight.is_out and not self._paused:
-            ahead_s = self._flight.left_s - self._progress.took_s
-            self._flight.wait(ahead_s if self._flight.has_room and 0.0 < ahead_s < _POLL_S else _POLL_S)
+            next_s = self._flight.next_s(self._progress.took_s)
+            self._flight.wait(next_s if 0.0 < next_s < _POLL_S else _POLL_S)
         elif self._paused:
             self._reach("paused")
             batch = self._poll(records_max=1, wait_s=_PAUSED_POLL_S)
@@ -158,12 +158,9 @@ class Runner:
             time.sleep(_PAUSED_POLL_S)
 
     def _may_run_ahead(self) -> bool:
-        """Tell whether the next batch is to be learned while one is under way.
-
-        Not before it would be done about when that is confirmed: what comes until then is in it, instead of in another.
-        """
-        free = self._flight.has_room and self._flight.left_s <= self._progress.took_s
-        return free and not self._arrived and not self._is_saving_due()
+        """Tell whether the next batch is to be learned now, while one is under way."""
+        due = self._flight.next_s(self._progress.took_s) <= 0.0
+        return due and not self._arrived and not self._is_saving_due()
 
     def _read_batch(self) -> None:
         waits = self._progress.waits

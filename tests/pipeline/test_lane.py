@@ -195,7 +195,8 @@ def test_a_chunk_of_many_keys_gives_what_its_records_give_one_by_one(
     build: Callable[[], Any], label: Callable[[random.Random], Any], names: int, silent_ms: int | None
 ) -> None:
     messages = _messages(names, 1_500, label, names=names)
-    cuts = sorted(random.Random(names).sample(range(1, 1_500), 20))
+    # Of one or two records there is no chunk.
+    cuts = sorted(random.Random(names).sample(range(3, 1_500, 3), 20))
     decoder = Decoder()
     rings = [_keyring(build, silent_ms) for _ in range(2)]
     fast, slow = (Shard(ring, partition=3, start=0) for ring in rings)
