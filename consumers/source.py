@@ -266,14 +266,24 @@ class Source:
         }
 
     def watermarks(self, partition: int, *, labels: bool = False) -> tuple[int, int]:
-        """Return the first offset that a log still holds, and the next that a reader could get."""
+        """Return the first offset that a log still holds, and the next that a reader could get. Raises SourceAway."""
+        return self._watermarks((labels, partition), cached=False)
+
+    def log_start(self, partition: int, *, labels: bool = False) -> int:
+        """Return the first offset that a log still holds, as it was told with what came last. Raises SourceAway.
+
+        A question of its own would wait behind a fetch that waits for records, and the loop with it: it is asked only
+        where nothing is fetched.
+        """
+        log = labels, partition
+        low = self._watermarks(log, cached=True)[0] if log in self._next and log not in self._paused else -1
+        return low if low >= 0 else self._watermarks(log, cached=False)[0]
+
+    def _watermarks(self, log: _Log, *, cached: bool) -> tuple[int, int]:
         try:
-            low, high = self._consumer.get_watermark_offsets(
-                self._place((labels, partition)), timeout=_CALL_S, cached=False
-            )
+            return self._consumer.get_watermark_offsets(self._place(log), timeout=_CALL_S, cached=cached)
         except KafkaException as error:
             raise SourceAway(f"the log's ends can't be read: {error.args[0].str()}") from error
-        return low, high
 
     def commit(self, offsets: Mapping[int, Committed]) -> None:
         """Commit offsets outside a transaction (at-least-once). Raises SourceAway."""

@@ -47,11 +47,11 @@ class Retention:
     def look(self, shard: Shard) -> None:
         """See, and say, whether a log's beginning nears the shard's newest snapshot. Raises SourceAway."""
         self._look_at[shard.partition] = self._clock() + _LOOK_S
-        low, _ = self._source.watermarks(shard.partition)
+        low = self._source.log_start(shard.partition)
         self._telemetry.retention_slack.labels(str(shard.partition)).set(shard.snapshot_offset - low)
         self._judge(shard, "features", low, (shard.start, shard.snapshot_offset, shard.committed))
         if shard.labels is not None:
-            low, _ = self._source.watermarks(shard.partition, labels=True)
+            low = self._source.log_start(shard.partition, labels=True)
             places = shard.labels_start, shard.labels_snapshot_offset, shard.labels_committed
             self._judge(shard, "labels", low, places)
 

@@ -13,6 +13,7 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from harness import Project, values, wait_until
 from oracle import hold_models, logistic, offline
+from receiver import Receiver
 
 from consumers.topics import Topics
 
@@ -132,6 +133,26 @@ def test_a_log_that_is_about_to_lose_what_is_not_saved_is_an_alarm_and_saved_at_
     p.produce(values(100, seed=5), partition=0)
     p.run_to_end()
     p.check()
+
+
+def test_that_alarm_comes_though_the_stream_is_paused_and_nothing_is_fetched(project: Make) -> None:
+    with Receiver.serving() as receiver:
+        settings = {"HEADRACE__SNAPSHOT__INTERVAL": "1h", "HEADRACE__SINK__HTTP__URL": receiver.url}
+        p = project(partitions=1, settings=settings)
+        p.produce(values(1_000), partition=0)
+        with p.running() as run:
+            p.wait_for_all()
+            receiver.status = 503
+            p.produce(values(10, seed=5), partition=0)
+            wait_until(lambda: '"paused"' in run.log(), what="the stream to pause")
+            admin = AdminClient(p.client)
+            for future in admin.delete_records([TopicPartition(p.features, 0, 300)]).values():
+                future.result(10)
+            wait_until(lambda: "retention nears the newest snapshot" in run.log(), what="the alarm")
+            receiver.status = 200
+            p.wait_for_all()
+            assert run.stop() == 0, run.log()
+        p.check()
 
 
 def test_a_relearning_that_comes_to_other_counts_stops_the_pipeline(project: Make) -> None:
