@@ -91,15 +91,30 @@ _WRITE = (
     PRELUDE
     + r"""
 if head('token') ~= ARGV[2] then return {-3} end
-local prefix = ARGV[3] .. '\0'
+-- A few calls for all rows: each costs as much as a row does.
+local prefix, keys, fields = ARGV[3] .. '\0', {}, {}
 for i = 4, #ARGV, 2 do
-  redis.call('HSETNX', KEYS[3], prefix .. ARGV[i], redis.call('HGET', KEYS[2], ARGV[i]) or '')
-  if ARGV[i + 1] == '' then
-    redis.call('HDEL', KEYS[2], ARGV[i])
+  keys[#keys + 1] = ARGV[i]
+  fields[#fields + 1] = prefix .. ARGV[i]
+end
+local were, noted = redis.call('HMGET', KEYS[2], unpack(keys)), redis.call('HMGET', KEYS[3], unpack(fields))
+local undo, rows, gone = {}, {}, {}
+for i, key in ipairs(keys) do
+  if not noted[i] then
+    undo[#undo + 1] = fields[i]
+    undo[#undo + 1] = were[i] or ''
+  end
+  local row = ARGV[3 + 2 * i]
+  if row == '' then
+    gone[#gone + 1] = key
   else
-    redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
+    rows[#rows + 1] = key
+    rows[#rows + 1] = row
   end
 end
+if #undo > 0 then redis.call('HSET', KEYS[3], unpack(undo)) end
+if #rows > 0 then redis.call('HSET', KEYS[2], unpack(rows)) end
+if #gone > 0 then redis.call('HDEL', KEYS[2], unpack(gone)) end
 return {0}
 """
 )
