@@ -70,6 +70,24 @@ def test_killed_at_work(project: Make, at: Name, hit: int, after_s: float) -> No
         _finish(p, run, producing)
 
 
+@pytest.mark.parametrize("at", ["learned", "produced", "committed"])
+def test_killed_far_behind_where_the_next_batch_is_learned_beside_the_one_under_way(project: Make, at: Name) -> None:
+    # What takes less than some milliseconds to learn is not learned ahead.
+    p = project(settings={**UNSAVED, "HEADRACE__BATCH__RECORDS_MAX": "4000"})
+    for partition in range(2):
+        p.produce(values(60_000, bad_every=4, seed=partition), partition=partition)
+    trap = Trap(p, at, hit=4)
+    # Before it starts, and while its successor does: what is left is done within a second or two.
+    trap.arm()
+    with promise(p), p.running() as run:
+        for _ in range(2):
+            trap.wait()
+            trap.arm()
+        trap.wait()
+        p.wait_for_all(timeout_s=120)
+        assert run.stop() == 0, run.log()
+
+
 @pytest.mark.parametrize("at", ["assigning", "relearning"])
 def test_killed_while_it_takes_over(project: Make, at: Name) -> None:
     p = project(settings=dict(UNSAVED))
