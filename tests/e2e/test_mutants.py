@@ -194,7 +194,7 @@ def test_a_seeded_bug_turns_the_matrix_red(mutant: Mutant, stack: Stack, tmp_pat
             "PYTHONPATH": str(copy),
             "HEADRACE_KILLS": "2",
             # Of those that turn their test red by standing still, each does so for as long.
-            "HEADRACE_TEST_PATIENCE_S": "30",
+            "HEADRACE_TEST_PATIENCE_S": "20",
             LENT: f"{stack.addresses.kafka} {stack.addresses.redis}",
         },
         capture_output=True,
