@@ -141,10 +141,9 @@ class Engine:
         Where `silent`, nobody looks at what would go out, so it may be missing.
         """
         if isinstance(records, Chunk):
-            fast = self._lane is not None and shard.labels is None and shard.mind.compiled is not None
-            if fast and len(records) > _FEW:
-                assert self._lane is not None
-                crossing = self._lane.cross(shard, records, now_ms=now_ms, silent=silent)
+            lane = self._lane
+            if lane is not None and len(records) > _FEW and shard.labels is None and shard.mind.compiled is not None:
+                crossing = lane.cross(shard, records, now_ms=now_ms, silent=silent)
                 if crossing is not None:
                     return self._arrive(shard, records, crossing)
             records = records.records()
