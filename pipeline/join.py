@@ -8,7 +8,8 @@ from consumers.label import LabelDecoder
 from consumers.record import Decoder, Event, LabelRecord, Record
 from consumers.refusal import Refusal
 from producers.deadletter import is_learned
-from state.labels import Entry, Labels
+from state.entry import Entry
+from state.labels import Labels
 from state.learner import LabelError
 from state.shard import Shard
 from state.store import STORE_ERRORS

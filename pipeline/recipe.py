@@ -161,7 +161,7 @@ def _keyring(config: Config, store: Store, partition: int, make: Callable[[], Ba
     keys = config.keys
     return Keyring(
         make(),
-        fetch=lambda asked, version, rows: store.fetch(partition, KEYS, asked, base=(version, rows)),
+        fetch=lambda asked, stand: store.fetch(partition, KEYS, asked, base=stand),
         scan=lambda: store.pages(partition, KEYS),
         hot_max=keys.hot_max,
         silent_ms=None if keys.silent is None else round(keys.silent * 1_000),

@@ -142,7 +142,7 @@ class Runner:
     def _read(self) -> None:
         if any(shard.is_full for shard in self._shards.values()):
             # Only a snapshot makes room for more; it is due, and is tried as the store's breaker allows.
-            time.sleep(_PAUSED_POLL_S)
+            (self._saver.wait if self._saver.is_out else time.sleep)(_PAUSED_POLL_S)
         elif self._gate.open and (self._flight.is_at_rest or self._may_run_ahead()):
             self._read_batch()
         elif self._flight.is_out and not self._paused:

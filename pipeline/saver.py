@@ -1,9 +1,10 @@
 """Saves snapshots when they are due: often while they are cheap, and never more than a share of the time.
 
-A small model is saved by the loop, in less than it takes to learn a batch. To write a big one down would hold the
-stream up for as long as it takes, so a child does that (`scribe`), and a thread hands it to the store (`courier`). The
-loop only says at which moment: when all that was learned is confirmed. It goes on from there, and notes how it went
-when that is known. So what is saved is of a confirmed place still, and lies a little behind the newest one.
+What is small is saved by the loop, in less than it takes to learn a batch. To write a big model down, or many rows,
+would hold the stream up for as long as it takes, so a child does that (`scribe`), and a thread hands it to the store
+(`courier`). The loop only says at which moment: when all that was learned is confirmed. It goes on from there, and
+notes how it went when that is known. So what is saved is of a confirmed place still, and lies a little behind the
+newest one.
 """
 
 import time
@@ -20,11 +21,11 @@ from pipeline.courier import Courier
 from pipeline.scribe import Scribe, ScribeError
 from pipeline.telemetry import Telemetry
 from state import snapshot
-from state.cell import Cell, Token
+from state.cell import Token
 from state.shard import Shard
 from state.snapshot import Snapshot
 from state.store import Store, StoreAway, StoreFenced
-from state.table import TableDamaged
+from state.table import Packed, TableDamaged, pack
 
 log = structlog.get_logger("headrace")
 
@@ -37,21 +38,30 @@ Outcome = Literal["saved", "begun", "refused", "later"]
 """What became of a save; a shard whose snapshot was refused is to be taken over again, by a newer owner or here."""
 
 
+class Written(msgspec.Struct):
+    """What a child has written down: the model, the rows that have changed, and the models that serve the next undo."""
+
+    model: bytes
+    tables: dict[str, Packed]
+    models: dict[bytes, bytes]
+
+
 class Errand(msgspec.Struct):
     """A save that goes on beside the loop: whose, of which moment, and what has come of it so far.
 
-    `is_wanted` as long as the shard is this worker's; `held_s` is for how long the loop was held up by it.
+    `token` is that moment for a model that is one; `is_wanted` as long as the shard is this worker's; `held_s` is for
+    how long the loop was held up by it.
     """
 
     shard: Shard
-    cell: Cell
-    token: Token
+    token: Token | None
     place: tuple[int, int]
     draft: Snapshot
+    base: int
     started_s: float
     held_s: float = 0.0
     ended_s: float = 0.0
-    model: bytes | None = None
+    written: Written | None = None
     version: int = 0
     is_wanted: bool = True
 
@@ -104,12 +114,11 @@ class Saver:
         """
         behind = shard.unsaved
         at = self._due.setdefault(shard.partition, self._clock() + self._interval_s)
-        cell = self._cell(shard)
-        if behind <= 0 or (cell is not None and self._must_wait(shard, cell)):
+        if behind <= 0 or self._must_wait(shard):
             return False
         if self._clock() >= at or behind >= self._records_max or shard.is_crowded:
             return True
-        return cell is not None and cell.is_long
+        return shard.cell is not None and shard.cell.is_long
 
     def first_due(self, shards: Iterable[Shard]) -> list[Shard]:
         """Return the shards that are to be saved now, that first which has waited longest."""
@@ -131,19 +140,26 @@ class Saver:
 
         All that the shard has learned is confirmed.
         """
-        cell = self._cell(shard)
-        if cell is None or self._failures.get(shard.partition, 0) >= _FAILURES_MAX:
+        if not scribe.IS_FIT or self._failures.get(shard.partition, 0) >= _FAILURES_MAX:
             return self.finish(shard)
         started_s = self._clock()
-        model = cell.checkpoint_if_light()
-        if model is not None:
-            return self._save(shard, model, started_s)
+        if not shard.is_heavy:
+            model = shard.mind.checkpoint() if shard.cell is None else shard.cell.checkpoint_if_light()
+            if model is not None:
+                return self._save(shard, model, started_s)
         if self._errand is not None:
             return "later"
-        errand = Errand(shard, cell, cell.begin_checkpoint(), shard.place, self._take(shard, b""), started_s)
         try:
-            child = Scribe(cell.learner.dump, reach=self._reach)
+            shard.begin_save()
+        except (StoreFenced, TableDamaged) as error:
+            return self._refused(shard, error)
+        token = None if shard.cell is None else shard.cell.begin_checkpoint()
+        draft = self._take(shard, b"")
+        errand = Errand(shard, token, shard.place, draft, _base(shard, draft), started_s)
+        try:
+            child = Scribe(partial(_write_down, shard), reach=self._reach)
         except OSError as error:
+            shard.not_saved()
             return self._failed(errand, f"no child can be forked to write the model down: {error}")
         self._errand = errand
         self._courier.send(partial(self._go, child, errand))
@@ -159,24 +175,25 @@ class Saver:
         errand, self._errand = self._errand, None
         assert errand is not None
         assert errand.shard is shard
+        written = errand.written
+        if written is not None and errand.token is not None and shard.cell is not None:
+            # These bytes are the model's, whatever the store makes of them.
+            shard.cell.end_checkpoint(errand.token, written.model)
         try:
             self._courier.hear()
         except ScribeError as error:
+            shard.not_saved()
             return self._failed(errand, str(error))
         except (StoreFenced, TableDamaged) as error:
             return self._refused(shard, error) if errand.is_wanted else "later"
         except StoreAway:
+            shard.not_saved()
             self._telemetry.snapshots.labels("failed").inc()
             raise
-        finally:
-            # These bytes are the model's, whatever the store makes of them.
-            if errand.model is not None:
-                errand.cell.end_checkpoint(errand.token, errand.model)
-        if errand.is_wanted:
-            shard.version = errand.version
-            shard.saved({}, place=errand.place)
+        if errand.is_wanted and written is not None:
+            shard.saved(written.models, place=errand.place, version=errand.version)
             held_s = errand.held_s + self._clock() - heard_s
-            self._note(shard, errand.model, took_s=errand.ended_s - errand.started_s, held_s=held_s)
+            self._note(shard, written.model, took_s=errand.ended_s - errand.started_s, held_s=held_s)
         return "saved"
 
     def wait(self, seconds: float) -> None:
@@ -187,19 +204,15 @@ class Saver:
         """Save a shard, however big it is, before anything else is done. Raises StoreAway."""
         return self._save(shard, None, self._clock())
 
-    def _must_wait(self, shard: Shard, cell: Cell) -> bool:
-        return self._errand is not None and (cell.is_heavy or shard is self._errand.shard)
-
-    def _cell(self, shard: Shard) -> Cell | None:
-        """Return the model that a child may write down: where nothing but it is to be saved."""
-        alone = scribe.IS_FIT and shard.order is None and not shard.tables()
-        return shard.mind if alone and isinstance(shard.mind, Cell) else None
+    def _must_wait(self, shard: Shard) -> bool:
+        return self._errand is not None and (shard.is_heavy or shard is self._errand.shard)
 
     def _go(self, child: Scribe, errand: Errand) -> None:
         """See a save through that goes on beside the loop: looks at nothing that the loop changes."""
         try:
-            errand.model = child.read()
-            errand.version = self._store.save(snapshot.put_model(errand.draft, errand.model))
+            written = errand.written = msgspec.msgpack.decode(child.read(), type=Written)
+            taken = snapshot.put_model(errand.draft, written.model)
+            errand.version = self._store.save_packed(taken, packed=written.tables, base=errand.base)
         finally:
             errand.ended_s = self._clock()
 
@@ -216,17 +229,17 @@ class Saver:
 
     def _save(self, shard: Shard, model: bytes | None, started_s: float) -> Outcome:
         try:
-            changes = shard.changes()
+            shard.begin_save()
             taken = self._take(shard, model)
-            # Without rows, whatever the store has lost meanwhile is made good by this.
-            base = shard.version if taken.tables else 0
-            shard.version = self._store.save(taken, changes=changes, base=base)
+            changes = shard.changes()
+            version = self._store.save(taken, changes=changes, base=_base(shard, taken))
         except (StoreFenced, TableDamaged) as error:
             return self._refused(shard, error)
         except StoreAway:
+            shard.not_saved()
             self._telemetry.snapshots.labels("failed").inc()
             raise
-        shard.saved(changes)
+        shard.saved(shard.serves_undo(changes), place=shard.place, version=version)
         took_s = self._clock() - started_s
         self._note(shard, taken.model, took_s=took_s, held_s=took_s)
         return "saved"
@@ -266,3 +279,15 @@ class Saver:
             self._failures[partition] = self._failures.get(partition, 0) + 1
             self._due[partition] = now + max(self._interval_s, (now - errand.started_s) / _SHARE)
         return "later"
+
+
+def _base(shard: Shard, taken: Snapshot) -> int:
+    """Return the version that a save rests on; without rows, whatever the store has lost meanwhile is made good."""
+    return shard.version if taken.tables else 0
+
+
+def _write_down(shard: Shard) -> bytes:
+    """Write a shard's model and rows down, as they stood when the save was begun: for a child, which has them so."""
+    changes = shard.changes()
+    packed = {table: pack(rows) for table, rows in changes.items()}
+    return msgspec.msgpack.encode(Written(shard.mind.checkpoint(), packed, shard.serves_undo(changes)))

@@ -30,7 +30,7 @@ from state.pool import PoolDamaged
 from state.shard import Shard
 from state.snapshot import Snapshot
 from state.store import Found, Store
-from state.table import TableDamaged
+from state.table import Stand, TableDamaged
 
 log = structlog.get_logger("headrace")
 
@@ -222,7 +222,8 @@ class Takeover:
         if shard.labels is not None:
             shard.labels.restore(self._store.rows(shard.partition, LABELS))
         if shard.keys is not None:
-            shard.keys.resume(self._store.count(shard.partition, KEYS), self._store.version(shard.partition))
+            rows, version = self._store.count(shard.partition, KEYS), self._store.version(shard.partition)
+            shard.keys.resume(Stand(shard.epoch, version, rows))
         told_rows = self._rows.pop(shard.partition, {})
         for table, rows in shard.tables().items():
             if (told := told_rows.get(table, 0)) != rows:

@@ -1,13 +1,14 @@
 """A model for every key: the hot ones in memory, all of them in the store.
 
 A batch's cold keys are fetched in one round trip before it is learned, and a snapshot writes the keys that have
-changed since the last. A key that is met for the first time is born as the factory makes it, or as a copy of the model
-of all keys. One that was silent for too long, by the time of the stream, is forgotten, and is born again when it comes
-back; whether it lay in memory or in the store, or was swept from there, makes no difference.
+changed since the last; the stream may go on while it is on its way. A key that is met for the first time is born as
+the factory makes it, or as a copy of the model of all keys. One that was silent for too long, by the time of the
+stream, is forgotten, and is born again when it comes back; whether it lay in memory or in the store, or was swept from
+there, makes no difference.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, compress
 from typing import Any
 
@@ -19,20 +20,26 @@ from state.columns import Answers, Columns
 from state.labels import is_time
 from state.learner import Answer, ModelError
 from state.slab import Slab
-from state.table import TableDamaged
+from state.table import Stand, TableDamaged
 
 TABLE = "keys"
 """The shard's table in the store: a row for each key."""
 
-Fetch = Callable[[Sequence[bytes], int, int], Sequence[bytes | None]]
+Fetch = Callable[[Sequence[bytes], Stand], Sequence[bytes | None]]
 """Gives the rows of keys, None for one that has none, in one round trip; may raise what the store raises.
 
-It is told at which version the store should stand, and how many rows it should have at least.
+It is told whose the shard is, at which version the store should stand at least, and how many rows it should have.
 """
 Scan = Callable[[], Iterator[Sequence[tuple[bytes, bytes]]]]
 """Goes through all rows, page by page as they are at that moment; may raise what the store raises."""
 
 _PRIOR = b""
+# What a row costs beside its model, in the time that so many bytes of one take: about 15 us in arrays, 100 as objects.
+_ROW_BYTES, _OBJECT_BYTES = 400, 1_500
+# Above that, rows take more than a few milliseconds to be written down and saved.
+_HEAVY_BYTES = 200_000
+# So many times what should be in memory is too much, while a save is under way that would make room.
+_FULL = 2
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):
@@ -52,6 +59,18 @@ class Hot(msgspec.Struct):
     stored: bool = False
     base: bytes = b""
     journal: list[Step] = []
+
+
+class Saving(msgspec.Struct):
+    """What a save takes to the store: the keys whose rows it writes, those among them that are new, those it deletes.
+
+    For an undo after it: the journal that each key had, and how long it was.
+    """
+
+    changed: set[bytes] = set()
+    fresh: set[bytes] = set()
+    swept: set[bytes] = set()
+    journals: dict[bytes, tuple[list[Step], int]] = {}
 
 
 class Keyring:
@@ -89,14 +108,17 @@ class Keyring:
         self._prior_hot = Hot()
         self._now_ms = -1
         self._hot: OrderedDict[bytes, Hot] = OrderedDict()
+        # Those whose rows differ from the store's, and those among them that it has no row of, once what is on its way
+        # is there.
         self._changed: set[bytes] = set()
+        self._fresh: set[bytes] = set()
         self._swept: set[bytes] = set()
+        self._weight = 0
+        self._saving = Saving()
         # Rows that a save which failed half way may have taken from the store already.
         self._going: set[bytes] = set()
         self._sweeping: Iterator[Sequence[tuple[bytes, bytes]]] = iter(())
-        self._stored = 0
-        self._at_version = 0
-        self._unstored = 0
+        self._stand = Stand(0, 0, 0)
 
     @property
     def is_crowded(self) -> bool:
@@ -104,24 +126,36 @@ class Keyring:
         return len(self._hot) > self._hot_max
 
     @property
+    def is_full(self) -> bool:
+        """Whether so many are in memory that the stream should wait until there is room."""
+        return len(self._hot) > _FULL * self._hot_max
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether to write down and save what has changed would hold up the stream."""
+        return self._weight > _HEAVY_BYTES
+
+    @property
     def hot(self) -> int:
         """How many models are in memory."""
         return len(self._hot)
 
     def __len__(self) -> int:
-        """Return the number of keys, in memory or not, which is that of the table's rows."""
-        return self._stored + self._unstored - len(self._swept)
+        """Return the number of keys, in memory or not, which is that of the table's rows once all is saved."""
+        saving = self._saving
+        return self._stand.rows + len(saving.fresh) - len(saving.swept) + len(self._fresh) - len(self._swept)
 
     def warm(self, keys: Iterable[bytes]) -> None:
         """Bring keys into memory, in one round trip. Raises what the store raises, and ModelError."""
         cold = list(dict.fromkeys(key for key in keys if key not in self._hot))
-        for key in self._swept.intersection(cold):
-            # It is forgotten, whether a save that failed half way has taken its row already or not.
+        for key in (self._swept | self._saving.swept).intersection(cold):
+            # It is forgotten, whether a save that failed half way, or is under way, has taken its row already or not.
             self._hot[key] = Hot(stored=True)
             cold.remove(key)
         if not cold:
             return
-        for key, packed in zip(cold, self._fetch(cold, self._at_version, self._stored - len(self._going)), strict=True):
+        stand = self._stand._replace(rows=self._stand.rows - len(self._going))
+        for key, packed in zip(cold, self._fetch(cold, stand), strict=True):
             if packed is None:
                 self._hot[key] = Hot()
                 continue
@@ -210,7 +244,7 @@ class Keyring:
         """Let go of the models that were not used for longest, as far as they are saved."""
         while self.is_crowded:
             key = next(iter(self._hot))
-            if key in self._changed:
+            if key in self._changed or key in self._saving.changed:
                 return
             del self._hot[key]
             self._bank.drop(key)
@@ -233,41 +267,72 @@ class Keyring:
             self._prior.load(_PRIOR, row.model)
             self._prior_hot = Hot(base=row.model)
 
-    def resume(self, rows: int, version: int) -> None:
-        """Note how many rows the store has, at which version."""
-        self._stored = rows
-        self._at_version = version
+    def resume(self, stand: Stand) -> None:
+        """Note whose the shard is, and how many rows the store has at which version."""
+        self._stand = stand
 
-    def changes(self) -> dict[bytes, bytes | None]:
-        """Return the rows that differ from those in the store, None for one that is to go. Raises as `scan` does."""
+    def begin_save(self) -> None:
+        """Take what differs from the store as what is to be saved; what changes from now on is the next save's.
+
+        Raises as `scan` does.
+        """
         self._sweep()
         self._going |= self._swept
-        rows: dict[bytes, bytes | None] = dict.fromkeys(self._swept)
-        modelled = [key for key in self._changed if key in self._bank]
+        journals = {} if self._bank.atomic else {key: self._hot[key].journal for key in self._changed}
+        moments = {key: (journal, len(journal)) for key, journal in journals.items()}
+        self._saving = Saving(self._changed, self._fresh, self._swept, moments)
+        self._changed, self._fresh, self._swept, self._weight = set(), set(), set(), 0
+
+    def changes(self) -> dict[bytes, bytes | None]:
+        """Return the rows of what is to be saved as they stand, None for one that is to go.
+
+        Where it is not at once, a fork remembers how they stood.
+        """
+        changed = self._saving.changed
+        rows: dict[bytes, bytes | None] = dict.fromkeys(self._saving.swept)
+        modelled = [key for key in changed if key in self._bank]
         models = dict(zip(modelled, self._bank.dump_all(modelled), strict=True))
-        for key in self._changed:
+        for key in changed:
             rows[key] = msgspec.msgpack.encode(Row(self._hot[key].seen_ms, models.get(key, b"")))
         return rows
 
-    def saved(self, rows: dict[bytes, bytes | None], version: int) -> None:
-        """Note that the store has these rows, which `changes` gave, at a version."""
-        self._at_version = version
-        self._stored += self._unstored - len(self._swept)
-        self._unstored = 0
-        for key in self._changed:
-            hot = self._hot[key]
-            hot.stored = True
-            if not self._bank.atomic:
-                hot.base, hot.journal = read_row(key, rows[key] or b"").model, []
-        for key in self._swept & self._hot.keys():
-            # It was brought into memory by a record that came to nothing, and its row is gone.
+    def serves_undo(self, rows: Mapping[bytes, bytes | None]) -> dict[bytes, bytes]:
+        """Return what `saved` needs of the rows that `changes` gave: the models from which the next undo starts."""
+        if self._bank.atomic:
+            return {}
+        return {key: read_row(key, row).model for key, row in rows.items() if row is not None}
+
+    def saved(self, models: Mapping[bytes, bytes], version: int) -> None:
+        """Note that the store has what was to be saved, at a version. `models` are those of `serves_undo`."""
+        saving = self._saving
+        rows = self._stand.rows + len(saving.fresh) - len(saving.swept)
+        self._stand = self._stand._replace(version=version, rows=rows)
+        for key in saving.fresh:
+            self._hot[key].stored = True
+        for key, model in models.items():
+            hot, (journal, steps) = self._hot[key], saving.journals[key]
+            # One that was rebuilt meanwhile goes on from there.
+            if hot.journal is journal:
+                hot.base, hot.journal = model, journal[steps:]
+        for key in saving.swept & self._hot.keys():
+            # It was brought into memory meanwhile, and its row is gone.
             self._hot[key].stored = False
-        self._changed.clear()
-        self._swept.clear()
+        self._saving = Saving()
         self._going.clear()
         if self._prior is not None and _PRIOR in self._prior and not self._bank.atomic:
             self._prior_hot = Hot(base=self._prior.dump(_PRIOR))
         self.trim()
+
+    def not_saved(self) -> None:
+        """Note that what was to be saved is not, or only in part: the next save brings it again."""
+        saving, self._saving = self._saving, Saving()
+        # By the books the store stands as before: what was to go is there still, what was new is not.
+        self._fresh -= saving.swept
+        self._fresh |= saving.fresh
+        self._swept |= saving.swept - self._changed
+        for key in saving.changed - self._changed:
+            self._changed.add(key)
+            self._weight += self._weigh(self._hot[key])
 
     def _see(self, key: bytes) -> Hot:
         """Return a key in memory, as of now: used last, and without what silence has made it forget."""
@@ -294,14 +359,21 @@ class Keyring:
             self._change(key, hot)
 
     def _change(self, key: bytes, hot: Hot) -> None:
-        if key not in self._changed:
-            self._changed.add(key)
-            self._swept.discard(key)
-            self._unstored += not hot.stored
+        if key in self._changed:
+            return
+        self._changed.add(key)
+        self._swept.discard(key)
+        self._weight += self._weigh(hot)
+        saving = self._saving
+        if key in saving.swept or not (hot.stored or key in saving.fresh):
+            self._fresh.add(key)
+
+    def _weigh(self, hot: Hot) -> int:
+        return _ROW_BYTES if self._bank.atomic else _OBJECT_BYTES + len(hot.base)
 
     def _sweep(self) -> None:
         """Look at a page of the rows in the store, and let those go whose keys were silent for too long."""
-        if self._silent_ms is None or not self._stored:
+        if self._silent_ms is None or not self._stand.rows:
             return
         page = next(self._sweeping, None)
         if page is None:

@@ -1,9 +1,8 @@
 """Labels that come later: features wait for theirs, and labels for features that are still on their way.
 
 What waits is part of a shard: a function of its two logs in the order in which they were read. It is saved with the
-model, and it moves by stream time, the newest event time that the partition has shown, never by a clock. One entry
-an id: it is *asked* (predicted, no label yet), *early* (a label, no features yet), *answered* (learned) or *gone* (its
-wait has ended without a label). The last two are only remembered, to tell a second label from a first.
+model, and it moves by stream time, the newest event time that the partition has shown, never by a clock. There is
+one entry an id.
 """
 
 import heapq
@@ -13,18 +12,17 @@ from typing import Any, Literal
 
 import msgspec
 
+from state.entry import ANSWERED, ASKED, EARLY, GONE, WAITING, Entry, boxed, plain, same, unboxed
+
 TABLE = "labels"
 """The shard's table in the store: a row for each id."""
 
-_ASKED, _EARLY, _ANSWERED, _GONE = range(4)
-_WAITING = (_ASKED, _EARLY)
-# What an entry costs beside the bytes of its id and its record: measured over a million of them.
-_ENTRY_BYTES = 450
 _SLACK = 1_000
 # Each record brings one wait at the most, so to end some with each is enough to keep up.
 _ENDS_MAX = 1_000
 _AHEAD_MS = 10 * 365 * 86_400_000
-_INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
+# So many rows take longer than a few milliseconds to be written down and saved.
+_HEAVY_ROWS = 500
 
 Verdict = Literal["learn", "correct", "early", "duplicate", "corrected", "orphaned"]
 
@@ -65,37 +63,6 @@ class Tally(msgspec.Struct, array_like=True):
     repeated: int = 0
 
 
-class Entry(msgspec.Struct, gc=False):
-    """What is known of an id. Times are milliseconds: `at_ms` of the event, `logged_ms` of the record.
-
-    Of features it holds the record's `value` and `key` as they came, and the `answer` that was sent with the
-    `version` of the model that gave it. `order` is the offset of what waits, a running number of what is over.
-    """
-
-    kind: int
-    at_ms: int
-    logged_ms: int
-    order: int
-    value: bytes = b""
-    key: bytes | None = None
-    answer: Any = None
-    version: int = 0
-    label: Any = None
-    saved: bool = False
-
-    @property
-    def said(self) -> Any:
-        """The answer that was sent, as the model gave it."""
-        return _unboxed(self.answer)
-
-    @classmethod
-    def of(
-        cls, *, at_ms: int, logged_ms: int, order: int, value: bytes, key: bytes | None, answer: Any, version: int
-    ) -> "Entry":
-        """Make the entry of features that wait for their label."""
-        return cls(_ASKED, at_ms, logged_ms, order, value, key, answer, version)
-
-
 class Memory(msgspec.Struct):
     """What a snapshot holds of the labels beside the rows of the table.
 
@@ -122,6 +89,8 @@ class Labels:
         self._over: deque[tuple[int, str]] = deque()
         self._remembered = 0
         self._changed: set[str] = set()
+        # What a save takes to the store.
+        self._saving: set[str] = set()
         self._overdue: list[Entry] = []
         self._memory = Memory()
         self.asked = 0
@@ -181,14 +150,14 @@ class Labels:
     def find_early(self, id_: str) -> Any:
         """Return the label that waits for the features of an id; None when none does."""
         entry = self._entries.get(id_)
-        if entry is None or entry.kind != _EARLY or entry.at_ms < self._memory.now_ms - self._rules.wait_ms:
+        if entry is None or entry.kind != EARLY or entry.at_ms < self._memory.now_ms - self._rules.wait_ms:
             return None
-        return _unboxed(entry.label)
+        return unboxed(entry.label)
 
     def is_answered(self, id_: str) -> bool:
         """Tell whether a label was learned for an id, as far as that is remembered."""
         entry = self._entries.get(id_)
-        return entry is not None and entry.kind == _ANSWERED
+        return entry is not None and entry.kind == ANSWERED
 
     def ask(self, id_: str, entry: Entry) -> None:
         """Let features that were predicted from wait for their label.
@@ -196,11 +165,11 @@ class Labels:
         Of two with one id the newer waits, and none does whose label was learned.
         """
         old = self._entries.get(id_)
-        if old is not None and old.kind in {_ASKED, _ANSWERED}:
+        if old is not None and old.kind in {ASKED, ANSWERED}:
             self.tally.repeated += 1
-            if old.kind == _ANSWERED:
+            if old.kind == ANSWERED:
                 return
-        elif old is not None and old.kind == _EARLY:
+        elif old is not None and old.kind == EARLY:
             # Its wait is over, or it is of another kind than the model's classes are by now.
             self.tally.orphaned += 1
         self._put(id_, entry)
@@ -208,16 +177,16 @@ class Labels:
     def answer(self, id_: str, entry: Entry, label: Any, *, own: bool) -> None:
         """Note features whose label was learned as they came: their `own`, or one that had come before them."""
         old = self._entries.get(id_)
-        if old is not None and old.kind == _ASKED:
+        if old is not None and old.kind == ASKED:
             self.tally.repeated += 1
-        if old is not None and old.kind == _EARLY:
+        if old is not None and old.kind == EARLY:
             if not own:
                 self.tally.joined += 1
-            elif _same(_unboxed(old.label), label):
+            elif same(unboxed(old.label), label):
                 self.tally.duplicate += 1
             else:
                 self.tally.corrected += 1
-        self._remember(id_, entry, _ANSWERED, label)
+        self._remember(id_, entry, ANSWERED, label)
 
     def take(self, id_: str, label: Any, *, at_ms: int | None, logged_ms: int, order: int) -> tuple[Verdict, Entry]:
         """Say what a label that came by itself is, and which entry it concerns.
@@ -228,39 +197,39 @@ class Labels:
         entry = self._entries.get(id_)
         if entry is None:
             tally.early += 1
-            entry = Entry(_EARLY, self.event_ms(at_ms, logged_ms), logged_ms, order, label=_boxed(label))
+            entry = Entry(EARLY, self.event_ms(at_ms, logged_ms), logged_ms, order, label=boxed(label))
             self._put(id_, entry)
             return "early", entry
-        if entry.kind in _WAITING and entry.at_ms < self._memory.now_ms - self._rules.wait_ms:
+        if entry.kind in WAITING and entry.at_ms < self._memory.now_ms - self._rules.wait_ms:
             # Its wait is over, and only its turn to be ended had not come yet.
             self._end(id_, entry, evicted=False)
             return self.take(id_, label, at_ms=at_ms, logged_ms=logged_ms, order=order)
-        if entry.kind == _ASKED:
+        if entry.kind == ASKED:
             return "learn", entry
-        if entry.kind == _GONE:
+        if entry.kind == GONE:
             tally.orphaned += 1
             return "orphaned", entry
-        if _same(_unboxed(entry.label), label):
+        if same(unboxed(entry.label), label):
             tally.duplicate += 1
             return "duplicate", entry
-        if self._rules.corrections and entry.kind == _ANSWERED and entry.value:
+        if self._rules.corrections and entry.kind == ANSWERED and entry.value:
             return "correct", entry
         tally.corrected += 1
         if self._rules.corrections:
             # Its features are still to come, and are to be learned with the newest.
-            self.bytes -= _bytes(id_, entry)
-            entry.label = _boxed(label)
-            self.bytes += _bytes(id_, entry)
+            self.bytes -= entry.size(id_)
+            entry.label = boxed(label)
+            self.bytes += entry.size(id_)
             self._changed.add(id_)
         return "corrected", entry
 
     def settle(self, id_: str, entry: Entry, label: Any) -> None:
         """Note that the label that `take` judged was learned from the entry that it gave."""
-        if entry.kind == _ASKED:
+        if entry.kind == ASKED:
             self.tally.joined += 1
         else:
             self.tally.corrected += 1
-        self._remember(id_, entry, _ANSWERED, label)
+        self._remember(id_, entry, ANSWERED, label)
 
     def resume(self, memory: Memory) -> None:
         """Go on from the memory of a snapshot; `restore` brings its rows."""
@@ -270,35 +239,53 @@ class Labels:
         """Take the rows that the store has at the place of the snapshot."""
         self._entries = {}
         for key, row in rows:
-            self._entries[key.decode()] = entry = Entry(*msgspec.msgpack.decode(row))
-            entry.saved = True
-        waiting = [entry for entry in self._entries.values() if entry.kind in _WAITING]
-        self.asked = sum(entry.kind == _ASKED for entry in waiting)
+            self._entries[key.decode()] = Entry.read(row)
+        waiting = [entry for entry in self._entries.values() if entry.kind in WAITING]
+        self.asked = sum(entry.kind == ASKED for entry in waiting)
         self.early = len(waiting) - self.asked
-        self.bytes = sum(_bytes(id_, entry) for id_, entry in self._entries.items())
+        self.bytes = sum(entry.size(id_) for id_, entry in self._entries.items())
         self._remembered = len(self._entries) - len(waiting)
-        self._over = deque(sorted((e.order, id_) for id_, e in self._entries.items() if e.kind not in _WAITING))
-        self._deadlines = [(e.at_ms, e.kind, e.order, id_) for id_, e in self._entries.items() if e.kind in _WAITING]
+        self._over = deque(sorted((e.order, id_) for id_, e in self._entries.items() if e.kind not in WAITING))
+        self._deadlines = [(e.at_ms, e.kind, e.order, id_) for id_, e in self._entries.items() if e.kind in WAITING]
         heapq.heapify(self._deadlines)
 
     def memory(self) -> Memory:
-        """Return what a snapshot holds beside the rows."""
-        return self._memory
+        """Return what a snapshot holds beside the rows, which does not change when the stream goes on."""
+        return msgspec.structs.replace(self._memory, tally=msgspec.structs.replace(self.tally))
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether to write down and save what has changed would hold up the stream."""
+        return len(self._changed) > _HEAVY_ROWS
+
+    def begin_save(self) -> None:
+        """Take what differs from the store as what is to be saved; what changes from now on is the next save's."""
+        self._saving, self._changed = self._changed, set()
+        self._note_saved()
 
     def changes(self) -> dict[bytes, bytes | None]:
-        """Return the rows that differ from those in the store, None for one that is to go."""
-        rows: dict[bytes, bytes | None] = {}
-        for id_ in self._changed:
-            entry = self._entries.get(id_)
-            rows[id_.encode()] = None if entry is None else _row(entry)
-            if entry is not None:
-                # Even a save that fails may have written it.
-                entry.saved = True
-        return rows
+        """Return the rows of what is to be saved as they stand, None for one that is to go.
+
+        Where it is not at once, a fork remembers how they stood.
+        """
+        entries = ((id_, self._entries.get(id_)) for id_ in self._saving)
+        return {id_.encode(): None if entry is None else entry.row() for id_, entry in entries}
 
     def saved(self) -> None:
-        """Note that the store has the rows that `changes` gave."""
-        self._changed.clear()
+        """Note that the store has what was to be saved."""
+        self._saving = set()
+
+    def not_saved(self) -> None:
+        """Note that what was to be saved is not, or only in part: the next save brings it again."""
+        self._changed |= self._saving
+        self._note_saved()
+        self._saving = set()
+
+    def _note_saved(self) -> None:
+        # Even a save that fails may have written them, and must not have them left behind.
+        for id_ in self._saving:
+            if (entry := self._entries.get(id_)) is not None:
+                entry.saved = True
 
     def _put(self, id_: str, entry: Entry) -> None:
         """Let an entry wait, in the place of an older one of its id, and make room where it is too much."""
@@ -314,8 +301,8 @@ class Labels:
 
     def _remember(self, id_: str, entry: Entry, kind: int, label: Any) -> None:
         """Let an entry be over, and remember it, without its features where they are not needed any more."""
-        memory, keep = self._memory, self._rules.corrections and kind == _ANSWERED
-        over = Entry(kind, entry.at_ms, entry.logged_ms, memory.settled, label=_boxed(label))
+        memory, keep = self._memory, self._rules.corrections and kind == ANSWERED
+        over = Entry(kind, entry.at_ms, entry.logged_ms, memory.settled, label=boxed(label))
         if keep:
             over.value, over.key, over.answer, over.version = entry.value, entry.key, entry.answer, entry.version
         self._replace(id_, over)
@@ -327,10 +314,10 @@ class Labels:
     def _replace(self, id_: str, entry: Entry) -> None:
         # Where the row of one that has gone is still to be taken from the store, it is there.
         entry.saved = self._drop(id_) or id_ in self._changed
-        entry.answer = _plain(entry.answer)
+        entry.answer = plain(entry.answer)
         self._entries[id_] = entry
         self._changed.add(id_)
-        self.bytes += _bytes(id_, entry)
+        self.bytes += entry.size(id_)
         self._count(entry.kind, 1)
 
     def _drop(self, id_: str) -> bool:
@@ -338,7 +325,7 @@ class Labels:
         entry = self._entries.pop(id_, None)
         if entry is None:
             return False
-        self.bytes -= _bytes(id_, entry)
+        self.bytes -= entry.size(id_)
         self._count(entry.kind, -1)
         if entry.saved:
             self._changed.add(id_)
@@ -347,9 +334,9 @@ class Labels:
         return entry.saved
 
     def _count(self, kind: int, step: int) -> None:
-        if kind == _ASKED:
+        if kind == ASKED:
             self.asked += step
-        elif kind == _EARLY:
+        elif kind == EARLY:
             self.early += step
         else:
             self._remembered += step
@@ -364,7 +351,7 @@ class Labels:
         return True
 
     def _end(self, id_: str, entry: Entry, *, evicted: bool) -> None:
-        if entry.kind == _EARLY:
+        if entry.kind == EARLY:
             self.tally.orphaned += 1
             self._drop(id_)
             return
@@ -374,15 +361,15 @@ class Labels:
             self.tally.expired += 1
         self._overdue.append(entry)
         if self.default is None:
-            self._remember(id_, entry, _GONE, None)
+            self._remember(id_, entry, GONE, None)
         else:
-            self._remember(id_, entry, _ANSWERED, self.default)
+            self._remember(id_, entry, ANSWERED, self.default)
 
     def _is_past(self, over: tuple[int, str], until_ms: int) -> bool:
         """Tell whether what is over need not be remembered any longer, or is not remembered as that any more."""
         order, id_ = over
         entry = self._entries.get(id_)
-        if entry is None or entry.kind in _WAITING or entry.order != order:
+        if entry is None or entry.kind in WAITING or entry.order != order:
             return True
         return entry.at_ms < until_ms - self._rules.wait_ms
 
@@ -390,7 +377,7 @@ class Labels:
         """Forget what is over for longest; tell whether it was remembered still."""
         order, id_ = self._over.popleft()
         entry = self._entries.get(id_)
-        if entry is None or entry.kind in _WAITING or entry.order != order:
+        if entry is None or entry.kind in WAITING or entry.order != order:
             return False
         self._drop(id_)
         return True
@@ -411,31 +398,3 @@ def is_time(at_ms: int, logged_ms: int) -> bool:
     A single one of those would end every wait, and no later one ever again.
     """
     return logged_ms <= 0 or at_ms <= logged_ms + _AHEAD_MS
-
-
-def _bytes(id_: str, entry: Entry) -> int:
-    texts = sum(len(part.encode()) for part in (id_, entry.label, entry.answer) if isinstance(part, str))
-    return texts + len(entry.value) + len(entry.key or b"") + _ENTRY_BYTES
-
-
-def _row(entry: Entry) -> bytes:
-    return msgspec.msgpack.encode(msgspec.structs.astuple(entry)[:-1])
-
-
-def _plain(answer: Any) -> Any:
-    # numpy's scalars are what some of River's models answer with.
-    return _boxed(answer.item() if hasattr(answer, "item") else answer)
-
-
-def _boxed(value: Any) -> Any:
-    """Return a label or an answer as MessagePack can hold it: its integers have 64 bits."""
-    return [str(value)] if type(value) is int and not _INT_MIN <= value <= _INT_MAX else value
-
-
-def _unboxed(value: Any) -> Any:
-    return int(value[0]) if type(value) is list else value
-
-
-def _same(first: Any, second: Any) -> bool:
-    """Tell whether two labels are one: 1 and 1.0 are, 1 and true are not."""
-    return first == second and isinstance(first, bool) == isinstance(second, bool)

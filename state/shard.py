@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from state.cell import Mind
+from state.cell import Cell, Mind
 from state.keyring import TABLE as KEYS
 from state.keyring import Keyring
 from state.labels import TABLE as LABELS
@@ -74,8 +74,8 @@ class Shard:
 
     `committed` is the offset up to which outputs are out (exclusive); below it the shard relearns in silence.
     `version` and `snapshot_offset` are those of the newest snapshot in the store; `mark` is what was last committed
-    beside the offset. `keys` is the mind where each key has a model of its own. With a labels topic `labels` is its
-    join, the `labels_…` are places in that topic, and `order` tells how the two were read.
+    beside the offset. `cell` is the mind where it is one model, `keys` where each key has one of its own. With a labels
+    topic `labels` is its join, the `labels_…` are places in that topic, and `order` tells how the two were read.
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class Shard:
         self.counts = Counts()
         self.quality = Quality(task=mind.task)
         self.mind = mind
+        self.cell = mind if isinstance(mind, Cell) else None
         self.keys = mind if isinstance(mind, Keyring) else None
         self.labels = labels
         self._recent: deque[float] = deque(maxlen=_WINDOW)
@@ -120,8 +121,23 @@ class Shard:
         tables = {} if self.labels is None else {LABELS: len(self.labels)}
         return tables if self.keys is None else {**tables, KEYS: len(self.keys)}
 
+    @property
+    def is_heavy(self) -> bool:
+        """Whether it is known that to write down what is to be saved would hold up the stream."""
+        return any(part is not None and part.is_heavy for part in (self.cell, self.keys, self.labels))
+
+    def begin_save(self) -> None:
+        """Take the rows that differ from the store's as those to be saved: `saved` or `not_saved` follows.
+
+        Raises StoreAway and TableDamaged.
+        """
+        if self.keys is not None:
+            self.keys.begin_save()
+        if self.labels is not None:
+            self.labels.begin_save()
+
     def changes(self) -> dict[str, dict[bytes, bytes | None]]:
-        """Return the rows of each table that differ from those in the store, None for one that is to go."""
+        """Return the rows of each table that are to be saved as they stand, None for one that is to go."""
         changes = {} if self.labels is None else {LABELS: self.labels.changes()}
         return changes if self.keys is None else {**changes, KEYS: self.keys.changes()}
 
@@ -133,20 +149,29 @@ class Shard:
     @property
     def is_full(self) -> bool:
         """Whether it can't take any more before a snapshot is saved."""
-        return self.order is not None and self.order.is_full
+        return (self.order is not None and self.order.is_full) or (self.keys is not None and self.keys.is_full)
 
-    def saved(self, changes: Mapping[str, dict[bytes, bytes | None]], *, place: tuple[int, int] | None = None) -> None:
-        """Note that the store has it as it stands, with these changes of its tables; or as it stood at `place`.
+    def serves_undo(self, changes: Mapping[str, Mapping[bytes, bytes | None]]) -> dict[bytes, bytes]:
+        """Return what `saved` needs of the rows that `changes` gave."""
+        return {} if self.keys is None else self.keys.serves_undo(changes[KEYS])
 
-        The latter is for a shard that has no tables and no order.
-        """
-        self.snapshot_offset, self.labels_snapshot_offset = self.place if place is None else place
+    def saved(self, models: Mapping[bytes, bytes], *, place: tuple[int, int], version: int) -> None:
+        """Note that the store has it as it stood at `place`, as a version. `models` are those of `serves_undo`."""
+        self.version = version
+        self.snapshot_offset, self.labels_snapshot_offset = place
         if self.labels is not None:
             self.labels.saved()
         if self.keys is not None:
-            self.keys.saved(changes[KEYS], self.version)
+            self.keys.saved(models, version)
         if self.order is not None:
-            self.order.saved(self.place)
+            self.order.saved(place)
+
+    def not_saved(self) -> None:
+        """Note that what was to be saved is not, or only in part."""
+        if self.labels is not None:
+            self.labels.not_saved()
+        if self.keys is not None:
+            self.keys.not_saved()
 
     def restore(self, *, offset: int, labels_offset: int, counts: Counts, quality: Quality, model: bytes) -> None:
         """Become what a snapshot held. Raises ModelError when the bytes are no model of this kind."""

@@ -36,7 +36,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from state.snapshot import Snapshot, SnapshotError, decode, describe, encode
-from state.table import PRELUDE, TableDamaged, Tables, escape
+from state.table import PRELUDE, Packed, Stand, TableDamaged, Tables, escape, pack
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -197,7 +197,6 @@ class Store:
         """Become the owner of a shard: return an epoch above every earlier one and above `floor`."""
         return int(cast("int", self._claim(keys=[self._key(partition, "head")], args=[floor])))
 
-    @plain_errors
     def save(
         self, snapshot: Snapshot, *, changes: Mapping[str, Mapping[bytes, bytes | None]] = _NOTHING, base: int = 0
     ) -> int:
@@ -207,10 +206,16 @@ class Store:
         stay as they are. After StoreAway some are written and there is no version: until a save goes through, the
         next must bring each of those rows again, changed back or not. With 0 the base is not checked.
         """
+        packed = {table: pack(rows) for table, rows in changes.items()}
+        return self.save_packed(snapshot, packed=packed, base=base)
+
+    @plain_errors
+    def save_packed(self, snapshot: Snapshot, *, packed: Mapping[str, Packed], base: int) -> int:
+        """Save as `save` does, with changes that were packed elsewhere."""
         sealed = encode(snapshot)
         digest = hashlib.sha256(sealed).hexdigest()
         partition, epoch = snapshot.partition, snapshot.epoch
-        attempt = self._tables.write(partition, epoch=epoch, digest=digest, base=base, changes=changes)
+        attempt = self._tables.write(partition, epoch=epoch, digest=digest, base=base, packed=packed)
         note = msgspec.json.encode({**describe(snapshot), "bytes": len(sealed)})
         answer = self._save(
             keys=[self._key(partition, part) for part in ("head", "snapshots", "notes")],
@@ -245,21 +250,21 @@ class Store:
 
     @plain_errors
     def fetch(
-        self, partition: int, table: str, keys: Sequence[bytes], *, base: tuple[int, int] | None = None
+        self, partition: int, table: str, keys: Sequence[bytes], *, base: Stand | None = None
     ) -> list[bytes | None]:
         """Return the values of rows, None for one that is not there, in one round trip. Raises StoreAway.
 
-        With `base`, the version and the number of rows that the caller knows of, raises TableDamaged for a store that
-        has lost some, and StoreFenced for one that has gone on without the caller.
+        With `base`, where the shard of its owner stands, raises StoreFenced when it has a newer owner, and TableDamaged
+        for a store that has lost versions or rows.
         """
-        values, version, rows = self._tables.fetch(partition, table, keys)
-        if base is not None and version > base[0]:
-            raise StoreFenced(f"partition {partition} stands at version {version}; this worker knows of {base[0]}")
-        # A save that failed half way may have left rows more than there were.
-        if base is not None and (version < base[0] or rows < base[1]):
+        values, stand = self._tables.fetch(partition, table, keys)
+        if base is not None and stand.epoch > base.epoch:
+            raise StoreFenced(f"partition {partition} belongs to epoch {stand.epoch}; this worker has {base.epoch}")
+        # A save that is under way, or failed half way, may have brought more than there was.
+        if base is not None and (stand.version < base.version or stand.rows < base.rows):
             raise TableDamaged(
-                f"partition {partition}: at version {version} the table {table} has {rows} rows; it had {base[1]} at "
-                f"version {base[0]}"
+                f"partition {partition}: at version {stand.version} the table {table} has {stand.rows} rows; it had "
+                f"{base.rows} at version {base.version}"
             )
         return values
 

@@ -16,9 +16,10 @@ In the head: `attempt`, `token`, `by` (the epoch that last rewound or saved), `d
 has not finished with) and `table:<name>` (the version in which a table began).
 """
 
+import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import redis
@@ -28,6 +29,8 @@ BYTES_MAX = 1_000_000
 """How much one script writes, at most: rows, and bytes unless a single row is larger."""
 
 _SEAL_BYTES = 4
+# MessagePack's type and a length of 32 bits.
+_TEXT = struct.Struct(">BI").pack
 # Nothing is known of the rows' sizes before the first page: a small one asks.
 _FIRST_PAGE = 16
 
@@ -86,16 +89,16 @@ return {0, attempt, redis.call('HINCRBY', KEYS[1], 'token', 1)}
 """
 )
 
-# KEYS: head, rows, undo. ARGV: epoch, token, table, then keys and sealed values, empty for a row to delete.
+# KEYS: head, rows, undo. ARGV: epoch, token, table, a packed chunk.
 _WRITE = (
     PRELUDE
     + r"""
 if head('token') ~= ARGV[2] then return {-3} end
 -- A few calls for all rows: each costs as much as a row does.
-local prefix, keys, fields = ARGV[3] .. '\0', {}, {}
-for i = 4, #ARGV, 2 do
-  keys[#keys + 1] = ARGV[i]
-  fields[#fields + 1] = prefix .. ARGV[i]
+local prefix, chunk, keys, fields = ARGV[3] .. '\0', cmsgpack.unpack(ARGV[4]), {}, {}
+for i = 1, #chunk, 2 do
+  keys[#keys + 1] = chunk[i]
+  fields[#fields + 1] = prefix .. chunk[i]
 end
 local were, noted = redis.call('HMGET', KEYS[2], unpack(keys)), redis.call('HMGET', KEYS[3], unpack(fields))
 local undo, rows, gone = {}, {}, {}
@@ -104,7 +107,7 @@ for i, key in ipairs(keys) do
     undo[#undo + 1] = fields[i]
     undo[#undo + 1] = were[i] or ''
   end
-  local row = ARGV[3 + 2 * i]
+  local row = chunk[2 * i]
   if row == '' then
     gone[#gone + 1] = key
   else
@@ -211,6 +214,21 @@ class Attempt(msgspec.Struct, frozen=True):
     rows: int = 0
 
 
+class Stand(NamedTuple):
+    """Where a shard stands in the store: the epoch of its owner, its newest version, the rows of the table asked."""
+
+    epoch: int
+    version: int
+    rows: int
+
+
+class Packed(msgspec.Struct, frozen=True):
+    """Changed rows of one table, ready to be sent: how many, and a chunk for each script."""
+
+    rows: int
+    chunks: list[bytes]
+
+
 Judge = Callable[[Any, int, int], list[Any]]
 """Gives what a script answered, or raises what it refused; of answer, partition, epoch."""
 
@@ -226,14 +244,12 @@ class Tables:
             client.register_script(script) for script in (_BEGIN, _WRITE, _REWIND, _RESTORE, _DROP)
         )
 
-    def write(
-        self, partition: int, *, epoch: int, digest: str, base: int, changes: Mapping[str, Mapping[bytes, bytes | None]]
-    ) -> Attempt:
+    def write(self, partition: int, *, epoch: int, digest: str, base: int, packed: Mapping[str, Packed]) -> Attempt:
         """Write the changed rows in chunks, each with what it was before; a version is for the caller to make of it.
 
         Raises TableDamaged, StoreFenced, StoreAway; after the last the same owner may go on where it stopped.
         """
-        named = [table for table, rows in changes.items() if rows]
+        named = [table for table, changed in packed.items() if changed.rows]
         if not named:
             return Attempt()
         if not all(named) or any("\0" in table for table in named):
@@ -244,9 +260,9 @@ class Tables:
             return Attempt()
         for table in named:
             parts = ("head", f"rows:{table}", f"undo:{version}")
-            for chunk in chunks(changes[table]):
-                self._ask(self._write, partition, parts, [epoch, token, table, *chunk])
-        return Attempt(token=token, rows=sum(len(changes[table]) for table in named))
+            for chunk in packed[table].chunks:
+                self._ask(self._write, partition, parts, [epoch, token, table, chunk])
+        return Attempt(token=token, rows=sum(packed[table].rows for table in named))
 
     def rewind(self, partition: int, *, epoch: int, version: int) -> None:
         """Put the rows back to where they stood at a version, and drop what came after it."""
@@ -269,22 +285,22 @@ class Tables:
             if not cursor:
                 return
 
-    def fetch(self, partition: int, table: str, keys: Sequence[bytes]) -> tuple[list[bytes | None], int, int]:
-        """Return the values of rows, None for one that is not there, the shard's version, and the number of all rows.
+    def fetch(self, partition: int, table: str, keys: Sequence[bytes]) -> tuple[list[bytes | None], Stand]:
+        """Return the values of rows, None for one that is not there, and where the shard stands, in one round trip.
 
-        It is one round trip. Raises TableDamaged.
+        Raises TableDamaged.
         """
         asked = self._client.pipeline(transaction=False)
-        asked.hget(self._key(partition, "head"), "version")
+        asked.hmget(self._key(partition, "head"), "epoch", "version")
         asked.hlen(self._key(partition, f"rows:{table}"))
         for start in range(0, len(keys), ROWS_MAX):
             asked.hmget(self._key(partition, f"rows:{table}"), list(keys[start : start + ROWS_MAX]))
-        version, count, *parts = asked.execute()
+        (epoch, version), rows, *parts = asked.execute()
         values = [
             None if sealed is None else self._unseal(partition, table, key, sealed)
             for key, sealed in zip(keys, (sealed for part in parts for sealed in part), strict=True)
         ]
-        return values, int(version or 0), count
+        return values, Stand(int(epoch or 0), int(version or 0), rows)
 
     def count(self, partition: int, table: str) -> int:
         """Return how many rows a table has."""
@@ -326,22 +342,32 @@ def seal(key: bytes, value: bytes) -> bytes:
     return zlib.crc32(value, zlib.crc32(key)).to_bytes(_SEAL_BYTES) + value
 
 
-def chunks(
-    rows: Mapping[bytes, bytes | None], *, rows_max: int = ROWS_MAX, bytes_max: int = BYTES_MAX
-) -> Iterator[list[bytes]]:
-    """Cut changes into lists of key, sealed value, key, …; a value is empty for a row to delete."""
-    chunk: list[bytes] = []
+def pack(rows: Mapping[bytes, bytes | None], *, rows_max: int = ROWS_MAX, bytes_max: int = BYTES_MAX) -> Packed:
+    """Pack changes, None for a row to delete, into chunks of so many rows and bytes, unless a single row is larger.
+
+    A chunk is a MessagePack array of key, sealed value, key, …, a value being empty for a row to delete: one argument,
+    which the client and the store take in far sooner than two thousand. All are of the type for texts, since the
+    store's own reader knows no other for bytes.
+    """
+    chunks: list[bytes] = []
+    parts: list[bytes] = []
     held = 0
     for key, value in rows.items():
         sealed = b"" if value is None else seal(key, value)
         size = len(key) + len(sealed)
-        if chunk and (len(chunk) >= 2 * rows_max or held + size > bytes_max):
-            yield chunk
-            chunk, held = [], 0
-        chunk += key, sealed
+        if parts and (len(parts) >= 4 * rows_max or held + size > bytes_max):
+            chunks.append(_array(parts))
+            parts, held = [], 0
+        parts += _TEXT(0xDB, len(key)), key, _TEXT(0xDB, len(sealed)), sealed
         held += size
-    if chunk:
-        yield chunk
+    if parts:
+        chunks.append(_array(parts))
+    return Packed(len(rows), chunks)
+
+
+def _array(parts: list[bytes]) -> bytes:
+    """Put an array's head before its texts, each of which is a head and its bytes."""
+    return b"".join((_TEXT(0xDD, len(parts) // 2), *parts))
 
 
 def escape(name: str) -> str:

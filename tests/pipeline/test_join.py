@@ -17,6 +17,7 @@ from state.labels import Labels, Rules
 from state.learner import RiverLearner
 from state.shard import Shard
 from state.store import StoreAway
+from state.table import Stand
 
 
 class Picky(linear_model.LogisticRegression):
@@ -210,7 +211,7 @@ def test_what_the_sink_refuses_says_whether_the_model_has_it() -> None:
 def test_a_store_that_is_away_is_no_fault_of_a_labels() -> None:
     is_away = False
 
-    def fetch(keys: Sequence[bytes], *_base: int) -> Sequence[bytes | None]:
+    def fetch(keys: Sequence[bytes], _stand: Stand) -> Sequence[bytes | None]:
         if is_away:
             raise StoreAway("gone")
         return [None] * len(keys)
@@ -219,7 +220,8 @@ def test_a_store_that_is_away_is_no_fault_of_a_labels() -> None:
     keys = Keyring(RiverBank(learner), fetch=fetch, scan=lambda: iter(()), hot_max=1)
     shard = Shard(keys, partition=0, start=0, labels=Labels(Rules(wait_ms=1_000, default=False)), labels_start=0)
     _run(shard, [_features("a"), Record(0, 1, 5, b"other", b'{"features": {"a": 1}}', None)])
-    keys.saved(keys.changes(), 1)
+    keys.begin_save()
+    keys.saved(keys.serves_undo(keys.changes()), 1)
     is_away = True
     with pytest.raises(StoreAway):
         _run(shard, [_label("a", True)])

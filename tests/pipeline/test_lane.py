@@ -181,7 +181,7 @@ def _keyring(build: Callable[[], Any], silent_ms: int | None) -> Keyring:
     assert slab is not None
     return Keyring(
         slab,
-        fetch=lambda keys, _version, _rows: [None] * len(keys),
+        fetch=lambda keys, _stand: [None] * len(keys),
         scan=lambda: iter(()),
         hot_max=10**6,
         silent_ms=silent_ms,
@@ -205,6 +205,8 @@ def test_a_chunk_of_many_keys_gives_what_its_records_give_one_by_one(
     for part, value in wanted.items():
         assert found[part] == value, part
     assert (fast.offset, fast.counts, fast.quality_now()) == (slow.offset, slow.counts, slow.quality_now())
+    for ring in rings:
+        ring.begin_save()
     assert rings[0].changes() == rings[1].changes()
     assert rings[0].checkpoint() == rings[1].checkpoint()
     crossed = sum(result.chunk is not None for result in results)

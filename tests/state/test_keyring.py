@@ -15,10 +15,11 @@ from state.bank import Bank, RiverBank
 from state.keyring import Keyring, Row
 from state.learner import ModelError, RiverLearner
 from state.slab import slab_for
-from state.table import TableDamaged
+from state.table import Stand, TableDamaged
 
 SILENT_MS = 400
 EVERYTHING = 10**9
+EPOCH = 3
 NAMES = [b"key %d" % n for n in range(60)]
 
 
@@ -92,10 +93,10 @@ class Disk:
         self.is_half_written = False
         self.asked: list[list[bytes]] = []
 
-    def fetch(self, keys: Sequence[bytes], version: int, rows: int) -> list[bytes | None]:
-        if version != self.version or rows > len(self.rows):
-            raise TableDamaged(f"there are {len(self.rows)} rows; there were {rows}")
-        assert self.is_half_written or rows == len(self.rows)
+    def fetch(self, keys: Sequence[bytes], stand: Stand) -> list[bytes | None]:
+        if stand.version > self.version or stand.rows > len(self.rows):
+            raise TableDamaged(f"there are {len(self.rows)} rows; there were {stand.rows}")
+        assert self.is_half_written or stand == Stand(EPOCH, self.version, len(self.rows))
         self.asked.append(list(keys))
         return [self.rows.get(key) for key in keys]
 
@@ -126,18 +127,30 @@ def keyring(
         silent_ms=silent_ms,
         prior=bank_of(kind) if prior else None,
     )
-    made.resume(len(disk.rows), disk.version)
+    made.resume(Stand(EPOCH, disk.version, len(disk.rows)))
     return made
 
 
 def save(keys: Keyring, disk: Disk) -> dict[bytes, bytes | None]:
-    changes = keys.changes()
-    told = len(keys)
+    keys.begin_save()
+    told, changes = len(keys), keys.changes()
+    bring(disk, changes, told)
+    keys.saved(keys.serves_undo(changes), disk.version)
+    assert len(keys) == told
+    return changes
+
+
+def bring(disk: Disk, changes: dict[bytes, bytes | None], told: int) -> None:
     disk.write(changes.items())
     assert len(disk.rows) == told, "the snapshot that goes with the rows tells how many there are"
     disk.version, disk.is_half_written = disk.version + 1, False
-    keys.saved(changes, disk.version)
-    assert len(keys) == told
+
+
+def fail(keys: Keyring) -> dict[bytes, bytes | None]:
+    """Begin a save that fails; what of it is written is for the caller to do."""
+    keys.begin_save()
+    changes = keys.changes()
+    keys.not_saved()
     return changes
 
 
@@ -251,48 +264,119 @@ def test_a_keyring_that_holds_everything_answers_as_a_learner_for_each_key(kind:
     assert [handle(keys, record) for record in records] == told(kind, records, **MODES[mode])
 
 
+class Errand(NamedTuple):
+    """A save that goes on beside the stream: what it brings, and from when."""
+
+    changes: dict[bytes, bytes | None]
+    told: int
+    at: int
+    checkpoint: bytes
+
+
+class Life:
+    """A keyring, the store, and what may become of them; each event is a method, after which it goes on at `at`."""
+
+    def __init__(self, rng: random.Random, make: Callable[[Disk], Keyring]) -> None:
+        self._rng = rng
+        self._make = make
+        self._half_written: set[bytes] = set()
+        self._arrived = False
+        self.errand: Errand | None = None
+        self.at = 0
+        self.disk = Disk()
+        self.keys = make(self.disk)
+        self._found: tuple[int, dict[bytes, bytes], int, bytes] = (0, {}, 0, self.keys.checkpoint())
+
+    def save(self) -> None:
+        assert self._half_written <= save(self.keys, self.disk).keys()
+        self._half_written = set()
+        self._note(self.at, self.keys.checkpoint())
+
+    def fail(self) -> None:
+        """Let a save fail at once, half way."""
+        self.begin()
+        self.lose()
+
+    def begin(self) -> None:
+        """Begin a save that goes on beside the stream."""
+        self.keys.begin_save()
+        self.errand = Errand(self.keys.changes(), len(self.keys), self.at, self.keys.checkpoint())
+        self._arrived = False
+        assert self._half_written <= self.errand.changes.keys(), "what may be written is written until a save succeeds"
+        self.disk.is_half_written = True
+
+    def write(self) -> None:
+        """Let some of the rows arrive."""
+        assert self.errand is not None
+        changes = list(self.errand.changes.items())
+        self.disk.write(self._rng.sample(changes, self._rng.randint(0, len(changes))))
+
+    def arrive(self) -> None:
+        """Let all of it be a version in the store, of which the keyring has not heard."""
+        if self.errand is not None and not self._arrived:
+            bring(self.disk, self.errand.changes, self.errand.told)
+            self.disk.is_half_written = self._arrived = True
+            self._note(self.errand.at, self.errand.checkpoint)
+
+    def end(self) -> None:
+        self.arrive()
+        assert self.errand is not None
+        self.keys.saved(self.keys.serves_undo(self.errand.changes), self.disk.version)
+        self.disk.is_half_written, self._half_written, self.errand = False, set(), None
+
+    def lose(self) -> None:
+        """Let it fail, or seem to, with some of the rows written."""
+        self.write()
+        assert self.errand is not None
+        self.keys.not_saved()
+        self._half_written |= self.errand.changes.keys()
+        self.errand = None
+
+    def die(self) -> None:
+        """Begin anew from what the store has, rewound to its newest version."""
+        self.at, rows, version, checkpoint = self._found
+        self._half_written, self.errand = set(), None
+        self.disk = Disk()
+        self.disk.rows, self.disk.version = dict(self._rng.sample(list(rows.items()), len(rows))), version
+        self.keys = self._make(self.disk)
+        self.keys.restore(checkpoint)
+
+    def restart(self) -> None:
+        self.save()
+        self.die()
+
+    def _note(self, at: int, checkpoint: bytes) -> None:
+        self._found = at, self.disk.rows.copy(), self.disk.version, checkpoint
+
+
 @pytest.mark.parametrize("hot_max", [1, 20])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", MODELS)
 def test_keys_that_are_saved_evicted_and_restored_anywhere_answer_as_if_they_had_not_been(
     kind: str, mode: str, hot_max: int
 ) -> None:
-    """Saves also fail half way, and workers die: the next rewinds the store to its last save, and learns on from it."""
+    """Saves go on beside the stream and fail half way; workers die, and the next ones learn on from the last save."""
     rng = random.Random(f"{kind} {mode} {hot_max}")
     records = stream(kind, count=COUNTS[kind], seed=rng.randrange(10**6))
     expected = told(kind, records, **MODES[mode])
-    disk, at, half_written = Disk(), 0, set[bytes]()
-    keys = keyring(disk, kind, hot_max=hot_max, **MODES[mode])
-    saved_at, rows, version, checkpoint = 0, dict[bytes, bytes](), 0, keys.checkpoint()
-    events = ["save", "fail", "restart", "fail", "die", "save"]
-    while at < len(records):
-        batch = records[at : at + rng.randint(1, 20)]
-        keys.warm(record.key for record in batch)
-        trips = len(disk.asked)
+    life = Life(rng, lambda disk: keyring(disk, kind, hot_max=hot_max, **MODES[mode]))
+    first = ["save", "fail", "restart", "fail", "die", "save", "begin", "", "write", "arrive", "end", "begin", "lose"]
+    while life.at < len(records):
+        batch = records[life.at : life.at + rng.randint(1, 20)]
+        life.keys.warm(record.key for record in batch)
+        trips = len(life.disk.asked)
         for record in batch:
-            assert handle(keys, record) == expected[at], at
-            at += 1
-        assert len(disk.asked) == trips, "all that it needed was fetched before"
-        keys.trim()
-        event = events.pop(0) if events else rng.choice(["save", "save", "fail", "restart", "die", "", "", ""])
-        if event == "fail":
-            changes = list(keys.changes().items())
-            assert half_written <= dict(changes).keys(), "what may be written is written again until a save succeeds"
-            written = rng.sample(changes, rng.randint(0, len(changes)))
-            disk.write(written)
-            disk.is_half_written = True
-            half_written |= dict(written).keys()
-        elif event in {"save", "restart"}:
-            assert half_written <= save(keys, disk).keys()
-            assert keys.hot <= hot_max
-            half_written = set()
-            saved_at, rows, version, checkpoint = at, disk.rows.copy(), disk.version, keys.checkpoint()
-        if event in {"restart", "die"}:
-            at, half_written = saved_at, set()
-            disk = Disk()
-            disk.rows, disk.version = dict(rng.sample(list(rows.items()), len(rows))), version
-            keys = keyring(disk, kind, hot_max=hot_max, **MODES[mode])
-            keys.restore(checkpoint)
+            assert handle(life.keys, record) == expected[life.at], life.at
+            life.at += 1
+        assert len(life.disk.asked) == trips, "all that it needed was fetched before"
+        life.keys.trim()
+        alone = ["save", "begin", "begin", "fail", "restart", "die", "", ""]
+        beside = ["end", "end", "lose", "die", "write", "arrive", "", ""]
+        event = first.pop(0) if first else rng.choice(alone if life.errand is None else beside)
+        if event:
+            getattr(life, event)()
+        if event == "save":
+            assert life.keys.hot <= hot_max
 
 
 def test_only_the_keys_that_have_changed_are_written() -> None:
@@ -455,8 +539,8 @@ def test_a_silent_key_that_comes_back_while_it_is_swept_is_one_row_whether_that_
             handle(keys, Record(key, 0, {"a": 1.0}, label=True))
         save(keys, disk)
         handle(keys, Record(b"b", SILENT_MS + 1, {"a": 1.0}))
-        keys.changes()
-        assert keys.changes()[b"a"] is None
+        fail(keys)
+        assert fail(keys)[b"a"] is None
         assert len(keys) == 1
         if taken:
             disk.rows.pop(b"a")
@@ -477,7 +561,7 @@ def test_rows_that_a_save_has_taken_before_it_failed_are_not_missed(taken: int) 
     save(keys, disk)
     for key in NAMES[2:5]:
         handle(keys, Record(key, SILENT_MS + 1, {"a": 1.0}))
-    assert sum(row is None for row in keys.changes().values()) == 2
+    assert sum(row is None for row in fail(keys).values()) == 2
     disk.write([(key, None) for key in NAMES[:taken]])
     disk.is_half_written = True
     # One comes back, of one a refused record is all that comes, and one was never there.
@@ -485,7 +569,7 @@ def test_rows_that_a_save_has_taken_before_it_failed_are_not_missed(taken: int) 
     keys.warm([b"new"])
     handle(keys, Record(NAMES[0], SILENT_MS + 2, {"a": 1.0}))
     keys.warm([b"newer"])
-    assert keys.changes()[NAMES[1]] is None, "what is only warm is still to go"
+    assert fail(keys)[NAMES[1]] is None, "what is only warm is still to go"
     assert len(keys) == 4
     keys.warm([b"newest"])
     save(keys, disk)
@@ -500,7 +584,7 @@ def test_rows_that_nobody_took_are_missed() -> None:
         handle(keys, Record(key, 0, {"a": 1.0}, label=True))
     save(keys, disk)
     handle(keys, Record(NAMES[4], SILENT_MS + 1, {"a": 1.0}))
-    keys.changes()
+    fail(keys)
     save(keys, disk)
     assert len(keys) == 1
     del disk.rows[NAMES[4]]
@@ -557,7 +641,7 @@ def test_a_new_key_begins_as_the_model_of_all_keys_stands_and_goes_its_own_way(k
 def test_the_first_key_of_all_begins_as_the_factory_makes_it() -> None:
     keys = keyring(Disk(), prior=True)
     assert handle(keys, Record(b"a", 0, {"a": 1.0})) == bits(learner_of("a slab").predict({"a": 1.0}))
-    assert keys.changes() == {}
+    assert fail(keys) == {}
 
 
 @pytest.mark.parametrize("row", [b"", b"\xc1", b"no row", msgspec.msgpack.encode([1]), msgspec.msgpack.encode("x")])
@@ -567,7 +651,7 @@ def test_a_row_that_is_none_is_refused_by_the_name_of_its_key(row: bytes) -> Non
     with pytest.raises(TableDamaged, match="card 7"):
         keyring(disk).warm([b"card 7"])
     with pytest.raises(TableDamaged, match="card 7"):
-        keyring(disk, silent_ms=SILENT_MS).changes()
+        fail(keyring(disk, silent_ms=SILENT_MS))
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -588,7 +672,7 @@ def test_a_fetch_that_fails_leaves_the_keyring_as_it_was() -> None:
     class AwayError(Exception):
         pass
 
-    def away(_keys: Sequence[bytes], _version: int, _rows: int) -> list[bytes | None]:
+    def away(_keys: Sequence[bytes], _stand: Stand) -> list[bytes | None]:
         raise AwayError
 
     keys = Keyring(bank_of("a slab"), fetch=away, scan=Disk().scan, hot_max=5)
@@ -596,7 +680,7 @@ def test_a_fetch_that_fails_leaves_the_keyring_as_it_was() -> None:
         keys.warm([b"a"])
     with pytest.raises(AwayError):
         keys.meet(b"a", 0)
-    assert (keys.hot, len(keys), keys.changes()) == (0, 0, {})
+    assert (keys.hot, len(keys), fail(keys)) == (0, 0, {})
 
 
 @pytest.mark.parametrize("kind", [kind for kind in MODELS if kind != "a slab"])
@@ -652,8 +736,105 @@ def test_a_swept_key_that_was_only_warmed_is_a_row_again_when_it_comes_back() ->
         handle(keys, Record(key, 0, {"a": 1.0}, True))
     save(keys, disk)
     handle(keys, Record(b"c", 401, {"a": 1.0}))
-    keys.changes()
+    fail(keys)
     keys.warm([b"a"])
     save(keys, disk)
     handle(keys, Record(b"a", 402, {"a": 1.0}))
     save(keys, disk)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MODELS if kind != "a slab"])
+@pytest.mark.parametrize("rebuilt", [True, False])
+def test_an_undo_after_a_save_keeps_what_was_learned_while_it_was_under_way(kind: str, *, rebuilt: bool) -> None:
+    disk, twin = Disk(), keyring(Disk(), kind)
+    keys = keyring(disk, kind)
+    good = [Record(b"a", 0, {"a": 1.0 + step, "b": 2.0}, label=step % 3 == 0) for step in range(40)]
+    trap = Record(b"a", 0, {"a": 1.0, "trap": 1.0}, label=True, trap=True)
+    for record in good[:20]:
+        handle(keys, record)
+    keys.begin_save()
+    changes, told = keys.changes(), len(keys)
+    for record in good[20:30]:
+        handle(keys, record)
+    if rebuilt:
+        assert handle(keys, trap) == "raised"
+    for record in good[30:]:
+        handle(keys, record)
+    bring(disk, changes, told)
+    keys.saved(keys.serves_undo(changes), disk.version)
+    assert handle(keys, trap) == "raised"
+    for record in good:
+        handle(twin, record)
+    assert handle(keys, good[0]) == handle(twin, good[0])
+
+
+@pytest.mark.parametrize("taken", [True, False])
+@pytest.mark.parametrize("comes", ["to nothing", "back", "back twice"])
+@pytest.mark.parametrize("goes_well", [True, False])
+def test_a_key_that_comes_back_while_its_row_is_being_deleted_is_known_for_what_it_is(
+    comes: str, *, taken: bool, goes_well: bool
+) -> None:
+    disk = Disk()
+    keys = keyring(disk, hot_max=1, silent_ms=SILENT_MS)
+    for key in (b"a", b"b"):
+        handle(keys, Record(key, 0, {"a": 1.0}, label=True))
+    save(keys, disk)
+    handle(keys, Record(b"b", SILENT_MS + 1, {"a": 1.0}))
+    keys.begin_save()
+    changes, told = keys.changes(), len(keys)
+    assert changes[b"a"] is None
+    disk.is_half_written = True
+    if taken:
+        disk.rows.pop(b"a")
+    keys.warm([b"a"])
+    blank = handle(keyring(Disk()), Record(b"a", 0, {"a": 1.0}))
+    for _ in range(["to nothing", "back", "back twice"].index(comes)):
+        assert handle(keys, Record(b"a", SILENT_MS + 2, {"a": 1.0})) == blank
+    if goes_well:
+        bring(disk, changes, told)
+        keys.saved(keys.serves_undo(changes), disk.version)
+    else:
+        keys.not_saved()
+    assert len(keys) == 2 - (comes == "to nothing")
+    save(keys, disk)
+    assert disk.rows.keys() == ({b"b"} if comes == "to nothing" else {b"a", b"b"})
+    handle(keys, Record(b"a", SILENT_MS + 3, {"a": 1.0}, label=True))
+    save(keys, disk)
+    assert disk.rows.keys() == {b"a", b"b"}
+
+
+def test_a_save_that_is_under_way_counts_for_what_should_be_in_memory() -> None:
+    disk = Disk()
+    keys = keyring(disk, hot_max=2)
+    for key in NAMES[:3]:
+        handle(keys, Record(key, 0, {"a": 1.0}, label=True))
+    keys.begin_save()
+    changes, told = keys.changes(), len(keys)
+    assert (keys.is_crowded, keys.is_full) == (True, False)
+    disk.is_half_written = True
+    for key in NAMES[3:5]:
+        handle(keys, Record(key, 0, {"a": 1.0}, label=True))
+    keys.trim()
+    assert (keys.hot, keys.is_full, len(keys)) == (5, True, 5)
+    bring(disk, changes, told)
+    keys.saved(keys.serves_undo(changes), disk.version)
+    assert (keys.hot, keys.is_full) == (2, False), "those that changed meanwhile"
+    assert save(keys, disk).keys() == set(NAMES[3:5])
+
+
+def test_many_rows_are_heavy_and_those_of_big_models_sooner() -> None:
+    keys = keyring(Disk())
+    for index in range(501):
+        assert not keys.is_heavy
+        handle(keys, Record(b"key %d" % index, 0, {"a": 1.0}, label=True))
+    assert keys.is_heavy
+    fail(keys)
+    assert keys.is_heavy, "it is to be saved still"
+    keys.begin_save()
+    assert not keys.is_heavy
+    big = keyring(Disk(), "a trees' bank")
+    for index in range(501):
+        if big.is_heavy:
+            break
+        handle(big, Record(b"key %d" % index, 0, {"a": 1.0}, label=True))
+    assert 10 < index < 200

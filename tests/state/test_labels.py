@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from state.labels import Entry, Labels, Rules, Tally
+from state.entry import Entry
+from state.labels import Labels, Rules, Tally
 
 WAIT_MS = 1_000
 
@@ -32,9 +33,24 @@ def take(
     return verdict
 
 
+def fail(joined: Labels) -> dict[bytes, bytes | None]:
+    """Begin a save that fails; return what it would have brought."""
+    joined.begin_save()
+    changes = joined.changes()
+    joined.not_saved()
+    return changes
+
+
+def save(joined: Labels) -> dict[bytes, bytes | None]:
+    joined.begin_save()
+    changes = joined.changes()
+    joined.saved()
+    return changes
+
+
 def again(joined: Labels, **rules: Any) -> Labels:
     """Return what a snapshot of the labels brings back."""
-    rows = {key: row for key, row in joined.changes().items() if row is not None}
+    rows = {key: row for key, row in fail(joined).items() if row is not None}
     assert len(rows) == len(joined), "these tests save everything at once"
     restored = labels(**rules)
     restored.resume(joined.memory())
@@ -239,15 +255,12 @@ def test_only_what_changed_is_saved() -> None:
     joined = labels()
     ask(joined, "a", 0)
     ask(joined, "b", 1)
-    assert sorted(joined.changes()) == [b"a", b"b"]
-    joined.saved()
-    assert joined.changes() == {}
+    assert sorted(save(joined)) == [b"a", b"b"]
+    assert save(joined) == {}
     ask(joined, "c", 2, at_ms=WAIT_MS * 3)
-    changes = joined.changes()
-    assert sorted(changes) == [b"a", b"b", b"c"], "two are gone, and one has come"
-    joined.saved()
+    assert sorted(save(joined)) == [b"a", b"b", b"c"], "two are gone, and one has come"
     ask(joined, "d", 3, at_ms=WAIT_MS * 4 + 1)
-    changes = joined.changes()
+    changes = save(joined)
     assert changes[b"c"] is not None
     assert changes[b"d"] is not None
 
@@ -256,15 +269,56 @@ def test_what_came_and_went_between_two_saves_was_never_there() -> None:
     joined = labels(remembered_max=0)
     ask(joined, "a", 0)
     take(joined, "a")
-    assert joined.changes() == {}
+    assert save(joined) == {}
 
 
 def test_what_a_failed_save_may_have_written_is_taken_back() -> None:
     joined = labels(remembered_max=0)
     ask(joined, "a", 0)
-    joined.changes()
+    fail(joined)
     take(joined, "a")
+    assert save(joined) == {b"a": None}
+
+
+@pytest.mark.parametrize("goes_well", [True, False])
+def test_an_id_whose_row_is_being_deleted_when_it_comes_again(*, goes_well: bool) -> None:
+    joined = labels(remembered_max=0)
+    ask(joined, "a", 0)
+    save(joined)
+    take(joined, "a")
+    joined.begin_save()
     assert joined.changes() == {b"a": None}
+    ask(joined, "a", 1)
+    if goes_well:
+        joined.saved()
+    else:
+        joined.not_saved()
+    take(joined, "a")
+    assert save(joined) == ({} if goes_well else {b"a": None}), "where it may be there still, it is taken back"
+
+
+def test_many_rows_are_heavy() -> None:
+    joined = labels()
+    for index in range(501):
+        assert not joined.is_heavy
+        ask(joined, f"id {index}", index)
+    assert joined.is_heavy
+    save(joined)
+    assert not joined.is_heavy
+
+
+def test_what_a_snapshot_holds_does_not_change_when_the_stream_goes_on() -> None:
+    joined = labels()
+    take(joined, "a", at_ms=5)
+    memory = joined.memory()
+    take(joined, "b", at_ms=9)
+    assert (memory.now_ms, memory.tally.early) == (5, 1)
+    assert (joined.memory().now_ms, joined.tally.early) == (9, 2)
+
+
+def _with(stored: dict[bytes, bytes], changes: dict[bytes, bytes | None]) -> dict[bytes, bytes]:
+    """Return the rows of a table after changes."""
+    return {key: row for key, row in {**stored, **changes}.items() if row is not None}
 
 
 def _act(joined: Labels, rng: random.Random, step: int) -> Any:
@@ -288,7 +342,7 @@ def _act(joined: Labels, rng: random.Random, step: int) -> Any:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_labels_that_were_saved_anywhere_go_on_as_if_they_had_not_been(seed: int) -> None:
-    """All bounds are tight, so that each step may evict, expire and forget."""
+    """All bounds are tight, so that each step may evict, expire and forget. Saves go on beside, and may fail."""
     rules = {
         "wait_ms": 150,
         "waiting_max": 25,
@@ -298,23 +352,32 @@ def test_labels_that_were_saved_anywhere_go_on_as_if_they_had_not_been(seed: int
         "default": (None, 1)[seed % 3 == 0],
     }
     whole, pieces, stored = labels(**rules), labels(**rules), dict[bytes, bytes]()
+    changes, told = dict[bytes, bytes | None](), 0
     for step in range(3_000):
         seen = [_act(joined, random.Random(seed * 10_000 + step), step) for joined in (whole, pieces)]
         assert seen[0] == seen[1], step
         if step % 41 == 0:
-            for key, row in pieces.changes().items():
-                if row is None:
-                    stored.pop(key, None)
-                else:
-                    stored[key] = row
-            pieces.saved()
-            assert len(stored) == len(pieces), "the table has a row for each entry"
-            items = list(stored.items())
-            random.Random(step).shuffle(items)
+            pieces.begin_save()
+            changes, told = pieces.changes(), len(pieces)
+        elif step % 41 == 13:
+            rng = random.Random(step)
+            goes_well = rng.random() < 0.6
+            some = rng.sample(list(changes.items()), rng.randint(0, len(changes)))
+            stored = _with(stored, changes if goes_well else dict(some))
+            if goes_well:
+                assert len(stored) == told, "the table has a row for each entry"
+                pieces.saved()
+            else:
+                pieces.not_saved()
+        elif step % 41 == 29 and step % 3:
+            stored = _with(stored, save(pieces))
+            assert len(stored) == len(pieces)
+            rows = list(stored.items())
+            random.Random(step).shuffle(rows)
             memory = pieces.memory()
             pieces = labels(**rules)
             pieces.resume(memory)
-            pieces.restore(items)
+            pieces.restore(rows)
     assert whole.tally == pieces.tally
     assert (whole.asked, whole.early, whole.bytes) == (pieces.asked, pieces.early, pieces.bytes)
     tally = whole.tally
