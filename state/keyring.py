@@ -50,13 +50,9 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Hot(msgspec.Struct):
-    """One key in memory, and whether the store has a row of it.
-
-    For an undo: its model where it was last saved, and what it went through since.
-    """
+    """One key in memory. For an undo: its model where it was last saved, and what it went through since."""
 
     seen_ms: int = -1
-    stored: bool = False
     base: bytes = b""
     journal: list[Step] = []
 
@@ -108,6 +104,8 @@ class Keyring:
         self._prior_hot = Hot()
         self._now_ms = -1
         self._hot: OrderedDict[bytes, Hot] = OrderedDict()
+        # Those in memory that the store has no row of.
+        self._unstored: set[bytes] = set()
         # Those whose rows differ from the store's, and those among them that it has no row of, once what is on its way
         # is there.
         self._changed: set[bytes] = set()
@@ -150,7 +148,7 @@ class Keyring:
         cold = list(dict.fromkeys(key for key in keys if key not in self._hot))
         for key in (self._swept | self._saving.swept).intersection(cold):
             # It is forgotten, whether a save that failed half way, or is under way, has taken its row already or not.
-            self._hot[key] = Hot(stored=True)
+            self._hot[key] = Hot()
             cold.remove(key)
         if not cold:
             return
@@ -158,9 +156,10 @@ class Keyring:
         for key, packed in zip(cold, self._fetch(cold, stand), strict=True):
             if packed is None:
                 self._hot[key] = Hot()
+                self._unstored.add(key)
                 continue
             row = self._row(key, packed)
-            self._hot[key] = Hot(row.seen_ms, stored=True, base=b"" if self._bank.atomic else row.model)
+            self._hot[key] = Hot(row.seen_ms, b"" if self._bank.atomic else row.model)
 
     def meet(self, key: bytes, at_ms: int) -> None:
         """See a key at a time of the stream; one that was silent for too long is not known any more."""
@@ -247,6 +246,7 @@ class Keyring:
             if key in self._changed or key in self._saving.changed:
                 return
             del self._hot[key]
+            self._unstored.discard(key)
             self._bank.drop(key)
 
     def checkpoint(self) -> bytes:
@@ -307,16 +307,14 @@ class Keyring:
         saving = self._saving
         rows = self._stand.rows + len(saving.fresh) - len(saving.swept)
         self._stand = self._stand._replace(version=version, rows=rows)
-        for key in saving.fresh:
-            self._hot[key].stored = True
+        # Of those that were brought into memory meanwhile the rows have gone.
+        self._unstored -= saving.fresh
+        self._unstored |= saving.swept & self._hot.keys()
         for key, model in models.items():
             hot, (journal, steps) = self._hot[key], saving.journals[key]
             # One that was rebuilt meanwhile goes on from there.
             if hot.journal is journal:
                 hot.base, hot.journal = model, journal[steps:]
-        for key in saving.swept & self._hot.keys():
-            # It was brought into memory meanwhile, and its row is gone.
-            self._hot[key].stored = False
         self._saving = Saving()
         self._going.clear()
         if self._prior is not None and _PRIOR in self._prior and not self._bank.atomic:
@@ -365,7 +363,7 @@ class Keyring:
         self._swept.discard(key)
         self._weight += self._weigh(hot)
         saving = self._saving
-        if key in saving.swept or not (hot.stored or key in saving.fresh):
+        if key in saving.swept or (key in self._unstored and key not in saving.fresh):
             self._fresh.add(key)
 
     def _weigh(self, hot: Hot) -> int:
