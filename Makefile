@@ -6,6 +6,8 @@
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
+# Hundreds of processes are started here: each would compile every module again.
+export PYTHONDONTWRITEBYTECODE :=
 ARGS ?=
 BIN := .venv/bin
 UV ?= $(shell command -v uv || echo $(BIN)/uv)

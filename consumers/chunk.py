@@ -18,6 +18,7 @@ class Chunk:
     def __init__(self, messages: Sequence[Message], kind: type[Record] = Record) -> None:
         self.messages = messages
         self._kind = kind
+        self._keys: list[bytes | None] | None = None
         self._asked: list[Headers | None] | None = None
         self.offsets = _offsets(messages)
 
@@ -43,7 +44,9 @@ class Chunk:
 
     def keys(self) -> list[bytes | None]:
         """Return the keys, as bytes."""
-        return list(map(Message.key, self.messages))
+        if self._keys is None:
+            self._keys = list(map(Message.key, self.messages))
+        return self._keys
 
     def timestamps(self) -> list[int]:
         """Return the timestamps, in ms since 1970."""

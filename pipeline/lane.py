@@ -22,7 +22,7 @@ from producers.parcel import Parcel
 from state import compiled
 from state.columns import BOOLEAN, STRING, Answers, Columns, Many
 from state.compiled import Compiled
-from state.keyring import Keyring, seen_ms
+from state.keyring import Keyring, seen_all_ms
 from state.learner import LabelError
 from state.shard import Shard
 
@@ -203,16 +203,17 @@ class _Keys:
     ) -> None:
         self._keyring = keyring
         self._keys = [key or b"" for key in keys_of(chunk)]
-        told = scan.ts.tolist()
+        told = scan.ts.copy()
         for position, event in events.items():
             told[position] = _NO_TIME if event.ts is msgspec.UNSET else event.ts
-        # A record whose label is refused has been seen as well.
-        self._met = [
-            (key, seen_ms(None if at_ms == _NO_TIME else at_ms, logged_ms))
-            for position, (key, at_ms, logged_ms) in enumerate(zip(self._keys, told, chunk.timestamps(), strict=True))
-            if key and position not in refusals
-        ]
-        self._keyless = [position for position, key in enumerate(self._keys) if not key and position not in refusals]
+        seen = seen_all_ms(told, np.array(chunk.timestamps(), dtype=np.int64))
+        self._keyless = []
+        self._met, self._at_ms = self._keys, seen
+        if refusals or b"" in self._keys:
+            self._keyless = [place for place, key in enumerate(self._keys) if not key and place not in refusals]
+            # A record whose label is refused has been seen as well.
+            met = [place for place, key in enumerate(self._keys) if key and place not in refusals]
+            self._met, self._at_ms = [self._keys[place] for place in met], seen[met]
 
     def refuse(self, refusals: dict[int, Refusal]) -> None:
         """Refuse the records that have no key, whatever else they lack."""
@@ -221,7 +222,7 @@ class _Keys:
     def take(self, good: Any, columns: Columns, labels: Any) -> Answers | None:
         """Let each key's model take the good records; None, with nothing changed, where they go one by one."""
         keys = self._keys if len(good) == len(self._keys) else [self._keys[position] for position in good.tolist()]
-        return self._keyring.take(self._met, keys, columns, labels)
+        return self._keyring.take(self._met, self._at_ms, keys, columns, labels)
 
 
 def _raw(kind: int, value: float, words: Sequence[str]) -> Any:

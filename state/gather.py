@@ -53,12 +53,17 @@ class Gather:
     def run(self, keys: Sequence[bytes], columns: Columns, labels: Any) -> Answers:
         """Predict each record of a batch by its key's row, then learn it where it has a label; all is admitted."""
         count = len(keys)
-        order: dict[bytes, int] = {}
-        which = np.fromiter((order.setdefault(key, len(order)) for key in keys), np.int64, count)
-        slots = np.fromiter((self._slots.get(key, 0) for key in order), np.int64, len(order))
+        found: Any = list(map(self._slots.get, keys))
+        unborn: dict[bytes, int] = {}
+        if None in found:
+            pairs = zip(keys, found, strict=True)
+            found = [~unborn.setdefault(key, len(unborn)) if slot is None else slot for key, slot in pairs]
+        # Slots, in order, and below zero who has none.
+        places, which = np.unique(np.array(found, dtype=np.int64), return_inverse=True)
+        slots = np.maximum(places, 0)
         width = HEADER + self._fields * len(self._table.columns)
         rows = self._table.gather(slots, width)
-        reach = np.zeros(len(order), np.int64)
+        reach = np.zeros(len(slots), np.int64)
         answers = Answers(np.empty(count), np.zeros(count, np.int8), None, None, np.zeros(count, np.int8))
         longest = int(np.diff(columns.starts).max(initial=0))
         self._batch(
@@ -79,15 +84,12 @@ class Gather:
             answers.fault,
             reach,
         )
-        self._put_back(list(order), slots, rows, reach)
-        return answers
-
-    def _put_back(self, keys: list[bytes], slots: Any, rows: Any, reach: Any) -> None:
-        """Write down the rows that have learned; a key that is new gets one."""
         taught = np.flatnonzero(reach)
-        for at in taught[slots[taught] == 0].tolist():
-            slots[at] = self._slots[keys[at]] = self._table.take(self._intercept)
+        names = list(unborn)
+        for at in taught[places[taught] < 0].tolist():
+            slots[at] = self._slots[names[~places[at]]] = self._table.take(self._intercept)
         self._table.scatter(slots[taught], rows[taught], reach[taught])
+        return answers
 
     def _turn(self, vocabulary: Vocabulary) -> None:
         """Know where the names of a vocabulary lie in a row."""

@@ -208,12 +208,12 @@ class Model(NamedTuple):
 class Alike(NamedTuple):
     """Keys' models that have met the same features: where each stood in the question, and their numbers.
 
-    `fields` is an array of models by names by fields.
+    `learned` is int64, `intercepts` float64; `fields` has a row for each model, its names' fields one after the other.
     """
 
     at: list[int]
-    learned: list[int]
-    intercepts: list[float]
+    learned: Any
+    intercepts: Any
     names: list[str]
     fields: Any
 
@@ -309,13 +309,12 @@ class Table:
             fields = rows[:, HEADER:].reshape(len(at), -1, self._fields)
             met = fields[:, :, COUNT] != 0.0
             # Models whose features are the same lie behind one another in this order.
-            order = self._numpy.lexsort(met.T) if met.size else self._numpy.arange(len(at))
+            order = self._numpy.lexsort(met.T) if (met != met[0]).any() else self._numpy.arange(len(at))
             differ = self._numpy.flatnonzero((met[order[1:]] != met[order[:-1]]).any(axis=1)) + 1
             for alike in self._numpy.split(order, differ):
                 names, columns = self._order(met[alike[0]].tobytes())
-                learned = rows[alike, LEARNED].astype("int64").tolist()
-                intercepts = rows[alike, INTERCEPT].tolist()
-                yield Alike(at[alike].tolist(), learned, intercepts, names, fields[alike[:, None], columns])
+                learned, own = rows[alike, LEARNED].astype("int64"), fields[alike[:, None], columns]
+                yield Alike(at[alike].tolist(), learned, rows[alike, INTERCEPT], names, own.reshape(len(alike), -1))
 
     def _order(self, met: bytes) -> tuple[list[str], Any]:
         """Return the features that were met, and their columns; `met` is a byte for each column, 1 or 0.

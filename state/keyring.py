@@ -9,7 +9,7 @@ there, makes no difference.
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, compress
+from itertools import compress
 from typing import Any
 
 import msgspec
@@ -145,7 +145,7 @@ class Keyring:
 
     def warm(self, keys: Iterable[bytes]) -> None:
         """Bring keys into memory, in one round trip. Raises what the store raises, and ModelError."""
-        cold = list(dict.fromkeys(key for key in keys if key not in self._hot))
+        cold = [key for key in dict.fromkeys(keys) if key not in self._hot]
         for key in (self._swept | self._saving.swept).intersection(cold):
             # It is forgotten, whether a save that failed half way, or is under way, has taken its row already or not.
             self._hot[key] = Hot()
@@ -167,7 +167,7 @@ class Keyring:
         hot = self._see(key)
         if self._silent_ms is not None:
             hot.seen_ms = self._now_ms
-            self._change(key, hot)
+            self._change({key})
         self._bear(key, hot)
 
     def predict(self, key: bytes | None, features: dict[str, Any]) -> Answer:
@@ -182,39 +182,39 @@ class Keyring:
             # A label counts as being seen: a key that was swept meanwhile is born by it as well.
             hot.seen_ms = self._now_ms
         self._bear(key, hot)
-        self._change(key, hot)
+        self._change({key})
         if self._prior is not None:
             self._prior.learn(_PRIOR, features.copy(), label)
         self._bank.learn(key, features, label)
 
     def take(
-        self, met: Sequence[tuple[bytes, int]], keys: Sequence[bytes], columns: Columns, labels: Any
+        self, met: Sequence[bytes], at_ms: Any, keys: Sequence[bytes], columns: Columns, labels: Any
     ) -> Answers | None:
         """Do for many records what `meet`, `predict` and `learn` do for one after the other, if there is `compiled`.
 
-        `met` are the keys of all that are met, and when; `keys`, `columns` and `labels` (float64, NaN for none) those
-        of the records among them that are answered. Returns None, with nothing changed, where the order of records of
-        different keys matters, or a key has too many features.
+        `met` are the keys of all that are met, `at_ms` (int64) tells when; `keys`, `columns` and `labels` (float64, NaN
+        for none) are of the records among them that are answered. Returns None, with nothing changed, where the order
+        of records of different keys matters, or a key has too many features.
         """
         assert self.compiled is not None
-        if self._silent_ms is not None and met:
-            first, *_, last = accumulate((at_ms for _, at_ms in met), max, initial=self._now_ms)
-            if max(first, met[0][1]) < last - self._silent_ms:
-                # A key may be forgotten between two of these records.
-                return None
+        last = int(at_ms.max(initial=self._now_ms))
+        if self._silent_ms is not None and met and max(self._now_ms, int(at_ms[0])) < last - self._silent_ms:
+            # A key may be forgotten between two of these records.
+            return None
         if not self.compiled.admit(keys, columns, labels):
             return None
         if self._silent_ms is None:
-            self._now_ms = max((at_ms for _, at_ms in met), default=self._now_ms)
-            for key in dict.fromkeys(key for key, _ in met):
-                self._see(key)
+            self._now_ms = last
+            distinct = dict.fromkeys(met)
+            self.warm(distinct)
+            for _ in map(self._hot.move_to_end, distinct):
+                pass
         else:
-            for key, at_ms in met:
-                self.meet(key, at_ms)
+            for key, seen_at in zip(met, at_ms.tolist(), strict=True):
+                self.meet(key, seen_at)
         answers = self.compiled.run(keys, columns, labels)
         taught = (answers.fault == 0) & (labels == labels)  # noqa: PLR0124 not NaN
-        for key in dict.fromkeys(compress(keys, taught.tolist())):
-            self._change(key, self._hot[key])
+        self._change(set(keys) if taught.all() else set(compress(keys, taught.tolist())))
         return answers
 
     def keep(self, key: bytes | None, features: dict[str, Any], label: Any, *, predicted: bool = True) -> None:
@@ -225,7 +225,7 @@ class Keyring:
         hot = self._hot[key or b""]
         hot.journal.append(step)
         # Some models draw what they need when they predict.
-        self._change(key or b"", hot)
+        self._change({key or b""})
         if self._prior is not None and label is not None:
             self._prior_hot.journal.append(step)
 
@@ -328,9 +328,9 @@ class Keyring:
         self._fresh -= saving.swept
         self._fresh |= saving.fresh
         self._swept |= saving.swept - self._changed
-        for key in saving.changed - self._changed:
-            self._changed.add(key)
-            self._weight += self._weigh(self._hot[key])
+        again = saving.changed - self._changed
+        self._changed |= again
+        self._weight += self._weigh(again)
 
     def _see(self, key: bytes) -> Hot:
         """Return a key in memory, as of now: used last, and without what silence has made it forget."""
@@ -354,20 +354,23 @@ class Keyring:
         if state:
             self._bank.load(key, state)
             hot.base, hot.journal = b"" if self._bank.atomic else state, []
-            self._change(key, hot)
+            self._change({key})
 
-    def _change(self, key: bytes, hot: Hot) -> None:
-        if key in self._changed:
+    def _change(self, keys: set[bytes]) -> None:
+        """Note that the rows of keys in memory differ from the store's."""
+        keys -= self._changed
+        if not keys:
             return
-        self._changed.add(key)
-        self._swept.discard(key)
-        self._weight += self._weigh(hot)
-        saving = self._saving
-        if key in saving.swept or (key in self._unstored and key not in saving.fresh):
-            self._fresh.add(key)
+        self._changed |= keys
+        self._swept -= keys
+        self._weight += self._weigh(keys)
+        self._fresh |= (keys & self._unstored) - self._saving.fresh
+        self._fresh |= keys & self._saving.swept
 
-    def _weigh(self, hot: Hot) -> int:
-        return _ROW_BYTES if self._bank.atomic else _OBJECT_BYTES + len(hot.base)
+    def _weigh(self, keys: set[bytes]) -> int:
+        if self._bank.atomic:
+            return _ROW_BYTES * len(keys)
+        return sum(_OBJECT_BYTES + len(self._hot[key].base) for key in keys)
 
     def _sweep(self) -> None:
         """Look at a page of the rows in the store, and let those go whose keys were silent for too long."""
@@ -398,6 +401,14 @@ def seen_ms(at_ms: int | None, logged_ms: int) -> int:
     if at_ms is None:
         return logged_ms
     return at_ms if is_time(at_ms, logged_ms) else -1
+
+
+def seen_all_ms(at_ms: Any, logged_ms: Any) -> Any:
+    """Return what `seen_ms` does for each of many, as int64; one below zero is a time that was not told."""
+    seen, told = logged_ms.copy(), at_ms >= 0
+    seen[told] = at_ms[told]
+    seen[told & ~is_time(at_ms, logged_ms)] = -1
+    return seen
 
 
 def _go_back(bank: Bank, key: bytes, hot: Hot) -> None:

@@ -392,9 +392,9 @@ class Labels:
         return entry is not None and entry.kind == item[1] and entry.order == item[2]
 
 
-def is_time(at_ms: int, logged_ms: int) -> bool:
+def is_time(at_ms: Any, logged_ms: Any) -> Any:
     """Tell whether an event time can be one: far past the log's it is a mistake, such as microseconds.
 
-    A single one of those would end every wait, and no later one ever again.
+    A single one of those would end every wait, and no later one ever again. Arrays of times are told of each.
     """
-    return logged_ms <= 0 or at_ms <= logged_ms + _AHEAD_MS
+    return (logged_ms <= 0) | (at_ms <= logged_ms + _AHEAD_MS)

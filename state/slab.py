@@ -171,10 +171,11 @@ class Slab:
         dumped = {key: self.dump(key) for key in self._loners.keys() & keys}
         shared = [key for key in keys if key not in dumped]
         slots = self._numpy.array([self._slots[key] for key in shared], dtype="int64")
+        many = importlib.import_module("state.slab_rows")
         for alike in self._table.read_all(slots):
-            numbers, size = alike.fields.astype("<f8", copy=False).tobytes(), len(alike.names) * self._fields * 8
-            parts = [numbers[size * at : size * (at + 1)] for at in range(len(alike.at))]
-            rows = slab_row.write_all(alike.learned, alike.intercepts, alike.names, parts, scaled=self._options.scaled)
+            rows = many.write_all(
+                alike.learned, alike.intercepts, alike.names, alike.fields, scaled=self._options.scaled
+            )
             dumped.update(zip((shared[at] for at in alike.at), rows, strict=True))
         return [dumped[key] for key in keys]
 

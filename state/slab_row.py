@@ -1,7 +1,6 @@
 """One key's model of a slab as bytes: what is saved of it, and what is refused when it is read."""
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -24,17 +23,6 @@ class Row(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=Tr
     fields: bytes
 
 
-class _Written(msgspec.Struct, frozen=True, array_like=True):
-    """A row whose names are written already."""
-
-    version: Literal[1]
-    scaled: bool
-    learned: int
-    intercept: float
-    names: msgspec.Raw
-    fields: bytes
-
-
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Row).decode
 
@@ -42,15 +30,6 @@ _decode = msgspec.msgpack.Decoder(Row).decode
 def write(learned: int, intercept: float, names: list[str], fields: bytes, *, scaled: bool) -> bytes:
     """Return a model as bytes."""
     return _encode(Row(1, scaled, learned, intercept, names, fields))
-
-
-def write_all(
-    learned: Sequence[int], intercepts: Sequence[float], names: list[str], fields: Iterable[bytes], *, scaled: bool
-) -> Iterator[bytes]:
-    """Return models that have met the same features as bytes, each as `write` does."""
-    written = msgspec.Raw(_encode(names))
-    for count, intercept, own in zip(learned, intercepts, fields, strict=True):
-        yield _encode(_Written(1, scaled, count, intercept, written, own))
 
 
 def read(state: bytes, *, scaled: bool, fields: int) -> Row:
