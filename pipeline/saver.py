@@ -25,7 +25,7 @@ from state.cell import Token
 from state.shard import Shard
 from state.snapshot import Snapshot
 from state.store import Store, StoreAway, StoreFenced
-from state.table import Packed, TableDamaged, pack
+from state.table import Packed, TableDamaged
 
 log = structlog.get_logger("headrace")
 
@@ -231,15 +231,15 @@ class Saver:
         try:
             shard.begin_save()
             taken = self._take(shard, model)
-            changes = shard.changes()
-            version = self._store.save(taken, changes=changes, base=_base(shard, taken))
+            packed, models = shard.packed()
+            version = self._store.save_packed(taken, packed=packed, base=_base(shard, taken))
         except (StoreFenced, TableDamaged) as error:
             return self._refused(shard, error)
         except StoreAway:
             shard.not_saved()
             self._telemetry.snapshots.labels("failed").inc()
             raise
-        shard.saved(shard.serves_undo(changes), place=shard.place, version=version)
+        shard.saved(models, place=shard.place, version=version)
         took_s = self._clock() - started_s
         self._note(shard, taken.model, took_s=took_s, held_s=took_s)
         return "saved"
@@ -288,6 +288,4 @@ def _base(shard: Shard, taken: Snapshot) -> int:
 
 def _write_down(shard: Shard) -> bytes:
     """Write a shard's model and rows down, as they stood when the save was begun: for a child, which has them so."""
-    changes = shard.changes()
-    packed = {table: pack(rows) for table, rows in changes.items()}
-    return msgspec.msgpack.encode(Written(shard.mind.checkpoint(), packed, shard.serves_undo(changes)))
+    return msgspec.msgpack.encode(Written(shard.mind.checkpoint(), *shard.packed()))

@@ -208,10 +208,11 @@ class Model(NamedTuple):
 class Alike(NamedTuple):
     """Keys' models that have met the same features: where each stood in the question, and their numbers.
 
-    `learned` is int64, `intercepts` float64; `fields` has a row for each model, its names' fields one after the other.
+    `at` and `learned` are int64, `intercepts` float64; `fields` has a row for each model, its names' fields one after
+    the other.
     """
 
-    at: list[int]
+    at: Any
     learned: Any
     intercepts: Any
     names: list[str]
@@ -314,7 +315,7 @@ class Table:
             for alike in self._numpy.split(order, differ):
                 names, columns = self._order(met[alike[0]].tobytes())
                 learned, own = rows[alike, LEARNED].astype("int64"), fields[alike[:, None], columns]
-                yield Alike(at[alike].tolist(), learned, rows[alike, INTERCEPT], names, own.reshape(len(alike), -1))
+                yield Alike(at[alike], learned, rows[alike, INTERCEPT], names, own.reshape(len(alike), -1))
 
     def _order(self, met: bytes) -> tuple[list[str], Any]:
         """Return the features that were met, and their columns; `met` is a byte for each column, 1 or 0.

@@ -20,7 +20,7 @@ from state.columns import Answers, Columns
 from state.labels import is_time
 from state.learner import Answer, ModelError
 from state.slab import Slab
-from state.table import Stand, TableDamaged
+from state.table import Packed, Packer, Stand, TableDamaged, pack
 
 TABLE = "keys"
 """The shard's table in the store: a row for each key."""
@@ -103,6 +103,8 @@ class Keyring:
         self._prior = prior
         self._prior_hot = Hot()
         self._now_ms = -1
+        # Whether any key in memory may tell when it was seen.
+        self._has_times = silent_ms is not None
         self._hot: OrderedDict[bytes, Hot] = OrderedDict()
         # Those in memory that the store has no row of.
         self._unstored: set[bytes] = set()
@@ -160,6 +162,7 @@ class Keyring:
                 continue
             row = self._row(key, packed)
             self._hot[key] = Hot(row.seen_ms, b"" if self._bank.atomic else row.model)
+            self._has_times = self._has_times or row.seen_ms >= 0
 
     def meet(self, key: bytes, at_ms: int) -> None:
         """See a key at a time of the stream; one that was silent for too long is not known any more."""
@@ -295,6 +298,19 @@ class Keyring:
         for key in changed:
             rows[key] = msgspec.msgpack.encode(Row(self._hot[key].seen_ms, models.get(key, b"")))
         return rows
+
+    def packed(self) -> tuple[Packed, dict[bytes, bytes]]:
+        """Return what `changes` does, ready to be sent, and what `saved` needs of it."""
+        if not isinstance(self._bank, Slab):
+            rows = self.changes()
+            return pack(rows), self.serves_undo(rows)
+        packer, keys = Packer(), list(self._saving.changed)
+        for key in self._saving.swept:
+            packer.add_row(key, None)
+        seen_ms = [self._hot[key].seen_ms for key in keys] if self._has_times else [-1] * len(keys)
+        for key in self._bank.pack(packer, keys, seen_ms):
+            packer.add_row(key, msgspec.msgpack.encode(Row(self._hot[key].seen_ms, b"")))
+        return packer.packed(), {}
 
     def serves_undo(self, rows: Mapping[bytes, bytes | None]) -> dict[bytes, bytes]:
         """Return what `saved` needs of the rows that `changes` gave: the models from which the next undo starts."""

@@ -18,6 +18,7 @@ from state.labels import TABLE as LABELS
 from state.labels import Labels
 from state.learner import Task
 from state.order import Order
+from state.table import Packed, pack
 
 _WINDOW = 1_000
 _VERSIONS_MAX = 8
@@ -136,10 +137,13 @@ class Shard:
         if self.labels is not None:
             self.labels.begin_save()
 
-    def changes(self) -> dict[str, dict[bytes, bytes | None]]:
-        """Return the rows of each table that are to be saved as they stand, None for one that is to go."""
-        changes = {} if self.labels is None else {LABELS: self.labels.changes()}
-        return changes if self.keys is None else {**changes, KEYS: self.keys.changes()}
+    def packed(self) -> tuple[dict[str, Packed], dict[bytes, bytes]]:
+        """Return the rows of each table that are to be saved, as they stand, and what `saved` needs of them."""
+        packed = {} if self.labels is None else {LABELS: pack(self.labels.changes())}
+        if self.keys is None:
+            return packed, {}
+        packed[KEYS], models = self.keys.packed()
+        return packed, models
 
     @property
     def is_crowded(self) -> bool:
@@ -151,12 +155,8 @@ class Shard:
         """Whether it can't take any more before a snapshot is saved."""
         return (self.order is not None and self.order.is_full) or (self.keys is not None and self.keys.is_full)
 
-    def serves_undo(self, changes: Mapping[str, Mapping[bytes, bytes | None]]) -> dict[bytes, bytes]:
-        """Return what `saved` needs of the rows that `changes` gave."""
-        return {} if self.keys is None else self.keys.serves_undo(changes[KEYS])
-
     def saved(self, models: Mapping[bytes, bytes], *, place: tuple[int, int], version: int) -> None:
-        """Note that the store has it as it stood at `place`, as a version. `models` are those of `serves_undo`."""
+        """Note that the store has it as it stood at `place`, as a version. `models` are those of `packed`."""
         self.version = version
         self.snapshot_offset, self.labels_snapshot_offset = place
         if self.labels is not None:

@@ -10,7 +10,7 @@ import importlib
 import math
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from state import slab_row, spec
@@ -33,6 +33,7 @@ from state.kernel import (
     kernel,
 )
 from state.learner import Answer, RiverLearner
+from state.table import Packer
 
 if TYPE_CHECKING:
     # It takes numpy, which takes its time.
@@ -167,17 +168,23 @@ class Slab:
         return slab_row.write(learned, intercept, names, numbers, scaled=self._options.scaled)
 
     def dump_all(self, keys: Sequence[bytes]) -> list[bytes]:
-        """Return what `dump` does for each of these keys."""
-        dumped = {key: self.dump(key) for key in self._loners.keys() & keys}
-        shared = [key for key in keys if key not in dumped]
-        slots = self._numpy.array([self._slots[key] for key in shared], dtype="int64")
-        many = importlib.import_module("state.slab_rows")
-        for alike in self._table.read_all(slots):
-            rows = many.write_all(
-                alike.learned, alike.intercepts, alike.names, alike.fields, scaled=self._options.scaled
-            )
-            dumped.update(zip((shared[at] for at in alike.at), rows, strict=True))
-        return [dumped[key] for key in keys]
+        """Return what `dump` does for each of these keys. Raises KeyError."""
+        dumped = [b""] * len(keys)
+        for at, block in self._blocks(keys, list(map(self._slots.get, keys))):
+            for place, row in zip(at, block, strict=True):
+                dumped[place] = row.tobytes()
+        if not all(dumped):
+            raise KeyError(keys[dumped.index(b"")])
+        return dumped
+
+    def pack(self, packer: Packer, keys: list[bytes], seen_ms: Sequence[int]) -> list[bytes]:
+        """Pack the rows of keys, last seen then; return those that there is no model of, of which it does not."""
+        pack, seen = importlib.import_module("state.slab_rows").pack, self._numpy.array(seen_ms, dtype="int64")
+        slots = list(map(self._slots.get, keys))
+        missing = [key for key, slot in zip(keys, slots, strict=True) if slot is None] if None in slots else []
+        for at, block in self._blocks(keys, slots):
+            pack(packer, [keys[place] for place in at], seen[at], block)
+        return [key for key in missing if key not in self._loners]
 
     def load(self, key: bytes, state: bytes) -> None:
         """Give a key the model of these bytes. Raises ModelError, and then changes nothing."""
@@ -243,6 +250,21 @@ class Slab:
 
     def __len__(self) -> int:
         return len(self._slots) + len(self._loners)
+
+    def _blocks(self, keys: Sequence[bytes], slots: Sequence[int | None]) -> Iterator[tuple[list[int], Any]]:
+        """Return the bytes of keys' models, those of one length together: which keys', and uint8, a row for each.
+
+        Of keys that there is no model of there are none.
+        """
+        blocks = importlib.import_module("state.slab_rows").blocks
+        for place, key in enumerate(keys if self._loners else ()):
+            if key in self._loners:
+                yield [place], self._numpy.frombuffer(self.dump(key), "u1").reshape(1, -1)
+        found = self._numpy.array([_NEWBORN if slot is None else slot for slot in slots], dtype="int64")
+        places = self._numpy.flatnonzero(found != _NEWBORN)
+        for alike in self._table.read_all(found[places]):
+            for at, block in blocks(alike, scaled=self._options.scaled):
+                yield places[alike.at[at]].tolist(), block
 
     def _plan(self, table: Table, names: tuple[str, ...]) -> Plan:
         if len(names) > self._room:

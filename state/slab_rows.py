@@ -1,46 +1,86 @@
-"""Many models of a slab as bytes, each as `slab_row` writes one. Importing this module takes numpy."""
+"""Many models of a slab as bytes, and the rows of their keys, as columns: those of one length differ in numbers alone.
 
+They are the bytes that `slab_row`, `keyring` and `table` write one by one. Importing this module takes numpy.
+"""
+
+import zlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from state import slab_row
+from state.kernel import Alike
+from state.table import BYTES_MAX, ROWS_MAX, TEXT, Packer
 
-# Where a row tells how much was learned, behind three bytes; MessagePack writes that number in as few as it needs.
+# Where a model's bytes tell how much it learned. MessagePack writes a whole number in as few bytes as it needs.
 _LEARNED_AT = 3
 _LARGEST = np.array([(1 << 7) - 1, (1 << 8) - 1, (1 << 16) - 1, (1 << 32) - 1])
-_SIZES = (1, 2, 3, 5, 9)
+_SIZES = np.array([1, 2, 3, 5, 9])
+_SEAL_BYTES = 4
 
 
-def write_all(learned: Any, intercepts: Any, names: list[str], fields: Any, *, scaled: bool) -> list[bytes]:
-    """Return models that have met the same features as bytes.
+def blocks(alike: Alike, *, scaled: bool) -> Iterator[tuple[Any, Any]]:
+    """Write models that have met the same features: which of them, int64, and their bytes, uint8, a row for each."""
+    sizes = _sizes(alike.learned)
+    own = 8 * alike.fields.shape[1]
+    for size in np.unique(sizes).tolist():
+        at = np.flatnonzero(sizes == size)
+        learned = alike.learned[at]
+        first = slab_row.write(int(learned[0]), 0.0, alike.names, bytes(own), scaled=scaled)
+        block = np.tile(np.frombuffer(first, np.uint8), (len(at), 1))
+        end = _LEARNED_AT + size
+        _put_whole(block[:, _LEARNED_AT:end], learned)
+        # A float is a byte for its type, and the number.
+        block[:, end + 1 : end + 9] = _octets(alike.intercepts[at], ">f8")
+        block[:, len(first) - own :] = _octets(alike.fields[at], "<f8")
+        yield at, block
 
-    `learned` (int64) and `intercepts` (float64) have an entry for each, `fields` (float64) a row. What differs between
-    two rows of one length are numbers alone, so those of one length are written as columns.
-    """
-    written = [b""] * len(learned)
-    lengths = np.searchsorted(_LARGEST, learned)
-    for length in np.unique(lengths).tolist():
-        at = np.flatnonzero(lengths == length)
-        block = _block(learned[at], intercepts[at], names, fields[at], size=_SIZES[length], scaled=scaled)
-        whole, width = block.tobytes(), block.shape[1]
-        for place, start in zip(at.tolist(), range(0, len(whole), width), strict=True):
-            written[place] = whole[start : start + width]
-    return written
+
+def pack(packer: Packer, keys: Sequence[bytes], seen_ms: Any, models: Any) -> None:
+    """Pack the rows of keys, seen at `seen_ms` (int64), whose models (uint8, a row for each) are of one length."""
+    lengths = np.fromiter(map(len, keys), np.int64, len(keys))
+    # Rows have one length where their keys and their times have.
+    kinds = lengths * (_SIZES[-1] + 1) + _sizes(seen_ms)
+    for kind in np.unique(kinds).tolist():
+        at = np.flatnonzero(kinds == kind)
+        most = max(1, min(ROWS_MAX, BYTES_MAX // (models.shape[1] + int(lengths[at[0]]))))
+        for some in np.split(at, range(most, len(at), most)):
+            named = [keys[place] for place in some.tolist()]
+            packer.add(len(some), _texts(named, seen_ms[some], models[some]))
 
 
-def _block(learned: Any, intercepts: Any, names: list[str], fields: Any, *, size: int, scaled: bool) -> Any:
-    """Return the bytes of rows of one length, uint8: copies of one, with the numbers of each put in."""
-    own = 8 * fields.shape[1]
-    first = slab_row.write(int(learned[0]), 0.0, names, bytes(own), scaled=scaled)
-    block = np.tile(np.frombuffer(first, np.uint8), (len(learned), 1))
-    end = _LEARNED_AT + size
-    digits = max(1, size - 1)
-    block[:, end - digits : end] = _octets(learned, ">u8")[:, 8 - digits :]
-    # A float is a byte for its type, and the number.
-    block[:, end + 1 : end + 9] = _octets(intercepts, ">f8")
-    block[:, len(first) - own :] = _octets(fields, "<f8")
-    return block
+def _texts(keys: list[bytes], seen_ms: Any, models: Any) -> bytes:
+    """Return key and sealed row of each, as texts; keys, and times, are all of one length."""
+    size, width = int(_sizes(seen_ms[:1])[0]), models.shape[1]
+    head = msgspec.msgpack.encode([int(seen_ms[0]), bytes(width)])[:-width]
+    sealed = _SEAL_BYTES + len(head) + width
+    first = TEXT(0xDB, len(keys[0])) + keys[0] + TEXT(0xDB, sealed) + bytes(_SEAL_BYTES) + head
+    block = np.empty((len(keys), len(first) + width), np.uint8)
+    block[:, : len(first)] = np.frombuffer(first, np.uint8)
+    block[:, len(first) :] = models
+    key_at = len(TEXT(0xDB, 0))
+    block[:, key_at : key_at + len(keys[0])] = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), len(keys[0]))
+    row_at = len(first) - len(head)
+    _put_whole(block[:, row_at + 1 : row_at + 1 + size], seen_ms)
+    # The seal is of all behind it, and of the key before that.
+    rows, wide = block.data.cast("B"), block.shape[1]
+    ends = range(wide, len(rows) + 1, wide)
+    seals = [zlib.crc32(rows[end - wide + row_at : end], zlib.crc32(k)) for k, end in zip(keys, ends, strict=True)]
+    block[:, row_at - _SEAL_BYTES : row_at] = _octets(np.array(seals), ">u4")
+    return block.tobytes()
+
+
+def _sizes(numbers: Any) -> Any:
+    """Return how many bytes MessagePack takes for whole numbers from -1 on."""
+    return _SIZES[np.searchsorted(_LARGEST, numbers)]
+
+
+def _put_whole(columns: Any, numbers: Any) -> None:
+    """Write whole numbers that take as many bytes as there are columns, the first of which is there already."""
+    digits = max(1, columns.shape[1] - 1)
+    columns[:, columns.shape[1] - digits :] = _octets(numbers, ">i8")[:, 8 - digits :]
 
 
 def _octets(numbers: Any, kind: str) -> Any:

@@ -29,8 +29,8 @@ BYTES_MAX = 1_000_000
 """How much one script writes, at most: rows, and bytes unless a single row is larger."""
 
 _SEAL_BYTES = 4
-# MessagePack's type and a length of 32 bits.
-_TEXT = struct.Struct(">BI").pack
+TEXT = struct.Struct(">BI").pack
+"""MessagePack's type, 0xDB for a text and 0xDD for an array, and a length of 32 bits."""
 # Nothing is known of the rows' sizes before the first page: a small one asks.
 _FIRST_PAGE = 16
 
@@ -349,25 +349,46 @@ def pack(rows: Mapping[bytes, bytes | None], *, rows_max: int = ROWS_MAX, bytes_
     which the client and the store take in far sooner than two thousand. All are of the type for texts, since the
     store's own reader knows no other for bytes.
     """
-    chunks: list[bytes] = []
-    parts: list[bytes] = []
-    held = 0
+    packer = Packer(rows_max=rows_max, bytes_max=bytes_max)
     for key, value in rows.items():
+        packer.add_row(key, value)
+    return packer.packed()
+
+
+class Packer:
+    """Puts rows into chunks; each of them, or several one after the other, as texts: `TEXT`, key, `TEXT`, value."""
+
+    def __init__(self, *, rows_max: int = ROWS_MAX, bytes_max: int = BYTES_MAX) -> None:
+        self._rows_max = rows_max
+        self._bytes_max = bytes_max
+        self._all = self._rows = self._held = 0
+        self._texts: list[bytes] = []
+        self._chunks: list[bytes] = []
+
+    def add(self, rows: int, texts: bytes) -> None:
+        """Add so many rows, which go into one chunk together."""
+        if self._rows and (self._rows + rows > self._rows_max or self._held + len(texts) > self._bytes_max):
+            self._close()
+        self._rows += rows
+        self._held += len(texts)
+        self._texts.append(texts)
+
+    def add_row(self, key: bytes, value: bytes | None) -> None:
+        """Add a row, None for one to delete."""
         sealed = b"" if value is None else seal(key, value)
-        size = len(key) + len(sealed)
-        if parts and (len(parts) >= 4 * rows_max or held + size > bytes_max):
-            chunks.append(_array(parts))
-            parts, held = [], 0
-        parts += _TEXT(0xDB, len(key)), key, _TEXT(0xDB, len(sealed)), sealed
-        held += size
-    if parts:
-        chunks.append(_array(parts))
-    return Packed(len(rows), chunks)
+        self.add(1, b"".join((TEXT(0xDB, len(key)), key, TEXT(0xDB, len(sealed)), sealed)))
 
+    def packed(self) -> Packed:
+        """Return all that was added."""
+        if self._rows:
+            self._close()
+        return Packed(self._all, self._chunks)
 
-def _array(parts: list[bytes]) -> bytes:
-    """Put an array's head before its texts, each of which is a head and its bytes."""
-    return b"".join((_TEXT(0xDD, len(parts) // 2), *parts))
+    def _close(self) -> None:
+        self._chunks.append(b"".join((TEXT(0xDD, 2 * self._rows), *self._texts)))
+        self._all += self._rows
+        self._rows = self._held = 0
+        self._texts = []
 
 
 def escape(name: str) -> str:

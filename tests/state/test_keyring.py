@@ -15,7 +15,7 @@ from state.bank import Bank, RiverBank
 from state.keyring import Keyring, Row
 from state.learner import ModelError, RiverLearner
 from state.slab import slab_for
-from state.table import Stand, TableDamaged
+from state.table import Packed, Stand, TableDamaged, seal
 
 SILENT_MS = 400
 EVERYTHING = 10**9
@@ -134,10 +134,32 @@ def keyring(
 def save(keys: Keyring, disk: Disk) -> dict[bytes, bytes | None]:
     keys.begin_save()
     told, changes = len(keys), keys.changes()
+    packed, models = keys.packed()
+    assert (rows_of(packed), models) == (changes, keys.serves_undo(changes))
     bring(disk, changes, told)
     keys.saved(keys.serves_undo(changes), disk.version)
     assert len(keys) == told
     return changes
+
+
+def rows_of(packed: Packed) -> dict[bytes, bytes | None]:
+    """Read what the store would: key, sealed row, key, …, each a type, four bytes of length and its bytes."""
+    texts = []
+    for chunk in packed.chunks:
+        assert chunk[0] == 0xDD
+        at, count = 5, int.from_bytes(chunk[1:5])
+        for _ in range(count):
+            assert chunk[at] == 0xDB
+            end = at + 5 + int.from_bytes(chunk[at + 1 : at + 5])
+            texts.append(chunk[at + 5 : end])
+            at = end
+        assert at == len(chunk)
+    rows: dict[bytes, bytes | None] = {}
+    for key, sealed in zip(texts[::2], texts[1::2], strict=True):
+        assert not sealed or seal(key, sealed[4:]) == sealed
+        rows[key] = sealed[4:] if sealed else None
+    assert len(rows) == packed.rows == len(texts) // 2
+    return rows
 
 
 def bring(disk: Disk, changes: dict[bytes, bytes | None], told: int) -> None:
@@ -838,3 +860,20 @@ def test_many_rows_are_heavy_and_those_of_big_models_sooner() -> None:
             break
         handle(big, Record(b"key %d" % index, 0, {"a": 1.0}, label=True))
     assert 10 < index < 200
+
+
+def test_the_rows_of_many_keys_of_all_lengths_are_packed_as_one_by_one() -> None:
+    keys, chance = keyring(Disk(), silent_ms=2**40), random.Random(3)
+    for index in range(4_000):
+        key = bytes([chance.randrange(256)]) * chance.randint(1, 40) + b"%d" % (index % 3_000)
+        features = {name: chance.gauss(0, 1) for name in chance.sample("abc", chance.randint(0, 3))}
+        at_ms = chance.choice([index, 2**33 + index])
+        handle(keys, Record(key, at_ms, features, label=chance.random() < 0.5))
+    for _ in range(300):
+        handle(keys, Record(b"busy", 2**33, {"a": 1.0}, label=True))
+    handle(keys, Record(b"wide", 2**33, {f"f{index}": 1.0 for index in range(100)}, label=True))
+    keys.meet(b"only met", 2**33)
+    keys.begin_save()
+    packed, _ = keys.packed()
+    assert rows_of(packed) == keys.changes()
+    assert max(map(len, packed.chunks)) <= 1_100_000

@@ -549,6 +549,8 @@ def test_models_that_are_written_down_together_are_those_that_are_written_down_a
     asked = [*chance.sample(keys, 4_000), b"7"]
     assert slab.dump_all(asked) == [slab.dump(key) for key in asked]
     assert slab.dump_all([]) == []
+    with pytest.raises(KeyError, match="unheard of"):
+        slab.dump_all([b"1", b"unheard of"])
 
 
 @pytest.mark.parametrize("names", [[], ["a"], [f"feature {k}" for k in range(40)]])
@@ -556,6 +558,11 @@ def test_rows_are_written_together_as_they_are_alone_however_much_was_learned(na
     chance = np.random.default_rng(1)
     counts = [0, 1, 127, 128, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32, 2**53, 5, 128]
     intercepts, fields = chance.normal(size=len(counts)), chance.normal(size=(len(counts), 4 * len(names)))
-    rows = slab_rows.write_all(np.array(counts), intercepts, names, fields, scaled=True)
-    for row, count, intercept, own in zip(rows, counts, intercepts.tolist(), fields, strict=True):
-        assert row == slab_row.write(count, intercept, names, own.tobytes(), scaled=True)
+    alike = kernels.Alike(np.arange(len(counts)), np.array(counts), intercepts, names, fields)
+    found = {
+        place: row.tobytes()
+        for at, block in slab_rows.blocks(alike, scaled=True)
+        for place, row in zip(at.tolist(), block, strict=True)
+    }
+    for place, (count, intercept, own) in enumerate(zip(counts, intercepts.tolist(), fields, strict=True)):
+        assert found[place] == slab_row.write(count, intercept, names, own.tobytes(), scaled=True)
