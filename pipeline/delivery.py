@@ -10,7 +10,7 @@ but what was fixed before.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -92,8 +92,8 @@ class Delivery:
     def finish(self, pending: Pending) -> None:
         """Send a batch that is ready, and return when it is confirmed; touches no shard.
 
-        Raises SinkAway or SourceAway when it must be tried again from `start`, and BatchStale when its partitions have
-        moved on.
+        Where `registers`, that is without its offsets, which `register` commits. Raises SinkAway when it must be tried
+        again from `start`, and BatchStale when its partitions have moved on.
         """
         if not pending.sent:
             try:
@@ -103,9 +103,17 @@ class Delivery:
                 self._on_unknown()
                 raise
             pending.sent = True
-        if not self._sink.commits:
-            self._source.commit({o.partition: Committed(o.offset, o.mark, o.labels_offset) for o in pending.outputs})
         pending.done_s = time.time()
+
+    @property
+    def registers(self) -> bool:
+        """Whether offsets are committed apart from the outputs, after them."""
+        return not self._sink.commits
+
+    def register(self, batches: Sequence[Pending]) -> None:
+        """Commit the offsets behind batches that were sent, in this order; touches no shard. Raises SourceAway."""
+        outputs = [output for batch in batches for output in batch.outputs]
+        self._source.commit({o.partition: Committed(o.offset, o.mark, o.labels_offset) for o in outputs})
 
     def _resolve(self, pending: Pending) -> Literal["sent", "unsent"]:
         """Learn from the committed offsets how a transaction ended whose end was not heard of."""

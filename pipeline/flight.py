@@ -2,6 +2,9 @@
 
 A second thread sends a batch and waits for Kafka (`courier`). Meanwhile the next may be learned, and no further one; it
 is handed over when the first is confirmed.
+
+Where offsets are no part of what is sent (at-least-once), a third commits them, those of all that was sent by then,
+and nothing waits for it but what looks at the committed place: a broker gathers such commits for milliseconds.
 """
 
 import math
@@ -48,6 +51,9 @@ class Flight:
         self._telemetry = telemetry
         self._clock = clock
         self._courier = Courier()
+        self._registrar = Courier()
+        self._sent: list[Pending] = []
+        self._registering: list[Pending] = []
         self._first: Pending | None = None
         self._next: Pending | None = None
         self._held: Pending | None = None
@@ -57,12 +63,17 @@ class Flight:
     @property
     def is_at_rest(self) -> bool:
         """Whether all that was learned is confirmed."""
+        return self.is_sent and not self._sent and not self._registering
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether all that was learned is sent."""
         return self._first is None and self._next is None
 
     @property
     def is_out(self) -> bool:
         """Whether Kafka is being waited for."""
-        return self._courier.is_out
+        return self._courier.is_out or self._registrar.is_out
 
     @property
     def has_room(self) -> bool:
@@ -72,7 +83,7 @@ class Flight:
     @property
     def is_stuck(self) -> bool:
         """Whether a batch waits for something other than its confirmation."""
-        return not self.is_at_rest and not self._courier.is_out
+        return not self.is_at_rest and not self.is_out
 
     @property
     def is_held(self) -> bool:
@@ -81,7 +92,8 @@ class Flight:
 
     def partitions(self) -> set[int]:
         """Return the partitions of all batches that are not confirmed."""
-        return {partition for batch in (self._first, self._next) if batch is not None for partition in batch.ends}
+        batches = (self._first, self._next, *self._sent, *self._registering)
+        return {partition for batch in batches if batch is not None for partition in batch.ends}
 
     def touches(self, partitions: Iterable[int]) -> bool:
         """Tell whether anything of these partitions is not confirmed."""
@@ -98,10 +110,12 @@ class Flight:
 
     def move(self, *, hears_only: bool = False) -> None:
         """Bring batches on without waiting for Kafka: hear of the one under way, then hand over the next."""
+        self._register()
         if self._courier.is_out:
             if not self._courier.is_back:
                 return
             self._hear()
+            self._register()
         if self._first is None:
             self._first, self._next = self._next, None
         batch = self._first
@@ -126,20 +140,42 @@ class Flight:
         return max(0.0, self._started_at + self._usual_s - self._clock() - took_s)
 
     def wait(self, seconds: float) -> None:
-        """Wait so long at most for the batch that is under way."""
-        self._courier.wait(seconds)
+        """Wait so long at most for what is under way."""
+        (self._courier if self._courier.is_out else self._registrar).wait(seconds)
 
     def settle(self) -> None:
-        """Wait for the batch that is under way, and hear how it fared. Raises SourceLost when it does not end."""
+        """Wait for what is under way, and hear how it fared. Raises SourceLost when it does not end."""
         if self._courier.is_out:
-            if not self._courier.wait(_SETTLE_S):
-                raise SourceLost("a transaction has not come to its end; the worker begins anew")
+            self._await(self._courier)
             self._hear()
+        self._register()
+        while self._registrar.is_out:
+            # After what was under way comes what was sent meanwhile.
+            self._await(self._registrar)
+            self._register()
 
     def clear(self) -> None:
         """Forget all batches; none is under way."""
         self._first = self._next = None
+        self._sent = []
         self._trial.works("sink")
+
+    def _await(self, courier: Courier) -> None:
+        if not courier.wait(_SETTLE_S):
+            raise SourceLost("a transaction has not come to its end; the worker begins anew")
+
+    def _register(self) -> None:
+        """Hear of the offsets that were under way, then hand over those of what was sent since."""
+        if self._registrar.is_back:
+            batches, self._registering = self._registering, []
+            if self._trial.hear("kafka", self._registrar.hear):
+                for batch in batches:
+                    self._confirmed(batch)
+            else:
+                self._sent = batches + self._sent
+        if self._sent and not self._registrar.is_out and self._trial.allowed("kafka"):
+            self._registering, self._sent = self._sent, []
+            self._registrar.send(partial(self._delivery.register, self._registering))
 
     def _hear(self) -> None:
         """Hear how the batch fared that was under way."""
@@ -156,4 +192,7 @@ class Flight:
         took_s = self._clock() - self._started_at
         self._usual_s += _WEIGHT * (took_s - self._usual_s)
         self._telemetry.batch_seconds.labels("deliver").observe(took_s)
-        self._confirmed(batch)
+        if self._delivery.registers:
+            self._sent.append(batch)
+        else:
+            self._confirmed(batch)

@@ -158,8 +158,8 @@ class Runner:
             time.sleep(_PAUSED_POLL_S)
 
     def _may_run_ahead(self) -> bool:
-        """Tell whether the next batch is to be learned now, while one is under way."""
-        due = self._flight.next_s(self._progress.took_s) <= 0.0
+        """Tell whether the next batch is to be learned now, while one is under way, or the offsets of one."""
+        due = self._flight.is_sent or self._flight.next_s(self._progress.took_s) <= 0.0
         return due and not self._arrived and not self._is_saving_due()
 
     def _read_batch(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 from harness import Project, steady, values, wait_until
-from oracle import difference, hold_models, logistic, offline
+from oracle import difference, hold_models, logistic, offline, promise
 from trap import Trap
 
 from consumers.topics import Topics
@@ -17,6 +17,7 @@ from pipeline.embedded import Stack
 Make = Callable[..., Project]
 
 KILLS = 5
+SAMPLES = 100
 FRAGILE = """
 from river import linear_model
 
@@ -39,6 +40,16 @@ def test_at_least_once_gives_the_same_without_transactions(project: Make) -> Non
     p.produce(values(500, seed=5), partition=0)
     p.run_to_end()
     p.check()
+
+
+def test_at_least_once_saves_nothing_that_is_not_committed(project: Make) -> None:
+    """Offsets are committed beside the stream, which never rests here, and a snapshot waits for them."""
+    p = project(settings={"HEADRACE__DELIVERY__GUARANTEE": "at-least-once", "HEADRACE__SNAPSHOT__INTERVAL": "0.01s"})
+    with promise(p) as watch, p.running() as run, steady(p, values(60_000, bad_every=50), per_second=500) as producing:
+        wait_until(lambda: watch.samples > SAMPLES, what="X and Y to be looked at often")
+        producing.stop()
+        p.wait_for_all()
+        assert run.stop() == 0, run.log()
 
 
 def test_at_least_once_loses_nothing_and_doubles_only_what_a_crash_cut_off(project: Make) -> None:
