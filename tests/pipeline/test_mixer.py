@@ -328,7 +328,7 @@ def test_a_mix_that_was_cleared_by_another_is_found_by_who_has_only_pulled_and_h
 def test_a_round_whose_rows_are_damaged_is_given_up_and_the_partition_is_distrusted(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def damaged() -> dict[str, dict[bytes, bytes | None]]:
+    def damaged() -> None:
         raise TableDamaged("a row can't be read")
 
     rig = Rig(store)
@@ -336,7 +336,7 @@ def test_a_round_whose_rows_are_damaged_is_given_up_and_the_partition_is_distrus
     rig.take(2)
     rig.learn(0, 5)
     rig.learn(2, 5)
-    monkeypatch.setattr(rig.shards[2], "changes", damaged)
+    monkeypatch.setattr(rig.shards[2], "begin_save", damaged)
     assert not rig.mixer.mix()
     assert rig.distrusted == [2]
     assert Pool(store, name="fraud").load().mix is None
