@@ -29,6 +29,7 @@ _DEFAULTS = {
     # The end of a partition is told by an empty answer, which a command should not wait for long.
     "fetch.wait.max.ms": 20,
     "queued.max.messages.kbytes": 16_384,
+    # Once so much is fetched ahead the client asks for no more for as long, by default a second.
     "fetch.queue.backoff.ms": 10,
 }
 _DENIED = frozenset(

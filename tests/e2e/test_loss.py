@@ -24,6 +24,12 @@ def _store(p: Project) -> "redis.Redis":
     return redis.Redis.from_url(p.stack.addresses.redis)
 
 
+def _cut_log(p: Project, *, before: int) -> None:
+    """Delete what partition 0 of the features has before an offset, as retention would."""
+    for future in AdminClient(p.client).delete_records([TopicPartition(p.features, 0, before)]).values():
+        future.result(10)
+
+
 def _forget_models(p: Project) -> None:
     with _store(p) as store:
         for key in store.scan_iter(match=f"{p.name}:*"):
@@ -59,9 +65,7 @@ def test_a_lost_store_and_a_log_that_no_longer_reaches_back_stop_the_pipeline(pr
     p = project()
     _first_half(p)
     _forget_models(p)
-    admin = AdminClient(p.client)
-    for future in admin.delete_records([TopicPartition(p.features, 0, 500)]).values():
-        future.result(10)
+    _cut_log(p, before=500)
     _second_half(p)
     log = _run_fails(p)
     assert "no longer reaches back to 0" in log
@@ -92,9 +96,7 @@ def test_records_that_retention_took_before_they_were_learned_stop_the_pipeline(
     p = project()
     _first_half(p)
     _second_half(p)
-    admin = AdminClient(p.client)
-    for future in admin.delete_records([TopicPartition(p.features, 0, 2_300)]).values():
-        future.result(10)
+    _cut_log(p, before=2_300)
     log = _run_fails(p)
     assert "300 records are gone" in log
 
@@ -107,9 +109,7 @@ def test_records_that_are_deleted_under_a_sleeping_worker_stop_the_pipeline(proj
         worker = run.worker()
         os.kill(worker, signal.SIGSTOP)
         p.produce(values(1_000, seed=1), partition=0)
-        admin = AdminClient(p.client)
-        for future in admin.delete_records([TopicPartition(p.features, 0, 1_500)]).values():
-            future.result(10)
+        _cut_log(p, before=1_500)
         os.kill(worker, signal.SIGCONT)
         wait_until(lambda: run.process.poll() is not None, what="the pipeline to stop")
         assert run.process.returncode == 1, run.log()
@@ -122,9 +122,7 @@ def test_a_log_that_is_about_to_lose_what_is_not_saved_is_an_alarm_and_saved_at_
     p.produce(values(1_000), partition=0)
     with p.running() as run:
         p.wait_for_all()
-        admin = AdminClient(p.client)
-        for future in admin.delete_records([TopicPartition(p.features, 0, 300)]).values():
-            future.result(10)
+        _cut_log(p, before=300)
         wait_until(lambda: "retention nears the newest snapshot" in run.log(), what="the alarm")
         with _store(p) as store:
             head = f"{p.name}:{{{p.name}/0}}:head"
@@ -145,9 +143,7 @@ def test_that_alarm_comes_though_the_stream_is_paused_and_nothing_is_fetched(pro
             receiver.status = 503
             p.produce(values(10, seed=5), partition=0)
             wait_until(lambda: '"paused"' in run.log(), what="the stream to pause")
-            admin = AdminClient(p.client)
-            for future in admin.delete_records([TopicPartition(p.features, 0, 300)]).values():
-                future.result(10)
+            _cut_log(p, before=300)
             wait_until(lambda: "retention nears the newest snapshot" in run.log(), what="the alarm")
             receiver.status = 200
             p.wait_for_all()
