@@ -20,8 +20,8 @@ from consumers.refusal import NO_KEY, Refusal
 from pipeline.join import Join
 from producers import deadletter, prediction
 from producers.parcel import Parcel
-from state.keyring import seen_ms
 from state.learner import LabelError
+from state.moment import seen_ms
 from state.shard import Shard
 
 if TYPE_CHECKING:

@@ -22,8 +22,9 @@ from producers.parcel import Parcel
 from state import compiled
 from state.columns import BOOLEAN, STRING, Answers, Columns, Many
 from state.compiled import Compiled
-from state.keyring import Keyring, seen_all_ms
+from state.keyring import Keyring
 from state.learner import LabelError
+from state.moment import seen_all_ms
 from state.shard import Shard
 
 # What a prediction has besides its id and its classes, and what a probability takes, in bytes, at most.

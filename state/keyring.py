@@ -17,7 +17,6 @@ import msgspec
 from state.bank import Bank
 from state.cell import Step
 from state.columns import Answers, Columns
-from state.labels import is_time
 from state.learner import Answer, ModelError
 from state.slab import Slab
 from state.table import Packed, Packer, Stand, TableDamaged, pack
@@ -38,6 +37,8 @@ _PRIOR = b""
 _ROW_BYTES, _OBJECT_BYTES = 400, 1_500
 # Above that, rows take more than a few milliseconds to be written down and saved.
 _HEAVY_BYTES = 200_000
+# To let go of so many takes a millisecond or two.
+_TRIM_MIN = 1_000
 # So many times what should be in memory is too much, while a save is under way that would make room.
 _FULL = 2
 
@@ -114,6 +115,8 @@ class Keyring:
         self._fresh: set[bytes] = set()
         self._swept: set[bytes] = set()
         self._weight = 0
+        # How many were brought into memory since some were let go.
+        self._came = 0
         self._saving = Saving()
         # Rows that a save which failed half way may have taken from the store already.
         self._going: set[bytes] = set()
@@ -122,13 +125,13 @@ class Keyring:
 
     @property
     def is_crowded(self) -> bool:
-        """Whether more models are in memory than there should be, until those that have changed are saved."""
-        return len(self._hot) > self._hot_max
+        """Whether more models are in memory than there should be, and only a save makes room."""
+        return len(self._hot) > self._hot_max and self._is_unsaved(next(iter(self._hot)))
 
     @property
     def is_full(self) -> bool:
-        """Whether so many are in memory that the stream should wait until there is room."""
-        return len(self._hot) > _FULL * self._hot_max
+        """Whether so many are in memory that the stream should wait until a save makes room."""
+        return len(self._hot) > _FULL * self._hot_max and self.is_crowded
 
     @property
     def is_heavy(self) -> bool:
@@ -154,6 +157,7 @@ class Keyring:
             cold.remove(key)
         if not cold:
             return
+        self._came += len(cold)
         stand = self._stand._replace(rows=self._stand.rows - len(self._going))
         for key, packed in zip(cold, self._fetch(cold, stand), strict=True):
             if packed is None:
@@ -243,10 +247,11 @@ class Keyring:
             _go_back(self._prior, _PRIOR, self._prior_hot)
 
     def trim(self) -> None:
-        """Let go of the models that were not used for longest, as far as they are saved."""
-        while self.is_crowded:
+        """Let go of the models that were not used for longest, as far as they are saved; of few more than have come."""
+        most, self._came = _TRIM_MIN + 2 * self._came, 0
+        for _ in range(min(most, len(self._hot) - self._hot_max)):
             key = next(iter(self._hot))
-            if key in self._changed or key in self._saving.changed:
+            if self._is_unsaved(key):
                 return
             del self._hot[key]
             self._unstored.discard(key)
@@ -348,6 +353,9 @@ class Keyring:
         self._changed |= again
         self._weight += self._weigh(again)
 
+    def _is_unsaved(self, key: bytes) -> bool:
+        return key in self._changed or key in self._saving.changed
+
     def _see(self, key: bytes) -> Hot:
         """Return a key in memory, as of now: used last, and without what silence has made it forget."""
         if key not in self._hot:
@@ -410,21 +418,6 @@ class Keyring:
             except ModelError as error:
                 raise TableDamaged(f"the row of key {key!r} can't be read: {error}") from error
         return row
-
-
-def seen_ms(at_ms: int | None, logged_ms: int) -> int:
-    """Return when a key was seen, by its event, else by the log; -1 for a time that is none, which moves no clock."""
-    if at_ms is None:
-        return logged_ms
-    return at_ms if is_time(at_ms, logged_ms) else -1
-
-
-def seen_all_ms(at_ms: Any, logged_ms: Any) -> Any:
-    """Return what `seen_ms` does for each of many, as int64; one below zero is a time that was not told."""
-    seen, told = logged_ms.copy(), at_ms >= 0
-    seen[told] = at_ms[told]
-    seen[told & ~is_time(at_ms, logged_ms)] = -1
-    return seen
 
 
 def _go_back(bank: Bank, key: bytes, hot: Hot) -> None:

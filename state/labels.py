@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from state.entry import ANSWERED, ASKED, EARLY, GONE, WAITING, Entry, boxed, plain, same, unboxed
+from state.moment import is_time
 
 TABLE = "labels"
 """The shard's table in the store: a row for each id."""
@@ -20,7 +21,6 @@ TABLE = "labels"
 _SLACK = 1_000
 # Each record brings one wait at the most, so to end some with each is enough to keep up.
 _ENDS_MAX = 1_000
-_AHEAD_MS = 10 * 365 * 86_400_000
 # So many rows take longer than a few milliseconds to be written down and saved.
 _HEAVY_ROWS = 500
 
@@ -390,11 +390,3 @@ class Labels:
     def _waits(self, item: tuple[int, int, int, str]) -> bool:
         entry = self._entries.get(item[3])
         return entry is not None and entry.kind == item[1] and entry.order == item[2]
-
-
-def is_time(at_ms: Any, logged_ms: Any) -> Any:
-    """Tell whether an event time can be one: far past the log's it is a mistake, such as microseconds.
-
-    A single one of those would end every wait, and no later one ever again. Arrays of times are told of each.
-    """
-    return (logged_ms <= 0) | (at_ms <= logged_ms + _AHEAD_MS)

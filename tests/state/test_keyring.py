@@ -641,9 +641,23 @@ def test_trim_keeps_what_is_not_saved_and_lets_the_longest_unused_go_of_what_is(
     keys.warm([NAMES[0], NAMES[4]])
     assert disk.asked == [], "these two were used last"
     keys.warm(NAMES)
-    assert keys.is_crowded
+    assert (keys.hot, keys.is_crowded) == (60, False), "none of them waits for a save"
     keys.trim()
     assert keys.hot == 2
+
+
+def test_what_many_saved_keys_leave_behind_is_let_go_a_few_at_a_time() -> None:
+    disk = Disk()
+    keys = keyring(disk, hot_max=10)
+    for index in range(5_010):
+        handle(keys, Record(b"key %d" % index, 0, {"a": 1.0}, label=True))
+    keys.trim()
+    assert (keys.hot, keys.is_full) == (5_010, True)
+    save(keys, disk)
+    assert (keys.hot, keys.is_crowded, keys.is_full) == (4_010, False, False), "a thousand, which takes a millisecond"
+    keys.warm(b"cold %d" % index for index in range(600))
+    keys.trim()
+    assert keys.hot == 4_610 - 2_200, "more than have come"
 
 
 @pytest.mark.parametrize("kind", MODELS)
