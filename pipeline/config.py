@@ -161,7 +161,7 @@ class Keys(_Section):
     """A model for every key (scope = "key")."""
 
     prior: bool = Field(False, description="whether a new key begins as the model of all keys stands, not from nothing")
-    hot_max: int = Field(100_000, ge=1, description="models of one partition in memory; all others wait in the store")
+    hot_max: int = Field(100_000, ge=1, description="models of one partition in memory; twice as many during a save")
     silent: Seconds | None = Field(
         None, description="how long a key may be silent, in event time, before it is forgotten; without it for ever"
     )

@@ -38,7 +38,7 @@ class Pending(msgspec.Struct):
     `ends` are the offsets behind it, of the features and of the labels. Once it was tried for the first time `outputs`
     are what is sent, with what is to be committed, and `starts` what was committed before. `settled` counts the lines
     that the HTTP sink has taken or refused one by one, and `refused` holds the refused ones by position. `done_s` is
-    the wall clock when it was confirmed.
+    the wall clock when it was out.
     """
 
     membership: Any
@@ -86,8 +86,7 @@ class Delivery:
             return
         self._post(pending)
         self._fix(pending)
-        if not pending.sent:
-            self._sink.open()
+        self._sink.open()
 
     def finish(self, pending: Pending) -> None:
         """Send a batch that is ready, and return when it is confirmed; touches no shard.

@@ -25,6 +25,8 @@ _WEIGHT = 0.2
 # A transaction that begins as soon as the last one is confirmed is turned back until that one has its markers, for
 # about as long. What is learned in less is learned meanwhile, and takes along all that has come until then.
 _AHEAD_MIN_S = 0.005
+# A commit takes about as long as it takes to send so many small batches, at the most.
+_OWED_MAX = 8
 
 
 class Flight:
@@ -54,6 +56,7 @@ class Flight:
         self._registrar = Courier()
         self._sent: list[Pending] = []
         self._registering: list[Pending] = []
+        self._owes = False
         self._first: Pending | None = None
         self._next: Pending | None = None
         self._held: Pending | None = None
@@ -69,6 +72,12 @@ class Flight:
     def is_sent(self) -> bool:
         """Whether all that was learned is sent."""
         return self._first is None and self._next is None
+
+    @property
+    def may_send(self) -> bool:
+        """Whether more may be learned and sent though offsets are still to be committed: of a few batches at most."""
+        owed = len(self._sent) + len(self._registering)
+        return self.is_sent and not self._owes and owed < _OWED_MAX
 
     @property
     def is_out(self) -> bool:
@@ -156,23 +165,25 @@ class Flight:
 
     def clear(self) -> None:
         """Forget all batches; none is under way."""
+        assert not self.is_out
         self._first = self._next = None
-        self._sent = []
+        self._sent, self._owes = [], False
         self._trial.works("sink")
 
     def _await(self, courier: Courier) -> None:
         if not courier.wait(_SETTLE_S):
-            raise SourceLost("a transaction has not come to its end; the worker begins anew")
+            raise SourceLost("a transaction, or a commit, has not come to its end; the worker begins anew")
 
     def _register(self) -> None:
         """Hear of the offsets that were under way, then hand over those of what was sent since."""
         if self._registrar.is_back:
             batches, self._registering = self._registering, []
-            if self._trial.hear("kafka", self._registrar.hear):
+            self._owes = not self._trial.hear("kafka", self._registrar.hear)
+            if self._owes:
+                self._sent = batches + self._sent
+            else:
                 for batch in batches:
                     self._confirmed(batch)
-            else:
-                self._sent = batches + self._sent
         if self._sent and not self._registrar.is_out and self._trial.allowed("kafka"):
             self._registering, self._sent = self._sent, []
             self._registrar.send(partial(self._delivery.register, self._registering))

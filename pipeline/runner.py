@@ -140,10 +140,10 @@ class Runner:
         return self._finish is not None and idle and self._finish.is_reached()
 
     def _read(self) -> None:
-        if any(shard.is_full for shard in self._shards.values()):
+        if self._is_full() and not self._paused:
             # Only a snapshot makes room for more; it is due, and is tried as the store's breaker allows.
             (self._saver.wait if self._saver.is_out else time.sleep)(_PAUSED_POLL_S)
-        elif self._gate.open and (self._flight.is_at_rest or self._may_run_ahead()):
+        elif self._gate.open and not self._is_full() and (self._flight.is_at_rest or self._may_run_ahead()):
             self._read_batch()
         elif self._flight.is_out and not self._paused:
             next_s = self._flight.next_s(self._progress.took_s)
@@ -157,9 +157,12 @@ class Runner:
             # The outage is young: to pause would throw away what the client has fetched ahead.
             time.sleep(_PAUSED_POLL_S)
 
+    def _is_full(self) -> bool:
+        return any(shard.is_full for shard in self._shards.values())
+
     def _may_run_ahead(self) -> bool:
         """Tell whether the next batch is to be learned now, while one is under way, or the offsets of one."""
-        due = self._flight.is_sent or self._flight.next_s(self._progress.took_s) <= 0.0
+        due = self._flight.may_send or self._flight.next_s(self._progress.took_s) <= 0.0
         return due and not self._arrived and not self._is_saving_due()
 
     def _read_batch(self) -> None:
@@ -387,15 +390,15 @@ class Runner:
         # What waits to be taken over has nothing fetched ahead, and the group must not wait for this worker. Nor must
         # it be given up for having been silent, where a call has taken long.
         waits = self._arrived or self._is_late()
-        held = not self._gate.open or self._flight.is_stuck
+        held = not self._gate.open or self._flight.is_stuck or self._is_full()
         must = self._gate.must_pause(self._clock()) or (waits and held)
         if not self._paused and must:
             self._paused = True
             self._source.pause(self._source.assigned)
             log.warning("paused", reason=self._gate.reason or "what waits takes long, and the group is to be polled")
-        elif (
-            self._paused and self._gate.open and self._flight.is_at_rest and self._trial.attempt("kafka", self._resume)
-        ):
+        elif not self._paused or not self._gate.open or self._is_full() or not self._flight.is_at_rest:
+            return
+        elif self._trial.attempt("kafka", self._resume):
             self._paused = False
             log.info("resumed")
 

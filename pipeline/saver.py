@@ -96,6 +96,7 @@ class Saver:
         self._failures: dict[int, int] = {}
         self._courier = Courier()
         self._errand: Errand | None = None
+        self._is_away = False
 
     @property
     def is_out(self) -> bool:
@@ -149,6 +150,9 @@ class Saver:
                 return self._save(shard, model, started_s)
         if self._errand is not None:
             return "later"
+        if self._is_away:
+            # No child is made for a store that does not answer.
+            self._store.ping()
         try:
             shard.begin_save()
         except (StoreFenced, TableDamaged) as error:
@@ -160,7 +164,7 @@ class Saver:
             child = Scribe(partial(_write_down, shard), reach=self._reach)
         except OSError as error:
             shard.not_saved()
-            return self._failed(errand, f"no child can be forked to write the model down: {error}")
+            return self._failed(errand, f"no child can be forked to write the snapshot down: {error}")
         self._errand = errand
         self._courier.send(partial(self._go, child, errand))
         errand.held_s = self._clock() - started_s
@@ -188,8 +192,10 @@ class Saver:
             return self._refused(shard, error) if errand.is_wanted else "later"
         except StoreAway:
             shard.not_saved()
+            self._is_away = True
             self._telemetry.snapshots.labels("failed").inc()
             raise
+        self._is_away = False
         if errand.is_wanted and written is not None:
             shard.saved(written.models, place=errand.place, version=errand.version)
             held_s = errand.held_s + self._clock() - heard_s

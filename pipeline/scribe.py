@@ -1,4 +1,4 @@
-"""The scribe: a child that is forked to write a big model down as it stands, while the loop goes on.
+"""The scribe: a child that is forked to write a big model, or many rows, down as they stand, while the loop goes on.
 
 A fork has all that the worker remembers, as of that moment, at the price of some milliseconds; pages are copied only
 when one of the two changes them (Redis saves itself so: BGSAVE). Of a process with threads a child has but one, and
@@ -67,7 +67,7 @@ class Scribe:
                 gc.enable()
             os.close(writer)
 
-    def read(self, *, timeout_s: float = TIMEOUT_S) -> bytes:
+    def read(self, *, timeout_s: float = TIMEOUT_S) -> bytearray:
         """Wait for the child's end and return what it wrote, once. Raises ScribeError.
 
         May be called in another thread than the one that forked.
@@ -81,25 +81,27 @@ class Scribe:
                 os.kill(self.pid, signal.SIGKILL)
             code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         if written is None or code:
-            raise ScribeError(f"the child that wrote the model down ended with {code}")
+            raise ScribeError(f"the child that wrote the snapshot down ended with {code}")
         return written
 
-    def _read(self, until: float) -> bytes | None:
+    def _read(self, until: float) -> bytearray | None:
         """Read what the pipe brings; None when that is not all of it."""
-        ready = select.poll()
+        head = bytearray(_HEAD_BYTES)
+        if not self._fill(head, until):
+            return None
+        written = bytearray(int.from_bytes(head))
+        return written if self._fill(written, until) else None
+
+    def _fill(self, room: bytearray, until: float) -> bool:
+        """Fill it with what the pipe brings, which is put into its place while other threads go on."""
+        ready, left = select.poll(), memoryview(room)
         ready.register(self._reader, select.POLLIN)
-        head, left, parts = b"", _HEAD_BYTES, []
         while left and ready.poll(max(0.0, until - time.monotonic()) * 1_000):
-            part = os.read(self._reader, min(left, _PIPE_BYTES))
-            if not part:
-                return None
-            left -= len(part)
-            if len(head) == _HEAD_BYTES:
-                parts.append(part)
-            else:
-                head += part
-                left = left or int.from_bytes(head)
-        return None if left else b"".join(parts)
+            count = os.readv(self._reader, [left[:_PIPE_BYTES]])
+            if not count:
+                return False
+            left = left[count:]
+        return not left
 
 
 def _be_the_child(dump: Callable[[], bytes], writer: int, reach: Callable[[str], None]) -> NoReturn:

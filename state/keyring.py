@@ -282,7 +282,7 @@ class Keyring:
     def begin_save(self) -> None:
         """Take what differs from the store as what is to be saved; what changes from now on is the next save's.
 
-        Raises as `scan` does.
+        Raises as `scan` does, and TableDamaged.
         """
         self._sweep()
         self._going |= self._swept

@@ -108,7 +108,7 @@ class Labels:
         return self._rules.default
 
     def __len__(self) -> int:
-        """Return the number of entries, which is that of the table's rows."""
+        """Return the number of entries, which is that of the table's rows once all is saved."""
         return len(self._entries)
 
     def event_ms(self, at_ms: int | None, logged_ms: int) -> int:

@@ -10,7 +10,7 @@ def is_time(at_ms: Any, logged_ms: Any) -> Any:
 
     A single one of those would end every wait, and no later one ever again. Arrays of times are told of each.
     """
-    return (logged_ms <= 0) | (at_ms <= logged_ms + _AHEAD_MS)
+    return (logged_ms <= 0) | (at_ms - _AHEAD_MS <= logged_ms)
 
 
 def seen_ms(at_ms: int | None, logged_ms: int) -> int:

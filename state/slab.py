@@ -80,6 +80,8 @@ class Slab:
         self._template = copy.deepcopy(model)
         self._options = options
         self._numpy = importlib.import_module("numpy")
+        # Now, and not in a fork that saves.
+        self._many = importlib.import_module("state.slab_rows")
         self._logistic = options.logistic
         self._kernel = kernel
         self._dot, self._learn = kernel.dot, kernel.learn
@@ -179,11 +181,11 @@ class Slab:
 
     def pack(self, packer: Packer, keys: list[bytes], seen_ms: Sequence[int]) -> list[bytes]:
         """Pack the rows of keys, last seen then; return those that there is no model of, of which it does not."""
-        pack, seen = importlib.import_module("state.slab_rows").pack, self._numpy.array(seen_ms, dtype="int64")
+        seen = self._numpy.array(seen_ms, dtype="int64")
         slots = list(map(self._slots.get, keys))
         missing = [key for key, slot in zip(keys, slots, strict=True) if slot is None] if None in slots else []
         for at, block in self._blocks(keys, slots):
-            pack(packer, [keys[place] for place in at], seen[at], block)
+            self._many.pack(packer, [keys[place] for place in at], seen[at], block)
         return [key for key in missing if key not in self._loners]
 
     def load(self, key: bytes, state: bytes) -> None:
@@ -256,14 +258,13 @@ class Slab:
 
         Of keys that there is no model of there are none.
         """
-        blocks = importlib.import_module("state.slab_rows").blocks
         for place, key in enumerate(keys if self._loners else ()):
             if key in self._loners:
                 yield [place], self._numpy.frombuffer(self.dump(key), "u1").reshape(1, -1)
         found = self._numpy.array([_NEWBORN if slot is None else slot for slot in slots], dtype="int64")
         places = self._numpy.flatnonzero(found != _NEWBORN)
         for alike in self._table.read_all(found[places]):
-            for at, block in blocks(alike, scaled=self._options.scaled):
+            for at, block in self._many.blocks(alike, scaled=self._options.scaled):
                 yield places[alike.at[at]].tolist(), block
 
     def _plan(self, table: Table, names: tuple[str, ...]) -> Plan:

@@ -223,10 +223,13 @@ class Stand(NamedTuple):
 
 
 class Packed(msgspec.Struct, frozen=True):
-    """Changed rows of one table, ready to be sent: how many, and a chunk for each script."""
+    """Changed rows of one table, ready to be sent: how many, and a chunk for each script.
+
+    Views, so that who reads many of them from elsewhere copies none.
+    """
 
     rows: int
-    chunks: list[bytes]
+    chunks: list[memoryview]
 
 
 Judge = Callable[[Any, int, int], list[Any]]
@@ -363,7 +366,7 @@ class Packer:
         self._bytes_max = bytes_max
         self._all = self._rows = self._held = 0
         self._texts: list[bytes] = []
-        self._chunks: list[bytes] = []
+        self._chunks: list[memoryview] = []
 
     def add(self, rows: int, texts: bytes) -> None:
         """Add so many rows, which go into one chunk together."""
@@ -385,7 +388,7 @@ class Packer:
         return Packed(self._all, self._chunks)
 
     def _close(self) -> None:
-        self._chunks.append(b"".join((TEXT(0xDD, 2 * self._rows), *self._texts)))
+        self._chunks.append(memoryview(b"".join((TEXT(0xDD, 2 * self._rows), *self._texts))))
         self._all += self._rows
         self._rows = self._held = 0
         self._texts = []
