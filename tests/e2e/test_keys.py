@@ -8,6 +8,7 @@ from typing import Any
 from confluent_kafka import Producer
 from harness import Project, nursery, wait_until
 from oracle import difference, logistic, open_transactions
+from receiver import Receiver
 from trap import SOAK
 
 from state.store import Store
@@ -18,6 +19,8 @@ KEYED = {"HEADRACE__MODEL__SCOPE": "key"}
 KEYS, RECORDS = (100_000, 1_000_000) if SOAK else (3_000, 30_000)
 HOT_MAX = KEYS // 20
 """Of each partition's keys one in ten fits into memory."""
+ATTEMPTS = 9
+"""With waits of 0.1 to 2 s between them these take more than 5 s."""
 
 TREE = """
 from river import tree
@@ -163,3 +166,18 @@ def test_keys_that_the_store_lost_are_learned_again_from_the_log(project: Make) 
         p.wait_for_all(timeout_s=60)
         assert run.stop() == 0, run.log()
     hold(p)
+
+
+def test_a_worker_whose_memory_is_full_of_keys_gets_out_of_a_long_outage(project: Make) -> None:
+    """A save would make room, and waits for the batch, which waits for the sink; the group is polled meanwhile."""
+    with Receiver.serving() as receiver:
+        receiver.status = 503
+        p = project(settings={**KEYED, "HEADRACE__KEYS__HOT_MAX": "1", "HEADRACE__SINK__HTTP__URL": receiver.url})
+        send(p, events(2_000, 500), pause=lambda _: None)
+        with p.running() as run:
+            # By then the sink has been away for longer than the loop may go without a poll.
+            wait_until(lambda: receiver.posts > ATTEMPTS, what="the sink to be tried again and again")
+            receiver.status = 200
+            p.wait_for_all()
+            assert run.stop() == 0, run.log()
+        hold(p)
