@@ -553,14 +553,20 @@ def test_a_late_label_for_a_silent_key_is_learned_by_one_that_is_born_of_all(kin
         assert handle(keys, record) == answer
 
 
+def with_a_silent_key(disk: Disk) -> Keyring:
+    """Return a keyring with two keys in the store, of which `a` was silent for too long."""
+    keys = keyring(disk, hot_max=1, silent_ms=SILENT_MS)
+    for key in (b"a", b"b"):
+        handle(keys, Record(key, 0, {"a": 1.0}, label=True))
+    save(keys, disk)
+    handle(keys, Record(b"b", SILENT_MS + 1, {"a": 1.0}))
+    return keys
+
+
 def test_a_silent_key_that_comes_back_while_it_is_swept_is_one_row_whether_that_was_taken_or_not() -> None:
     for taken in (False, True):
         disk = Disk()
-        keys = keyring(disk, hot_max=1, silent_ms=SILENT_MS)
-        for key in (b"a", b"b"):
-            handle(keys, Record(key, 0, {"a": 1.0}, label=True))
-        save(keys, disk)
-        handle(keys, Record(b"b", SILENT_MS + 1, {"a": 1.0}))
+        keys = with_a_silent_key(disk)
         fail(keys)
         assert fail(keys)[b"a"] is None
         assert len(keys) == 1
@@ -811,11 +817,7 @@ def test_a_key_that_comes_back_while_its_row_is_being_deleted_is_known_for_what_
     comes: str, *, taken: bool, goes_well: bool
 ) -> None:
     disk = Disk()
-    keys = keyring(disk, hot_max=1, silent_ms=SILENT_MS)
-    for key in (b"a", b"b"):
-        handle(keys, Record(key, 0, {"a": 1.0}, label=True))
-    save(keys, disk)
-    handle(keys, Record(b"b", SILENT_MS + 1, {"a": 1.0}))
+    keys = with_a_silent_key(disk)
     keys.begin_save()
     changes, told = keys.changes(), len(keys)
     assert changes[b"a"] is None
