@@ -26,7 +26,9 @@ def _store(p: Project) -> "redis.Redis":
 
 def _cut_log(p: Project, *, before: int) -> None:
     """Delete what partition 0 of the features has before an offset, as retention would."""
-    for future in AdminClient(p.client).delete_records([TopicPartition(p.features, 0, before)]).values():
+    # By a name: a client that nobody holds is gone before it has answered.
+    admin = AdminClient(p.client)
+    for future in admin.delete_records([TopicPartition(p.features, 0, before)]).values():
         future.result(10)
 
 
