@@ -12,13 +12,12 @@ import numpy as np
 
 from state import slab_row
 from state.kernel import Alike
-from state.table import BYTES_MAX, ROWS_MAX, TEXT, Packer
+from state.table import BYTES_MAX, ROWS_MAX, SEAL_BYTES, TEXT, Packer
 
 # Where a model's bytes tell how much it learned. MessagePack writes a whole number in as few bytes as it needs.
 _LEARNED_AT = 3
 _LARGEST = np.array([(1 << 7) - 1, (1 << 8) - 1, (1 << 16) - 1, (1 << 32) - 1])
 _SIZES = np.array([1, 2, 3, 5, 9])
-_SEAL_BYTES = 4
 
 
 def blocks(alike: Alike, *, scaled: bool) -> Iterator[tuple[Any, Any]]:
@@ -55,8 +54,8 @@ def _texts(keys: list[bytes], seen_ms: Any, models: Any) -> bytes:
     """Return key and sealed row of each, as texts; keys, and times, are all of one length."""
     size, width = int(_sizes(seen_ms[:1])[0]), models.shape[1]
     head = msgspec.msgpack.encode([int(seen_ms[0]), bytes(width)])[:-width]
-    sealed = _SEAL_BYTES + len(head) + width
-    first = TEXT(0xDB, len(keys[0])) + keys[0] + TEXT(0xDB, sealed) + bytes(_SEAL_BYTES) + head
+    sealed = SEAL_BYTES + len(head) + width
+    first = TEXT(0xDB, len(keys[0])) + keys[0] + TEXT(0xDB, sealed) + bytes(SEAL_BYTES) + head
     block = np.empty((len(keys), len(first) + width), np.uint8)
     block[:, : len(first)] = np.frombuffer(first, np.uint8)
     block[:, len(first) :] = models
@@ -68,7 +67,7 @@ def _texts(keys: list[bytes], seen_ms: Any, models: Any) -> bytes:
     rows, wide = block.data.cast("B"), block.shape[1]
     ends = range(wide, len(rows) + 1, wide)
     seals = [zlib.crc32(rows[end - wide + row_at : end], zlib.crc32(k)) for k, end in zip(keys, ends, strict=True)]
-    block[:, row_at - _SEAL_BYTES : row_at] = _octets(np.array(seals), ">u4")
+    block[:, row_at - SEAL_BYTES : row_at] = _octets(np.array(seals), ">u4")
     return block.tobytes()
 
 

@@ -28,7 +28,8 @@ ROWS_MAX = 1_000
 BYTES_MAX = 1_000_000
 """How much one script writes, at most: rows, and bytes unless a single row is larger."""
 
-_SEAL_BYTES = 4
+SEAL_BYTES = 4
+"""How long the seal before a value is."""
 TEXT = struct.Struct(">BI").pack
 """MessagePack's type, 0xDB for a text and 0xDD for an array, and a length of 32 bits."""
 # Nothing is known of the rows' sizes before the first page: a small one asks.
@@ -334,7 +335,7 @@ class Tables:
         return found
 
     def _unseal(self, partition: int, table: str, key: bytes, sealed: bytes) -> bytes:
-        value = sealed[_SEAL_BYTES:]
+        value = sealed[SEAL_BYTES:]
         if seal(key, value) != sealed:
             raise TableDamaged(f"partition {partition}: the row {key!r} of the table {table} is not as it was saved")
         return value
@@ -342,7 +343,7 @@ class Tables:
 
 def seal(key: bytes, value: bytes) -> bytes:
     """Put a CRC-32 of key and value before the value; what is sealed is never empty."""
-    return zlib.crc32(value, zlib.crc32(key)).to_bytes(_SEAL_BYTES) + value
+    return zlib.crc32(value, zlib.crc32(key)).to_bytes(SEAL_BYTES) + value
 
 
 def pack(rows: Mapping[bytes, bytes | None], *, rows_max: int = ROWS_MAX, bytes_max: int = BYTES_MAX) -> Packed:

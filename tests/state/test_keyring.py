@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 import pytest
+from packed import texts_of
 from river import facto, linear_model, preprocessing, tree
 
 from state import kernel as kernels
@@ -143,17 +144,8 @@ def save(keys: Keyring, disk: Disk) -> dict[bytes, bytes | None]:
 
 
 def rows_of(packed: Packed) -> dict[bytes, bytes | None]:
-    """Read what the store would: key, sealed row, key, …, each a type, four bytes of length and its bytes."""
-    texts = []
-    for chunk in packed.chunks:
-        assert chunk[0] == 0xDD
-        at, count = 5, int.from_bytes(chunk[1:5])
-        for _ in range(count):
-            assert chunk[at] == 0xDB
-            end = at + 5 + int.from_bytes(chunk[at + 1 : at + 5])
-            texts.append(chunk[at + 5 : end])
-            at = end
-        assert at == len(chunk)
+    """Read what the store would, and hold its seals."""
+    texts = [text for chunk in packed.chunks for text in texts_of(chunk)]
     rows: dict[bytes, bytes | None] = {}
     for key, sealed in zip(texts[::2], texts[1::2], strict=True):
         assert not sealed or seal(key, sealed[4:]) == sealed
