@@ -29,6 +29,40 @@ class Answer(msgspec.Struct, frozen=True):
     proba: dict[str, float] = {}
 
 
+class Accuracy:
+    """The share of the last thousand predictions that were right, and the least that it has been."""
+
+    def __init__(self) -> None:
+        self._recent: deque[bool] = deque(maxlen=_RECENT)
+        self._right = 0
+        self.worst = 1.0
+        """The least share since `watch`, or the beginning; judged at each prediction, however many come at once."""
+
+    def add(self, *, right: bool) -> None:
+        """Count one more prediction."""
+        if len(self._recent) == _RECENT:
+            self._right -= self._recent[0]
+        self._recent.append(right)
+        self._right += right
+        if self.full:
+            self.worst = min(self.worst, self._right / _RECENT)
+
+    @property
+    def full(self) -> bool:
+        """Whether there have been a thousand."""
+        return len(self._recent) == _RECENT
+
+    @property
+    def share(self) -> float:
+        """Of the last thousand, or of all where there are fewer; zero of none."""
+        return self._right / len(self._recent) if self._recent else 0.0
+
+    def watch(self) -> float:
+        """Forget the worst so far, and return the share now."""
+        self.worst = 1.0
+        return self.share
+
+
 class Meter:
     """Keep the outcome of each record of a stream, from when both topics were empty."""
 
@@ -38,7 +72,7 @@ class Meter:
         self._stream = stream
         self._lock = threading.Lock()
         self._settled: set[Place] = set()
-        self._recent: deque[bool] = deque(maxlen=_RECENT)
+        self.accuracy = Accuracy()
         self._latencies_ms: list[float] = []
         self._looked_at = time.monotonic()
         self._predictions = 0
@@ -69,12 +103,6 @@ class Meter:
         with self._lock:
             return set(self._settled)
 
-    @property
-    def accuracy(self) -> float | None:
-        """The share of the last thousand predictions that were right; None before there are any."""
-        with self._lock:
-            return sum(self._recent) / len(self._recent) if self._recent else None
-
     def figures(self) -> Figures:
         """Return what was measured since the last call."""
         sent = self._stream.places()
@@ -90,7 +118,7 @@ class Meter:
             quantile(latencies, 0.99),
             lag,
             len(self.letters),
-            self.accuracy if predictions else None,
+            self.accuracy.share if predictions else None,
         )
 
     def _run(self) -> None:
@@ -124,7 +152,7 @@ class Meter:
             self.strangers[answer.id] = answer
             return
         self._latencies_ms.append((now - sent.at) * 1_000)
-        self._recent.append(answer.prediction == sent.label)
+        self.accuracy.add(right=answer.prediction == sent.label)
 
 
 def quantile(values: list[float], share: float) -> float | None:

@@ -17,7 +17,7 @@ from river import linear_model
 
 from consumers.record import Record
 from pipeline.demo.ledger import Books, same_as_river, weigh
-from pipeline.demo.meter import Answer
+from pipeline.demo.meter import Accuracy, Answer
 from pipeline.demo.screen import WIDTH, spark
 from producers.prediction import Source
 
@@ -180,6 +180,20 @@ def test_a_probability_that_differs_in_its_last_bit_is_found() -> None:
     assert same_as_river(Books(records, answers, []), linear_model.LogisticRegression) == 20
     answers[7].proba["true"] = math.nextafter(answers[7].proba["true"], 1.0)
     assert same_as_river(Books(records, answers, []), linear_model.LogisticRegression) == 19
+
+
+def test_a_dip_is_seen_however_many_predictions_come_at_once() -> None:
+    accuracy = Accuracy()
+    for right in [False] * 500 + [True] * 500:
+        accuracy.add(right=right)
+    assert (accuracy.full, accuracy.share, accuracy.worst) == (True, 0.5, 0.5)
+    for _ in range(500):
+        accuracy.add(right=True)
+    assert accuracy.watch() == 1.0
+    # The whole drift and the way back, before anyone looks.
+    for right in [False] * 250 + [True] * 1_000:
+        accuracy.add(right=right)
+    assert (accuracy.share, accuracy.worst) == (1.0, 0.75)
 
 
 def test_bars_reach_from_a_half_to_the_whole() -> None:
