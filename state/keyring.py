@@ -149,7 +149,7 @@ class Keyring:
         return self._stand.rows + len(saving.fresh) - len(saving.swept) + len(self._fresh) - len(self._swept)
 
     def warm(self, keys: Iterable[bytes]) -> None:
-        """Bring keys into memory, in one round trip. Raises what the store raises, and ModelError."""
+        """Bring keys into memory, in one round trip or none. Raises what the store raises, and ModelError."""
         cold = [key for key in dict.fromkeys(keys) if key not in self._hot]
         for key in (self._swept | self._saving.swept).intersection(cold):
             # It is forgotten, whether a save that failed half way, or is under way, has taken its row already or not.
@@ -159,7 +159,8 @@ class Keyring:
             return
         self._came += len(cold)
         stand = self._stand._replace(rows=self._stand.rows - len(self._going))
-        for key, packed in zip(cold, self._fetch(cold, stand), strict=True):
+        rows = [None] * len(cold) if self._has_all else self._fetch(cold, stand)
+        for key, packed in zip(cold, rows, strict=True):
             if packed is None:
                 self._hot[key] = Hot()
                 self._unstored.add(key)
@@ -352,6 +353,11 @@ class Keyring:
         again = saving.changed - self._changed
         self._changed |= again
         self._weight += self._weigh(again)
+
+    @property
+    def _has_all(self) -> bool:
+        """Whether each key that the store has a row of is in memory, as they are until the first is let go."""
+        return len(self._hot) - len(self._unstored) == self._stand.rows
 
     def _is_unsaved(self, key: bytes) -> bool:
         return key in self._changed or key in self._saving.changed

@@ -608,6 +608,8 @@ def test_rows_that_nobody_took_are_missed() -> None:
     save(keys, disk)
     assert len(keys) == 1
     del disk.rows[NAMES[4]]
+    keys.warm([b"other"])
+    keys.trim()
     with pytest.raises(TableDamaged, match="there were 1"):
         keys.warm([b"new"])
 
@@ -623,6 +625,22 @@ def test_the_cold_keys_of_a_batch_are_fetched_in_one_call() -> None:
     assert disk.asked == [[NAMES[2], NAMES[20], NAMES[3]]]
     keys.warm(NAMES[index] for index in (9, 2, 20))
     assert len(disk.asked) == 1, "also that a key has no row is known"
+
+
+def test_nothing_is_fetched_until_a_key_that_was_saved_has_been_let_go() -> None:
+    disk = Disk()
+    keys = keyring(disk, hot_max=4)
+    for saved in (False, True):
+        for key in NAMES[3 * saved : 3 * saved + 3]:
+            handle(keys, Record(key, 0, {"a": 1.0}, label=True))
+            keys.warm([b"never learned"])
+        assert not disk.asked, "all that the store has is in memory"
+        save(keys, disk)
+    keys.warm([NAMES[0]])
+    assert disk.asked == [[NAMES[0]]]
+    handle(keys, Record(NAMES[0], 0, {"a": 1.0}, label=True))
+    keys.warm([b"new"])
+    assert disk.asked[1:] == [[b"new"]], "others may be in the store"
 
 
 def test_trim_keeps_what_is_not_saved_and_lets_the_longest_unused_go_of_what_is() -> None:
@@ -710,11 +728,12 @@ def test_a_fetch_that_fails_leaves_the_keyring_as_it_was() -> None:
         raise AwayError
 
     keys = Keyring(bank_of("a slab"), fetch=away, scan=Disk().scan, hot_max=5)
+    keys.resume(Stand(EPOCH, 1, 3))
     with pytest.raises(AwayError):
         keys.warm([b"a"])
     with pytest.raises(AwayError):
         keys.meet(b"a", 0)
-    assert (keys.hot, len(keys), fail(keys)) == (0, 0, {})
+    assert (keys.hot, len(keys), fail(keys)) == (0, 3, {})
 
 
 @pytest.mark.parametrize("kind", [kind for kind in MODELS if kind != "a slab"])
