@@ -23,7 +23,6 @@ class Gather:
         *,
         kernel: Kernel,
         fields: int,
-        intercept: float,
         options: Sequence[float],
     ) -> None:
         assert kernel.batch is not None
@@ -31,7 +30,6 @@ class Gather:
         self._table = table
         self._slots = slots
         self._fields = fields
-        self._intercept = intercept
         self._options = np.array(options, dtype=np.float64)
         self._known = -1, 0, 0
         self._offsets = np.zeros(0, np.int64)
@@ -85,9 +83,11 @@ class Gather:
             reach,
         )
         taught = np.flatnonzero(reach)
-        names = list(unborn)
-        for at in taught[places[taught] < 0].tolist():
-            slots[at] = self._slots[names[~places[at]]] = self._table.take(self._intercept)
+        born = taught[places[taught] < 0]
+        if len(born):
+            names, taken = list(unborn), self._table.take_all(len(born))
+            self._slots.update(zip([names[~place] for place in places[born].tolist()], taken, strict=True))
+            slots[born] = taken
         self._table.scatter(slots[taught], rows[taught], reach[taught])
         return answers
 

@@ -277,13 +277,20 @@ class Table:
 
     def take(self, intercept: float) -> int:
         """Return the slot of a row in which nothing has been learned."""
-        if not self._free:
-            first = len(self.chunks) * self._rows
-            self._keep(len(self.chunks), HEADER)
-            self._free.extend(range(first + self._rows - 1, first - 1, -1))
-        slot = self._free.pop()
+        [slot] = self.take_all(1)
         self._row(slot)[INTERCEPT] = intercept
         return slot
+
+    def take_all(self, count: int) -> list[int]:
+        """Return the slots of so many rows, which hold zeros and are to be written."""
+        while len(self._free) < count:
+            first = len(self.chunks) * self._rows
+            self._keep(len(self.chunks), HEADER)
+            self._free[:0] = range(first + self._rows - 1, first - 1, -1)
+        at = len(self._free) - count
+        slots = self._free[at:][::-1]
+        del self._free[at:]
+        return slots
 
     def release(self, slot: int) -> None:
         """Wipe a row, and hand it out again."""

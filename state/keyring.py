@@ -150,7 +150,10 @@ class Keyring:
 
     def warm(self, keys: Iterable[bytes]) -> None:
         """Bring keys into memory, in one round trip or none. Raises what the store raises, and ModelError."""
-        cold = [key for key in dict.fromkeys(keys) if key not in self._hot]
+        distinct = dict.fromkeys(keys)
+        if distinct.keys() <= self._hot.keys():
+            return
+        cold = [key for key in distinct if key not in self._hot]
         for key in (self._swept | self._saving.swept).intersection(cold):
             # It is forgotten, whether a save that failed half way, or is under way, has taken its row already or not.
             self._hot[key] = Hot()

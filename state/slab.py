@@ -315,7 +315,6 @@ class Slab:
             self._slots,
             kernel=self._kernel,
             fields=self._fields,
-            intercept=self._intercept,
             options=self._options,
         )
         return made

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
 from harness import Project, wait_until
 
 from consumers.source import SourceAway
@@ -127,10 +128,17 @@ def test_a_key_goes_to_the_partition_that_a_java_producer_gives_it(project: Make
 
 def test_records_without_a_key_are_spread_one_by_one(project: Make, tmp_path: Path) -> None:
     made = project(partitions=4)
+    # What comes while a partition of a new topic has no leader yet goes to the others.
+    wait_until(lambda: all(n >= 0 for n in _leaders(made)), what="each partition to have a leader")
     produce(config_of(made), file=given(tmp_path, b"1\n" * 30_000))
     counts = [len(messages) for messages in made.read(made.features).values()]
     assert sum(counts) == 30_000
     assert min(counts) > 7_000
+
+
+def _leaders(made: Project) -> list[int]:
+    partitions = AdminClient(made.client).list_topics(made.features, timeout=10).topics[made.features].partitions
+    return [partition.leader for partition in partitions.values()]
 
 
 def test_csv_with_a_header_becomes_typed_records(project: Make, tmp_path: Path) -> None:
