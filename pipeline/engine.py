@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from consumers.chunk import Chunk, Records
+from consumers.chunk import Chunk, Records, keys_of
 from consumers.label import LabelDecoder
 from consumers.record import Decoder, Event, LabelRecord, Record
 from consumers.refusal import NO_KEY, Refusal
@@ -176,6 +176,9 @@ class Engine:
         model = prediction.Model(self._name, shard.model_version)
         counts = shard.counts
         before = counts.learned
+        if shard.keys is not None:
+            # What is in the store of them comes at once, not with each record by itself.
+            shard.keys.warm(filter(None, keys_of(records)))
         for record in records:
             if type(record) is LabelRecord:
                 self._one_label(shard, record, result)

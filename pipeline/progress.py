@@ -11,7 +11,7 @@ from functools import partial
 
 import structlog
 
-from consumers.chunk import Chunk, Records, keys_of, newest_ms
+from consumers.chunk import Chunk, Records, newest_ms
 from consumers.source import Batch, Source, SourceAway
 from consumers.weave import LOGS, Log, Place, Weave
 from pipeline.delivery import Pending
@@ -184,15 +184,13 @@ class Progress:
         return learned
 
     def _learn(self, shard: Shard, records: Records, now_ms: int, *, silent: bool) -> Result:
-        """Run the engine over records whose keys' models were fetched at once. Raises StoreAway.
+        """Run the engine over records. Raises StoreAway.
 
         A store that can't serve in the middle of it, or serves another owner, or has lost rows, is away for this shard:
         it begins again.
         """
         partition = shard.partition
         try:
-            if shard.keys is not None:
-                shard.keys.warm(filter(None, keys_of(records)))
             return self._engine.run(shard, records, now_ms=now_ms, silent=silent)
         except StoreFenced as error:
             raise StoreAway(f"partition {partition} is taken over again: {error}") from error

@@ -85,11 +85,16 @@ class Gather:
         taught = np.flatnonzero(reach)
         born = taught[places[taught] < 0]
         if len(born):
-            names, taken = list(unborn), self._table.take_all(len(born))
-            self._slots.update(zip([names[~place] for place in places[born].tolist()], taken, strict=True))
-            slots[born] = taken
+            names = list(unborn)
+            slots[born] = self._bear([names[~at] for at in places[born].tolist()])
         self._table.scatter(slots[taught], rows[taught], reach[taught])
         return answers
+
+    def _bear(self, keys: list[bytes]) -> list[int]:
+        """Give keys that have none a row each; return the slots."""
+        slots = self._table.take_all(len(keys))
+        self._slots.update(zip(keys, slots, strict=True))
+        return slots
 
     def _turn(self, vocabulary: Vocabulary) -> None:
         """Know where the names of a vocabulary lie in a row."""

@@ -7,9 +7,9 @@ stream, is forgotten, and is born again when it comes back; whether it lay in me
 there, makes no difference.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import compress
+from itertools import compress, filterfalse
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ import msgspec
 from state.bank import Bank
 from state.cell import Step
 from state.columns import Answers, Columns
+from state.hot import Hot
 from state.learner import Answer, ModelError
 from state.slab import Slab
 from state.table import Packed, Packer, Stand, TableDamaged, pack
@@ -48,14 +49,6 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
 
     seen_ms: int
     model: bytes
-
-
-class Hot(msgspec.Struct):
-    """One key in memory. For an undo: its model where it was last saved, and what it went through since."""
-
-    seen_ms: int = -1
-    base: bytes = b""
-    journal: list[Step] = []
 
 
 class Saving(msgspec.Struct):
@@ -150,10 +143,7 @@ class Keyring:
 
     def warm(self, keys: Iterable[bytes]) -> None:
         """Bring keys into memory, in one round trip or none. Raises what the store raises, and ModelError."""
-        distinct = dict.fromkeys(keys)
-        if distinct.keys() <= self._hot.keys():
-            return
-        cold = [key for key in distinct if key not in self._hot]
+        cold = list(filterfalse(self._hot.__contains__, dict.fromkeys(keys)))
         for key in (self._swept | self._saving.swept).intersection(cold):
             # It is forgotten, whether a save that failed half way, or is under way, has taken its row already or not.
             self._hot[key] = Hot()
@@ -218,8 +208,9 @@ class Keyring:
             self._now_ms = last
             distinct = dict.fromkeys(met)
             self.warm(distinct)
-            for _ in map(self._hot.move_to_end, distinct):
-                pass
+            if 2 * len(self._hot) > self._hot_max:
+                # Who goes first matters only where there may soon be too many.
+                deque(map(self._hot.move_to_end, distinct), maxlen=0)
         else:
             for key, seen_at in zip(met, at_ms.tolist(), strict=True):
                 self.meet(key, seen_at)
@@ -233,12 +224,11 @@ class Keyring:
         if self._bank.atomic:
             return
         step = Step(features, label, predicted)
-        hot = self._hot[key or b""]
-        hot.journal.append(step)
+        self._hot[key or b""].note(step)
         # Some models draw what they need when they predict.
         self._change({key or b""})
         if self._prior is not None and label is not None:
-            self._prior_hot.journal.append(step)
+            self._prior_hot.note(step)
 
     def undo(self, key: bytes | None) -> None:
         """Put a key's model, and that of all keys, back to where they stood after the last record that was kept."""
@@ -246,9 +236,9 @@ class Keyring:
         # A key that was never met has no model yet that could have been harmed.
         if self._bank.atomic or key not in self._hot:
             return
-        _go_back(self._bank, key, self._hot[key])
+        self._hot[key].go_back(self._bank, key)
         if self._prior is not None:
-            _go_back(self._prior, _PRIOR, self._prior_hot)
+            self._prior_hot.go_back(self._prior, _PRIOR)
 
     def trim(self) -> None:
         """Let go of the models that were not used for longest, as far as they are saved; of few more than have come."""
@@ -291,7 +281,7 @@ class Keyring:
         self._sweep()
         self._going |= self._swept
         journals = {} if self._bank.atomic else {key: self._hot[key].journal for key in self._changed}
-        moments = {key: (journal, len(journal)) for key, journal in journals.items()}
+        moments = {key: (journal, len(journal)) for key, journal in journals.items() if journal is not None}
         self._saving = Saving(self._changed, self._fresh, self._swept, moments)
         self._changed, self._fresh, self._swept, self._weight = set(), set(), set(), 0
 
@@ -335,11 +325,11 @@ class Keyring:
         # Of those that were brought into memory meanwhile the rows have gone.
         self._unstored -= saving.fresh
         self._unstored |= saving.swept & self._hot.keys()
-        for key, model in models.items():
-            hot, (journal, steps) = self._hot[key], saving.journals[key]
+        for key, (journal, steps) in saving.journals.items():
+            hot = self._hot[key]
             # One that was rebuilt meanwhile goes on from there.
             if hot.journal is journal:
-                hot.base, hot.journal = model, journal[steps:]
+                hot.base, hot.journal = models[key], journal[steps:]
         self._saving = Saving()
         self._going.clear()
         if self._prior is not None and _PRIOR in self._prior and not self._bank.atomic:
@@ -375,7 +365,7 @@ class Keyring:
             return hot
         if 0 <= hot.seen_ms < self._now_ms - self._silent_ms:
             self._bank.drop(key)
-            hot.base, hot.journal = b"", []
+            hot.base, hot.journal = b"", None
         return hot
 
     def _bear(self, key: bytes, hot: Hot) -> None:
@@ -386,12 +376,13 @@ class Keyring:
         state = prior or self._bank.born
         if state:
             self._bank.load(key, state)
-            hot.base, hot.journal = b"" if self._bank.atomic else state, []
+            hot.base, hot.journal = b"" if self._bank.atomic else state, None
             self._change({key})
 
     def _change(self, keys: set[bytes]) -> None:
         """Note that the rows of keys in memory differ from the store's."""
-        keys -= self._changed
+        # The other way round, all that has changed would be gone through.
+        keys = keys.difference(self._changed)
         if not keys:
             return
         self._changed |= keys
@@ -427,19 +418,6 @@ class Keyring:
             except ModelError as error:
                 raise TableDamaged(f"the row of key {key!r} can't be read: {error}") from error
         return row
-
-
-def _go_back(bank: Bank, key: bytes, hot: Hot) -> None:
-    """Rebuild a model from where it was saved and what it went through since, and begin from there the next time."""
-    bank.drop(key)
-    if hot.base:
-        bank.load(key, hot.base)
-    for step in hot.journal:
-        if step.predicted:
-            bank.predict(key, step.features.copy())
-        if step.label is not None:
-            bank.learn(key, step.features.copy(), step.label)
-    hot.base, hot.journal = bank.dump(key) if key in bank else b"", []
 
 
 def read_row(key: bytes, packed: bytes) -> Row:

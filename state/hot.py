@@ -1,0 +1,36 @@
+"""One key in memory: when it was last seen, and how its model is put back where a record did it harm."""
+
+import msgspec
+
+from state.bank import Bank
+from state.cell import Step
+
+
+class Hot(msgspec.Struct, gc=False):
+    """One key in memory. For an undo: its model where it was last saved, and what it went through since, if anything.
+
+    There are very many: the collector, which would go through all of them, need not know of any.
+    """
+
+    seen_ms: int = -1
+    base: bytes = b""
+    journal: list[Step] | None = None
+
+    def note(self, step: Step) -> None:
+        """Note what the key went through."""
+        if self.journal is None:
+            self.journal = []
+        self.journal.append(step)
+
+    def go_back(self, bank: Bank, key: bytes) -> None:
+        """Rebuild the model from where it was saved and what it went through since; begin from there the next time."""
+        bank.drop(key)
+        if self.base:
+            bank.load(key, self.base)
+        for step in self.journal or ():
+            if step.predicted:
+                bank.predict(key, step.features.copy())
+            if step.label is not None:
+                bank.learn(key, step.features.copy(), step.label)
+        # Another journal, by which a save that is under way can tell.
+        self.base, self.journal = bank.dump(key) if key in bank else b"", []
