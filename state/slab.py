@@ -11,6 +11,7 @@ import math
 import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from state import slab_row, spec
@@ -172,8 +173,8 @@ class Slab:
     def dump_all(self, keys: Sequence[bytes]) -> list[bytes]:
         """Return what `dump` does for each of these keys. Raises KeyError."""
         dumped = [b""] * len(keys)
-        for at, block in self._blocks(keys, list(map(self._slots.get, keys))):
-            for place, row in zip(at, block, strict=True):
+        for at, block in self._blocks(keys, self._places(keys)):
+            for place, row in zip(at.tolist(), block, strict=True):
                 dumped[place] = row.tobytes()
         if not all(dumped):
             raise KeyError(keys[dumped.index(b"")])
@@ -182,10 +183,11 @@ class Slab:
     def pack(self, packer: Packer, keys: list[bytes], seen_ms: Sequence[int]) -> list[bytes]:
         """Pack the rows of keys, last seen then; return those that there is no model of, of which it does not."""
         seen = self._numpy.array(seen_ms, dtype="int64")
-        slots = list(map(self._slots.get, keys))
-        missing = [key for key, slot in zip(keys, slots, strict=True) if slot is None] if None in slots else []
+        slots = self._places(keys)
+        lengths = self._numpy.fromiter(map(len, keys), "int64", len(keys))
         for at, block in self._blocks(keys, slots):
-            self._many.pack(packer, [keys[place] for place in at], seen[at], block)
+            self._many.pack(packer, keys, at, lengths=lengths[at], seen_ms=seen[at], models=block)
+        missing = [keys[place] for place in self._numpy.flatnonzero(slots == _NEWBORN).tolist()]
         return [key for key in missing if key not in self._loners]
 
     def load(self, key: bytes, state: bytes) -> None:
@@ -253,19 +255,22 @@ class Slab:
     def __len__(self) -> int:
         return len(self._slots) + len(self._loners)
 
-    def _blocks(self, keys: Sequence[bytes], slots: Sequence[int | None]) -> Iterator[tuple[list[int], Any]]:
-        """Return the bytes of keys' models, those of one length together: which keys', and uint8, a row for each.
+    def _places(self, keys: Sequence[bytes]) -> Any:
+        """Return the slots of keys, int64, that of a newborn for those that have none."""
+        return self._numpy.fromiter(map(self._slots.get, keys, repeat(_NEWBORN)), "int64", len(keys))
+
+    def _blocks(self, keys: Sequence[bytes], slots: Any) -> Iterator[tuple[Any, Any]]:
+        """Return the bytes of keys' models, those of one length together: which keys' (int64), and uint8, a row each.
 
         Of keys that there is no model of there are none.
         """
         for place, key in enumerate(keys if self._loners else ()):
             if key in self._loners:
-                yield [place], self._numpy.frombuffer(self.dump(key), "u1").reshape(1, -1)
-        found = self._numpy.array([_NEWBORN if slot is None else slot for slot in slots], dtype="int64")
-        places = self._numpy.flatnonzero(found != _NEWBORN)
-        for alike in self._table.read_all(found[places]):
+                yield self._numpy.array([place]), self._numpy.frombuffer(self.dump(key), "u1").reshape(1, -1)
+        places = self._numpy.flatnonzero(slots != _NEWBORN)
+        for alike in self._table.read_all(slots[places]):
             for at, block in self._many.blocks(alike, scaled=self._options.scaled):
-                yield places[alike.at[at]].tolist(), block
+                yield places[alike.at[at]], block
 
     def _plan(self, table: Table, names: tuple[str, ...]) -> Plan:
         if len(names) > self._room:

@@ -37,16 +37,18 @@ def blocks(alike: Alike, *, scaled: bool) -> Iterator[tuple[Any, Any]]:
         yield at, block
 
 
-def pack(packer: Packer, keys: Sequence[bytes], seen_ms: Any, models: Any) -> None:
-    """Pack the rows of keys, seen at `seen_ms` (int64), whose models (uint8, a row for each) are of one length."""
-    lengths = np.fromiter(map(len, keys), np.int64, len(keys))
+def pack(packer: Packer, keys: Sequence[bytes], places: Any, *, lengths: Any, seen_ms: Any, models: Any) -> None:
+    """Pack the rows of those keys that are at `places`, whose models (uint8, a row for each) are of one length.
+
+    Each key is so many bytes long (`lengths`) and was last seen then (`seen_ms`; all int64).
+    """
     # Rows have one length where their keys and their times have.
     kinds = lengths * (_SIZES[-1] + 1) + _sizes(seen_ms)
     for kind in np.unique(kinds).tolist():
         at = np.flatnonzero(kinds == kind)
         most = max(1, min(ROWS_MAX, BYTES_MAX // (models.shape[1] + int(lengths[at[0]]))))
         for some in np.split(at, range(most, len(at), most)):
-            named = [keys[place] for place in some.tolist()]
+            named = [keys[place] for place in places[some].tolist()]
             packer.add(len(some), _texts(named, seen_ms[some], models[some]))
 
 
