@@ -78,7 +78,7 @@ def consumer_settings(settings: Mapping[str, Any], *, group: str) -> dict[str, A
         "reconnect.backoff.max.ms": 1_000,
         # A reply that was lost on a connection that lives is missed after this: a minute, by default.
         "socket.timeout.ms": 10_000,
-        # So is a first answer; behind a broker that was frozen the group's connection once waited all of ten seconds.
+        # A first answer that was lost is missed after this: ten seconds, by default.
         "api.version.request.timeout.ms": 5_000,
         # The loop polls many times a second; what holds a rebalance up for longer hangs.
         "max.poll.interval.ms": 60_000,

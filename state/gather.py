@@ -50,6 +50,8 @@ class Gather:
 
     def run(self, keys: Sequence[bytes], columns: Columns, labels: Any) -> Answers:
         """Predict each record of a batch by its key's row, then learn it where it has a label; all is admitted."""
+        # A column that came since `admit` would be read as if nothing were known of it.
+        assert self._known[2] == len(self._table.columns)
         count = len(keys)
         found: Any = list(map(self._slots.get, keys))
         unborn: dict[bytes, int] = {}

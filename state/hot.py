@@ -32,5 +32,4 @@ class Hot(msgspec.Struct, gc=False):
                 bank.predict(key, step.features.copy())
             if step.label is not None:
                 bank.learn(key, step.features.copy(), step.label)
-        # Another journal, by which a save that is under way can tell.
-        self.base, self.journal = bank.dump(key) if key in bank else b"", []
+        self.base, self.journal = bank.dump(key) if key in bank else b"", None

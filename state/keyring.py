@@ -142,7 +142,7 @@ class Keyring:
         return self._stand.rows + len(saving.fresh) - len(saving.swept) + len(self._fresh) - len(self._swept)
 
     def warm(self, keys: Iterable[bytes]) -> None:
-        """Bring keys into memory, in one round trip or none. Raises what the store raises, and ModelError."""
+        """Bring keys into memory, in one round trip or none. Raises what the store raises, and TableDamaged."""
         cold = list(filterfalse(self._hot.__contains__, dict.fromkeys(keys)))
         for key in (self._swept | self._saving.swept).intersection(cold):
             # It is forgotten, whether a save that failed half way, or is under way, has taken its row already or not.
@@ -195,22 +195,22 @@ class Keyring:
 
         `met` are the keys of all that are met, `at_ms` (int64) tells when; `keys`, `columns` and `labels` (float64, NaN
         for none) are of the records among them that are answered. Returns None, with nothing changed, where the order
-        of records of different keys matters, or a key has too many features.
+        of records of different keys matters, or a key has too many features. Raises as `warm` does.
         """
         assert self.compiled is not None
         last = int(at_ms.max(initial=self._now_ms))
         if self._silent_ms is not None and met and max(self._now_ms, int(at_ms[0])) < last - self._silent_ms:
             # A key may be forgotten between two of these records.
             return None
+        # Before anything is laid out: what comes may bring columns, or be a model that can't be taken with others.
+        self.warm(met)
         if not self.compiled.admit(keys, columns, labels):
             return None
         if self._silent_ms is None:
             self._now_ms = last
-            distinct = dict.fromkeys(met)
-            self.warm(distinct)
             if 2 * len(self._hot) > self._hot_max:
                 # Who goes first matters only where there may soon be too many.
-                deque(map(self._hot.move_to_end, distinct), maxlen=0)
+                deque(map(self._hot.move_to_end, dict.fromkeys(met)), maxlen=0)
         else:
             for key, seen_at in zip(met, at_ms.tolist(), strict=True):
                 self.meet(key, seen_at)
@@ -281,6 +281,7 @@ class Keyring:
         self._sweep()
         self._going |= self._swept
         journals = {} if self._bank.atomic else {key: self._hot[key].journal for key in self._changed}
+        # A key that went through nothing since its base is its base.
         moments = {key: (journal, len(journal)) for key, journal in journals.items() if journal is not None}
         self._saving = Saving(self._changed, self._fresh, self._swept, moments)
         self._changed, self._fresh, self._swept, self._weight = set(), set(), set(), 0
@@ -329,7 +330,7 @@ class Keyring:
             hot = self._hot[key]
             # One that was rebuilt meanwhile goes on from there.
             if hot.journal is journal:
-                hot.base, hot.journal = models[key], journal[steps:]
+                hot.base, hot.journal = models[key], journal[steps:] or None
         self._saving = Saving()
         self._going.clear()
         if self._prior is not None and _PRIOR in self._prior and not self._bank.atomic:
@@ -349,7 +350,7 @@ class Keyring:
 
     @property
     def _has_all(self) -> bool:
-        """Whether each key that the store has a row of is in memory, as they are until the first is let go."""
+        """Whether all rows that the store has, by what was last heard of a save, are of keys in memory."""
         return len(self._hot) - len(self._unstored) == self._stand.rows
 
     def _is_unsaved(self, key: bytes) -> bool:
@@ -381,7 +382,7 @@ class Keyring:
 
     def _change(self, keys: set[bytes]) -> None:
         """Note that the rows of keys in memory differ from the store's."""
-        # The other way round, all that has changed would be gone through.
+        # `keys -= changed` would go through all that has changed, not through the few keys.
         keys = keys.difference(self._changed)
         if not keys:
             return

@@ -38,9 +38,9 @@ def blocks(alike: Alike, *, scaled: bool) -> Iterator[tuple[Any, Any]]:
 
 
 def pack(packer: Packer, keys: Sequence[bytes], places: Any, *, lengths: Any, seen_ms: Any, models: Any) -> None:
-    """Pack the rows of those keys that are at `places`, whose models (uint8, a row for each) are of one length.
+    """Pack the rows of the keys at these places of `keys`, whose models are all of one length.
 
-    Each key is so many bytes long (`lengths`) and was last seen then (`seen_ms`; all int64).
+    For each place there is how long its key is, when it was last seen (all int64), and its model, a row of uint8.
     """
     # Rows have one length where their keys and their times have.
     kinds = lengths * (_SIZES[-1] + 1) + _sizes(seen_ms)

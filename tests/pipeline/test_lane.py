@@ -3,7 +3,7 @@
 import itertools
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ from state.keyring import Keyring
 from state.learner import RiverLearner
 from state.shard import Shard
 from state.slab import slab_for
+from state.table import Stand
 
 NOW_MS = 1_700_000_000_005
 TRACE = [("traceparent", b"00-1"), ("secret", b"x"), ("baggage", b"b")]
@@ -176,16 +177,25 @@ def test_what_may_make_too_large_a_prediction_is_measured_one_by_one() -> None:
     assert (shard.counts.learned, len(result.predictions)) == (1, 1)
 
 
-def _keyring(build: Callable[[], Any], silent_ms: int | None) -> Keyring:
+def _keyring(
+    build: Callable[[], Any],
+    silent_ms: int | None,
+    *,
+    rows: dict[bytes, bytes] | None = None,
+    asked: list[int] | None = None,
+) -> Keyring:
+    """Make a ring over the rows that a store has, which notes of how many keys it is asked at once."""
+
+    def fetch(keys: Sequence[bytes], _stand: Stand) -> list[bytes | None]:
+        if asked is not None:
+            asked.append(len(keys))
+        return [(rows or {}).get(key) for key in keys]
+
     slab = slab_for(build())
     assert slab is not None
-    return Keyring(
-        slab,
-        fetch=lambda keys, _stand: [None] * len(keys),
-        scan=lambda: iter(()),
-        hot_max=10**6,
-        silent_ms=silent_ms,
-    )
+    ring = Keyring(slab, fetch=fetch, scan=lambda: iter(()), hot_max=10**6, silent_ms=silent_ms)
+    ring.resume(Stand(1, 1, len(rows or {})))
+    return ring
 
 
 @pytest.mark.parametrize("silent_ms", [None, 3_000], ids=["for ever", "until silent"])
@@ -214,3 +224,39 @@ def test_a_chunk_of_many_keys_gives_what_its_records_give_one_by_one(
         assert crossed >= len(results) * (1 if silent_ms is None else 0.5)
     else:
         assert crossed < len(results), "where there are too many features, keys go one by one"
+
+
+def _keyed(keys: Sequence[bytes], names: int, label: str) -> list[Message]:
+    """Make a record for each of the keys, of so many features that no other key has."""
+    made = []
+    for at, key in enumerate(keys):
+        features = ", ".join(f'"{key.decode()}.{number}": {(at + number) ** 1.5}' for number in range(names))
+        value = f'{{"features": {{{features}}}{label}}}'.encode()
+        made.append(Message(topic="in", partition=3, offset=at, key=key, value=value, timestamp=(1, 1_000 + at)))
+    return made
+
+
+@pytest.mark.parametrize("silent_ms", [None, 3_000], ids=["for ever", "until silent"])
+@pytest.mark.parametrize("label", [', "label": true', ""], ids=["labelled", "asked"])
+@pytest.mark.parametrize("names", [1, 30])
+def test_keys_whose_models_lie_in_the_store_answer_as_they_do_one_by_one(
+    names: int, label: str, silent_ms: int | None
+) -> None:
+    """Their rows bring columns of their own, more than all keys can share where each has thirty."""
+    keys = [b"a", b"b", b"c", b"d"]
+    taught = _keyring(logistic, silent_ms)
+    before = Shard(taught, partition=3, start=0)
+    _run(_engine(Decoder(), fast=False), before, _keyed(keys * 3, names, ', "label": true'), [])
+    taught.begin_save()
+    rows = {key: row for key, row in taught.changes().items() if row is not None}
+    messages, asked = _keyed(keys * 2, names, label), list[int]()
+
+    def told(rows: dict[bytes, bytes], *, fast: bool) -> tuple[Any, Any]:
+        ring = _keyring(logistic, silent_ms, rows=rows, asked=asked)
+        ring.restore(taught.checkpoint())
+        results = _run(_engine(Decoder(), fast=fast), Shard(ring, partition=3, start=0), messages, [])
+        ring.begin_save()
+        return _outputs(results), ring.changes()
+
+    assert told(rows, fast=True) == told(rows, fast=False) != told({}, fast=False)
+    assert asked == [len(keys)] * 2, "all in one round trip, and in none where there is nothing"

@@ -363,7 +363,7 @@ class Life:
         self._found = at, self.disk.rows.copy(), self.disk.version, checkpoint
 
 
-@pytest.mark.parametrize("hot_max", [1, 20])
+@pytest.mark.parametrize("hot_max", [1, 20, EVERYTHING])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", MODELS)
 def test_keys_that_are_saved_evicted_and_restored_anywhere_answer_as_if_they_had_not_been(
