@@ -53,13 +53,9 @@ class Gather:
         # A column that came since `admit` would be read as if nothing were known of it.
         assert self._known[2] == len(self._table.columns)
         count = len(keys)
-        found: Any = list(map(self._slots.get, keys))
-        unborn: dict[bytes, int] = {}
-        if None in found:
-            pairs = zip(keys, found, strict=True)
-            found = [~unborn.setdefault(key, len(unborn)) if slot is None else slot for key, slot in pairs]
+        found, unborn = self._find(keys)
         # Slots, in order, and below zero who has none.
-        places, which = np.unique(np.array(found, dtype=np.int64), return_inverse=True)
+        places, which = np.unique(found, return_inverse=True)
         slots = np.maximum(places, 0)
         width = HEADER + self._fields * len(self._table.columns)
         rows = self._table.gather(slots, width)
@@ -87,10 +83,18 @@ class Gather:
         taught = np.flatnonzero(reach)
         born = taught[places[taught] < 0]
         if len(born):
-            names = list(unborn)
-            slots[born] = self._bear([names[~at] for at in places[born].tolist()])
+            slots[born] = self._bear([unborn[~at] for at in places[born].tolist()])
         self._table.scatter(slots[taught], rows[taught], reach[taught])
         return answers
+
+    def _find(self, keys: Sequence[bytes]) -> tuple[Any, list[bytes]]:
+        """Return the slots of keys, int64, and those that have none: of the n-th of these ~n stands for the slot."""
+        found: Any = list(map(self._slots.get, keys))
+        unborn: dict[bytes, int] = {}
+        if None in found:
+            pairs = zip(keys, found, strict=True)
+            found = [~unborn.setdefault(key, len(unborn)) if slot is None else slot for key, slot in pairs]
+        return np.array(found, dtype=np.int64), list(unborn)
 
     def _bear(self, keys: list[bytes]) -> list[int]:
         """Give keys that have none a row each; return the slots."""
