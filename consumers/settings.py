@@ -78,6 +78,9 @@ def consumer_settings(settings: Mapping[str, Any], *, group: str) -> dict[str, A
         "reconnect.backoff.max.ms": 1_000,
         # A reply that was lost on a connection that lives is missed after this: a minute, by default.
         "socket.timeout.ms": 10_000,
+        # A broker that wakes may first tell of no broker at all, not even of itself. Who has nobody to ask for so long
+        # begins with the bootstrap servers again: after five minutes, by default.
+        "metadata.recovery.rebootstrap.trigger.ms": 5_000,
         # A first answer that was lost is missed after this: ten seconds, by default.
         "api.version.request.timeout.ms": 5_000,
         # The loop polls many times a second; what holds a rebalance up for longer hangs.

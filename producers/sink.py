@@ -334,6 +334,8 @@ def _producer_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         "retry.backoff.ms": 1,
         # A broker that is back is found within a second, not ten.
         "reconnect.backoff.max.ms": 1_000,
+        # As a consumer does, it begins with the bootstrap servers again when no broker has answered for so long.
+        "metadata.recovery.rebootstrap.trigger.ms": 5_000,
         # A first answer that was lost is missed after this, as a consumer's is; after ten seconds by default.
         "api.version.request.timeout.ms": 5_000,
         # What is too large the topics decide; the client's own limit is below that of a topic.

@@ -86,7 +86,12 @@ class Project:
     @property
     def client(self) -> dict[str, Any]:
         # What is asked about a broker that was away must not be late by the ten seconds that a client may wait.
-        return {"bootstrap.servers": self.stack.addresses.kafka, "log_level": 2, "reconnect.backoff.max.ms": 500}
+        return {
+            "bootstrap.servers": self.stack.addresses.kafka,
+            "log_level": 2,
+            "reconnect.backoff.max.ms": 500,
+            "metadata.recovery.rebootstrap.trigger.ms": 5_000,
+        }
 
     @property
     def env(self) -> dict[str, str]:
