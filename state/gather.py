@@ -82,8 +82,7 @@ class Gather:
         )
         taught = np.flatnonzero(reach)
         born = taught[places[taught] < 0]
-        if len(born):
-            slots[born] = self._bear([unborn[~at] for at in places[born].tolist()])
+        slots[born] = self._bear([unborn[~at] for at in places[born].tolist()])
         self._table.scatter(slots[taught], rows[taught], reach[taught])
         return answers
 

@@ -33,6 +33,8 @@ class Accuracy:
     """The share of the last thousand predictions that were right, and the least that it has been."""
 
     def __init__(self) -> None:
+        # One thread adds, another watches.
+        self._lock = threading.Lock()
         self._recent: deque[bool] = deque(maxlen=_RECENT)
         self._right = 0
         self.worst = 1.0
@@ -40,12 +42,13 @@ class Accuracy:
 
     def add(self, *, right: bool) -> None:
         """Count one more prediction."""
-        if len(self._recent) == _RECENT:
-            self._right -= self._recent[0]
-        self._recent.append(right)
-        self._right += right
-        if self.full:
-            self.worst = min(self.worst, self._right / _RECENT)
+        with self._lock:
+            if self.full:
+                self._right -= self._recent[0]
+            self._recent.append(right)
+            self._right += right
+            if self.full:
+                self.worst = min(self.worst, self._share())
 
     @property
     def full(self) -> bool:
@@ -55,12 +58,17 @@ class Accuracy:
     @property
     def share(self) -> float:
         """Of the last thousand, or of all where there are fewer; zero of none."""
-        return self._right / len(self._recent) if self._recent else 0.0
+        with self._lock:
+            return self._share()
 
     def watch(self) -> float:
         """Forget the worst so far, and return the share now."""
-        self.worst = 1.0
-        return self.share
+        with self._lock:
+            self.worst = 1.0
+            return self._share()
+
+    def _share(self) -> float:
+        return self._right / len(self._recent) if self._recent else 0.0
 
 
 class Meter:

@@ -69,17 +69,14 @@ class _Flow:
     def goes_on(self, after: str, *, within_s: float = RESUME_S) -> None:
         """Wait until every partition has been committed anew."""
         started = time.monotonic()
-        reached = self._reached()
+        reached = self.p.committed()
         wait_until(
-            lambda: all(now > max(reached[n], 0) for n, now in self._reached().items()),
+            lambda: all(now[0] > max(reached[n][0], 0) for n, now in self.p.committed().items()),
             what=f"every partition to go on after {after}: {self.run.log()}",
             timeout_s=within_s,
         )
         # To ask for the offsets may wait too.
         assert time.monotonic() - started < within_s, f"{after}: {self.run.log()}"
-
-    def _reached(self) -> dict[int, int]:
-        return {partition: offset for partition, (offset, _) in self.p.committed().items()}
 
     def harm(self, proxy: Proxy, fault: str, begin: Callable[[], None], *, lasts_s: float) -> None:
         """Let a fault last, lift it, and see the stream go on."""

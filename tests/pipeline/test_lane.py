@@ -185,16 +185,17 @@ def _keyring(
     asked: list[int] | None = None,
 ) -> Keyring:
     """Make a ring over the rows that a store has, which notes of how many keys it is asked at once."""
+    held = rows or {}
 
     def fetch(keys: Sequence[bytes], _stand: Stand) -> list[bytes | None]:
         if asked is not None:
             asked.append(len(keys))
-        return [(rows or {}).get(key) for key in keys]
+        return list(map(held.get, keys))
 
     slab = slab_for(build())
     assert slab is not None
     ring = Keyring(slab, fetch=fetch, scan=lambda: iter(()), hot_max=10**6, silent_ms=silent_ms)
-    ring.resume(Stand(1, 1, len(rows or {})))
+    ring.resume(Stand(1, 1, len(held)))
     return ring
 
 
