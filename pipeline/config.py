@@ -221,7 +221,7 @@ class Snapshots(_Section):
 
     interval: Seconds = Field(1.0, description="at least this long between two saves of a partition")
     records_max: int = Field(
-        100_000, ge=1, description="records after which it is saved in any case: what a restart relearns"
+        250_000, ge=1, description="records after which it is saved in any case: what a restart relearns"
     )
     keep: int = Field(3, ge=1, le=1_000, description="versions that are kept of each partition")
 
