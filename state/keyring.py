@@ -203,7 +203,8 @@ class Keyring:
             # A key may be forgotten between two of these records.
             return None
         # Before anything is laid out: what comes may bring columns, or be a model that can't be taken with others.
-        self.warm(met)
+        # Whoever has a model is in memory: of the others alone that is asked.
+        self.warm(self.compiled.strangers(met))
         if not self.compiled.admit(keys, columns, labels):
             return None
         if self._silent_ms is None:

@@ -10,8 +10,8 @@ import importlib
 import math
 import struct
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from itertools import repeat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import filterfalse, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from state import slab_row, spec
@@ -251,6 +251,10 @@ class Slab:
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._slots or key in self._loners
+
+    def strangers(self, keys: Iterable[bytes]) -> Iterator[bytes]:
+        """Return those of these keys that have no row among the others: they have no model, or one by itself."""
+        return filterfalse(self._slots.__contains__, keys)
 
     def __len__(self) -> int:
         return len(self._slots) + len(self._loners)
