@@ -31,15 +31,21 @@ CHANGES: Changes = {
 }
 
 
-@pytest.fixture
-def store(server: ValkeyServer) -> Iterator[Store]:
+@pytest.fixture(scope="module")
+def server(server: ValkeyServer) -> ValkeyServer:
+    """Show the server every script: what it has not seen it turns back, so a late one would change nothing for that."""
     made = Store(server.connection_url, name="fraud", keep=3, timeout_s=5.0)
-    made.client.flushall()
-    # A server turns back a script that it has not seen yet: one that comes late would change nothing for that alone.
     epoch = _begun(made)
     for offset in range(20, 60, 10):
         made.save(_snapshot(offset, epoch=epoch), changes=CHANGES)
     made.rewind(3, epoch=epoch, version=4)
+    made.client.close()
+    return server
+
+
+@pytest.fixture
+def store(server: ValkeyServer) -> Iterator[Store]:
+    made = Store(server.connection_url, name="fraud", keep=3, timeout_s=5.0)
     made.client.flushall()
     yield made
     made.client.close()
