@@ -10,30 +10,34 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Any
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from consumers.schema import FeatureType
-from consumers.settings import OWNED_SETTINGS
-from pipeline.duration import duration_s, interval_of, records_of
+from pipeline.sections import (
+    Batches,
+    DeadLetters,
+    Delivery,
+    FeatureSchema,
+    Kafka,
+    Keys,
+    LabelWait,
+    Logs,
+    Metrics,
+    Mix,
+    Model,
+    Records,
+    RedisAddress,
+    Schema,
+    Sinks,
+    Snapshots,
+    Topics,
+)
 
 ENV_PREFIX = "HEADRACE__"
 DEFAULT_FILE = Path("headrace.toml")
-# So often looks who has nothing to bring in.
-_MIX_IDLE_S = 1.0
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 # No key of the file can be called so: tables are split at dots.
 _FLAGS = "flags."
@@ -52,226 +56,6 @@ class ConfigError(Exception):
     def __init__(self, message: str, *, hint: str) -> None:
         super().__init__(message)
         self.hint = hint
-
-
-Seconds = Annotated[float, BeforeValidator(duration_s), Field(gt=0, allow_inf_nan=False)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Kafka(_Section):
-    """Where Kafka is."""
-
-    bootstrap_servers: str = Field("127.0.0.1:9092", description="host:port of one broker or more, with commas")
-    librdkafka: dict[str, str | int | float | bool] = Field(
-        default_factory=dict,
-        description="any librdkafka property, passed on as it is, except the few that the pipeline owns",
-    )
-
-    @field_validator("bootstrap_servers")
-    @classmethod
-    def _addresses(cls, value: str) -> str:
-        for address in value.split(","):
-            host, colon, port = address.strip().rpartition(":")
-            if not (colon and host and port.isdigit() and 0 < int(port) < 65_536):  # noqa: PLR2004 ports end
-                raise ValueError(f"{address.strip()!r} is not host:port")
-        return value
-
-    @field_validator("librdkafka")
-    @classmethod
-    def _not_owned(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for name in value:
-            if name in OWNED_SETTINGS:
-                raise ValueError(f"{name} is the pipeline's own to set; take it out")
-        return value
-
-
-class Topics(_Section):
-    """The topics. Those that are missing are made where the broker allows it."""
-
-    features: str = Field("features", description="what comes in")
-    predictions: str = Field("predictions", description="what goes out")
-    labels: str | None = Field(None, description="labels that come later, joined to their features by id")
-    dead_letters: str = Field("", description="refused records; empty means dlq.<features>")
-    partitions: int = Field(4, ge=1, le=10_000, description="partitions of a features topic that is made")
-
-    @model_validator(mode="after")
-    def _distinct(self) -> "Topics":
-        if not self.dead_letters:
-            object.__setattr__(self, "dead_letters", f"dlq.{self.features}")
-        names = [self.features, self.predictions, self.dead_letters, *([] if self.labels is None else [self.labels])]
-        if len(set(names)) < len(names):
-            raise ValueError(f"features, predictions, dead_letters and labels must differ; they are {names}")
-        return self
-
-
-class RedisAddress(_Section):
-    """Where the model is kept."""
-
-    url: SecretStr = Field(
-        SecretStr("redis://127.0.0.1:6379/0"),
-        description="redis://, rediss:// or unix://, with the password in it",
-    )
-    timeout: Seconds = Field(3.0, description="how long one answer may take before the store counts as away")
-
-    @field_validator("url")
-    @classmethod
-    def _scheme(cls, value: SecretStr) -> SecretStr:
-        try:
-            parts = urlsplit(value.get_secret_value())
-            port = parts.port
-        except ValueError as error:
-            raise ValueError(f"it is no address: {error}") from error
-        if parts.scheme not in {"redis", "rediss", "unix"} or not (parts.hostname or parts.path) or port == 0:
-            raise ValueError("it must be like redis://host:6379/0, rediss://… or unix:///path")
-        return value
-
-
-class Model(_Section):
-    """What learns."""
-
-    factory: str = Field(
-        "model:build", pattern=r"^[\w.]+:\w+$", description="module:function, looked up beside this file"
-    )
-    scope: Literal["partition", "key", "global"] = Field(
-        "partition", description="one model for each partition, for each key, or for all workers together"
-    )
-    trusted_packages: tuple[str, ...] = Field(
-        (), description="packages beyond River and numpy whose classes a snapshot may hold"
-    )
-    compile: bool = Field(True, description="run what is known as compiled code (`headrace model explain`)")
-
-
-class LabelWait(_Section):
-    """How long features wait for labels that come later (topics.labels). The bounds are each partition's."""
-
-    wait: Seconds = Field(86_400.0, description="how long features wait for their label, in event time (ts)")
-    default: bool | int | float | str | None = Field(
-        None, description="the label of features that got none in time; without it they are dropped"
-    )
-    corrections: bool = Field(False, description="whether a second, different label is learned, too")
-    waiting_max: int = Field(1_000_000, ge=1, description="features and early labels that may wait")
-    bytes_max: int = Field(1_000_000_000, ge=100_000, description="memory that they may take, in bytes")
-    remembered_max: int = Field(100_000, ge=0, description="ids whose wait is over that are told from unknown ones")
-
-
-class Keys(_Section):
-    """A model for every key (scope = "key")."""
-
-    prior: bool = Field(False, description="whether a new key begins as the model of all keys stands, not from nothing")
-    hot_max: int = Field(100_000, ge=1, description="models of one partition in memory; twice as many during a save")
-    silent: Seconds | None = Field(
-        None, description="how long a key may be silent, in event time, before it is forgotten; without it for ever"
-    )
-
-
-class Delivery(_Section):
-    """What is promised."""
-
-    guarantee: Literal["exactly-once", "at-least-once"] = Field(
-        "exactly-once", description="at-least-once sends without transactions: faster, twice round a crash"
-    )
-
-
-class Batches(_Section):
-    """How much goes through at once."""
-
-    records_max: int = Field(20_000, ge=1, le=100_000, description="records of one batch at the most")
-
-
-class Records(_Section):
-    """What a record may be."""
-
-    value_bytes_max: int = Field(262_144, ge=1, le=64_000_000, description="a larger value is a 400, code too_large")
-
-
-class FeatureSchema(_Section):
-    """One declared feature."""
-
-    type: FeatureType = Field("number", description="number, integer, string or boolean")
-    required: bool = Field(True, description="whether a record without it is a 400")
-    nullable: bool = Field(False, description="whether null is taken; the model then gets None")
-    min: float | None = Field(None, description="smallest value of a number")
-    max: float | None = Field(None, description="largest value of a number")
-    values: tuple[str, ...] | None = Field(None, description="the strings that may come")
-
-
-class Schema(_Section):
-    """What the features must look like. Without it any number, string or boolean is taken."""
-
-    extra: bool = Field(True, description="whether features that are not declared are taken")
-    features: dict[str, FeatureSchema] = Field(
-        default_factory=dict, description="a table for each declared feature: [schema.features.NAME]"
-    )
-
-
-class DeadLetters(_Section):
-    """What becomes of refused records."""
-
-    flood_guard: bool = Field(True, description="pause, instead of dead-lettering, when nearly everything is bad")
-    flood_ratio: float = Field(0.9, gt=0, le=1, description="nearly everything: this share of the window")
-    flood_window: int = Field(500, ge=10, le=1_000_000, description="records that the guard looks back on")
-    replay_max: int = Field(3, ge=1, description="replays of one record before it is parked")
-
-
-class Snapshots(_Section):
-    """When the model is saved."""
-
-    interval: Seconds = Field(1.0, description="at least this long between two saves of a partition")
-    records_max: int = Field(
-        250_000, ge=1, description="records after which it is saved in any case: what a restart relearns"
-    )
-    keep: int = Field(3, ge=1, le=1_000, description="versions that are kept of each partition")
-
-
-class HttpSink(_Section):
-    """The optional HTTP sink."""
-
-    url: str = Field(pattern=r"^https?://\S+$", description="where each batch's predictions are POSTed")
-    timeout: Seconds = Field(10.0, description="how long one answer may take")
-    headers: dict[str, SecretStr] = Field(default_factory=dict, description="headers sent along, such as a token")
-
-
-class Sinks(_Section):
-    """Where predictions go besides the topic."""
-
-    http: HttpSink | None = Field(None, description="POST each batch as JSON lines: [sink.http]")
-
-
-class Metrics(_Section):
-    """The Prometheus endpoint."""
-
-    host: str = Field("127.0.0.1", description="address that the endpoint listens on")
-    port: int = Field(0, ge=0, le=65_535, description="port of worker 0; the next workers take the next; 0 is off")
-
-
-class Logs(_Section):
-    """What the logs look like."""
-
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least that is logged")
-    format: Literal["auto", "console", "json"] = Field(
-        "auto", description="auto is console on a terminal and JSON elsewhere"
-    )
-
-
-class Mix(_Section):
-    """How workers share one model (scope = "global")."""
-
-    interval: Annotated[str | float, BeforeValidator(interval_of)] = Field(
-        1.0, description='the longest between two rounds, and oftener while the model is young; or "400 records"'
-    )
-
-    @property
-    def records(self) -> int | None:
-        """The interval in records, None where it is a time."""
-        return records_of(self.interval)
-
-    @property
-    def seconds(self) -> float:
-        """The longest time between two rounds, in seconds; of an interval in records it is that of who idles."""
-        return float(duration_s(self.interval)) if self.records is None else _MIX_IDLE_S
 
 
 class Config(BaseSettings):

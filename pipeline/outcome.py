@@ -13,8 +13,8 @@ import msgspec
 
 from consumers.reader import Reader
 from consumers.record import Record
-from pipeline.config import Topics
 from pipeline.letter import Letter, printable
+from pipeline.sections import Topics
 from producers.prediction import Source, class_name
 
 WINDOW_MAX = 10_000

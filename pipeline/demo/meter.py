@@ -9,10 +9,10 @@ import msgspec
 
 from consumers.reader import Reader
 from consumers.record import Record
-from pipeline.config import Topics
 from pipeline.demo.screen import Figures
 from pipeline.demo.stream import Place, Stream
 from pipeline.letter import Letter
+from pipeline.sections import Topics
 from producers.prediction import Source
 
 _WAIT_S = 0.1

@@ -18,37 +18,13 @@ Each starts another run of the tests, on a copy of the source.
 | unchecked count | what is relearned is not counted | a schema that has changed | it goes on |
 """
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import msgspec
 import pytest
 from harness import LENT
+from mutant import Mutant, assert_caught
 
 from pipeline.embedded import Stack
-
-ROOT = Path(__file__).parents[2]
-PLAIN = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider")
-TREE = ("pipeline", "consumers", "producers", "state", "tests", "pyproject.toml")
-
-
-class Mutant(msgspec.Struct, frozen=True):
-    """A change to one place of a file, the test that must fail with it, and what that test must say.
-
-    `also` is a second change, for what is guarded twice.
-    """
-
-    name: str
-    file: str
-    old: str
-    new: str
-    test: str
-    says: str
-    also: tuple[str, str, str] | None = None
-
 
 MUTANTS = [
     Mutant(
@@ -58,7 +34,7 @@ MUTANTS = [
         '            self._trial.attempt("store", partial(self._process, batch))\n'
         "            for shard in self._shards.values():\n"
         "                shard.offset > shard.snapshot_offset and self._saver.finish(shard)\n",
-        "test_kills.py::test_killed_at_work[offsets-3-0.3]",
+        "e2e/test_kills.py::test_killed_at_work[offsets-3-0.3]",
         "AssertionError",
     ),
     # A rebalance waits for what is under way, so a fresh membership alone is never newer than what the loop knows: the
@@ -68,7 +44,7 @@ MUTANTS = [
         "pipeline/delivery.py",
         "                self._sink.send(pending.outputs, pending.membership)\n",
         "                self._sink.send(pending.outputs, self._source._consumer.consumer_group_metadata())\n",
-        "test_zombies.py::test_a_batch_that_waits_for_its_sink_while_its_partition_moves_is_its_new_owners",
+        "e2e/test_zombies.py::test_a_batch_that_waits_for_its_sink_while_its_partition_moves_is_its_new_owners",
         "predictions of partition",
         also=(
             "pipeline/runner.py",
@@ -89,7 +65,7 @@ MUTANTS = [
         "                    self._delivery._source.read_from(partition, start.offset)\n"
         "                    self._delivery._shards[partition].offset = start.offset\n"
         "                self._first = None\n",
-        "test_network.py::test_records_that_kafka_has_from_an_aborted_transaction_are_not_taken_for_those_sent_again",
+        "e2e/test_network.py::test_records_that_kafka_has_from_an_aborted_transaction_are_not_taken_for_those_sent_again",
         "AssertionError",
     ),
     Mutant(
@@ -97,7 +73,7 @@ MUTANTS = [
         "state/table.py",
         "if held > tonumber(ARGV[1]) then return {-1, held} end\n",
         "",
-        "test_zombies.py::test_what_a_worker_has_in_hand_when_it_wakes_as_a_zombie_is_refused",
+        "e2e/test_zombies.py::test_what_a_worker_has_in_hand_when_it_wakes_as_a_zombie_is_refused",
         "snapshot refused after saving",
     ),
     Mutant(
@@ -105,7 +81,7 @@ MUTANTS = [
         "consumers/settings.py",
         '"auto.offset.reset": "error"',
         '"auto.offset.reset": "earliest"',
-        "test_loss.py::test_records_that_are_deleted_under_a_sleeping_worker_stop_the_pipeline",
+        "e2e/test_loss.py::test_records_that_are_deleted_under_a_sleeping_worker_stop_the_pipeline",
         "the pipeline to stop",
     ),
     Mutant(
@@ -115,7 +91,7 @@ MUTANTS = [
         '        plain = Producer({"bootstrap.servers": os.environ["HEADRACE__KAFKA__BOOTSTRAP_SERVERS"]})\n'
         '        _produce_letters(plain, topics["dead_letters"], output.partition, output.dead_letters)\n'
         "        plain.flush()\n",
-        "test_kills.py::test_killed_at_work[produced-3-0.2]",
+        "e2e/test_kills.py::test_killed_at_work[produced-3-0.2]",
         "dead letters of partition",
     ),
     Mutant(
@@ -123,7 +99,7 @@ MUTANTS = [
         "producers/sink.py",
         "output.partition, output.offset, output.mark)",
         "output.partition, output.offset + 1, output.mark)",
-        "test_restart.py::test_sigterm_ends_within_five_seconds_and_the_next_start_goes_on_to_the_bit",
+        "e2e/test_restart.py::test_sigterm_ends_within_five_seconds_and_the_next_start_goes_on_to_the_bit",
         "Error",
     ),
     Mutant(
@@ -131,7 +107,7 @@ MUTANTS = [
         "consumers/settings.py",
         '"isolation.level": "read_committed"',
         '"isolation.level": "read_uncommitted"',
-        "test_delivery.py::test_aborted_records_and_control_records_upstream_are_passed_over",
+        "e2e/test_delivery.py::test_aborted_records_and_control_records_upstream_are_passed_over",
         "AssertionError",
     ),
     Mutant(
@@ -141,7 +117,7 @@ MUTANTS = [
         "        for output in pending.outputs:\n"
         "            output.predictions.keys[:1] = output.predictions.values[:1] = []\n"
         "        self._fix(pending)\n",
-        "test_network.py::test_records_that_kafka_has_from_an_aborted_transaction_are_not_taken_for_those_sent_again",
+        "e2e/test_network.py::test_records_that_kafka_has_from_an_aborted_transaction_are_not_taken_for_those_sent_again",
         "predictions of partition",
     ),
     Mutant(
@@ -149,7 +125,7 @@ MUTANTS = [
         "pipeline/runner.py",
         "        if self._paused:\n            self._source.pause([partition])\n",
         "        self._source.pause([partition])\n",
-        "test_restart.py::test_a_first_run_predicts_and_dead_letters_every_record_once",
+        "e2e/test_restart.py::test_a_first_run_predicts_and_dead_letters_every_record_once",
         "TimeoutExpired",
     ),
     Mutant(
@@ -158,7 +134,7 @@ MUTANTS = [
         "            self._relearn(shard, silent, now_ms)\n",
         "            self._relearn(shard, Chunk(silent.messages[::-1]), now_ms)\n"
         "            shard.offset = silent.offsets[-1] + 1\n",
-        "test_kills.py::test_killed_while_it_takes_over[relearning]",
+        "e2e/test_kills.py::test_killed_while_it_takes_over[relearning]",
         "AssertionError",
     ),
     Mutant(
@@ -166,7 +142,7 @@ MUTANTS = [
         "pipeline/takeover.py",
         "        if (told.records, told.learned) != (found.records, found.learned) or not _agree(shard, tally):\n",
         "        if False:\n",
-        "test_loss.py::test_a_relearning_that_comes_to_other_counts_stops_the_pipeline",
+        "e2e/test_loss.py::test_a_relearning_that_comes_to_other_counts_stops_the_pipeline",
         "assert 0 == 1",
     ),
 ]
@@ -174,34 +150,4 @@ MUTANTS = [
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
 def test_a_seeded_bug_turns_the_matrix_red(mutant: Mutant, stack: Stack, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    for name in TREE:
-        source = ROOT / name
-        if source.is_dir():
-            # With what is compiled already, which takes longer than the test.
-            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns(".*"))
-        else:
-            shutil.copy(source, copy / name)
-    for file, old, new in filter(None, [(mutant.file, mutant.old, mutant.new), mutant.also]):
-        text = (copy / file).read_text()
-        assert text.count(old) == 1, "the place that is broken is there, once"
-        (copy / file).write_text(("import os\n" if "os.environ" in new else "") + text.replace(old, new))
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *PLAIN, f"--basetemp={tmp_path / 'runs'}", f"tests/e2e/{mutant.test}"],
-        cwd=copy,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(copy),
-            "HEADRACE_KILLS": "2",
-            # Of those that turn their test red by standing still, each does so for as long.
-            "HEADRACE_TEST_PATIENCE_S": "20",
-            LENT: f"{stack.addresses.kafka} {stack.addresses.redis}",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=280,
-    )
-    assert done.returncode == 1, f"{mutant.name} was not caught: {done.stdout[-2_000:]}{done.stderr[-2_000:]}"
-    assert "1 failed" in done.stdout, done.stdout[-2_000:]
-    assert mutant.says in done.stdout, done.stdout[-4_000:]
+    assert_caught(mutant, tmp_path, **{LENT: f"{stack.addresses.kafka} {stack.addresses.redis}"})

@@ -16,9 +16,10 @@ from verdict import assert_none
 
 from consumers.refusal import CODES
 from pipeline import cli
-from pipeline.config import FeatureSchema, describe
+from pipeline.config import describe
 from pipeline.door import EXIT_AWAY, EXIT_CONFIG
 from pipeline.duration import duration_s
+from pipeline.sections import FeatureSchema
 from pipeline.telemetry import Telemetry
 
 ROOT = Path(__file__).parents[2]

@@ -1,7 +1,7 @@
 import pytest
 
-from pipeline.config import Mix
 from pipeline.duration import duration_s, interval_of, records_of
+from pipeline.sections import Mix
 
 
 @pytest.mark.parametrize(
