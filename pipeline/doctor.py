@@ -17,10 +17,9 @@ from consumers.places import Place, Places
 from consumers.probe import Probe
 from consumers.settings import SettingsRefused
 from consumers.topics import Topic, Topics
-from pipeline import check, recipe
+from pipeline import check, origin, recipe
 from pipeline.config import Config, ConfigError
 from state import learner
-from state.keyring import TABLE as KEYS
 from state.probe import probe
 from state.store import Store
 
@@ -214,12 +213,15 @@ def _store(config: Config, model: list[learner.RiverLearner]) -> Iterator[Findin
     for fault in found.faults:
         yield Finding("store", "warning", f"partition {partitions[0]}, {fault}", "an older version is used")
     saved = found.snapshot
+    if saved is None:
+        return
     # With scope = "key" the models lie elsewhere, in a form of their own.
-    codec = saved.codec if saved is not None and KEYS in saved.tables else recipe.fastest(config, model[0]).codec
-    if saved is not None and (saved.spec, saved.codec) != (model[0].spec, codec):
-        other = "River" if saved.spec == model[0].spec else "model"
-        hint = "undo the change, or start a new history under another `name`"
-        yield Finding("store", "wrong", f"the model in the store was made by another {other} than is here", hint)
+    scope = config.model.scope
+    codec = saved.codec if scope == "key" else recipe.fastest(config, model[0]).codec
+    found_other = origin.model_mismatch(saved, scope=scope, spec=model[0].spec, codec=codec)
+    if found_other is not None:
+        hint = f"{found_other.hint}, or leave it behind: `headrace run --on-state-loss fresh`"
+        yield Finding("store", "wrong", found_other.message, hint)
 
 
 def _sink(config: Config) -> Iterator[Finding]:

@@ -178,7 +178,7 @@ class Engine:
         before = counts.learned
         if shard.keys is not None:
             # What is in the store of them comes at once, not with each record by itself.
-            shard.keys.warm(filter(None, keys_of(records)))
+            shard.keys.warm(key for key in keys_of(records) if key is not None)
         for record in records:
             if type(record) is LabelRecord:
                 self._one_label(shard, record, result)
@@ -226,7 +226,7 @@ class Engine:
         assert isinstance(event, Event)
         id_ = self._id(record, event)
         if shard.keys is not None:
-            if not record.key:
+            if record.key is None:
                 return NO_KEY
             shard.keys.meet(record.key, seen_ms(None if event.ts is msgspec.UNSET else event.ts, record.timestamp_ms))
         if shard.labels is not None:

@@ -203,17 +203,19 @@ class _Keys:
         self, chunk: Chunk, keyring: Keyring, scan: Scan, events: Mapping[int, Event], refusals: Mapping[int, Refusal]
     ) -> None:
         self._keyring = keyring
-        self._keys = [key or b"" for key in keys_of(chunk)]
+        found = keys_of(chunk)
+        self._keys = [key or b"" for key in found]
         told = scan.ts.copy()
         for position, event in events.items():
             told[position] = _NO_TIME if event.ts is msgspec.UNSET else event.ts
         seen = seen_all_ms(told, np.array(chunk.timestamps(), dtype=np.int64))
         self._keyless = []
         self._met, self._at_ms = self._keys, seen
-        if refusals or b"" in self._keys:
-            self._keyless = [place for place, key in enumerate(self._keys) if not key and place not in refusals]
+        if refusals or None in found:
+            # An empty key is a key.
+            self._keyless = [place for place, key in enumerate(found) if key is None and place not in refusals]
             # A record whose label is refused has been seen as well.
-            met = [place for place, key in enumerate(self._keys) if key and place not in refusals]
+            met = [place for place, key in enumerate(found) if key is not None and place not in refusals]
             self._met, self._at_ms = [self._keys[place] for place in met], seen[met]
 
     def refuse(self, refusals: dict[int, Refusal]) -> None:

@@ -16,7 +16,7 @@ import structlog
 from consumers.source import Committed, Source
 from consumers.topics import Topic
 from consumers.weave import Place
-from pipeline import mark
+from pipeline import mark, origin
 from pipeline.recipe import Minds
 from pipeline.telemetry import Telemetry
 from state.cell import Mind
@@ -381,28 +381,10 @@ class Takeover:
         return Shard(self._build(partition), partition=partition, start=start[0], labels=labels, labels_start=start[1])
 
     def _check(self, snapshot: Snapshot, mind: Mind) -> None:
-        partition = snapshot.partition
-        if snapshot.topic != self._topic.name or (self._topic.id and snapshot.topic_id != self._topic.id):
-            raise StateError(
-                f"partition {partition}: the model was taught from another topic than {self._topic.name} "
-                "as it is now (deleted and made again?)"
-            )
-        labels, join = self._topic.labels, snapshot.join
-        if labels is not None and join is not None and (join.topic, join.topic_id) != (labels.name, labels.id):
-            raise StateError(
-                f"partition {partition}: its labels came from another topic than {labels.name} as it is now "
-                "(renamed, or deleted and made again?)"
-            )
-        if snapshot.spec != mind.spec:
-            raise StateError(
-                f"partition {partition}: model.py builds another model than the one in the store",
-                hint=f"undo the change, or {_FRESH}",
-            )
-        if snapshot.codec != mind.codec:
-            raise StateError(
-                f"partition {partition}: the snapshot was written by {snapshot.codec}; here is {mind.codec}",
-                hint=f"install that release of River; without it, {_CHOICES}",
-            )
+        found = origin.mismatch(snapshot, topic=self._topic, mind=mind)
+        if found is not None:
+            hint = f"{found.hint}, or {_FRESH}" if found.hint else _CHOICES
+            raise StateError(f"partition {snapshot.partition}: {found.message}", hint=hint)
 
 
 def _later(committed: Committed, lows: Place) -> Place:

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from producers.digits import DOUBLE_BYTES_MAX, INTEGER_BYTES_MAX, compiled, write_double, write_integer
-from producers.prediction import class_name
+from producers.prediction import class_name, encode_plain
 
 # The pieces of a line, in its order. `_OWN` begins the id of a record that brought none; from `_LABELS` on stand the
 # classes as answers, and after those as the keys of `proba`. For a literal numba would compile its callee once more.
@@ -124,7 +124,7 @@ class Encoder:
         if len(columns.offsets) == 0:
             return []
         parts = self._parts(partition=partition, version=version, ts=ts, told=told)
-        answers = [b"null", *(msgspec.json.encode(name) for name in names)]
+        answers = [b"null", *map(encode_plain, names)]
         keys = [b'%s"%s":' % (b"," if k else b"", _json(class_name(name))) for k, name in enumerate(names)]
         told_max = keys[: int(columns.known.max(initial=0))]
         # The offset stands in the line, and in the id of a record that brought none.

@@ -46,14 +46,15 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a prediction can't be a {type(value).__name__}")
 
 
-_encode = msgspec.json.Encoder(enc_hook=_plain).encode
+encode_plain = msgspec.json.Encoder(enc_hook=_plain).encode
+"""Encode anything that JSON can hold, numpy's scalars among it."""
 
 
 def encode(
     *, id_: str, prediction: Any, proba: Mapping[Any, Any] | None, model: Model, source: Source, ts: int
 ) -> bytes:
     """Encode a prediction as a JSON object. A number that is not finite becomes null, as JSON has none."""
-    return _encode(
+    return encode_plain(
         Prediction(
             id_,
             prediction,
@@ -71,9 +72,11 @@ def trace(headers: Headers | None) -> Headers | None:
 
 
 def class_name(label: Any) -> str:
-    """Name a class as `proba` has it: JSON's own words for booleans, digits for whole numbers."""
+    """Name a class as `proba` has it: JSON's own words for booleans, digits for whole numbers, numpy's as well."""
     if label is True:
         return "true"
     if label is False:
         return "false"
-    return label if isinstance(label, str) else str(label)
+    if type(label) is str:
+        return label
+    return class_name(label.item()) if hasattr(label, "item") else str(label)

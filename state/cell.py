@@ -1,6 +1,6 @@
 """One model that can be put back: what a learner knows, and how to undo a record on which it raised."""
 
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import msgspec
 
@@ -14,13 +14,18 @@ _HEAVY_BYTES = 200_000
 # To let go of so many steps takes a millisecond.
 _SPENT = 2_000
 
+Scope = Literal["partition", "key", "global"]
+"""How many models there are: one for each partition, one for each key, or one for all workers."""
+
 
 class Mind(Protocol):
     """What a shard knows: one model for all of its records, or one for each of their keys.
 
-    `version` is that of the model, where it is another than that of the shard's snapshots.
+    `scope` says which, `spec` what the models are built of, and `codec` how they are saved. `version` is that of the
+    model, where it is another than that of the shard's snapshots.
     """
 
+    scope: Scope
     task: Task
     codec: str
     spec: str
@@ -83,6 +88,7 @@ class Cell:
     from elsewhere, a fork, has them taken as the checkpoint by `begin_checkpoint` at that moment and `end_checkpoint`.
     """
 
+    scope: Scope = "partition"
     version = None
 
     def __init__(self, learner: Learner) -> None:

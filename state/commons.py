@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from state.cell import Cell
+from state.cell import Cell, Scope
 from state.learner import Answer, ModelError, RiverLearner
 from state.pool import Contribution, Found, Mix, Place, Pool, PoolDamaged
 
@@ -163,6 +163,7 @@ class Commons:
 class Share:
     """One partition's part in the commons: its mind, as the shard sees it. What it learns is counted for the mix."""
 
+    scope: Scope = "global"
     compiled = None
 
     def __init__(self, commons: Commons) -> None:

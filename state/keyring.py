@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from state.bank import Bank
-from state.cell import Step
+from state.cell import Scope, Step
 from state.columns import Answers, Columns
 from state.hot import Hot
 from state.learner import Answer, ModelError
@@ -71,6 +71,7 @@ class Keyring:
     keys, a new key begins as that model stands.
     """
 
+    scope: Scope = "key"
     version = None
 
     def __init__(

@@ -118,7 +118,8 @@ class RiverLearner:
         The classes of a model are all strings or all not: River's trees sort them, and one label of the other
         kind would make every later prediction fail.
         """
-        label = self._labels(raw)
+        # A numpy scalar, as a user's own code may give it, is what it stands for.
+        label = self._labels(raw.item() if hasattr(raw, "item") and not getattr(raw, "shape", ()) else raw)
         if self._class_kind and self._class_kind != _class_kind(label):
             raise LabelError(f"the label {_shown(raw)} is no {self._class_kind}, as this model's classes are")
         return label

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from state.cell import Scope
 from state.labels import Memory
 from state.shard import Counts, Quality, Shard
 
@@ -54,6 +55,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     epoch: int
     counts: Counts
     quality: Quality
+    scope: Scope
     codec: str
     spec: str
     python: str
@@ -88,6 +90,7 @@ def take(
         epoch=shard.epoch,
         counts=msgspec.structs.replace(shard.counts),
         quality=msgspec.structs.replace(quality, versions=versions),
+        scope=shard.mind.scope,
         codec=shard.mind.codec,
         spec=shard.mind.spec,
         python=platform.python_version(),

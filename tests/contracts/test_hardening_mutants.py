@@ -9,7 +9,24 @@ from pathlib import Path
 import pytest
 from mutant import Mutant, assert_caught
 
-MUTANTS: list[Mutant] = []
+MUTANTS: list[Mutant] = [
+    Mutant(
+        name="scope unchecked",
+        file="pipeline/origin.py",
+        old="if snapshot.scope != scope:",
+        new="if False:",
+        test="pipeline/test_origin.py::test_another_scope_is_named_and_no_release_of_river_is_asked_for",
+        says="assert found is not None",
+    ),
+    Mutant(
+        name="an empty key is none",
+        file="pipeline/engine.py",
+        old="if record.key is None:",
+        new="if not record.key:",
+        test="pipeline/test_lane.py::test_an_empty_key_is_a_key_and_none_is_refused_in_both_lanes",
+        says="{'no_key': 3}",
+    ),
+]
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))

@@ -61,6 +61,7 @@ def _snapshot(offset: int, *, epoch: int, tables: Mapping[str, int] | None = Non
         epoch=epoch,
         counts=Counts(),
         quality=Quality(task="binary"),
+        scope="partition",
         codec="c",
         spec="s",
         python="3",

@@ -118,6 +118,33 @@ def test_a_record_without_a_key_is_a_dead_letter_that_says_so(project: Make) -> 
     assert (headers["dlq.code"], headers["dlq.field"], headers["dlq.stage"]) == (b"no_key", b"key", b"validate")
 
 
+def test_an_empty_key_is_a_key_in_every_command_and_another_scope_is_named(project: Make) -> None:
+    p = project(settings=KEYED, partitions=1)
+    producer = Producer(p.client)
+    for index in range(4):
+        value = json.dumps({"id": f"r-{index}", "features": {"a": index}, "label": True}).encode()
+        producer.produce(p.features, value, key=b"", partition=0)
+    assert producer.flush(30) == 0
+    p.run_to_end()
+    assert [message.key() for message in p.read(p.predictions)[0]] == [b""] * 4
+    assert p.read(p.dead_letters)[0] == []
+
+    def command(*words: str) -> Any:
+        done = nursery().call(["model", *words, "--json", "-c", str(p.file)], env=p.env)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    assert command("show", "")["learned"] == 4
+    assert command("reset", "")["partition"] == 0
+    p.settings["HEADRACE__MODEL__SCOPE"] = "partition"
+    p.produce([b'{"features": {"a": 1}}'], partition=0)
+    with p.running(until_end=True) as run:
+        assert run.process.wait(60) == 1, run.log()
+    assert 'model.scope = "partition" asks for one for each partition' in run.log()
+    assert 'set model.scope = "key" again' in run.log()
+    assert "release of River" not in run.log()
+
+
 def test_a_key_is_shown_and_begins_anew_while_the_pipeline_runs(project: Make) -> None:
     p = project(settings=KEYED, partitions=2)
 

@@ -261,3 +261,20 @@ def test_keys_whose_models_lie_in_the_store_answer_as_they_do_one_by_one(
 
     assert told(rows, fast=True) == told(rows, fast=False) != told({}, fast=False)
     assert asked == [len(keys)] * 2, "all in one round trip, and in none where there is nothing"
+
+
+def test_an_empty_key_is_a_key_and_none_is_refused_in_both_lanes() -> None:
+    values = [b'{"features": {"a": 1}, "label": true}'] * 4
+    keys = [b"", None, b"k", b""]
+    messages = [
+        Message(topic="in", partition=3, offset=at, key=key, value=value, timestamp=(1, 5))
+        for at, (key, value) in enumerate(zip(keys, values, strict=True))
+    ]
+    for fast in (True, False):
+        ring = _keyring(logistic, None)
+        [result] = _run(_engine(Decoder(), fast=fast), Shard(ring, partition=3, start=0), messages, [])
+        assert result.codes == {"no_key": 1}
+        assert [letter.record.offset for letter in result.dead_letters] == [1]
+        assert result.predictions.keys == [b"", b"k", b""]
+        ring.begin_save()
+        assert set(ring.changes()) == {b"", b"k"}

@@ -14,8 +14,13 @@ from producers import encoder, prediction
 from producers.encoder import Encoder, Ids, warm
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+# A user's own classes may be numpy's scalars.
+_SCALARS = TEXT.map(np.str_) | st.integers(-(2**63), 2**63 - 1).map(np.int64) | st.booleans().map(np.bool_)
 NAMES = st.lists(
-    TEXT | st.integers(-(2**70), 2**70) | st.booleans(), min_size=1, max_size=5, unique_by=prediction.class_name
+    TEXT | st.integers(-(2**70), 2**70) | st.booleans() | _SCALARS,
+    min_size=1,
+    max_size=5,
+    unique_by=prediction.class_name,
 )
 OFFSETS = st.integers(0, 2**63 - 1)
 WHERE = {"partition": 3, "version": 17, "ts": 1_700_000_000_005}

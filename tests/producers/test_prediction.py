@@ -78,6 +78,17 @@ def test_classes_are_named_in_the_words_of_json(label: Any, name: str) -> None:
     assert class_name(label) == name
 
 
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [(np.True_, "true"), (np.False_, "false"), (np.int64(7), "7"), (np.str_("sky"), "sky"), (np.float64(1.5), "1.5")],
+)
+def test_numpy_scalars_as_classes_are_named_as_pythons_are(label: Any, name: str) -> None:
+    assert class_name(label) == name
+    whole = told(label, {label: 1.0})
+    assert whole["proba"] == {name: 1.0}
+    assert whole["prediction"] == label.item()
+
+
 def test_whole_numbers_as_classes_are_named_by_their_digits() -> None:
     assert told(1, {0: 0.25, 1: 0.75})["proba"] == {"0": 0.25, "1": 0.75}
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hostile import refused, taken
 from hypothesis import given, settings
@@ -223,6 +224,29 @@ def test_labels_of_the_corpus_are_taken_and_refused_as_it_says(task: Any) -> Non
         if good.label is not None:
             label = learning.label(msgspec.json.decode(good.value)["label"])
             assert (label, type(label)) == (good.label, type(good.label))
+
+
+@pytest.mark.parametrize(
+    ("task", "raw", "label"),
+    [
+        ("binary", np.True_, True),
+        ("binary", np.int64(1), True),
+        ("multiclass", np.str_("sky"), "sky"),
+        ("multiclass", np.bool_(0), False),
+        ("regression", np.float32(0.5), 0.5),
+        ("regression", np.int64(3), 3),
+    ],
+)
+def test_a_numpy_scalar_is_the_label_that_it_stands_for(task: Any, raw: Any, label: Any) -> None:
+    found = build(FACTORIES[task]).label(raw)
+    assert (found, type(found)) == (label, type(label))
+
+
+def test_an_array_is_no_label() -> None:
+    for raw in (np.array([1.0]), np.array([1, 2])):
+        for task in FACTORIES.values():
+            with pytest.raises(LabelError):
+                build(task).label(raw)
 
 
 _ANYTHING = st.recursive(
