@@ -4,15 +4,13 @@ import ast
 import json as json_format
 import os
 import sys
-import tomllib
 from collections.abc import Mapping
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, SecretStr
-
-from pipeline.config import ENV_PREFIX, Config, ConfigError, describe
+from pipeline.config import ENV_PREFIX, Config, ConfigError, describe, read
+from pipeline.disclosure import shown
 
 
 def check(config: Config, *, file: Path, json: bool) -> int:
@@ -27,10 +25,12 @@ def check(config: Config, *, file: Path, json: bool) -> int:
 
 def show(config: Config, *, file: Path, flags: Mapping[str, Any], json: bool) -> int:
     """Print every key with its value and its origin: default, file, environment or flag. Secrets stay hidden."""
-    written = tomllib.loads(file.read_text(encoding="utf-8"))
+    written = read(file)
     values = []
     for key, default, _ in describe():
-        value = _value(config, key, default)
+        value = shown(key, _value(config, key, default), secrets=config.secrets)
+        # A name may be made of another key's.
+        value = config.conceal(value) if isinstance(value, str) else value
         values.append({"key": key, "value": value, "origin": _origin(key, written, flags)})
     if json:
         _print(values)
@@ -68,17 +68,7 @@ def _value(config: Config, key: str, default: Any) -> Any:
         node = getattr(node, "schema_" if part == "schema" else part, None)
         if node is None:
             return default if isinstance(default, str | int | float) else None
-    return _plain(node)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, SecretStr):
-        return "**********"
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json", exclude_none=True)
-    if isinstance(value, Mapping):
-        return {name: _plain(part) for name, part in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+    return node
 
 
 def _origin(key: str, written: Mapping[str, Any], flags: Mapping[str, Any]) -> str:

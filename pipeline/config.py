@@ -8,14 +8,23 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
+from pipeline.disclosure import concealer, may_show, secrets_of
+from pipeline.reference import ReferenceMissing, Resolved, resolve
 from pipeline.sections import (
     Batches,
     DeadLetters,
@@ -39,9 +48,8 @@ from pipeline.sections import (
 ENV_PREFIX = "HEADRACE__"
 DEFAULT_FILE = Path("headrace.toml")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
-# No key of the file can be called so: tables are split at dots.
-_FLAGS = "flags."
-_SECRET = ("redis.url", "sink.http.headers")
+# What is known of a configuration beside its keys. No file may set it.
+_OWN = ("directory", "secrets")
 _HINTS = {
     "extra_forbidden": "remove it",
     "missing": "add it",
@@ -59,10 +67,18 @@ class ConfigError(Exception):
 
 
 class Config(BaseSettings):
-    """The whole configuration. `directory` is where the file stands: the factory is looked up there."""
+    """The whole configuration. `directory` is where the file stands: the factory is looked up there.
+
+    `secrets` are the values that references were replaced by, by key.
+    """
 
     model_config = SettingsConfigDict(
-        extra="forbid", env_prefix=ENV_PREFIX, env_prefix_target="all", env_nested_delimiter="__", case_sensitive=False
+        extra="forbid",
+        env_prefix=ENV_PREFIX,
+        env_prefix_target="all",
+        env_nested_delimiter="__",
+        case_sensitive=False,
+        hide_input_in_errors=True,
     )
 
     name: str = Field("headrace", description="the consumer group; transactional ids and Redis keys start with it")
@@ -84,6 +100,7 @@ class Config(BaseSettings):
     log: Logs = Logs()  # type: ignore[call-arg]
     mix: Mix = Mix()  # type: ignore[call-arg]
     directory: Path = Field(Path(), exclude=True)
+    secrets: dict[str, frozenset[str]] = Field(default_factory=dict, exclude=True, repr=False)
 
     @field_validator("name")
     @classmethod
@@ -98,6 +115,11 @@ class Config(BaseSettings):
             raise ValueError('snapshot.keep: with model.scope = "global" at least 2, as one is in the making')
         return self
 
+    @cached_property
+    def conceal(self) -> Callable[[str], str]:
+        """What puts `***` in place of this configuration's secrets, in whatever text it is given."""
+        return concealer(secrets_of(self, self.secrets))
+
     @property
     def librdkafka(self) -> dict[str, Any]:
         """The properties that every client gets."""
@@ -111,27 +133,29 @@ class Config(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],
+        settings_cls: type[BaseSettings],  # noqa: ARG003
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Let the flags win over the environment, and that over the file. Both come as init arguments."""
-        assert isinstance(init_settings, InitSettingsSource)
-        flags = init_settings.init_kwargs.pop(_FLAGS, {})
-        return InitSettingsSource(settings_cls, init_kwargs=flags), env_settings, init_settings
+        """Take what `load` gives, which has put the sources together."""
+        return (init_settings,)
 
 
 def load(file: Path = DEFAULT_FILE, *, flags: Mapping[str, Any] | None = None) -> Config:
-    """Load a file, then the environment, then flags (dotted keys). Raises ConfigError."""
-    tree = _read(file)
+    """Load a file, then the environment, then flags (dotted keys), and replace references. Raises ConfigError."""
+    tree = read(file)
     _refuse_unknown_variables()
+    directory = file.resolve().parent
     try:
-        config = Config(**{**tree, "directory": file.resolve().parent, _FLAGS: _nested(flags or {})})
+        given = resolve(_merged(_merged(tree, _environment()), _nested(flags or {})), directory)
+    except ReferenceMissing as error:
+        raise ConfigError(str(error), hint=error.hint) from None
+    try:
+        return Config(**{**given.tree, "directory": directory, "secrets": given.secrets})
     except ValidationError as error:
-        raise _readable(error, file) from error
-    return config
+        raise _readable(error, file, given) from error
 
 
 def describe(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
@@ -154,18 +178,42 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read(file: Path) -> dict[str, Any]:
+    """Read what a file says, as it is written. Raises ConfigError."""
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        content = file.read_bytes()
+        # An editor may have put a byte order mark before the first line.
+        tree = tomllib.loads(content.decode("utf-8-sig"))
     except FileNotFoundError as error:
         raise ConfigError(
             f"there is no configuration at {file}",
             hint="make a project with `headrace init DIR`, or name one with -c",
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ConfigError(f"{file} can't be read: {error}", hint="check the path and its permissions") from error
-    except tomllib.TOMLDecodeError as error:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        if b"\0" in content:
+            raise ConfigError(f"{file} is UTF-16 or UTF-32 text, or none", hint="save it as UTF-8") from None
+        if isinstance(error, UnicodeDecodeError):
+            line = content.count(b"\n", 0, error.start) + 1
+            raise ConfigError(f"{file} can't be read: line {line} is not UTF-8", hint="save it as UTF-8") from None
         raise ConfigError(f"{file} is not TOML: {error}", hint="mend the line that it names") from error
+    if own := next((name for name in _OWN if name in tree), None):
+        raise ConfigError(f"{file}: the key {own} is not known", hint="remove it")
+    return tree
+
+
+def _environment() -> dict[str, Any]:
+    try:
+        return EnvSettingsSource(Config)()
+    except SettingsError as error:
+        # Its words name the table, and its cause quotes the value.
+        table = re.search(r'field "(\w+)"', str(error))
+        name = f"{ENV_PREFIX}{table[1].upper()}" if table else "a table"
+        raise ConfigError(
+            f"the environment gives {name} no JSON object",
+            hint=f"write it as JSON, or give each key a variable of its own: {name}__KEY",
+        ) from None
 
 
 def _refuse_unknown_variables() -> None:
@@ -181,6 +229,15 @@ def _refuse_unknown_variables() -> None:
         raise ConfigError(f"the environment variable {variable} names no key", hint=near or "unset it")
 
 
+def _merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    both = {
+        name: _merged(low[name], high[name])
+        for name in low.keys() & high.keys()
+        if isinstance(low[name], Mapping) and isinstance(high[name], Mapping)
+    }
+    return {**low, **high, **both}
+
+
 def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for key, value in flags.items():
@@ -192,7 +249,7 @@ def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def _readable(error: ValidationError, file: Path) -> ConfigError:
+def _readable(error: ValidationError, file: Path, given: Resolved) -> ConfigError:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
@@ -200,8 +257,11 @@ def _readable(error: ValidationError, file: Path) -> ConfigError:
             f"{file}: the key {key} is not known",
             hint=_nearest(key, _known_beside(key)) or "see `headrace init` for a file with every key",
         )
+    # A validator's words may quote what a reference put in.
+    conceal = concealer(text for texts in given.secrets.values() for text in texts)
     return ConfigError(
-        _say(first, key, file), hint=_HINTS.get(first["type"], "mend the value; README.md lists every key")
+        conceal(_say(first, key, file, given)),
+        hint=_HINTS.get(first["type"], "mend the value; README.md lists every key"),
     )
 
 
@@ -213,18 +273,14 @@ def _known_beside(key: str) -> list[str]:
     return keys + [name.rpartition(".")[0] for name in keys]
 
 
-def _say(first: ErrorDetails, key: str, file: Path) -> str:
+def _say(first: ErrorDetails, key: str, file: Path, given: Resolved) -> str:
     words = first["msg"].removeprefix("Value error, ")
-    if not key or first["type"] == "missing":
-        return f"{file}: {key + ': ' if key else ''}{words}"
     value = first["input"]
-    if key.startswith(_SECRET):
-        return f"{file}: {key}: {words}"
-    return f"{file}: {key} = {_shown(value)}: {words}"
-
-
-def _shown(value: Any) -> str:
-    return "(a table)" if isinstance(value, Mapping | BaseModel) else repr(value)
+    hidden = not may_show(key) or any(f"{name}.".startswith(f"{key}.") for name in given.secrets)
+    # What has an @ in it may be an address with a password.
+    if not key or first["type"] == "missing" or hidden or isinstance(value, Mapping | BaseModel) or "@" in str(value):
+        return f"{file}: {key + ': ' if key else ''}{words}"
+    return f"{file}: {key} = {value!r}: {words}"
 
 
 def _nearest(key: str, known: Sequence[str]) -> str:

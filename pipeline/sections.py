@@ -1,7 +1,8 @@
 """The tables of the configuration: every key with its type, its default and what it is for."""
 
+import re
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 
@@ -15,8 +16,35 @@ _MIX_IDLE_S = 1.0
 Seconds = Annotated[float, BeforeValidator(duration_s), Field(gt=0, allow_inf_nan=False)]
 
 
+# An address may be written as listeners are: SASL_SSL://host:port.
+_BROKER = re.compile(
+    r"(?:(?P<protocol>\w+)://)?(?P<address>(?:[\w.-]+|\[[\da-fA-F:.%\w]+\]):(?P<port>\d{1,5}))", re.ASCII
+)
+_NUMBERS = frozenset({"db", "health_check_interval", "protocol"})
+_OPTIONS = _NUMBERS | frozenset(
+    (
+        "client_name",
+        "password",
+        "socket_keepalive",
+        "ssl_ca_certs",
+        "ssl_ca_data",
+        "ssl_ca_path",
+        "ssl_cert_reqs",
+        "ssl_certfile",
+        "ssl_check_hostname",
+        "ssl_ciphers",
+        "ssl_keyfile",
+        "ssl_password",
+        "username",
+    )
+)
+"""What redis-py takes in a URL, less what the pipeline sets itself."""
+_DATABASE = re.compile(r"(/\d{0,6})?", re.ASCII)
+_ESCAPE = "in a user or a password write %2F for /, %23 for #, %3F for ? and %40 for @"
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class Kafka(_Section):
@@ -25,6 +53,7 @@ class Kafka(_Section):
     bootstrap_servers: str = Field("127.0.0.1:9092", description="host:port of one broker or more, with commas")
     librdkafka: dict[str, str | int | float | bool] = Field(
         default_factory=dict,
+        repr=False,
         description="any librdkafka property, passed on as it is, except the few that the pipeline owns",
     )
 
@@ -32,9 +61,10 @@ class Kafka(_Section):
     @classmethod
     def _addresses(cls, value: str) -> str:
         for address in value.split(","):
-            host, colon, port = address.strip().rpartition(":")
-            if not (colon and host and port.isdigit() and 0 < int(port) < 65_536):  # noqa: PLR2004 ports end
-                raise ValueError(f"{address.strip()!r} is not host:port")
+            found = _BROKER.fullmatch(address.strip())
+            if found is None or not 0 < int(found["port"]) < 65_536:  # noqa: PLR2004 ports end
+                # What is no address may be a user and a password.
+                raise ValueError("each address must be like host:port, [::1]:port or SASL_SSL://host:port")
         return value
 
     @field_validator("librdkafka")
@@ -44,6 +74,19 @@ class Kafka(_Section):
             if name in OWNED_SETTINGS:
                 raise ValueError(f"{name} is the pipeline's own to set; take it out")
         return value
+
+    @model_validator(mode="after")
+    def _one_protocol(self) -> "Kafka":
+        """Take the addresses as a broker's listeners are written, where they say what the properties say."""
+        protocol = str(self.librdkafka.get("security.protocol", "plaintext"))
+        brokers = [_BROKER.fullmatch(address.strip()) for address in self.bootstrap_servers.split(",")]
+        for broker in filter(None, brokers):
+            if (named := broker["protocol"] or protocol).lower() != protocol.lower():
+                raise ValueError(
+                    f"bootstrap_servers says {named}:// and security.protocol in [kafka.librdkafka] is {protocol}"
+                )
+        object.__setattr__(self, "bootstrap_servers", ",".join(broker["address"] for broker in brokers if broker))
+        return self
 
 
 class Topics(_Section):
@@ -80,10 +123,20 @@ class RedisAddress(_Section):
         try:
             parts = urlsplit(value.get_secret_value())
             port = parts.port
-        except ValueError as error:
-            raise ValueError(f"it is no address: {error}") from error
+        except ValueError:
+            # Its words quote what it took for the port or the host, which may be part of a password.
+            raise ValueError(f"it is no address; {_ESCAPE}") from None
         if parts.scheme not in {"redis", "rediss", "unix"} or not (parts.hostname or parts.path) or port == 0:
             raise ValueError("it must be like redis://host:6379/0, rediss://… or unix:///path")
+        if parts.scheme != "unix" and not _DATABASE.fullmatch(parts.path):
+            raise ValueError(f"the database behind its host must be a number, as in redis://host:6379/0; {_ESCAPE}")
+        if parts.fragment:
+            raise ValueError(f"nothing may stand behind a # in it; {_ESCAPE}")
+        for name, option in parse_qsl(parts.query, keep_blank_values=True):
+            if name not in _OPTIONS:
+                raise ValueError(f"behind its ? may stand {', '.join(sorted(_OPTIONS))}; {_ESCAPE}")
+            if name in _NUMBERS and not re.fullmatch(r"\d{1,6}", option, re.ASCII):
+                raise ValueError(f"{name} behind its ? must be a number")
         return value
 
 
@@ -187,9 +240,22 @@ class Snapshots(_Section):
 class HttpSink(_Section):
     """The optional HTTP sink."""
 
-    url: str = Field(pattern=r"^https?://\S+$", description="where each batch's predictions are POSTed")
+    url: str = Field(pattern=r"^https?://\S+$", repr=False, description="where each batch's predictions are POSTed")
     timeout: Seconds = Field(10.0, description="how long one answer may take")
     headers: dict[str, SecretStr] = Field(default_factory=dict, description="headers sent along, such as a token")
+
+    @field_validator("url")
+    @classmethod
+    def _one_address(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            good = parts.hostname and parts.port != 0
+        except ValueError:
+            good = False
+        # What is behind an unescaped / or # of a password would be taken for a path.
+        if not good or parts.fragment or "@" in parts.path:
+            raise ValueError(f"it must be like https://host:443/path; {_ESCAPE}")
+        return value
 
 
 class Sinks(_Section):

@@ -219,3 +219,77 @@ def test_check_takes_a_module_beside_the_file_and_does_not_run_it(file: Path) ->
     file.write_text('[model]\nfactory = "mymodel:build"\n')
     (file.parent / "mymodel.py").write_text("raise SystemExit")
     check.find_module(load(file))
+
+
+@pytest.mark.parametrize(
+    ("written", "protocol", "taken"),
+    [
+        ("PLAINTEXT://a:1", None, "a:1"),
+        ("a:1, plaintext://b-1.c:2", "plaintext", "a:1,b-1.c:2"),
+        ("SASL_SSL://a:1,SASL_SSL://[::1]:2", "sasl_ssl", "a:1,[::1]:2"),
+        ("[fe80::1]:9092", None, "[fe80::1]:9092"),
+    ],
+)
+def test_brokers_may_be_written_as_listeners_are(file: Path, written: str, protocol: str | None, taken: str) -> None:
+    extra = f'[kafka.librdkafka]\n"security.protocol" = "{protocol}"\n' if protocol else ""
+    file.write_text(f'[kafka]\nbootstrap_servers = "{written}"\n{extra}')
+    assert load(file).librdkafka["bootstrap.servers"] == taken
+
+
+@pytest.mark.parametrize(
+    ("written", "protocol"), [("SASL_SSL://a:1", None), ("PLAINTEXT://a:1", "SSL"), ("a:1,SSL://b:1", "sasl_ssl")]
+)
+def test_a_listener_of_another_protocol_is_refused_and_both_are_named(
+    file: Path, written: str, protocol: str | None
+) -> None:
+    extra = f'[kafka.librdkafka]\n"security.protocol" = "{protocol}"\n' if protocol else ""
+    error = refused(file, f'[kafka]\nbootstrap_servers = "{written}"\n{extra}')
+    assert "security.protocol" in str(error)
+    assert (protocol or "plaintext") in str(error)
+
+
+@pytest.mark.parametrize("written", ["http//a:1", "://a:1", "a b:1", "SSL://", "a:1/x", "a:99999", "[::1]"])
+def test_what_is_no_address_of_a_broker_is_refused(file: Path, written: str) -> None:
+    assert "kafka.bootstrap_servers" in str(refused(file, f'[kafka]\nbootstrap_servers = "{written}"\n'))
+
+
+@pytest.mark.parametrize(
+    ("url", "good"),
+    [
+        ("redis://h", True),
+        ("redis://h/", True),
+        ("redis://h:1/15", True),
+        ("redis://h:1/0?client_name=x&health_check_interval=5", True),
+        ("unix:///run/redis.sock?db=2", True),
+        ("redis://h/abc", False),
+        ("redis://h/-1", False),
+        ("redis://h/0/1", False),
+        ("redis://h/1.5", False),
+        ("redis://h/٣", False),
+        ("redis://h/0?db=x", False),
+        ("redis://h/0?decode_responses=true", False),
+        ("redis://h/0#1", False),
+    ],
+)
+def test_the_store_s_database_is_a_number_and_its_options_are_known(file: Path, url: str, *, good: bool) -> None:
+    text = f'[redis]\nurl = "{url}"\n'
+    if good:
+        file.write_text(text)
+        assert load(file).redis.url.get_secret_value() == url
+    else:
+        assert "redis.url" in str(refused(file, text))
+
+
+def test_a_byte_order_mark_is_taken(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_bytes(b'\xef\xbb\xbfname = "marked"\r\n')
+    assert load(file).name == "marked"
+    check.show(load(file), file=file, flags={}, json=False)
+    assert 'name = "marked"  # file' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_file_in_another_unicode_is_refused_by_its_name(file: Path, encoding: str) -> None:
+    file.write_bytes('name = "x"\n'.encode(encoding))
+    with pytest.raises(ConfigError, match="UTF-16") as caught:
+        load(file)
+    assert "UTF-8" in caught.value.hint

@@ -1,0 +1,189 @@
+"""What may be shown of a configuration. All else is `***`, in `config show`, errors, logs, notes and dead letters.
+
+What may be shown is listed here, so that a key that is new, or that nobody knows, is hidden until somebody decides.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from pydantic import BaseModel, SecretStr
+
+HIDDEN = "***"
+
+_SECTIONS = frozenset(
+    (
+        "batch",
+        "delivery",
+        "dlq",
+        "keys",
+        "labels",
+        "log",
+        "metrics",
+        "mix",
+        "model",
+        "quality",
+        "records",
+        "schema",
+        "snapshot",
+        "topics",
+    )
+)
+"""Tables in which no key holds a secret."""
+_KEYS = frozenset(("name", "kafka.bootstrap_servers", "redis.timeout", "sink.http.timeout"))
+_ADDRESSES = frozenset(("redis.url", "sink.http.url"))
+_LIBRDKAFKA = "kafka.librdkafka"
+_HARMLESS = """
+    acks allow.auto.create.topics api.version.fallback.ms api.version.request api.version.request.timeout.ms
+    auto.commit.interval.ms batch.num.messages batch.size broker.address.family broker.address.ttl
+    broker.version.fallback check.crcs client.dns.lookup client.id client.rack compression.codec compression.level
+    compression.type connections.max.idle.ms coordinator.query.interval.ms debug delivery.timeout.ms
+    enable.gapless.guarantee enable.metrics.push enable.random.seed enable.sasl.oauthbearer.unsecure.jwt
+    enable.ssl.certificate.verification fetch.error.backoff.ms fetch.max.bytes fetch.message.max.bytes fetch.min.bytes
+    fetch.queue.backoff.ms fetch.wait.max.ms group.instance.id group.protocol group.protocol.type group.remote.assignor
+    heartbeat.interval.ms https.ca.location linger.ms log.connection.close log.queue log.thread.name log_level
+    max.in.flight max.in.flight.requests.per.connection max.partition.fetch.bytes max.poll.interval.ms
+    max.poll.records message.copy.max.bytes message.max.bytes message.send.max.retries message.timeout.ms
+    metadata.max.age.ms metadata.recovery.rebootstrap.trigger.ms metadata.recovery.strategy
+    partition.assignment.strategy partitioner queue.buffering.backpressure.threshold queue.buffering.max.kbytes
+    queue.buffering.max.messages queue.buffering.max.ms queued.max.messages.kbytes queued.min.messages queuing.strategy
+    receive.message.max.bytes reconnect.backoff.jitter.ms reconnect.backoff.max.ms reconnect.backoff.ms
+    request.required.acks request.timeout.ms retries retry.backoff.max.ms retry.backoff.ms sasl.mechanism
+    sasl.mechanisms sasl.oauthbearer.grant.type sasl.oauthbearer.metadata.authentication.type sasl.oauthbearer.method
+    security.protocol session.timeout.ms socket.blocking.max.ms socket.connection.setup.timeout.ms
+    socket.keepalive.enable socket.max.fails socket.nagle.disable socket.receive.buffer.bytes
+    socket.send.buffer.bytes socket.timeout.ms ssl.ca.certificate.stores ssl.ca.location ssl.certificate.location
+    ssl.cipher.suites ssl.crl.location ssl.curves.list ssl.endpoint.identification.algorithm ssl.key.location
+    ssl.keystore.location ssl.sigalgs.list statistics.interval.ms sticky.partitioning.linger.ms
+    topic.metadata.propagation.max.ms topic.metadata.refresh.fast.cnt topic.metadata.refresh.fast.interval.ms
+    topic.metadata.refresh.interval.ms topic.metadata.refresh.sparse transaction.timeout.ms
+"""
+_PROPERTIES = frozenset(_HARMLESS.split())
+"""Properties of librdkafka that hold no secret."""
+# A shorter one can't be told from what stands somewhere by chance.
+_SECRET_CHARACTERS_MIN = 4
+_PART_CHARACTERS_MIN = 6
+# How headers and lists of properties are written.
+_BETWEEN_PARTS = re.compile(r"[\s,;=\"'&?/]+")
+# What programs say of themselves; a user of the store is often called so.
+_COMMON = frozenset({"headrace", "default", "Bearer", "application", "https:"})
+
+
+def may_show(key: str) -> bool:
+    """Tell whether the value of a dotted key may be shown as it is, unless a reference put it there."""
+    if key.startswith(f"{_LIBRDKAFKA}."):
+        return key.removeprefix(f"{_LIBRDKAFKA}.") in _PROPERTIES
+    return key in _KEYS or ("." in key and key.partition(".")[0] in _SECTIONS)
+
+
+def shown(key: str, value: Any, *, secrets: Mapping[str, Any]) -> Any:
+    """Return the value of a dotted key as `config show` prints it. `secrets` has the keys that references filled."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json", exclude_none=True)
+    if value is None or value in ("", (), {}):
+        return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, Mapping):
+        return {name: shown(f"{key}.{name}", part, secrets=secrets) for name, part in value.items()}
+    if isinstance(value, tuple | list):
+        return [shown(f"{key}.{number}", part, secrets=secrets) for number, part in enumerate(value)]
+    if key in secrets:
+        return HIDDEN
+    if key in _ADDRESSES:
+        return address(_plain(value))
+    return value if may_show(key) else HIDDEN
+
+
+def address(url: str) -> str:
+    """Return a URL without its user, password and query, and without the path of a web address."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return HIDDEN
+    place = f"[{host}]" if host and ":" in host else host or ""
+    web = parts.scheme in {"http", "https"}
+    return (
+        f"{parts.scheme}://{f'{HIDDEN}@' if '@' in parts.netloc else ''}{place}{f':{port}' if port else ''}"
+        f"{f'/{HIDDEN}' if web and parts.path not in {'', '/'} else parts.path}{f'?{HIDDEN}' if parts.query else ''}"
+    )
+
+
+def concealer(texts: Iterable[str]) -> Callable[[str], str]:
+    """Return what replaces each of these secrets by `***`, in whatever text it is found."""
+    found = {text for text in texts if len(text) >= _SECRET_CHARACTERS_MIN and text not in _COMMON}
+    found |= {quote(text, safe="") for text in found} | {repr(text)[1:-1] for text in found}
+    if not found:
+        return lambda text: text
+    # The longest first: one may be a part of another.
+    pattern = re.compile("|".join(re.escape(text) for text in sorted(found, key=len, reverse=True)))
+    return lambda text: pattern.sub(HIDDEN, text)
+
+
+def secrets_of(config: BaseModel, secrets: Mapping[str, Iterable[str]]) -> set[str]:
+    """Return the secrets of a configuration, whole and in the parts that others may quote."""
+    found = {text for key, texts in secrets.items() if not _is_common(key) for text in texts}
+    for key, text in _texts(config, ""):
+        if key in _ADDRESSES:
+            found |= set(_of_address(text))
+        elif not may_show(key):
+            found |= set(parts_of(text))
+    return found
+
+
+def parts_of(text: str) -> Iterator[str]:
+    """Yield a secret and what it is made of: the token of a header, the user and password in it, the lines of a key."""
+    yield text
+    scheme, _, credentials = text.partition(" ")
+    if scheme.lower() == "basic":
+        try:
+            plain = base64.b64decode(credentials, validate=True).decode()
+        except (binascii.Error, ValueError):
+            plain = ""
+        yield from plain.split(":", 1)
+    yield from (part for part in _BETWEEN_PARTS.split(text) if len(part) >= _PART_CHARACTERS_MIN)
+
+
+def _of_address(url: str) -> Iterator[str]:
+    parts = urlsplit(url)
+    credentials = parts.netloc.rpartition("@")[0]
+    if credentials:
+        yield credentials
+        for part in credentials.split(":", 1):
+            yield part
+            yield unquote(part)
+        yield base64.b64encode(unquote(credentials).encode()).decode()
+    if parts.query:
+        yield parts.query
+        yield from (value for pair in parts.query.split("&") for value in parts_of(pair.partition("=")[2]))
+    if parts.scheme in {"http", "https"} and parts.path not in {"", "/"}:
+        yield parts.path
+        # A name may stand in a path, a token in a webhook's.
+        yield from (part for part in parts.path.split("/") if re.search(r"\d", part))
+
+
+def _texts(node: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Yield each text of a configuration with its dotted key."""
+    if isinstance(node, BaseModel):
+        for name, field in type(node).model_fields.items():
+            if not field.exclude:
+                yield from _texts(getattr(node, name), f"{key}.{field.alias or name}".lstrip("."))
+    elif isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from _texts(value, f"{key}.{name}")
+    elif isinstance(node, tuple | list):
+        for number, value in enumerate(node):
+            yield from _texts(value, f"{key}.{number}")
+    elif node is not None and not isinstance(node, bool):
+        yield key, _plain(node)
+
+
+def _is_common(key: str) -> bool:
+    # One of a few words, a number, a module: to hide it would hide the same word wherever it stands.
+    return "." in key and key.partition(".")[0] in _SECTIONS - {"topics"}
+
+
+def _plain(value: Any) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
