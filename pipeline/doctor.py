@@ -97,6 +97,10 @@ def _model(config: Config, built: list[learner.RiverLearner]) -> Iterator[Findin
     if config.model.scope == "global":
         _ask("model", lambda: importlib.import_module("state.mixing").check(built[0].model))
         yield Finding("model", "good", "all parts of the model can be mixed with those of other workers")
+    if built[0].unread:
+        names = ", ".join(built[0].unread)
+        hint = "deploy the .py files as well"
+        yield Finding("model", "warning", f"no source of {names}: a change of it goes unnoticed", hint)
     if built[0].unseeded:
         yield Finding("model", "warning", "the model draws random numbers without a seed", "give it one: seed=1")
 

@@ -8,6 +8,7 @@ import msgspec
 
 from state.labels import Tally
 from state.shard import Counts, Shard
+from state.spec import brief
 
 
 class Join(msgspec.Struct, frozen=True, array_like=True):
@@ -37,12 +38,13 @@ class Mark(
         "dead_letters": "d",
         "learned": "n",
         "join": "j",
+        "model": "m",
     },
 ):
     """What was true of a shard at its committed offset.
 
     `snapshot` is the offset of its newest snapshot, `start` the first offset of its history; the counts are
-    those of the whole history. `join` is there with a labels topic.
+    those of the whole history. `join` is there with a labels topic. `model` is the spec of the model in brief.
     """
 
     epoch: int
@@ -53,6 +55,7 @@ class Mark(
     dead_letters: int
     learned: int
     join: Join | None = None
+    model: str = ""
 
 
 def of(shard: Shard) -> str:
@@ -67,6 +70,7 @@ def of(shard: Shard) -> str:
         counts.dead_letters,
         counts.learned,
         _join(shard),
+        brief(shard.mind.spec, shard.mind.scope),
     )
     return msgspec.json.encode(mark).decode()
 

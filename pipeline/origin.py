@@ -1,4 +1,4 @@
-"""Whether a snapshot is of this topic, this scope and this model, and what to do where it is not. Pure.
+"""Whether a snapshot, or a mark, is of this topic, scope and model, and what to do where it is not. Pure.
 
 A model that goes on from another's state would answer from what it never learned.
 """
@@ -6,8 +6,10 @@ A model that goes on from another's state would answer from what it never learne
 import msgspec
 
 from consumers.topics import Topic
+from pipeline.mark import Mark
 from state.cell import Mind, Scope
 from state.snapshot import Snapshot
+from state.spec import brief_difference, difference
 
 _SCOPES: dict[Scope, str] = {
     "partition": "one for each partition",
@@ -15,6 +17,7 @@ _SCOPES: dict[Scope, str] = {
     "global": "one for all workers",
 }
 
+_UNDO = "undo the change, start under another `name`"
 # How the codec of compiled models is called.
 _COMPILED = "arrays-"
 
@@ -40,12 +43,19 @@ def model_mismatch(snapshot: Snapshot, *, scope: Scope, spec: str, codec: str) -
             f'set model.scope = "{snapshot.scope}" again, start under another `name`',
         )
     if snapshot.spec != spec:
-        return Mismatch(
-            "model.py builds another model than the one in the store", "undo the change, start under another `name`"
-        )
+        how = difference(snapshot.spec, spec)
+        return Mismatch(f"model.py builds another model than the one in the store: {how}", _UNDO)
     if snapshot.codec != codec:
         return Mismatch(f"the snapshot was written by {snapshot.codec}; here is {codec}", _mend(snapshot.codec, codec))
     return None
+
+
+def mark_mismatch(last: Mark, *, scope: Scope, spec: str) -> Mismatch | None:
+    """Compare a mark with the models that are to learn its history again; None where it is of those, or empty."""
+    if not last.records or not last.model:
+        return None
+    how = brief_difference(last.model, spec, scope)
+    return Mismatch(f"model.py builds another model ({how}) than the one that learned the log", _UNDO) if how else None
 
 
 def _topics(snapshot: Snapshot, topic: Topic) -> Mismatch | None:

@@ -130,6 +130,8 @@ def minds(config: Config, store: Store) -> Minds:
     first = learner.build(factory, trusted=trusted)
     if first.unseeded:
         log.warning("the model draws random numbers without a seed: give it one, or it can't be relearned")
+    if first.unread:
+        log.warning("code without a source is not watched: a change of it goes unnoticed", definitions=first.unread)
     default = _default(config, first)
     if config.model.scope == "key":
         keyring = _keyring(config, store, 0, lambda: _bank(factory, trusted))

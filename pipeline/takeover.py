@@ -262,6 +262,7 @@ class Takeover:
                 )
             return self._begin(partition, lows)
         if last is not None:
+            self._check_mark(partition, last, committed)
             labels_start = lows[1] if last.join is None else last.join.start
             return self._relearn_all(partition, committed, (last.start, labels_start), lows)
         if found.ahead is not None:
@@ -385,6 +386,14 @@ class Takeover:
         if found is not None:
             hint = f"{found.hint}, or {_FRESH}" if found.hint else _CHOICES
             raise StateError(f"partition {snapshot.partition}: {found.message}", hint=hint)
+
+    def _check_mark(self, partition: int, last: mark.Mark, committed: Committed) -> None:
+        """Compare the model that left a mark with the one that is to learn its history again. Raises StateError."""
+        mind = self._build(partition)
+        found = origin.mark_mismatch(last, scope=mind.scope, spec=mind.spec)
+        if found is not None:
+            message = f"partition {partition}: {found.message} up to offset {committed.offset}"
+            raise StateError(message, hint=f"{found.hint}, or {_FRESH}")
 
 
 def _later(committed: Committed, lows: Place) -> Place:

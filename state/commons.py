@@ -13,6 +13,7 @@ from typing import Any
 from state.cell import Cell, Scope
 from state.learner import Answer, ModelError, RiverLearner
 from state.pool import Contribution, Found, Mix, Place, Pool, PoolDamaged
+from state.spec import difference
 
 # A round is due when so many examples are not in the mix that they could turn it: a share of it, and some at the least.
 _YOUNG_SHARE = 50
@@ -145,9 +146,12 @@ class Commons:
         if mix is None:
             return learner.model, 0
         if (mix.spec, mix.codec) != (learner.spec, learner.codec):
-            other = "model.py builds another model" if mix.spec != learner.spec else f"here is another {learner.codec}"
+            other = f"the mix in the store was written by {mix.codec}; here is {learner.codec}"
+            if mix.spec != learner.spec:
+                how = difference(mix.spec, learner.spec)
+                other = f"model.py builds another model than the mix in the store has: {how}"
             raise ModelError(
-                f"{other} than the mix in the store has ({mix.codec})",
+                other,
                 hint="undo the change, or start under another `name`",
             )
         learner.load(mix.model)

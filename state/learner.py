@@ -112,6 +112,11 @@ class RiverLearner:
         """Whether some part draws random numbers without a seed, so that no relearning can repeat it."""
         return spec.is_unseeded(self.spec)
 
+    @property
+    def unread(self) -> list[str]:
+        """The user's definitions that the model rests on and that have no source: a change of them goes unnoticed."""
+        return spec.unread(self.spec)
+
     def label(self, raw: Any) -> Any:
         """Return the label as River takes it. Raises LabelError.
 

@@ -19,6 +19,22 @@ MUTANTS: list[Mutant] = [
         says="assert found is not None",
     ),
     Mutant(
+        name="code unwatched",
+        file="state/spec.py",
+        old="sums = definition.checksums(frozenset(own))",
+        new="sums: dict[str, str] = {}",
+        test="state/test_definition.py::test_a_subclass_of_rivers_and_what_it_was_given_are_found",
+        says="assert [] ==",
+    ),
+    Mutant(
+        name="marks of any model",
+        file="pipeline/origin.py",
+        old="if not last.records or not last.model:",
+        new="if True:",
+        test="pipeline/test_origin.py::test_a_mark_of_another_model_or_scope_is_told_and_an_empty_one_tells_nothing",
+        says="assert (found is None) == fits",
+    ),
+    Mutant(
         name="an empty key is none",
         file="pipeline/engine.py",
         old="if record.key is None:",

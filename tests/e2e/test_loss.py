@@ -224,3 +224,29 @@ def test_a_changed_model_is_not_mistaken_for_the_saved_one(project: Make) -> Non
     _second_half(p)
     log = _run_fails(p)
     assert "another model than the one in the store" in log
+
+
+CLIPPED = """
+from river import compose, linear_model, preprocessing
+
+def clip(x):
+    return {name: min(value, 2.0) for name, value in x.items()}
+
+def build():
+    return compose.FuncTransformer(clip) | preprocessing.StandardScaler() | linear_model.LogisticRegression()
+"""
+
+
+def test_a_function_whose_body_has_changed_is_named_with_snapshots_and_without(project: Make) -> None:
+    p = project(model=CLIPPED)
+    _first_half(p)
+    (p.directory / "model.py").write_text(CLIPPED.replace("min(value, 2.0)", "min(value, 1.0)"))
+    _second_half(p)
+    log = _run_fails(p)
+    assert "another model than the one in the store: the code of model.clip has changed" in log
+    _forget_models(p)
+    log = _run_fails(p)
+    assert "the code of model.clip is new or has changed" in log
+    assert "undo the change, start under another `name`" in log
+    (p.directory / "model.py").write_text(CLIPPED.replace("def clip(x):", "def clip(x):\n    # as it was"))
+    assert "learning it again from the log" in p.run_to_end()

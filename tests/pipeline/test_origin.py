@@ -5,7 +5,7 @@ import pytest
 from river import linear_model
 
 from consumers.topics import Topic
-from pipeline import origin
+from pipeline import mark, origin
 from state import snapshot
 from state.bank import RiverBank
 from state.cell import Cell, Mind
@@ -18,6 +18,10 @@ TOPIC = Topic(name="in", partitions=1, id="t", value_bytes_max=1, compacted=Fals
 
 def _cell() -> Mind:
     return Cell(RiverLearner(linear_model.LogisticRegression()))
+
+
+def _other() -> Mind:
+    return Cell(RiverLearner(linear_model.LogisticRegression(l2=0.1)))
 
 
 def _keys() -> Mind:
@@ -67,5 +71,18 @@ def test_what_mends_another_codec_is_said(written: str, here: str, hint: str) ->
 
 def test_another_topic_and_another_model_are_told_apart() -> None:
     assert "another topic" in _found(_taken(_cell()), _cell(), msgspec.structs.replace(TOPIC, id="u")).message
-    other = Cell(RiverLearner(linear_model.LogisticRegression(l2=0.1)))
-    assert "another model" in _found(_taken(_cell()), other).message
+    found = _found(_taken(_cell()), _other())
+    assert found.message == "model.py builds another model than the one in the store: l2=0.0 became l2=0.1"
+
+
+def test_a_mark_of_another_model_or_scope_is_told_and_an_empty_one_tells_nothing() -> None:
+    shard = Shard(_cell(), partition=0, start=0)
+    empty = mark.read(mark.of(shard))
+    shard.counts.records = 7
+    last = mark.read(mark.of(shard))
+    assert last is not None
+    assert empty is not None
+    for mind, fits in ((_cell(), True), (_keys(), False), (_other(), False)):
+        found = origin.mark_mismatch(last, scope=mind.scope, spec=mind.spec)
+        assert (found is None) == fits
+        assert origin.mark_mismatch(empty, scope=mind.scope, spec=mind.spec) is None
