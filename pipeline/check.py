@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.config import ENV_PREFIX, Config, ConfigError, describe, read
 from pipeline.disclosure import shown
+from pipeline.output import data
 
 
 def check(config: Config, *, file: Path, json: bool) -> int:
@@ -19,7 +20,7 @@ def check(config: Config, *, file: Path, json: bool) -> int:
     if json:
         _print({"ok": True, "file": str(file), "name": config.name})
     else:
-        sys.stdout.write(f"{file} is good\n")
+        data.write(f"{file} is good\n")
     return 0
 
 
@@ -36,7 +37,7 @@ def show(config: Config, *, file: Path, flags: Mapping[str, Any], json: bool) ->
         _print(values)
         return 0
     for row in values:
-        sys.stdout.write(f"{row['key']} = {json_format.dumps(row['value'], ensure_ascii=False)}  # {row['origin']}\n")
+        data.write(f"{row['key']} = {json_format.dumps(row['value'], ensure_ascii=False)}  # {row['origin']}\n")
     return 0
 
 
@@ -86,4 +87,4 @@ def _origin(key: str, written: Mapping[str, Any], flags: Mapping[str, Any]) -> s
 
 
 def _print(value: Any) -> None:
-    sys.stdout.write(json_format.dumps(value, ensure_ascii=False) + "\n")
+    data.write(json_format.dumps(value, ensure_ascii=False) + "\n")

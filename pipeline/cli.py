@@ -4,13 +4,14 @@ That module is imported when the command is called, so that `--help` answers at 
 """
 # ruff: noqa: PLC0415, FBT002 -- late imports are the point of this file; a flag's default is False
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from pipeline import again
-from pipeline.door import Chosen, command, group
+from pipeline import again, output
+from pipeline.door import Chosen, command, fail, group
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Topic = Annotated[str | None, typer.Option(metavar="TOPIC", help="Read this topic instead of the configured one.")]
@@ -125,7 +126,7 @@ def produce(
     )
 
 
-@command(app, endless="follow")
+@command(app, endless="follow", lines=True)
 def tail(
     chosen: Chosen,
     *,
@@ -282,7 +283,12 @@ app.add_typer(config, name="config")
 def main() -> None:
     """Be the command `headrace`."""
     again.open_standard_files()
-    app(prog_name="headrace")
+    output.open_standard_files()
+    try:
+        app(prog_name="headrace")
+    except OSError as error:
+        # The commands end by themselves; it is their help that found no room to be written.
+        sys.exit(fail(error))
 
 
 if __name__ == "__main__":

@@ -145,9 +145,9 @@ class Config(BaseSettings):
 
 def load(file: Path = DEFAULT_FILE, *, flags: Mapping[str, Any] | None = None) -> Config:
     """Load a file, then the environment, then flags (dotted keys), and replace references. Raises ConfigError."""
+    directory = file.resolve().parent
     tree = read(file)
     _refuse_unknown_variables()
-    directory = file.resolve().parent
     try:
         given = resolve(_merged(_merged(tree, _environment()), _nested(flags or {})), directory)
     except ReferenceMissing as error:

@@ -12,6 +12,7 @@ from consumers.topics import Topics
 from pipeline import dlq_view, receipt
 from pipeline.config import Config
 from pipeline.letter import Letter, LetterError, Selection, envelope, position_of, select, since_ms
+from pipeline.output import data
 from pipeline.replay import Replay, ReplayError, Route, load_edit, parked_topic
 from producers.writer import Writer
 
@@ -208,4 +209,4 @@ def _now_ms() -> int:
 
 
 def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
+    data.write(line + "\n")

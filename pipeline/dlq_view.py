@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from pipeline.letter import Letter, moment, printable
+from pipeline.output import data
 from pipeline.receipt import State
 from pipeline.replay import Group, Route, Summary, parked_topic
 from producers import deadletter
@@ -113,11 +114,11 @@ def print_summary(summary: Summary, route: Route, *, limit: int | None, replay_m
         parts.append(f"{summary.edit_failed:,} left because it failed")
     if summary.already:
         parts.append(f"{summary.already:,} had been replayed or parked before")
-    sys.stdout.write(f"{', '.join(parts)}\n")
+    data.write(f"{', '.join(parts)}\n")
     if summary.already == limit:
-        sys.stdout.write(f"the first {limit:,} of them are done: raise --limit or leave it out to go on\n")
+        data.write(f"the first {limit:,} of them are done: raise --limit or leave it out to go on\n")
     elif not execute and send + park:
-        sys.stdout.write("add --execute to send them\n")
+        data.write("add --execute to send them\n")
 
 
 @contextlib.contextmanager
@@ -151,7 +152,7 @@ def _print(rows: Sequence[Mapping[str, str]]) -> None:
     """Print rows in aligned columns; a narrow terminal gets those that matter most."""
     if not rows:
         return
-    console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
+    console = Console(file=data.file, width=None if data.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
     names = [name for name in rows[0] if console.width >= _WIDE or name not in _WIDE_ONLY]
     table = Table(box=None, pad_edge=False)
     for name in names:
@@ -160,7 +161,7 @@ def _print(rows: Sequence[Mapping[str, str]]) -> None:
         table.add_row(*(row[name] for name in names))
     with console.capture() as captured:
         console.print(table)
-    sys.stdout.write("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")
+    data.write("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")
 
 
 def _short(text: str) -> str:

@@ -6,7 +6,6 @@ It changes nothing: topics are not made, and the one key that it writes to the s
 import contextlib
 import importlib
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -19,6 +18,7 @@ from consumers.settings import SettingsRefused
 from consumers.topics import Topic, Topics
 from pipeline import check, origin, recipe
 from pipeline.config import Config, ConfigError
+from pipeline.output import data
 from state import learner
 from state.probe import probe
 from state.store import Store
@@ -58,12 +58,12 @@ def doctor(load: Callable[[], Config], *, json: bool) -> int:
     for finding in examine(load):
         findings.append(finding)
         if not json:
-            sys.stdout.write(_line(finding))
-            sys.stdout.flush()
+            data.write(_line(finding))
+            data.flush()
     verdicts = {finding.verdict for finding in findings}
     code = next((code for verdict, code in _EXITS if verdict in verdicts), 0)
     if json:
-        sys.stdout.write(msgspec.json.encode({"ok": code == 0, "checks": findings}).decode() + "\n")
+        data.write(msgspec.json.encode({"ok": code == 0, "checks": findings}).decode() + "\n")
     return code
 
 

@@ -4,6 +4,8 @@ Nothing heavy is imported here, so that `--help` answers at once; whatever a com
 says what to do next, and an exit code.
 """
 
+import contextlib
+import errno
 import functools
 import inspect
 import os
@@ -16,7 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from pipeline import again
+from pipeline import again, output
+from pipeline.output import data
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -28,6 +31,7 @@ EXIT_INTERRUPTED = 130
 DEBUG_VARIABLE = "HEADRACE_DEBUG"
 
 _AWAY_STATUS = 503
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # By name: to import the classes would import River and pydantic with them.
 _CONFIG_ERRORS = frozenset({"ConfigError", "ModelError", "SettingsRefused"})
 
@@ -59,7 +63,9 @@ class Chosen:
         """Load it. Raises ConfigError."""
         from pipeline import config  # noqa: PLC0415 late, for `--help`
 
-        return config.load(self.file, flags=self.flags)
+        loaded = config.load(self.file, flags=self.flags)
+        output.hide(loaded.conceal)
+        return loaded
 
     def but(self, given: dict[str, Any]) -> "Chosen":
         """Return the same with the shared options that were given later, which win."""
@@ -88,11 +94,12 @@ def group(text: str) -> typer.Typer:
 
 
 def command(
-    of: typer.Typer, name: str | None = None, *, endless: bool | str = False
+    of: typer.Typer, name: str | None = None, *, endless: bool | str = False, lines: bool = False
 ) -> Callable[[Callable[..., int]], Callable[..., NoReturn]]:
     """Make a function `(chosen, options…) -> exit code` a command, with the options that all commands share.
 
     `endless` says that an interrupt is how the command ends well: always, or where the option that it names is set.
+    `lines` says that what it prints are lines of JSON, with `--json` or without.
     """
 
     def register(call: Callable[..., int]) -> Callable[..., NoReturn]:
@@ -106,6 +113,7 @@ def command(
                 signal.signal(signal.SIGTERM, signal.default_int_handler)
 
             def heard() -> int:
+                data.claim(json=lines or bool(given.get("json")))
                 # A stop that has waited for this is an interrupt of the command as any other.
                 again.hear_signals()
                 return call(chosen, **given)
@@ -123,31 +131,58 @@ def guard(call: Callable[[], int], *, on_interrupt: int = EXIT_INTERRUPTED) -> i
     """Call, and turn whatever it raises into one line on stderr and an exit code."""
     try:
         code = call()
-        sys.stdout.flush()
+        data.flush()
     except KeyboardInterrupt:
         return on_interrupt
     except BrokenPipeError:
         # The reader has seen enough. What is still buffered must not be flushed into the closed pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        data.drop()
         return 0
+    except SystemExit as error:
+        return fail(Exited(f"the user's code called exit({error.code!r}) in the middle of the command"))
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
-        return _fail(error)
+        return fail(error)
     return code
 
 
-def _fail(error: Exception) -> int:
+class Exited(Exception):
+    """Raised when the code that a command runs would end its process."""
+
+    status = 400
+    hint = "take sys.exit() out of model.py, and of the function that --edit names"
+
+
+def fail(error: Exception) -> int:
+    """Say on stderr what ended a command and what to do next, and return its exit code."""
     hint = getattr(error, "hint", None)
-    if hint is None:
+    if hint is not None:
+        message = str(error)
+    elif isinstance(error, OSError):
+        message, hint = _of_machine(error)
+    else:
         message = f"unexpected {type(error).__name__}: {error}"
         hint = f"a bug: set {DEBUG_VARIABLE}=1 to see where it came from, and report it"
-    else:
-        message = str(error)
-    sys.stderr.write(f"headrace: {message}\n  → {hint}\n")
+    # Where even this can't be written, the exit code tells.
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"headrace: {message}\n  → {hint}\n")
     if type(error).__name__ in _CONFIG_ERRORS:
         return EXIT_CONFIG
     return EXIT_AWAY if getattr(error, "status", None) == _AWAY_STATUS else EXIT_FAILED
+
+
+def _of_machine(error: OSError) -> tuple[str, str]:
+    """Return what the machine refused, and what to do about it."""
+    # Whatever ended the command, what is still buffered may meet the same end.
+    data.drop()
+    try:
+        Path.cwd()
+    except OSError:
+        return "the working folder is not there any more", "change to one that is, and run the command again"
+    if error.errno in _FULL:
+        return f"the output can't be written: {error.strerror}", "make room, or send it elsewhere"
+    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", "mend that, and run it again"
 
 
 def _declare(function: Any, own: list[inspect.Parameter]) -> None:

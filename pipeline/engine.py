@@ -268,7 +268,7 @@ class Engine:
             size = len(value) - len(f"{model.version}{now_ms}")
             if size <= prediction.BYTES_MAX and label is not None:
                 shard.mind.learn(record.key, event.features, label)
-        except Exception as error:  # noqa: BLE001 a model may raise anything, and none of it may stop the stream
+        except (Exception, SystemExit) as error:  # noqa: BLE001 a model may raise anything, and none of it may stop the stream
             shard.mind.undo(record.key)
             return Refusal("learn_failed", "learn", f"the model raised {type(error).__name__}: {error}")
         if size > prediction.BYTES_MAX:

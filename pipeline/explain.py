@@ -1,6 +1,5 @@
 """`headrace model explain`: how the model is run, step by step, and why not faster where it is not."""
 
-import sys
 from typing import Any
 
 import msgspec
@@ -9,6 +8,7 @@ from rich.table import Table
 
 from pipeline import recipe
 from pipeline.config import Config
+from pipeline.output import data
 from state import compiler, learner
 from state.slab import is_known
 
@@ -24,14 +24,14 @@ def explain(config: Config, *, json: bool) -> int:
     runs_as, reason = _whole(config, model, verdicts)
     if json:
         told: dict[str, Any] = {"runs_as": runs_as, "reason": reason, "steps": [*map(msgspec.structs.asdict, verdicts)]}
-        sys.stdout.write(msgspec.json.encode(told).decode() + "\n")
+        data.write(msgspec.json.encode(told).decode() + "\n")
         return 0
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("STEP", "CAN BE COMPILED", "WHY NOT"):
         table.add_column(column)
     for verdict in verdicts:
         table.add_row(verdict.step, "yes" if verdict.compiled else "no", verdict.reason)
-    console = Console(width=_WIDTH if not sys.stdout.isatty() else None, highlight=False)
+    console = Console(file=data.file, width=_WIDTH if not data.isatty() else None, highlight=False)
     console.print(table)
     console.print(f"\nruns as: {runs_as}{f' ({reason})' if reason else ''}", markup=False)
     return 0

@@ -4,7 +4,6 @@ import json
 import math
 import random
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from pipeline.config import describe
+from pipeline.output import data
 
 _RECORDS = 200
 _STARTED_MS = 1_700_000_000_000
@@ -92,7 +92,7 @@ def init(directory: Path) -> int:
             (directory / file).write_text(text, encoding="utf-8")
     except OSError as error:
         raise ProjectRefused(f"{directory} can't be written: {error}") from error
-    sys.stdout.write(
+    data.write(
         f"{directory} holds {', '.join(files)}.\n\nNext, each in a terminal of its own in {directory}:\n"
         "  headrace up                             a Kafka and a Valkey to try it on; it prints two exports to paste\n"
         "  headrace run                            the pipeline\n"

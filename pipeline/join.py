@@ -78,7 +78,7 @@ class Join:
                 continue
             except STORE_ERRORS:
                 raise
-            except Exception:  # noqa: BLE001 there is no record to refuse: the wait has ended, and that is counted
+            except (Exception, SystemExit):  # noqa: BLE001 there is no record to refuse: the wait has ended, and that is counted
                 shard.mind.undo(entry.key)
             else:
                 shard.score(entry.said, label, entry.version)
@@ -110,7 +110,7 @@ class Join:
             except STORE_ERRORS:
                 # No fault of the record's: a key's model could not be fetched.
                 raise
-            except Exception as error:  # noqa: BLE001 a model may raise anything, and none of it may stop the stream
+            except (Exception, SystemExit) as error:  # noqa: BLE001 a model may raise anything, and none of it may stop the stream
                 shard.mind.undo(entry.key)
                 return Refusal("learn_failed", "join", f"the model raised {type(error).__name__}: {error}")
             if verdict == "learn":

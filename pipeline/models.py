@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.config import Config
+from pipeline.output import data
 from state.keyring import TABLE as KEYS
 from state.keyring import read_row
 from state.pool import Pool, PoolDamaged
@@ -61,7 +62,7 @@ def ls(config: Config, *, json: bool) -> int:
     elif rows:
         _say(_table(rows))
         if mix is not None:
-            sys.stdout.write(
+            data.write(
                 f"\nthe model of all is mix {mix['version']:,}: {mix['examples']:,} examples, {mix['bytes']:,} bytes\n"
             )
     else:
@@ -100,7 +101,7 @@ def show(config: Config, *, which: str | None, version: int | None, json: bool) 
     whole["created"] = _moment(whole.pop("created_ms"))
     whole["quality"] = _figures(whole["quality"])
     _say_pairs(whole)
-    sys.stdout.write(f"\n{model}\n")
+    data.write(f"\n{model}\n")
     return 0
 
 
@@ -127,7 +128,7 @@ def reset(config: Config, *, key: str, json: bool) -> int:
     if json:
         _print({"key": key, "partition": partition, "version": version, "offset": saved.offset})
     else:
-        sys.stdout.write(
+        data.write(
             f"the model of {key} begins anew from version {version} of partition {partition} (offset {saved.offset})\n"
         )
     return 0
@@ -155,7 +156,7 @@ def _show_key(store: Store, key: str, *, json: bool) -> int:
             table.add_column(column, justify="left" if column == "feature" else "right")
         for name, fields in features.items():
             table.add_row(name, *(f"{value:.6g}" for value in fields.values()))
-        sys.stdout.write("\n")
+        data.write("\n")
         _say(table)
     return 0
 
@@ -218,11 +219,11 @@ def _figures(quality: dict[str, float]) -> str:
 
 
 def _say(table: Table) -> None:
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False, markup=False)
+    console = Console(file=data.file, width=None if data.isatty() else _WIDTH, highlight=False, markup=False)
     with console.capture() as captured:
         console.print(table)
-    sys.stdout.write("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")
+    data.write("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")
 
 
 def _print(value: Any) -> None:
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    data.write(msgspec.json.encode(value).decode() + "\n")

@@ -18,6 +18,7 @@ from consumers.reader import Reader
 from consumers.topics import Topics
 from pipeline.config import Config
 from pipeline.outcome import Outcomes
+from pipeline.output import data
 from pipeline.rows import Row, RowError, csv_rows, lines
 from producers.writer import Feed
 
@@ -182,7 +183,7 @@ def _summarise(feed: Feed, topic: str, took_s: float, *, wait: bool, json: bool)
     elif not json:
         noun = "record" if feed.taken == 1 else "records"
         summary = f"{feed.taken:,} {noun} to {topic} in {took_s:.1f} s\n"
-        (sys.stderr if wait else sys.stdout).write(summary)
+        (sys.stderr if wait else data).write(summary)
 
 
 @contextlib.contextmanager
@@ -198,5 +199,5 @@ def _progress(source: BinaryIO) -> Iterator[Callable[[int], None]]:
 
 
 def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    data.write(line + "\n")
+    data.flush()

@@ -91,7 +91,7 @@ def load_edit(reference: str, directory: Path) -> Edit:
         sys.path.insert(0, str(directory))
     try:
         edit = getattr(importlib.import_module(module), name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ReplayError(
             f"--edit {reference} can't be loaded: {type(error).__name__}: {error}",
             hint=f"put a function {name or 'fix'}(value: bytes) into {directory / (module + '.py')}",
@@ -220,7 +220,7 @@ class Replay:
             return True, record.value
         try:
             value = self._edit(record.value or b"")
-        except Exception as error:  # noqa: BLE001 the user's function may raise anything
+        except (Exception, SystemExit) as error:  # noqa: BLE001 the user's function may raise anything
             self.summary.edit_failed += 1
             if len(self.summary.failures) < FAILURES_MAX:
                 self.summary.failures.append(f"{record.partition}:{record.offset} {type(error).__name__}: {error}")

@@ -5,7 +5,6 @@ It changes nothing and joins nothing, and it answers within seconds while the ve
 
 import os
 import platform
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +18,7 @@ from rich.text import Text
 from consumers.places import Place, Places
 from consumers.source import SourceAway, SourceError
 from pipeline.config import Config
+from pipeline.output import data
 from pipeline.report import Note, Report, Seen, alive, report
 from pipeline.rundir import RunDir
 from state.roster import Roster
@@ -96,11 +96,11 @@ def status(config: Config, *, watch: bool, json: bool) -> int:
 
 def _watch(name: str, observer: Observer, *, json: bool) -> None:
     """Print again and again; only an interrupt ends it."""
-    if json or not sys.stdout.isatty():
+    if json or not data.isatty():
         while True:
             _say(report(name, observer.look()), json=json)
             time.sleep(_REFRESH_S)
-    with Live(auto_refresh=False) as live:
+    with Live(console=Console(file=data.file), auto_refresh=False) as live:
         while True:
             live.update(_picture(report(name, observer.look())), refresh=True)
             time.sleep(_REFRESH_S)
@@ -108,13 +108,13 @@ def _watch(name: str, observer: Observer, *, json: bool) -> None:
 
 def _say(told: Report, *, json: bool) -> None:
     if json:
-        sys.stdout.write(msgspec.json.encode(told).decode() + "\n")
+        data.write(msgspec.json.encode(told).decode() + "\n")
     else:
-        console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+        console = Console(file=data.file, width=None if data.isatty() else _WIDTH)
         with console.capture() as captured:
             console.print(_picture(told))
-        sys.stdout.write("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")
-    sys.stdout.flush()
+        data.write("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")
+    data.flush()
 
 
 def _picture(told: Report) -> Group:

@@ -10,6 +10,7 @@ from consumers.reader import Reader, Span
 from consumers.record import Record
 from pipeline.config import Config
 from pipeline.letter import LetterError, envelope
+from pipeline.output import data
 
 _WAIT_S = 0.25
 _WINDOW_MIN = 16
@@ -82,4 +83,5 @@ def _envelope(topic: str, record: Record) -> bytes:
 
 def _print(line: bytes) -> None:
     # Each line at once: whoever reads a pipe waits for it.
-    print(line.decode(errors="replace"), flush=True)  # noqa: T201 data goes to stdout
+    data.write(line.decode(errors="replace") + "\n")
+    data.flush()

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from pipeline.embedded import Addresses, EmbeddedError, Stack
+from pipeline.output import data
 
 UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
 
@@ -16,7 +17,8 @@ def up(*, json: bool, data_dir: Path | None) -> int:
     before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with Stack(data_dir=data_dir, progress=_tell) as stack:
-            print(as_json(stack.addresses) if json else as_text(stack.addresses), flush=True)  # noqa: T201
+            data.write((as_json(stack.addresses) if json else as_text(stack.addresses)) + "\n")
+            data.flush()
             while True:
                 signal.pause()
     except KeyboardInterrupt:

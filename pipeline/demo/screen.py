@@ -1,8 +1,6 @@
 """What the demo prints: acts, steps, rows of figures, and what held. All of it goes to stdout."""
 
 import contextlib
-import io
-import sys
 import textwrap
 import time
 from collections.abc import Iterator, Sequence
@@ -10,6 +8,8 @@ from typing import NamedTuple
 
 from rich.console import Console
 from rich.text import Text
+
+from pipeline.output import data
 
 WIDTH = 100
 """Columns where no terminal tells how many it has."""
@@ -43,11 +43,8 @@ class Screen:
     """Print the story, in colour where a terminal takes it, and count the seconds from when it was made."""
 
     def __init__(self) -> None:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            # A terminal without these letters gets question marks, not an end of the story.
-            sys.stdout.reconfigure(errors="replace")
         self._console = Console(
-            width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False, emoji=False
+            file=data.file, width=None if data.isatty() else WIDTH, highlight=False, markup=False, emoji=False
         )
         self._started = time.monotonic()
         # On a terminal a row takes the place of the row before it; the bars keep what it said.

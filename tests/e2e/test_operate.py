@@ -273,6 +273,37 @@ def test_status_of_nothing_at_all_is_69(project: Project) -> None:
     assert "headrace doctor" in project.call("status", "--json", code=69, **nowhere)
 
 
+def test_every_command_writes_ascii_where_the_terminal_has_no_more_and_nothing_of_the_user_s(project: Project) -> None:
+    (project.directory / "mending.py").write_text(
+        "import os, sys\nprint('noise')\nos.write(1, b'noise\\n')\n"
+        "def fix(value):\n    print('noise')\n    return value\n"
+        "def leave(value):\n    sys.exit(0)\n"
+    )
+    good = {"id": "mængde ✔ 😀", "features": {"amount": 1.0, "hour": 3, "country": "NO", "known_device": True}}
+    bad = {**good, "label": "så ✔ 😀"}
+    records = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in (good, bad))
+    (project.directory / "records.jsonl").write_text(records, encoding="utf-8")
+    project.call("produce", "records.jsonl")
+    project.call("run", "--until-end")
+
+    def told(*words: str, code: int = 0) -> str:
+        env = {**os.environ, **project.settings, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        line = [sys.executable, "-m", "pipeline", *words]
+        done = subprocess.run(line, env=env, cwd=project.directory, capture_output=True, check=False, timeout=BOUND_S)
+        assert done.returncode == code, (words, done.stderr)
+        assert b"noise" not in done.stdout
+        return done.stdout.decode("ascii") + (done.stderr.decode("ascii") if code else "")
+
+    assert json.loads(told("tail"))["id"] == good["id"]
+    assert good["id"] in json.loads(told("tail", "dlq"))["value"]
+    for words in (("dlq", "ls"), ("dlq", "show")):
+        told(*words)
+        assert "\\u2714" in told(*words, "--json")
+    replay = ("dlq", "replay", "--json", "--edit")
+    assert json.loads(told(*replay, "mending:fix"))["to_send"] == 1
+    assert "SystemExit" in told(*replay, "mending:leave", code=1)
+
+
 def findings(project: Project, monkeypatch: pytest.MonkeyPatch, **env: str) -> list[Finding]:
     for variable, value in {**project.settings, **env}.items():
         monkeypatch.setenv(variable, value)
