@@ -42,6 +42,47 @@ MUTANTS: list[Mutant] = [
         test="pipeline/test_lane.py::test_an_empty_key_is_a_key_and_none_is_refused_in_both_lanes",
         says="{'no_key': 3}",
     ),
+    Mutant(
+        name="any key is shown",
+        file="pipeline/disclosure.py",
+        old="return value if may_show(key) else HIDDEN",
+        new="return _plain(value)",
+        test="pipeline/test_disclosure.py::test_show_prints_what_is_harmless_and_hides_all_else",
+        says="assert 'm4rk-hunter2' not in",
+    ),
+    Mutant(
+        name="errors quote any key",
+        file="pipeline/config.py",
+        old="hidden = not may_show(key) or any(",
+        new="hidden = any(",
+        test="pipeline/test_disclosure.py::test_no_error_has_the_value_of_a_variable_either[property]",
+        says="assert 'm4rk-hunter2' not in",
+    ),
+    Mutant(
+        name="what a reference put in is shown",
+        file="pipeline/disclosure.py",
+        old="if key in secrets:",
+        new="if False:",
+        test="pipeline/test_reference.py::test_what_a_reference_put_in_is_hidden_whatever_its_key",
+        says="assert 'm4rked' not in",
+    ),
+    Mutant(
+        name="standard output is everyone's",
+        file="pipeline/output.py",
+        old="os.dup2(2, 1)",
+        new="os.dup(2)",
+        test="pipeline/test_output.py::test_data_is_all_that_standard_output_gets_whatever_the_user_s_code_prints"
+        "[model explain]",
+        says="JSONDecodeError",
+    ),
+    Mutant(
+        name="letters that a terminal lacks",
+        file="pipeline/output.py",
+        old="errors=_JSON if json else _WORDS",
+        new='errors="strict"',
+        test="pipeline/test_output.py::test_every_command_writes_to_a_terminal_of_any_encoding[cp037-environment2]",
+        says="Unicode",
+    ),
 ]
 
 
