@@ -20,7 +20,7 @@ from consumers.source import SourceAway, SourceError
 from pipeline.config import Config
 from pipeline.output import data
 from pipeline.report import Note, Report, Seen, alive, report
-from pipeline.rundir import RunDir
+from pipeline.rundir import FolderRefused, RunDir
 from state.roster import Roster
 from state.store import Store, StoreAway, StoreRefused
 
@@ -69,7 +69,12 @@ class Observer:
         except (StoreAway, StoreRefused) as error:
             faults.append(str(error))
             strangers = self._strangers(places) if places else 0
-        workers = alive(stored, self._rundir.notes(), host=platform.node(), running=_running(stored))
+        local: dict[int, dict[str, Any]] = {}
+        try:
+            local = self._rundir.notes()
+        except FolderRefused as error:
+            faults.append(str(error))
+        workers = alive(stored, local, host=platform.node(), running=_running(stored))
         return Seen(places, snapshots, workers, faults, strangers)
 
     def _newest(self, partitions: list[int]) -> dict[int, Note]:

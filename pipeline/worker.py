@@ -33,7 +33,7 @@ from pipeline.child import EXIT_RAISED
 from pipeline.config import Config, ConfigError
 from pipeline.heartbeat import Company
 from pipeline.parts import Given, Limits
-from pipeline.rundir import RunDir
+from pipeline.rundir import FolderRefused, RunDir
 from pipeline.runner import FloodError, Runner, Stop
 from pipeline.takeover import OnLoss, StateError
 from pipeline.telemetry import Telemetry, configure_logs
@@ -347,7 +347,7 @@ def main(job: Job, at_work: Callable[[], None]) -> int:
         return _fail(error, EXIT_CONFIG)
     except AddressError as error:
         return _fail(error, EXIT_AWAY)
-    except (StateError, SourceError, SinkRefused, StoreRefused, FloodError) as error:
+    except (StateError, SourceError, SinkRefused, StoreRefused, FloodError, FolderRefused) as error:
         return _fail(error, 1)
     except SourceLost as error:
         log.error("the worker ends, to be started again", reason=str(error))  # noqa: TRY400 the reason is all

@@ -153,10 +153,8 @@ class Project:
         """End what still runs, at once, and leave nothing outside the folder."""
         for process in self._processes:
             process.kill()
-        for file in self._rundir.path.glob("*"):
-            file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
-            self._rundir.path.rmdir()
+            self._rundir.remove()
 
     def build(self) -> Callable[[], Any]:
         """Return the factory of model.py."""
