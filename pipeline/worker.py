@@ -28,10 +28,11 @@ from consumers.source import Source, SourceAway, SourceError, SourceLost
 from consumers.topics import Topic, Topics
 from consumers.weave import Place
 from pipeline import config as configuration
-from pipeline import failpoint, recipe
+from pipeline import failpoint, ordinal, recipe
 from pipeline.child import EXIT_RAISED
 from pipeline.config import Config, ConfigError
 from pipeline.heartbeat import Company
+from pipeline.ordinal import OrdinalTaken
 from pipeline.parts import Given, Limits
 from pipeline.rundir import FolderRefused, RunDir
 from pipeline.runner import FloodError, Runner, Stop
@@ -241,20 +242,20 @@ class Worker:
         return settings
 
     def _take_ordinal(self, roster: Roster) -> None:
-        """Hold the lowest ordinal that is free on this machine and in the store, waiting for the store."""
-        tried = range(WORKERS_MAX) if self._job.ordinal is None else [self._job.ordinal]
-        while not self._stop.asked:
-            for ordinal in tried:
-                lock = self._rundir.lock(ordinal)
-                if lock is None:
-                    continue
-                self._ordinal, self._lock = ordinal, lock
-                note = {**self._note, "ordinal": ordinal, "state": "connecting", "reason": ""}
-                hold = partial(roster.hold, ordinal, note, evict_place=self._note["place"])
-                if self._wait_for("store", hold):
-                    return
-                lock.close()
-            time.sleep(_WAIT_S)
+        """Hold an ordinal of this worker's own, waiting for the store. Raises OrdinalTaken."""
+        note, place = {**self._note, "state": "connecting", "reason": ""}, self._note["place"]
+        taken = ordinal.take(
+            self._rundir,
+            roster,
+            given=self._job.ordinal,
+            among=range(WORKERS_MAX),
+            hold=lambda number: self._wait_for(
+                "store", lambda: roster.hold(number, {**note, "ordinal": number}, evict_place=place)
+            ),
+            stopped=lambda: self._stop.asked,
+        )
+        if taken is not None:
+            self._ordinal, self._lock = taken
 
     def _announce(self, note: dict[str, Any]) -> None:
         self._rundir.write(self._ordinal, {**self._note, "ordinal": self._ordinal, **note})
@@ -347,7 +348,7 @@ def main(job: Job, at_work: Callable[[], None]) -> int:
         return _fail(error, EXIT_CONFIG)
     except AddressError as error:
         return _fail(error, EXIT_AWAY)
-    except (StateError, SourceError, SinkRefused, StoreRefused, FloodError, FolderRefused) as error:
+    except (StateError, SourceError, SinkRefused, StoreRefused, FloodError, FolderRefused, OrdinalTaken) as error:
         return _fail(error, 1)
     except SourceLost as error:
         log.error("the worker ends, to be started again", reason=str(error))  # noqa: TRY400 the reason is all

@@ -83,6 +83,32 @@ MUTANTS: list[Mutant] = [
         test="pipeline/test_output.py::test_every_command_writes_to_a_terminal_of_any_encoding[cp037-environment2]",
         says="Unicode",
     ),
+    Mutant(
+        name="a folder of anybody's",
+        file="pipeline/rundir.py",
+        old="if _is_own(found) and not found.st_mode & _OTHERS_WRITE:",
+        new="if _is_own(found):",
+        test="pipeline/test_rundir.py::test_what_somebody_else_has_put_there_is_refused_and_not_touched"
+        "[True-plant_open_folder]",
+        says="DID NOT RAISE",
+    ),
+    Mutant(
+        name="links are followed",
+        file="pipeline/rundir.py",
+        old="_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC",
+        new="_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC",
+        test="pipeline/test_rundir.py::test_what_somebody_else_has_put_there_is_refused_and_not_touched[True-plant_link]",
+        says="DID NOT RAISE",
+    ),
+    Mutant(
+        name="the metrics' port waits",
+        file="pipeline/exposition.py",
+        old="if left <= 0 or len(request) > REQUEST_BYTES_MAX:",
+        new="if len(request) > REQUEST_BYTES_MAX:",
+        test="pipeline/test_exposition.py::test_a_client_that_drips_is_hung_up_on_in_time",
+        says="assert",
+        also=("pipeline/exposition.py", "connection.settimeout(left)", "connection.settimeout(60)"),
+    ),
 ]
 
 
