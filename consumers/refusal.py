@@ -50,7 +50,7 @@ CODES = {
     "out_of_range": "An integer too large for a double, a negative time, or a value outside the schema's range.",
     "unknown_feature": "A feature that the schema does not declare, where it says that no others may come.",
     "no_key": 'The record has no key, where each key has a model of its own (scope = "key"). An empty key is one.',
-    "too_large": "The value, or the prediction that it asks for, is larger than the limit.",
+    "too_large": "The value is larger than its limit, or the prediction, with key and traces, than its topic takes.",
     "bad_label": "A label that a model of this task can't learn from.",
     "learn_failed": "The model itself raised on this record; it stands as it did before.",
     "sink_refused": "The HTTP sink answered 400 or 422 to this record's prediction.",

@@ -20,6 +20,8 @@ _CALL_S = 5.0
 _RETENTION_MS = 30 * 24 * 3_600_000
 _MADE_S = 30.0
 _MOCK_BYTES_MAX = 1_000_000
+# What a topic takes for which nothing else was set.
+_BATCH_BYTES_MAX = 1_048_588
 # A dead letter carries its record and a dozen headers more.
 _HEADERS_BYTES = 65_536
 # A broker weighs a record as it came, compressed; its dead letter may weigh what a client can fetch at most.
@@ -39,6 +41,9 @@ _PERMANENT = frozenset(
         KafkaError._AUTHENTICATION,  # noqa: SLF001 librdkafka's own codes start with an underscore
     }
 )
+
+
+_DENIED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED})
 
 
 class Topic(msgspec.Struct, frozen=True):
@@ -99,6 +104,27 @@ class Topics:
             int(settings["max.message.bytes"].value),
             "compact" in settings["cleanup.policy"].value,
         )
+
+    def limits(self, *names: str) -> dict[str, int]:
+        """Return the largest batch of records that each topic takes, in bytes.
+
+        Where this user may not ask, that is Kafka's default.
+        """
+        if self.is_mock():
+            return dict.fromkeys(names, _BATCH_BYTES_MAX)
+        resources = {name: ConfigResource(ResourceType.TOPIC, name) for name in names}
+        asked = self._admin.describe_configs(list(resources.values()), request_timeout=_CALL_S)
+        found = {}
+        for name, resource in resources.items():
+            try:
+                settings = asked[resource].result()
+                # A batch is never spread over two files of the log.
+                found[name] = min(int(settings[key].value) for key in ("max.message.bytes", "segment.bytes"))
+            except KafkaException as error:
+                if error.args[0].code() not in _DENIED:
+                    raise self._fault(error, name) from error
+                found[name] = _BATCH_BYTES_MAX
+        return found
 
     def ensure(
         self, *, features: str, predictions: str, dead_letters: str, labels: str | None = None, partitions: int

@@ -20,8 +20,9 @@ from consumers.source import Committed, Source
 from consumers.weave import Place
 from pipeline import mark
 from pipeline.engine import Engine, Result
+from pipeline.fitting import Fitting
 from producers.parcel import Output
-from producers.sink import BatchStale, OutcomeUnknown, Sink
+from producers.sink import BatchStale, OutcomeUnknown, Sink, SinkAway, SinkTooLarge
 from producers.webhook import Webhook, WebhookAway
 from state.shard import Shard
 
@@ -37,8 +38,8 @@ class Pending(msgspec.Struct):
 
     `ends` are the offsets behind it, of the features and of the labels. Once it was tried for the first time `outputs`
     are what is sent, with what is to be committed, and `starts` what was committed before. `settled` counts the lines
-    that the HTTP sink has taken or refused one by one, and `refused` holds the refused ones by position. `done_s` is
-    the wall clock when it was out.
+    that the HTTP sink has taken or refused one by one, and `refused` holds the refused ones by position. `too_large` is
+    what a topic said that did not take it. `done_s` is the wall clock when it was out.
     """
 
     membership: Any
@@ -51,6 +52,7 @@ class Pending(msgspec.Struct):
     posted: bool = False
     sent: bool = False
     unknown: bool = False
+    too_large: SinkTooLarge | None = None
     settled: dict[int, int] = msgspec.field(default_factory=dict)
     refused: dict[int, dict[int, str]] = msgspec.field(default_factory=dict)
 
@@ -67,8 +69,10 @@ class Delivery:
         webhook: Webhook | None,
         shards: Mapping[int, Shard],
         on_unknown: Callable[[], None],
+        fitting: Fitting,
     ) -> None:
         self._on_unknown = on_unknown
+        self._fitting = fitting
         self._engine = engine
         self._source = source
         self._sink = sink
@@ -84,6 +88,12 @@ class Delivery:
         if pending.unknown and self._resolve(pending) == "sent":
             pending.sent = True
             return
+        if pending.too_large is not None:
+            self._fitting.shrink(pending.results, pending.outputs, pending.too_large)
+            pending.too_large = None
+        else:
+            # It was learned when another limit held, perhaps.
+            self._fitting.fit(pending.results, pending.outputs)
         self._post(pending)
         self._fix(pending)
         self._sink.open()
@@ -101,6 +111,10 @@ class Delivery:
                 pending.unknown = True
                 self._on_unknown()
                 raise
+            except SinkTooLarge as error:
+                # Nothing of it is out: it is made to fit before it is sent again.
+                pending.too_large = error
+                raise SinkAway(str(error)) from error
             pending.sent = True
         pending.done_s = time.time()
 

@@ -8,7 +8,7 @@ Relearning after a restart runs the very same steps and throws the outputs away:
 come out as they did the first time, because nothing here depends on when it happens.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,9 +17,11 @@ from consumers.chunk import Chunk, Records, keys_of
 from consumers.label import LabelDecoder
 from consumers.record import Decoder, Event, LabelRecord, Record
 from consumers.refusal import NO_KEY, Refusal
+from pipeline.dead_letter import DeadLetter, fitted
 from pipeline.join import Join
-from producers import deadletter, prediction
+from producers import prediction, proof
 from producers.parcel import Parcel
+from producers.size import SizeLimits
 from state.learner import LabelError
 from state.moment import seen_ms
 from state.shard import Shard
@@ -33,51 +35,6 @@ if TYPE_CHECKING:
 _FEW = 2
 
 
-class DeadLetter(msgspec.Struct, frozen=True, gc=False):
-    """A refused record as it goes to the dead letters of the group, out of `topic`.
-
-    `learned` says that the model had learned the record before it was refused.
-    """
-
-    record: Record
-    refusal: Refusal
-    topic: str
-    group: str
-    learned: bool = False
-
-    @property
-    def key(self) -> bytes | None:
-        """The record's own, byte for byte."""
-        return self.record.key
-
-    @property
-    def value(self) -> bytes | None:
-        """The record's own, byte for byte."""
-        return self.record.value
-
-    @property
-    def headers(self) -> list[tuple[str, bytes | None]]:
-        """The record's own, and behind them the reason.
-
-        Made each time that they are asked for: a flood of them, held until it is confirmed, would keep the collector
-        busy.
-        """
-        record, refusal = self.record, self.refusal
-        return deadletter.seal(
-            record.headers,
-            topic=self.topic,
-            partition=record.partition,
-            offset=record.offset,
-            group=self.group,
-            code=refusal.code,
-            stage=refusal.stage,
-            field=refusal.field,
-            message=refusal.message,
-            timestamp_ms=record.timestamp_ms,
-            learned=self.learned,
-        )
-
-
 class Result(msgspec.Struct):
     """What a batch gave for one partition.
 
@@ -85,7 +42,7 @@ class Result(msgspec.Struct):
     `label_letters` are the dead letters of the labels topic, of which `labels` were good; `delays_ms` tells after how
     long each was joined. `codes` counts both kinds of dead letters by code. `learned` says how many were taught;
     `taught` tells of each prediction whether the model has, or awaits, its label. `posted` says that the HTTP sink has
-    had its say.
+    had its say; all of it fits `limits`.
     """
 
     predictions: Parcel = msgspec.field(default_factory=Parcel)
@@ -100,6 +57,7 @@ class Result(msgspec.Struct):
     learned: int = 0
     taught: Any = msgspec.field(default_factory=list)
     posted: bool = False
+    limits: SizeLimits = SizeLimits()
 
     @property
     def letters(self) -> list[DeadLetter]:
@@ -110,13 +68,23 @@ class Result(msgspec.Struct):
         """Return the record behind a prediction."""
         return self.sources[position] if self.chunk is None else self.chunk.record(self.places[position])
 
+    def leave_out(self, positions: Container[int]) -> None:
+        """Leave out some of the predictions, and with them what is known of their records."""
+        self.predictions = self.predictions.without(positions)
+        self.sources = _without(self.sources, positions)
+        self.places = _without(self.places, positions)
+        self.taught = _without(self.taught, positions)
+
     def count(self, code: str) -> None:
         """Count a dead letter by its code."""
         self.codes[code] = self.codes.get(code, 0) + 1
 
 
 class Engine:
-    """Move shards forward over records of `topic`, and of the topic `labels`, on behalf of the pipeline `name`."""
+    """Move shards forward over records of `topic`, and of the topic `labels`, on behalf of the pipeline `name`.
+
+    What it gives fits `limits`, which may be replaced: they decide what goes out, and never what is learned.
+    """
 
     def __init__(
         self,
@@ -127,12 +95,14 @@ class Engine:
         labels: str = "",
         label_decoder: LabelDecoder | None = None,
         lane: "Lane | None" = None,
+        limits: SizeLimits | None = None,
     ) -> None:
         self._decoder = decoder
         self._topic = topic
         self._labels = labels
         self._name = name
         self._lane = lane
+        self.limits = limits or SizeLimits()
         self._join = Join(decoder=decoder, label_decoder=label_decoder or LabelDecoder())
 
     def run(self, shard: Shard, records: Records, *, now_ms: int, silent: bool = False) -> Result:
@@ -145,11 +115,11 @@ class Engine:
             if lane is not None and len(records) > _FEW and shard.labels is None and shard.mind.compiled is not None:
                 crossing = lane.cross(shard, records, now_ms=now_ms, silent=silent)
                 if crossing is not None:
-                    return self._arrive(shard, records, crossing)
+                    return self._arrive(shard, records, crossing, silent=silent)
             records = records.records()
-        return self._run_each(shard, records, now_ms=now_ms)
+        return self._run_each(shard, records, now_ms=now_ms, silent=silent)
 
-    def _arrive(self, shard: Shard, chunk: Chunk, crossing: "Crossing") -> Result:
+    def _arrive(self, shard: Shard, chunk: Chunk, crossing: "Crossing", *, silent: bool) -> Result:
         """Count what a chunk gave that was handled at once, and seal what was refused."""
         counts = shard.counts
         good = len(crossing.places)
@@ -166,11 +136,13 @@ class Engine:
             taught=crossing.taught,
         )
         for position in sorted(crossing.refusals):
-            self._refuse(chunk.record(position), crossing.refusals[position], result)
+            self._refuse(shard, chunk.record(position), crossing.refusals[position], result)
         shard.mind.trim()
+        if not silent:
+            self.fit(shard, result)
         return result
 
-    def _run_each(self, shard: Shard, records: Sequence[Record], *, now_ms: int) -> Result:
+    def _run_each(self, shard: Shard, records: Sequence[Record], *, now_ms: int, silent: bool) -> Result:
         """Take one record after the other."""
         result = Result()
         model = prediction.Model(self._name, shard.model_version)
@@ -189,31 +161,65 @@ class Engine:
                 counts.predictions += 1
             else:
                 counts.dead_letters += 1
-                self._refuse(record, refusal, result)
+                self._refuse(shard, record, refusal, result)
             shard.offset = record.offset + 1
         result.learned = counts.learned - before
         shard.mind.trim()
+        if not silent:
+            self.fit(shard, result)
         return result
 
     def withdraw(self, shard: Shard, result: Result, refused: Mapping[int, str]) -> None:
-        """Make dead letters of predictions that the HTTP sink refused, given by position with its words.
+        """Make dead letters of predictions that the HTTP sink refused, given by position with its words."""
+        self._withdraw(shard, result, {at: Refusal("sink_refused", "sink", words) for at, words in refused.items()})
+
+    def fit(self, shard: Shard, result: Result) -> bool:
+        """Make what goes out fit the limits of its topics; tell whether anything had to change.
+
+        A prediction that is too large becomes a dead letter, and a dead letter loses what there is no room for. The
+        model stays as it is: a limit may be another one when the same records are relearned.
+        """
+        limits = self.limits
+        if result.limits == limits:
+            return False
+        result.limits = limits
+        large = result.predictions.larger_than(limits.predictions)
+        words = f"their topic takes {limits.predictions} (max.message.bytes)"
+        self._withdraw(
+            shard,
+            result,
+            {
+                at: Refusal("too_large", "sink", f"its prediction, with key and headers, has {size} bytes; {words}")
+                for at, size in large.items()
+            },
+        )
+        before = result.letters
+        result.dead_letters = [fitted(letter, limits.dead_letters) for letter in result.dead_letters]
+        result.label_letters = [fitted(letter, limits.dead_letters) for letter in result.label_letters]
+        return bool(large) or any(new is not old for new, old in zip(result.letters, before, strict=True))
+
+    def _withdraw(self, shard: Shard, result: Result, refusals: Mapping[int, Refusal]) -> None:
+        """Make dead letters of predictions, given by position.
 
         Where the model has learned a record already, or will when its label comes, the dead letter says so.
         """
-        for position, words in refused.items():
+        if not refusals:
+            return
+        for position, refusal in refusals.items():
             learned = bool(result.taught[position])
-            self._refuse(result.source(position), Refusal("sink_refused", "sink", words), result, learned=learned)
+            self._refuse(shard, result.source(position), refusal, result, learned=learned)
         result.dead_letters.sort(key=lambda letter: letter.record.offset)
-        result.predictions = result.predictions.without(refused)
-        shard.counts.predictions -= len(refused)
-        shard.counts.dead_letters += len(refused)
+        result.leave_out(refusals)
+        shard.counts.predictions -= len(refusals)
+        shard.counts.dead_letters += len(refusals)
 
-    def _refuse(self, record: Record, refusal: Refusal, result: Result, *, learned: bool = False) -> None:
+    def _refuse(self, shard: Shard, record: Record, refusal: Refusal, result: Result, *, learned: bool = False) -> None:
         """Make a dead letter of a record, and count it."""
-        if type(record) is LabelRecord:
-            result.label_letters.append(DeadLetter(record, refusal, self._labels, self._name, learned))
-        else:
-            result.dead_letters.append(DeadLetter(record, refusal, self._topic, self._name, learned))
+        of_labels = type(record) is LabelRecord
+        topic = self._labels if of_labels else self._topic
+        replay = proof.read(record.headers, secret=shard.secret, topic=topic, record=record)
+        letter = DeadLetter(record, refusal, topic, self._name, replay.count, learned or replay.learned)
+        (result.label_letters if of_labels else result.dead_letters).append(fitted(letter, self.limits.dead_letters))
         result.count(refusal.code)
 
     def _one(
@@ -224,6 +230,7 @@ class Engine:
         if type(event) is Refusal:
             return event
         assert isinstance(event, Event)
+        replay = proof.read(record.headers, secret=shard.secret, topic=self._topic, record=record)
         id_ = self._id(record, event)
         if shard.keys is not None:
             if record.key is None:
@@ -232,12 +239,14 @@ class Engine:
         if shard.labels is not None:
             self._join.pass_time(shard, record, event.ts)
         try:
-            label = own = self._label(shard, event, record)
+            label = own = self._label(shard, event, learned=replay.learned)
         except LabelError as error:
             return Refusal("bad_label", "validate", str(error), "label")
         if shard.labels is not None:
             label = self._join.truth(shard, shard.labels, id_, own)
-        return self._answer(shard, record, event, result, model, id_=id_, label=label, now_ms=now_ms)
+        return self._answer(
+            shard, record, event, result, model, id_=id_, label=label, learned=replay.learned, now_ms=now_ms
+        )
 
     def _answer(
         self,
@@ -249,6 +258,7 @@ class Engine:
         *,
         id_: str,
         label: Any,
+        learned: bool,
         now_ms: int,
     ) -> Refusal | None:
         """Predict, encode, and learn the label if there is one; return why the record is refused where that fails."""
@@ -279,8 +289,8 @@ class Engine:
             shard.counts.learned += 1
             shard.score(answer, label, model.version)
         if shard.labels is not None:
-            has_own = event.label is not msgspec.UNSET
-            self._join.note(shard, record, event, id_, answer=answer, own=has_own, label=label)
+            told = learned or event.label is not msgspec.UNSET
+            self._join.note(shard, record, event, id_, answer=answer, told=told, label=label)
         result.predictions.add(record.key, value, prediction.trace(record.headers))
         result.sources.append(record)
         result.taught.append(label is not None or shard.labels is not None or event.label is not msgspec.UNSET)
@@ -291,15 +301,15 @@ class Engine:
         if refusal is None:
             result.labels += 1
         else:
-            self._refuse(record, refusal, result)
+            self._refuse(shard, record, refusal, result)
         shard.labels_offset = record.offset + 1
 
-    def _label(self, shard: Shard, event: Event, record: Record) -> Any:
+    def _label(self, shard: Shard, event: Event, *, learned: bool) -> Any:
         if event.label is msgspec.UNSET:
             return None
         label = shard.mind.label(event.label)
-        # A replay of what only the sink refused: the model has learned it where it stood first.
-        return None if record.headers and deadletter.is_learned(record.headers) else label
+        # A replay of what only a sink refused: the model has learned it where it stood first.
+        return None if learned else label
 
     def _source(self, record: Record) -> prediction.Source:
         return prediction.Source(self._topic, record.partition, record.offset)
@@ -308,3 +318,7 @@ class Engine:
         if event.id is msgspec.UNSET:
             return f"{self._topic}-{record.partition}-{record.offset}"
         return event.id
+
+
+def _without(items: Iterable[Any], positions: Container[int]) -> list[Any]:
+    return [item for position, item in enumerate(items) if position not in positions]

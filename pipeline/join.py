@@ -7,7 +7,6 @@ import msgspec
 from consumers.label import LabelDecoder
 from consumers.record import Decoder, Event, LabelRecord, Record
 from consumers.refusal import Refusal
-from producers.deadletter import is_learned
 from state.entry import Entry
 from state.labels import Labels
 from state.learner import LabelError
@@ -38,11 +37,16 @@ class Join:
             # Since it came, the model has seen classes of the other kind.
             return None
 
-    def note(self, shard: Shard, record: Record, event: Event, id_: str, *, answer: Any, own: bool, label: Any) -> None:
-        """Note features that were predicted from: their label was learned with them, or they wait for it."""
+    def note(
+        self, shard: Shard, record: Record, event: Event, id_: str, *, answer: Any, told: bool, label: Any
+    ) -> None:
+        """Note features that were predicted from: their label was learned with them, or they wait for it.
+
+        `told` says that they need none: they came with one, or are a replay of what was learned, or waits.
+        """
         labels = shard.labels
         assert labels is not None
-        if label is None and (own or is_learned(record.headers)):
+        if label is None and told:
             # It was learned before, under this id, or it was, or waits, where the record stood before it was replayed.
             return
         at_ms = labels.event_ms(None if event.ts is msgspec.UNSET else event.ts, record.timestamp_ms)
@@ -54,7 +58,7 @@ class Join:
         if label is None:
             labels.ask(id_, entry)
         else:
-            labels.answer(id_, entry, label, own=own)
+            labels.answer(id_, entry, label, own=event.label is not msgspec.UNSET)
         self.end_waits(shard, labels)
 
     def pass_time(self, shard: Shard, record: Record, ts: int | msgspec.UnsetType) -> None:

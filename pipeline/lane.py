@@ -5,7 +5,7 @@ looked at by itself only where it is refused, or where the scanner leaves it to 
 engine makes of one record after the other, to the bit.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,7 +16,7 @@ from consumers.chunk import Chunk, keys_of
 from consumers.record import Decoder, Event, Headers
 from consumers.refusal import NO_KEY, Refusal
 from consumers.scan import Scan, Scanner
-from producers import deadletter, encoder, prediction
+from producers import encoder, prediction, proof
 from producers.encoder import Encoder, Ids
 from producers.parcel import Parcel
 from state import compiled
@@ -51,6 +51,7 @@ class Lane:
 
     def __init__(self, *, decoder: Decoder, topic: str, name: str) -> None:
         self._decoder = decoder
+        self._topic = topic
         self._scanner = Scanner(value_bytes_max=decoder.value_bytes_max, schema=decoder.schema)
         self._encoder = Encoder(topic=topic, name=name)
 
@@ -68,7 +69,7 @@ class Lane:
         labels = _Labels(learner, len(chunk), refusals)
         if not labels.read(scan, events, self._scanner.vocabulary.words) or _is_long(ids, learner):
             return None
-        labels.withhold(headers)
+        labels.withhold(self._learned_before(shard, chunk, headers))
         if keys is not None:
             keys.refuse(refusals)
         scan = self._scanner.fill(scan, {position: event.features for position, event in events.items()})
@@ -93,6 +94,14 @@ class Lane:
         _score(shard, learner, answers, truths)
         learned = int(np.count_nonzero(~np.isnan(truths)))
         return Crossing(good, predictions, refusals, learned, labels.told[good])
+
+    def _learned_before(self, shard: Shard, chunk: Chunk, headers: Sequence[Headers | None] | None) -> Iterator[int]:
+        """Yield the places of records that a replay has sent, and that the model learned where they stood first."""
+        for place, claim in enumerate(headers or ()):
+            if claim and proof.is_claimed(claim):
+                replay = proof.read(claim, secret=shard.secret, topic=self._topic, record=chunk.record(place))
+                if replay.learned:
+                    yield place
 
     def _read(self, values: Sequence[bytes | None], scan: Scan, refusals: dict[int, Refusal]) -> dict[int, Event]:
         """Decode, one by one, what the scanner was not sure of."""
@@ -177,11 +186,10 @@ class _Labels:
             self._take(position, odd_ones[position])
         return True
 
-    def withhold(self, headers: Sequence[Headers | None] | None) -> None:
-        """Learn nothing of what was learned where it stood first: a replay of what only the sink refused."""
-        for position, found in enumerate(headers or ()):
-            if found and deadletter.is_learned(found):
-                self.values[position] = np.nan
+    def withhold(self, positions: Iterable[int]) -> None:
+        """Learn nothing of what was learned where it stood first: a replay of what only a sink refused."""
+        for position in positions:
+            self.values[position] = np.nan
 
     def _take(self, position: int, raw: Any) -> None:
         self.told[position] = True

@@ -39,12 +39,14 @@ class Mark(
         "learned": "n",
         "join": "j",
         "model": "m",
+        "secret": "k",
     },
 ):
     """What was true of a shard at its committed offset.
 
     `snapshot` is the offset of its newest snapshot, `start` the first offset of its history; the counts are
-    those of the whole history. `join` is there with a labels topic. `model` is the spec of the model in brief.
+    those of the whole history. `join` is there with a labels topic. `model` is the spec of the model in brief. With
+    `secret` replays of the partition are signed (`producers/proof.py`).
     """
 
     epoch: int
@@ -56,6 +58,7 @@ class Mark(
     learned: int
     join: Join | None = None
     model: str = ""
+    secret: str = ""
 
 
 def of(shard: Shard) -> str:
@@ -71,6 +74,7 @@ def of(shard: Shard) -> str:
         counts.learned,
         _join(shard),
         brief(shard.mind.spec, shard.mind.scope),
+        shard.secret,
     )
     return msgspec.json.encode(mark).decode()
 
@@ -81,6 +85,13 @@ def read(metadata: str) -> Mark | None:
         return msgspec.json.decode(metadata, type=Mark)
     except (msgspec.DecodeError, RecursionError):
         return None
+
+
+def withdraw(metadata: str, count: int) -> str:
+    """Return a mark in which so many predictions have become dead letters."""
+    mark = msgspec.json.decode(metadata, type=Mark)
+    moved = msgspec.structs.replace(mark, predictions=mark.predictions - count, dead_letters=mark.dead_letters + count)
+    return msgspec.json.encode(moved).decode()
 
 
 def counts(mark: Mark) -> Counts:

@@ -8,6 +8,7 @@ from consumers.source import Source
 from consumers.topics import Topic
 from pipeline.delivery import Delivery
 from pipeline.engine import Engine
+from pipeline.fitting import Fitting
 from pipeline.heartbeat import Company, Heartbeat
 from pipeline.mixer import Mixer
 from pipeline.progress import Progress
@@ -20,6 +21,7 @@ from pipeline.telemetry import Telemetry
 from pipeline.trial import Trial
 from pipeline.watchdog import Watchdog
 from producers.sink import Sink
+from producers.size import SizeLimits
 from producers.webhook import Webhook
 from state.labels import Rules
 from state.shard import Shard
@@ -42,7 +44,10 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Given(msgspec.Struct, frozen=True):
-    """What a worker's loop is given: its topic, what learns, where it is kept, where outputs go, and who watches."""
+    """What a worker's loop is given: its topic, what learns, where it is kept, where outputs go, and who watches.
+
+    `outputs` names the output topics, and `ask_limits` reads their limits.
+    """
 
     topic: Topic
     engine: Engine
@@ -54,6 +59,8 @@ class Given(msgspec.Struct, frozen=True):
     company: Company
     watchdog: Watchdog
     reach: Callable[[str], None]
+    outputs: Mapping[str, str]
+    ask_limits: Callable[[], SizeLimits]
 
 
 class Parts:
@@ -103,6 +110,7 @@ class Parts:
             webhook=given.webhook,
             shards=shards,
             on_unknown=telemetry.unknown_outcomes.inc,
+            fitting=Fitting(given.engine, sink=given.sink, shards=shards, topics=given.outputs, ask=given.ask_limits),
         )
 
     def _saver(self, given: Given, limits: Limits, clock: Callable[[], float]) -> Saver:

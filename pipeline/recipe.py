@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,12 @@ import structlog
 from consumers import schema
 from consumers.label import LabelDecoder
 from consumers.record import Decoder
+from consumers.source import SourceError
+from consumers.topics import Topics
+from pipeline import dead_letter
 from pipeline.config import ENV_PREFIX, Config, ConfigError
 from pipeline.engine import Engine
+from producers.size import SizeLimits
 from producers.webhook import Webhook
 from state import compiler, learner
 from state.bank import Bank, RiverBank
@@ -82,10 +87,11 @@ def rules(config: Config, *, default: Any) -> Rules | None:
     )
 
 
-def engine(config: Config, *, compiled: bool) -> Engine:
+def engine(config: Config, *, compiled: bool, limits: SizeLimits | None = None) -> Engine:
     """Return what happens to a record; where the model is `compiled`, to many at once."""
     reading = decoder(config)
     return Engine(
+        limits=limits,
         decoder=reading,
         lane=_lane(config, reading) if compiled else None,
         topic=config.topics.features,
@@ -99,6 +105,21 @@ def _lane(config: Config, reading: Decoder) -> Any:
     # What it needs of numba is imported where a model is compiled, and nowhere else.
     lane = importlib.import_module("pipeline.lane")
     return lane.Lane(decoder=reading, topic=config.topics.features, name=config.name)
+
+
+def size_limits(config: Config, topics: Topics) -> SizeLimits:
+    """Ask for the largest batch that each output topic takes. Raises SourceAway, SourceError."""
+    names = config.topics
+    found = topics.limits(names.predictions, names.dead_letters)
+    # The client refuses by itself what is larger than this.
+    client = int(config.librdkafka.get("message.max.bytes", sys.maxsize))
+    needed = dead_letter.least_bytes(topic=names.features, group=config.name)
+    if (least := found[names.dead_letters]) < needed:
+        raise SourceError(
+            f"{names.dead_letters} takes {least} bytes at most; where a record stood and what is wrong takes {needed}",
+            hint=f"raise max.message.bytes of {names.dead_letters}",
+        )
+    return SizeLimits(min(found[names.predictions], client), min(found[names.dead_letters], client))
 
 
 def webhook(config: Config) -> Webhook | None:

@@ -19,6 +19,7 @@ from consumers.weave import Place
 from pipeline import mark, origin
 from pipeline.recipe import Minds
 from pipeline.telemetry import Telemetry
+from producers import proof
 from state.cell import Mind
 from state.keyring import TABLE as KEYS
 from state.labels import TABLE as LABELS
@@ -143,6 +144,8 @@ class Takeover:
                 self._marks[partition] = last
         shard.epoch = epoch
         shard.mark = committed.metadata
+        # The mark's before the snapshot's: it is what a replay signs with.
+        shard.secret = (last.secret if last is not None else "") or shard.secret or proof.new_secret()
         self._bring_tables(shard)
         return shard, steps
 
@@ -343,6 +346,7 @@ class Takeover:
             self._turns[partition] = join.turn
         shard.version = version
         self._rows[partition] = snapshot.tables
+        shard.secret = snapshot.secret
         shard.committed = committed.offset
         shard.labels_committed = max(committed.labels, shard.labels_offset)
         return shard

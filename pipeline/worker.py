@@ -41,6 +41,7 @@ from pipeline.telemetry import Telemetry, configure_logs
 from pipeline.vacancy import Notes, Vacancy
 from pipeline.watchdog import EXIT_HUNG, Watchdog
 from producers.sink import PlainSink, Sink, SinkRefused, TransactionalSink
+from producers.size import SizeLimits
 from state import learner
 from state.roster import WORKERS_MAX, Roster
 from state.store import Store, StoreAway, StoreRefused
@@ -140,7 +141,7 @@ class Worker:
         ends = self._wait_for("kafka", lambda: self._find_ends(topic)) if self._job.until_end and topic else None
         if topic is not None and not self._stop.asked:
             mock = self._wait_for("kafka", topics.is_mock)
-            runner = self._runner(topic, minds, store, roster, ends, transactional=not mock)
+            runner = self._runner(topic, minds, store, roster, ends, topics=topics, transactional=not mock)
             runner.run()
             if not runner.store_answers:
                 # To ask it once more would hold up the end for nothing: the ordinal ends with its lease.
@@ -156,14 +157,18 @@ class Worker:
         roster: Roster,
         ends: dict[int, Place] | None,
         *,
+        topics: Topics,
         transactional: bool,
     ) -> Runner:
         config, dlq = self._config, self._config.dlq
+        ask_limits = partial(recipe.size_limits, config, topics)
+        limits = self._wait_for("kafka", ask_limits) or SizeLimits()
+        engine = recipe.engine(config, compiled=minds.compiled, limits=limits)
         given = Given(
             topic=topic,
-            engine=recipe.engine(config, compiled=minds.compiled),
+            engine=engine,
             minds=minds,
-            sink=self._sink(transactional=transactional),
+            sink=self._sink(limits, transactional=transactional),
             store=store,
             webhook=recipe.webhook(config),
             telemetry=self._telemetry,
@@ -175,6 +180,8 @@ class Worker:
             ),
             watchdog=self._watchdog,
             reach=self._reach,
+            outputs=config.topics.model_dump(),
+            ask_limits=ask_limits,
         )
         return Runner(
             given,
@@ -208,7 +215,12 @@ class Worker:
         # Longer each time that a worker died here: what to leave the group does not mend must not shake it for ever.
         return (session_s(self._clients()) + _VACANT_S) * min(_PATIENCES_MAX, 1 + self._job.restarts)
 
-    def _sink(self, *, transactional: bool) -> Sink:
+    def _sink(self, limits: SizeLimits, *, transactional: bool) -> Sink:
+        sink = self._any_sink(transactional=transactional)
+        sink.batch_bytes_max = limits.batch
+        return sink
+
+    def _any_sink(self, *, transactional: bool) -> Sink:
         config = self._config
         names = {
             "features": config.topics.features,

@@ -27,10 +27,17 @@ TIMESTAMP = "dlq.timestamp"
 REPLAY_COUNT = "dlq.replay.count"
 LEARNED = "dlq.learned"
 """Set to `true` where the model had learned the record before a sink refused it: a replay must not teach it."""
+REPLAY_PROOF = "dlq.replay.proof"
+"""Header of a replayed record: without it the others of a replay do not count (`producers/proof.py`)."""
+KEY_OMITTED = "dlq.key.omitted"
+HEADERS_OMITTED = "dlq.headers.omitted"
+VALUE_OMITTED = "dlq.value.omitted"
+"""How many bytes the record's key, headers or value has, where the dead letter had no room for it."""
 
+_OMITTED = {"key": KEY_OMITTED, "headers": HEADERS_OMITTED, "value": VALUE_OMITTED}
 _OWN = frozenset(
     {TOPIC, PARTITION, OFFSET, GROUP, DELIVERY_COUNT, MESSAGE, STATUS, CODE, FIELD, STAGE, TIMESTAMP}
-    | {REPLAY_COUNT, LEARNED}
+    | {REPLAY_COUNT, REPLAY_PROOF, LEARNED, *_OMITTED.values()}
 )
 _FOREIGN = ("__connect.errors.", "__streams.errors.", "kafka_dlt-")
 _MESSAGE_BYTES_MAX = 1_024
@@ -43,12 +50,15 @@ _RENDERED_MAX = 4_096
 _DELIVERED_ONCE = (DELIVERY_COUNT, b"1")
 _MALFORMED = (STATUS, b"400")
 _NEVER_REPLAYED = (REPLAY_COUNT, b"0")
+# A longer number is no place, time or count of Kafka's.
+_DIGITS_MAX = 18
 
 
 class Reason(msgspec.Struct, frozen=True):
     """Where a dead letter came from and why, in whichever dialect its headers are.
 
-    `partition` and `offset` are -1 and `timestamp_ms` is None where the headers do not tell.
+    `partition` and `offset` are -1 and `timestamp_ms` is None where the headers do not tell. `omitted` has the size in
+    bytes of what the dead letter had no room for: the record's `key`, `headers` or `value`.
     """
 
     dialect: Dialect
@@ -62,6 +72,7 @@ class Reason(msgspec.Struct, frozen=True):
     message: str = ""
     timestamp_ms: int | None = None
     replay_count: int = 0
+    omitted: Mapping[str, int] = {}
 
 
 def seal(
@@ -76,19 +87,15 @@ def seal(
     field: str,
     message: str,
     timestamp_ms: int,
+    replays: int = 0,
     learned: bool = False,
+    omitted: Mapping[str, int] | None = None,
 ) -> list[tuple[str, bytes | None]]:
     """Return a refused record's headers in their order, then those that say why it was refused.
 
-    Those of an earlier dead letter are replaced; how often it was replayed is carried on.
+    Those of an earlier dead letter are replaced, whoever wrote them. `omitted` has the sizes of what was left out.
     """
-    sealed: list[tuple[str, bytes | None]] = []
-    replays = _NEVER_REPLAYED
-    if headers:
-        sealed = [header for header in headers if header[0] not in _OWN]
-        if len(sealed) < len(headers):
-            replays = (REPLAY_COUNT, _cut(str(replay_count(headers))))
-            learned = learned or is_learned(headers)
+    sealed = [header for header in headers or () if header[0] not in _OWN]
     # A flood of bad records comes through here: what is the same for many of them is rendered once.
     in_topic, in_partition, for_group = _place(topic, partition, group)
     with_code, of_field, at_stage = _kind(code, field, stage)
@@ -104,10 +111,12 @@ def seal(
         of_field,
         at_stage,
         (TIMESTAMP, b"%d" % timestamp_ms),
-        replays,
+        (REPLAY_COUNT, b"%d" % replays) if replays else _NEVER_REPLAYED,
     )
     if learned:
         sealed.append((LEARNED, b"true"))
+    if omitted:
+        sealed += [(_OMITTED[part], b"%d" % size) for part, size in omitted.items()]
     return sealed
 
 
@@ -117,28 +126,22 @@ def strip(headers: Headers | None) -> list[tuple[str, bytes | None]]:
 
 
 def replay_count(headers: Headers | None) -> int:
-    """Return how often the record was replayed; 0 where no header says so, or none that can be read."""
+    """Return the count of replays that headers tell; 0 where none says so, or none that can be read."""
     return _integer(dict(headers or ()).get(REPLAY_COUNT), default=0)
 
 
 def is_learned(headers: Headers | None) -> bool:
-    """Tell whether the model learned this record before a sink refused it."""
-    return any(name == LEARNED and value == b"true" for name, value in headers or ())
+    """Tell whether a dead letter says that the model learned its record before a sink refused it."""
+    return dict(headers or ()).get(LEARNED) == b"true"
 
 
 def read(headers: Headers | None) -> Reason:
     """Read a dead letter's headers, in the dialect that they are in."""
-    # Where a name stands twice, the last one was added last.
+    # Where a name stands twice, the last one was added last. So was the last dialect, where a record was a dead letter
+    # of two systems: the newer one tells where it came from.
     named = dict(headers or ())
-    if TOPIC in named:
-        return _read_own(named)
-    if "__connect.errors.topic" in named:
-        return _read_prefixed(named, "connect", "__connect.errors.", code="class.name", stage="stage")
-    if "__streams.errors.topic" in named:
-        return _read_prefixed(named, "streams", "__streams.errors.", code="exception", stage="")
-    if "kafka_dlt-original-topic" in named:
-        return _read_spring(named)
-    return Reason("none")
+    dialects = [_DIALECTS[name] for name, _ in headers or () if name in _DIALECTS]
+    return dialects[-1](named) if dialects else Reason("none")
 
 
 def _read_own(named: Mapping[str, bytes | None]) -> Reason:
@@ -154,7 +157,16 @@ def _read_own(named: Mapping[str, bytes | None]) -> Reason:
         message=_text(named.get(MESSAGE)),
         timestamp_ms=_moment(_integer(named.get(TIMESTAMP), default=-1)),
         replay_count=_integer(named.get(REPLAY_COUNT), default=0),
+        omitted={part: _integer(named[name], default=0) for part, name in _OMITTED.items() if name in named},
     )
+
+
+def _read_connect(named: Mapping[str, bytes | None]) -> Reason:
+    return _read_prefixed(named, "connect", "__connect.errors.", code="class.name", stage="stage")
+
+
+def _read_streams(named: Mapping[str, bytes | None]) -> Reason:
+    return _read_prefixed(named, "streams", "__streams.errors.", code="exception", stage="")
 
 
 def _read_prefixed(
@@ -190,6 +202,15 @@ def _read_spring(named: Mapping[str, bytes | None]) -> Reason:
     )
 
 
+_DIALECTS = {
+    TOPIC: _read_own,
+    "__connect.errors.topic": _read_connect,
+    "__streams.errors.topic": _read_streams,
+    "kafka_dlt-original-topic": _read_spring,
+}
+"""How to read a dead letter, by the header that names its topic."""
+
+
 def _moment(timestamp_ms: int) -> int | None:
     return timestamp_ms if timestamp_ms >= 0 else None
 
@@ -215,10 +236,8 @@ def _text(value: bytes | None) -> str:
 
 
 def _integer(value: bytes | None, *, default: int) -> int:
-    try:
-        return int(value or b"")
-    except ValueError:
-        return default
+    """Read a number that is 0 or more; the default where the digits are none, or too many."""
+    return int(value) if value and value.isdigit() and len(value) <= _DIGITS_MAX else default
 
 
 def _binary(value: bytes | None, *, default: int) -> int:

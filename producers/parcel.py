@@ -1,12 +1,13 @@
 """What a batch gives on its way out, as columns, and how it is handed to the client."""
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
 from confluent_kafka import KafkaException, Producer
 
 from producers.deadletter import Headers
+from producers.size import HEADER_BYTES_MAX, PLAIN_BYTES_MAX, record_bytes
 
 Reach = Callable[[str], None]
 """Told of each place that a batch passes on its way."""
@@ -49,6 +50,25 @@ class Parcel(msgspec.Struct):
             if position not in positions:
                 kept.add(key, value, self.headers.get(position))
         return kept
+
+    def larger_than(self, bytes_max: int) -> dict[int, int]:
+        """Return the records that are larger than a topic takes: the size of each by position.
+
+        Lengths are compared first; only a record that comes near the limit is measured.
+        """
+        keys, values = self.keys, self.values
+        longest = max(map(len, values), default=0) + max(map(len, filter(None, keys)), default=0)
+        near: Iterable[int] = self.headers
+        if longest + PLAIN_BYTES_MAX > bytes_max:
+            near = range(len(values))
+        sizes = {}
+        for place in near:
+            headers = self.headers.get(place, ())
+            most = len(keys[place] or b"") + len(values[place]) + PLAIN_BYTES_MAX
+            most += sum(4 * len(name) + len(text or b"") + HEADER_BYTES_MAX for name, text in headers)
+            if most > bytes_max and (size := record_bytes(keys[place], values[place], headers)) > bytes_max:
+                sizes[place] = size
+        return sizes
 
     def messages(self, begin: int, end: int) -> list[dict[str, Any]]:
         """Return a piece as the client's call for many takes it."""

@@ -31,6 +31,8 @@ _HELD_S = 10.0
 _LOOK_S = 0.01
 # By the list in `_Last`, and by who asks.
 _HELD_HERE = 2
+# librdkafka's own default.
+_BATCH_BYTES = 1_000_000
 _QUEUE_MESSAGES_MAX = 1_000_000
 _QUEUE_KBYTES_MAX = 2_000_000
 
@@ -88,14 +90,31 @@ class SinkRefused(Exception):
         self.hint = hint
 
 
+class SinkTooLarge(Exception):
+    """Raised when a topic took less than a record, or a batch of them, has; nothing of the batch was sent.
+
+    `topic` is the one that refused, empty where that is not known.
+    """
+
+    status = 413
+    hint = "nothing to do: what is too large is dead-lettered as far as there is room"
+
+    def __init__(self, message: str, *, topic: str = "") -> None:
+        super().__init__(message)
+        self.topic = topic
+
+
 class Sink(Protocol):
     """Where a batch goes. `commits` tells whether the offsets go with it.
+
+    `batch_bytes_max` is the largest batch that the output topics take: it holds for the next producer that is made.
 
     `begun_at` is when the transaction that is open began, in seconds of the monotonic clock; `aborts` counts
     those that were aborted.
     """
 
     commits: bool
+    batch_bytes_max: int
     aborts: int
     begun_at: float | None
 
@@ -104,6 +123,8 @@ class Sink(Protocol):
 
     def send(self, outputs: Sequence[Output], membership: Any) -> None:
         """Return when the outputs are confirmed. Raises the errors of this module.
+
+        After SinkTooLarge it is to be opened again; what is sent then may be other outputs.
 
         The membership is the one that held when the batch was consumed.
         """
@@ -133,13 +154,17 @@ class TransactionalSink:
             "socket.timeout.ms": min(_SOCKET_MS, int(timeout_ms)),
             **_producer_settings(settings),
             "transactional.id": transactional_id,
+            "delivery.report.only.error": True,
+            "on_delivery": self._failed,
         }
+        self.batch_bytes_max = sys.maxsize
         self._topics = topics
         self._deadline = deadline
         self._reach = reach
         self._producer: Producer | None = None
         self._ready = False
         self._committing = False
+        self._too_large = ""
         self.aborts = 0
         self.begun_at: float | None = None
 
@@ -147,8 +172,9 @@ class TransactionalSink:
         """Make the producer and end what an earlier one of this id left open; do nothing while it works."""
         if self._ready:
             return
-        producer = self._producer or _producer(self._settings)
+        producer = self._producer or _producer(self._settings, self.batch_bytes_max)
         self._producer = producer
+        self._too_large = ""
         try:
             self._call("init_transactions", producer.init_transactions)
         except KafkaException as error:
@@ -217,15 +243,19 @@ class TransactionalSink:
             # Not to be used again: where a reply was outstanding when it aborted, the client gives the records of the
             # next transaction the numbers of those that Kafka already has, and they are dropped as duplicates.
             self._discard()
-            raise _after_abort(fault) from error
+            raise _after_abort(fault, topic=self._too_large) from error
         committing = self._committing
         self._discard()
         if fault.code() in _DENIED:
             raise _away_or_refused(error) from error
         if fault.code() in _NEVER and not committing:
             # The client itself refuses the record, so nothing was sent, and nothing ever will be.
-            raise _after_abort(fault) from error
+            raise _after_abort(fault, topic=self._too_large) from error
         raise OutcomeUnknown(f"the transaction failed: {fault.str()}") from error
+
+    def _failed(self, fault: KafkaError, message: Any) -> None:
+        if fault.code() in _TOO_LARGE:
+            self._too_large = message.topic()
 
     def _call(self, name: str, call: Callable[..., Any], *args: Any) -> None:
         with self._deadline(name):
@@ -260,12 +290,13 @@ class PlainSink:
         }
         self._topics = topics
         self._deadline = deadline
+        self.batch_bytes_max = sys.maxsize
         self._producer: Producer | None = None
-        self._faults: list[KafkaError] = []
+        self._faults: list[tuple[KafkaError, str]] = []
 
     def open(self) -> None:
         """Make the producer; it finds the broker by itself."""
-        self._producer = self._producer or _producer(self._settings)
+        self._producer = self._producer or _producer(self._settings, self.batch_bytes_max)
 
     def send(self, outputs: Sequence[Output], membership: Any) -> None:  # noqa: ARG002 the protocol's
         """Send the outputs, and wait until all of them are acknowledged."""
@@ -283,9 +314,12 @@ class PlainSink:
         with self._deadline("flush"):
             left = self._producer.flush(_CALL_S)
         if left or self._faults:
-            first = self._faults[0] if self._faults else None
+            # What is too large is to be mended before all else is tried again.
+            faults = sorted(self._faults, key=lambda found: found[0].code() not in _TOO_LARGE)
             self.close()
-            raise SinkAway(f"{left} records are not acknowledged") if first is None else _after_abort(first)
+            if faults:
+                raise _after_abort(faults[0][0], topic=faults[0][1])
+            raise SinkAway(f"{left} records are not acknowledged")
 
     def close(self) -> None:
         """Leave the producer with what it still holds; it is sent again by the next."""
@@ -293,8 +327,8 @@ class PlainSink:
             _let_go(self._producer)
             self._producer = None
 
-    def _failed(self, fault: KafkaError, message: Any) -> None:  # noqa: ARG002 the library's
-        self._faults.append(fault)
+    def _failed(self, fault: KafkaError, message: Any) -> None:
+        self._faults.append((fault, message.topic()))
 
 
 class _Last:
@@ -317,9 +351,11 @@ def _let_go(producer: Producer) -> None:
     threading.Thread(target=_Last(producer).let_go, daemon=True).start()
 
 
-def _producer(settings: dict[str, Any]) -> Producer:
+def _producer(settings: dict[str, Any], batch_bytes_max: int) -> Producer:
+    # A broker refuses a batch of many small records as it does a single large one.
+    batch_bytes = min(int(settings.get("batch.size", _BATCH_BYTES)), batch_bytes_max)
     try:
-        return Producer(settings)
+        return Producer({**settings, "batch.size": batch_bytes})
     except KafkaException as error:
         raise SinkRefused(
             f"librdkafka does not take a property: {error.args[0].str()}", hint="mend it in [kafka.librdkafka]"
@@ -347,14 +383,11 @@ def _producer_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _after_abort(fault: KafkaError) -> Exception:
+def _after_abort(fault: KafkaError, *, topic: str = "") -> Exception:
     if fault.code() in _STALE:
         return BatchStale(f"the group has moved on: {fault.str()}")
     if fault.code() in _TOO_LARGE:
-        return SinkRefused(
-            f"a record is too large for its topic: {fault.str()}",
-            hint="raise max.message.bytes of the predictions and dead-letter topics above that of the features",
-        )
+        return SinkTooLarge(f"a record is too large for its topic: {fault.str()}", topic=topic)
     if fault.code() == KafkaError.OFFSET_METADATA_TOO_LARGE:
         return SinkRefused(
             f"the broker keeps too little beside an offset: {fault.str()}",

@@ -75,8 +75,9 @@ class Shard:
 
     `committed` is the offset up to which outputs are out (exclusive); below it the shard relearns in silence.
     `version` and `snapshot_offset` are those of the newest snapshot in the store; `mark` is what was last committed
-    beside the offset. `cell` is the mind where it is one model, `keys` where each key has one of its own. With a labels
-    topic `labels` is its join, the `labels_…` are places in that topic, and `order` tells how the two were read.
+    beside the offset; `secret` signs replays and is the same for the whole history. `cell` is the mind where it is one
+    model, `keys` where each key has one of its own. With a labels topic `labels` is its join, the `labels_…` are places
+    in that topic, and `order` tells how the two were read.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Shard:
         self.version = 0
         self.epoch = 0
         self.mark = ""
+        self.secret = ""
         self.counts = Counts()
         self.quality = Quality(task=mind.task)
         self.mind = mind

@@ -44,7 +44,8 @@ class Join(msgspec.Struct, frozen=True):
 class Snapshot(msgspec.Struct, frozen=True):
     """What one version holds. `offset` is the next to learn; `start` the first of the history.
 
-    `tables` tells how many rows each table of the shard has at that moment; the rows lie beside it (`table`).
+    `tables` tells how many rows each table of the shard has at that moment; the rows lie beside it (`table`). `secret`
+    is the shard's: it stands in the mark of the committed offset as well, which other tools can overwrite.
     """
 
     topic: str
@@ -63,6 +64,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     model: bytes
     join: Join | None = None
     tables: dict[str, int] = msgspec.field(default_factory=dict)
+    secret: str = ""
 
 
 def take(
@@ -98,6 +100,7 @@ def take(
         model=shard.mind.checkpoint() if model is None else model,
         join=_join(shard, labels),
         tables=shard.tables(),
+        secret=shard.secret,
     )
 
 

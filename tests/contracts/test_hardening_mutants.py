@@ -109,6 +109,33 @@ MUTANTS: list[Mutant] = [
         says="assert",
         also=("pipeline/exposition.py", "connection.settimeout(left)", "connection.settimeout(60)"),
     ),
+    Mutant(
+        name="only the value is weighed",
+        file="producers/parcel.py",
+        old="(size := record_bytes(keys[place], values[place], headers)) > bytes_max",
+        new="(size := record_bytes(None, values[place], ())) > bytes_max",
+        test="pipeline/test_engine.py::"
+        "test_what_its_topic_does_not_take_is_learned_and_only_its_prediction_is_a_dead_letter",
+        says="too_large",
+    ),
+    Mutant(
+        name="a batch that was refused keeps its mark",
+        file="pipeline/fitting.py",
+        old="mark=mark.withdraw(output.mark, before - len(result.predictions)),",
+        new="mark=output.mark,",
+        test="pipeline/test_fitting.py::"
+        "test_a_limit_that_was_lowered_is_read_anew_and_what_it_excludes_is_dead_lettered",
+        says="Counts(",
+    ),
+    Mutant(
+        name="headers of a replay need no proof",
+        file="producers/proof.py",
+        old='return claim if secret and hmac.compare_digest(wanted, named[REPLAY_PROOF] or b"") else NEVER',
+        new="return claim if wanted else NEVER",
+        test="pipeline/test_engine.py::"
+        "test_a_record_that_carries_the_headers_of_a_replay_by_itself_is_learned_and_never_was_replayed",
+        says="1 failed",
+    ),
 ]
 
 

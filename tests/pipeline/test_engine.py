@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from hostile import TASKS, Task, refused, taken
 from hypothesis import given, settings
@@ -13,10 +14,14 @@ from river import compose, dummy, linear_model, preprocessing, stats, tree
 from consumers.record import Decoder, Record
 from pipeline.engine import Engine, Result
 from producers.parcel import Parcel
+from producers.proof import Replay, sign
+from producers.size import SizeLimits
 from state.cell import Cell
 from state.learner import RiverLearner
-from state.shard import Shard
+from state.shard import Counts, Shard
 from state.snapshot import decode, encode, take
+
+SECRET = "0f" * 16
 
 
 class Fragile(linear_model.LogisticRegression):
@@ -63,7 +68,7 @@ def _engine() -> Engine:
 
 
 def _shard(model: Any = None) -> Shard:
-    return Shard(
+    shard = Shard(
         Cell(
             RiverLearner(
                 model or preprocessing.StandardScaler() | linear_model.LogisticRegression(),
@@ -73,6 +78,8 @@ def _shard(model: Any = None) -> Shard:
         partition=0,
         start=0,
     )
+    shard.secret = SECRET
+    return shard
 
 
 def _records(values: list[bytes | None], *, headers: Any = None) -> list[Record]:
@@ -118,10 +125,69 @@ def test_trace_headers_pass_to_the_prediction_and_others_do_not() -> None:
     assert result.predictions.headers[0] == [("traceparent", b"00-1"), ("baggage", b"b")]
 
 
-def test_a_record_that_only_the_sink_refused_is_predicted_again_and_not_learned_again() -> None:
-    shard = _shard()
-    result = _engine().run(shard, _records([_event(1, True)], headers=[("dlq.learned", b"true")]), now_ms=5)
+def test_a_replay_of_what_only_a_sink_refused_is_predicted_again_and_not_learned_again() -> None:
+    shard, value = _shard(), _event(1, True)
+    [record] = _records([value])
+    headers = sign(Replay(1, learned=True), secret=SECRET, topic="in", partition=0, key=record.key, value=value)
+    result = _engine().run(shard, _records([value], headers=headers), now_ms=5)
     assert (len(result.predictions), shard.counts.learned) == (1, 0)
+
+
+FORGED = [("dlq.learned", b"true"), ("dlq.replay.count", b"99"), ("dlq.replay.proof", b"f" * 64)]
+
+
+@pytest.mark.parametrize("headers", [FORGED[:1], FORGED[:2], FORGED, [*FORGED, ("dlq.replay.proof", None)]])
+def test_a_record_that_carries_the_headers_of_a_replay_by_itself_is_learned_and_never_was_replayed(
+    headers: Any,
+) -> None:
+    shard = _shard()
+    result = _engine().run(shard, _records([_event(1, True), b"{"], headers=headers), now_ms=5)
+    assert (len(result.predictions), shard.counts.learned) == (1, 1)
+    [letter] = result.dead_letters
+    assert dict(letter.headers)["dlq.replay.count"] == b"0"
+    assert "dlq.learned" not in dict(letter.headers)
+
+
+def test_headers_that_were_copied_from_a_replay_to_another_record_do_not_count() -> None:
+    shard, key = _shard(), _records([b"{"])[0].key
+    for secret, topic, partition in ((SECRET, "in", 1), (SECRET, "other", 0), ("ab" * 16, "in", 0)):
+        headers = sign(Replay(2), secret=secret, topic=topic, partition=partition, key=key, value=b"{")
+        [letter] = _engine().run(shard, _records([b"{"], headers=headers), now_ms=5).dead_letters
+        assert letter.replays == 0
+    headers = sign(Replay(2), secret=SECRET, topic="in", partition=0, key=key, value=b"{")
+    [letter, copied] = _engine().run(shard, _records([b"{", b"["], headers=headers), now_ms=5).dead_letters
+    assert (letter.replays, copied.replays) == (2, 0)
+
+
+def test_what_its_topic_does_not_take_is_learned_and_only_its_prediction_is_a_dead_letter() -> None:
+    tight, loose = _engine(), _engine()
+    tight.limits = SizeLimits(predictions=600, dead_letters=3_000)
+    shards = _shard(), _shard()
+    values = [_event(1, True), b"{", _event(2, True), _event(3)]
+    records = [msgspec.structs.replace(record, headers=None) for record in _records(values)]
+    records[2] = msgspec.structs.replace(records[2], headers=[("tracestate", b"x" * 900)])
+    records[3] = msgspec.structs.replace(records[3], key=b"k" * 2_900)
+    result = tight.run(shards[0], records, now_ms=5)
+    loose.run(shards[1], records, now_ms=5)
+    assert [(letter.record.offset, letter.refusal.code) for letter in result.dead_letters] == [
+        (1, "not_json"),
+        (2, "too_large"),
+        (3, "too_large"),
+    ]
+    told = [dict(letter.headers) for letter in result.dead_letters]
+    assert [headers.get("dlq.learned") for headers in told] == [None, b"true", None]
+    assert told[2]["dlq.stage"] == b"sink"
+    assert (result.dead_letters[2].key, told[2]["dlq.key.omitted"]) == (None, b"2900")
+    assert shards[0].counts == Counts(records=4, predictions=1, dead_letters=3, learned=2)
+    assert shards[1].counts == Counts(records=4, predictions=3, dead_letters=1, learned=2)
+    assert (
+        take(shards[0], topic="in", topic_id="", now_ms=5).model
+        == take(shards[1], topic="in", topic_id="", now_ms=5).model
+    )
+    # What goes with the predictions that are left is still theirs: a sink may refuse those as well.
+    tight.withdraw(shards[0], result, {0: "no"})
+    assert [letter.record.offset for letter in result.dead_letters] == [0, 1, 2, 3]
+    assert result.dead_letters[0].learned
 
 
 def test_a_model_that_raises_stands_as_it_stood_after_thousands_of_records() -> None:

@@ -10,6 +10,7 @@ from river import linear_model, preprocessing, tree
 from consumers.record import Decoder, LabelRecord, Record
 from pipeline.engine import Engine, Result
 from producers import deadletter
+from producers.proof import Replay, sign
 from state.bank import RiverBank
 from state.cell import Cell
 from state.keyring import Keyring
@@ -120,10 +121,14 @@ def test_features_with_a_label_of_their_own_do_not_wait_and_are_learned_once() -
 
 
 def test_a_replay_of_what_the_model_has_learned_does_not_wait() -> None:
-    shard = _shard(default=False)
-    assert shard.labels is not None
-    _run(shard, [_features("a", label=True, headers=[(deadletter.LEARNED, b"true")])])
-    assert (shard.labels.asked, shard.counts.learned) == (0, 0)
+    for secret, wanted in (("0f" * 16, (0, 0)), ("ab" * 16, (1, 0))):
+        shard, record = _shard(default=False), _features("a")
+        shard.secret = "0f" * 16
+        assert shard.labels is not None
+        claim = Replay(1, learned=True)
+        headers = sign(claim, secret=secret, topic="in", partition=0, key=record.key, value=record.value)
+        _run(shard, [_features("a", headers=headers)])
+        assert (shard.labels.asked, shard.counts.learned) == wanted, "a forged one waits as any other"
 
 
 def test_who_gets_no_label_is_dropped_or_learned_with_the_default() -> None:

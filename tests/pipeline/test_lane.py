@@ -14,7 +14,10 @@ from consumers.chunk import Chunk
 from consumers.record import Decoder
 from consumers.schema import Feature, Schema
 from pipeline import lane
-from pipeline.engine import DeadLetter, Engine, Result
+from pipeline.dead_letter import DeadLetter
+from pipeline.engine import Engine, Result
+from producers.proof import Replay, sign
+from producers.size import SizeLimits
 from state.cell import Cell
 from state.compiler import compile_model
 from state.keyring import Keyring
@@ -25,6 +28,9 @@ from state.table import Stand
 
 NOW_MS = 1_700_000_000_005
 TRACE = [("traceparent", b"00-1"), ("secret", b"x"), ("baggage", b"b")]
+SECRET = "0f" * 16
+# Long ids and traces have no room, nor have whole dead letters of them.
+LIMITS = SizeLimits(predictions=500, dead_letters=1_000)
 
 
 def logistic() -> Any:
@@ -69,6 +75,16 @@ def _amount(chance: random.Random) -> Any:
     return chance.choice([chance.gauss(0, 3), 1, 2**60, 1e308, True, "much"])
 
 
+def _headers(chance: random.Random, key: bytes | None, value: bytes | None) -> list[tuple[str, bytes]] | None:
+    """Make headers for a few: traces, long ones, those of a replay, and those of one that are forged or borrowed."""
+    if chance.random() > 0.1:
+        return None
+    replay = sign(Replay(2, learned=True), secret=SECRET, topic="in", partition=3, key=key, value=value)
+    borrowed = sign(Replay(2, learned=True), secret=SECRET, topic="in", partition=3, key=key, value=b"another")
+    forged = [("dlq.learned", b"true"), ("dlq.replay.count", b"-99"), ("dlq.replay.proof", b"0" * 64)]
+    return chance.choice([TRACE, [("tracestate", b"x" * 900)], replay, borrowed, forged, forged[:2]])
+
+
 def _messages(seed: int, count: int, label: Callable[[random.Random], Any], *, names: int = 0) -> list[Message]:
     """Make records with so many more names than usual."""
     chance = random.Random(seed)
@@ -77,12 +93,12 @@ def _messages(seed: int, count: int, label: Callable[[random.Random], Any], *, n
     for _ in range(count):
         # Aborted records and control records leave gaps.
         offset += 1 if chance.random() < 0.99 else 3
-        headers = TRACE if chance.random() < 0.02 else [("dlq.learned", b"true")] if chance.random() < 0.02 else None
         # The stream's time leaps now and then, and goes back.
         at_ms = max(1, at_ms + chance.choice([0, 1, 1, 2, -3, 50]))
         key = keys[min(len(keys) - 1, int(chance.expovariate(0.1)))]
         others = [] if chance.random() < 0.5 else [f"n{chance.randrange(names)}" for _ in range(min(names, 3))]
         value = _value(chance, label, others)
+        headers = _headers(chance, key, value)
         made.append(
             Message(topic="in", partition=3, offset=offset, key=key, value=value, headers=headers, timestamp=(1, at_ms))
         )
@@ -91,11 +107,15 @@ def _messages(seed: int, count: int, label: Callable[[random.Random], Any], *, n
 
 def _engine(decoder: Decoder, *, fast: bool) -> Engine:
     made = lane.Lane(decoder=decoder, topic="in", name="fraud") if fast else None
-    return Engine(decoder=decoder, topic="in", name="fraud", lane=made)
+    engine = Engine(decoder=decoder, topic="in", name="fraud", lane=made)
+    engine.limits = LIMITS
+    return engine
 
 
 def _shard(learner: Any) -> Shard:
-    return Shard(Cell(learner), partition=3, start=0)
+    shard = Shard(Cell(learner), partition=3, start=0)
+    shard.secret = SECRET
+    return shard
 
 
 def _outputs(results: list[Result]) -> dict[str, Any]:
@@ -115,10 +135,10 @@ def _outputs(results: list[Result]) -> dict[str, Any]:
 
 
 def _plain(letter: DeadLetter) -> tuple[Any, ...]:
-    """A letter without the model's own words, which say more where it is compiled."""
+    """A letter without the model's own words, which say more where it is compiled, and write 0 as 0.0."""
     own = [header for header in letter.headers if header[0] != "__dlq.errors.message"]
-    failed = ("dlq.code", b"learn_failed") in letter.headers
-    return letter.record.offset, letter.key, letter.value, own if failed else letter.headers
+    differs = dict(letter.headers)["dlq.code"] in {b"learn_failed", b"too_large"}
+    return letter.record.offset, letter.key, letter.value, own if differs else letter.headers
 
 
 def _run(engine: Engine, shard: Shard, messages: list[Message], cuts: list[int]) -> list[Result]:
@@ -147,6 +167,8 @@ def test_a_chunk_gives_what_its_records_give_one_by_one(
     for part, value in wanted.items():
         assert found[part] == value, part
     assert (fast.offset, fast.counts, fast.quality_now()) == (slow.offset, slow.counts, slow.quality_now())
+    assert 0 < sum(codes.get("too_large", 0) for codes in found["codes"]) < 600
+    assert any(b"x" * 900 not in dict(headers).values() for *_, headers in found["letters"])
     again = compile_model(learner.to_river())
     assert again is not None
     assert again.dump() == learner.dump()
@@ -162,7 +184,10 @@ def test_however_the_stream_is_cut_and_whether_anybody_listens_the_model_is_the_
         cuts = sorted(random.Random(seed).sample(range(1, 2_000), 10 * seed))
         for start, end in zip([0, *cuts], [*cuts, 2_000], strict=True):
             engine.run(shard, Chunk(messages[start:end]), now_ms=seed, silent=start % 2 == 1)
-        dumps.add((learner.dump(), repr(shard.counts), repr(shard.quality_now())))
+        # What is too large for its topic is counted where somebody listens, and learned all the same.
+        told = shard.counts.records, shard.counts.learned
+        dumps.add((learner.dump(), told, repr(shard.quality_now())))
+        assert shard.counts.predictions + shard.counts.dead_letters == shard.counts.records
     assert len(dumps) == 1
 
 
@@ -211,6 +236,7 @@ def test_a_chunk_of_many_keys_gives_what_its_records_give_one_by_one(
     decoder = Decoder()
     rings = [_keyring(build, silent_ms) for _ in range(2)]
     fast, slow = (Shard(ring, partition=3, start=0) for ring in rings)
+    fast.secret = slow.secret = SECRET
     results = _run(_engine(decoder, fast=True), fast, messages, cuts)
     found, wanted = _outputs(results), _outputs(_run(_engine(decoder, fast=False), slow, messages, cuts))
     for part, value in wanted.items():

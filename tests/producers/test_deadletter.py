@@ -3,6 +3,7 @@
 import struct
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -76,22 +77,44 @@ def test_the_reasons_of_an_earlier_dead_letter_are_replaced_and_never_pile_up(
     assert twice == once
 
 
-def test_the_count_of_replays_is_carried_on_and_what_is_no_number_counts_as_none() -> None:
-    again = sealed([(REPLAY_COUNT, b"2"), ("mine", b"1")])
-    assert again.count((REPLAY_COUNT, b"2")) == 1
+def test_the_count_of_replays_is_the_engines_to_tell_and_never_the_records_own() -> None:
+    again = sealed([(REPLAY_COUNT, b"2"), ("mine", b"1")], replays=1)
+    assert again.count((REPLAY_COUNT, b"1")) == 1
     assert [name for name, _ in again].count(REPLAY_COUNT) == 1
-    assert replay_count(again) == read(again).replay_count == 2
-    assert replay_count(None) == replay_count([(REPLAY_COUNT, None)]) == replay_count([(REPLAY_COUNT, b"x")]) == 0
+    assert replay_count(again) == read(again).replay_count == 1
+    assert read(sealed([(REPLAY_COUNT, b"99"), ("dlq.learned", b"true")])).replay_count == 0
 
 
-def test_that_the_model_had_learned_it_is_told_once_and_stays_told() -> None:
+@pytest.mark.parametrize("told", [None, b"", b"x", b"-99", b" 3", b"1_0", "³".encode(), b"9" * 19, b"9" * 5_000])
+def test_a_number_that_no_replay_wrote_counts_as_none(told: bytes | None) -> None:
+    assert replay_count([(REPLAY_COUNT, told)]) == 0
+    own = [("__dlq.errors.topic", b"features"), ("__dlq.errors.offset", told), ("dlq.timestamp", told)]
+    assert (read(own).offset, read(own).timestamp_ms) == (-1, None)
+
+
+def test_that_the_model_had_learned_it_is_told_once_and_never_by_the_record_itself() -> None:
     learned = sealed([("mine", b"1")], learned=True)
     assert is_learned(learned)
-    assert is_learned(sealed(learned))
-    assert sealed(learned).count(("dlq.learned", b"true")) == 1
+    assert learned.count(("dlq.learned", b"true")) == 1
+    assert not is_learned(sealed(learned))
     assert not is_learned(sealed())
     assert not is_learned([("dlq.learned", b"false")])
+    assert not is_learned([("dlq.learned", b"true"), ("dlq.learned", b"")])
     assert strip(learned) == [("mine", b"1")]
+
+
+def test_what_was_left_out_is_told_with_its_size() -> None:
+    headers = sealed(omitted={"key": 7, "value": 1_000_000})
+    assert headers[-2:] == [("dlq.key.omitted", b"7"), ("dlq.value.omitted", b"1000000")]
+    assert read(headers).omitted == {"key": 7, "value": 1_000_000}
+    assert strip(headers) == []
+    assert read(sealed(headers)).omitted == {}
+
+
+def test_the_system_that_wrote_last_tells_where_a_dead_letter_came_from() -> None:
+    connect = [("__connect.errors.topic", b"orders"), ("__connect.errors.offset", b"1")]
+    assert (read([*sealed(), *connect]).dialect, read([*sealed(), *connect]).topic) == ("connect", "orders")
+    assert read([*connect, *sealed()]).topic == "features"
 
 
 def test_a_long_message_is_cut_at_1_kib_on_the_border_of_a_character() -> None:
