@@ -185,13 +185,24 @@ def dlq_replay(
         ),
     ] = None,
     topic: Topic = None,
+    foreign: Annotated[
+        bool, typer.Option("--foreign", help="Also those that came from another topic than this pipeline's.")
+    ] = False,
     json: Json = False,
 ) -> int:
     """Send dead letters back into the features topic, each at most once. A dry run unless --execute."""
     from pipeline import dlq
 
     return dlq.replay(
-        chosen.load(), execute=execute, code=code, since=since, limit=limit, edit=edit, topic=topic, json=json
+        chosen.load(),
+        execute=execute,
+        code=code,
+        since=since,
+        limit=limit,
+        edit=edit,
+        topic=topic,
+        foreign=foreign,
+        json=json,
     )
 
 

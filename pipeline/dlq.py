@@ -9,11 +9,11 @@ import msgspec
 
 from consumers.reader import Reader
 from consumers.topics import Topics
-from pipeline import dlq_view, receipt
+from pipeline import dlq_view, mark, receipt
 from pipeline.config import Config
 from pipeline.letter import Letter, LetterError, Selection, envelope, position_of, select, since_ms
 from pipeline.output import data
-from pipeline.replay import Replay, ReplayError, Route, load_edit, parked_topic
+from pipeline.replay import UNKNOWN, Replay, ReplayError, Route, load_edit, parked_topic
 from producers.writer import Writer
 
 
@@ -25,7 +25,7 @@ def ls(
     selection = Selection(code, since_ms(since, now_ms=_now_ms()))
     with _reading(config) as reader:
         states = _states(config, reader, name)
-        tallies: dict[tuple[int, str], dlq_view.Tally] = {}
+        tallies: dict[tuple[int, str, str], dlq_view.Tally] = {}
         for letter in select(reader, name, selection):
             _count(tallies, letter, states)
     rows = sorted(tallies.values(), key=lambda tally: (-tally.count, tally.code))
@@ -75,9 +75,12 @@ def replay(
     limit: int | None = None,
     edit: str | None = None,
     topic: str | None = None,
+    foreign: bool = False,
     json: bool = False,
 ) -> int:
     """Send dead letters into the stream again, or, without `execute`, say which; return the exit code.
+
+    With `foreign` those of other topics than this pipeline's go along.
 
     Raises what Reader, Writer and Topics raise, ReplayError and LetterError. It may be run again after any of them.
     """
@@ -87,11 +90,12 @@ def replay(
     topics = Topics({"log_level": 0, **config.librdkafka})
     if topic is not None and topic not in topics.partitions():
         raise LetterError(f"there is no topic {topic}", hint="name the topic that holds the dead letters")
-    route = _route(config, topics, name, execute=execute)
-    writer = Writer(config.librdkafka, transactional_id=f"{config.name}.replay") if execute else None
-    with _reading(config) as reader, dlq_view.progress() as progress:
+    route = _route(config, topics, name, execute=execute, foreign=foreign)
+    with _reading(config) as reader, _reading(config) as originals, dlq_view.progress() as progress:
+        writer = _writer(config, route) if execute else None
         run = Replay(
             reader,
+            originals=originals,
             route=route,
             selection=selection,
             replay_max=config.dlq.replay_max,
@@ -105,7 +109,12 @@ def replay(
         _say(msgspec.json.encode(dlq_view.as_json(run.summary, execute=execute)).decode())
     else:
         dlq_view.print_summary(run.summary, route, limit=limit, replay_max=config.dlq.replay_max, execute=execute)
-    return int(run.summary.edit_failed > 0)
+    return int(run.summary.edit_failed + run.summary.lost + run.summary.too_large > 0)
+
+
+def _writer(config: Config, route: Route) -> Writer:
+    batch_bytes_max = min(route.bytes_max.values(), default=None)
+    return Writer(config.librdkafka, transactional_id=f"{config.name}.replay", batch_bytes_max=batch_bytes_max)
 
 
 def _run(run: Replay, writer: Writer | None) -> None:
@@ -123,7 +132,7 @@ def _run(run: Replay, writer: Writer | None) -> None:
             writer.close()
 
 
-def _route(config: Config, topics: Topics, name: str, *, execute: bool) -> Route:
+def _route(config: Config, topics: Topics, name: str, *, execute: bool, foreign: bool) -> Route:
     """Find the topics of a replay; make those that are missing if it is to be executed."""
     features = config.topics.features
     if execute:
@@ -134,6 +143,10 @@ def _route(config: Config, topics: Topics, name: str, *, execute: bool) -> Route
             )
         _make(config, topics, name)
     there = topics.partitions()
+    targets = (features, config.topics.labels, receipt.topic_of(name), parked_topic(name))
+    bytes_max = topics.limits(*(target for target in targets if target in there))
+    # The client refuses by itself what is larger than this.
+    client = int(config.librdkafka.get("message.max.bytes", sys.maxsize))
     return Route(
         topic=name,
         topic_id=_topic_id(topics, there, name),
@@ -142,7 +155,20 @@ def _route(config: Config, topics: Topics, name: str, *, execute: bool) -> Route
         labels=config.topics.labels,
         receipts_partitions=there.get(receipt.topic_of(name), 1),
         parked_partitions=there.get(parked_topic(name), 1),
+        group=config.name,
+        secrets=_secrets(config, there.get(features, 0)) if execute else {},
+        bytes_max={topic: min(limit, client) for topic, limit in bytes_max.items()},
+        foreign=foreign,
+        is_own=name == config.topics.dead_letters,
     )
+
+
+def _secrets(config: Config, partitions: int) -> dict[int, str]:
+    """Return with what replays are signed, by partition, where the pipeline has committed anything."""
+    with _reading(config, group=config.name) as reader:
+        places = reader.committed(config.topics.features, list(range(partitions)), stable=False)
+    marks = {partition: mark.read(place.metadata) for partition, place in places.items()}
+    return {partition: found.secret for partition, found in marks.items() if found is not None}
 
 
 def _make(config: Config, topics: Topics, name: str) -> None:
@@ -185,10 +211,10 @@ def _one(reader: Reader, name: str, partition: int, offset: int) -> Iterator[Let
     raise LetterError(f"{name}[{partition}] holds no dead letter at {offset}", hint="`headrace dlq show` lists them")
 
 
-def _count(tallies: dict[tuple[int, str], dlq_view.Tally], letter: Letter, states: receipt.States) -> None:
+def _count(tallies: dict[tuple[int, str, str], dlq_view.Tally], letter: Letter, states: receipt.States) -> None:
     at = letter.record.timestamp_ms
-    new = dlq_view.Tally(letter.status, letter.code, 0, 0, 0, 0, at, at, letter.reason.message)
-    tally = tallies.setdefault((letter.status, letter.code), new)
+    kind = letter.status, letter.code, letter.reason.topic or UNKNOWN
+    tally = tallies.setdefault(kind, dlq_view.Tally(*kind, 0, 0, 0, 0, at, at, letter.reason.message))
     state = states.of(letter.record.partition, letter.record.offset)
     tally.count += 1
     setattr(tally, state, getattr(tally, state) + 1)
@@ -196,8 +222,8 @@ def _count(tallies: dict[tuple[int, str], dlq_view.Tally], letter: Letter, state
 
 
 @contextlib.contextmanager
-def _reading(config: Config) -> Iterator[Reader]:
-    reader = Reader(config.librdkafka, group=f"{config.name}.replay")
+def _reading(config: Config, *, group: str | None = None) -> Iterator[Reader]:
+    reader = Reader(config.librdkafka, group=group or f"{config.name}.replay")
     try:
         yield reader
     finally:

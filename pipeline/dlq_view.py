@@ -27,10 +27,11 @@ _NUMBERS = frozenset({"count", "waiting", "replayed", "parked"})
 
 
 class Tally(msgspec.Struct):
-    """The dead letters of one status and code. `first` and `last` are ms since 1970."""
+    """The dead letters of one status and code out of one topic. `first` and `last` are ms since 1970."""
 
     status: int
     code: str
+    topic: str
     count: int
     waiting: int
     replayed: int
@@ -41,12 +42,13 @@ class Tally(msgspec.Struct):
 
 
 def print_tallies(tallies: Sequence[Tally]) -> None:
-    """Print a table of dead letters by status and code."""
+    """Print a table of dead letters by status, code and the topic that they came from."""
     _print(
         [
             {
                 "status": str(tally.status),
                 "code": printable(tally.code),
+                "from": printable(tally.topic),
                 "count": f"{tally.count:,}",
                 "waiting": f"{tally.waiting:,}",
                 "replayed": f"{tally.replayed:,}",
@@ -63,16 +65,16 @@ def print_tallies(tallies: Sequence[Tally]) -> None:
 def whole(topic: str, letter: Letter, state: State) -> str:
     """Write one dead letter with everything that it holds."""
     record, reason = letter.record, letter.reason
-    source = f"{reason.topic}[{reason.partition}]@{reason.offset}" if reason.topic else "unknown"
     lines = [
         f"{topic}[{record.partition}]@{record.offset}  {letter.status} {letter.code}  {state}",
         f"  time     {moment(record.timestamp_ms)}",
-        f"  source   {source}",
+        f"  source   {letter.origin}",
         f"  message  {reason.message}",
     ]
     told = {"field": reason.field, "stage": reason.stage, "group": reason.group, "dialect": reason.dialect}
     lines += [f"  {name:<7}  {text}" for name, text in told.items() if text]
     lines.append(f"  replays  {reason.replay_count}")
+    lines += [f"  omitted  {part}: {size:,} bytes, still at the source" for part, size in reason.omitted.items()]
     lines.append(f"  key      {_bytes(record.key)}")
     lines += [f"  header   {name}: {_bytes(value)}" for name, value in deadletter.strip(record.headers)]
     lines.append(f"  value    {_bytes(record.value)}")
@@ -90,8 +92,12 @@ def as_json(summary: Summary, *, execute: bool) -> dict[str, Any]:
         "parked": summary.parked,
         "left": summary.left,
         "edit_failed": summary.edit_failed,
+        "lost": summary.lost,
+        "too_large": summary.too_large,
         "already": summary.already,
+        "foreign": summary.foreign,
         "failures": summary.failures,
+        "reasons": summary.reasons,
         "codes": list(summary.groups.values()),
     }
 
@@ -100,6 +106,8 @@ def print_summary(summary: Summary, route: Route, *, limit: int | None, replay_m
     """Print what a replay did, or would do, and what to do next."""
     for failure in summary.failures:
         sys.stderr.write(f"edit failed: {printable(failure)}\n")
+    for reason in summary.reasons:
+        sys.stderr.write(f"left: {printable(reason)}\n")
     if not execute:
         _print_groups(list(summary.groups.values()))
     send, park = (summary.sent, summary.parked) if execute else (summary.to_send, summary.to_park)
@@ -108,17 +116,27 @@ def print_summary(summary: Summary, route: Route, *, limit: int | None, replay_m
     if park:
         times = f"after {replay_max} replays" if replay_max > 1 else "after a replay"
         parts.append(f"{park:,} {would}parked in {parked_topic(route.topic)} {times}")
-    if summary.left:
-        parts.append(f"{summary.left:,} left by the edit function")
-    if summary.edit_failed:
-        parts.append(f"{summary.edit_failed:,} left because it failed")
-    if summary.already:
-        parts.append(f"{summary.already:,} had been replayed or parked before")
+    others = {
+        "left by the edit function": summary.left,
+        "left because it failed": summary.edit_failed,
+        "left because their records are gone": summary.lost,
+        "left because they are too large": summary.too_large,
+        "had been replayed or parked before": summary.already,
+    }
+    parts += [f"{count:,} {words}" for words, count in others.items() if count]
     data.write(f"{', '.join(parts)}\n")
+    if summary.foreign:
+        _print_foreign(summary.foreign, route)
     if summary.already == limit:
         data.write(f"the first {limit:,} of them are done: raise --limit or leave it out to go on\n")
     elif not execute and send + park:
         data.write("add --execute to send them\n")
+
+
+def _print_foreign(foreign: Mapping[str, int], route: Route) -> None:
+    origins = ", ".join(f"{printable(topic)} {count:,}" for topic, count in sorted(foreign.items()))
+    count = sum(foreign.values())
+    data.write(f"{count:,} left that are not of {route.features} ({origins}): --foreign takes them too\n")
 
 
 @contextlib.contextmanager

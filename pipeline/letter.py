@@ -15,6 +15,8 @@ from consumers.record import Record
 from pipeline.duration import duration_s
 from producers import deadletter
 
+_STATUS_DIGITS = 3
+
 
 class LetterError(Exception):
     """Raised when what was asked for can't be read, or is not there."""
@@ -46,7 +48,13 @@ class Letter(msgspec.Struct, frozen=True):
     def status(self) -> int:
         """Which status it was refused with. Another system's dead letters are as malformed as our own: 400."""
         told = dict(self.record.headers or ()).get(deadletter.STATUS) or b""
-        return int(told) if told.isdigit() else 400
+        return int(told) if told.isdigit() and len(told) == _STATUS_DIGITS else 400
+
+    @property
+    def origin(self) -> str:
+        """Where its record stood, for people; `unknown` where no header tells."""
+        reason = self.reason
+        return f"{reason.topic}[{reason.partition}]@{reason.offset}" if reason.topic else "unknown"
 
 
 class Selection(msgspec.Struct, frozen=True):
@@ -123,6 +131,7 @@ def envelope(topic: str, record: Record) -> dict[str, Any]:
         "message": reason.message,
         "source": {"topic": reason.topic, "partition": reason.partition, "offset": reason.offset},
         "replay_count": reason.replay_count,
+        "omitted": dict(reason.omitted),
     }
 
 

@@ -59,9 +59,9 @@ def produce(
         )
     topic = _topic(config, labels=labels, wait=wait, tabular=tabular)
     with _opened(file) as source:
-        _ensure(config)
+        bytes_max = _ensure(config, topic)
         rows = csv_rows(source, label=label, id_=id_, key=key) if tabular else lines(source, key=key)
-        feed = Feed(config.librdkafka, topic=topic, timeout_s=timeout_s, each=wait)
+        feed = Feed(config.librdkafka, topic=topic, timeout_s=timeout_s, each=wait, bytes_max=bytes_max)
         started = time.monotonic()
         try:
             missing = _send_and_wait(config, feed, rows, timeout_s, json=json) if wait else _send(feed, rows, source)
@@ -156,8 +156,11 @@ def _ahead(rows: Iterator[Row]) -> Iterator[Row | None]:
         yield row
 
 
-def _ensure(config: Config) -> None:
-    Topics({"log_level": 0, **config.librdkafka}).ensure(**config.topics.model_dump())
+def _ensure(config: Config, topic: str) -> int:
+    """See that the topics are there, and return the size of the largest record that one of them takes."""
+    topics = Topics({"log_level": 0, **config.librdkafka})
+    topics.ensure(**config.topics.model_dump())
+    return topics.limits(topic)[topic]
 
 
 @contextlib.contextmanager

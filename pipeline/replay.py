@@ -19,11 +19,14 @@ import msgspec
 
 from consumers.reader import Reader, Span
 from consumers.record import Record
-from pipeline import receipt
+from pipeline import original, receipt
 from pipeline.letter import Letter, Selection
-from producers import deadletter
+from producers import deadletter, proof
+from producers.size import record_bytes
 from producers.writer import Outbound, Writer
 
+UNKNOWN = "unknown"
+"""What the topic is called of a dead letter that names none."""
 BATCH_RECORDS_MAX = 500
 BATCH_BYTES_MAX = 8_388_608
 FAILURES_MAX = 10
@@ -43,7 +46,12 @@ class ReplayError(Exception):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """From which topic to which others a replay goes, and how many partitions those have; labels have the features'."""
+    """From which topic to which others a replay goes, and how many partitions those have; labels have the features'.
+
+    `group` is the pipeline's, whose `secrets` sign what is sent, by partition. `bytes_max` has the largest record that
+    each topic takes. With `foreign` dead letters of other topics go along. `is_own` says that the topic is where this
+    pipeline's dead letters go: what names no origin in there is taken for its own.
+    """
 
     topic: str
     topic_id: str
@@ -52,6 +60,11 @@ class Route(msgspec.Struct, frozen=True):
     labels: str | None
     receipts_partitions: int
     parked_partitions: int
+    group: str
+    secrets: Mapping[int, str] = {}
+    bytes_max: Mapping[str, int] = {}
+    foreign: bool = False
+    is_own: bool = True
 
 
 class Group(msgspec.Struct):
@@ -65,7 +78,11 @@ class Group(msgspec.Struct):
 
 
 class Summary(msgspec.Struct):
-    """What a replay did, or would do. `selected` is the sum of all that follow but `failures` and `groups`."""
+    """What a replay did, or would do. `selected` is the sum of the numbers that follow.
+
+    `lost` counts those whose record was left out and is in the log no more, `too_large` those that their topic does not
+    take; `reasons` has the first of both. `foreign` counts what came from other topics, and was not selected.
+    """
 
     selected: int = 0
     to_send: int = 0
@@ -74,8 +91,12 @@ class Summary(msgspec.Struct):
     parked: int = 0
     left: int = 0
     edit_failed: int = 0
+    lost: int = 0
+    too_large: int = 0
     already: int = 0
     failures: list[str] = []
+    reasons: list[str] = []
+    foreign: dict[str, int] = {}
     groups: dict[str, Group] = {}
 
 
@@ -105,6 +126,7 @@ class Replay:
     """Go through the dead letters of a route, in the order of partitions and offsets.
 
     Without a writer nothing is sent, and the summary tells what would be. `edit` changes values on their way.
+    `originals` reads the records of dead letters that had no room for all of it.
     `progress` gets how many offsets are done, and of how many.
     """
 
@@ -112,6 +134,7 @@ class Replay:
         self,
         reader: Reader,
         *,
+        originals: Reader,
         route: Route,
         selection: Selection,
         replay_max: int,
@@ -121,6 +144,7 @@ class Replay:
         progress: Callable[[int, int], None],
     ) -> None:
         self._reader = reader
+        self._originals = originals
         self._route = route
         self._selection = selection
         self._replay_max = replay_max
@@ -201,18 +225,28 @@ class Replay:
             return True
         if not selected:
             return False
+        if not (self._route.foreign or self._is_own(letter)):
+            origin = letter.reason.topic or UNKNOWN
+            self.summary.foreign[origin] = self.summary.foreign.get(origin, 0) + 1
+            return False
         self.summary.selected += 1
         if letter.reason.replay_count >= self._replay_max:
-            self.summary.to_park += 1
-            self._add(letter, self._parked(record), "parked")
-            return True
-        taken, value = self._edited(record)
-        if not taken:
+            return self._add(letter, self._parked(record), "parked")
+        if letter.reason.omitted and (found := original.whole(self._originals, letter)) is None:
+            self.summary.lost += 1
+            self._explain(letter, f"what it leaves out is no longer at {letter.origin}")
             return False
-        self.summary.to_send += 1
-        self._show(letter)
-        self._add(letter, self._again(letter, value), "sent")
-        return True
+        whole = found if letter.reason.omitted and found is not None else record
+        taken, value = self._edited(whole)
+        return taken and self._add(letter, self._again(letter, whole, value), "sent")
+
+    def _is_own(self, letter: Letter) -> bool:
+        topic, route = letter.reason.topic, self._route
+        return topic in {route.features, route.labels} or (not topic and route.is_own)
+
+    def _explain(self, letter: Letter, words: str) -> None:
+        if len(self.summary.reasons) < FAILURES_MAX:
+            self.summary.reasons.append(f"{letter.record.partition}:{letter.record.offset} {words}")
 
     def _edited(self, record: Record) -> tuple[bool, bytes | None]:
         """Return whether the record is to be sent, and with which value."""
@@ -235,23 +269,27 @@ class Replay:
             )
         return True, bytes(value)
 
-    def _again(self, letter: Letter, value: bytes | None) -> Outbound:
+    def _again(self, letter: Letter, whole: Record, value: bytes | None) -> Outbound:
         """Make the record that it was before it was a dead letter, to where it stood first."""
-        record, reason = letter.record, letter.reason
-        headers = deadletter.strip(record.headers)
-        headers.append((deadletter.REPLAY_COUNT, str(reason.replay_count + 1).encode()))
-        if deadletter.is_learned(record.headers):
-            headers.append((deadletter.LEARNED, b"true"))
-        known = 0 <= reason.partition < self._route.features_partitions
-        is_label = reason.topic == self._route.labels
+        reason, route = letter.reason, self._route
+        # What another topic calls a partition is none of this one's.
+        known = self._is_own(letter) and 0 <= reason.partition < route.features_partitions
+        is_label = reason.topic == route.labels
+        topic = route.labels if is_label and route.labels else route.features
+        # Only what this pipeline's own model has learned is not to be learned again.
+        learned = reason.group == route.group and deadletter.is_learned(letter.record.headers)
+        claim = proof.Claim(reason.replay_count + 1, learned)
+        secret = route.secrets.get(reason.partition, "") if known else ""
+        signed = proof.sign(claim, secret=secret, topic=topic, partition=reason.partition, key=whole.key, value=value)
         original_ms = reason.timestamp_ms if reason.timestamp_ms is not None else -1
         return Outbound(
-            self._route.labels if is_label and self._route.labels else self._route.features,
+            topic,
             reason.partition if known else None,
-            record.key,
+            whole.key,
             value,
-            headers,
-            original_ms if original_ms >= 0 else max(record.timestamp_ms, 0),
+            # Without a secret there is no history in which it could count.
+            [*deadletter.strip(whole.headers), *(signed if secret else signed[:-1])],
+            original_ms if original_ms >= 0 else max(letter.record.timestamp_ms, 0),
         )
 
     def _parked(self, record: Record) -> Outbound:
@@ -264,7 +302,22 @@ class Replay:
             max(record.timestamp_ms, 0),
         )
 
-    def _add(self, letter: Letter, outbound: Outbound, action: Literal["sent", "parked"]) -> None:
+    def _add(self, letter: Letter, outbound: Outbound, action: Literal["sent", "parked"]) -> bool:
+        """Add a record and its receipt to the batch; tell whether its topic takes it."""
+        size = record_bytes(outbound.key, outbound.value, outbound.headers)
+        if size > (most := self._route.bytes_max.get(outbound.topic, sys.maxsize)):
+            self.summary.too_large += 1
+            self._explain(letter, f"would have {size} bytes, and {outbound.topic} takes {most} (max.message.bytes)")
+            return False
+        if action == "sent":
+            self.summary.to_send += 1
+            self._show(letter)
+        else:
+            self.summary.to_park += 1
+        self._note(letter, outbound, action)
+        return True
+
+    def _note(self, letter: Letter, outbound: Outbound, action: Literal["sent", "parked"]) -> None:
         record = letter.record
         written = receipt.Receipt(
             self._now_ms(),

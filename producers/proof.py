@@ -18,14 +18,14 @@ from producers.deadletter import LEARNED, REPLAY_COUNT, REPLAY_PROOF, Headers, r
 _SECRET_BYTES = 16
 
 
-class Replay(msgspec.Struct, frozen=True):
+class Claim(msgspec.Struct, frozen=True):
     """What a replay says of a record: how often it was replayed, and whether the model has learned it before."""
 
     count: int = 0
     learned: bool = False
 
 
-NEVER = Replay()
+NEVER = Claim()
 """What is true of a record that no replay has sent, whatever its headers say."""
 
 
@@ -35,13 +35,13 @@ def new_secret() -> str:
 
 
 def sign(
-    replay: Replay, *, secret: str, topic: str, partition: int, key: bytes | None, value: bytes | None
+    claim: Claim, *, secret: str, topic: str, partition: int, key: bytes | None, value: bytes | None
 ) -> list[tuple[str, bytes]]:
     """Return the headers with which a replay sends a record to a partition."""
-    headers = [(REPLAY_COUNT, b"%d" % replay.count)]
-    if replay.learned:
+    headers = [(REPLAY_COUNT, b"%d" % claim.count)]
+    if claim.learned:
         headers.append((LEARNED, b"true"))
-    return [*headers, (REPLAY_PROOF, _signature(secret, topic, partition, replay.count, replay.learned, key, value))]
+    return [*headers, (REPLAY_PROOF, _signature(secret, topic, partition, claim.count, claim.learned, key, value))]
 
 
 def is_claimed(headers: Headers) -> bool:
@@ -49,7 +49,7 @@ def is_claimed(headers: Headers) -> bool:
     return any(name == REPLAY_PROOF for name, _ in headers)
 
 
-def read(headers: Headers | None, *, secret: str, topic: str, record: Any) -> Replay:
+def read(headers: Headers | None, *, secret: str, topic: str, record: Any) -> Claim:
     """Return what a replay of this pipeline's says of a record, and NEVER where no such replay has sent it.
 
     The record has `partition`, `key` and `value`.
@@ -57,7 +57,7 @@ def read(headers: Headers | None, *, secret: str, topic: str, record: Any) -> Re
     if not headers or not is_claimed(headers):
         return NEVER
     named = dict(headers)
-    claim = Replay(replay_count(headers), named.get(LEARNED) == b"true")
+    claim = Claim(replay_count(headers), named.get(LEARNED) == b"true")
     wanted = _signature(secret, topic, record.partition, claim.count, claim.learned, record.key, record.value)
     return claim if secret and hmac.compare_digest(wanted, named[REPLAY_PROOF] or b"") else NEVER
 

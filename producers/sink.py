@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from producers.parcel import Output, Reach, produce
+from producers.size import batch_bytes
 
 Deadline = Callable[[str], Any]
 """Makes a context in which the named call must end, or the process does."""
@@ -31,8 +32,6 @@ _HELD_S = 10.0
 _LOOK_S = 0.01
 # By the list in `_Last`, and by who asks.
 _HELD_HERE = 2
-# librdkafka's own default.
-_BATCH_BYTES = 1_000_000
 _QUEUE_MESSAGES_MAX = 1_000_000
 _QUEUE_KBYTES_MAX = 2_000_000
 
@@ -352,10 +351,8 @@ def _let_go(producer: Producer) -> None:
 
 
 def _producer(settings: dict[str, Any], batch_bytes_max: int) -> Producer:
-    # A broker refuses a batch of many small records as it does a single large one.
-    batch_bytes = min(int(settings.get("batch.size", _BATCH_BYTES)), batch_bytes_max)
     try:
-        return Producer({**settings, "batch.size": batch_bytes})
+        return Producer({**settings, "batch.size": batch_bytes(settings, batch_bytes_max)})
     except KafkaException as error:
         raise SinkRefused(
             f"librdkafka does not take a property: {error.args[0].str()}", hint="mend it in [kafka.librdkafka]"

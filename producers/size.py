@@ -5,7 +5,8 @@ writes it (KIP-98). The size is that before compression, so that it does not dep
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -17,6 +18,8 @@ HEADER_BYTES_MAX = 10
 """What a header has at most besides its name and value."""
 
 _BATCH_BYTES = 61
+# librdkafka's own default.
+_BATCH_SIZE = 1_000_000
 # Attributes, and the distances to the batch's time and offset, which are 0 for its first record.
 _FIXED_BYTES = 3
 _SEVEN_BITS = 7
@@ -40,6 +43,15 @@ def record_bytes(key: bytes | None, value: bytes | None, headers: Headers | None
     for name, text in headers or ():
         size += _field_bytes(name.encode(errors="surrogatepass")) + _field_bytes(text)
     return _BATCH_BYTES + _number_bytes(size) + size
+
+
+def batch_bytes(settings: Mapping[str, Any], bytes_max: int | None) -> int:
+    """Return librdkafka's `batch.size` for topics that take batches of this size at most.
+
+    A broker refuses a batch of many small records as it does a single large one.
+    """
+    asked = int(settings.get("batch.size", _BATCH_SIZE))
+    return asked if bytes_max is None else min(asked, bytes_max)
 
 
 def _field_bytes(field: bytes | None) -> int:

@@ -15,6 +15,7 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from producers.deadletter import Headers
+from producers.size import PLAIN_BYTES_MAX, batch_bytes, record_bytes
 
 Delivered = Callable[[int, int], None]
 """Gets the partition and the offset that Kafka gave a record; both are -1 when it was refused."""
@@ -98,12 +99,22 @@ class Feed:
     """Put records into `topic`; each is taken or counted as refused within `timeout_s` seconds.
 
     `fault` holds the first refusal's words, and `away` tells that Kafka itself does not answer. To hear of each
-    delivery costs as much again as the sending; without `each` only refusals are heard of.
+    delivery costs as much again as the sending; without `each` only refusals are heard of. What is larger than
+    `bytes_max` is refused here: a broker would refuse with it what it comes with.
     """
 
-    def __init__(self, settings: Mapping[str, Any], *, topic: str, timeout_s: float, each: bool = True) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        *,
+        topic: str,
+        timeout_s: float,
+        each: bool = True,
+        bytes_max: int | None = None,
+    ) -> None:
         bounds = {
             "enable.idempotence": True,
+            "batch.size": batch_bytes(settings, bytes_max),
             "message.timeout.ms": int(timeout_s * 1_000),
             "delivery.report.only.error": not each,
         }
@@ -111,6 +122,7 @@ class Feed:
         self._topic = topic
         self._timeout_s = timeout_s
         self._each = each
+        self._bytes_max = bytes_max
         self._sent = 0
         self.refused = 0
         self.fault = ""
@@ -126,6 +138,14 @@ class Feed:
         assert self._each or delivered is None
         report = self._report if delivered is None else partial(self._report, delivered=delivered)
         self._sent += 1
+        if self._bytes_max is not None and (size := _size(key, value, self._bytes_max)) > self._bytes_max:
+            self.refused += 1
+            self.fault = self.fault or (
+                f"one has {size} bytes, and {self._topic} takes {self._bytes_max} (max.message.bytes)"
+            )
+            if delivered is not None:
+                delivered(-1, -1)
+            return
         while True:
             try:
                 self._producer.produce(self._topic, value, key, on_delivery=report)
@@ -165,10 +185,19 @@ class Feed:
 
 
 class Writer:
-    """Send records and a group's offsets, all or nothing, under one transactional id."""
+    """Send records and a group's offsets, all or nothing, under one transactional id.
 
-    def __init__(self, settings: Mapping[str, Any], *, transactional_id: str) -> None:
-        bounds = {"enable.idempotence": True, "transactional.id": transactional_id}
+    `batch_bytes_max` is the largest batch that all topics take which it writes to.
+    """
+
+    def __init__(
+        self, settings: Mapping[str, Any], *, transactional_id: str, batch_bytes_max: int | None = None
+    ) -> None:
+        bounds = {
+            "enable.idempotence": True,
+            "transactional.id": transactional_id,
+            "batch.size": batch_bytes(settings, batch_bytes_max),
+        }
         self._settings = {**_SETTINGS, "transaction.timeout.ms": 15_000, **settings, **bounds}
         self._producer: Producer | None = None
         self._fault: tuple[KafkaError, str] | None = None
@@ -263,6 +292,12 @@ class Writer:
                 hint="give the user WRITE on the topics and on the transactional id, and READ on the group",
             )
         return WriterAway(f"Kafka did not take the records: {words}")
+
+
+def _size(key: bytes | None, value: bytes, bytes_max: int) -> int:
+    """Return a record's size in bytes; one that is far below the limit is not measured."""
+    most = len(key or b"") + len(value) + PLAIN_BYTES_MAX
+    return most if most <= bytes_max else record_bytes(key, value, None)
 
 
 def _bounded(name: str, call: Callable[..., Any], *args: Any) -> None:

@@ -27,7 +27,7 @@ from pipeline.config import Config
 from pipeline.letter import LetterError
 from pipeline.replay import ReplayError
 from producers import deadletter
-from producers.writer import WriterAway, WriterRefused
+from producers.writer import WriterAway
 
 Make = Callable[..., Project]
 Headers = Sequence[tuple[str, bytes | None]]
@@ -132,7 +132,7 @@ def write(project: Project, topic: str, letters: Sequence[dict[str, Any]]) -> No
     assert producer.flush(30) == 0
 
 
-def refuse(project: Project, count: int, *, code: str = "not_json", first: int = 0, headers: Headers = ()) -> None:
+def refuse(project: Project, count: int, *, code: str = "not_json", first: int = 0, **more: Any) -> None:
     """Write dead letters with values 0, 1, 2… that stood in the features' partitions in turn."""
     write(
         project,
@@ -142,9 +142,7 @@ def refuse(project: Project, count: int, *, code: str = "not_json", first: int =
                 "value": str(number).encode(),
                 "key": b"k%d" % number,
                 "partition": number % project.partitions,
-                "headers": seal(
-                    project, partition=number % project.partitions, offset=number, code=code, headers=headers
-                ),
+                "headers": seal(project, partition=number % project.partitions, offset=number, code=code, **more),
             }
             for number in range(first, first + count)
         ],
@@ -156,7 +154,7 @@ def replay(capsys: pytest.CaptureFixture[str], config: Config, **options: Any) -
     code = dlq.replay(config, json=True, **options)
     settle(config)
     summary = json.loads(capsys.readouterr().out)
-    assert code == int(summary["edit_failed"] > 0)
+    assert code == int(summary["edit_failed"] + summary["lost"] + summary["too_large"] > 0)
     return summary
 
 
@@ -487,8 +485,8 @@ def test_edit_changes_records_leaves_some_and_tells_of_those_that_it_fails_on(
 def test_a_record_that_was_replayed_too_often_is_parked_whole(ready: Make, capsys: pytest.CaptureFixture[str]) -> None:
     project = ready()
     refuse(project, 1)
-    refuse(project, 1, first=1, headers=[("a", b"1"), (deadletter.REPLAY_COUNT, b"2")])
-    refuse(project, 1, first=2, headers=[("a", b"1"), (deadletter.REPLAY_COUNT, b"3")])
+    refuse(project, 1, first=1, headers=[("a", b"1")], replays=2)
+    refuse(project, 1, first=2, headers=[("a", b"1")], replays=3)
     config = config_of(project, **{"dlq.replay_max": 3})
     assert replay(capsys, config)["to_park"] == 1
     summary = replay(capsys, config, execute=True)
@@ -536,16 +534,27 @@ def test_dead_letters_of_connect_streams_and_spring_are_replayed_from_their_topi
     )
     config = config_of(project)
     assert states(capsys, config, topic=topic) == dict.fromkeys(["org.E", "org.S", "org.X", "unknown"], (1, 0, 0))
-    assert replay(capsys, config, execute=True, topic=topic)["sent"] == 4
+    plan = replay(capsys, config, topic=topic)
+    assert (plan["to_send"], plan["foreign"]) == (2, {"another": 1, "unknown": 1})
+    dlq.replay(config, topic=topic)
+    said = capsys.readouterr().out
+    assert f"2 left that are not of {project.features} (another 1, unknown 1): --foreign" in said
+    assert replay(capsys, config, execute=True, topic=topic)["sent"] == 2
     found = {int(message.value()): message for message in sent(project)}
-    assert sorted(found) == [0, 1, 2, 3]
+    assert sorted(found) == [0, 2]
     assert (found[0].partition(), found[2].partition()) == (1, 1)
     assert found[2].timestamp()[1] == NOW_MS
+    assert ("mine", b"1") in found[2].headers()
+    assert states(capsys, config, topic=topic)["org.S"] == (1, 0, 0)
+    assert replay(capsys, config, execute=True, topic=topic, foreign=True)["sent"] == 2
+    found = {int(message.value()): message for message in sent(project)}
+    assert sorted(found) == [0, 1, 2, 3]
     assert found[3].timestamp()[1] > NOW_MS
     assert all(dict(m.headers())[deadletter.REPLAY_COUNT] == b"1" for m in found.values())
-    assert ("mine", b"1") in found[2].headers()
-    assert replay(capsys, config, execute=True, topic=topic)["sent"] == 0
+    assert replay(capsys, config, execute=True, topic=topic, foreign=True)["sent"] == 0
     assert states(capsys, config, topic=topic) == dict.fromkeys(["org.E", "org.S", "org.X", "unknown"], (0, 1, 0))
+    dlq.ls(config, topic=topic)
+    assert {"another", "unknown", project.features} <= set(capsys.readouterr().out.split())
     with pytest.raises(LetterError, match="there is no topic"):
         dlq.replay(config, topic="absent")
 
@@ -587,17 +596,24 @@ def test_receipts_do_not_count_for_dead_letters_of_a_topic_that_was_made_again(
     assert numbers(sent(project)) == Counter(range(8))
 
 
-def test_a_record_that_its_topic_never_takes_ends_the_replay_with_what_to_do(
+def test_a_record_that_its_topic_never_takes_is_left_and_said_and_the_others_go(
     ready: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     project = ready(partitions=1)
-    refuse(project, 1)
-    (project.directory / "blow.py").write_text("def up(value):\n    return b'x' * 2_000_000\n")
+    refuse(project, 3)
+    (project.directory / "blow.py").write_text(
+        "def up(value):\n    return b'x' * 2_000_000 if value == b'1' else value\n"
+    )
     config = config_of(project)
-    with pytest.raises(WriterRefused, match="too large") as raised:
-        dlq.replay(config, execute=True, edit="blow:up")
-    assert "max.message.bytes" in raised.value.hint
-    assert sent(project) == []
+    assert replay(capsys, config, edit="blow:up")["too_large"] == 1
+    assert dlq.replay(config, execute=True, edit="blow:up") == 1
+    told = capsys.readouterr()
+    assert "left: 0:1 would have 2000" in told.err
+    assert f"{project.features} takes 1048588 (max.message.bytes)" in told.err
+    assert "2 sent" in told.out
+    assert "1 left because they are too large" in told.out
+    settle(config)
+    assert numbers(sent(project)) == Counter([0, 2])
     assert replay(capsys, config, execute=True)["sent"] == 1
 
 
@@ -672,3 +688,62 @@ def test_a_repaired_record_is_predicted_and_learned_once_however_often_it_is_rep
     again = [m for messages in made.read(made.dead_letters).values() for m in messages]
     assert Counter(dict(m.headers())["dlq.replay.count"] for m in again) == {b"0": 4, b"1": 2}
     assert len(again) == 6
+
+
+FORGED = [("dlq.replay.count", b"99"), ("dlq.learned", b"true"), ("dlq.replay.proof", b"0" * 64)]
+
+
+def test_headers_of_a_replay_count_only_where_this_pipelines_replay_has_written_them(
+    project: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = project(partitions=1)
+    good = b'{"features": {"a": 1.5}, "label": true}'
+    bad = [(b"{", FORGED), (b"{", [("dlq.replay.count", b"-99")]), (b"{", None)]
+    write(made, made.features, [{"value": value, "headers": headers} for value, headers in [(good, FORGED), *bad]])
+    config = config_of(made, **{"dlq.replay_max": 1})
+    made.run_to_end()
+    settle(config)
+    summary = replay(capsys, config, execute=True)
+    assert (summary["sent"], summary["parked"]) == (3, 0)
+    # On another record they are worth nothing.
+    borrowed = sent(made)[-1].headers()
+    assert [name for name, _ in borrowed] == ["dlq.replay.count", "dlq.replay.proof"]
+    write(made, made.features, [{"value": value, "headers": [*borrowed, *FORGED[1:2]]} for value in (good, b"[")])
+    made.run_to_end()
+    settle(config)
+    letters = made.read(made.dead_letters)[0]
+    assert [dict(letter.headers())["dlq.replay.count"] for letter in letters] == [b"0"] * 3 + [b"1"] * 3 + [b"0"]
+    assert not any("dlq.learned" in dict(letter.headers()) for letter in letters)
+    assert made.status()["counts"] == {"records": 9, "predictions": 2, "dead_letters": 7, "learned": 2}
+    summary = replay(capsys, config, execute=True)
+    assert (summary["sent"], summary["parked"], summary["already"]) == (1, 3, 3)
+
+
+def test_what_a_dead_letter_leaves_out_is_read_where_it_stood_as_long_as_it_is_there(
+    project: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = project(partitions=1)
+    for topic in (made.predictions, made.dead_letters):
+        _topics(made).create(topic, 1, {"max.message.bytes": "2000"})
+    whole = {"value": b"{" * 3_000, "key": b"k", "headers": [("mine", b"x" * 2_000)], "timestamp": NOW_MS}
+    good = {"value": b'{"features": {"a": 1}, "label": true}', "key": b"k" * 3_000}
+    write(made, made.features, [whole, good, {**whole, "key": b"k" * 3_000, "timestamp": NOW_MS + 1}])
+    made.run_to_end()
+    config = config_of(made)
+    assert dlq.show(config, position="0:0") == 0
+    assert "omitted  value: 3,000 bytes" in capsys.readouterr().out
+    summary = replay(capsys, config, execute=True, limit=2)
+    assert (summary["sent"], summary["lost"]) == (2, 0)
+    again, learned = sent(made)[-2:]
+    assert (again.key(), again.value(), again.timestamp()[1]) == (b"k", whole["value"], NOW_MS)
+    assert again.headers()[:2] == [*whole["headers"], ("dlq.replay.count", b"1")]
+    assert (learned.key(), dict(learned.headers())["dlq.learned"]) == (good["key"], b"true")
+    made.run_to_end()
+    assert made.status()["counts"] == {"records": 5, "predictions": 0, "dead_letters": 5, "learned": 1}
+    admin = AdminClient(made.client)
+    place = TopicPartition(made.features, 0, 3)
+    admin.delete_records([place])[place].result(10)
+    left = replay(capsys, config, execute=True, limit=3)
+    assert (left["sent"], left["lost"], left["already"]) == (0, 1, 2)
+    assert left["reasons"] == [f"0:2 what it leaves out is no longer at {made.features}[0]@2"]
+    assert states(capsys, config)["not_json"][0] == 2

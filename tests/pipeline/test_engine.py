@@ -14,7 +14,7 @@ from river import compose, dummy, linear_model, preprocessing, stats, tree
 from consumers.record import Decoder, Record
 from pipeline.engine import Engine, Result
 from producers.parcel import Parcel
-from producers.proof import Replay, sign
+from producers.proof import Claim, sign
 from producers.size import SizeLimits
 from state.cell import Cell
 from state.learner import RiverLearner
@@ -128,7 +128,7 @@ def test_trace_headers_pass_to_the_prediction_and_others_do_not() -> None:
 def test_a_replay_of_what_only_a_sink_refused_is_predicted_again_and_not_learned_again() -> None:
     shard, value = _shard(), _event(1, True)
     [record] = _records([value])
-    headers = sign(Replay(1, learned=True), secret=SECRET, topic="in", partition=0, key=record.key, value=value)
+    headers = sign(Claim(1, learned=True), secret=SECRET, topic="in", partition=0, key=record.key, value=value)
     result = _engine().run(shard, _records([value], headers=headers), now_ms=5)
     assert (len(result.predictions), shard.counts.learned) == (1, 0)
 
@@ -151,10 +151,10 @@ def test_a_record_that_carries_the_headers_of_a_replay_by_itself_is_learned_and_
 def test_headers_that_were_copied_from_a_replay_to_another_record_do_not_count() -> None:
     shard, key = _shard(), _records([b"{"])[0].key
     for secret, topic, partition in ((SECRET, "in", 1), (SECRET, "other", 0), ("ab" * 16, "in", 0)):
-        headers = sign(Replay(2), secret=secret, topic=topic, partition=partition, key=key, value=b"{")
+        headers = sign(Claim(2), secret=secret, topic=topic, partition=partition, key=key, value=b"{")
         [letter] = _engine().run(shard, _records([b"{"], headers=headers), now_ms=5).dead_letters
         assert letter.replays == 0
-    headers = sign(Replay(2), secret=SECRET, topic="in", partition=0, key=key, value=b"{")
+    headers = sign(Claim(2), secret=SECRET, topic="in", partition=0, key=key, value=b"{")
     [letter, copied] = _engine().run(shard, _records([b"{", b"["], headers=headers), now_ms=5).dead_letters
     assert (letter.replays, copied.replays) == (2, 0)
 

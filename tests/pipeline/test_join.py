@@ -10,7 +10,7 @@ from river import linear_model, preprocessing, tree
 from consumers.record import Decoder, LabelRecord, Record
 from pipeline.engine import Engine, Result
 from producers import deadletter
-from producers.proof import Replay, sign
+from producers.proof import Claim, sign
 from state.bank import RiverBank
 from state.cell import Cell
 from state.keyring import Keyring
@@ -125,7 +125,7 @@ def test_a_replay_of_what_the_model_has_learned_does_not_wait() -> None:
         shard, record = _shard(default=False), _features("a")
         shard.secret = "0f" * 16
         assert shard.labels is not None
-        claim = Replay(1, learned=True)
+        claim = Claim(1, learned=True)
         headers = sign(claim, secret=secret, topic="in", partition=0, key=record.key, value=record.value)
         _run(shard, [_features("a", headers=headers)])
         assert (shard.labels.asked, shard.counts.learned) == wanted, "a forged one waits as any other"

@@ -16,7 +16,7 @@ from consumers.schema import Feature, Schema
 from pipeline import lane
 from pipeline.dead_letter import DeadLetter
 from pipeline.engine import Engine, Result
-from producers.proof import Replay, sign
+from producers.proof import Claim, sign
 from producers.size import SizeLimits
 from state.cell import Cell
 from state.compiler import compile_model
@@ -79,8 +79,8 @@ def _headers(chance: random.Random, key: bytes | None, value: bytes | None) -> l
     """Make headers for a few: traces, long ones, those of a replay, and those of one that are forged or borrowed."""
     if chance.random() > 0.1:
         return None
-    replay = sign(Replay(2, learned=True), secret=SECRET, topic="in", partition=3, key=key, value=value)
-    borrowed = sign(Replay(2, learned=True), secret=SECRET, topic="in", partition=3, key=key, value=b"another")
+    replay = sign(Claim(2, learned=True), secret=SECRET, topic="in", partition=3, key=key, value=value)
+    borrowed = sign(Claim(2, learned=True), secret=SECRET, topic="in", partition=3, key=key, value=b"another")
     forged = [("dlq.learned", b"true"), ("dlq.replay.count", b"-99"), ("dlq.replay.proof", b"0" * 64)]
     return chance.choice([TRACE, [("tracestate", b"x" * 900)], replay, borrowed, forged, forged[:2]])
 

@@ -7,21 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumers.record import Record
-from producers.proof import NEVER, Replay, new_secret, read, sign
+from producers.proof import NEVER, Claim, new_secret, read, sign
 
 SECRET = new_secret()
 FIELDS = st.none() | st.binary(max_size=20)
 KNOWN: dict[str, Any] = {"secret": SECRET, "topic": "in", "partition": 3, "key": b"k", "value": b"v"}
 
 
-def _read(headers: Any, *, partition: int = 3, key: Any = b"k", value: Any = b"v", **more: Any) -> Replay:
+def _read(headers: Any, *, partition: int = 3, key: Any = b"k", value: Any = b"v", **more: Any) -> Claim:
     record = Record(partition, 7, 5, key, value, headers)
     return read(headers, record=record, **{"secret": SECRET, "topic": "in", **more})
 
 
 @given(count=st.integers(0, 9), learned=st.booleans(), key=FIELDS, value=FIELDS)
 def test_what_a_replay_signed_is_believed(count: int, *, learned: bool, key: bytes | None, value: bytes | None) -> None:
-    claim = Replay(count, learned)
+    claim = Claim(count, learned)
     headers = [("mine", b"1"), *sign(claim, **{**KNOWN, "key": key, "value": value})]
     assert _read(headers, key=key, value=value) == claim
 
@@ -31,11 +31,11 @@ def test_what_a_replay_signed_is_believed(count: int, *, learned: bool, key: byt
     [{"secret": new_secret()}, {"secret": ""}, {"topic": "on"}, {"partition": 4}, {"key": None}, {"value": b""}],
 )
 def test_what_was_signed_of_another_record_or_by_another_pipeline_is_not(other: dict[str, Any]) -> None:
-    assert _read(sign(Replay(2, learned=True), **KNOWN), **other) == NEVER
+    assert _read(sign(Claim(2, learned=True), **KNOWN), **other) == NEVER
 
 
 def test_what_was_changed_or_left_out_or_added_afterwards_is_not_believed() -> None:
-    count, learned, proof = sign(Replay(2, learned=True), **KNOWN)
+    count, learned, proof = sign(Claim(2, learned=True), **KNOWN)
     for headers in (
         None,
         [],
@@ -52,4 +52,4 @@ def test_what_was_changed_or_left_out_or_added_afterwards_is_not_believed() -> N
 
 
 def test_without_a_secret_nothing_is_believed() -> None:
-    assert _read(sign(Replay(1), **{**KNOWN, "secret": ""}), secret="") == NEVER
+    assert _read(sign(Claim(1), **{**KNOWN, "secret": ""}), secret="") == NEVER
