@@ -23,7 +23,7 @@ from producers import prediction, proof
 from producers.parcel import Parcel
 from producers.size import SizeLimits
 from state.learner import LabelError
-from state.moment import seen_ms
+from state.moment import Stray
 from state.shard import Shard
 
 if TYPE_CHECKING:
@@ -235,7 +235,11 @@ class Engine:
         if shard.keys is not None:
             if record.key is None:
                 return NO_KEY
-            shard.keys.meet(record.key, seen_ms(None if event.ts is msgspec.UNSET else event.ts, record.timestamp_ms))
+            ts = None if event.ts is msgspec.UNSET else event.ts
+            ahead_ms = shard.keys.meet(record.key, ts, record.timestamp_ms)
+            # With a labels topic the join notes it.
+            if ahead_ms and shard.labels is None:
+                shard.strays.note(Stray(record.offset, ahead_ms))
         if shard.labels is not None:
             self._join.pass_time(shard, record, event.ts)
         try:

@@ -10,6 +10,7 @@ from consumers.refusal import Refusal
 from state.entry import Entry
 from state.labels import Labels
 from state.learner import LabelError
+from state.moment import Stray
 from state.shard import Shard
 from state.store import STORE_ERRORS
 
@@ -66,7 +67,10 @@ class Join:
         labels = shard.labels
         assert labels is not None
         features = type(record) is not LabelRecord
-        labels.advance(None if ts is msgspec.UNSET else ts, record.timestamp_ms, features=features)
+        told_ms = None if ts is msgspec.UNSET else ts
+        if not labels.advance(told_ms, record.timestamp_ms, features=features):
+            ahead_ms = (record.timestamp_ms if told_ms is None else told_ms) - max(0, labels.clock.now_ms)
+            shard.strays.note(Stray(record.offset, ahead_ms, labels=not features))
         self.end_waits(shard, labels)
 
     def end_waits(self, shard: Shard, labels: Labels) -> None:
@@ -119,7 +123,8 @@ class Join:
                 return Refusal("learn_failed", "join", f"the model raised {type(error).__name__}: {error}")
             if verdict == "learn":
                 shard.score(entry.said, label, entry.version)
-                delays_ms.append(max(0, record.timestamp_ms - entry.logged_ms if ts is None else ts - entry.at_ms))
+                happened_ms = record.timestamp_ms if ts is None else labels.event_ms(ts, record.timestamp_ms)
+                delays_ms.append(max(0, happened_ms - (entry.logged_ms if ts is None else entry.at_ms)))
             labels.settle(found.id, entry, label)
         self.end_waits(shard, labels)
         return None

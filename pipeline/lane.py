@@ -24,7 +24,7 @@ from state.columns import BOOLEAN, STRING, Answers, Columns, Many
 from state.compiled import Compiled
 from state.keyring import Keyring
 from state.learner import LabelError
-from state.moment import seen_all_ms
+from state.moment import Stray, Strays
 from state.shard import Shard
 
 # What a prediction has besides its id and its classes, and what a probability takes, in bytes, at most.
@@ -82,6 +82,8 @@ class Lane:
             answers = learner.run(columns, truths, silent=silent)
         if answers is None:
             return None
+        if keys is not None:
+            keys.note(shard.strays)
         if answers.fault.any():
             good, answers = self._refuse_faults(found, learner, good, answers, refusals)
         truths = labels.values[good]
@@ -211,20 +213,24 @@ class _Keys:
         self, chunk: Chunk, keyring: Keyring, scan: Scan, events: Mapping[int, Event], refusals: Mapping[int, Refusal]
     ) -> None:
         self._keyring = keyring
+        self._offsets = chunk.offsets
         found = keys_of(chunk)
         self._keys = [key or b"" for key in found]
         told = scan.ts.copy()
         for position, event in events.items():
             told[position] = _NO_TIME if event.ts is msgspec.UNSET else event.ts
-        seen = seen_all_ms(told, np.array(chunk.timestamps(), dtype=np.int64))
+        logged = np.array(chunk.timestamps(), dtype=np.int64)
         self._keyless = []
-        self._met, self._at_ms = self._keys, seen
+        self._met = self._keys
+        self._places: Sequence[int] = range(len(chunk))
+        self._times = told, logged
         if refusals or None in found:
             # An empty key is a key.
             self._keyless = [place for place, key in enumerate(found) if key is None and place not in refusals]
             # A record whose label is refused has been seen as well.
             met = [place for place, key in enumerate(found) if key is not None and place not in refusals]
-            self._met, self._at_ms = [self._keys[place] for place in met], seen[met]
+            self._met, self._places = [self._keys[place] for place in met], met
+            self._times = told[met], logged[met]
 
     def refuse(self, refusals: dict[int, Refusal]) -> None:
         """Refuse the records that have no key, whatever else they lack."""
@@ -233,7 +239,12 @@ class _Keys:
     def take(self, good: Any, columns: Columns, labels: Any) -> Answers | None:
         """Let each key's model take the good records; None, with nothing changed, where they go one by one."""
         keys = self._keys if len(good) == len(self._keys) else [self._keys[position] for position in good.tolist()]
-        return self._keyring.take(self._met, self._at_ms, keys, columns, labels)
+        return self._keyring.take(self._met, self._times, keys, columns, labels)
+
+    def note(self, strays: Strays) -> None:
+        """Note the records whose event time was not believed."""
+        for place, ahead_ms in self._keyring.strays:
+            strays.note(Stray(self._offsets[self._places[place]], ahead_ms))
 
 
 def _raw(kind: int, value: float, words: Sequence[str]) -> Any:

@@ -93,6 +93,7 @@ class Parts:
             engine=given.engine,
             takeover=self.takeover,
             shards=shards,
+            topic=given.topic,
             records_max=limits.batch_records_max,
             telemetry=telemetry,
             reach=given.reach,

@@ -13,6 +13,7 @@ import structlog
 
 from consumers.chunk import Chunk, Records, newest_ms
 from consumers.source import Batch, Source, SourceAway
+from consumers.topics import Topic
 from consumers.weave import LOGS, Log, Place, Weave
 from pipeline.delivery import Pending
 from pipeline.engine import Engine, Result
@@ -28,6 +29,7 @@ _NOTHING = Chunk(())
 _BATCH_S = 0.5
 _FIRST_RECORDS = 500
 _SPELL_S = 5.0
+_WARN_S = 60.0
 
 
 class Progress:
@@ -43,6 +45,7 @@ class Progress:
         engine: Engine,
         takeover: Takeover,
         shards: Mapping[int, Shard],
+        topic: Topic,
         records_max: int,
         telemetry: Telemetry,
         reach: Callable[[str], None],
@@ -58,6 +61,8 @@ class Progress:
         self._engine = engine
         self._takeover = takeover
         self._shards = shards
+        self._topic = topic
+        self._warned: dict[int, float] = {}
         self._records_max = records_max
         self._telemetry = telemetry
         self._clock = clock
@@ -191,12 +196,34 @@ class Progress:
         """
         partition = shard.partition
         try:
-            return self._engine.run(shard, records, now_ms=now_ms, silent=silent)
+            result = self._engine.run(shard, records, now_ms=now_ms, silent=silent)
         except StoreFenced as error:
             raise StoreAway(f"partition {partition} is taken over again: {error}") from error
         except TableDamaged as error:
             self._takeover.distrust(partition)
             raise StoreAway(f"partition {partition} is learned again: {error}") from error
+        self._warn_of_clocks(shard, silent=silent)
+        return result
+
+    def _warn_of_clocks(self, shard: Shard, *, silent: bool) -> None:
+        """Name the first record whose event time was not believed; at most once a minute for each partition."""
+        count, stray = shard.strays.told()
+        if stray is None or silent:
+            return
+        self._telemetry.times_ahead.inc(count)
+        now_s = self._clock()
+        if now_s - self._warned.get(shard.partition, -_WARN_S) < _WARN_S:
+            return
+        self._warned[shard.partition] = now_s
+        labels = self._topic.labels
+        log.warning(
+            "an event time is far ahead of the others and moves no wait: is a producer's clock wrong?",
+            topic=labels.name if stray.labels and labels is not None else self._topic.name,
+            partition=shard.partition,
+            offset=stray.offset,
+            ahead_s=round(stray.ahead_ms / 1_000),
+            records=count,
+        )
 
     def _relearn(self, shard: Shard, records: Records, now_ms: int) -> None:
         """Learn records below the committed place, in silence."""

@@ -63,6 +63,7 @@ class LabelTotals(msgspec.Struct, frozen=True):
     expired: int
     evicted: int
     repeated: int
+    ahead: int
     waiting: int
     waiting_early: int
 

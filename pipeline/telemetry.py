@@ -23,6 +23,7 @@ class Telemetry:
         self.records = counter("records", "Records that were handled, by outcome.", ["outcome"])
         self.dead_letters = counter("dead_letters", "Records that were refused, by code.", ["code"])
         self.learned = counter("learned", "Labelled records that the model learned.")
+        self.times_ahead = counter("times_ahead", "Records whose event time lay too far ahead to be believed.")
         self.relearned = counter("relearned", "Records that were learned again in silence after a restart.")
         self.batch_seconds = histogram("batch_seconds", "Time of one batch by stage.", ["stage"])
         self.latency_seconds = histogram(

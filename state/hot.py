@@ -1,4 +1,4 @@
-"""One key in memory: when it was last seen, and how its model is put back where a record did it harm."""
+"""One key in memory: when it was last seen, and how its model is put back after harm; and what a save of keys takes."""
 
 import msgspec
 
@@ -33,3 +33,15 @@ class Hot(msgspec.Struct, gc=False):
             if step.label is not None:
                 bank.learn(key, step.features.copy(), step.label)
         self.base, self.journal = bank.dump(key) if key in bank else b"", None
+
+
+class Saving(msgspec.Struct):
+    """What a save takes to the store: the keys whose rows it writes, those among them that are new, those it deletes.
+
+    For an undo after it: the journal that each key had, and how long it was.
+    """
+
+    changed: set[bytes] = set()
+    fresh: set[bytes] = set()
+    swept: set[bytes] = set()
+    journals: dict[bytes, tuple[list[Step], int]] = {}

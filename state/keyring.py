@@ -17,8 +17,9 @@ import msgspec
 from state.bank import Bank
 from state.cell import Scope, Step
 from state.columns import Answers, Columns
-from state.hot import Hot
+from state.hot import Hot, Saving
 from state.learner import Answer, ModelError
+from state.moment import Clock, Times
 from state.slab import Slab
 from state.table import Packed, Packer, Stand, TableDamaged, pack
 
@@ -51,16 +52,11 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     model: bytes
 
 
-class Saving(msgspec.Struct):
-    """What a save takes to the store: the keys whose rows it writes, those among them that are new, those it deletes.
+class Ring(msgspec.Struct, frozen=True, array_like=True):
+    """What a snapshot holds of all keys: the stream's time, and the model of all keys, if there is one."""
 
-    For an undo after it: the journal that each key had, and how long it was.
-    """
-
-    changed: set[bytes] = set()
-    fresh: set[bytes] = set()
-    swept: set[bytes] = set()
-    journals: dict[bytes, tuple[list[Step], int]] = {}
+    times: Times
+    prior: bytes
 
 
 class Keyring:
@@ -97,7 +93,10 @@ class Keyring:
         self._silent_ms = silent_ms
         self._prior = prior
         self._prior_hot = Hot()
-        self._now_ms = -1
+        # Where no silence ends anything, time need not pass.
+        self._clock = Clock(silent_ms or 0)
+        # The records of the last `take` whose event time was not believed, by place, and how far ahead it was.
+        self.strays: list[tuple[int, int]] = []
         # Whether any key in memory may tell when it was seen.
         self._has_times = silent_ms is not None
         self._hot: OrderedDict[bytes, Hot] = OrderedDict()
@@ -163,12 +162,22 @@ class Keyring:
             self._hot[key] = Hot(row.seen_ms, b"" if self._bank.atomic else row.model)
             self._has_times = self._has_times or row.seen_ms >= 0
 
-    def meet(self, key: bytes, at_ms: int) -> None:
-        """See a key at a time of the stream; one that was silent for too long is not known any more."""
-        self._now_ms = max(self._now_ms, at_ms)
-        hot = self._see(key)
+    def meet(self, key: bytes, at_ms: int | None, logged_ms: int) -> int:
+        """See a key at an event time, None where it is not told; one that was silent for too long is known no more.
+
+        Returns how far ahead of the stream's the time is where it is not believed, else 0.
+        """
+        ahead_ms = 0
         if self._silent_ms is not None:
-            hot.seen_ms = self._now_ms
+            at_ms = logged_ms if at_ms is None else at_ms
+            ahead_ms = 0 if self._clock.tick(at_ms, logged_ms) else at_ms - self._clock.now_ms
+        self._meet(key, self._clock.now_ms)
+        return ahead_ms
+
+    def _meet(self, key: bytes, now_ms: int) -> None:
+        hot = self._see(key, now_ms)
+        if self._silent_ms is not None:
+            hot.seen_ms = now_ms
             self._change({key})
         self._bear(key, hot)
 
@@ -179,10 +188,10 @@ class Keyring:
     def learn(self, key: bytes | None, features: dict[str, Any], label: Any) -> None:
         """Teach the key's model, and that of all keys."""
         key = key or b""
-        hot = self._see(key)
+        hot = self._see(key, self._clock.now_ms)
         if self._silent_ms is not None:
             # A label counts as being seen: a key that was swept meanwhile is born by it as well.
-            hot.seen_ms = self._now_ms
+            hot.seen_ms = self._clock.now_ms
         self._bear(key, hot)
         self._change({key})
         if self._prior is not None:
@@ -190,32 +199,37 @@ class Keyring:
         self._bank.learn(key, features, label)
 
     def take(
-        self, met: Sequence[bytes], at_ms: Any, keys: Sequence[bytes], columns: Columns, labels: Any
+        self, met: Sequence[bytes], times: tuple[Any, Any], keys: Sequence[bytes], columns: Columns, labels: Any
     ) -> Answers | None:
         """Do for many records what `meet`, `predict` and `learn` do for one after the other, if there is `compiled`.
 
-        `met` are the keys of all that are met, `at_ms` (int64) tells when; `keys`, `columns` and `labels` (float64, NaN
-        for none) are of the records among them that are answered. Returns None, with nothing changed, where the order
-        of records of different keys matters, or a key has too many features. Raises as `warm` does.
+        `met` are the keys of all that are met, and `times` (int64) those of their events, below zero where they are not
+        told, and of the log; `keys`, `columns` and `labels` (float64, NaN for none) are of the records among them that
+        are answered. Returns None, with nothing changed, where the order of records of different keys matters, or a key
+        has too many features. Raises as `warm` does.
         """
         assert self.compiled is not None
-        last = int(at_ms.max(initial=self._now_ms))
-        if self._silent_ms is not None and met and max(self._now_ms, int(at_ms[0])) < last - self._silent_ms:
-            # A key may be forgotten between two of these records.
-            return None
+        clock, nows = self._clock, list[int]()
+        self.strays = []
+        if self._silent_ms is not None and met:
+            clock = clock.fork()
+            nows, self.strays = clock.tick_all(*(array.tolist() for array in times))
+            if max(nows) - min(nows) > self._silent_ms:
+                # A key may be forgotten between two of these records.
+                return None
         # Before anything is laid out: what comes may bring columns, or be a model that can't be taken with others.
         # Whoever has a model is in memory: of the others alone that is asked.
         self.warm(self.compiled.strangers(met))
         if not self.compiled.admit(keys, columns, labels):
             return None
+        self._clock = clock
         if self._silent_ms is None:
-            self._now_ms = last
             if 2 * len(self._hot) > self._hot_max:
                 # Who goes first matters only where there may soon be too many.
                 deque(map(self._hot.move_to_end, dict.fromkeys(met)), maxlen=0)
         else:
-            for key, seen_at in zip(met, at_ms.tolist(), strict=True):
-                self.meet(key, seen_at)
+            for key, now_ms in zip(met, nows, strict=True):
+                self._meet(key, now_ms)
         answers = self.compiled.run(keys, columns, labels)
         taught = (answers.fault == 0) & (labels == labels)  # noqa: PLR0124 not NaN
         self._change(set(keys) if taught.all() else set(compress(keys, taught.tolist())))
@@ -256,20 +270,21 @@ class Keyring:
     def checkpoint(self) -> bytes:
         """Return the time of the stream, and the model of all keys: the others are rows."""
         has_prior = self._prior is not None and _PRIOR in self._prior
-        return msgspec.msgpack.encode(Row(self._now_ms, self._prior.dump(_PRIOR) if has_prior and self._prior else b""))
+        prior = self._prior.dump(_PRIOR) if has_prior and self._prior else b""
+        return msgspec.msgpack.encode(Ring(self._clock.times(), prior))
 
     def restore(self, model: bytes) -> None:
         """Become what a snapshot held. Raises ModelError when the bytes are none of this kind."""
         try:
-            row = msgspec.msgpack.decode(model, type=Row)
+            ring = msgspec.msgpack.decode(model, type=Ring)
         except msgspec.DecodeError as error:
             raise ModelError(
                 f"the snapshot is of no models by key: {error}", hint="put model.scope back, or use another `name`"
             ) from error
-        self._now_ms = row.seen_ms
-        if self._prior is not None and row.model:
-            self._prior.load(_PRIOR, row.model)
-            self._prior_hot = Hot(base=row.model)
+        self._clock.resume(ring.times)
+        if self._prior is not None and ring.prior:
+            self._prior.load(_PRIOR, ring.prior)
+            self._prior_hot = Hot(base=ring.prior)
 
     def resume(self, stand: Stand) -> None:
         """Note whose the shard is, and how many rows the store has at which version."""
@@ -358,7 +373,7 @@ class Keyring:
     def _is_unsaved(self, key: bytes) -> bool:
         return key in self._changed or key in self._saving.changed
 
-    def _see(self, key: bytes) -> Hot:
+    def _see(self, key: bytes, now_ms: int) -> Hot:
         """Return a key in memory, as of now: used last, and without what silence has made it forget."""
         if key not in self._hot:
             self.warm([key])
@@ -366,7 +381,7 @@ class Keyring:
         hot = self._hot[key]
         if self._silent_ms is None:
             return hot
-        if 0 <= hot.seen_ms < self._now_ms - self._silent_ms:
+        if 0 <= hot.seen_ms < now_ms - self._silent_ms:
             self._bank.drop(key)
             hot.base, hot.journal = b"", None
         return hot
@@ -409,7 +424,7 @@ class Keyring:
             page = next(self._sweeping, ())
         for key, packed in page:
             # One that was never seen, because silence did not count then, is not silent for any time.
-            if key not in self._hot and 0 <= read_row(key, packed).seen_ms < self._now_ms - self._silent_ms:
+            if key not in self._hot and 0 <= read_row(key, packed).seen_ms < self._clock.now_ms - self._silent_ms:
                 self._swept.add(key)
 
     def _row(self, key: bytes, packed: bytes) -> Row:

@@ -1,8 +1,8 @@
 """Labels that come later: features wait for theirs, and labels for features that are still on their way.
 
 What waits is part of a shard: a function of its two logs in the order in which they were read. It is saved with the
-model, and it moves by stream time, the newest event time that the partition has shown, never by a clock. There is
-one entry an id.
+model, and it moves by stream time (`moment`), which the partition's events show, never by the machine's clock. There
+is one entry an id.
 """
 
 import heapq
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from state.entry import ANSWERED, ASKED, EARLY, GONE, WAITING, Entry, boxed, plain, same, unboxed
-from state.moment import is_time
+from state.moment import Clock, Times, is_time
 
 TABLE = "labels"
 """The shard's table in the store: a row for each id."""
@@ -48,7 +48,8 @@ class Tally(msgspec.Struct, array_like=True):
 
     Every record of the labels topic is one of `refused`, `joined`, `duplicate`, `corrected`, `orphaned`, or waits for
     its features; those that did, or do, are `early` too. All features without a label of their own are `joined`,
-    `expired`, `evicted`, `repeated` (another record had the same id), or wait.
+    `expired`, `evicted`, `repeated` (another record had the same id), or wait. Records of both topics are `ahead` whose
+    event time lay too far ahead of the others' to be believed.
     """
 
     records: int = 0
@@ -61,6 +62,7 @@ class Tally(msgspec.Struct, array_like=True):
     expired: int = 0
     evicted: int = 0
     repeated: int = 0
+    ahead: int = 0
 
 
 class Memory(msgspec.Struct):
@@ -69,7 +71,7 @@ class Memory(msgspec.Struct):
     `seen` says that features were, and `dated` that some of them carried a time of their own.
     """
 
-    now_ms: int = -1
+    times: Times = msgspec.field(default_factory=Times)
     seen: bool = False
     dated: bool = False
     settled: int = 0
@@ -93,6 +95,7 @@ class Labels:
         self._saving: set[str] = set()
         self._overdue: list[Entry] = []
         self._memory = Memory()
+        self.clock = Clock(rules.wait_ms)
         self.asked = 0
         self.early = 0
         self.bytes = 0
@@ -112,35 +115,38 @@ class Labels:
         return len(self._entries)
 
     def event_ms(self, at_ms: int | None, logged_ms: int) -> int:
-        """Return when a record happened: at the time that it carries, else at the log's, as far as that means anything.
+        """Return when a record happened: at the time that it carries, else at the log's, as far as that is believed.
 
         Where features carry event times the log's is years ahead of old ones; then it is the stream's.
         """
-        memory = self._memory
-        if at_ms is not None and is_time(at_ms, logged_ms):
+        clock = self.clock
+        if at_ms is None and not self._memory.dated:
+            at_ms = logged_ms
+        if at_ms is not None and is_time(at_ms, logged_ms) and clock.believes(at_ms):
             return at_ms
-        return max(0, memory.now_ms) if memory.dated else logged_ms
+        return max(0, clock.now_ms)
 
-    def advance(self, at_ms: int | None, logged_ms: int, *, features: bool) -> None:
+    def advance(self, at_ms: int | None, logged_ms: int, *, features: bool) -> bool:
         """Let the time of a record pass, `at_ms` if it carries one; what was waited for too long is overdue then.
 
-        One record ends a thousand waits at the most, so that none takes long; the next end the others.
+        Tells whether its time is believed. One record ends a thousand waits at the most, so that none takes long; the
+        next end the others.
         """
         memory = self._memory
         if features:
             memory.seen = True
             memory.dated = memory.dated or at_ms is not None
-        if at_ms is not None and not is_time(at_ms, logged_ms):
-            return
-        if at_ms is not None or (memory.seen and not memory.dated):
-            memory.now_ms = max(memory.now_ms, self.event_ms(at_ms, logged_ms))
-        until_ms = memory.now_ms - self._rules.wait_ms
+        by_log = at_ms is None and memory.seen and not memory.dated
+        believed = self.clock.tick(logged_ms if by_log else at_ms, logged_ms)
+        self.tally.ahead += not believed
+        until_ms = self.clock.now_ms - self._rules.wait_ms
         ended = forgotten = 0
         # What has left the queues by another way counts for nothing: after a restart it is not in them.
         while ended < _ENDS_MAX and self._deadlines and self._deadlines[0][0] < until_ms:
             ended += self._end_next(evicted=False)
         while forgotten < _ENDS_MAX and self._over and self._is_past(self._over[0], until_ms):
             forgotten += self._forget()
+        return believed
 
     def overdue(self) -> list[Entry]:
         """Return the features whose wait has ended without a label since this was last asked."""
@@ -150,7 +156,7 @@ class Labels:
     def find_early(self, id_: str) -> Any:
         """Return the label that waits for the features of an id; None when none does."""
         entry = self._entries.get(id_)
-        if entry is None or entry.kind != EARLY or entry.at_ms < self._memory.now_ms - self._rules.wait_ms:
+        if entry is None or entry.kind != EARLY or entry.at_ms < self.clock.now_ms - self._rules.wait_ms:
             return None
         return unboxed(entry.label)
 
@@ -200,7 +206,7 @@ class Labels:
             entry = Entry(EARLY, self.event_ms(at_ms, logged_ms), logged_ms, order, label=boxed(label))
             self._put(id_, entry)
             return "early", entry
-        if entry.kind in WAITING and entry.at_ms < self._memory.now_ms - self._rules.wait_ms:
+        if entry.kind in WAITING and entry.at_ms < self.clock.now_ms - self._rules.wait_ms:
             # Its wait is over, and only its turn to be ended had not come yet.
             self._end(id_, entry, evicted=False)
             return self.take(id_, label, at_ms=at_ms, logged_ms=logged_ms, order=order)
@@ -234,6 +240,7 @@ class Labels:
     def resume(self, memory: Memory) -> None:
         """Go on from the memory of a snapshot; `restore` brings its rows."""
         self._memory = memory
+        self.clock.resume(memory.times)
 
     def restore(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
         """Take the rows that the store has at the place of the snapshot."""
@@ -251,7 +258,8 @@ class Labels:
 
     def memory(self) -> Memory:
         """Return what a snapshot holds beside the rows, which does not change when the stream goes on."""
-        return msgspec.structs.replace(self._memory, tally=msgspec.structs.replace(self.tally))
+        tally = msgspec.structs.replace(self.tally)
+        return msgspec.structs.replace(self._memory, times=self.clock.times(), tally=tally)
 
     @property
     def is_heavy(self) -> bool:

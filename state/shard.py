@@ -17,6 +17,7 @@ from state.keyring import Keyring
 from state.labels import TABLE as LABELS
 from state.labels import Labels
 from state.learner import Task
+from state.moment import Strays
 from state.order import Order
 from state.table import Packed, pack
 
@@ -97,6 +98,7 @@ class Shard:
         self.cell = mind if isinstance(mind, Cell) else None
         self.keys = mind if isinstance(mind, Keyring) else None
         self.labels = labels
+        self.strays = Strays()
         self._recent: deque[float] = deque(maxlen=_WINDOW)
 
     @property

@@ -182,7 +182,7 @@ def _learn(ring: Keyring, records: Sequence[tuple[bytes, dict[str, Any]]]) -> No
     """Do with a batch what the engine does, apart from reading and writing it."""
     ring.warm(key for key, _ in records)
     for key, event in records:
-        ring.meet(key, event["ts"])
+        ring.meet(key, event["ts"], event["ts"])
         features = event["features"]
         ring.predict(key, features)
         ring.learn(key, features, event["label"])

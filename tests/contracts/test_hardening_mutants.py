@@ -35,6 +35,22 @@ MUTANTS: list[Mutant] = [
         says="assert (found is None) == fits",
     ),
     Mutant(
+        name="time of any record",
+        file="state/moment.py",
+        old="limit_ms = max(most, most_logged) + self._lead_ms",
+        new="limit_ms = 2**63",
+        test="state/test_moment.py::test_a_record_a_day_ahead_moves_nothing_and_is_told",
+        says="assert not True",
+    ),
+    Mutant(
+        name="clocks of keys unwatched",
+        file="state/moment.py",
+        old="            if not self.tick(told_ms, logged):",
+        new="            if not self.tick(told_ms, 2**62):",
+        test="pipeline/test_lane.py::test_one_fast_clock_makes_no_key_forgotten_in_both_lanes",
+        says="the fast lane takes it",
+    ),
+    Mutant(
         name="an empty key is none",
         file="pipeline/engine.py",
         old="if record.key is None:",

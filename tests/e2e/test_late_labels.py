@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -96,6 +97,28 @@ def test_who_gets_no_label_in_time_is_learned_with_the_default(project: Make) ->
     labels = p.status()["labels"]
     assert (labels["expired"], labels["joined"], labels["corrected"], labels["waiting"]) == (29, 1, 1, 30)
     assert p.status()["counts"]["learned"] == 30
+
+
+def test_a_clock_that_is_25_hours_fast_costs_nobody_a_label_and_is_named(project: Make) -> None:
+    p = labelled(project, partitions=1)
+    now_ms = time.time_ns() // 1_000_000
+    fast_ms = now_ms + 25 * 3_600_000
+    told = [
+        json.dumps({"id": id_, "ts": ts, "features": {"a": 1}}).encode() for id_, ts in (("a", now_ms), ("b", fast_ms))
+    ]
+    clicks = [Sent(False, 0, value, now_ms) for value in told]
+    clicks += [
+        Sent(False, 0, json.dumps({"id": f"c-{i}", "ts": now_ms + i, "features": {}}).encode(), now_ms + i)
+        for i in range(1, 5)
+    ]
+    send(p, clicks)
+    log = p.run_to_end()
+    [said] = [json.loads(line) for line in log.splitlines() if "is a producer's clock wrong?" in line]
+    assert (said["topic"], said["partition"], said["offset"], said["ahead_s"]) == (p.features, 0, 1, 25 * 3_600)
+    send(p, [Sent(True, 0, json.dumps({"id": id_, "label": True}).encode(), now_ms + 9) for id_ in "ab"])
+    p.run_to_end()
+    labels = p.status()["labels"]
+    assert (labels["joined"], labels["expired"], labels["ahead"], labels["waiting"]) == (2, 0, 1, 4)
 
 
 def test_a_label_that_is_none_can_be_mended_and_replayed_and_finds_its_features(project: Make) -> None:

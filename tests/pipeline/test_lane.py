@@ -22,6 +22,7 @@ from state.cell import Cell
 from state.compiler import compile_model
 from state.keyring import Keyring
 from state.learner import RiverLearner
+from state.moment import Stray
 from state.shard import Shard
 from state.slab import slab_for
 from state.table import Stand
@@ -304,3 +305,35 @@ def test_an_empty_key_is_a_key_and_none_is_refused_in_both_lanes() -> None:
         assert result.predictions.keys == [b"", b"k", b""]
         ring.begin_save()
         assert set(ring.changes()) == {b"", b"k"}
+
+
+DAY = 86_400_000
+
+
+def test_one_fast_clock_makes_no_key_forgotten_in_both_lanes() -> None:
+    """Its record is met, answered and learned as any other, and named."""
+    log_ms, told = 10**12, list[Any]()
+    for fast in (True, False):
+        ring = _keyring(logistic, DAY)
+        shard = Shard(ring, partition=3, start=0)
+        messages = []
+        for at in range(40):
+            ts = log_ms + at + (30 * DAY if at == 20 else 0)
+            value = f'{{"ts": {ts}, "features": {{"a": {at % 3}}}, "label": {str(at % 2 == 0).lower()}}}'.encode()
+            key = b"k%d" % (at % 4)
+            messages.append(
+                Message(topic="in", partition=3, offset=at, key=key, value=value, timestamp=(1, log_ms + at))
+            )
+        results = _run(_engine(Decoder(), fast=fast), shard, messages, [18, 30])
+        assert (results[1].chunk is not None) == fast, "the fast lane takes it"
+        count, stray = shard.strays.told()
+        assert (count, stray) == (1, Stray(20, 30 * DAY + 1))
+        ring.begin_save()
+        told.append((_outputs(results), ring.changes(), ring.checkpoint()))
+    assert told[0] == told[1]
+    models = {key: logistic() for key in (b"k0", b"k1", b"k2", b"k3")}
+    for at, answer in enumerate(told[0][0]["predictions"]):
+        model, features = models[b"k%d" % (at % 4)], {"a": at % 3}
+        proba = model.predict_proba_one(features)
+        assert answer["proba"] == {str(label).lower(): share for label, share in proba.items()}, at
+        model.learn_one(features, at % 2 == 0)

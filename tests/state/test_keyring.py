@@ -15,6 +15,7 @@ from state import kernel as kernels
 from state.bank import Bank, RiverBank
 from state.keyring import Keyring, Row
 from state.learner import ModelError, RiverLearner
+from state.moment import Clock
 from state.slab import slab_for
 from state.table import Packed, Stand, TableDamaged, seal
 
@@ -212,7 +213,7 @@ def handle(keys: Keyring, record: Record) -> Any:
     """Do what the engine does with a record, and return what can be seen of it."""
     answer: Any = None
     if record.asked:
-        keys.meet(record.key, record.at_ms)
+        keys.meet(record.key, record.at_ms, record.at_ms)
     try:
         if record.asked:
             answer = keys.predict(record.key, record.features.copy())
@@ -231,12 +232,14 @@ def told(kind: str, records: list[Record], *, prior: bool, silent_ms: int | None
     """Return what is to be seen of each record, by the plainest of all keyrings: a learner a key, and no undo."""
     learners: dict[bytes, RiverLearner] = {}
     seen: dict[bytes, int] = {}
-    everyone, now_ms, answers = (learner_of(kind) if prior else None), -1, []
+    everyone, clock, answers = (learner_of(kind) if prior else None), Clock(silent_ms or 0), list[Any]()
     # A slab's model is not there before it is taught, unless it has something from the model of all.
     born, blank = (b"" if kind == "a slab" else learner_of(kind).dump()), learner_of(kind)
     for record in records:
         key, answer = record.key, None
-        now_ms = max(now_ms, record.at_ms) if record.asked else now_ms
+        if record.asked:
+            clock.tick(record.at_ms, record.at_ms)
+        now_ms = clock.now_ms
         if silent_ms is not None:
             if seen.get(key, now_ms) < now_ms - silent_ms:
                 learners.pop(key, None)
@@ -418,7 +421,7 @@ def test_a_model_that_may_draw_what_it_needs_is_born_and_written_when_its_key_is
     again = keyring(disk, kind)
     assert handle(again, Record(b"a", 1, {"a": 2.0})) == handle(keys, Record(b"a", 1, {"a": 2.0})) == first
     assert save(keys, disk).keys() == {b"a"}, "and whenever it is asked again"
-    keys.meet(b"b", 2)
+    keys.meet(b"b", 2, 2)
     assert save(keys, disk).keys() == {b"b"}, "be it that nothing came of it"
     assert len(keys) == 2
 
@@ -732,7 +735,7 @@ def test_a_fetch_that_fails_leaves_the_keyring_as_it_was() -> None:
     with pytest.raises(AwayError):
         keys.warm([b"a"])
     with pytest.raises(AwayError):
-        keys.meet(b"a", 0)
+        keys.meet(b"a", 0, 0)
     assert (keys.hot, len(keys), fail(keys)) == (0, 3, {})
 
 
@@ -744,7 +747,7 @@ def test_a_record_that_raises_harms_neither_its_key_nor_the_model_of_all(kind: s
         if not record.trap:
             handle(others, record)
         elif record.asked:
-            others.meet(record.key, record.at_ms)
+            others.meet(record.key, record.at_ms, record.at_ms)
     for name in (*NAMES, b"new"):
         probe = Record(name, 0, {"a": 1.0, "b": 2.0})
         assert handle(keys, probe) == handle(others, probe), name
@@ -899,7 +902,7 @@ def test_the_rows_of_many_keys_of_all_lengths_are_packed_as_one_by_one() -> None
     for _ in range(300):
         handle(keys, Record(b"busy", 2**33, {"a": 1.0}, label=True))
     handle(keys, Record(b"wide", 2**33, {f"f{index}": 1.0 for index in range(100)}, label=True))
-    keys.meet(b"only met", 2**33)
+    keys.meet(b"only met", 2**33, 2**33)
     keys.begin_save()
     packed, _ = keys.packed()
     assert rows_of(packed) == keys.changes()

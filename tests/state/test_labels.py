@@ -312,8 +312,8 @@ def test_what_a_snapshot_holds_does_not_change_when_the_stream_goes_on() -> None
     take(joined, "a", at_ms=5)
     memory = joined.memory()
     take(joined, "b", at_ms=9)
-    assert (memory.now_ms, memory.tally.early) == (5, 1)
-    assert (joined.memory().now_ms, joined.tally.early) == (9, 2)
+    assert (memory.times.events, memory.tally.early) == ([5], 1)
+    assert (joined.memory().times.events, joined.tally.early) == ([5, 9], 2)
 
 
 def _with(stored: dict[bytes, bytes], changes: dict[bytes, bytes | None]) -> dict[bytes, bytes]:
@@ -409,8 +409,10 @@ def test_a_time_far_past_the_logs_does_not_end_every_wait() -> None:
     joined.ask("a", entry(0, at_ms=10**12))
     joined.advance(10**15, 10**12 + 1, features=True)
     assert (joined.tally.expired, joined.event_ms(10**15, 10**12)) == (0, 10**12)
-    joined.advance(10**12 + 8 * 86_400_000, 10**12 + 2, features=True)
-    assert joined.tally.expired == 1, "a time that the log has not come to yet is one all the same"
+    for step in range(8):
+        joined.advance(10**12 + 8 * 86_400_000, 10**12 + 2 + step, features=True)
+        assert joined.tally.expired == (step == 7), "a time that the log has not come to yet is one once most have it"
+    assert joined.tally.ahead == 8
 
 
 def test_a_record_ends_a_thousand_waits_and_the_next_ones_the_others() -> None:
@@ -437,3 +439,21 @@ def test_one_and_one_point_zero_are_one_label() -> None:
     joined = labels()
     ask(joined, "a", 0)
     assert [take(joined, "a", label) for label in (1, 1.0)] == ["learn", "duplicate"]
+
+
+@pytest.mark.parametrize("clock_sets_both", [True, False])
+@pytest.mark.parametrize("dated", [True, False])
+def test_one_fast_clock_costs_nobody_a_label(*, clock_sets_both: bool, dated: bool) -> None:
+    day = 86_400_000
+    joined, now, ahead = labels(wait_ms=day), 10**12, 10**12 + day + day // 24
+    logged = ahead if clock_sets_both or not dated else now
+    joined.advance(now if dated else None, now, features=True)
+    joined.ask("a", entry(0, at_ms=joined.event_ms(now if dated else None, now)))
+    assert not joined.advance(ahead if dated else None, logged, features=True)
+    own_ms = joined.event_ms(ahead if dated else None, logged)
+    assert own_ms == now, "it waits from the stream's time on"
+    joined.ask("b", entry(1, at_ms=own_ms))
+    assert take(joined, "a", logged_ms=now + 5) == "learn"
+    assert not joined.advance(ahead, ahead, features=False), "nor does a label's own clock count"
+    assert take(joined, "b", logged_ms=now + 6) == "learn"
+    assert (joined.tally.expired, joined.tally.ahead) == (0, 2)
