@@ -82,6 +82,13 @@ def keys_of(records: Records) -> list[bytes | None]:
     return records.keys() if isinstance(records, Chunk) else [record.key for record in records]
 
 
+def first_keys(records: Records, count: int) -> list[bytes | None]:
+    """Return the keys of the first records."""
+    if isinstance(records, Chunk):
+        return [message.key() for message in records.messages[:count]]
+    return [record.key for record in records[:count]]
+
+
 def newest_ms(records: Records) -> int:
     """Return the timestamp of the last."""
     return records.messages[-1].timestamp()[1] if isinstance(records, Chunk) else records[-1].timestamp_ms

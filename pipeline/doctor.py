@@ -16,7 +16,7 @@ from consumers.places import Place, Places
 from consumers.probe import Probe
 from consumers.settings import SettingsRefused
 from consumers.topics import Topic, Topics
-from pipeline import check, origin, recipe
+from pipeline import check, origin, placement, recipe
 from pipeline.config import Config, ConfigError
 from pipeline.output import data
 from state import learner
@@ -137,6 +137,8 @@ def _kafka(config: Config) -> Iterator[Finding]:
                 yield Finding("copies", "warning", f"{name}: {weakness}", hint)
         yield from told
     yield from _history(config)
+    for advice in placement.look(config, partitions=there.get(names.features, 0)):
+        yield Finding("keys", "warning", advice.message, advice.hint)
 
 
 def _topics(config: Config, found: dict[str, Topic]) -> Iterator[Finding]:

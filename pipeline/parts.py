@@ -11,6 +11,7 @@ from pipeline.engine import Engine
 from pipeline.fitting import Fitting
 from pipeline.heartbeat import Company, Heartbeat
 from pipeline.mixer import Mixer
+from pipeline.placement import Watch
 from pipeline.progress import Progress
 from pipeline.pulse import Pulse
 from pipeline.recipe import Minds
@@ -86,6 +87,7 @@ class Parts:
             on_loss=limits.on_loss,
             telemetry=telemetry,
         )
+        self.watch = Watch(given.topic, store=store, clock=clock)
         self.saver = self._saver(given, limits, clock)
         self.mixer = self._mixer(given, limits, shards, clock)
         self.progress = Progress(
@@ -94,6 +96,7 @@ class Parts:
             takeover=self.takeover,
             shards=shards,
             topic=given.topic,
+            watch=self.watch,
             records_max=limits.batch_records_max,
             telemetry=telemetry,
             reach=given.reach,
@@ -132,6 +135,7 @@ class Parts:
             shards=shards,
             sink=given.sink,
             relearned=lambda: self.progress.relearned,
+            warnings=self.watch.warnings,
             telemetry=given.telemetry,
         )
 

@@ -17,6 +17,7 @@ from consumers.topics import Topic
 from consumers.weave import LOGS, Log, Place, Weave
 from pipeline.delivery import Pending
 from pipeline.engine import Engine, Result
+from pipeline.placement import Watch
 from pipeline.takeover import Takeover
 from pipeline.telemetry import Telemetry
 from state.shard import Shard
@@ -46,6 +47,7 @@ class Progress:
         takeover: Takeover,
         shards: Mapping[int, Shard],
         topic: Topic,
+        watch: Watch,
         records_max: int,
         telemetry: Telemetry,
         reach: Callable[[str], None],
@@ -62,6 +64,7 @@ class Progress:
         self._takeover = takeover
         self._shards = shards
         self._topic = topic
+        self._watch = watch
         self._warned: dict[int, float] = {}
         self._records_max = records_max
         self._telemetry = telemetry
@@ -82,6 +85,8 @@ class Progress:
             self._weaves[shard.partition] = Weave(shard.place, committed=committed, steps=steps)
             if steps is None:
                 self._unmarked.add(shard.partition)
+        if shard.keys is not None:
+            self._watch.see_stored(shard.partition)
         if not shard.is_relearning:
             self._takeover.settle(shard)
 
@@ -121,6 +126,7 @@ class Progress:
         self._telemetry.batch_seconds.labels("learn").observe(took_s)
         self.took_s = took_s
         self._fit(learned, took_s)
+        self._watch.look()
         return pending if pending.ends else None
 
     def _fit(self, records: int, took_s: float) -> None:
@@ -139,6 +145,7 @@ class Progress:
             return self._advance_both(shard, weave, batch, pending, now_ms, room=room)
         behind = shard.is_relearning
         fresh = batch.records.get(shard.partition, _NOTHING).since(shard.offset)
+        self._watch.see(0, shard.partition, fresh)
         silent, new = fresh.split(shard.committed)
         if silent:
             self._relearn(shard, silent, now_ms)
@@ -163,8 +170,11 @@ class Progress:
     ) -> int:
         """Move a shard on by slices of its two logs: those that are relearned, and then one that is new."""
         partition = shard.partition
-        weave.feed(0, batch.records.get(partition, _NOTHING).records(), batch.ends.get(partition))
-        weave.feed(1, batch.labels.get(partition, _NOTHING).records(), batch.label_ends.get(partition))
+        features, labels = (read.get(partition, _NOTHING).records() for read in (batch.records, batch.labels))
+        weave.feed(0, features, batch.ends.get(partition))
+        weave.feed(1, labels, batch.label_ends.get(partition))
+        self._watch.see(0, partition, features)
+        self._watch.see(1, partition, labels)
         learned = 0
         is_at_end = partial(self._is_at_end, partition)
         while learned < room:

@@ -1,7 +1,7 @@
 """The worker's pulse: what its metrics and its note for `status` say about once a second."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from consumers.gate import Gate
@@ -16,7 +16,10 @@ State = Literal["connecting", "running", "paused", "relearning"]
 
 
 class Pulse:
-    """Tell how a worker is. `shards` are the runner's, by partition; `relearned` counts what it relearned so far."""
+    """Tell how a worker is. `shards` are the runner's, by partition; `relearned` counts what it relearned so far.
+
+    `warnings` is what was found wrong with its stream.
+    """
 
     def __init__(
         self,
@@ -25,11 +28,13 @@ class Pulse:
         shards: Mapping[int, Shard],
         sink: Sink,
         relearned: Callable[[], int],
+        warnings: Sequence[str],
         telemetry: Telemetry,
     ) -> None:
         self._gate = gate
         self._shards = shards
         self._relearned = relearned
+        self._warnings = warnings
         self._telemetry = telemetry
         self._relearned_before = 0
         self._shown: set[int] = set()
@@ -90,6 +95,7 @@ class Pulse:
         return {
             "state": state,
             "reason": self._gate.reason,
+            "warnings": list(self._warnings),
             "partitions": sorted(self._shards),
             "relearning": {
                 str(shard.partition): shard.committed - shard.offset

@@ -69,7 +69,10 @@ class LabelTotals(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """How a pipeline is. What can't be known at the moment is None, as are `labels` without a labels topic."""
+    """How a pipeline is. What can't be known at the moment is None, as are `labels` without a labels topic.
+
+    `warnings` is what the workers found wrong with the stream.
+    """
 
     name: str
     state: State
@@ -80,6 +83,7 @@ class Report(msgspec.Struct, frozen=True):
     partitions: Sequence[Partition]
     quality: Mapping[str, float] | None
     workers: Sequence[Mapping[str, Any]]
+    warnings: Sequence[str] = ()
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -114,6 +118,7 @@ def report(name: str, seen: Seen) -> Report:
         labels=None if places is None else _label_totals(places.values()),
         partitions=[_partition(number, (places or {}).get(number), snapshots.get(number)) for number in numbers],
         quality=_quality(seen),
+        warnings=list(dict.fromkeys(said for note in seen.workers for said in note.get("warnings") or ())),
         workers=[{**_UNTOLD, **{name: note[name] for name in _TOLD if name in note}} for note in seen.workers],
     )
 

@@ -15,8 +15,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from consumers.partitioner import KEYS_MIN
 from consumers.places import Place, Places
 from consumers.source import SourceAway, SourceError
+from pipeline import placement
 from pipeline.config import Config
 from pipeline.output import data
 from pipeline.report import Note, Report, Seen, alive, report
@@ -50,6 +52,7 @@ class Observer:
         self._roster = Roster(self._store, name=config.name)
         self._rundir = RunDir(config)
         self._topic = config.topics.features
+        self._config = config
 
     def look(self) -> Seen:
         """Ask once, each in a few seconds at most."""
@@ -77,6 +80,14 @@ class Observer:
         workers = alive(stored, local, host=platform.node(), running=_running(stored))
         return Seen(places, snapshots, workers, faults, strangers)
 
+    def glance(self, told: Report) -> Report:
+        """Look at the topics' keys where many labels and many features wait for each other, and nobody has said why."""
+        labels = told.labels
+        if told.warnings or labels is None or min(labels.waiting, labels.waiting_early) < KEYS_MIN:
+            return told
+        advices = placement.look(self._config, partitions=len(told.partitions))
+        return msgspec.structs.replace(told, warnings=[advice.message for advice in advices])
+
     def _newest(self, partitions: list[int]) -> dict[int, Note]:
         notes = {partition: self._store.notes(partition) for partition in partitions}
         return {partition: versions[0] for partition, versions in notes.items() if versions}
@@ -95,7 +106,7 @@ def status(config: Config, *, watch: bool, json: bool) -> int:
     seen = observer.look()
     if seen.nothing:
         raise StatusUnknown("; ".join(seen.faults))
-    _say(report(config.name, seen), json=json)
+    _say(observer.glance(report(config.name, seen)), json=json)
     return 0
 
 
@@ -127,6 +138,7 @@ def _picture(told: Report) -> Group:
     parts: list[Any] = [head]
     if told.reason:
         parts.append(Text(told.reason, style="yellow"))
+    parts += [Text(f"! {said}", style="yellow") for said in told.warnings]
     if told.counts is not None:
         counts = msgspec.structs.asdict(told.counts)
         parts.append(Text(" · ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())))

@@ -51,6 +51,22 @@ MUTANTS: list[Mutant] = [
         says="the fast lane takes it",
     ),
     Mutant(
+        name="partitioners not compared",
+        file="pipeline/placement.py",
+        old='if first and second and ways != {"other"}',
+        new="if first and second and not ways",
+        test="pipeline/test_placement.py::test_labels_that_are_placed_in_another_way_name_both_partitioners_and_what_to_set",
+        says="ValueError: not enough values",
+    ),
+    Mutant(
+        name="stored keys not looked at",
+        file="pipeline/placement.py",
+        old="kept = judge(stored, partitions)",
+        new="kept = judge({}, partitions)",
+        test="pipeline/test_placement.py::test_the_stores_keys_are_looked_at_and_a_store_that_is_away_is_no_harm",
+        says="IndexError",
+    ),
+    Mutant(
         name="an empty key is none",
         file="pipeline/engine.py",
         old="if record.key is None:",

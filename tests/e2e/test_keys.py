@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewPartitions
 from harness import Project, nursery, wait_until
 from oracle import difference, logistic, open_transactions
 from receiver import Receiver
@@ -175,6 +176,31 @@ def test_a_key_is_shown_and_begins_anew_while_the_pipeline_runs(project: Make) -
     assert {row["partition"]: row["keys"] for row in reversed(rows)} == {0: 2, 1: 2}
     assert command("model", "show", "nobody")[0] == 1
     assert command("model", "reset", "nobody")[0] == 1
+
+
+def test_partitions_that_were_added_are_noticed_with_the_models_that_they_leave_behind(project: Make) -> None:
+    p = project(settings=KEYED, partitions=2)
+    # A member that leaves at once, so that the next one gets all partitions at once.
+    p.file.write_text(f'{p.file.read_text()}[kafka.librdkafka]\n"group.instance.id" = ""\n')
+
+    def sent(first: int) -> None:
+        producer = Producer({**p.client, "partitioner": "murmur2_random"})
+        for index in range(first, first + 60):
+            value = json.dumps({"id": f"r-{index}", "features": {"a": index}, "label": True}).encode()
+            producer.produce(p.features, value, key=b"customer-%d" % index)
+        assert producer.flush(30) == 0
+
+    sent(0)
+    p.run_to_end()
+    admin = AdminClient(p.client)
+    grown = [NewPartitions(topic, 4) for topic in (p.features, p.predictions, p.dead_letters)]
+    for future in admin.create_partitions(grown).values():
+        future.result(10)
+    sent(60)
+    said = f"{p.features} had 2 partitions when some of its keys were placed, and has 4 now"
+    assert p.run_to_end().count(said) == 1
+    done = nursery().call(["doctor", "--json", "-c", str(p.file)], env=p.env)
+    assert any(said in check["message"] for check in json.loads(done.stdout)["checks"])
 
 
 def _found(answer: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from confluent_kafka import Producer
 from harness import Project, nursery, wait_until
 from labelled import Sent, hold, labelled, labels_of, ordered, plan, send
 from oracle import logistic
@@ -119,6 +120,30 @@ def test_a_clock_that_is_25_hours_fast_costs_nobody_a_label_and_is_named(project
     p.run_to_end()
     labels = p.status()["labels"]
     assert (labels["joined"], labels["expired"], labels["ahead"], labels["waiting"]) == (2, 0, 1, 4)
+
+
+def test_labels_that_another_partitioner_placed_are_noticed_by_all_who_look(project: Make) -> None:
+    p = labelled(project, partitions=4)
+    for topic, way, member in (
+        (p.features, "murmur2_random", "features"),
+        (labels_of(p), "consistent_random", "label"),
+    ):
+        producer = Producer({**p.client, "partitioner": way})
+        for index in range(40):
+            value = json.dumps({"id": f"r-{index}", member: {"a": 1} if member == "features" else True}).encode()
+            producer.produce(topic, value, key=b"customer-%d" % index)
+        assert producer.flush(30) == 0
+    log = p.run_to_end()
+    assert log.count("keys do not lie where they should") == 1
+    told = p.status()
+    assert told["labels"]["waiting"] == told["labels"]["waiting_early"] > 20
+    done = nursery().call(["doctor", "--json", "-c", str(p.file)], env=p.env)
+    checks = [check for check in json.loads(done.stdout)["checks"] if check["check"] == "keys"]
+    for said in (log, *told["warnings"], *(check["message"] for check in checks)):
+        assert "by murmur2 (Java's partitioner), those of" in said
+        assert "by CRC32 (librdkafka's consistent_random)" in said
+    assert [check["verdict"] for check in checks] == ["warning"]
+    assert "partitioner=murmur2_random" in checks[0]["hint"]
 
 
 def test_a_label_that_is_none_can_be_mended_and_replayed_and_finds_its_features(project: Make) -> None:
