@@ -118,7 +118,8 @@ class Config(BaseSettings):
     @cached_property
     def conceal(self) -> Callable[[str], str]:
         """What puts `***` in place of this configuration's secrets, in whatever text it is given."""
-        return concealer(secrets_of(self, self.secrets))
+        headers = {} if self.sink.http is None else self.sink.http.headers
+        return concealer(secrets_of(self, self.secrets), tokens=[v.get_secret_value() for v in headers.values()])
 
     @property
     def librdkafka(self) -> dict[str, Any]:

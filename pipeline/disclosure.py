@@ -5,6 +5,9 @@ What may be shown is listed here, so that a key that is new, or that nobody know
 
 import base64
 import binascii
+import html
+import itertools
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -66,6 +69,7 @@ _PROPERTIES = frozenset(_HARMLESS.split())
 # A shorter one can't be told from what stands somewhere by chance.
 _SECRET_CHARACTERS_MIN = 4
 _PART_CHARACTERS_MIN = 6
+_PIECE = 12
 # How headers and lists of properties are written.
 _BETWEEN_PARTS = re.compile(r"[\s,;=\"'&?/]+")
 # What programs say of themselves; a user of the store is often called so.
@@ -111,15 +115,36 @@ def address(url: str) -> str:
     )
 
 
-def concealer(texts: Iterable[str]) -> Callable[[str], str]:
-    """Return what replaces each of these secrets by `***`, in whatever text it is found."""
+def concealer(texts: Iterable[str], *, tokens: Iterable[str] = ()) -> Callable[[str], str]:
+    """Return what replaces each of these secrets by `***`, in whatever text it is found.
+
+    Of `tokens` it replaces pieces as well: who refuses one may quote its beginning.
+    """
     found = {text for text in texts if len(text) >= _SECRET_CHARACTERS_MIN and text not in _COMMON}
-    found |= {quote(text, safe="") for text in found} | {repr(text)[1:-1] for text in found}
-    if not found:
+    found |= {quoted for text in found for quoted in _quoted(text)}
+    pieces = {token[at : at + _PIECE] for token in tokens for at in range(len(token) - _PIECE + 1)}
+    if not found and not pieces:
         return lambda text: text
     # The longest first: one may be a part of another.
-    pattern = re.compile("|".join(re.escape(text) for text in sorted(found, key=len, reverse=True)))
-    return lambda text: pattern.sub(HIDDEN, text)
+    pattern = re.compile("|".join(re.escape(text) for text in sorted(found, key=len, reverse=True)) or r"(?!)")
+
+    def conceal(text: str) -> str:
+        text = pattern.sub(HIDDEN, text)
+        shown = [True] * len(text)
+        for at in range(len(text) - _PIECE + 1 if pieces else 0):
+            if text[at : at + _PIECE] in pieces:
+                shown[at : at + _PIECE] = [False] * _PIECE
+        if all(shown):
+            return text
+        runs = itertools.groupby(zip(shown, text, strict=True), key=lambda pair: pair[0])
+        return "".join("".join(sign for _, sign in run) if is_shown else HIDDEN for is_shown, run in runs)
+
+    return conceal
+
+
+def _quoted(text: str) -> tuple[str, ...]:
+    """Return a text as URLs, programs, JSON and pages write it."""
+    return quote(text, safe=""), repr(text)[1:-1], json.dumps(text)[1:-1], html.escape(text)
 
 
 def secrets_of(config: BaseModel, secrets: Mapping[str, Iterable[str]]) -> set[str]:

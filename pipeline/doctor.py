@@ -71,7 +71,7 @@ def examine(load: Callable[[], Config]) -> Iterator[Finding]:
     """Yield a finding for each check; what can't be reached is told once, and not asked further."""
     try:
         config = _ask("configuration", load)
-        yield Finding("configuration", "good", f"the configuration of {config.name} loads")
+        yield Finding("configuration", "good", config.conceal(f"the configuration of {config.name} loads"))
     except _Failed as failed:
         yield failed.finding
         return
@@ -83,9 +83,15 @@ def examine(load: Callable[[], Config]) -> Iterator[Finding]:
         _sink(config),
     ):
         try:
-            yield from part
+            for finding in part:
+                yield _discreet(finding, config)
         except _Failed as failed:
-            yield failed.finding
+            yield _discreet(failed.finding, config)
+
+
+def _discreet(finding: Finding, config: Config) -> Finding:
+    """Keep secrets out of what others said."""
+    return Finding(finding.check, finding.verdict, config.conceal(finding.message), config.conceal(finding.hint))
 
 
 def _model(config: Config, built: list[learner.RiverLearner]) -> Iterator[Finding]:
@@ -135,7 +141,8 @@ def _kafka(config: Config) -> Iterator[Finding]:
             if weakness := copies.weakness():
                 hint = "three copies, min.insync.replicas=2"
                 yield Finding("copies", "warning", f"{name}: {weakness}", hint)
-        yield from told
+        # What the pipeline does not ask itself is no reason to fail.
+        yield from (msgspec.structs.replace(f, verdict="warning") if f.verdict == "wrong" else f for f in told)
     yield from _history(config)
     for advice in placement.look(config, partitions=there.get(names.features, 0)):
         yield Finding("keys", "warning", advice.message, advice.hint)
@@ -205,7 +212,10 @@ def _gap(place: Place) -> bool:
 def _store(config: Config, model: list[learner.RiverLearner]) -> Iterator[Finding]:
     store = Store(config.redis.url.get_secret_value(), name=config.name, timeout_s=config.redis.timeout)
     health = _ask("store", lambda: probe(store, name=config.name))
-    yield Finding("store", "good", f"{health.server} answers, and takes a key and its deletion")
+    yield Finding("store", "good", f"{health.server or 'the store'} answers, and takes a key and its deletion")
+    if not health.server:
+        message = "its user may not call INFO: whether it drops keys, or keeps them over a restart, is not known"
+        yield Finding("store", "warning", message, "set maxmemory-policy noeviction and appendonly yes, or allow INFO")
     if health.policy not in {None, "noeviction"}:
         message = f"maxmemory-policy is {health.policy}: when memory is short, models are dropped"
         yield Finding("store", "warning", message, "set maxmemory-policy noeviction")

@@ -9,12 +9,14 @@ import codecs
 import contextlib
 import io
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import TextIO
 
 _WORDS = "headrace-words"
 _JSON = "headrace-json"
+_CREDENTIALS = re.compile(r"(?<=://)[^\s'\"]+@")
 _ASCII = {
     "✔": "ok",
     "✓": "ok",
@@ -82,9 +84,9 @@ data = _Data()
 
 
 class Words(io.TextIOWrapper):
-    """Standard error, which shows no secret that it was told of."""
+    """Standard error, which shows no secret that it was told of, and no user and password of an address."""
 
-    _conceal: Callable[[str], str] | None = None
+    _conceal: Callable[[str], str] = str
 
     def hide(self, conceal: Callable[[str], str]) -> None:
         """Write all text from now on as `conceal` returns it."""
@@ -92,7 +94,7 @@ class Words(io.TextIOWrapper):
 
     def write(self, text: str, /) -> int:
         """Write some text."""
-        return super().write(text if self._conceal is None else self._conceal(text))
+        return super().write(_CREDENTIALS.sub("***@", self._conceal(text)))
 
 
 def open_standard_files() -> None:

@@ -128,7 +128,7 @@ def webhook(config: Config) -> Webhook | None:
     if http is None:
         return None
     headers = {name: value.get_secret_value() for name, value in http.headers.items()}
-    return Webhook(http.url, headers=headers, timeout_s=http.timeout)
+    return Webhook(http.url, headers=headers, timeout_s=http.timeout, conceal=config.conceal)
 
 
 class Minds(msgspec.Struct, frozen=True):

@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from pipeline import config as configuration
-from pipeline import recipe, worker
+from pipeline import output, recipe, worker
 from pipeline.child import Child
 from pipeline.config import ConfigError
 from pipeline.takeover import OnLoss
@@ -106,6 +106,7 @@ def run(file: Path, *, workers: int, until_end: bool, on_loss: OnLoss, flags: di
     # Whoever started this may have ignored it: then the kernel would not tell how a worker ended.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     config = configuration.load(file, flags=flags)
+    output.hide(config.conceal)
     configure_logs(level=config.log.level, style=config.log.format)
     numbers = ordinals(os.environ.get(_ORDINAL_VARIABLE), workers=workers)
     log.info("starting", workers=workers)

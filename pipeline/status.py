@@ -51,6 +51,7 @@ class Observer:
         )
         self._roster = Roster(self._store, name=config.name)
         self._rundir = RunDir(config)
+        self._conceal = config.conceal
         self._topic = config.topics.features
         self._config = config
 
@@ -78,7 +79,7 @@ class Observer:
         except FolderRefused as error:
             faults.append(str(error))
         workers = alive(stored, local, host=platform.node(), running=_running(stored))
-        return Seen(places, snapshots, workers, faults, strangers)
+        return Seen(places, snapshots, workers, [*map(self._conceal, faults)], strangers)
 
     def glance(self, told: Report) -> Report:
         """Look at the topics' keys where many labels and many features wait for each other, and nobody has said why."""

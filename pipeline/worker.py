@@ -28,7 +28,7 @@ from consumers.source import Source, SourceAway, SourceError, SourceLost
 from consumers.topics import Topic, Topics
 from consumers.weave import Place
 from pipeline import config as configuration
-from pipeline import failpoint, ordinal, recipe
+from pipeline import failpoint, ordinal, output, recipe
 from pipeline.child import EXIT_RAISED
 from pipeline.config import Config, ConfigError
 from pipeline.heartbeat import Company
@@ -270,13 +270,18 @@ class Worker:
             self._ordinal, self._lock = taken
 
     def _announce(self, note: dict[str, Any]) -> None:
-        self._rundir.write(self._ordinal, {**self._note, "ordinal": self._ordinal, **note})
+        self._rundir.write(self._ordinal, self._told(note))
+
+    def _told(self, note: dict[str, Any]) -> dict[str, Any]:
+        """Complete a note, and keep secrets out of the words in it: others read it."""
+        whole = {**self._note, "ordinal": self._ordinal, **note}
+        return {**whole, "reason": self._config.conceal(str(whole.get("reason", "")))}
 
     def _hold(self, roster: Roster, note: dict[str, Any]) -> Notes:
         # A store that was put back to an earlier time holds the note of the worker before this one, whose lock this
         # one has.
         place = self._note["place"]
-        if not roster.hold(self._ordinal, {**self._note, "ordinal": self._ordinal, **note}, evict_place=place):
+        if not roster.hold(self._ordinal, self._told(note), evict_place=place):
             log.error("another worker holds this worker's ordinal; this one ends", ordinal=self._ordinal)
             os._exit(EXIT_HUNG)
         return roster.notes()
@@ -354,6 +359,7 @@ def main(job: Job, at_work: Callable[[], None]) -> int:
     learner.reseed()
     try:
         config = configuration.load(Path(job.config), flags=job.flags)
+        output.hide(config.conceal)
         configure_logs(level=config.log.level, style=config.log.format)
         stopped = Worker(config, job, at_work).run()
     except (ConfigError, SettingsRefused, learner.ModelError) as error:

@@ -6,7 +6,8 @@ An HTTP server knows no transactions, so it may get a batch again after a crash;
 import email.utils
 import http
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from urllib.parse import unquote
 
 import urllib3
 
@@ -37,12 +38,20 @@ class WebhookAway(Exception):
 
 
 class Webhook:
-    """POST predictions to `url`; `timeout_s` bounds each answer, in seconds."""
+    """POST predictions to `url`; `timeout_s` bounds each answer, in seconds.
 
-    def __init__(self, url: str, *, headers: Mapping[str, str], timeout_s: float) -> None:
+    A user and password in the URL are sent as curl sends them. `conceal` keeps secrets out of the server's words.
+    """
+
+    def __init__(
+        self, url: str, *, headers: Mapping[str, str], timeout_s: float, conceal: Callable[[str], str] = str
+    ) -> None:
         self._url = url
+        self._conceal = conceal
         self._timeout_s = timeout_s
         self._headers = {"content-type": "application/x-ndjson", **headers}
+        if not any(name.lower() == "authorization" for name in headers):
+            self._headers |= _credentials(url)
         self._pool = urllib3.PoolManager(timeout=urllib3.Timeout(total=timeout_s), retries=False, maxsize=1, block=True)
 
     def send(self, lines: Sequence[bytes]) -> dict[int, str]:
@@ -73,9 +82,10 @@ class Webhook:
                 redirect=False,
                 preload_content=False,
             )
-            words = _words(answer, until=until)
+            # As a whole, before it is cut: half a secret would not be known.
+            words = self._conceal(_words(answer, until=until)).encode()[:_WORDS_BYTES].decode(errors="ignore").strip()
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise WebhookAway(f"the HTTP sink does not answer: {error}") from error
+            raise WebhookAway(f"the HTTP sink does not answer: {self._conceal(str(error))}") from error
         if http.HTTPStatus.OK <= answer.status < http.HTTPStatus.MULTIPLE_CHOICES:
             return None
         if answer.status in _REFUSED:
@@ -87,7 +97,7 @@ class Webhook:
 
 
 def _words(answer: urllib3.BaseHTTPResponse, *, until: float) -> str:
-    """Read the beginning of the answer's body, and leave the rest: a server may let it drip for ever.
+    """Read the beginning of the answer's body, at least, and leave the rest: a server may let it drip for ever.
 
     A connection whose answer was read to its end is used again.
     """
@@ -98,7 +108,14 @@ def _words(answer: urllib3.BaseHTTPResponse, *, until: float) -> str:
             answer.close()
             break
     answer.release_conn()
-    return words[:_WORDS_BYTES].decode(errors="replace").strip()
+    return words.decode(errors="replace")
+
+
+def _credentials(url: str) -> dict[str, str]:
+    credentials = urllib3.util.parse_url(url).auth
+    if credentials is None:
+        return {}
+    return {"authorization": urllib3.util.make_headers(basic_auth=unquote(credentials))["authorization"]}
 
 
 def retry_after_s(value: str | None, *, now_s: float) -> float | None:

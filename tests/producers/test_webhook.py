@@ -1,6 +1,8 @@
 """The HTTP sink against a real server of this test's own."""
 
+import base64
 import http.server
+import json
 import math
 import socket
 import threading
@@ -8,11 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from pipeline import config as configuration
+from pipeline import recipe
 from producers.webhook import Webhook, WebhookAway, retry_after_s
 
 Reply = tuple[int, dict[str, str], bytes]
@@ -285,3 +290,46 @@ _DATES = st.tuples(
 def test_retry_after_never_raises_and_keeps_its_bounds(value: str, now_s: float) -> None:
     wait = retry_after_s(value, now_s=now_s)
     assert wait is None or (0.0 <= wait <= 300.0 and not math.isnan(wait))
+
+
+TOKEN = "t0ken-of-forty-characters-that-nobody-knows"
+BASIC = base64.b64encode(b"user:pa55/word").decode()
+
+
+@pytest.mark.parametrize(
+    ("status", "quote"),
+    [
+        (422, json.dumps),
+        (400, lambda headers: f"you sent {headers['authorization']}"),
+        (422, lambda headers: f"the token {headers['authorization'].split()[1][:16]}… is unknown"),
+        (422, lambda _headers: f"{'x' * 180} {TOKEN}"),
+        (503, json.dumps),
+    ],
+)
+def test_a_server_that_quotes_the_request_does_not_get_its_secrets_told(
+    server: Server, tmp_path: Path, status: int, quote: Callable[[dict[str, str]], str]
+) -> None:
+    server.answer = lambda _lines: (status, {}, quote(server.posts[-1][0]).encode())
+    (tmp_path / "headrace.toml").write_text(
+        f'[sink.http]\nurl = "{server.url}"\n[sink.http.headers]\n'
+        f'authorization = "Bearer {TOKEN}"\nx-api-key = "{TOKEN[::-1]}"\n'
+    )
+    sink = recipe.webhook(configuration.load(tmp_path / "headrace.toml"))
+    assert sink is not None
+    try:
+        words = sink.post(lines(1)) or ""
+    except WebhookAway as error:
+        words = str(error)
+    assert f"answered {status}: " in words
+    told = words.partition(": ")[2]
+    assert not any(TOKEN[at : at + 12] in told for at in range(len(TOKEN) - 11))
+    assert TOKEN[::-1] not in told
+    assert len(words) < 300
+
+
+@pytest.mark.parametrize("header", [None, "Bearer own"])
+def test_a_user_and_password_in_the_url_are_sent_as_curl_sends_them(server: Server, header: str | None) -> None:
+    headers = {} if header is None else {"Authorization": header}
+    url = server.url.replace("http://", "http://user:pa55%2Fword@")
+    assert Webhook(url, headers=headers, timeout_s=TIMEOUT_S).post(lines(1)) is None
+    assert server.posts[-1][0]["authorization"] == (header or f"Basic {BASIC}")
