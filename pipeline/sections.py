@@ -64,7 +64,7 @@ class Kafka(_Section):
             found = _BROKER.fullmatch(address.strip())
             if found is None or not 0 < int(found["port"]) < 65_536:  # noqa: PLR2004 ports end
                 # What is no address may be a user and a password.
-                raise ValueError("each address must be like host:port, [::1]:port or SASL_SSL://host:port")
+                raise ValueError("an address is not host:port, as [::1]:9092 and SASL_SSL://host:9092 are, too")
         return value
 
     @field_validator("librdkafka")

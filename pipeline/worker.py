@@ -256,14 +256,19 @@ class Worker:
     def _take_ordinal(self, roster: Roster) -> None:
         """Hold an ordinal of this worker's own, waiting for the store. Raises OrdinalTaken."""
         note, place = {**self._note, "state": "connecting", "reason": ""}, self._note["place"]
+
+        def hold(number: int) -> bool | None:
+            # What it waits for meanwhile is told in its own name.
+            self._ordinal = number
+            mine = {**note, "ordinal": number}
+            return self._wait_for("store", lambda: roster.hold(number, mine, evict_place=place))
+
         taken = ordinal.take(
             self._rundir,
             roster,
             given=self._job.ordinal,
             among=range(WORKERS_MAX),
-            hold=lambda number: self._wait_for(
-                "store", lambda: roster.hold(number, {**note, "ordinal": number}, evict_place=place)
-            ),
+            hold=hold,
             stopped=lambda: self._stop.asked,
         )
         if taken is not None:
