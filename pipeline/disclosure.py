@@ -45,17 +45,18 @@ _HARMLESS = """
     broker.version.fallback check.crcs client.dns.lookup client.id client.rack compression.codec compression.level
     compression.type connections.max.idle.ms coordinator.query.interval.ms debug delivery.timeout.ms
     enable.gapless.guarantee enable.metrics.push enable.random.seed enable.sasl.oauthbearer.unsecure.jwt
-    enable.ssl.certificate.verification fetch.error.backoff.ms fetch.max.bytes fetch.message.max.bytes fetch.min.bytes
-    fetch.queue.backoff.ms fetch.wait.max.ms group.instance.id group.protocol group.protocol.type group.remote.assignor
-    heartbeat.interval.ms https.ca.location linger.ms log.connection.close log.queue log.thread.name log_level
-    max.in.flight max.in.flight.requests.per.connection max.partition.fetch.bytes max.poll.interval.ms
-    max.poll.records message.copy.max.bytes message.max.bytes message.send.max.retries message.timeout.ms
-    metadata.max.age.ms metadata.recovery.rebootstrap.trigger.ms metadata.recovery.strategy
+    enable.ssl.certificate.verification fetch.error.backoff.ms fetch.max.bytes fetch.message.max.bytes
+    fetch.min.bytes fetch.queue.backoff.ms fetch.wait.max.ms group.instance.id group.protocol group.protocol.type
+    group.remote.assignor heartbeat.interval.ms https.ca.location linger.ms log.connection.close log.queue
+    log.thread.name log_level max.in.flight max.in.flight.requests.per.connection max.partition.fetch.bytes
+    max.poll.interval.ms max.poll.records message.copy.max.bytes message.max.bytes message.send.max.retries
+    message.timeout.ms metadata.max.age.ms metadata.recovery.rebootstrap.trigger.ms metadata.recovery.strategy
     partition.assignment.strategy partitioner queue.buffering.backpressure.threshold queue.buffering.max.kbytes
-    queue.buffering.max.messages queue.buffering.max.ms queued.max.messages.kbytes queued.min.messages queuing.strategy
-    receive.message.max.bytes reconnect.backoff.jitter.ms reconnect.backoff.max.ms reconnect.backoff.ms
-    request.required.acks request.timeout.ms retries retry.backoff.max.ms retry.backoff.ms sasl.mechanism
-    sasl.mechanisms sasl.oauthbearer.grant.type sasl.oauthbearer.metadata.authentication.type sasl.oauthbearer.method
+    queue.buffering.max.messages queue.buffering.max.ms queued.max.messages.kbytes queued.min.messages
+    queuing.strategy receive.message.max.bytes reconnect.backoff.jitter.ms reconnect.backoff.max.ms
+    reconnect.backoff.ms request.required.acks request.timeout.ms retries retry.backoff.max.ms retry.backoff.ms
+    sasl.kerberos.min.time.before.relogin sasl.kerberos.service.name sasl.mechanism sasl.mechanisms
+    sasl.oauthbearer.grant.type sasl.oauthbearer.metadata.authentication.type sasl.oauthbearer.method
     security.protocol session.timeout.ms socket.blocking.max.ms socket.connection.setup.timeout.ms
     socket.keepalive.enable socket.max.fails socket.nagle.disable socket.receive.buffer.bytes
     socket.send.buffer.bytes socket.timeout.ms ssl.ca.certificate.stores ssl.ca.location ssl.certificate.location
@@ -69,11 +70,35 @@ _PROPERTIES = frozenset(_HARMLESS.split())
 # A shorter one can't be told from what stands somewhere by chance.
 _SECRET_CHARACTERS_MIN = 4
 _PART_CHARACTERS_MIN = 6
+_SHORT_CHARACTERS = 8
 _PIECE = 12
 # How headers and lists of properties are written.
 _BETWEEN_PARTS = re.compile(r"[\s,;=\"'&?/]+")
-# What programs say of themselves; a user of the store is often called so.
-_COMMON = frozenset({"headrace", "default", "Bearer", "application", "https:"})
+# Words that all programs say, so that to hide them hides nothing; a user of the store is often called so.
+_COMMON = frozenset(
+    (
+        "headrace",
+        "kafka",
+        "redis",
+        "valkey",
+        "store",
+        "admin",
+        "default",
+        "user",
+        "true",
+        "false",
+        "null",
+        "none",
+        "debug",
+        "info",
+        "warning",
+        "error",
+        "Basic",
+        "Bearer",
+        "application",
+        "https:",
+    )
+)
 
 
 def may_show(key: str) -> bool:
@@ -126,7 +151,7 @@ def concealer(texts: Iterable[str], *, tokens: Iterable[str] = ()) -> Callable[[
     if not found and not pieces:
         return lambda text: text
     # The longest first: one may be a part of another.
-    pattern = re.compile("|".join(re.escape(text) for text in sorted(found, key=len, reverse=True)) or r"(?!)")
+    pattern = re.compile("|".join(_as_pattern(text) for text in sorted(found, key=len, reverse=True)) or r"(?!)")
 
     def conceal(text: str) -> str:
         text = pattern.sub(HIDDEN, text)
@@ -140,6 +165,12 @@ def concealer(texts: Iterable[str], *, tokens: Iterable[str] = ()) -> Callable[[
         return "".join("".join(sign for _, sign in run) if is_shown else HIDDEN for is_shown, run in runs)
 
     return conceal
+
+
+def _as_pattern(text: str) -> str:
+    """Return what finds a secret; a short one, which a number or a word may hold by chance, only by itself."""
+    escaped = re.escape(text)
+    return escaped if len(text) >= _SHORT_CHARACTERS else rf"(?<![A-Za-z0-9]){escaped}(?![A-Za-z0-9])"
 
 
 def _quoted(text: str) -> tuple[str, ...]:

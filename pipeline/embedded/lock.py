@@ -14,7 +14,7 @@ class Lock:
     def __init__(self, path: Path, *, timeout_s: float, waiting: Callable[[], None]) -> None:
         """Take the lock; call ``waiting`` once if another has it; raise TimeoutError."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         deadline = time.monotonic() + timeout_s
         told = False
         while not self._try():

@@ -172,6 +172,13 @@ def test_secrets_are_hidden_in_whatever_text_quotes_them(file: Path) -> None:
     assert config.conceal("the store does not answer at store:6380") == "the store does not answer at store:6380"
 
 
+def test_a_short_secret_is_hidden_by_itself_and_not_within_words_and_numbers() -> None:
+    conceal = concealer(["1234", "word", "kafka"])
+    assert conceal('{"offset": 912345, "words": "kafka", "said": ":1234@ word"}') == (
+        '{"offset": 912345, "words": "kafka", "said": ":***@ ***"}'
+    )
+
+
 @pytest.mark.parametrize("secret", ["", "a", "abc"])
 def test_what_is_too_short_to_be_told_from_chance_is_left(secret: str) -> None:
     assert concealer([secret])("abc") == "abc"
