@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.config import ENV_PREFIX, Config, ConfigError, describe, read
 from pipeline.disclosure import shown
 from pipeline.output import data
+from state.beside import shadowing
 
 
 def check(config: Config, *, file: Path, json: bool) -> int:
@@ -43,6 +44,12 @@ def show(config: Config, *, file: Path, flags: Mapping[str, Any], json: bool) ->
 
 def find_module(config: Config) -> None:
     """Find the factory's module beside the file, or installed, without importing it. Raises ConfigError."""
+    hidden = shadowing(config.directory)
+    if hidden:
+        raise ConfigError(
+            f"{config.directory / hidden} hides a module of the same name that Headrace, Python or a library has",
+            hint=f"give {hidden}.py another name",
+        )
     factory = config.model.factory
     module = factory.partition(":")[0]
     beside = config.directory.joinpath(*module.split("."))

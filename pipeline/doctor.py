@@ -20,6 +20,7 @@ from pipeline import check, origin, placement, recipe
 from pipeline.config import Config, ConfigError
 from pipeline.output import data
 from state import learner
+from state.beside import modules_beside
 from state.probe import probe
 from state.store import Store
 
@@ -96,7 +97,7 @@ def _discreet(finding: Finding, config: Config) -> Finding:
 
 def _model(config: Config, built: list[learner.RiverLearner]) -> Iterator[Finding]:
     _ask("model", lambda: check.find_module(config))
-    trusted = frozenset(config.model.trusted_packages) | learner.modules_beside(config.directory)
+    trusted = frozenset(config.model.trusted_packages) | modules_beside(config.directory)
     factory = _ask("model", lambda: learner.load_factory(config.model.factory, config.directory))
     built.append(_ask("model", lambda: learner.build(factory, trusted=trusted)))
     yield Finding("model", "good", f"{config.model.factory} builds a {built[0].task} model that can be saved")

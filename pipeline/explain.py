@@ -10,6 +10,7 @@ from pipeline import recipe
 from pipeline.config import Config
 from pipeline.output import data
 from state import compiler, learner
+from state.beside import modules_beside
 from state.slab import is_known
 
 _WIDTH = 120
@@ -18,7 +19,7 @@ _WIDTH = 120
 def explain(config: Config, *, json: bool) -> int:
     """Print what each step of the model runs as. Connects to nothing. Raises ModelError."""
     factory = learner.load_factory(config.model.factory, config.directory)
-    trusted = frozenset(config.model.trusted_packages) | learner.modules_beside(config.directory)
+    trusted = frozenset(config.model.trusted_packages) | modules_beside(config.directory)
     model = learner.build(factory, trusted=trusted).model
     verdicts = compiler.explain(model)
     runs_as, reason = _whole(config, model, verdicts)

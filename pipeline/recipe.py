@@ -23,6 +23,7 @@ from producers.size import SizeLimits
 from producers.webhook import Webhook
 from state import compiler, learner
 from state.bank import Bank, RiverBank
+from state.beside import modules_beside
 from state.cell import Cell, Mind
 from state.commons import Commons, Share
 from state.kernel import kernel
@@ -147,7 +148,7 @@ def minds(config: Config, store: Store) -> Minds:
     """Return what learns, having made one model. Raises ModelError, ConfigError."""
     directory = config.directory
     factory = learner.load_factory(config.model.factory, directory)
-    trusted = frozenset(config.model.trusted_packages) | learner.modules_beside(directory)
+    trusted = frozenset(config.model.trusted_packages) | modules_beside(directory)
     first = learner.build(factory, trusted=trusted)
     if first.unseeded:
         log.warning("the model draws random numbers without a seed: give it one, or it can't be relearned")

@@ -150,7 +150,7 @@ class Model(_Section):
         "partition", description="one model for each partition, for each key, or for all workers together"
     )
     trusted_packages: tuple[str, ...] = Field(
-        (), description="packages beyond River and numpy whose classes a snapshot may hold"
+        (), description="packages whose objects a River model makes only when it learns"
     )
     compile: bool = Field(True, description="run what is known as compiled code (`headrace model explain`)")
 

@@ -6,8 +6,6 @@ The engine predicts and teaches through `Learner`; shards and snapshots see a le
 import functools
 import gc
 import importlib
-import io
-import pickle
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from state import spec
+from state.beside import shadowing
 
 Task = Literal["binary", "multiclass", "regression"]
 Answer = tuple[Any, Mapping[Any, float] | None]
@@ -64,36 +63,20 @@ class Learner(Protocol):
         """Become the learner that `dump` gave these bytes for."""
 
 
-class _FullError(Exception):
-    """Raised when a model takes more bytes than it may."""
-
-
-class _Bounded(io.BytesIO):
-    """Takes so many bytes and no more."""
-
-    def __init__(self, bytes_max: int) -> None:
-        super().__init__()
-        self._left = bytes_max
-
-    def write(self, part: Any, /) -> int:
-        """Take some more. Raises _FullError."""
-        self._left -= memoryview(part).nbytes
-        if self._left < 0:
-            raise _FullError
-        return super().write(part)
-
-
 class RiverLearner:
-    """Any River classifier or regressor, run as River runs it."""
+    """Any River classifier or regressor, run as River runs it. Raises ModelError for one that can't be saved.
+
+    `model` is new: what it is made of is what its saved forms may name, with the modules that are `trusted`.
+    """
 
     atomic = False
 
     def __init__(self, model: Any, *, trusted: frozenset[str] = frozenset()) -> None:
         self.task: Task = task_of(model)
         # Of the River that is loaded: another may have been installed since.
-        self.codec = f"river-{importlib.import_module('river').__version__}-pickle"
+        self.codec = f"river-{importlib.import_module('river').__version__}-objects-1"
         self.spec = spec.describe(model)
-        self._trusted = trusted
+        self._objects = _objects_of(model, trusted)
         self._class_kind = ""
         self._labels: Callable[[Any], Any] = {
             "binary": _binary_label,
@@ -144,44 +127,38 @@ class RiverLearner:
         self._learn_one(features, label)
 
     def dump(self) -> bytes:
-        """Pickle the model. Raises ModelError when a part of it has no name to be found by."""
-        return self._dump(io.BytesIO())
+        """Return the model as bytes. Raises ModelError when a part of it can't be saved."""
+        return self._saved(None) or b""
 
     def dump_within(self, bytes_max: int) -> bytes | None:
-        """Pickle the model as `dump` does, or give up, soon, and return None: when it takes more than so many bytes."""
-        try:
-            return self._dump(_Bounded(bytes_max))
-        except _FullError:
-            return None
+        """Return the model as `dump` does, or give up, soon, and return None: when it takes more than so many bytes."""
+        return self._saved(bytes_max)
 
-    def _dump(self, file: io.BytesIO) -> bytes:
+    def _saved(self, bytes_max: int | None) -> bytes | None:
+        from state.graph import CodecError  # noqa: PLC0415 see preload
+
         try:
-            pickle.Pickler(file, protocol=5).dump((self._class_kind, self._model))
-            return file.getvalue()
-        except (pickle.PicklingError, AttributeError, RecursionError, TypeError) as error:
-            raise ModelError(
-                f"the model can't be saved: {error}",
-                hint="give every function in it a name at the top level of model.py; a lambda has none",
-            ) from error
+            saved: bytes | None = self._objects.dump((self._class_kind, self._model), bytes_max=bytes_max)
+        except CodecError as error:
+            raise ModelError(f"the model can't be saved: {error}", hint=error.hint) from error
+        return saved
 
     def load(self, state: bytes) -> None:
-        """Unpickle the model from the classes that are trusted. Raises ModelError for any other."""
-        from state.unpickler import Unpickler  # noqa: PLC0415 numpy is a third of a command's start
+        """Become the model that `dump` gave these bytes for. Raises ModelError for any others, and runs nothing."""
+        from state.graph import CodecError  # noqa: PLC0415 see preload
 
         try:
-            kind, model = Unpickler(state, trusted=self._trusted).load()
-        except Exception as error:
-            raise ModelError(
-                f"the model's bytes can't be loaded: {error}",
-                hint="if the model needs what is named, add its package to model.trusted_packages; "
-                "if model.py has moved or renamed it, undo that",
-            ) from error
-        self._class_kind = kind
-        self.adopt(model)
+            self._class_kind, model = self._objects.load(state)
+        except CodecError as error:
+            raise ModelError(f"the model's bytes can't be loaded: {error}", hint=error.hint) from error
+        self._take(model)
 
     def adopt(self, model: Any) -> None:
         """Go on with a model of the same shape, which is this learner's own from now on."""
         _order_sets(model)
+        self._take(model)
+
+    def _take(self, model: Any) -> None:
         self._model = model
         self._learn_one = model.learn_one
         self._predict: Callable[[dict[str, Any]], Answer] = self._predict_number
@@ -237,7 +214,7 @@ def task_of(model: Any) -> Task:
 def preload() -> None:
     """Import all of River, so that processes that are forked afterwards need not: it takes seconds, most in scipy."""
     importlib.import_module("river.api")
-    importlib.import_module("state.unpickler")
+    importlib.import_module("state.model_codec")
 
 
 def reseed() -> None:
@@ -248,6 +225,12 @@ def reseed() -> None:
 def load_factory(reference: str, directory: Path) -> Callable[[], Any]:
     """Find `module:function` beside the configuration. Raises ModelError with what is missing."""
     module_name, _, function_name = reference.partition(":")
+    hidden = shadowing(directory)
+    if hidden:
+        raise ModelError(
+            f"{directory / hidden} hides a module of the same name that Headrace, Python or a library has",
+            hint=f"give {hidden}.py another name",
+        )
     # A worker's own process is started for one project, so the project's folder goes first.
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
@@ -280,11 +263,15 @@ def build(factory: Callable[[], Any], *, trusted: frozenset[str] = frozenset()) 
     return learner
 
 
-def modules_beside(directory: Path) -> frozenset[str]:
-    """Name the modules of a project's own folder: what its author wrote may stand in a snapshot."""
-    return frozenset(path.stem for path in directory.glob("*.py")) | frozenset(
-        path.parent.name for path in directory.glob("*/__init__.py")
-    )
+def _objects_of(model: Any, trusted: frozenset[str]) -> Any:
+    # numpy is a third of a command's start, and those that build no model need neither.
+    from state.graph import CodecError  # noqa: PLC0415
+    from state.model_codec import ModelCodec  # noqa: PLC0415
+
+    try:
+        return ModelCodec(model, modules=trusted)
+    except CodecError as error:
+        raise ModelError(f"the model can't be saved: {error}", hint=error.hint) from error
 
 
 def _last_step(model: Any) -> Any:

@@ -543,14 +543,14 @@ def test_a_mix_of_another_model_is_refused_with_what_to_do(pool: Pool) -> None:
 def test_a_mix_by_another_river_is_refused_though_the_model_is_the_same(pool: Pool) -> None:
     def build_elsewhere() -> RiverLearner:
         learner = build()
-        learner.codec = "river-9.9-pickle"
+        learner.codec = "river-9.9-objects-1"
         return learner
 
     commons = Commons(pool, build)
     commons.claim(3, 1)
     teach(Share(commons), records(5, seed=1))
     commons.mix({3: Contribution(1, None, Place(5, 1))}, within_s=WITHIN_S)
-    with pytest.raises(ModelError, match=r"here is another river-9\.9-pickle") as caught:
+    with pytest.raises(ModelError, match=r"here is another river-9\.9-objects-1") as caught:
         _ = Commons(pool, build_elsewhere).cell
     assert build().codec in str(caught.value)
 

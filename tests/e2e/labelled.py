@@ -7,7 +7,6 @@ order is told by the marks of the committed offsets, which are sampled while the
 import collections
 import contextlib
 import json
-import pickle
 import random
 import threading
 import uuid
@@ -22,6 +21,7 @@ from oracle import anatomy, difference, logistic, open_transactions
 from consumers.topics import Topics
 from state import order
 from state.labels import Tally
+from state.learner import RiverLearner
 from state.store import Store
 
 _SAMPLE_S = 0.2
@@ -222,12 +222,14 @@ def hold(p: Project, orders: Orders, build: Callable[[], Any] = logistic, *, by_
         assert snapshot.join is not None
         assert (snapshot.offset, snapshot.join.offset) == (committed[partition][0], mark.join.offset)
         if not by_key:
-            assert anatomy(_model(snapshot.model)) == anatomy(truth.models[None]), f"the model of {partition}"
+            assert anatomy(_model(snapshot.model, build)) == anatomy(truth.models[None]), f"the model of {partition}"
         for name in Tally.__struct_fields__:
             setattr(total, name, getattr(total, name) + getattr(mark.join.tally, name))
     assert open_transactions(p) == [], "no transaction is left open"
     return total
 
 
-def _model(sealed: bytes) -> Any:
-    return pickle.loads(sealed)[1]
+def _model(sealed: bytes, build: Callable[[], Any]) -> Any:
+    learner = RiverLearner(build())
+    learner.load(sealed)
+    return learner.model

@@ -7,7 +7,6 @@ are over, `hold` compares all that came out, and the models, with what had to.
 
 import collections
 import json
-import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from river import linear_model, preprocessing
 
 from consumers.topics import Topics
 from state.compiler import compile_model
+from state.learner import RiverLearner
 from state.store import Store
 
 if TYPE_CHECKING:
@@ -109,7 +109,9 @@ def stored_model(p: "Project", partition: int, build: Callable[[], Any]) -> Any:
     assert snapshot is not None, f"the store has a model of partition {partition}"
     assert snapshot.offset == len(p.sent[partition]), "a clean stop saves what was committed"
     if snapshot.codec.startswith("river"):
-        return pickle.loads(snapshot.model)[1]
+        learner = RiverLearner(build())
+        learner.load(snapshot.model)
+        return learner.model
     compiled = compile_model(build())
     assert compiled is not None
     compiled.load(snapshot.model)

@@ -34,15 +34,10 @@ OFTEN = {
 BULKY = """
 from river import linear_model
 
-class Bulky(linear_model.LogisticRegression):
-    def __getstate__(self):
-        return {**vars(self), "bulk": bytes(BULK)}
-
-    def __setstate__(self, state):
-        vars(self).update({name: part for name, part in state.items() if name != "bulk"})
-
 def build():
-    return Bulky()
+    model = linear_model.LogisticRegression()
+    model.bulk = bytes(BULK)
+    return model
 """
 # A tree's depth is bounded by the recursion limit otherwise, which is the caller's.
 FOREST = """

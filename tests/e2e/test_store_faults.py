@@ -387,7 +387,7 @@ def test_what_somebody_has_to_mend_ends_the_run_with_one_line(project: Make) -> 
             _ends(run, "invalid username-password")
         rights(">secret")
         with _of_another_river(p), p.running() as run:
-            _ends(run, "was written by river-0.0-pickle")
+            _ends(run, "was written by river-0.0-objects-1")
         with p.running() as run:
             _goes_on(p)
             _finish(p, run, producing)
@@ -396,7 +396,7 @@ def test_what_somebody_has_to_mend_ends_the_run_with_one_line(project: Make) -> 
 @contextlib.contextmanager
 def _of_another_river(p: Project) -> Iterator[None]:
     version, good = _generations(p, 0)[-1]
-    other = msgspec.structs.replace(snapshot.decode(good), codec="river-0.0-pickle")
+    other = msgspec.structs.replace(snapshot.decode(good), codec="river-0.0-objects-1")
     with _store(p) as store:
         store.hset(_key(p, 0, "snapshots"), version, snapshot.encode(other))
         yield

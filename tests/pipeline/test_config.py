@@ -215,6 +215,15 @@ def test_check_refuses_a_model_that_is_missing_or_no_python(file: Path, source: 
         check.find_module(load(file))
 
 
+@pytest.mark.parametrize("name", ["pipeline", "river"])
+def test_check_refuses_a_file_that_hides_a_module_of_ours_or_of_a_library(file: Path, name: str) -> None:
+    file.write_text('[model]\nfactory = "mymodel:build"\n')
+    (file.parent / "mymodel.py").touch()
+    (file.parent / f"{name}.py").touch()
+    with pytest.raises(ConfigError, match=f"{name} hides a module"):
+        check.find_module(load(file))
+
+
 def test_check_takes_a_module_beside_the_file_and_does_not_run_it(file: Path) -> None:
     file.write_text('[model]\nfactory = "mymodel:build"\n')
     (file.parent / "mymodel.py").write_text("raise SystemExit")

@@ -10,6 +10,7 @@ from consumers.record import Decoder, Event, Record
 from pipeline import init
 from pipeline.config import describe, load
 from state import learner
+from state.beside import modules_beside
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_the_sample_is_the_same_each_time_and_made_of_good_records() -> None:
 
 def test_the_model_learns_the_sample_clearly_better_than_guessing(project: Path) -> None:
     factory = learner.load_factory("model:build", project)
-    river = learner.build(factory, trusted=learner.modules_beside(project))
+    river = learner.build(factory, trusted=modules_beside(project))
     assert not river.unseeded
     decoder = Decoder()
     labels, right = [], 0

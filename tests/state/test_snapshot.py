@@ -21,7 +21,7 @@ def snapshot(model: bytes = b"the model", **fields: object) -> Snapshot:
         counts=Counts(1_035, 1_030, 5, 900),
         quality=Quality(task="regression", scored=2, total=1.5, squares=0.75, recent=[1.0, 0.5]),
         scope="partition",
-        codec="river-0.26.1-pickle",
+        codec="river-0.26.1-objects-1",
         spec="Model()",
         python="3.11.9",
         created_ms=1_700_000_000_000,

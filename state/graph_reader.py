@@ -1,0 +1,340 @@
+"""Makes a River model of its tables (`state/graph.py`), and runs nothing on the way.
+
+Objects are made empty by the `__new__` of object, or of the container that their class is made from, and are then
+given what they hold: by the slots and the dict of the instance itself. No method of theirs is called: no `__init__`,
+`__setattr__`, `__setstate__`, and no `__hash__` or `__eq__`, since only what Python itself compares may be a key.
+Beside those, only the constructors of `state/values.py` are called, with arguments that are checked.
+"""
+
+import collections
+import functools
+import itertools
+import random
+import re
+import sys
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from river._river_rust.vectordict import VectorDict
+
+from state import values
+from state.graph import (
+    NESTED_MAX,
+    Attributes,
+    CodecError,
+    Column,
+    Containers,
+    Frozen,
+    Graph,
+    Instances,
+    Named,
+    Values,
+    decode,
+)
+from state.layout import FINISHES, layout_of, make, without_collection
+from state.trust import ARGUMENT, FACTORY, ITEM, Trust, is_placed
+
+_SCALARS = frozenset({type(None), bool, int, float, str, bytes})
+# So many whole numbers that one can have the same hash, when one can choose them.
+_BIG_KEYS_MAX = 1_000
+_SMALL_BITS = 64
+_COMPARES = ((tuple.__hash__, tuple.__eq__), (frozenset.__hash__, frozenset.__eq__))
+_PAIR = 2
+_LAYOUTS_MAX = 12
+_SHUFFLED_MAX = 64
+_NUMERIC = frozenset({int, float, bool, np.float64, np.float32, np.int64})
+
+
+def read(raw: bytes, trust: Trust) -> Any:
+    """Return the model that bytes stand for. Raises CodecError for any that are none."""
+    graph = decode(raw)
+    try:
+        with without_collection():
+            return _Reader(graph, trust, objects_max=len(raw)).model()
+    except CodecError:
+        raise
+    except (IndexError, TypeError, ValueError, KeyError, OverflowError, MemoryError) as error:
+        raise CodecError(f"they contradict themselves: {error}") from None
+
+
+class _Reader:
+    """Makes one model."""
+
+    def __init__(self, graph: Graph, trust: Trust, *, objects_max: int) -> None:
+        self._graph = graph
+        self._trust = trust
+        self._objects_max = objects_max
+        self._objects: list[Any] = []
+        self._strings = graph.strings
+        self._big_keys = 0
+        # An iterator's place is set when its list is filled.
+        self._iterators: list[tuple[Any, int]] = []
+        # How deep immutable objects lie in one another, of those that hold any.
+        self._depths: dict[int, int] = {}
+
+    def model(self) -> Any:
+        """Return the model."""
+        graph = self._graph
+        for leaf in graph.leaves:
+            self._objects += self._leaves(leaf)
+        made = [self._make(table) for table in graph.mutables]
+        self._objects += itertools.chain.from_iterable(made)
+        for frozen in graph.frozen:
+            self._objects += self._freeze(frozen)
+        for table, objects in zip(graph.mutables, made, strict=True):
+            if isinstance(table, Instances):
+                self._fill(table, objects)
+            else:
+                self._contain(table, objects)
+        for attributes in graph.attributes:
+            self._fill(attributes, [self._objects[place] for place in attributes.owners])
+        for table, objects in zip(graph.mutables, made, strict=True):
+            finish = FINISHES.get(table.cls)
+            if finish is not None:
+                _exhaust(map(finish, objects))
+        for iterator, at in self._iterators:
+            iterator.__setstate__(at)
+        return self._objects[graph.root]
+
+    def _leaves(self, leaf: Named | Values) -> list[Any]:
+        if isinstance(leaf, Named):
+            return [*map(self._trust.find, leaf.names)]
+        return [values.load(leaf.kind, state) for state in leaf.states]
+
+    def _make(self, table: Instances | Containers) -> list[Any]:
+        cls = self._trust.instance_class(table.cls)
+        count = table.count if isinstance(table, Instances) else len(table.lengths)
+        self._objects_max -= count
+        _require(self._objects_max >= 0, "they ask for more objects than they have bytes")
+        root = layout_of(cls).root
+        _require((root is object) == isinstance(table, Instances) and root not in (tuple, frozenset), f"a {table.cls}")
+        return make(cls, count)
+
+    # Columns.
+
+    def _column(self, column: Column, count: int, place: str = ITEM) -> list[Any]:
+        """Return a column's values, checked for what may stand in this place."""
+        kinds, plain, strings, places = column.kinds, column.plain, column.strings, column.objects
+        _require(len(plain) + len(strings) + len(places) == count, "a column's length")
+        objects = [*map(self._objects.__getitem__, places)]
+        if objects:
+            for kind in set(map(type, objects)):
+                if is_placed(kind):
+                    for value in objects:
+                        if type(value) is kind:
+                            self._trust.check(value, place)
+        texts = [*map(self._strings.__getitem__, strings)]
+        if kinds is None:
+            _require((not plain) + (not texts) + (not objects) >= 2, "a column's kinds")  # noqa: PLR2004 of the three
+            return plain or texts or objects
+        _require(len(kinds) == count, "a column's kinds")
+        parts = [iter(plain), iter(texts), iter(objects)]
+        return [*map(next, map(parts.__getitem__, kinds))]
+
+    def _rows(self, lengths: list[int], column: Column, place: str = ITEM) -> Iterator[list[Any]]:
+        held = self._column(column, sum(lengths), place)
+        ends = itertools.accumulate(lengths)
+        return (held[end - length : end] for end, length in zip(ends, lengths, strict=True))
+
+    # Objects that hold others.
+
+    def _fill(self, table: Instances | Attributes, objects: list[Any]) -> None:
+        cls = self._trust.instance_class(table.cls)
+        layout = layout_of(cls)
+        if isinstance(table, Attributes):
+            _require(all(type(one) is cls for one in objects), "attributes of another class")
+        _require(len(set(table.names)) == len(table.names) == len(table.columns), "a table's columns")
+        names, columns = [], []
+        for name, column in zip(table.names, table.columns, strict=True):
+            self._trust.check_attribute(cls, name)
+            held = self._column(column, len(objects), f"{cls.__qualname__}.{name}")
+            if name in layout.slots:
+                _exhaust(map(layout.slots[name].__set__, objects, held))
+            else:
+                names.append(sys.intern(name))
+                columns.append(held)
+        if names:
+            _require(layout.get_dict is not None, "attributes of an object that has none")
+            dicts = map(layout.get_dict, objects)  # type: ignore[arg-type]
+            _exhaust(map(dict.update, dicts, map(zip, itertools.repeat(names), zip(*columns, strict=True))))
+
+    def _contain(self, table: Containers, objects: list[Any]) -> None:
+        cls = self._trust.instance_class(table.cls)
+        root = layout_of(cls).root
+        _require((table.values is None) == (not issubclass(root, dict)), "a container's columns")
+        _require((table.extra is None) == (root not in (collections.deque, collections.defaultdict)), "its columns")
+        rows = self._rows(table.lengths, table.items)
+        if root is list:
+            _exhaust(map(list.extend, objects, rows))
+        elif root is set:
+            self._check_keys(self._column(table.items, sum(table.lengths)))
+            for one, row in zip(objects, rows, strict=True):
+                _lay_out(one, row)
+        elif root is collections.deque:
+            bounds = self._column(table.extra, len(objects))  # type: ignore[arg-type]
+            _exhaust(map(collections.deque.__init__, objects, rows, bounds))
+        else:
+            self._fill_dicts(root, objects, table)
+
+    def _fill_dicts(self, root: Any, objects: list[Any], table: Containers) -> None:
+        count = sum(table.lengths)
+        keys = self._column(table.items, count)
+        self._check_keys(keys)
+        pairs = zip(keys, self._column(table.values, count), strict=True)  # type: ignore[arg-type]
+        if root is collections.OrderedDict:
+            for one, length in zip(objects, table.lengths, strict=True):
+                for key, value in itertools.islice(pairs, length):
+                    root.__setitem__(one, key, value)
+        else:
+            _exhaust(map(dict.update, objects, map(itertools.islice, itertools.repeat(pairs), table.lengths)))
+        if root is collections.defaultdict:
+            factories = self._column(table.extra, len(objects), FACTORY)  # type: ignore[arg-type]
+            _exhaust(map(vars(root)["default_factory"].__set__, objects, factories))
+
+    def _freeze(self, table: Frozen) -> list[Any]:
+        freeze: Callable[..., list[Any]] = getattr(self, f"_freeze_{table.kind}")
+        place = {"partial": ARGUMENT, "method": ARGUMENT, "vector": FACTORY}.get(table.kind, ITEM)
+        rows = [*self._rows(table.lengths, table.items, place)]
+        made = freeze(table, rows)
+        for one, row in zip(made, rows, strict=True):
+            depth = 1 + max(map(self._depths.get, map(id, row), itertools.repeat(0)), default=0)
+            _require(depth <= NESTED_MAX, "tuples lie in one another too deep")
+            self._depths[id(one)] = depth
+        return made
+
+    def _freeze_tuple(self, table: Frozen, rows: list[list[Any]]) -> list[Any]:
+        cls = self._trust.instance_class(table.cls)
+        _require(layout_of(cls).root is tuple, "no tuple")
+        return [tuple.__new__(cls, row) for row in rows]
+
+    def _freeze_frozenset(self, table: Frozen, rows: list[list[Any]]) -> list[Any]:
+        cls = self._trust.instance_class(table.cls)
+        _require(layout_of(cls).root is frozenset, "no frozenset")
+        self._check_keys([*itertools.chain.from_iterable(rows)])
+        return [frozenset.__new__(cls, row) for row in rows]
+
+    def _freeze_partial(self, table: Frozen, rows: list[list[Any]]) -> list[Any]:
+        names = table.names
+        made = []
+        for function, *arguments in rows:
+            _require(len(arguments) >= len(names) and callable(function), "a partial's arguments")
+            split = len(arguments) - len(names)
+            named = dict(zip(names, arguments[split:], strict=True))
+            made.append(functools.partial(function, *arguments[:split], **named))
+        return made
+
+    def _freeze_method(self, table: Frozen, rows: list[list[Any]]) -> list[Any]:
+        (name,) = table.names
+        function = self._trust.find(name)
+        _require(isinstance(function, types.FunctionType), "a method's function")
+        owner = name.rpartition(":")[2].rpartition(".")[0].rpartition(".")[2]
+        made = []
+        for (one,) in rows:
+            cls = one if isinstance(one, type) else type(one)
+            _require(
+                any(base.__name__ == owner and function.__name__ in vars(base) for base in cls.__mro__), "its owner"
+            )
+            made.append(types.MethodType(function, one))
+        return made
+
+    def _freeze_vector(self, table: Frozen, rows: list[list[Any]]) -> list[Any]:  # noqa: ARG002 as the others
+        made: list[Any] = []
+        for factory, mask, *held in rows:
+            keys, numbers = held[: len(held) // 2], held[len(held) // 2 :]
+            self._check_keys(keys)
+            # Its native code adds them up while it holds them by borrowed references.
+            _require(_NUMERIC.issuperset(map(type, numbers)), "a vector of other things than numbers")
+            _require(mask is None or type(mask) in {set, frozenset, dict}, "a vector's mask")
+            made.append(VectorDict(dict(zip(keys, numbers, strict=True)), factory, mask, True))  # noqa: FBT003
+        return made
+
+    def _freeze_iterator(self, table: Frozen, rows: list[list[Any]]) -> list[Any]:  # noqa: ARG002 as the others
+        made = []
+        for held, *place in rows:
+            _require(type(held) is list and all(type(at) is int and 0 <= at <= 1 << 48 for at in place), "an iterator")
+            one = iter(held)
+            if place:
+                self._iterators.append((one, place[0]))
+            else:
+                _exhaust(one)
+            made.append(one)
+        return made
+
+    def _freeze_generator(self, table: Frozen, rows: list[list[Any]]) -> list[Any]:
+        made: list[Any] = []
+        for bits, *rest in rows:
+            _require(isinstance(bits, np.random.BitGenerator), "a generator's source")
+            if table.cls == "numpy.random._generator:Generator":
+                made.append(np.random.Generator(bits))
+                continue
+            has_gauss, gauss = rest
+            _require(has_gauss in (0, 1) and type(gauss) is float, "a generator's state")
+            source = np.random.RandomState(bits)
+            source.set_state(source.get_state(legacy=False) | {"has_gauss": has_gauss, "gauss": gauss})
+            made.append(source)
+        return made
+
+    def _check_keys(self, keys: list[Any]) -> None:
+        """Let nothing be a key whose hash or comparison is a method that a class defines."""
+        for kind in set(map(type, keys)) - _SCALARS:
+            for key in keys:
+                if type(key) is kind:
+                    _require(_is_key(key), f"a {kind.__qualname__} is a key")
+        big = sum(type(key) is int and key.bit_length() > _SMALL_BITS for key in keys)
+        self._big_keys += big
+        _require(self._big_keys <= _BIG_KEYS_MAX, "too many whole numbers without a place in 64 bits are keys")
+
+
+def _is_key(key: Any) -> bool:
+    kind: Any = type(key)
+    if kind in _SCALARS or kind is re.Pattern or isinstance(key, np.generic):
+        return True
+    compares = (kind.__hash__, kind.__eq__)
+    if isinstance(key, tuple | frozenset):
+        return compares in _COMPARES and all(map(_is_key, key))
+    if issubclass(kind, type):
+        return compares == (type.__hash__, type.__eq__)
+    return compares == (object.__hash__, object.__eq__) or values.kind_of(kind) is not None
+
+
+def _lay_out(held: set[Any], members: list[Any]) -> None:
+    """Fill a set so that it is gone through in the order in which it was when it was saved.
+
+    That order decides the last bits of a sum over the members. It hangs on the order in which they came: of two that
+    want the same slot, the second gets one that may lie before or behind. So orders are tried, first the one that
+    `state.learner` gives a new model's sets; of a large set that has grown since, none may be found.
+    """
+    set.update(held, members)
+    if len(members) < _PAIR or [*set.__iter__(held)] == members:
+        return
+    for order in _orders(members):
+        set.clear(held)
+        set.update(held, order)
+        if [*set.__iter__(held)] == members:
+            return
+
+
+def _orders(members: list[Any]) -> Iterator[list[Any]]:
+    order = sorted(members, key=repr) if _SCALARS.issuperset(map(type, members)) else [*members]
+    yield order
+    if len(members) <= _SHUFFLED_MAX:
+        source = random.Random(0)  # noqa: S311 any orders will do
+        for _ in range(_LAYOUTS_MAX):
+            source.shuffle(order)
+            yield order
+            found = {*order}
+            misplaced = next((one for one, other in zip(members, found, strict=False) if one is not other), order[0])
+            order.remove(misplaced)
+            order.insert(0, misplaced)
+            yield order
+    yield members
+
+
+def _require(holds: bool, what: str) -> None:  # noqa: FBT001 what is required, in words
+    if not holds:
+        raise CodecError(f"they contradict themselves: {what}")
+
+
+_exhaust = collections.deque[Any](maxlen=0).extend

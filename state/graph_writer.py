@@ -1,0 +1,443 @@
+"""Writes a River model down as tables of its objects (`state/graph.py`).
+
+It goes through the objects type by type and round by round, and never calls itself, so that no model is too deep. What
+is done for each object is done by functions of Python's own over whole columns: a loop over a million objects would
+take longer than what it replaces.
+"""
+
+import collections
+import functools
+import itertools
+import sys
+import types
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from river._river_rust.vectordict import VectorDict
+
+from state import values
+from state.graph import (
+    INLINE,
+    NESTED_MAX,
+    PLAIN,
+    Attributes,
+    CodecError,
+    Column,
+    Containers,
+    Frozen,
+    Graph,
+    Instances,
+    Named,
+    Values,
+    encode,
+)
+from state.layout import is_plain, layout_of, state_getter, without_collection
+from state.trust import ARGUMENT, FACTORY, ITEM, Trust, is_named, is_placed, name_of
+
+_INT_MIN, _INT_MAX = -(1 << 63), (1 << 63) - 1
+_KINDS = {**dict.fromkeys(PLAIN, 0), str: 1}
+_ITERATOR: type = type(iter([]))
+_FROZEN: dict[type, str] = {
+    tuple: "tuple",
+    frozenset: "frozenset",
+    functools.partial: "partial",
+    types.MethodType: "method",
+    VectorDict: "vector",
+    _ITERATOR: "iterator",
+    np.random.Generator: "generator",
+    np.random.RandomState: "generator",
+}
+
+_Objects = list[Any]
+
+
+class _Seen(NamedTuple):
+    """A column that has been looked through: its values, and their types."""
+
+    values: list[Any]
+    types: set[type]
+
+
+class _Table(NamedTuple):
+    """Objects of one class, and the columns that were made of them."""
+
+    cls: type
+    objects: _Objects
+    names: tuple[str, ...]
+    lengths: list[int]
+    columns: list[_Seen]
+
+
+class _FullError(Exception):
+    """Raised when a model takes more bytes than it may."""
+
+
+def write(root: Any, trust: Trust, *, bytes_max: int | None = None) -> bytes | None:
+    """Return a model as bytes; None, soon, for one that takes more than `bytes_max`.
+
+    Raises CodecError for one that can't be saved.
+    """
+    try:
+        with without_collection():
+            return encode(_Writer(trust, bytes_max).graph(root))
+    except UnicodeEncodeError:
+        with without_collection():
+            return encode(_Writer(trust, bytes_max, odd_texts=True).graph(root))
+    except _FullError:
+        return None
+
+
+class _Writer:
+    """Goes through one model. `odd_texts` says that some string may be none that UTF-8 has."""
+
+    def __init__(self, trust: Trust, bytes_max: int | None, *, odd_texts: bool = False) -> None:
+        self._trust = trust
+        # Each value takes a byte at least.
+        self._bytes_left = sys.maxsize if bytes_max is None else bytes_max
+        self._odd_texts = odd_texts
+        # All that was met, so that no number of an object is given to another one meanwhile.
+        self._seen: dict[int, Any] = {}
+        self._found: list[_Objects] = []
+        self._groups: dict[type, _Objects] = defaultdict(list)
+        self._holders: dict[type, str] = {}
+        self._tables: dict[str, list[_Table]] = defaultdict(list)
+        self._numbers: dict[int, int] = {}
+        self._strings: dict[str, int] = {}
+
+    def graph(self, root: Any) -> Graph:
+        """Return the model as tables."""
+        start = self._look([root])
+        while self._found:
+            found, self._found = self._found, []
+            groups: dict[type, _Objects] = defaultdict(list)
+            for value in itertools.chain.from_iterable(found):
+                groups[type(value)].append(value)
+            for cls, objects in groups.items():
+                self._groups[cls] += objects
+                self._expand(cls, objects)
+        leaves = self._leaves()
+        for kind in ("instances", "containers"):
+            self._tables[kind] = _joined(self._tables[kind])
+            for table in self._tables[kind]:
+                self._number(table.objects)
+        ordered = list(self._ordered())
+        for table in ordered:
+            self._number(table.objects)
+        mutables: list[Any] = [
+            *map(self._instances, self._tables["instances"]),
+            *map(self._container, self._tables["containers"]),
+        ]
+        frozen = [*map(self._frozen, ordered)]
+        attributes = [self._attributes(table) for table in self._tables["attributes"]]
+        (number,) = self._column(start).objects
+        return Graph(1, list(self._strings), leaves, mutables, frozen, attributes, number)
+
+    # What there is, and what holds it.
+
+    def _look(self, column: list[Any], place: str = ITEM) -> _Seen:
+        """Look through a column for objects that have not been met."""
+        self._spend(len(column))
+        kinds = set(map(type, column))
+        if int in kinds and _has_big(column, kinds):
+            column = [values.BigInt(value) if type(value) is int and _is_big(value) else value for value in column]
+            kinds = set(map(type, column))
+        if self._odd_texts and str in kinds:
+            column = [values.OddText(value) if type(value) is str and _is_odd(value) else value for value in column]
+            kinds = set(map(type, column))
+        if not kinds <= INLINE:
+            self._meet(column, kinds, place)
+        return _Seen(column, kinds)
+
+    def _meet(self, column: list[Any], kinds: set[type], place: str) -> None:
+        seen = self._seen
+        new = [value for value in column if type(value) not in INLINE and id(value) not in seen]
+        if new:
+            before = len(seen)
+            seen.update(zip(map(id, new), new, strict=True))
+            if len(seen) - before < len(new):
+                new = [*dict(zip(map(id, new), new, strict=True)).values()]
+            self._found.append(new)
+            for kind in kinds:
+                self._holders.setdefault(kind, place)
+        for kind in kinds:
+            if is_placed(kind):
+                for value in {id(value): value for value in column if type(value) is kind}.values():
+                    self._trust.check(value, place)
+
+    def _spend(self, count: int) -> None:
+        self._bytes_left -= count
+        if self._bytes_left < 0:
+            raise _FullError
+
+    def _expand(self, cls: type, objects: _Objects) -> None:
+        """Look through what objects of one class hold."""
+        if is_named(cls) or values.kind_of(cls) is not None:
+            return
+        try:
+            if cls in _FROZEN:
+                getattr(self, f"_expand_{_FROZEN[cls]}")(cls, objects)
+            else:
+                self._expand_objects(cls, objects)
+        except CodecError as error:
+            holder = self._holders[cls]
+            where = f", in {holder}" if "." in holder and holder not in str(error) else ""
+            raise CodecError(f"{error}{where}", hint=error.hint) from None
+
+    def _expand_objects(self, cls: type, objects: _Objects) -> None:
+        self._trust.note(cls)
+        root = layout_of(cls).root
+        if not is_plain(cls) and not cls.__module__.startswith("river."):
+            raise CodecError(f"{cls.__module__}.{cls.__qualname__} decides itself how it is saved")
+        if root is object:
+            self._expand_instances(cls, objects, "instances")
+            return
+        if root in (tuple, frozenset):
+            getattr(self, f"_expand_{_FROZEN[root]}")(cls, objects)
+        else:
+            self._expand_containers(cls, root, objects)
+        if cls is not root:
+            self._expand_instances(cls, objects, "attributes")
+
+    def _expand_instances(self, cls: type, objects: _Objects, kind: str) -> None:
+        layout = layout_of(cls)
+        for names, group, rows in _shapes(cls, layout, objects):
+            if kind == "attributes" and not names:
+                continue
+            for name in names:
+                self._trust.check_attribute(cls, name)
+            columns = [
+                self._look(list(column), f"{cls.__qualname__}.{name}")
+                for name, column in zip(names, zip(*rows, strict=True), strict=True)
+            ]
+            self._tables[kind].append(_Table(cls, group, names, [], columns))
+
+    def _expand_containers(self, cls: type, root: type, objects: _Objects) -> None:
+        lengths = [*map(root.__len__, objects)]  # type: ignore[attr-defined]
+        columns = [self._look([*itertools.chain.from_iterable(map(root.__iter__, objects))])]  # type: ignore[attr-defined]
+        if issubclass(root, dict):
+            columns.append(self._look([*itertools.chain.from_iterable(map(root.values, objects))]))
+        if root is collections.defaultdict:
+            get_factory = vars(root)["default_factory"].__get__
+            columns.append(self._look([*map(get_factory, objects)], FACTORY))
+        if root is collections.deque:
+            columns.append(self._look([*map(vars(root)["maxlen"].__get__, objects)]))
+        self._tables["containers"].append(_Table(cls, objects, (), lengths, columns))
+
+    def _expand_tuple(self, cls: type, objects: _Objects) -> None:
+        self._hold(cls, objects, [*map(tuple.__iter__, objects)], ())
+
+    def _expand_frozenset(self, cls: type, objects: _Objects) -> None:
+        self._hold(cls, objects, [*map(frozenset.__iter__, objects)], ())
+
+    def _expand_partial(self, cls: type, objects: _Objects) -> None:
+        for part in objects:
+            if part.__dict__:
+                raise CodecError("a functools.partial has attributes of its own")
+            self._hold(cls, [part], [[part.func, *part.args, *part.keywords.values()]], (*part.keywords,), ARGUMENT)
+
+    def _expand_method(self, cls: type, objects: _Objects) -> None:
+        for method in objects:
+            self._hold(cls, [method], [[method.__self__]], (self._trust.note(method.__func__),), ARGUMENT)
+
+    def _expand_vector(self, cls: type, objects: _Objects) -> None:
+        for vector in objects:
+            _, (data, factory, mask, _) = vector.__reduce__()
+            self._hold(cls, [vector], [[factory, mask, *data, *data.values()]], (), FACTORY)
+
+    def _expand_iterator(self, cls: type, objects: _Objects) -> None:
+        for iterator in objects:
+            _, (held, *_), *place = iterator.__reduce__()
+            self._hold(cls, [iterator], [[list(held), *place]], ())
+
+    def _expand_generator(self, cls: type, objects: _Objects) -> None:
+        for source in objects:
+            held = [source._bit_generator]  # noqa: SLF001 it has no public name in a RandomState
+            if cls is np.random.RandomState:
+                state = source.get_state(legacy=False)
+                held += [state["has_gauss"], state["gauss"]]
+            self._hold(cls, [source], [held], ())
+
+    def _hold(self, cls: type, objects: _Objects, held: list[Any], names: tuple[str, ...], place: str = ITEM) -> None:
+        held = [*map(list, held)]
+        column = self._look([*itertools.chain.from_iterable(held)], place)
+        self._tables["frozen"].append(_Table(cls, objects, names, [*map(len, held)], [column]))
+
+    # What has a number, and which.
+
+    def _number(self, objects: _Objects) -> None:
+        self._numbers.update(zip(map(id, objects), itertools.count(len(self._numbers)), strict=False))
+
+    def _leaves(self) -> list[Named | Values]:
+        leaves: list[Named | Values] = []
+        for cls, objects in self._groups.items():
+            if is_named(cls):
+                self._number(objects)
+                leaves.append(Named([*map(self._trust.note, objects)]))
+            elif (kind := values.kind_of(cls)) is not None:
+                self._number(objects)
+                leaves.append(Values(kind, [self._state(kind, value) for value in objects]))
+        return leaves
+
+    def _state(self, kind: str, value: Any) -> bytes:
+        state = values.dump(kind, value)
+        self._spend(len(state))
+        return state
+
+    def _ordered(self) -> Iterator[_Table]:
+        """Yield the immutable objects behind those that they hold."""
+        waiting = self._tables["frozen"]
+        left = {key for table in waiting for key in map(id, table.objects)}
+        for _ in range(NESTED_MAX):
+            later = []
+            for table in waiting:
+                ready, rest = _parted(table, left)
+                if ready.objects:
+                    yield ready
+                if rest.objects:
+                    later.append(rest)
+            if not later:
+                return
+            left = {key for table in later for key in map(id, table.objects)}
+            waiting = later
+        raise CodecError(f"tuples lie in one another more than {NESTED_MAX} deep")
+
+    # Tables of values become tables of numbers.
+
+    def _column(self, column: _Seen) -> Column:
+        held, kinds = column
+        if kinds <= PLAIN:
+            return Column(None, held, [], [])
+        if kinds == {str}:
+            return Column(None, [], self._texts(held), [])
+        if kinds.isdisjoint(INLINE):
+            return Column(None, [], [], self._places(held))
+        codes = bytes(map(_KINDS.get, map(type, held), itertools.repeat(2)))
+        plain, texts, objects = ([*itertools.compress(held, map(kind.__eq__, codes))] for kind in range(3))
+        return Column(codes, plain, self._texts(texts), self._places(objects))
+
+    def _texts(self, texts: Sequence[str]) -> list[int]:
+        strings = self._strings
+        for text in dict.fromkeys(texts):
+            strings.setdefault(text, len(strings))
+        return [*map(strings.__getitem__, texts)]
+
+    def _places(self, objects: Iterable[Any]) -> list[int]:
+        return [*map(self._numbers.__getitem__, map(id, objects))]
+
+    def _instances(self, table: _Table) -> Instances:
+        columns = [*map(self._column, table.columns)]
+        return Instances(name_of(table.cls), len(table.objects), list(table.names), columns)
+
+    def _container(self, table: _Table) -> Containers:
+        items, *rest = map(self._column, table.columns)
+        root = layout_of(table.cls).root
+        held = rest.pop(0) if issubclass(root, dict) else None
+        return Containers(name_of(table.cls), table.lengths, items, held, rest[0] if rest else None)
+
+    def _frozen(self, table: _Table) -> Frozen:
+        root = table.cls if table.cls in _FROZEN else layout_of(table.cls).root
+        (items,) = map(self._column, table.columns)
+        kind: Any = _FROZEN[root]
+        cls = name_of(table.cls) if kind in {"tuple", "frozenset", "generator"} else ""
+        return Frozen(kind, cls, table.lengths, items, list(table.names))
+
+    def _attributes(self, table: _Table) -> Attributes:
+        columns = [*map(self._column, table.columns)]
+        return Attributes(name_of(table.cls), self._places(table.objects), list(table.names), columns)
+
+
+def _shapes(cls: type, layout: Any, objects: _Objects) -> Iterator[tuple[tuple[str, ...], _Objects, list[Any]]]:
+    """Yield instances that have the same attributes: their names, the instances, and a row of values of each."""
+    if not layout.slots and layout.get_dict is None:
+        yield (), objects, [() for _ in objects]
+        return
+    if not layout.slots:
+        get_state: Any = state_getter(cls)
+        held = [*map(get_state, objects)]
+        names = [*map(tuple, held)]
+        if len(set(names)) == 1:
+            yield names[0], objects, [*map(dict.values, held)]
+            return
+        rows: Iterable[dict[str, Any]] = held
+    else:
+        rows = [_slotted(layout, one) for one in objects]
+        names = [*map(tuple, rows)]
+    groups: dict[tuple[str, ...], tuple[_Objects, list[Any]]] = {}
+    for shape, one, row in zip(names, objects, rows, strict=True):
+        group, kept = groups.setdefault(shape, ([], []))
+        group.append(one)
+        kept.append(row.values())
+    for shape, (group, kept) in groups.items():
+        yield shape, group, kept
+
+
+def _slotted(layout: Any, one: Any) -> dict[str, Any]:
+    row = dict(layout.get_dict(one)) if layout.get_dict is not None else {}
+    for name, slot in layout.slots.items():
+        try:
+            row[name] = slot.__get__(one)
+        except AttributeError:
+            continue
+    return row
+
+
+def _joined(tables: list[_Table]) -> list[_Table]:
+    """Make one table of those that have the same class and columns."""
+    groups: dict[tuple[type, tuple[str, ...]], list[_Table]] = defaultdict(list)
+    for table in tables:
+        groups[table.cls, table.names].append(table)
+    joined = []
+    for (cls, names), parts in groups.items():
+        if len(parts) == 1:
+            joined.append(parts[0])
+            continue
+        columns = [
+            _Seen(
+                [*itertools.chain.from_iterable(part.values for part in column)],
+                set().union(*(p.types for p in column)),
+            )
+            for column in zip(*(part.columns for part in parts), strict=True)
+        ]
+        objects = [*itertools.chain.from_iterable(part.objects for part in parts)]
+        lengths = [*itertools.chain.from_iterable(part.lengths for part in parts)]
+        joined.append(_Table(cls, objects, names, lengths, columns))
+    return joined
+
+
+def _parted(table: _Table, left: set[int]) -> tuple[_Table, _Table]:
+    """Part the objects that hold none of those that are left from the others."""
+    (column,) = table.columns
+    if left.isdisjoint(map(id, column.values)):
+        return table, table._replace(objects=[])
+    ends = itertools.accumulate(table.lengths)
+    rows = [column.values[end - length : end] for end, length in zip(ends, table.lengths, strict=True)]
+    is_ready = [left.isdisjoint(map(id, row)) for row in rows]
+    return _chosen(table, rows, is_ready), _chosen(table, rows, [not ready for ready in is_ready])
+
+
+def _chosen(table: _Table, rows: list[list[Any]], chosen: list[bool]) -> _Table:
+    kept = [*itertools.compress(rows, chosen)]
+    held = [*itertools.chain.from_iterable(kept)]
+    column = _Seen(held, set(map(type, held)))
+    return table._replace(
+        objects=[*itertools.compress(table.objects, chosen)], lengths=[*map(len, kept)], columns=[column]
+    )
+
+
+def _has_big(column: list[Any], kinds: set[type]) -> bool:
+    wholes = column if len(kinds) == 1 else [value for value in column if type(value) is int]
+    return max(wholes) > _INT_MAX or min(wholes) < _INT_MIN
+
+
+def _is_big(value: int) -> bool:
+    return not _INT_MIN <= value <= _INT_MAX
+
+
+def _is_odd(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
