@@ -33,13 +33,16 @@ from state.graph import (
     Values,
     decode,
 )
-from state.layout import FINISHES, layout_of, make, without_collection
-from state.trust import ARGUMENT, FACTORY, ITEM, Trust, is_placed
+from state.layout import FINISHES, layout_of, make, name_of, without_collection
+from state.trust import ARGUMENT, FACTORY, ITEM, VECTOR, Trust, is_placed
 
+_TEXTS = frozenset({type(None), bool, str, bytes})
+_WHOLES = frozenset({bool, int})
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
-# So many whole numbers that one can have the same hash, when one can choose them.
-_BIG_KEYS_MAX = 1_000
-_SMALL_BITS = 64
+# So many keys of one container may have the same hash: who can choose them makes each new one be compared with all.
+_SAME_HASH_MAX = 64
+_SMALL = sys.hash_info.modulus
+_ORDERS_MAX = 20_000
 _COMPARES = ((tuple.__hash__, tuple.__eq__), (frozenset.__hash__, frozenset.__eq__))
 _PAIR = 2
 _LAYOUTS_MAX = 12
@@ -55,8 +58,8 @@ def read(raw: bytes, trust: Trust) -> Any:
             return _Reader(graph, trust, objects_max=len(raw)).model()
     except CodecError:
         raise
-    except (IndexError, TypeError, ValueError, KeyError, OverflowError, MemoryError) as error:
-        raise CodecError(f"they contradict themselves: {error}") from None
+    except Exception as error:  # noqa: BLE001 bytes that are no model may fail in any way
+        raise CodecError(f"they contradict themselves: {type(error).__name__}: {error}") from None
 
 
 class _Reader:
@@ -68,7 +71,7 @@ class _Reader:
         self._objects_max = objects_max
         self._objects: list[Any] = []
         self._strings = graph.strings
-        self._big_keys = 0
+        self._orders_left = _ORDERS_MAX
         # An iterator's place is set when its list is filled.
         self._iterators: list[tuple[Any, int]] = []
         # How deep immutable objects lie in one another, of those that hold any.
@@ -149,7 +152,7 @@ class _Reader:
         names, columns = [], []
         for name, column in zip(table.names, table.columns, strict=True):
             self._trust.check_attribute(cls, name)
-            held = self._column(column, len(objects), f"{cls.__qualname__}.{name}")
+            held = self._column(column, len(objects), f"{name_of(cls)}.{name}")
             if name in layout.slots:
                 _exhaust(map(layout.slots[name].__set__, objects, held))
             else:
@@ -169,9 +172,9 @@ class _Reader:
         if root is list:
             _exhaust(map(list.extend, objects, rows))
         elif root is set:
-            self._check_keys(self._column(table.items, sum(table.lengths)))
+            self._check_keys(self._column(table.items, sum(table.lengths)), table.lengths)
             for one, row in zip(objects, rows, strict=True):
-                _lay_out(one, row)
+                self._lay_out(one, row)
         elif root is collections.deque:
             bounds = self._column(table.extra, len(objects))  # type: ignore[arg-type]
             _exhaust(map(collections.deque.__init__, objects, rows, bounds))
@@ -181,7 +184,7 @@ class _Reader:
     def _fill_dicts(self, root: Any, objects: list[Any], table: Containers) -> None:
         count = sum(table.lengths)
         keys = self._column(table.items, count)
-        self._check_keys(keys)
+        self._check_keys(keys, table.lengths)
         pairs = zip(keys, self._column(table.values, count), strict=True)  # type: ignore[arg-type]
         if root is collections.OrderedDict:
             for one, length in zip(objects, table.lengths, strict=True):
@@ -195,7 +198,7 @@ class _Reader:
 
     def _freeze(self, table: Frozen) -> list[Any]:
         freeze: Callable[..., list[Any]] = getattr(self, f"_freeze_{table.kind}")
-        place = {"partial": ARGUMENT, "method": ARGUMENT, "vector": FACTORY}.get(table.kind, ITEM)
+        place = {"partial": ARGUMENT, "method": ARGUMENT, "vector": VECTOR}.get(table.kind, ITEM)
         rows = [*self._rows(table.lengths, table.items, place)]
         made = freeze(table, rows)
         for one, row in zip(made, rows, strict=True):
@@ -212,7 +215,7 @@ class _Reader:
     def _freeze_frozenset(self, table: Frozen, rows: list[list[Any]]) -> list[Any]:
         cls = self._trust.instance_class(table.cls)
         _require(layout_of(cls).root is frozenset, "no frozenset")
-        self._check_keys([*itertools.chain.from_iterable(rows)])
+        self._check_keys([*itertools.chain.from_iterable(rows)], table.lengths)
         return [frozenset.__new__(cls, row) for row in rows]
 
     def _freeze_partial(self, table: Frozen, rows: list[list[Any]]) -> list[Any]:
@@ -229,13 +232,11 @@ class _Reader:
         (name,) = table.names
         function = self._trust.find(name)
         _require(isinstance(function, types.FunctionType), "a method's function")
-        owner = name.rpartition(":")[2].rpartition(".")[0].rpartition(".")[2]
         made = []
         for (one,) in rows:
             cls = one if isinstance(one, type) else type(one)
-            _require(
-                any(base.__name__ == owner and function.__name__ in vars(base) for base in cls.__mro__), "its owner"
-            )
+            found = (vars(base).get(function.__name__) for base in cls.__mro__)
+            _require(any(getattr(method, "__func__", method) is function for method in found), "a method's owner")
             made.append(types.MethodType(function, one))
         return made
 
@@ -243,7 +244,7 @@ class _Reader:
         made: list[Any] = []
         for factory, mask, *held in rows:
             keys, numbers = held[: len(held) // 2], held[len(held) // 2 :]
-            self._check_keys(keys)
+            self._check_keys(keys, [len(keys)])
             # Its native code adds them up while it holds them by borrowed references.
             _require(_NUMERIC.issuperset(map(type, numbers)), "a vector of other things than numbers")
             _require(mask is None or type(mask) in {set, frozenset, dict}, "a vector's mask")
@@ -264,6 +265,7 @@ class _Reader:
 
     def _freeze_generator(self, table: Frozen, rows: list[list[Any]]) -> list[Any]:
         made: list[Any] = []
+        _require(len({id(bits) for bits, *_ in rows}) == len(rows), "generators that share a source")
         for bits, *rest in rows:
             _require(isinstance(bits, np.random.BitGenerator), "a generator's source")
             if table.cls == "numpy.random._generator:Generator":
@@ -276,15 +278,37 @@ class _Reader:
             made.append(source)
         return made
 
-    def _check_keys(self, keys: list[Any]) -> None:
-        """Let nothing be a key whose hash or comparison is a method that a class defines."""
-        for kind in set(map(type, keys)) - _SCALARS:
+    def _lay_out(self, held: set[Any], members: list[Any]) -> None:
+        """Fill a set so that it is gone through in the order in which it was when it was saved.
+
+        That order decides the last bits of a sum over the members. It hangs on the order in which they came: of two
+        that want the same slot, the second gets one that may lie before or behind. So orders are tried, first the one
+        that `state.learner` gives a new model's sets; of a large set that has grown since, none may be found.
+        """
+        set.update(held, members)
+        if len(members) < _PAIR or [*set.__iter__(held)] == members:
+            return
+        for order in itertools.islice(_orders(members), self._orders_left):
+            set.clear(held)
+            set.update(held, order)
+            self._orders_left -= 1
+            if [*set.__iter__(held)] == members:
+                return
+
+    def _check_keys(self, keys: list[Any], lengths: list[int]) -> None:
+        """Let nothing be a key whose hash or comparison is a method that a class defines, nor many of one hash."""
+        kinds = set(map(type, keys))
+        for kind in kinds - _SCALARS:
             for key in keys:
                 if type(key) is kind:
                     _require(_is_key(key), f"a {kind.__qualname__} is a key")
-        big = sum(type(key) is int and key.bit_length() > _SMALL_BITS for key in keys)
-        self._big_keys += big
-        _require(self._big_keys <= _BIG_KEYS_MAX, "too many whole numbers without a place in 64 bits are keys")
+        if kinds <= _TEXTS or (kinds <= _WHOLES and all(-_SMALL < key < _SMALL for key in keys)):
+            return
+        ends = itertools.accumulate(lengths)
+        for end, length in zip(ends, lengths, strict=True):
+            if length > _SAME_HASH_MAX:
+                hashes = collections.Counter(map(hash, keys[end - length : end]))
+                _require(max(hashes.values()) <= _SAME_HASH_MAX, "many keys have the same hash")
 
 
 def _is_key(key: Any) -> bool:
@@ -297,23 +321,6 @@ def _is_key(key: Any) -> bool:
     if issubclass(kind, type):
         return compares == (type.__hash__, type.__eq__)
     return compares == (object.__hash__, object.__eq__) or values.kind_of(kind) is not None
-
-
-def _lay_out(held: set[Any], members: list[Any]) -> None:
-    """Fill a set so that it is gone through in the order in which it was when it was saved.
-
-    That order decides the last bits of a sum over the members. It hangs on the order in which they came: of two that
-    want the same slot, the second gets one that may lie before or behind. So orders are tried, first the one that
-    `state.learner` gives a new model's sets; of a large set that has grown since, none may be found.
-    """
-    set.update(held, members)
-    if len(members) < _PAIR or [*set.__iter__(held)] == members:
-        return
-    for order in _orders(members):
-        set.clear(held)
-        set.update(held, order)
-        if [*set.__iter__(held)] == members:
-            return
 
 
 def _orders(members: list[Any]) -> Iterator[list[Any]]:

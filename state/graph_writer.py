@@ -34,7 +34,7 @@ from state.graph import (
     encode,
 )
 from state.layout import is_plain, layout_of, state_getter, without_collection
-from state.trust import ARGUMENT, FACTORY, ITEM, Trust, is_named, is_placed, name_of
+from state.trust import ARGUMENT, FACTORY, ITEM, VECTOR, Trust, is_named, is_placed, name_of
 
 _INT_MIN, _INT_MAX = -(1 << 63), (1 << 63) - 1
 _KINDS = {**dict.fromkeys(PLAIN, 0), str: 1}
@@ -208,7 +208,7 @@ class _Writer:
             for name in names:
                 self._trust.check_attribute(cls, name)
             columns = [
-                self._look(list(column), f"{cls.__qualname__}.{name}")
+                self._look(list(column), f"{name_of(cls)}.{name}")
                 for name, column in zip(names, zip(*rows, strict=True), strict=True)
             ]
             self._tables[kind].append(_Table(cls, group, names, [], columns))
@@ -244,7 +244,7 @@ class _Writer:
     def _expand_vector(self, cls: type, objects: _Objects) -> None:
         for vector in objects:
             _, (data, factory, mask, _) = vector.__reduce__()
-            self._hold(cls, [vector], [[factory, mask, *data, *data.values()]], (), FACTORY)
+            self._hold(cls, [vector], [[factory, mask, *data, *data.values()]], (), VECTOR)
 
     def _expand_iterator(self, cls: type, objects: _Objects) -> None:
         for iterator in objects:

@@ -106,7 +106,10 @@ def _embedding_state(one: Any) -> dict[str, Any]:
 
 def _finish_embedding(one: Any) -> None:
     held = vars(one)
-    held["_leaf_indices"] = [{id(leaf): place for place, leaf in enumerate(row)} for row in held["_leaf_indices"]]
+    rows = held["_leaf_indices"]
+    if type(rows) is not list or any(type(row) is not list for row in rows):
+        raise CodecError("they hold leaves that are no lists")
+    held["_leaf_indices"] = [{id(leaf): place for place, leaf in enumerate(row)} for row in rows]
 
 
 _EMBEDDING = "river.feature_extraction.kernel_approx:RandomTreesEmbedding"

@@ -29,8 +29,8 @@ _PLAIN: dict[str, type] = {
     )
 }
 _DATA = frozenset({"statistics:NormalDist", "collections:UserDict", "collections:UserList"})
-FACTORY, ARGUMENT, ITEM = "factory", "argument", "item"
-"""Places of classes and functions: a defaultdict's factory, what a partial holds, and what any other container does."""
+FACTORY, ARGUMENT, VECTOR, ITEM = "factory", "argument", "vector", "item"
+"""Places of classes and functions: a defaultdict's factory, what a partial holds, a VectorDict, any other container."""
 
 _HIDDEN = "hidden"
 _NAME_MAX = 1_000
@@ -42,7 +42,7 @@ _PLACES = frozenset(
     {
         *((name, place) for name in _MADE_LATER for place in (ARGUMENT, FACTORY)),
         *(
-            (f"river.tree.splitter.{cls}.{name}", f"{cls.partition(':')[2]}._update_estimator")
+            (f"river.tree.splitter.{cls}.{name}", f"river.tree.splitter.{cls}._update_estimator")
             for cls in _UPDATED
             for name in _UPDATES
         ),
@@ -126,8 +126,8 @@ class Trust:
     def instance_class(self, name: str) -> type:
         """Return a class of which instances may be made."""
         found = self.find(name)
-        if not isinstance(found, type):
-            raise CodecError(f"{name} is no class")
+        if not isinstance(found, type) or issubclass(found, type):
+            raise CodecError(f"{name} is no class of objects")
         return found
 
     def check(self, value: Any, place: str) -> None:
@@ -135,7 +135,7 @@ class Trust:
         key = _key(value)
         if self.learns:
             self._places.add((key, place))
-        elif (key, place) not in self._places and not (place in {FACTORY, ARGUMENT} and _is_class(value)):
+        elif (key, place) not in self._places and not (place in {FACTORY, ARGUMENT} and _is_ours(value)):
             raise CodecError(f"{key} may not stand in {place}")
 
     def check_attribute(self, cls: type, name: str) -> None:
@@ -192,11 +192,14 @@ def _is_part(found: Any) -> bool:
     return callable(found) or hasattr(type(found), "__get__")
 
 
-def _is_class(value: Any) -> bool:
+def _is_ours(value: Any) -> bool:
+    """Tell whether to call a value makes an object of River's, or of Python's own, and nothing else."""
     while isinstance(value, functools.partial):
         value = value.func
-    # An instance that can be called is none of the types that need a place; its class is trusted, or it were not here.
-    return isinstance(value, type) or not isinstance(value, _PLACED)
+    # An instance that can be called is none of the types that need a place.
+    cls = value if isinstance(value, type) else type(value)
+    is_object = isinstance(value, type) or not isinstance(value, _PLACED)
+    return is_object and (cls.__module__.startswith("river.") or cls in _PLAIN.values())
 
 
 def _key(value: Any) -> str:

@@ -9,15 +9,20 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from river import (
+    anomaly,
     base,
     cluster,
     compose,
     datasets,
     drift,
+    ensemble,
+    facto,
     feature_extraction,
     feature_selection,
+    forest,
     imblearn,
     linear_model,
+    multiclass,
     naive_bayes,
     neighbors,
     optim,
@@ -219,3 +224,23 @@ def _step(model: Any, row: Any) -> Any:
             answers.append(type(error).__name__)
     model.learn_one(x, y) if model._supervised else model.learn_one(x)
     return answers
+
+
+# Small models that have, between them, every kind of object that is saved.
+MAKERS_FUZZED: dict[str, Any] = {
+    "logistic": lambda: preprocessing.StandardScaler() | linear_model.LogisticRegression(),
+    "tree": lambda: tree.HoeffdingTreeClassifier(grace_period=10),
+    "forest": lambda: forest.ARFClassifier(n_models=2, seed=1, grace_period=10, max_features=2),
+    "half-space trees": lambda: anomaly.HalfSpaceTrees(n_trees=2, height=3, seed=1),
+    "Mondrian": lambda: forest.AMFClassifier(n_estimators=2, seed=1),
+    "neighbors": MORE["LazySearch by a distance"],
+    "aggressive": MORE["PAClassifier, mode 0"],
+    "regression": MORE["TargetTransformRegressor"],
+    "windows": MORE["StandardScaler of a window"],
+    "text": lambda: feature_extraction.TFIDF(),  # noqa: PLW0108 as the others
+    "factors": lambda: facto.FMRegressor(seed=1),
+    "codes": lambda: multiclass.OutputCodeClassifier(linear_model.LogisticRegression(), code_size=3, seed=1),
+    "clusters": lambda: cluster.KMeans(seed=1),
+    "quantiles": preprocessing.RobustScaler,
+    "bagging": lambda: ensemble.ADWINBaggingClassifier(naive_bayes.GaussianNB(), n_models=2, seed=1),
+}

@@ -550,7 +550,7 @@ def test_a_mix_by_another_river_is_refused_though_the_model_is_the_same(pool: Po
     commons.claim(3, 1)
     teach(Share(commons), records(5, seed=1))
     commons.mix({3: Contribution(1, None, Place(5, 1))}, within_s=WITHIN_S)
-    with pytest.raises(ModelError, match=r"here is another river-9\.9-objects-1") as caught:
+    with pytest.raises(ModelError, match=r"here is river-9\.9-objects-1") as caught:
         _ = Commons(pool, build_elsewhere).cell
     assert build().codec in str(caught.value)
 
