@@ -273,6 +273,9 @@ class _Plain(ast.NodeTransformer):
                 return node.value and self.visit(ast.Assign(targets=[node.target], value=node.value))
             case ast.arg():
                 node.annotation = None
+            case ast.JoinedStr():
+                # Python 3.12 puts empty texts behind a format's fields, other releases do not.
+                node.values = [part for part in node.values if not _is_empty_text(part)]
             case ast.FunctionDef() | ast.AsyncFunctionDef():
                 node.returns = None
         before = self._in_class
@@ -281,6 +284,10 @@ class _Plain(ast.NodeTransformer):
         plain = self.generic_visit(node)
         self._in_class = before
         return plain
+
+
+def _is_empty_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and node.value == ""
 
 
 def _dump(node: Any) -> str:

@@ -1,5 +1,6 @@
 """What counts as a change of the user's code, and what does not."""
 
+import ast
 import importlib
 import importlib.util
 import py_compile
@@ -12,7 +13,7 @@ import pytest
 from river import compose, linear_model, optim
 
 from state import spec
-from state.definition import UNREAD
+from state.definition import UNREAD, _dump, _Plain
 from state.learner import RiverLearner
 
 Specs = Callable[..., str]
@@ -246,3 +247,12 @@ def listed(x: dict[str, Any]) -> dict[str, Any]:
 def test_a_subclass_of_rivers_and_what_it_was_given_are_found() -> None:
     lines = RiverLearner(Own(listed) | linear_model.LogisticRegression()).spec.split("\n")[1:]
     assert [line.partition(" ")[0].partition(".")[2] for line in lines] == ["Own", "listed"]
+
+
+def test_an_empty_text_in_a_formatted_one_is_no_difference() -> None:
+    """Python 3.12.0 and 3.12.1 have one there, and two releases must come to the same checksums."""
+    plain, odd = (ast.parse("f'{a:>{b}} c'") for _ in range(2))
+    spec_of = odd.body[0].value.values[0].format_spec  # type: ignore[attr-defined]
+    spec_of.values.append(ast.Constant(""))
+    assert ast.dump(plain) != ast.dump(odd)
+    assert _dump(_Plain().visit(plain)) == _dump(_Plain().visit(odd))
