@@ -5,8 +5,9 @@ known; what was handled before goes again in the very steps in which it went the
 records in their one order, and the places at which the two logs stand after it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from heapq import merge
+from itertools import accumulate
 from typing import Literal
 
 import msgspec
@@ -148,17 +149,21 @@ class Weave:
         counts = []
         for log in LOGS:
             held = self._below(log, limit)
-            late = (i for i, record in enumerate(held) if horizon is not None and record.timestamp_ms > horizon)
-            counts.append(next(late, len(held)))
+            count = len(held)
+            # One that is dated later than those behind it holds none of them up.
+            while count and horizon is not None and held[count - 1].timestamp_ms > horizon:
+                count -= 1
+            counts.append(count)
         return counts
 
     def _cut(self, features: int, labels: int, *, records_max: int | None = None) -> list[Record]:
         """Take so many records of each log, in one order, and at most `records_max` of them."""
         first, second = self.held[1][:labels], self.held[0][:features]
-        # Of the same millisecond the label goes first: it is of features that came before.
-        ordered = list(merge(first, second, key=_timestamp)) if first and second else first or second
-        ordered = ordered[:records_max]
+        ordered = _merged(first, second)[:records_max]
         taken = sum(type(record) is LabelRecord for record in ordered)
+        if len(ordered) < len(first) + len(second):
+            # A relearning has no more of a step than what it took: that alone decides on the order.
+            ordered = _merged(first[:taken], second[: len(ordered) - taken])
         ends = list(self.place)
         for log, count in ((0, len(ordered) - taken), (1, taken)):
             if count:
@@ -191,5 +196,21 @@ class Weave:
         return self.held[log][-1].offset + 1 if self.held[log] else self.place[log]
 
 
-def _timestamp(record: Record) -> int:
-    return record.timestamp_ms
+def _merged(labels: list[Record], features: list[Record]) -> list[Record]:
+    """Merge records of both logs by their timestamps, those of each log in its order.
+
+    A record counts as no later than any behind it in its log: one producer's fast clock must not hold up all others'.
+    Of the same millisecond the label goes first: it is of features that came before.
+    """
+    if not labels or not features:
+        return labels or features
+    return [record for _, record in merge(_dated(labels), _dated(features), key=_time)]
+
+
+def _dated(records: Sequence[Record]) -> Iterator[tuple[int, Record]]:
+    times = [*accumulate((record.timestamp_ms for record in reversed(records)), min)]
+    return zip(reversed(times), records, strict=True)
+
+
+def _time(dated: tuple[int, Record]) -> int:
+    return dated[0]

@@ -40,6 +40,20 @@ def test_records_of_both_logs_go_by_their_timestamps_labels_first() -> None:
     assert (taken.end, taken.silent, taken.again) == ((3, 3), False, False)
 
 
+def test_one_record_from_a_fast_clock_holds_up_nothing_behind_it() -> None:
+    for fast in (0, 1):
+        weave = _weave()
+        times = [[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6]]
+        times[fast][1] = 10**9
+        weave.feed(0, _log(0, times[0]), None)
+        weave.feed(1, _log(1, times[1]), None)
+        taken = _shown(_take(weave))
+        assert taken is not None
+        assert len(taken) == 12, "the other's last tells that there is nothing older"
+        at = [taken.index((log, offset)) for offset in range(2, 6) for log in (1, 0)]
+        assert at == sorted(at), "those behind it come at their own time"
+
+
 def test_a_log_waits_for_the_other_as_long_as_that_may_have_something_older() -> None:
     weave = _weave()
     weave.feed(0, _log(0, [1, 3, 5]), None)
