@@ -12,6 +12,7 @@ from consumers.topics import Topics
 from pipeline import dlq_view, mark, receipt
 from pipeline.config import Config
 from pipeline.letter import Letter, LetterError, Selection, envelope, position_of, select, since_ms
+from pipeline.original import Originals
 from pipeline.output import data
 from pipeline.replay import UNKNOWN, Replay, ReplayError, Route, load_edit, parked_topic
 from producers.writer import Writer
@@ -95,7 +96,7 @@ def replay(
         writer = _writer(config, route) if execute else None
         run = Replay(
             reader,
-            originals=originals,
+            originals=Originals(originals),
             route=route,
             selection=selection,
             replay_max=config.dlq.replay_max,

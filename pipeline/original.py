@@ -1,31 +1,36 @@
 """The record behind a dead letter that had no room for all of it: read at the place where it stood first."""
 
-from consumers.reader import Reader
+from consumers.reader import Reader, Span
 from consumers.record import Record
 from pipeline.letter import Letter
 from producers.deadletter import Reason
 
 
-def whole(reader: Reader, letter: Letter) -> Record | None:
-    """Return the dead letter's record with what was left out of it; None where the log no longer holds that.
+class Originals:
+    """Read the records behind dead letters; the reader has nothing else under way."""
 
-    The reader has nothing else under way.
-    """
-    reason = letter.reason
-    found = _read(reader, reason)
-    if found is None or not _is_same(found, letter):
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._spans: dict[str, dict[int, Span]] = {}
+
+    def whole(self, letter: Letter) -> Record | None:
+        """Return the dead letter's record with what it leaves out; None where the log no longer holds that."""
+        found = self._read(letter.reason)
+        if found is None or not _is_same(found, letter):
+            return None
+        mine = letter.record
+        return Record(mine.partition, mine.offset, mine.timestamp_ms, found.key, found.value, found.headers)
+
+    def _read(self, reason: Reason) -> Record | None:
+        topic, partition, offset = reason.topic, reason.partition, reason.offset
+        if topic not in self._spans:
+            self._spans[topic] = self._reader.spans(topic)
+        span = self._spans[topic].get(partition)
+        if span is None or not span.start <= offset < span.end:
+            return None
+        for record in self._reader.between(topic, partition, offset, offset + 1):
+            return record if record.offset == offset else None
         return None
-    mine = letter.record
-    return Record(mine.partition, mine.offset, mine.timestamp_ms, found.key, found.value, found.headers)
-
-
-def _read(reader: Reader, reason: Reason) -> Record | None:
-    span = reader.spans(reason.topic).get(reason.partition)
-    if span is None or not span.start <= reason.offset < span.end:
-        return None
-    for record in reader.between(reason.topic, reason.partition, reason.offset, reason.offset + 1):
-        return record if record.offset == reason.offset else None
-    return None
 
 
 def _is_same(found: Record, letter: Letter) -> bool:

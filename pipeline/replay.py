@@ -19,8 +19,9 @@ import msgspec
 
 from consumers.reader import Reader, Span
 from consumers.record import Record
-from pipeline import original, receipt
+from pipeline import receipt
 from pipeline.letter import Letter, Selection
+from pipeline.original import Originals
 from producers import deadletter, proof
 from producers.size import record_bytes
 from producers.writer import Outbound, Writer
@@ -29,6 +30,8 @@ UNKNOWN = "unknown"
 """What the topic is called of a dead letter that names none."""
 BATCH_RECORDS_MAX = 500
 BATCH_BYTES_MAX = 8_388_608
+# What a topic takes of a time that lies ahead, unless it says otherwise (message.timestamp.after.max.ms).
+_FUTURE_MS = 3_600_000
 FAILURES_MAX = 10
 """So many failures of the edit function are kept to be shown; all are counted."""
 
@@ -65,6 +68,11 @@ class Route(msgspec.Struct, frozen=True):
     bytes_max: Mapping[str, int] = {}
     foreign: bool = False
     is_own: bool = True
+
+    def owns(self, letter: Letter) -> bool:
+        """Tell whether a dead letter came from this pipeline's features or labels, whichever system wrote it."""
+        origin = letter.reason.topic
+        return origin in {self.features, self.labels} or (not origin and self.is_own)
 
 
 class Group(msgspec.Struct):
@@ -134,7 +142,7 @@ class Replay:
         self,
         reader: Reader,
         *,
-        originals: Reader,
+        originals: Originals,
         route: Route,
         selection: Selection,
         replay_max: int,
@@ -225,24 +233,20 @@ class Replay:
             return True
         if not selected:
             return False
-        if not (self._route.foreign or self._is_own(letter)):
+        if not (self._route.foreign or self._route.owns(letter)):
             origin = letter.reason.topic or UNKNOWN
             self.summary.foreign[origin] = self.summary.foreign.get(origin, 0) + 1
             return False
         self.summary.selected += 1
         if letter.reason.replay_count >= self._replay_max:
             return self._add(letter, self._parked(record), "parked")
-        if letter.reason.omitted and (found := original.whole(self._originals, letter)) is None:
+        if letter.reason.omitted and (found := self._originals.whole(letter)) is None:
             self.summary.lost += 1
             self._explain(letter, f"what it leaves out is no longer at {letter.origin}")
             return False
         whole = found if letter.reason.omitted and found is not None else record
         taken, value = self._edited(whole)
         return taken and self._add(letter, self._again(letter, whole, value), "sent")
-
-    def _is_own(self, letter: Letter) -> bool:
-        topic, route = letter.reason.topic, self._route
-        return topic in {route.features, route.labels} or (not topic and route.is_own)
 
     def _explain(self, letter: Letter, words: str) -> None:
         if len(self.summary.reasons) < FAILURES_MAX:
@@ -273,7 +277,7 @@ class Replay:
         """Make the record that it was before it was a dead letter, to where it stood first."""
         reason, route = letter.reason, self._route
         # What another topic calls a partition is none of this one's.
-        known = self._is_own(letter) and 0 <= reason.partition < route.features_partitions
+        known = route.owns(letter) and 0 <= reason.partition < route.features_partitions
         is_label = reason.topic == route.labels
         topic = route.labels if is_label and route.labels else route.features
         # Only what this pipeline's own model has learned is not to be learned again.
@@ -282,6 +286,9 @@ class Replay:
         secret = route.secrets.get(reason.partition, "") if known else ""
         signed = proof.sign(claim, secret=secret, topic=topic, partition=reason.partition, key=whole.key, value=value)
         original_ms = reason.timestamp_ms if reason.timestamp_ms is not None else -1
+        if original_ms > self._now_ms() + _FUTURE_MS:
+            # No broker takes it, and with it none of the others.
+            original_ms = -1
         return Outbound(
             topic,
             reason.partition if known else None,

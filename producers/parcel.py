@@ -56,19 +56,20 @@ class Parcel(msgspec.Struct):
 
         Lengths are compared first; only a record that comes near the limit is measured.
         """
-        keys, values = self.keys, self.values
-        longest = max(map(len, values), default=0) + max(map(len, filter(None, keys)), default=0)
-        near: Iterable[int] = self.headers
-        if longest + PLAIN_BYTES_MAX > bytes_max:
-            near = range(len(values))
-        sizes = {}
-        for place in near:
-            headers = self.headers.get(place, ())
-            most = len(keys[place] or b"") + len(values[place]) + PLAIN_BYTES_MAX
-            most += sum(4 * len(name) + len(text or b"") + HEADER_BYTES_MAX for name, text in headers)
-            if most > bytes_max and (size := record_bytes(keys[place], values[place], headers)) > bytes_max:
-                sizes[place] = size
-        return sizes
+        keys, values, room = self.keys, self.values, bytes_max - PLAIN_BYTES_MAX
+        near: Iterable[int] = ()
+        if max(map(len, values), default=0) + max(map(len, filter(None, keys)), default=0) > room:
+            pairs = enumerate(zip(keys, values, strict=True))
+            near = [place for place, (key, value) in pairs if len(value) + len(key or b"") > room]
+        found = {place for place in near if place not in self.headers}
+        for place, headers in self.headers.items():
+            most = len(keys[place] or b"") + len(values[place])
+            for name, text in headers:
+                most += 4 * len(name) + len(text or b"") + HEADER_BYTES_MAX
+            if most > room:
+                found.add(place)
+        sizes = {place: record_bytes(keys[place], values[place], self.headers.get(place)) for place in sorted(found)}
+        return {place: size for place, size in sizes.items() if size > bytes_max}
 
     def messages(self, begin: int, end: int) -> list[dict[str, Any]]:
         """Return a piece as the client's call for many takes it."""

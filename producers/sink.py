@@ -153,8 +153,6 @@ class TransactionalSink:
             "socket.timeout.ms": min(_SOCKET_MS, int(timeout_ms)),
             **_producer_settings(settings),
             "transactional.id": transactional_id,
-            "delivery.report.only.error": True,
-            "on_delivery": self._failed,
         }
         self.batch_bytes_max = sys.maxsize
         self._topics = topics
@@ -163,7 +161,6 @@ class TransactionalSink:
         self._producer: Producer | None = None
         self._ready = False
         self._committing = False
-        self._too_large = ""
         self.aborts = 0
         self.begun_at: float | None = None
 
@@ -173,7 +170,6 @@ class TransactionalSink:
             return
         producer = self._producer or _producer(self._settings, self.batch_bytes_max)
         self._producer = producer
-        self._too_large = ""
         try:
             self._call("init_transactions", producer.init_transactions)
         except KafkaException as error:
@@ -242,19 +238,19 @@ class TransactionalSink:
             # Not to be used again: where a reply was outstanding when it aborted, the client gives the records of the
             # next transaction the numbers of those that Kafka already has, and they are dropped as duplicates.
             self._discard()
-            raise _after_abort(fault, topic=self._too_large) from error
+            raise _after_abort(fault, topic=self._named(fault)) from error
         committing = self._committing
         self._discard()
         if fault.code() in _DENIED:
             raise _away_or_refused(error) from error
         if fault.code() in _NEVER and not committing:
             # The client itself refuses the record, so nothing was sent, and nothing ever will be.
-            raise _after_abort(fault, topic=self._too_large) from error
+            raise _after_abort(fault, topic=self._named(fault)) from error
         raise OutcomeUnknown(f"the transaction failed: {fault.str()}") from error
 
-    def _failed(self, fault: KafkaError, message: Any) -> None:
-        if fault.code() in _TOO_LARGE:
-            self._too_large = message.topic()
+    def _named(self, fault: KafkaError) -> str:
+        """Return the topic that an error names; to be told of each delivery would cost more than all else."""
+        return next((topic for topic in self._topics.values() if f" {topic} [" in fault.str()), "")
 
     def _call(self, name: str, call: Callable[..., Any], *args: Any) -> None:
         with self._deadline(name):

@@ -144,8 +144,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         name="only the value is weighed",
         file="producers/parcel.py",
-        old="(size := record_bytes(keys[place], values[place], headers)) > bytes_max",
-        new="(size := record_bytes(None, values[place], ())) > bytes_max",
+        old="record_bytes(keys[place], values[place], self.headers.get(place))",
+        new="record_bytes(None, values[place], None)",
         test="pipeline/test_engine.py::"
         "test_what_its_topic_does_not_take_is_learned_and_only_its_prediction_is_a_dead_letter",
         says="too_large",
@@ -158,6 +158,14 @@ MUTANTS: list[Mutant] = [
         test="pipeline/test_fitting.py::"
         "test_a_limit_that_was_lowered_is_read_anew_and_what_it_excludes_is_dead_lettered",
         says="Counts(",
+    ),
+    Mutant(
+        name="a foreign letter is replayed",
+        file="pipeline/replay.py",
+        old="return origin in {self.features, self.labels} or (not origin and self.is_own)",
+        new="return bool(origin) or self.is_own",
+        test="pipeline/test_replay.py::test_a_dead_letter_of_another_topic_is_foreign_in_every_dialect[connect]",
+        says="assert not True",
     ),
     Mutant(
         name="headers of a replay need no proof",

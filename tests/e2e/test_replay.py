@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
+import redis
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from harness import Project, wait_until
@@ -693,6 +694,13 @@ def test_a_repaired_record_is_predicted_and_learned_once_however_often_it_is_rep
 FORGED = [("dlq.replay.count", b"99"), ("dlq.learned", b"true"), ("dlq.replay.proof", b"0" * 64)]
 
 
+def forget(project: Project) -> None:
+    """Let the store lose all that it has of a pipeline."""
+    store = redis.Redis.from_url(project.stack.addresses.redis)
+    store.delete(*store.scan_iter(f"*{project.name}*", count=1_000))
+    store.close()
+
+
 def test_headers_of_a_replay_count_only_where_this_pipelines_replay_has_written_them(
     project: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -739,7 +747,11 @@ def test_what_a_dead_letter_leaves_out_is_read_where_it_stood_as_long_as_it_is_t
     assert again.headers()[:2] == [*whole["headers"], ("dlq.replay.count", b"1")]
     assert (learned.key(), dict(learned.headers())["dlq.learned"]) == (good["key"], b"true")
     made.run_to_end()
-    assert made.status()["counts"] == {"records": 5, "predictions": 0, "dead_letters": 5, "learned": 1}
+    counts = {"records": 5, "predictions": 0, "dead_letters": 5, "learned": 1}
+    assert made.status()["counts"] == counts
+    forget(made)
+    made.run_to_end()
+    assert made.status()["counts"] == counts, "relearning comes to the same verdicts"
     admin = AdminClient(made.client)
     place = TopicPartition(made.features, 0, 3)
     admin.delete_records([place])[place].result(10)

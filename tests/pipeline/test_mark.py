@@ -44,6 +44,14 @@ def test_the_names_in_the_log_stay_as_they_are() -> None:
     assert mark.read(SOUND) == Mark(1, 2, 3, 4, 5, 6, 7)
 
 
+def test_the_secret_of_replays_rides_along_and_what_is_withdrawn_moves_two_counts() -> None:
+    made = shard(Counts(4, 5, 6, 7))
+    made.secret = "0f" * 16
+    found = mark.read(mark.withdraw(mark.of(made), 2))
+    assert found is not None
+    assert (found.secret, mark.counts(found)) == (made.secret, Counts(4, 3, 8, 7))
+
+
 def test_what_a_later_release_adds_does_not_hurt() -> None:
     assert mark.read(SOUND[:-1] + ',"new":[8]}') == Mark(1, 2, 3, 4, 5, 6, 7)
 
