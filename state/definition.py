@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 UNREAD = "unread"
 """The checksum of what has no source: compiled files alone, an interactive session."""
+COMPUTED = "="
+"""What stands behind the name of a value that is computed when its module is loaded."""
 
 _CHECKSUM_DIGITS = 12
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
@@ -49,6 +51,7 @@ def name_of(found: Any) -> Name | None:
 def checksums(roots: frozenset[Name]) -> dict[str, str]:
     """Return a checksum for each definition that the roots reach, themselves among them, by `module.name`."""
     found: dict[Name, str] = {}
+    computed: set[Name] = set()
     left = list(roots)
     while left:
         name = left.pop()
@@ -59,11 +62,15 @@ def checksums(roots: frozenset[Name]) -> dict[str, str]:
             found[name] = UNREAD
             continue
         statements = module.bindings[name.name]
-        said = "".join(map(_dump, statements)) + _value(name, statements)
+        value = _value(name, statements)
+        if value:
+            computed.add(name)
+        said = "".join(map(_dump, statements)) + value
         found[name] = hashlib.sha256(said.encode(errors="surrogatepass")).hexdigest()[:_CHECKSUM_DIGITS]
         for statement in statements:
             left.extend(module.reach(statement))
-    return {f"{name.module}.{name.name}": checksum for name, checksum in sorted(found.items())}
+    names = {name: f"{name.module}.{name.name}{COMPUTED if name in computed else ''}" for name in sorted(found)}
+    return {text: found[name] for name, text in names.items()}
 
 
 @functools.lru_cache(maxsize=256)

@@ -90,7 +90,10 @@ def _code(spec: str) -> dict[str, str]:
 
 
 def _named(names: list[str]) -> str:
-    shown = names[:_NAMED_MAX] + ([f"{len(names) - _NAMED_MAX} more"] if len(names) > _NAMED_MAX else [])
+    told = [
+        name.replace(definition.COMPUTED, " (a value that is computed when its module is loaded)") for name in names
+    ]
+    shown = told[:_NAMED_MAX] + ([f"{len(names) - _NAMED_MAX} more"] if len(names) > _NAMED_MAX else [])
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
