@@ -181,7 +181,7 @@ MUTANTS: list[Mutant] = [
         file="pipeline/output.py",
         old='super().write(_CREDENTIALS.sub("***@", self._conceal(text)))',
         new="super().write(text)",
-        test="pipeline/test_secrets.py::test_no_command_prints_or_writes_a_secret[unknown property]",
+        test="pipeline/test_secrets.py::test_no_command_prints_or_writes_a_secret[NOAUTH-unknown property]",
         says="assert 'm4rk-hunter2' not in",
         also=(
             "pipeline/doctor.py",
@@ -196,6 +196,14 @@ MUTANTS: list[Mutant] = [
         new="_words(answer, until=until)",
         test="producers/test_webhook.py::test_a_server_that_quotes_the_request_does_not_get_its_secrets_told[422-dumps]",
         says="assert not any",
+    ),
+    Mutant(
+        name="a note tells what it heard",
+        file="pipeline/worker.py",
+        old='"reason": self._config.conceal(str(whole.get("reason", "")))',
+        new='"reason": str(whole.get("reason", ""))',
+        test="pipeline/test_secrets.py::test_a_note_that_says_why_a_worker_waits_has_no_secret",
+        says="assert '***' in",
     ),
 ]
 

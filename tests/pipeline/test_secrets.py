@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,9 +22,10 @@ PLAIN = {"sasl.mechanism": "PLAIN", "security.protocol": "sasl_plaintext", "debu
 COMMANDS = (("config", "show"), ("doctor", "--json"), ("status",), ("model", "ls"), ("run", "--until-end"))
 
 
-@pytest.fixture
-def store() -> Iterator[int]:
+@pytest.fixture(params=["NOAUTH"])
+def store(request: pytest.FixtureRequest) -> Iterator[int]:
     """A store that quotes what it was sent as it turns its clients away."""
+    refusal = f"-{request.param} of what you said, ".encode()
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -34,7 +36,7 @@ def store() -> Iterator[int]:
                     return
                 with connection:
                     said = connection.recv(65_536).replace(b"\r\n", b" ")
-                    connection.sendall(b"-NOAUTH of what you said, " + said + b" is wrong\r\n" * 3)
+                    connection.sendall((refusal + said + b" is wrong\r\n") * 3)
 
         threading.Thread(target=serve, daemon=True).start()
         yield listener.getsockname()[1]
@@ -112,3 +114,31 @@ def test_an_address_that_stands_in_the_wrong_place_is_not_repeated_with_its_pass
         code, printed = told(tmp_path, *words, f"redis://me:{MARK}/x@host:1/0", text="")
         assert MARK not in printed, words
         assert code in {2, 78}, printed
+
+
+@pytest.mark.parametrize("store", ["LOADING"], indirect=True)
+def test_a_note_that_says_why_a_worker_waits_has_no_secret(store: int, tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(
+        "from river import linear_model\n\ndef build():\n    return linear_model.LogisticRegression()\n"
+    )
+    (tmp_path / "headrace.toml").write_text(configurations(store)["good"])
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("HEADRACE", "XDG_RUNTIME"))}
+    with (tmp_path / "run.log").open("wb") as log:
+        run = subprocess.Popen(
+            [sys.executable, "-m", "pipeline", "run"],
+            cwd=tmp_path,
+            env={**clean, "PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(tmp_path)},
+            stderr=log,
+            stdout=log,
+        )
+        until = time.monotonic() + 60
+        while not (notes := list(tmp_path.glob("headrace-*/*/worker-0.json"))):
+            assert run.poll() is None, (tmp_path / "run.log").read_text()
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        note = notes[0].read_text()
+        run.terminate()
+        run.wait(30)
+    assert "of what you said" in note
+    assert "***" in note
+    assert MARK not in written(tmp_path)
