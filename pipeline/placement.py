@@ -7,12 +7,13 @@ is wrong is told with both partitioners and with what to set; nothing is refused
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import closing
+from typing import Any
 
 import msgspec
 import structlog
 
 from consumers.chunk import Records, first_keys
-from consumers.partitioner import Way, judge
+from consumers.partitioner import KEYS_MIN, Way, judge
 from consumers.reader import Reader, ReaderAway, ReaderDenied
 from consumers.topics import Topic
 from consumers.weave import Log
@@ -46,9 +47,19 @@ Keys = Mapping[int, Collection[bytes]]
 
 
 def advise(
-    features: Keys, labels: Keys, stored: Keys, *, names: tuple[str, str], partitions: int, by_key: bool
+    features: Keys,
+    labels: Keys,
+    stored: Keys,
+    *,
+    names: tuple[str, str],
+    partitions: int,
+    by_key: bool,
+    keyless: int = 0,
 ) -> list[Advice]:
-    """Say what is wrong with where keys lie: those of the two topics, of the given `names`, and the store's."""
+    """Say what is wrong with where keys lie: those of the two topics, of the given `names`, and the store's.
+
+    `keyless` counts labels that have none.
+    """
     found = []
     first, second = judge(features, partitions), judge(labels, partitions)
     ways = {first.way if first else None, second.way if second else None}
@@ -62,6 +73,9 @@ def advise(
         )
     elif by_key and first and first.way == "both":
         found.append(Advice(f"keys of {names[0]} are placed {_WAYS['both']}: a key has a model in each place", _SET))
+    if first and first.way != "other" and keyless >= max(KEYS_MIN, sum(map(len, labels.values()))):
+        message = f"labels of {names[1]} have no key: they come to any partition, not to that of their features"
+        found.append(Advice(message, "send each label with the key of its features"))
     kept = judge(stored, partitions)
     asked = (kept, first if by_key or labels else None, second)
     before = min((placed.partitions for placed in asked if placed is not None), default=partitions)
@@ -86,6 +100,7 @@ class Watch:
         self._clock = clock
         self._by_key = False
         self._seen: tuple[dict[int, set[bytes]], ...] = ({}, {}, {})
+        self._keyless = 0
         self._is_new = False
         self._due_s = clock()
         self.warnings: list[str] = []
@@ -96,7 +111,9 @@ class Watch:
         if topic.partitions > 1 and (self._by_key or topic.labels is not None):
             seen = self._seen[which].setdefault(partition, set())
             if len(seen) < _KEYS_MAX:
-                self._note(seen, first_keys(records, _KEYS_MAX))
+                keys = first_keys(records, _KEYS_MAX)
+                self._note(seen, keys)
+                self._keyless += keys.count(None) if which == 1 else 0
 
     def see_stored(self, partition: int) -> None:
         """Note some keys whose models the store has in a partition; where it is away they are not needed."""
@@ -114,7 +131,13 @@ class Watch:
         topic = self._topic
         names = topic.name, topic.labels.name if topic.labels is not None else ""
         features, labels, stored = self._seen
-        for advice in advise(features, labels, stored, names=names, partitions=topic.partitions, by_key=self._by_key):
+        where: dict[str, Any] = {
+            "names": names,
+            "partitions": topic.partitions,
+            "by_key": self._by_key,
+            "keyless": self._keyless,
+        }
+        for advice in advise(features, labels, stored, **where):
             if advice.message not in self.warnings:
                 self.warnings.append(advice.message)
                 log.warning("keys do not lie where they should", reason=advice.message, hint=advice.hint)
@@ -130,14 +153,16 @@ def look(config: Config, *, partitions: int) -> list[Advice]:
     by_key, labels = config.model.scope == "key", config.topics.labels
     if partitions < 2 or not (by_key or labels):  # noqa: PLR2004 one has no other
         return []
-    found: list[dict[int, set[bytes]]] = [{}, {}, {}]
+    newest: list[dict[int, list[bytes | None]]] = [{}, {}]
+    stored: Keys = {}
     with contextlib.suppress(ReaderAway, ReaderDenied), closing(_reader(config)) as reader:
-        found[:2] = [_newest(reader, name) if name else {} for name in (config.topics.features, labels)]
+        newest = [_newest(reader, name) if name else {} for name in (config.topics.features, labels)]
     with contextlib.suppress(*STORE_ERRORS):
-        found[2] = _stored(config) if by_key else {}
-    features, labelled, stored = found
+        stored = _stored(config) if by_key else {}
+    features, labelled = ({p: {key for key in keys if key is not None} for p, keys in log.items()} for log in newest)
+    keyless = sum(keys.count(None) for keys in newest[1].values())
     names = config.topics.features, labels or ""
-    return advise(features, labelled, stored, names=names, partitions=partitions, by_key=by_key)
+    return advise(features, labelled, stored, names=names, partitions=partitions, by_key=by_key, keyless=keyless)
 
 
 def _reader(config: Config) -> Reader:
@@ -150,11 +175,12 @@ def _stored(config: Config) -> dict[int, set[bytes]]:
     return {partition: {key for key, _ in next(store.pages(partition, KEYS), ())} for partition in partitions}
 
 
-def _newest(reader: Reader, topic: str) -> dict[int, set[bytes]]:
+def _newest(reader: Reader, topic: str) -> dict[int, list[bytes | None]]:
+    """Return the keys of each partition's newest records."""
     spans = reader.spans(topic)
-    found: dict[int, set[bytes]] = {}
+    found: dict[int, list[bytes | None]] = {}
     for partition in sorted(spans)[:_PARTITIONS_MAX]:
         span = spans[partition]
         records = reader.between(topic, partition, max(span.start, span.end - _KEYS_MAX), span.end)
-        found[partition] = {record.key for record in records if record.key is not None}
+        found[partition] = [record.key for record in records]
     return found

@@ -58,6 +58,20 @@ def test_two_producers_of_features_are_told_where_keys_have_models() -> None:
     assert said(both) == []
 
 
+def test_labels_without_a_key_beside_features_that_have_one_are_told() -> None:
+    now_s = [0.0]
+    watching = watch(now_s)
+    for partition in range(4):
+        watching.see(0, partition, records(Record, placed(murmur2)[partition]))
+        watching.see(1, partition, [LabelRecord(0, at, 5, None, b"{}", None) for at in range(9)])
+    watching.look()
+    assert watching.warnings == [
+        "labels of truths have no key: they come to any partition, not to that of their features"
+    ]
+    apart = {p: {b"%d" % p} for p in range(4)}
+    assert advise(apart, {}, {}, names=NAMES, partitions=4, by_key=False, keyless=99) == [], "few keys tell nothing"
+
+
 class Shelf:
     """A store's rows, as far as the watch asks for them."""
 
