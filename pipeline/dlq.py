@@ -157,7 +157,7 @@ def _route(config: Config, topics: Topics, name: str, *, execute: bool, foreign:
         receipts_partitions=there.get(receipt.topic_of(name), 1),
         parked_partitions=there.get(parked_topic(name), 1),
         group=config.name,
-        secrets=_secrets(config, there.get(features, 0)) if execute else {},
+        secrets=_secrets(config, there.get(features, 0)),
         bytes_max={topic: min(limit, client) for topic, limit in bytes_max.items()},
         foreign=foreign,
         is_own=name == config.topics.dead_letters,
@@ -166,6 +166,8 @@ def _route(config: Config, topics: Topics, name: str, *, execute: bool, foreign:
 
 def _secrets(config: Config, partitions: int) -> dict[int, str]:
     """Return with what replays are signed, by partition, where the pipeline has committed anything."""
+    if not partitions:
+        return {}
     with _reading(config, group=config.name) as reader:
         places = reader.committed(config.topics.features, list(range(partitions)), stable=False)
     marks = {partition: mark.read(place.metadata) for partition, place in places.items()}

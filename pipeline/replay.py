@@ -74,6 +74,20 @@ class Route(msgspec.Struct, frozen=True):
         origin = letter.reason.topic
         return origin in {self.features, self.labels} or (not origin and self.is_own)
 
+    def claim(self, letter: Letter) -> proof.Claim:
+        """Return how often a dead letter's record was replayed, and whether this pipeline's model has learned it.
+
+        The pipeline's own dead letters tell. Those that another system wrote have the record's headers, which count
+        where a replay of this pipeline's has signed them.
+        """
+        reason, record = letter.reason, letter.record
+        if reason.dialect == "headrace" and reason.group == self.group:
+            return proof.Claim(reason.replay_count, deadletter.is_learned(record.headers))
+        stood = msgspec.structs.replace(record, partition=reason.partition)
+        return proof.read(
+            record.headers, secret=self.secrets.get(reason.partition, ""), topic=reason.topic, record=stood
+        )
+
 
 class Group(msgspec.Struct):
     """Dead letters of one code that are to be sent: how many, from when to when (ms), and what one says."""
@@ -238,7 +252,7 @@ class Replay:
             self.summary.foreign[origin] = self.summary.foreign.get(origin, 0) + 1
             return False
         self.summary.selected += 1
-        if letter.reason.replay_count >= self._replay_max:
+        if self._route.claim(letter).count >= self._replay_max:
             return self._add(letter, self._parked(record), "parked")
         if letter.reason.omitted and (found := self._originals.whole(letter)) is None:
             self.summary.lost += 1
@@ -280,9 +294,8 @@ class Replay:
         known = route.owns(letter) and 0 <= reason.partition < route.features_partitions
         is_label = reason.topic == route.labels
         topic = route.labels if is_label and route.labels else route.features
-        # Only what this pipeline's own model has learned is not to be learned again.
-        learned = reason.group == route.group and deadletter.is_learned(letter.record.headers)
-        claim = proof.Claim(reason.replay_count + 1, learned)
+        before = route.claim(letter)
+        claim = proof.Claim(before.count + 1, before.learned)
         secret = route.secrets.get(reason.partition, "") if known else ""
         signed = proof.sign(claim, secret=secret, topic=topic, partition=reason.partition, key=whole.key, value=value)
         original_ms = reason.timestamp_ms if reason.timestamp_ms is not None else -1
@@ -330,7 +343,7 @@ class Replay:
             self._now_ms(),
             receipt.Target(outbound.topic, outbound.partition),
             action,
-            letter.reason.replay_count + (action == "sent"),
+            self._route.claim(letter).count + (action == "sent"),
             letter.code,
             record.timestamp_ms,
             self._route.topic_id,

@@ -8,6 +8,7 @@ import pytest
 from consumers.record import Record
 from pipeline.letter import Letter
 from pipeline.replay import Route
+from producers.proof import NEVER, Claim, sign
 
 Headers = list[tuple[str, bytes | None]]
 ROUTE = Route(
@@ -19,6 +20,7 @@ ROUTE = Route(
     receipts_partitions=1,
     parked_partitions=1,
     group="fraud",
+    secrets={0: "0f" * 16},
     is_own=False,
 )
 DIALECTS: dict[str, Callable[[bytes], Headers]] = {
@@ -54,3 +56,21 @@ def test_what_names_no_topic_is_this_pipelines_only_where_its_own_dead_letters_a
     own = Route(**{name: getattr(ROUTE, name) for name in Route.__struct_fields__ if name != "is_own"})
     assert own.owns(_letter(None))
     assert not own.owns(_letter(DIALECTS["streams"](b"payments")))
+
+
+FORGED: Headers = [("dlq.replay.count", b"99"), ("dlq.learned", b"true"), ("dlq.replay.proof", b"0" * 64)]
+
+
+def test_this_pipelines_own_dead_letters_tell_how_often_they_were_replayed() -> None:
+    told: Headers = [*FORGED[:2], *DIALECTS["headrace"](b"orders"), ("__dlq.errors.group", b"fraud")]
+    assert ROUTE.claim(_letter(told)) == Claim(99, learned=True)
+    assert ROUTE.claim(_letter([*told, ("__dlq.errors.group", b"another")])) == NEVER
+
+
+@pytest.mark.parametrize("dialect", ["connect", "streams"])
+def test_of_another_systems_dead_letter_only_what_a_replay_has_signed_counts(dialect: str) -> None:
+    place = [*DIALECTS[dialect](b"orders"), (f"__{dialect}.errors.partition", b"0")]
+    assert ROUTE.claim(_letter([*FORGED, *place])) == NEVER
+    signed = sign(Claim(2, learned=True), secret="0f" * 16, topic="orders", partition=0, key=b"k", value=b"v")
+    assert ROUTE.claim(_letter([*signed, *place])) == Claim(2, learned=True)
+    assert ROUTE.claim(_letter([*signed, *place, ("dlq.replay.count", b"1")])) == NEVER
