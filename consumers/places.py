@@ -49,10 +49,17 @@ class Place(msgspec.Struct, frozen=True):
     labels: "Place | None" = None
 
     @property
-    def lag(self) -> int:
-        """Records that the group has still to handle, labels too; the whole log when it has committed nothing."""
-        own = max(0, self.high - max(self.committed or 0, self.low))
-        return own if self.labels is None else own + self.labels.lag
+    def lag(self) -> int | None:
+        """Records that the group has still to handle, labels too; the whole log when it has committed nothing.
+
+        None where the committed offset lies past the log's end: nothing can be told of what is behind it.
+        """
+        if self.committed is not None and self.committed > self.high:
+            return None
+        own = self.high - max(self.committed or 0, self.low)
+        if self.labels is None:
+            return own
+        return None if self.labels.lag is None else own + self.labels.lag
 
 
 class Places:
@@ -114,6 +121,12 @@ class Places:
         partitions = [TopicPartition(name, partition) for partition in sorted(topic.partitions)]
         if not partitions:
             return {}
+        # The last offset that was committed: one of a transaction that is still open is no place yet. First, since the
+        # log goes on meanwhile.
+        committed = self._consumer.committed(partitions, timeout=self._timeout_s)
+        for place in committed:
+            if place.error is not None:
+                raise KafkaException(place.error)
         ends = [
             self._admin.list_offsets(
                 dict.fromkeys(partitions, spec),
@@ -123,11 +136,6 @@ class Places:
             for spec in (_EARLIEST, _LATEST)
         ]
         low, high = ({place.partition: told.result().offset for place, told in end.items()} for end in ends)
-        # The last offset that was committed: one of a transaction that is still open is no place yet.
-        committed = self._consumer.committed(partitions, timeout=self._timeout_s)
-        for place in committed:
-            if place.error is not None:
-                raise KafkaException(place.error)
         return {
             place.partition: Place(
                 place.offset if place.offset >= 0 else None,

@@ -20,6 +20,7 @@ from confluent_kafka import (
 )
 
 from consumers.chunk import Chunk
+from consumers.fault import meaning_of
 from consumers.record import LabelRecord, Record
 from consumers.settings import SettingsRefused, consumer_settings
 
@@ -34,13 +35,6 @@ _CALL_S = 5.0
 _LEAVE_S = 2.0
 _LEFT_S = 0.25
 _LOOK_S = 0.05
-_AUTH = frozenset(
-    {
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.GROUP_AUTHORIZATION_FAILED,
-        KafkaError._AUTHENTICATION,  # noqa: SLF001 librdkafka's own codes start with an underscore
-    }
-)
 
 
 class SourceAway(Exception):
@@ -65,6 +59,10 @@ class SourceError(Exception):
     def __init__(self, message: str, *, hint: str) -> None:
         super().__init__(message)
         self.hint = hint
+
+
+class OffsetGone(SourceError):
+    """Raised when the log does not hold the offset that is to be read next."""
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -182,12 +180,16 @@ class Source:
         """Note where a log ends, or judge any other event that is no record."""
         if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 librdkafka's own codes
             ends[message.topic() == self._labels, cast("int", message.partition())] = cast("int", message.offset())
-        elif error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001
+            return
+        self._refuse(error)
+        if error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001
             # Comes with a partition or without, and only once: a static member that lost its session, say.
             raise SourceLost(f"the consumer can't go on: {error.str()}")
-        elif error.code() in _AUTH or message.partition() in {None, -1, *(p for _, p in self._next)}:
-            # What concerns the group comes with a partition of no meaning.
-            self._judge(error)
+        if meaning_of(error.code()) == "offset" and message.partition() in {None, -1, *(p for _, p in self._next)}:
+            raise OffsetGone(
+                f"the log no longer holds the offset to read next: {error.str()}",
+                hint="raise the topic's retention; `headrace status` shows where each partition stands",
+            )
 
     def nothing(self) -> Batch:
         """Return an empty batch, for records that wait from earlier ones: its membership is as good for them."""
@@ -222,7 +224,7 @@ class Source:
                 self._add(log, offset)
             self._consumer.resume([self._place(log)])
         except KafkaException as error:
-            raise SourceAway(f"partition {partition} can't be read yet: {error.args[0].str()}") from error
+            raise self._away(f"partition {partition} can't be read yet", error.args[0]) from error
         self._paused.discard(log)
 
     def is_at_end(self, partition: int, offset: int, *, labels: bool) -> bool:
@@ -254,10 +256,10 @@ class Source:
         try:
             places = self._consumer.committed(asked, timeout=_CALL_S)
         except KafkaException as error:
-            raise SourceAway(f"the committed offsets can't be read: {error.args[0].str()}") from error
+            raise self._away("the committed offsets can't be read", error.args[0]) from error
         for place in places:
             if place.error is not None:
-                raise SourceAway(f"the committed offsets can't be read: {place.error.str()}")
+                raise self._away("the committed offsets can't be read", place.error)
         labels = {place.partition: max(place.offset, -1) for place in places if place.topic == self._labels}
         return {
             place.partition: Committed(max(place.offset, -1), place.metadata or "", labels.get(place.partition, -1))
@@ -283,7 +285,7 @@ class Source:
         try:
             return self._consumer.get_watermark_offsets(self._place(log), timeout=_CALL_S, cached=cached)
         except KafkaException as error:
-            raise SourceAway(f"the log's ends can't be read: {error.args[0].str()}") from error
+            raise self._away("the log's ends can't be read", error.args[0]) from error
 
     def commit(self, offsets: Mapping[int, Committed]) -> None:
         """Commit offsets outside a transaction (at-least-once). Raises SourceAway."""
@@ -293,17 +295,17 @@ class Source:
         try:
             done = self._consumer.commit(offsets=places, asynchronous=False)
         except KafkaException as error:
-            raise SourceAway(f"the offsets can't be committed: {error.args[0].str()}") from error
+            raise self._away("the offsets can't be committed", error.args[0]) from error
         for place in done or ():
             if place.error is not None:
-                raise SourceAway(f"the offsets can't be committed: {place.error.str()}")
+                raise self._away("the offsets can't be committed", place.error)
 
     def partitions(self) -> list[int]:
         """Return the topic's partitions. Raises SourceAway; an empty list says that there is no topic."""
         try:
             topic = self._consumer.list_topics(self._topic, timeout=_CALL_S).topics[self._topic]
         except KafkaException as error:
-            raise SourceAway(f"Kafka does not answer: {error.args[0].str()}") from error
+            raise self._away("Kafka does not answer", error.args[0]) from error
         self.unreachable = False
         return sorted(topic.partitions)
 
@@ -319,7 +321,7 @@ class Source:
             # The member forgets who it is just before the request goes out.
             self._consumer.poll(_LEFT_S)
         except KafkaException as error:
-            raise SourceAway(f"the group can't be left: {error.args[0].str()}") from error
+            raise self._away("the group can't be left", error.args[0]) from error
 
     def close(self) -> None:
         """Leave the group, so that the others need not wait for the session to end."""
@@ -361,17 +363,22 @@ class Source:
         if error.code() == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001 librdkafka's own codes
             self.unreachable = True
 
-    def _judge(self, error: KafkaError) -> None:
-        code = error.code()
-        if code in {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}:  # noqa: SLF001
-            raise SourceError(
-                f"the log no longer holds the offset to read next: {error.str()}",
-                hint="raise the topic's retention; `headrace status` shows where each partition stands",
-            )
-        if code in _AUTH:
+    def _away(self, what: str, error: KafkaError) -> SourceAway:
+        """Return what a call raises that Kafka has not answered. Raises SourceError for what no waiting mends."""
+        self._refuse(error)
+        return SourceAway(f"{what}: {error.str()}")
+
+    def _refuse(self, error: KafkaError) -> None:
+        meaning = meaning_of(error.code())
+        if meaning == "right":
             raise SourceError(
                 f"Kafka denies it: {error.str()}",
                 hint="give the user READ on the features topic and on the group (`headrace doctor`)",
+            )
+        if meaning == "setting":
+            raise SourceError(
+                f"Kafka does not take a request as it is: {error.str()}",
+                hint="look at [kafka.librdkafka], and at the broker's own settings and version (`headrace doctor`)",
             )
 
     def _batch(self, records: Mapping[_Log, Chunk], ends: Mapping[_Log, int]) -> Batch:

@@ -1,7 +1,7 @@
 """The topics themselves: how many partitions, what the broker keeps, and making those that are missing."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -13,6 +13,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
+from consumers.fault import meaning_of
 from consumers.settings import SettingsRefused
 from consumers.source import SourceAway, SourceError
 
@@ -26,28 +27,15 @@ _BATCH_BYTES_MAX = 1_048_588
 _HEADERS_BYTES = 65_536
 # A broker weighs a record as it came, compressed; its dead letter may weigh what a client can fetch at most.
 _LETTER_BYTES_MAX = 100_000_000
-
-
-# What waiting does not mend; all else passes, as while a broker starts.
-_PERMANENT = frozenset(
-    {
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-        KafkaError.POLICY_VIOLATION,
-        KafkaError.INVALID_REPLICATION_FACTOR,
-        KafkaError.INVALID_PARTITIONS,
-        KafkaError.INVALID_CONFIG,
-        KafkaError.TOPIC_EXCEPTION,
-        KafkaError._AUTHENTICATION,  # noqa: SLF001 librdkafka's own codes start with an underscore
-    }
-)
+_URL_SAFE = str.maketrans("+/", "-_")
+_NO_ID = "A" * 22
 
 
 _DENIED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED})
 
 
 class Topic(msgspec.Struct, frozen=True):
-    """What the broker says of a topic. `id` changes when a topic is deleted and made again.
+    """What the broker says of a topic. `id` changes when a topic is deleted and made again; it may be unknown ("").
 
     `labels` is the labels topic that belongs to this one, if there is one.
     """
@@ -100,7 +88,7 @@ class Topics:
         return Topic(
             name,
             len(topic.partitions),
-            str(topic.topic_id),
+            _id_of(topic),
             int(settings["max.message.bytes"].value),
             "compact" in settings["cleanup.policy"].value,
         )
@@ -125,6 +113,28 @@ class Topics:
                     raise self._fault(error, name) from error
                 found[name] = _BATCH_BYTES_MAX
         return found
+
+    def ids(self, names: Collection[str]) -> dict[str, str]:
+        """Return the ids of those topics that are there."""
+        asked = self._admin.describe_topics(TopicCollection(list(names)), request_timeout=_CALL_S)
+        found: dict[str, str] = {}
+        for name in names:
+            try:
+                found[name] = _id_of(asked[name].result())
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise self._fault(error, name) from error
+        return found
+
+    def identify(self, features: str, labels: str | None) -> Topic:
+        """Return the topics' names and ids, and nothing else of them; no ids of those that are not there."""
+        found = self.ids([features] if labels is None else [features, labels])
+        named = [
+            None if name is None else Topic(name, 0, found.get(name, ""), 0, compacted=False)
+            for name in (features, labels)
+        ]
+        assert named[0] is not None
+        return msgspec.structs.replace(named[0], labels=named[1])
 
     def ensure(
         self, *, features: str, predictions: str, dead_letters: str, labels: str | None = None, partitions: int
@@ -151,8 +161,24 @@ class Topics:
                 source.partitions,
                 {"max.message.bytes": str(room), "retention.ms": str(_RETENTION_MS)},
             )
-        self._fit(source, {name: there[name] for name in (predictions, dead_letters) if name in there})
+        outputs = [name for name in (predictions, dead_letters) if name in there]
+        self._fit(source, {name: there[name] for name in outputs})
+        for name in outputs:
+            self._check_output(name)
         return source
+
+    def _check_output(self, name: str) -> None:
+        try:
+            is_compacted = self.describe(name).compacted
+        except SourceError:
+            # To write into a topic one need not be allowed to see how it is kept.
+            return
+        if is_compacted:
+            raise SourceError(
+                f"the topic {name} is compacted: Kafka refuses a record without a key, and drops those of a key "
+                "but the last",
+                hint=f"set cleanup.policy=delete on {name}, or name another topic",
+            )
 
     def _describe_input(self, name: str) -> Topic:
         topic = self.describe(name)
@@ -205,12 +231,18 @@ class Topics:
 
     def _fault(self, error: KafkaException, name: str) -> Exception:
         fault = error.args[0]
-        if fault.code() not in _PERMANENT:
+        if meaning_of(fault.code()) not in {"right", "setting"}:
             return SourceAway(f"Kafka does not answer about {name}: {fault.str()}")
         return SourceError(
             f"Kafka refuses what {name} needs: {fault.str()}",
             hint=f"make {name} by hand, or give the user CREATE and DESCRIBE on it",
         )
+
+
+def _id_of(described: Any) -> str:
+    """Return a topic's id as Kafka's own tools print it; nothing of a broker that gives topics none."""
+    id_ = str(described.topic_id).translate(_URL_SAFE)
+    return "" if id_ == _NO_ID else id_
 
 
 def _wait(done: Callable[[], bool], what: str) -> None:

@@ -11,16 +11,19 @@ but what was fixed before.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
 import structlog
 
 from consumers.source import Committed, Source
+from consumers.topics import Topic
 from consumers.weave import Place
 from pipeline import mark
 from pipeline.engine import Engine, Result
 from pipeline.fitting import Fitting
+from pipeline.identity import Identity
 from producers.parcel import Output
 from producers.sink import BatchStale, OutcomeUnknown, Sink, SinkAway, SinkTooLarge
 from producers.webhook import Webhook, WebhookAway
@@ -39,7 +42,8 @@ class Pending(msgspec.Struct):
     `ends` are the offsets behind it, of the features and of the labels. Once it was tried for the first time `outputs`
     are what is sent, with what is to be committed, and `starts` what was committed before. `settled` counts the lines
     that the HTTP sink has taken or refused one by one, and `refused` holds the refused ones by position. `too_large` is
-    what a topic said that did not take it. `done_s` is the wall clock when it was out.
+    what a topic said that did not take it. `done_s` is the wall clock when it was out, and `read_at` the monotonic one
+    when the last of it was read.
     """
 
     membership: Any
@@ -49,6 +53,7 @@ class Pending(msgspec.Struct):
     outputs: list[Output] = []
     newest_ms: int = 0
     done_s: float = 0.0
+    read_at: float = 0.0
     posted: bool = False
     sent: bool = False
     unknown: bool = False
@@ -68,9 +73,13 @@ class Delivery:
         sink: Sink,
         webhook: Webhook | None,
         shards: Mapping[int, Shard],
+        topic: Topic,
+        identity: Identity,
         on_unknown: Callable[[], None],
         fitting: Fitting,
     ) -> None:
+        self._topic = topic
+        self._identity = identity
         self._on_unknown = on_unknown
         self._fitting = fitting
         self._engine = engine
@@ -105,8 +114,13 @@ class Delivery:
         again from `start`, and BatchStale when its partitions have moved on.
         """
         if not pending.sent:
+            if self._sink.commits:
+                self._identity.expect(pending.read_at)
+            else:
+                # Where to send twice is no harm, that is all that is waited for before the offsets are committed.
+                self._identity.refresh()
             try:
-                self._sink.send(pending.outputs, pending.membership)
+                self._sink.send(pending.outputs, pending.membership, partial(self._identity.confirm, pending.read_at))
             except OutcomeUnknown:
                 pending.unknown = True
                 self._on_unknown()
@@ -124,7 +138,11 @@ class Delivery:
         return not self._sink.commits
 
     def register(self, batches: Sequence[Pending]) -> None:
-        """Commit the offsets behind batches that were sent, in this order; touches no shard. Raises SourceAway."""
+        """Commit the offsets behind batches that were sent, in this order; touches no shard.
+
+        Raises SourceAway, and StateError where what was read was of another topic.
+        """
+        self._identity.confirm(max(batch.read_at for batch in batches))
         outputs = [output for batch in batches for output in batch.outputs]
         self._source.commit({o.partition: Committed(o.offset, o.mark, o.labels_offset) for o in outputs})
 
@@ -148,6 +166,7 @@ class Delivery:
     def _post(self, pending: Pending) -> None:
         if self._webhook is None or pending.posted:
             return
+        self._identity.confirm(pending.read_at)
         until = time.monotonic() + _POSTING_S
         for partition, result in pending.results.items():
             if not result.posted:
@@ -188,11 +207,19 @@ class Delivery:
         """
         if pending.outputs:
             return
+        labels_id = "" if self._topic.labels is None else self._topic.labels.id
         for partition, result in pending.results.items():
             shard, end = self._shards[partition], pending.ends[partition]
             pending.starts[partition] = Committed(shard.committed, shard.mark, shard.labels_committed)
             pending.outputs.append(
-                Output(partition, result.predictions, result.letters, end[0], mark.of(shard), end[1])
+                Output(
+                    partition,
+                    result.predictions,
+                    result.letters,
+                    end[0],
+                    mark.of(shard, topic=self._topic.id, labels=labels_id),
+                    end[1],
+                )
             )
 
 

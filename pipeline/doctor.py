@@ -6,23 +6,24 @@ It changes nothing: topics are not made, and the one key that it writes to the s
 import contextlib
 import importlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 
-from consumers.places import Place, Places
+from consumers.places import Places
 from consumers.probe import Probe
 from consumers.settings import SettingsRefused
 from consumers.topics import Topic, Topics
-from pipeline import check, origin, placement, recipe
+from pipeline import check, origin, placement, recipe, standing
 from pipeline.config import Config, ConfigError
 from pipeline.output import data
+from pipeline.report import total_lag
 from state import learner
 from state.beside import modules_beside
 from state.probe import probe
-from state.store import Store
+from state.store import Store, StoreAway, StoreRefused
 
 T = TypeVar("T")
 
@@ -144,7 +145,10 @@ def _kafka(config: Config) -> Iterator[Finding]:
                 yield Finding("copies", "warning", f"{name}: {weakness}", hint)
         # What the pipeline does not ask itself is no reason to fail.
         yield from (msgspec.structs.replace(f, verdict="warning") if f.verdict == "wrong" else f for f in told)
-    yield from _history(config)
+    features = found.get(names.features)
+    if features is not None:
+        labels = found.get(names.labels or "")
+        yield from _history(config, msgspec.structs.replace(features, labels=labels))
     for advice in placement.look(config, partitions=there.get(names.features, 0)):
         yield Finding("keys", "warning", advice.message, advice.hint)
 
@@ -167,7 +171,7 @@ def _topics(config: Config, found: dict[str, Topic]) -> Iterator[Finding]:
             what = "records that a model was taught with" if is_input else "records of the same key"
             yield Finding(
                 "topics",
-                "wrong" if is_input else "warning",
+                "wrong",
                 f"{name} is compacted: Kafka drops {what}",
                 f"set cleanup.policy=delete on {name}",
             )
@@ -191,23 +195,24 @@ def _room(features: Topic, letters: Topic) -> Iterator[Finding]:
     )
 
 
-def _history(config: Config) -> Iterator[Finding]:
-    places = _ask("history", lambda: Places(config.librdkafka, group=config.name, topic=config.topics.features))
+def _history(config: Config, topic: Topic) -> Iterator[Finding]:
+    labels = None if topic.labels is None else topic.labels.name
+    places = _ask("history", lambda: Places(config.librdkafka, group=config.name, topic=topic.name, labels=labels))
     read = _ask("history", places.read)
-    gaps = [number for number, place in read.items() if _gap(place)]
-    if gaps:
-        yield Finding(
-            "history",
-            "wrong",
-            f"the log of partitions {gaps} begins past what the group has committed: records are gone",
-            f"raise the retention of {config.topics.features}; to go on without them, use another `name`",
-        )
-    elif read:
-        yield Finding("history", "good", f"the log reaches back; {sum(p.lag for p in read.values())} records to do")
+    is_sound = True
+    for error in standing.faults(topic, read, _notes(config, read)):
+        is_sound = False
+        yield Finding("history", "wrong", str(error), error.hint)
+    if read and is_sound:
+        yield Finding("history", "good", f"the log reaches back; {total_lag(read.values())} records to do")
 
 
-def _gap(place: Place) -> bool:
-    return place.committed is not None and place.low > place.committed
+def _notes(config: Config, partitions: Iterable[int]) -> dict[int, Mapping[str, Any]]:
+    """Return the store's notes of the newest snapshots; of a store that is away another check tells."""
+    store = Store(config.redis.url.get_secret_value(), name=config.name, timeout_s=config.redis.timeout)
+    with contextlib.suppress(StoreAway, StoreRefused):
+        return {partition: notes[0] for partition in partitions if (notes := store.notes(partition))}
+    return {}
 
 
 def _store(config: Config, model: list[learner.RiverLearner]) -> Iterator[Finding]:

@@ -3,27 +3,53 @@
 from collections.abc import Callable, Mapping
 
 from consumers.source import Committed, Source, SourceAway
+from consumers.topics import Topic
 from consumers.weave import Place
-from pipeline import mark
+from pipeline import standing, survey
+from pipeline.standing import mark_of
+from pipeline.takeover import OnLoss
 from state.shard import Shard
+from state.store import Store
 
 _ASK_S = 0.25
 
 
 class Finish:
-    """Watch for `ends`, by partition, of the features and of the labels. `shards` are the runner's.
+    """Watch for `ends`, by partition, of `topic` and of its labels. `shards` are the runner's.
 
     Other workers have partitions, too, so the committed offsets decide.
     """
 
     def __init__(
-        self, source: Source, *, shards: Mapping[int, Shard], ends: Mapping[int, Place], clock: Callable[[], float]
+        self,
+        source: Source,
+        *,
+        store: Store,
+        topic: Topic,
+        on_loss: OnLoss,
+        shards: Mapping[int, Shard],
+        ends: Mapping[int, Place],
+        clock: Callable[[], float],
     ) -> None:
+        self._store = store
+        self._topic = topic
+        self._on_loss = on_loss
         self._source = source
         self._shards = shards
         self._ends = ends
         self._clock = clock
         self._ask_at = 0.0
+
+    def examine(self) -> None:
+        """See that no end is reached because something is lost: then nothing would be taken over, and nothing said.
+
+        Raises StateError, SourceAway, StoreAway.
+        """
+        if self._on_loss == "fresh":
+            return
+        for partition in range(self._topic.partitions):
+            newest = survey.saved(self._store, partition)
+            standing.check(survey.facts(partition, topic=self._topic, source=self._source, newest=newest))
 
     def is_reached(self) -> bool:
         """Tell whether every partition of the topics, of this worker and the others, is at its end."""
@@ -36,14 +62,18 @@ class Finish:
             committed = self._source.committed(self._ends)
         except SourceAway:
             return False
-        places = {partition: _place_of(found) for partition, found in committed.items()}
+        places = {partition: self._place_of(found) for partition, found in committed.items()}
         return not any(_is_before(places[partition], end) for partition, end in self._ends.items())
 
+    def _place_of(self, committed: Committed) -> Place:
+        """Return the committed place; the mark remembers the labels', whose own offset a broker may have forgotten.
 
-def _place_of(committed: Committed) -> Place:
-    """Return the committed place; the mark remembers the labels', whose own offset a broker may have forgotten."""
-    last = mark.read(committed.metadata)
-    return committed.offset, committed.labels if last is None or last.join is None else last.join.offset
+        What was committed in a topic that was deleted since is no place in the one that has its name now.
+        """
+        last = mark_of(committed.metadata, committed.offset)
+        if last is not None and last.topic not in {"", self._topic.id}:
+            return -1, -1
+        return committed.offset, committed.labels if last is None or last.join is None else last.join.offset
 
 
 def _is_before(place: Place, end: Place | None) -> bool:

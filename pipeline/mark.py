@@ -14,7 +14,7 @@ from state.spec import brief
 class Join(msgspec.Struct, frozen=True, array_like=True):
     """What was true of a shard's labels: the offset, the first of its history, the order of both logs, and the tally.
 
-    `asked` and `early` count the features and the labels that waited for each other.
+    `asked` and `early` count the features and the labels that waited for each other; `topic` is the labels topic's id.
     """
 
     offset: int
@@ -23,6 +23,7 @@ class Join(msgspec.Struct, frozen=True, array_like=True):
     tally: Tally
     asked: int
     early: int
+    topic: str = ""
 
 
 class Mark(
@@ -40,13 +41,16 @@ class Mark(
         "join": "j",
         "model": "m",
         "secret": "k",
+        "offset": "o",
+        "topic": "t",
     },
 ):
     """What was true of a shard at its committed offset.
 
     `snapshot` is the offset of its newest snapshot, `start` the first offset of its history; the counts are
     those of the whole history. `join` is there with a labels topic. `model` is the spec of the model in brief. With
-    `secret` replays of the partition are signed (`producers/proof.py`).
+    `secret` replays of the partition are signed (`producers/proof.py`). `offset` is that beside which the mark was
+    committed, and `topic` the id of the features topic; neither need be known.
     """
 
     epoch: int
@@ -59,10 +63,12 @@ class Mark(
     join: Join | None = None
     model: str = ""
     secret: str = ""
+    offset: int = -1
+    topic: str = ""
 
 
-def of(shard: Shard) -> str:
-    """Write the mark of a shard as it stands."""
+def of(shard: Shard, *, topic: str = "", labels: str = "") -> str:
+    """Write the mark of a shard as it stands; `topic` and `labels` are the ids of its topics."""
     counts = shard.counts
     mark = Mark(
         shard.epoch,
@@ -72,9 +78,11 @@ def of(shard: Shard) -> str:
         counts.predictions,
         counts.dead_letters,
         counts.learned,
-        _join(shard),
+        _join(shard, labels),
         brief(shard.mind.spec, shard.mind.scope),
         shard.secret,
+        shard.offset,
+        topic,
     )
     return msgspec.json.encode(mark).decode()
 
@@ -99,8 +107,9 @@ def counts(mark: Mark) -> Counts:
     return Counts(mark.records, mark.predictions, mark.dead_letters, mark.learned)
 
 
-def _join(shard: Shard) -> Join | None:
+def _join(shard: Shard, topic: str) -> Join | None:
     labels, order = shard.labels, shard.order
     if labels is None or order is None:
         return None
-    return Join(shard.labels_offset, shard.labels_start, order.encode(), labels.tally, labels.asked, labels.early)
+    places = shard.labels_offset, shard.labels_start
+    return Join(*places, order.encode(), labels.tally, labels.asked, labels.early, topic)

@@ -1,6 +1,7 @@
 """The parts of one worker's loop, put together: each knows only of those that it needs."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import msgspec
 
@@ -8,8 +9,10 @@ from consumers.source import Source
 from consumers.topics import Topic
 from pipeline.delivery import Delivery
 from pipeline.engine import Engine
+from pipeline.finish import Finish
 from pipeline.fitting import Fitting
 from pipeline.heartbeat import Company, Heartbeat
+from pipeline.identity import Identity
 from pipeline.mixer import Mixer
 from pipeline.placement import Watch
 from pipeline.progress import Progress
@@ -51,6 +54,7 @@ class Given(msgspec.Struct, frozen=True):
     """
 
     topic: Topic
+    identity: Identity
     engine: Engine
     minds: Minds
     sink: Sink
@@ -78,10 +82,12 @@ class Parts:
         clock: Callable[[], float],
     ) -> None:
         telemetry, store = given.telemetry, given.store
+        self.finish = self._finish(source, given, shards, limits, clock)
         self.takeover = Takeover(
             source=source,
             store=store,
             topic=given.topic,
+            identity=given.identity,
             minds=given.minds,
             rules=limits.rules,
             on_loss=limits.on_loss,
@@ -102,10 +108,7 @@ class Parts:
             reach=given.reach,
             clock=clock,
         )
-        pulse = self._pulse(given, shards, trial)
-        self.heartbeat = Heartbeat(
-            given.company, source=source, pulse=pulse, trial=trial, watchdog=given.watchdog, clock=clock
-        )
+        self.heartbeat = self._heartbeat(given, source, self._pulse(given, shards, trial), trial, clock)
         self.retention = Retention(source, shards=shards, hurry=self.saver.hurry, telemetry=telemetry, clock=clock)
         self.delivery = Delivery(
             engine=given.engine,
@@ -113,8 +116,33 @@ class Parts:
             sink=given.sink,
             webhook=given.webhook,
             shards=shards,
+            topic=given.topic,
+            identity=given.identity,
             on_unknown=telemetry.unknown_outcomes.inc,
             fitting=Fitting(given.engine, sink=given.sink, shards=shards, topics=given.outputs, ask=given.ask_limits),
+        )
+
+    def _heartbeat(
+        self, given: Given, source: Source, pulse: Pulse, trial: Trial, clock: Callable[[], float]
+    ) -> Heartbeat:
+        return Heartbeat(given.company, source=source, pulse=pulse, trial=trial, watchdog=given.watchdog, clock=clock)
+
+    def _finish(
+        self,
+        source: Source,
+        given: Given,
+        shards: Mapping[int, Shard],
+        limits: Limits,
+        clock: Callable[[], float],
+    ) -> "partial[Finish]":
+        return partial(
+            Finish,
+            source,
+            store=given.store,
+            topic=given.topic,
+            on_loss=limits.on_loss,
+            shards=shards,
+            clock=clock,
         )
 
     def _saver(self, given: Given, limits: Limits, clock: Callable[[], float]) -> Saver:

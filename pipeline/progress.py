@@ -103,14 +103,22 @@ class Progress:
             self._held.difference_update((shard.partition, log) for log in LOGS)
         self._source.read_from(shard.partition, shard.offset, shard.labels_offset)
 
-    def learn(self, batch: Batch) -> Pending | None:
-        """Learn a batch and return what it has to send; None when all of it was learned before.
+    def put_back(self, batch: Batch) -> None:
+        """Give back what came in spite of a pause: it is read again when the stream goes on. Raises SourceAway."""
+        for labels, logs in ((False, batch.records), (True, batch.labels)):
+            for partition, records in logs.items():
+                if partition in self._shards:
+                    self._source.read_on(partition, records.offsets[0], labels=labels)
+                    self._source.hold(partition, labels=labels)
+
+    def learn(self, batch: Batch, *, read_at: float = 0.0) -> Pending | None:
+        """Learn a batch, read at that time, and return what it has to send; None when all of it was learned before.
 
         Raises StateError when a shard does not arrive at the counts that its committed offset tells.
         """
         started = self._clock()
         now_ms = time.time_ns() // 1_000_000
-        pending = Pending(batch.membership)
+        pending = Pending(batch.membership, read_at=read_at)
         learned = 0
         # Each partition is the first at some time: those behind a full batch wait for the next one.
         self._turn += 1

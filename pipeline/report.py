@@ -3,7 +3,7 @@
 Each of the three may be silent; what only it could tell is then None, and the rest still stands.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -113,7 +113,7 @@ def report(name: str, seen: Seen) -> Report:
         name=name,
         state=state,
         reason=reason,
-        lag=None if places is None else sum(place.lag for place in places.values()),
+        lag=None if places is None else total_lag(places.values()),
         counts=None if places is None else _totals(places.values()),
         labels=None if places is None else _label_totals(places.values()),
         partitions=[_partition(number, (places or {}).get(number), snapshots.get(number)) for number in numbers],
@@ -154,6 +154,12 @@ def combine(summaries: Sequence[Mapping[str, float]]) -> dict[str, float]:
         mean = sum(summary[measure] ** power * summary["scored"] for summary in told) / weight
         combined[measure] = mean ** (1 / power)
     return combined
+
+
+def total_lag(places: Iterable[Place]) -> int | None:
+    """Sum up what is left to do; None where it can't be told of one of the partitions."""
+    lags = [place.lag for place in places]
+    return None if None in lags else sum(lag for lag in lags if lag is not None)
 
 
 def _state(seen: Seen) -> tuple[State, str | None]:

@@ -21,15 +21,15 @@ from functools import partial
 import structlog
 
 from consumers.gate import FloodGuard
-from consumers.source import Batch, Source
+from consumers.source import Batch, OffsetGone, Source
 from consumers.weave import Place
 from pipeline.delivery import Pending
-from pipeline.finish import Finish
 from pipeline.flight import Flight
 from pipeline.heartbeat import LEAVE_S
 from pipeline.mixer import Mixer
 from pipeline.parts import Given, Limits, Parts
 from pipeline.saver import Outcome
+from pipeline.stop import FloodError, Stop
 from pipeline.trial import Trial
 from state.shard import Shard
 from state.store import StoreAway, StoreFenced
@@ -43,20 +43,6 @@ _DRAIN_S = 3.0
 _SAVING_S = 0.01
 # The longest that many partitions may keep the loop from polling: what is left then comes after the next poll.
 _SPELL_S = 5.0
-
-
-class FloodError(Exception):
-    """Raised under --until-end when a flood of bad records holds the stream: waiting would never end."""
-
-    status = 400
-    hint = "mend what produces them, or set dlq.flood_guard = false to let them go to the dead letters"
-
-
-class Stop:
-    """Asks the loop to end after the batch at hand; set by signals."""
-
-    def __init__(self) -> None:
-        self.asked = False
 
 
 class Runner:
@@ -78,6 +64,7 @@ class Runner:
         ends: Mapping[int, Place] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._identity = given.identity
         self._sink = given.sink
         self._flood = flood
         self._telemetry = given.telemetry
@@ -94,8 +81,8 @@ class Runner:
         self._stale = False
         self._polled_at = clock()
         self._source = make_source(self._rebalanced)
-        self._finish = None if ends is None else Finish(self._source, shards=self._shards, ends=ends, clock=clock)
         parts = Parts(given, source=self._source, shards=self._shards, trial=self._trial, limits=limits, clock=clock)
+        self._finish = None if ends is None else parts.finish(ends=ends)
         self._saver = parts.saver
         self._mixer = parts.mixer
         self._takeover = parts.takeover
@@ -120,12 +107,13 @@ class Runner:
         """Work until asked to stop, or until the ends are reached. Raises what needs somebody's help."""
         # An orphaned transaction of an earlier life is ended before the group is asked for partitions.
         self._beat()
-        while not self._stop.asked and not self._trial.attempt("kafka", self._sink.open):
+        while not self._stop.asked and not (self._trial.allowed("store") and self._trial.attempt("kafka", self._open)):
             time.sleep(_PAUSED_POLL_S)
             self._beat()
         self._source.subscribe()
         while not self._stop.asked and not self._is_done():
             self._beat()
+            self._trial.hear(None, self._identity.look)
             self._flight.move(hears_only=self._is_late())
             self._take_over()
             self._save_due()
@@ -134,6 +122,11 @@ class Runner:
             self._follow_gate()
             self._read()
         self._drain()
+
+    def _open(self) -> None:
+        self._sink.open()
+        if self._finish is not None:
+            self._finish.examine()
 
     def _is_done(self) -> bool:
         idle = self._flight.is_at_rest and not self._arrived
@@ -152,7 +145,7 @@ class Runner:
             self._reach("paused")
             batch = self._poll(records_max=1, wait_s=_PAUSED_POLL_S)
             if batch is not None:
-                self._trial.attempt("kafka", partial(self._put_back, batch))
+                self._trial.attempt("kafka", partial(self._progress.put_back, batch))
         else:
             # The outage is young: to pause would throw away what the client has fetched ahead.
             time.sleep(_PAUSED_POLL_S)
@@ -180,7 +173,14 @@ class Runner:
             self._flight.move()
 
     def _poll(self, *, records_max: int, wait_s: float) -> Batch | None:
-        batch = self._source.poll(records_max=records_max, wait_s=wait_s)
+        try:
+            batch = self._source.poll(records_max=records_max, wait_s=wait_s)
+        except OffsetGone:
+            # Of a topic that was made again that is no wonder, and not for want of retention.
+            self._identity.confirm()
+            raise
+        if batch is not None:
+            self._identity.read()
         self._polled_at = self._clock()
         self._stale = False
         return batch
@@ -191,7 +191,7 @@ class Runner:
 
     def _process(self, batch: Batch) -> None:
         try:
-            pending = self._progress.learn(batch)
+            pending = self._progress.learn(batch, read_at=self._identity.read_at)
         except StoreAway:
             # Some shards have learned what will never be sent: they begin again from where they were saved.
             self._begin_again()
@@ -270,7 +270,7 @@ class Runner:
 
     def _save_due(self) -> None:
         self._hear_of_save()
-        if not self._flight.is_at_rest or not self._is_saving_due():
+        if not self._flight.is_at_rest or not self._is_saving_due() or not self._is_confirmed():
             return
         if self._mixer is not None:
             self._trial.attempt("store", partial(self._mix, self._mixer))
@@ -283,6 +283,11 @@ class Runner:
                 if self._trial.allowed("store") and shard is self._shards.get(shard.partition):
                     self._reach("saving")
                     self._trial.hear(None, partial(self._save, shard, self._saver.begin))
+
+    def _is_confirmed(self) -> bool:
+        """Tell whether all that was learned is known to be of these topics: also what was relearned, in silence."""
+        identity = self._identity
+        return identity.is_confirmed or self._trial.begin("kafka", partial(identity.confirm, identity.read_at))
 
     def _hear_of_save(self) -> None:
         """Note how a save went that has ended beside the loop."""
@@ -377,14 +382,6 @@ class Runner:
             self._progress.end(partition)
             self._saver.forget(partition)
 
-    def _put_back(self, batch: Batch) -> None:
-        """Give back what came in spite of the pause: it is read again when the stream goes on."""
-        for labels, logs in ((False, batch.records), (True, batch.labels)):
-            for partition, records in logs.items():
-                if partition in self._shards:
-                    self._source.read_on(partition, records.offsets[0], labels=labels)
-                    self._source.hold(partition, labels=labels)
-
     def _follow_gate(self) -> None:
         """Pause or resume the partitions when the gate has changed."""
         # What waits to be taken over has nothing fetched ahead, and the group must not wait for this worker. Nor must
@@ -434,9 +431,10 @@ class Runner:
                 time.sleep(_PAUSED_POLL_S)
         self._saver.wait(max(0.0, until - self._clock()))
         self._hear_of_save()
-        if self._flight.is_at_rest and self._mixer is not None:
+        is_good = self._flight.is_at_rest and self._is_confirmed()
+        if is_good and self._mixer is not None:
             self._trial.attempt("store", partial(self._mix, self._mixer))
-        elif self._flight.is_at_rest:
+        elif is_good:
             for shard in list(self._shards.values()):
                 # One that is still under way would come after a newer one.
                 if shard.unsaved > 0 and self._gate.breakers["store"].failures == 0 and not self._saver.is_out:

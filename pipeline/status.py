@@ -18,7 +18,8 @@ from rich.text import Text
 from consumers.partitioner import KEYS_MIN
 from consumers.places import Place, Places
 from consumers.source import SourceAway, SourceError
-from pipeline import placement
+from consumers.topics import Topics
+from pipeline import placement, standing
 from pipeline.config import Config
 from pipeline.output import data
 from pipeline.report import Note, Report, Seen, alive, report
@@ -52,19 +53,21 @@ class Observer:
         self._roster = Roster(self._store, name=config.name)
         self._rundir = RunDir(config)
         self._conceal = config.conceal
-        self._topic = config.topics.features
         self._config = config
+        self._topics = Topics({**config.librdkafka, "log_level": 0})
+        self._topic, self._labels = config.topics.features, config.topics.labels
 
     def look(self) -> Seen:
         """Ask once, each in a few seconds at most."""
         faults: list[str] = []
-        places = snapshots = None
+        places = snapshots = topic = None
         stored: dict[int, dict[str, Any]] = {}
         strangers = 0
         try:
             places = self._places.read()
             if not places:
                 faults.append(f"the topic {self._topic} is not there yet; `headrace run` makes it")
+            topic = self._topics.identify(self._topic, self._labels)
         except (SourceAway, SourceError) as error:
             faults.append(str(error))
         try:
@@ -73,6 +76,7 @@ class Observer:
         except (StoreAway, StoreRefused) as error:
             faults.append(str(error))
             strangers = self._strangers(places) if places else 0
+        faults += map(str, standing.faults(topic, places or {}, snapshots or {}))
         local: dict[int, dict[str, Any]] = {}
         try:
             local = self._rundir.notes()

@@ -10,14 +10,15 @@ import time
 from collections.abc import Mapping
 from typing import Literal
 
-import msgspec
 import structlog
 
-from consumers.source import Committed, Source
+from consumers.source import Committed, Source, SourceLost
 from consumers.topics import Topic
 from consumers.weave import Place
-from pipeline import mark, origin
+from pipeline import mark, origin, standing, survey
+from pipeline.identity import Identity
 from pipeline.recipe import Minds
+from pipeline.standing import CHOICES, FRESH, Facts, NameTaken, Saved, StateError, TopicReplaced
 from pipeline.telemetry import Telemetry
 from producers import proof
 from state.cell import Mind
@@ -39,19 +40,6 @@ OnLoss = Literal["relearn", "fresh", "stop"]
 """What to do when the store has lost what Kafka knows that it had: learn it again from the log as far as that
 reaches, begin a new history at the committed offset, or stop."""
 
-_FRESH = "leave what was learned behind: `headrace run --on-state-loss fresh`"
-_CHOICES = f"restore what is missing, or {_FRESH}"
-
-
-class StateError(Exception):
-    """Raised when the model, the offsets and the log do not fit together, so that somebody must choose."""
-
-    status = 409
-
-    def __init__(self, message: str, *, hint: str = _CHOICES) -> None:
-        super().__init__(message)
-        self.hint = hint
-
 
 class Takeover:
     """Make shards for partitions of `topic`; `minds` gives what learns, `rules` how labels are waited for."""
@@ -62,11 +50,13 @@ class Takeover:
         source: Source,
         store: Store,
         topic: Topic,
+        identity: Identity,
         minds: Minds,
         rules: Rules | None,
         on_loss: OnLoss,
         telemetry: Telemetry,
     ) -> None:
+        self._identity = identity
         self._rules = rules
         self._source = source
         self._store = store
@@ -85,27 +75,27 @@ class Takeover:
     def take(self, partition: int) -> tuple[Shard, list[Place] | None]:
         """Take a partition over; return with it the steps that lead to its committed place, where they are known.
 
-        Raises StateError, and what the store and the source raise when away.
+        Raises StateError, what the store and the source raise when away, and SourceLost for a partition that is new.
         """
+        if partition >= self._topic.partitions:
+            raise SourceLost(f"{self._topic.name} has more partitions than at the start: all topics are looked at anew")
+        # What the worker knows of the topics may be old: it may have been without partitions for long.
+        self._identity.confirm()
+        newest = survey.saved(self._store, partition)
+        self._refuse_foreign(partition, newest)
         epoch = self._store.claim(partition, floor=0)
-        committed = self._source.committed([partition])[partition]
-        last = mark.read(committed.metadata)
-        if last is not None and last.epoch >= epoch:
+        facts = survey.facts(partition, topic=self._topic, source=self._source, newest=newest)
+        if facts.mark is not None and facts.mark.epoch >= epoch:
             # The store lost its memory of the epochs; Kafka has kept it.
-            epoch = self._store.claim(partition, floor=last.epoch)
-        low, _ = self._source.watermarks(partition)
-        lows = low, self._source.watermarks(partition, labels=True)[0] if self._rules is not None else -1
-        if last is not None and last.join is not None:
-            # Beside the features' offset stands what that of the labels is; on its own it may have been forgotten.
-            committed = msgspec.structs.replace(committed, labels=last.join.offset)
+            epoch = self._store.claim(partition, floor=facts.mark.epoch)
         try:
-            shard, steps = self._stand(partition, committed, last, lows, epoch)
+            shard, steps = self._stand(facts, epoch)
         except TableDamaged as error:
             if self._on_loss == "stop":
                 raise StateError(f"partition {partition}: {error}") from error
             log.warning("the store's rows are damaged, all is passed over", partition=partition, reason=str(error))
             self._distrusted.add(partition)
-            shard, steps = self._stand(partition, committed, last, lows, epoch)
+            shard, steps = self._stand(facts, epoch)
         self._distrusted.discard(partition)
         self._began[partition] = shard.offset, time.monotonic()
         log.info(
@@ -119,35 +109,53 @@ class Takeover:
         )
         return shard, steps
 
-    def _stand(
-        self, partition: int, committed: Committed, last: mark.Mark | None, lows: Place, epoch: int
-    ) -> tuple[Shard, list[Place] | None]:
+    def _refuse_foreign(self, partition: int, newest: Saved | None) -> None:
+        """Keep off the models of another project before anything of theirs is claimed. Raises NameTaken."""
+        if newest is None or newest.topic == self._topic.name:
+            return
+        facts = survey.facts(partition, topic=self._topic, source=self._source, newest=newest)
+        if self._on_loss != "fresh" or self._identity.is_there(newest.topic):
+            standing.check_name(facts)
+
+    def _stand(self, facts: Facts, epoch: int) -> tuple[Shard, list[Place] | None]:
         """Make the shard at its snapshot, with its tables, and say in which steps it comes to its committed place."""
+        partition, last = facts.partition, facts.mark
         self._marks.pop(partition, None)
         self._claim_place(partition, epoch)
         try:
-            shard = self._find(partition, committed, last, lows)
+            standing.check(facts)
+            shard = self._find(facts)
         except StateError as error:
             if self._on_loss != "fresh":
                 raise
-            shard = self._begin(partition, _later(committed, lows))
+            shard = self._begin_anew(facts, error)
             steps: list[Place] | None = []
-            log.warning(
-                "a new history begins, what was learned is left behind",
-                partition=partition,
-                start=shard.start,
-                reason=str(error),
-            )
         else:
             steps = self._follow(shard, last)
             if last is not None and steps is not None:
                 self._marks[partition] = last
         shard.epoch = epoch
-        shard.mark = committed.metadata
+        shard.mark = facts.place.metadata
         # The mark's before the snapshot's: it is what a replay signs with.
         shard.secret = (last.secret if last is not None else "") or shard.secret or proof.new_secret()
         self._bring_tables(shard)
         return shard, steps
+
+    def _begin_anew(self, facts: Facts, error: StateError) -> Shard:
+        partition = facts.partition
+        is_other = isinstance(error, NameTaken | TopicReplaced)
+        if is_other and self._commons is not None and self.places.get(partition) is not None:
+            # What was learned of another topic can't be told from the rest of the mix.
+            self._commons.clear(self._commons.version)
+            self.places[partition] = None
+        shard = self._begin(partition, standing.beginning(facts))
+        log.warning(
+            "a new history begins, what was learned is left behind",
+            partition=partition,
+            start=shard.start,
+            reason=str(error),
+        )
+        return shard
 
     def distrust(self, partition: int) -> None:
         """Do without what the store has of a partition, whose rows were found to be damaged, when it is next taken."""
@@ -245,12 +253,14 @@ class Takeover:
             self._commons.clear(error.number)
         self.places[partition] = self._commons.claim(partition, epoch)
 
-    def _find(self, partition: int, committed: Committed, last: mark.Mark | None, lows: Place) -> Shard:
+    def _find(self, facts: Facts) -> Shard:
+        partition, last, committed = facts.partition, facts.mark, survey.committed(facts)
+        lows = facts.place.low, -1 if facts.place.labels is None else facts.place.labels.low
         if self._rules is None and last is not None and last.join is not None:
             raise StateError(
                 f"partition {partition}: {last.join.asked} records wait for labels, and the configuration has no "
                 "topics.labels any more",
-                hint=f"set topics.labels again, or {_FRESH}",
+                hint=f"set topics.labels again, or {FRESH}",
             )
         found = self._load(partition, committed, last)
         for fault in found.faults:
@@ -279,6 +289,7 @@ class Takeover:
             return self._relearn_all(partition, committed, (found.ahead.start, labels_start), lows)
         if found.faults:
             raise StateError(f"partition {partition}: no snapshot in the store can be used: {found.faults[0]}")
+        _say_skipped(facts)
         return self._begin(partition, _later(committed, lows))
 
     def _load(self, partition: int, committed: Committed, last: mark.Mark | None) -> Found:
@@ -290,7 +301,11 @@ class Takeover:
         place = self.places.get(partition)
         newest = None if self._commons is None else (0 if place is None else place.version)
         found = self._store.load(
-            partition, at_most=committed.offset, start=None if last is None else last.start, newest=newest
+            partition,
+            at_most=committed.offset,
+            start=None if last is None else last.start,
+            newest=newest,
+            topic=(self._topic.name, self._topic.id),
         )
         if self._commons is not None and place is not None and found.version != place.version:
             fault = (
@@ -356,7 +371,7 @@ class Takeover:
             raise StateError(
                 f"partition {partition}: the log of {topic} begins at {low}, past {offset} where the model stands; "
                 f"{low - offset} records are gone",
-                hint=f"raise the topic's retention; to go on without them, {_CHOICES}",
+                hint=f"raise the topic's retention; to go on without them, {CHOICES}",
             )
 
     def _relearn_all(self, partition: int, committed: Committed, start: Place, lows: Place) -> Shard:
@@ -388,7 +403,7 @@ class Takeover:
     def _check(self, snapshot: Snapshot, mind: Mind) -> None:
         found = origin.mismatch(snapshot, topic=self._topic, mind=mind)
         if found is not None:
-            hint = f"{found.hint}, or {_FRESH}" if found.hint else _CHOICES
+            hint = f"{found.hint}, or {FRESH}" if found.hint else CHOICES
             raise StateError(f"partition {snapshot.partition}: {found.message}", hint=hint)
 
     def _check_mark(self, partition: int, last: mark.Mark, committed: Committed) -> None:
@@ -397,12 +412,25 @@ class Takeover:
         found = origin.mark_mismatch(last, scope=mind.scope, spec=mind.spec)
         if found is not None:
             message = f"partition {partition}: {found.message} up to offset {committed.offset}"
-            raise StateError(message, hint=f"{found.hint}, or {_FRESH}")
+            raise StateError(message, hint=f"{found.hint}, or {FRESH}")
 
 
 def _later(committed: Committed, lows: Place) -> Place:
     """Return where a history without a past begins: where the group stands, or the log where that begins later."""
     return max(committed.offset, lows[0]), max(committed.labels, lows[1])
+
+
+def _say_skipped(facts: Facts) -> None:
+    """Say which records a history leaves out that begins where somebody else has set the offset."""
+    place = facts.place
+    if place.committed is not None and place.committed > place.low:
+        log.warning(
+            "the history begins at an offset that another tool has set: it carries no mark of this pipeline",
+            partition=facts.partition,
+            log_start=place.low,
+            offset=place.committed,
+            left_out=place.committed - place.low,
+        )
 
 
 def _agree(shard: Shard, told: Tally | None) -> bool:

@@ -32,11 +32,14 @@ from pipeline import failpoint, ordinal, output, recipe
 from pipeline.child import EXIT_RAISED
 from pipeline.config import Config, ConfigError
 from pipeline.heartbeat import Company
+from pipeline.identity import Identity
 from pipeline.ordinal import OrdinalTaken
 from pipeline.parts import Given, Limits
 from pipeline.rundir import FolderRefused, RunDir
-from pipeline.runner import FloodError, Runner, Stop
-from pipeline.takeover import OnLoss, StateError
+from pipeline.runner import Runner
+from pipeline.standing import StateError
+from pipeline.stop import FloodError, Stop
+from pipeline.takeover import OnLoss
 from pipeline.telemetry import Telemetry, configure_logs
 from pipeline.vacancy import Notes, Vacancy
 from pipeline.watchdog import EXIT_HUNG, Watchdog
@@ -125,12 +128,7 @@ class Worker:
         if not self._job.restarts:
             # A name may go with its server: once a worker has been at work, that is an outage.
             _resolve_hosts(config)
-        store = Store(
-            config.redis.url.get_secret_value(),
-            name=config.name,
-            keep=config.snapshot.keep,
-            timeout_s=config.redis.timeout,
-        )
+        store = _store(config)
         minds = recipe.minds(config, store)
         roster = Roster(store, name=config.name)
         self._take_ordinal(roster)
@@ -141,7 +139,15 @@ class Worker:
         ends = self._wait_for("kafka", lambda: self._find_ends(topic)) if self._job.until_end and topic else None
         if topic is not None and not self._stop.asked:
             mock = self._wait_for("kafka", topics.is_mock)
-            runner = self._runner(topic, minds, store, roster, ends, topics=topics, transactional=not mock)
+            runner = self._runner(
+                topic=topic,
+                topics=topics,
+                minds=minds,
+                store=store,
+                roster=roster,
+                ends=ends,
+                transactional=not mock,
+            )
             runner.run()
             if not runner.store_answers:
                 # To ask it once more would hold up the end for nothing: the ordinal ends with its lease.
@@ -151,22 +157,22 @@ class Worker:
 
     def _runner(
         self,
+        *,
         topic: Topic,
         minds: recipe.Minds,
         store: Store,
         roster: Roster,
         ends: dict[int, Place] | None,
-        *,
         topics: Topics,
         transactional: bool,
     ) -> Runner:
         config, dlq = self._config, self._config.dlq
         ask_limits = partial(recipe.size_limits, config, topics)
         limits = self._wait_for("kafka", ask_limits) or SizeLimits()
-        engine = recipe.engine(config, compiled=minds.compiled, limits=limits)
         given = Given(
             topic=topic,
-            engine=engine,
+            identity=Identity(topic, ask=topics.ids),
+            engine=recipe.engine(config, compiled=minds.compiled, limits=limits),
             minds=minds,
             sink=self._sink(limits, transactional=transactional),
             store=store,
@@ -399,6 +405,11 @@ def _end_of(source: Source, partition: int, *, labels: bool) -> Place:
     marks = [source.watermarks(partition, labels=log) for log in logs]
     ends = [high if high > low else -1 for low, high in marks]
     return ends[0], ends[1] if labels else -1
+
+
+def _store(config: Config) -> Store:
+    redis = config.redis
+    return Store(redis.url.get_secret_value(), name=config.name, keep=config.snapshot.keep, timeout_s=redis.timeout)
 
 
 def _ensure(topics: Topics, config: Config) -> Topic:

@@ -10,6 +10,7 @@ What a transaction's errors mean was learned on a real broker. Three cases matte
   one with the same transactional id, which ends whatever the old one left open; then the committed offsets tell.
 """
 
+import contextlib
 import sys
 import threading
 import time
@@ -18,14 +19,19 @@ from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
+from producers.fault import meaning_of, refusal
 from producers.parcel import Output, Reach, produce
 from producers.size import batch_bytes
 
+Permit = Callable[[], None]
+"""Called when a transaction is ready to be committed; raises where it must not be."""
 Deadline = Callable[[str], Any]
 """Makes a context in which the named call must end, or the process does."""
 TRANSACTION_TIMEOUT_MS = 8_000
 """How long a dead worker's transaction may hold up its successor; the calls of one take well under a second."""
 _CALL_S = 5.0
+# The status of what passes by itself.
+_AWAY = 503
 # A reply that was lost on a connection that lives is missed within the time that a call may take.
 _SOCKET_MS = 5_000
 _HELD_S = 10.0
@@ -35,27 +41,9 @@ _HELD_HERE = 2
 _QUEUE_MESSAGES_MAX = 1_000_000
 _QUEUE_KBYTES_MAX = 2_000_000
 
-_STALE = frozenset(
-    {
-        KafkaError.ILLEGAL_GENERATION,
-        KafkaError.UNKNOWN_MEMBER_ID,
-        KafkaError.FENCED_INSTANCE_ID,
-        KafkaError.REBALANCE_IN_PROGRESS,
-        KafkaError.STALE_MEMBER_EPOCH,
-        KafkaError.FENCED_MEMBER_EPOCH,
-    }
-)
-_TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
-_NEVER = _TOO_LARGE | {KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC}  # noqa: SLF001 librdkafka's own codes
-_DENIED = frozenset(
-    {
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.GROUP_AUTHORIZATION_FAILED,
-        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
-        KafkaError._AUTHENTICATION,  # noqa: SLF001 librdkafka's own codes start with an underscore
-    }
-)
+
+def _permit() -> None:
+    """Let every transaction be committed."""
 
 
 class SinkAway(Exception):
@@ -120,12 +108,12 @@ class Sink(Protocol):
     def open(self) -> None:
         """Be ready to send. Raises SinkAway, SinkRefused."""
 
-    def send(self, outputs: Sequence[Output], membership: Any) -> None:
+    def send(self, outputs: Sequence[Output], membership: Any, permit: Permit = _permit) -> None:
         """Return when the outputs are confirmed. Raises the errors of this module.
 
+        The membership is the one that held when the batch was consumed. Where the sink `commits`, `permit` is called
+        before the commit; what it raises leaves the batch uncommitted.
         After SinkTooLarge it is to be opened again; what is sent then may be other outputs.
-
-        The membership is the one that held when the batch was consumed.
         """
 
     def close(self) -> None:
@@ -160,6 +148,7 @@ class TransactionalSink:
         self._reach = reach
         self._producer: Producer | None = None
         self._ready = False
+        self._filled = False
         self._committing = False
         self.aborts = 0
         self.begun_at: float | None = None
@@ -177,16 +166,18 @@ class TransactionalSink:
             raise _away_or_refused(error) from error
         self._ready = True
 
-    def send(self, outputs: Sequence[Output], membership: Any) -> None:
-        """Send the outputs with the offsets, or try the commit again where only that is left."""
+    def send(self, outputs: Sequence[Output], membership: Any, permit: Permit = _permit) -> None:
+        """Send the outputs with the offsets, or go on where only the permit, or the commit, is left."""
         if self._producer is None or not self._ready:
             raise OutcomeUnknown("the producer is gone")
         try:
-            if not self._committing:
+            if not self._filled:
                 self._fill(self._producer, outputs, membership)
+            self._filled = True
+            self._ask(self._producer, permit)
             self._committing = True
             self._call("commit_transaction", self._producer.commit_transaction)
-            self._committing = False
+            self._committing = self._filled = False
             self.begun_at = None
         except KafkaException as error:
             self._settle(self._producer, error)
@@ -222,6 +213,18 @@ class TransactionalSink:
         self._call("send_offsets_to_transaction", producer.send_offsets_to_transaction, offsets, membership)
         self._reach("offsets")
 
+    def _ask(self, producer: Producer, permit: Permit) -> None:
+        """Ask whether the transaction may count; where it never will, readers need not wait for its end."""
+        try:
+            permit()
+        except Exception as error:
+            if getattr(error, "status", _AWAY) != _AWAY:
+                with contextlib.suppress(KafkaException):
+                    self._call("abort_transaction", producer.abort_transaction)
+                self.aborts += 1
+                self._discard()
+            raise
+
     def _settle(self, producer: Producer, error: KafkaException) -> None:
         """Bring the failed transaction to an end that is known, if it can be, and say which."""
         fault = error.args[0]
@@ -241,10 +244,10 @@ class TransactionalSink:
             raise _after_abort(fault, topic=self._named(fault)) from error
         committing = self._committing
         self._discard()
-        if fault.code() in _DENIED:
+        if meaning_of(fault.code()) == "right":
             raise _away_or_refused(error) from error
-        if fault.code() in _NEVER and not committing:
-            # The client itself refuses the record, so nothing was sent, and nothing ever will be.
+        if not committing and meaning_of(fault.code()) not in {"passes", "stale"}:
+            # What is refused before the commit never was sent, and never will be.
             raise _after_abort(fault, topic=self._named(fault)) from error
         raise OutcomeUnknown(f"the transaction failed: {fault.str()}") from error
 
@@ -262,7 +265,7 @@ class TransactionalSink:
         _let_go(self._producer)
         self._producer = None
         self._ready = False
-        self._committing = False
+        self._committing = self._filled = False
         self.begun_at = None
 
 
@@ -293,7 +296,12 @@ class PlainSink:
         """Make the producer; it finds the broker by itself."""
         self._producer = self._producer or _producer(self._settings, self.batch_bytes_max)
 
-    def send(self, outputs: Sequence[Output], membership: Any) -> None:  # noqa: ARG002 the protocol's
+    def send(
+        self,
+        outputs: Sequence[Output],
+        membership: Any,  # noqa: ARG002 the protocol's
+        permit: Permit = _permit,  # noqa: ARG002
+    ) -> None:
         """Send the outputs, and wait until all of them are acknowledged."""
         self.open()
         assert self._producer is not None
@@ -310,7 +318,7 @@ class PlainSink:
             left = self._producer.flush(_CALL_S)
         if left or self._faults:
             # What is too large is to be mended before all else is tried again.
-            faults = sorted(self._faults, key=lambda found: found[0].code() not in _TOO_LARGE)
+            faults = sorted(self._faults, key=lambda found: meaning_of(found[0].code()) != "large")
             self.close()
             if faults:
                 raise _after_abort(faults[0][0], topic=faults[0][1])
@@ -377,23 +385,12 @@ def _producer_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _after_abort(fault: KafkaError, *, topic: str = "") -> Exception:
-    if fault.code() in _STALE:
+    meaning = meaning_of(fault.code())
+    if meaning == "stale":
         return BatchStale(f"the group has moved on: {fault.str()}")
-    if fault.code() in _TOO_LARGE:
+    if meaning == "large":
         return SinkTooLarge(f"a record is too large for its topic: {fault.str()}", topic=topic)
-    if fault.code() == KafkaError.OFFSET_METADATA_TOO_LARGE:
-        return SinkRefused(
-            f"the broker keeps too little beside an offset: {fault.str()}",
-            hint="set offset.metadata.max.bytes to 4096, the default, or more",
-        )
-    if fault.code() in _NEVER:
-        return SinkRefused(
-            f"an output topic has too few partitions: {fault.str()}",
-            hint="give the predictions and dead-letter topics as many partitions as the features topic",
-        )
-    if fault.code() in _DENIED:
-        return _denied(fault)
-    return SinkAway(f"Kafka did not take the transaction: {fault.str()}")
+    return _refused(fault) or SinkAway(f"Kafka did not take the transaction: {fault.str()}")
 
 
 def _overfull(error: BufferError) -> SinkRefused:
@@ -406,11 +403,9 @@ def _overfull(error: BufferError) -> SinkRefused:
 
 def _away_or_refused(error: KafkaException) -> Exception:
     fault = error.args[0]
-    return _denied(fault) if fault.code() in _DENIED else SinkAway(f"Kafka does not answer: {fault.str()}")
+    return _refused(fault) or SinkAway(f"Kafka does not answer: {fault.str()}")
 
 
-def _denied(fault: KafkaError) -> SinkRefused:
-    return SinkRefused(
-        f"Kafka denies it: {fault.str()}",
-        hint="give the user WRITE on the output topics and on transactional ids that start with the name",
-    )
+def _refused(fault: KafkaError) -> SinkRefused | None:
+    found = refusal(fault.code())
+    return None if found is None else SinkRefused(f"{found[0]}: {fault.str()}", hint=found[1])

@@ -15,6 +15,7 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from producers.deadletter import Headers
+from producers.fault import refusal
 from producers.size import PLAIN_BYTES_MAX, batch_bytes, record_bytes
 
 Delivered = Callable[[int, int], None]
@@ -277,7 +278,7 @@ class Writer:
         if self._fault is not None:
             first, topic = self._fault
             words += f" ({topic}: {first.str()})"
-            if first.code() in _TOO_LARGE | _DENIED:
+            if refusal(first.code()) is not None:
                 # The transaction itself may only say that it can't go on.
                 fault = first
         if fault.code() in _FENCED:
@@ -291,6 +292,8 @@ class Writer:
                 f"Kafka denies it: {words}",
                 hint="give the user WRITE on the topics and on the transactional id, and READ on the group",
             )
+        if (found := refusal(fault.code())) is not None:
+            return WriterRefused(f"{found[0]}: {words}", hint=found[1])
         return WriterAway(f"Kafka did not take the records: {words}")
 
 

@@ -139,8 +139,11 @@ def decode(sealed: bytes) -> Snapshot:
 def describe(snapshot: Snapshot) -> dict[str, Any]:
     """Return what a person asks of a version: everything but the model's bytes."""
     return {
+        "topic": snapshot.topic,
+        "topic_id": snapshot.topic_id,
         "partition": snapshot.partition,
         "offset": snapshot.offset,
+        **({"labels_offset": snapshot.join.offset} if snapshot.join is not None else {}),
         "epoch": snapshot.epoch,
         "created_ms": snapshot.created_ms,
         "model_bytes": len(snapshot.model),

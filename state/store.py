@@ -285,10 +285,19 @@ class Store:
         return self._tables.count(partition, table)
 
     @plain_errors
-    def load(self, partition: int, *, at_most: int, start: int | None = None, newest: int | None = None) -> Found:
+    def load(
+        self,
+        partition: int,
+        *,
+        at_most: int,
+        start: int | None = None,
+        newest: int | None = None,
+        topic: tuple[str, str] | None = None,
+    ) -> Found:
         """Find the newest whole snapshot whose offset is at most `at_most`, and whose version at most `newest`.
 
-        With `start`, one whose history began elsewhere is passed over: it is of a model that was left behind.
+        With `start`, one whose history began elsewhere is passed over: it is of a model that was left behind. So is one
+        of another topic than `topic`, a name and an id.
         """
         found = Found()
         for version in sorted(self._versions(partition), reverse=True):
@@ -301,6 +310,9 @@ class Store:
                 snapshot = decode(sealed)
             except SnapshotError as error:
                 found.faults.append(f"version {version}: {error}")
+                continue
+            if topic is not None and (snapshot.topic, snapshot.topic_id) != topic:
+                found.faults.append(f"version {version}: of another topic, {snapshot.topic} ({snapshot.topic_id})")
                 continue
             if start is not None and snapshot.start != start:
                 found.faults.append(f"version {version}: of a history from {snapshot.start}, not from {start}")

@@ -205,6 +205,61 @@ MUTANTS: list[Mutant] = [
         test="pipeline/test_secrets.py::test_a_note_that_says_why_a_worker_waits_has_no_secret",
         says="assert '***' in",
     ),
+    Mutant(
+        name="a question asked before confirms",
+        file="pipeline/identity.py",
+        old="self._confirmed_at = began",
+        new="self._confirmed_at = time.monotonic()",
+        also=(
+            "pipeline/identity.py",
+            "self._asked_at, self._away, self._is_told = began, away, False",
+            "self._asked_at, self._away, self._is_told = time.monotonic(), away, False",
+        ),
+        test="pipeline/test_identity.py::test_a_question_that_was_asked_before_confirms_nothing",
+        says="DID NOT RAISE",
+    ),
+    Mutant(
+        name="a topic made again is the old one",
+        file="pipeline/standing.py",
+        old="return bool(told and found) and told != found",
+        new="return False",
+        test="pipeline/test_standing.py::test_what_does_not_fit_is_named_with_what_to_do"
+        "[a topic made again, seen by the mark]",
+        says="DID NOT RAISE",
+    ),
+    Mutant(
+        name="an offset without a mark is gone on from",
+        file="pipeline/standing.py",
+        old="if place.committed > saved.offset:",
+        new="if False:",
+        test="pipeline/test_standing.py::test_what_does_not_fit_is_named_with_what_to_do[an offset set forward]",
+        says="DID NOT RAISE",
+    ),
+    Mutant(
+        name="an offset past the log's end is nothing to do",
+        file="consumers/places.py",
+        old="if self.committed is not None and self.committed > self.high:",
+        new="if False:",
+        test="pipeline/test_status.py::test_the_lag_of_a_group_that_stands_past_the_end_of_a_log_is_not_known",
+        says="assert (",
+    ),
+    Mutant(
+        name="another project's models are overwritten",
+        file="pipeline/standing.py",
+        old="if saved is not None and saved.topic != facts.topic.name and",
+        new="if False and",
+        test="pipeline/test_standing.py::test_what_does_not_fit_is_named_with_what_to_do"
+        "[another project of the same name]",
+        says="Error",
+    ),
+    Mutant(
+        name="a record that is refused is waited for",
+        file="producers/fault.py",
+        old="        INVALID_RECORD INVALID_TIMESTAMP",
+        new="        INVALID_TIMESTAMP",
+        test="contracts/test_faults.py::test_a_record_that_kafka_will_never_take_is_no_outage[INVALID_RECORD]",
+        says="AssertionError",
+    ),
 ]
 
 

@@ -42,8 +42,8 @@ MUTANTS = [
     Mutant(
         "fresh membership",
         "pipeline/delivery.py",
-        "                self._sink.send(pending.outputs, pending.membership)\n",
-        "                self._sink.send(pending.outputs, self._source._consumer.consumer_group_metadata())\n",
+        "pending.membership, partial(",
+        "self._source._consumer.consumer_group_metadata(), partial(",
         "e2e/test_zombies.py::test_a_batch_that_waits_for_its_sink_while_its_partition_moves_is_its_new_owners",
         "predictions of partition",
         also=(

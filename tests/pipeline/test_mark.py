@@ -37,10 +37,10 @@ def test_a_mark_tells_what_was_true_of_the_shard(counts: Counts, epoch: int, sta
 
 def test_the_names_in_the_log_stay_as_they_are() -> None:
     """Marks of an earlier release stand in the offsets of running groups."""
-    text = mark.of(shard(Counts(4, 5, 6, 7), epoch=1, snapshot=2, start=3))
+    text = mark.of(shard(Counts(4, 5, 6, 7), epoch=1, snapshot=2, start=3), topic="E60VNKObT9WqiQ4rMuiT9g")
     made = shard(Counts())
-    model = brief(made.mind.spec, "partition")
-    assert json.loads(text) == {"e": 1, "x": 2, "s": 3, "r": 4, "p": 5, "d": 6, "n": 7, "m": model}
+    told = {"e": 1, "x": 2, "s": 3, "r": 4, "p": 5, "d": 6, "n": 7, "m": brief(made.mind.spec, "partition"), "o": 3}
+    assert json.loads(text) == {**told, "t": "E60VNKObT9WqiQ4rMuiT9g"}
     assert mark.read(SOUND) == Mark(1, 2, 3, 4, 5, 6, 7)
 
 

@@ -42,11 +42,19 @@ def test_counts_and_lag_are_the_sums_of_what_the_marks_tell() -> None:
         (Place(None, "", 3, 7), 4),
         (Place(2, "", 3, 7), 4),
         (Place(7, "", 0, 7), 0),
-        (Place(9, "", 0, 7), 0),
+        (Place(9, "", 0, 7), None),
+        (Place(7, "", 0, 7, Place(2, "", 0, 5)), 3),
+        (Place(7, "", 0, 7, Place(9, "", 0, 5)), None),
     ],
 )
-def test_lag_counts_from_the_committed_offset_or_from_where_the_log_begins(place: Place, lag: int) -> None:
+def test_lag_counts_from_the_committed_offset_or_from_where_the_log_begins(place: Place, lag: int | None) -> None:
     assert place.lag == lag
+
+
+def test_the_lag_of_a_group_that_stands_past_the_end_of_a_log_is_not_known() -> None:
+    told = report("p", Seen({0: Place(99, "", 0, 10), 1: Place(5, "", 0, 10)}, {}, [], ["partition 0: …"]))
+    assert (told.lag, told.partitions[0].lag, told.partitions[1].lag) == (None, None, 5)
+    assert (told.state, told.reason) == ("stopped", "partition 0: …")
 
 
 def test_a_group_that_has_committed_nothing_has_the_whole_log_before_it() -> None:

@@ -52,14 +52,35 @@ def test_what_is_too_large_is_told_apart_with_the_topic_that_refused_it(code: st
     assert (error.topic, error.status) == ("out", 413)
 
 
-@pytest.mark.parametrize("code", ["TOPIC_AUTHORIZATION_FAILED"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "TOPIC_AUTHORIZATION_FAILED",
+        "INVALID_RECORD",
+        "INVALID_TIMESTAMP",
+        "INVALID_REQUIRED_ACKS",
+        "POLICY_VIOLATION",
+        "UNSUPPORTED_COMPRESSION_TYPE",
+        "INVALID_TRANSACTION_TIMEOUT",
+    ],
+)
 def test_what_no_waiting_mends_is_refused_with_what_to_do(code: str) -> None:
     error = sink._after_abort(fault(getattr(KafkaError, code)))
     assert type(error) is SinkRefused
     assert error.hint
 
 
-@pytest.mark.parametrize("code", ["_TIMED_OUT", "_TRANSPORT", "NOT_ENOUGH_REPLICAS", "NOT_LEADER_FOR_PARTITION"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "_TIMED_OUT",
+        "_TRANSPORT",
+        "NOT_ENOUGH_REPLICAS",
+        "NOT_LEADER_FOR_PARTITION",
+        "KAFKA_STORAGE_ERROR",
+        "INVALID_PRODUCER_EPOCH",
+    ],
+)
 def test_any_other_error_means_to_try_again(code: str) -> None:
     assert type(sink._after_abort(fault(getattr(KafkaError, code)))) is SinkAway
     assert type(sink._away_or_refused(KafkaException(fault(getattr(KafkaError, code))))) is SinkAway

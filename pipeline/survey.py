@@ -1,0 +1,40 @@
+"""Asks Kafka and the store where a partition stands; what comes of it is judged in `standing`."""
+
+from consumers.places import Place
+from consumers.source import Committed, Source
+from consumers.topics import Topic
+from pipeline.standing import Facts, Saved, mark_of, saved_of
+from state.store import Store
+
+
+def saved(store: Store, partition: int) -> Saved | None:
+    """Return what the store notes of a partition's newest snapshot. Raises StoreAway."""
+    return saved_of(next(iter(store.notes(partition)), None))
+
+
+def facts(partition: int, *, topic: Topic, source: Source, newest: Saved | None) -> Facts:
+    """Ask where the group stands in a partition, waiting out a transaction that is still open. Raises SourceAway."""
+    committed = source.committed([partition])[partition]
+    last = mark_of(committed.metadata, committed.offset)
+    # Beside the features' offset stands what that of the labels is; on its own it may have been forgotten.
+    told = committed.labels if last is None or last.join is None else last.join.offset
+    place = Place(_offset(committed.offset), committed.metadata, *source.watermarks(partition))
+    if topic.labels is not None:
+        labels = Place(_offset(told), "", *source.watermarks(partition, labels=True))
+        place = Place(place.committed, place.metadata, place.low, place.high, labels)
+    return Facts(partition, topic, place, newest)
+
+
+def committed(found: Facts) -> Committed:
+    """Return what the group has committed, as the facts have it."""
+    place = found.place
+    labels = None if place.labels is None else place.labels.committed
+    return Committed(_number(place.committed), place.metadata, _number(labels))
+
+
+def _offset(number: int) -> int | None:
+    return number if number >= 0 else None
+
+
+def _number(offset: int | None) -> int:
+    return -1 if offset is None else offset

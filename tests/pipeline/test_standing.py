@@ -1,0 +1,160 @@
+"""What fits together and what does not, of a partition's mark, snapshot, offsets and log."""
+
+import msgspec
+import pytest
+
+from consumers.places import Place
+from consumers.topics import Topic
+from pipeline import standing
+from pipeline.mark import Join, Mark
+from pipeline.standing import Facts, NameTaken, Saved, StateError, TopicReplaced
+from state.labels import Tally
+
+TOPIC = Topic("features", 1, "id-1", 1_000_000, compacted=False)
+LABELS = msgspec.structs.replace(TOPIC, name="labels", id="id-2")
+BOTH = msgspec.structs.replace(TOPIC, labels=LABELS)
+SAVED = Saved("features", "id-1", 1_000, created_ms=1_700_000_000_000)
+
+
+def mark(offset: int, *, topic: str = "id-1", snapshot: int = 1_000, join: Join | None = None) -> str:
+    return msgspec.json.encode(Mark(1, snapshot, 0, 9, 9, 0, 9, join, offset=offset, topic=topic)).decode()
+
+
+def join(*, topic: str = "id-2", offset: int = 50) -> Join:
+    return Join(offset, 0, "", Tally(), 0, 0, topic)
+
+
+def facts(place: Place, saved: Saved | None = SAVED, *, topic: Topic = TOPIC) -> Facts:
+    return Facts(0, topic, place, saved)
+
+
+GOOD = {
+    "a first start": facts(Place(None, "", 0, 500), None),
+    "a first start where another tool has set the offset": facts(Place(300, "", 0, 500), None),
+    "a mark at the committed offset": facts(Place(1_200, mark(1_200), 0, 1_500)),
+    "a mark of a release that wrote no offset": facts(Place(1_200, mark(-1), 0, 1_500)),
+    "a broker without ids": facts(Place(1_200, mark(1_200), 0, 1_500), topic=msgspec.structs.replace(TOPIC, id="")),
+    "an offset set to the snapshot": facts(Place(1_000, "", 0, 1_500)),
+    "an offset set back below the snapshot": facts(Place(10, "", 0, 1_500)),
+    "a new topic's history that was not saved yet": facts(
+        Place(40, mark(40, snapshot=0), 0, 500), Saved("features", "id-0", 1_000)
+    ),
+    "a renamed topic's history that was not saved yet": facts(
+        Place(40, mark(40, snapshot=0), 0, 500), Saved("earlier", "id-0", 1_000)
+    ),
+    "the end of the log": facts(Place(1_500, mark(1_500), 0, 1_500)),
+    "labels": facts(Place(1_200, mark(1_200, join=join()), 0, 1_500, Place(50, "", 0, 60)), topic=BOTH),
+}
+
+
+@pytest.mark.parametrize("found", GOOD.values(), ids=GOOD)
+def test_what_fits_is_let_go(found: Facts) -> None:
+    standing.check(found)
+
+
+BAD: dict[str, tuple[Facts, type[StateError], str]] = {
+    "a topic made again, seen by the mark": (
+        facts(Place(1_200, mark(1_200, topic="id-0"), 0, 1_500)),
+        TopicReplaced,
+        "the features topic features was deleted and made again",
+    ),
+    "a topic made again, with which the offsets went": (
+        facts(Place(None, "", 0, 1_500), Saved("features", "id-0", 1_000)),
+        TopicReplaced,
+        "the features topic features was deleted and made again",
+    ),
+    "a labels topic made again": (
+        facts(Place(1_200, mark(1_200, join=join(topic="id-0")), 0, 1_500, Place(50, "", 0, 60)), topic=BOTH),
+        TopicReplaced,
+        "the labels topic labels was deleted and made again",
+    ),
+    "another project of the same name": (
+        facts(Place(None, "", 0, 1_500), Saved("payments", "id-9", 1_000, created_ms=1_700_000_000_000)),
+        NameTaken,
+        "taught from the topic payments (saved 2023-11-14 22:13:20 UTC), and this project's features topic is features",
+    ),
+    "another project that has overwritten this one's models": (
+        facts(Place(1_200, mark(1_200), 0, 1_500), Saved("payments", "id-9", 1_000)),
+        NameTaken,
+        "the name is taken",
+    ),
+    "an offset past the log's end": (
+        facts(Place(99, "", 0, 10), None),
+        StateError,
+        "partition 0: the group has committed offset 99 of features, and the log ends at 10",
+    ),
+    "a mark past the log's end": (
+        facts(Place(1_200, mark(1_200), 0, 1_100)),
+        StateError,
+        "committed offset 1200 of features, and the log ends at 1100",
+    ),
+    "labels past their log's end": (
+        facts(Place(1_200, mark(1_200, join=join()), 0, 1_500, Place(50, "", 0, 40)), topic=BOTH),
+        StateError,
+        "committed offset 50 of labels, and the log ends at 40",
+    ),
+    "an offset set forward": (
+        facts(Place(1_500, "", 0, 1_500)),
+        StateError,
+        "to 1500: it carries no mark of this pipeline, whose newest snapshot stands at 1000; whether the 500 records",
+    ),
+    "an offset set forward with the mark of another one": (
+        facts(Place(1_500, mark(1_100), 0, 1_500)),
+        StateError,
+        "the 500 records between",
+    ),
+    "labels' offset set forward, and no mark": (
+        facts(
+            Place(1_000, "", 0, 1_500, Place(70, "", 0, 80)),
+            msgspec.structs.replace(SAVED, labels_offset=50),
+            topic=BOTH,
+        ),
+        StateError,
+        "whether the 20 labels between were learned is not known",
+    ),
+    "a group that is gone": (
+        facts(Place(None, "", 0, 1_500)),
+        StateError,
+        "partition 0 has a model in the store, which stands at offset 1000, but the group has no committed offset",
+    ),
+}
+
+
+@pytest.mark.parametrize(("found", "kind", "words"), BAD.values(), ids=BAD)
+def test_what_does_not_fit_is_named_with_what_to_do(found: Facts, kind: type[StateError], words: str) -> None:
+    with pytest.raises(kind) as raised:
+        standing.check(found)
+    assert words in str(raised.value)
+    assert "`headrace run --on-state-loss fresh`" in raised.value.hint
+
+
+BEGINNINGS = {
+    "nothing was committed": (facts(Place(None, "", 7, 500)), (7, -1)),
+    "something was": (facts(Place(300, mark(300), 7, 500)), (300, -1)),
+    "the log begins later": (facts(Place(3, mark(3), 7, 500)), (7, -1)),
+    "the log ends before": (facts(Place(900, "", 7, 500)), (500, -1)),
+    "it was in another topic": (facts(Place(300, mark(300, topic="id-0"), 7, 500)), (7, -1)),
+    "the labels were in another topic": (
+        facts(Place(300, mark(300, join=join(topic="id-0")), 7, 500, Place(50, "", 3, 60)), topic=BOTH),
+        (300, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize(("found", "place"), BEGINNINGS.values(), ids=BEGINNINGS)
+def test_a_new_history_begins_where_the_group_stands_in_the_log(found: Facts, place: tuple[int, int]) -> None:
+    assert standing.beginning(found) == place
+
+
+def test_every_partition_that_does_not_fit_is_named() -> None:
+    places = {0: Place(99, "", 0, 10), 1: Place(5, mark(5), 0, 10), 2: Place(3, mark(3), 7, 10)}
+    told = [str(error) for error in standing.faults(TOPIC, places, {})]
+    assert told == [
+        "partition 0: the group has committed offset 99 of features, and the log ends at 10",
+        "partition 2: the log of features begins at 7, past the committed offset 3: 4 records are gone",
+    ]
+
+
+@pytest.mark.parametrize("note", [None, {}, {"topic": 1}, {"topic": "t", "topic_id": "i", "offset": "x"}])
+def test_a_note_that_does_not_tell_is_none(note: dict[str, object] | None) -> None:
+    assert standing.saved_of(note) is None
