@@ -37,11 +37,7 @@ def mismatch(snapshot: Snapshot, *, topic: Topic, mind: Mind) -> Mismatch | None
 def model_mismatch(snapshot: Snapshot, *, scope: Scope, spec: str, codec: str) -> Mismatch | None:
     """Compare a snapshot with the models that are asked for; None where it is of those."""
     if snapshot.scope != scope:
-        return Mismatch(
-            f'the models in the store are {_SCOPES[snapshot.scope]}, and model.scope = "{scope}" asks for '
-            f"{_SCOPES[scope]}",
-            f'set model.scope = "{snapshot.scope}" again, start under another `name`',
-        )
+        return _other_scope(snapshot.scope, scope, "in the store")
     if snapshot.spec != spec:
         how = difference(snapshot.spec, spec)
         return Mismatch(f"model.py builds another model than the one in the store: {how}", _UNDO)
@@ -54,8 +50,18 @@ def mark_mismatch(last: Mark, *, scope: Scope, spec: str) -> Mismatch | None:
     """Compare a mark with the models that are to learn its history again; None where it is of those, or empty."""
     if not last.records or not last.model:
         return None
+    before = next((name for name in _SCOPES if name[0] == last.model[0]), scope)
+    if before != scope:
+        return _other_scope(before, scope, "that learned the log")
     how = brief_difference(last.model, spec, scope)
     return Mismatch(f"model.py builds another model ({how}) than the one that learned the log", _UNDO) if how else None
+
+
+def _other_scope(before: Scope, now: Scope, which: str) -> Mismatch:
+    return Mismatch(
+        f'the models {which} are {_SCOPES[before]}, and model.scope = "{now}" asks for {_SCOPES[now]}',
+        f'set model.scope = "{before}" again, start under another `name`',
+    )
 
 
 def _topics(snapshot: Snapshot, topic: Topic) -> Mismatch | None:

@@ -411,7 +411,7 @@ class Takeover:
         mind = self._build(partition)
         found = origin.mark_mismatch(last, scope=mind.scope, spec=mind.spec)
         if found is not None:
-            message = f"partition {partition}: {found.message} up to offset {committed.offset}"
+            message = f"partition {partition}, at offset {committed.offset}: {found.message}"
             raise StateError(message, hint=f"{found.hint}, or {FRESH}")
 
 

@@ -20,6 +20,7 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _UNSEEDED = re.compile(r"\bseed=None\b")
 _TOKEN = re.compile(r"[^\s(),\[\]{}]+")
 _PARTS_DIGITS, _CODE_DIGITS = 8, 6
+_CODE_AT = 1 + _PARTS_DIGITS
 # More definitions than these have one checksum together in a brief.
 _BRIEF_MAX = 40
 _NAMED_MAX = 3
@@ -59,25 +60,27 @@ def difference(before: str, after: str) -> str:
 
 @functools.lru_cache(maxsize=256)
 def brief(spec: str, scope: str) -> str:
-    """Return a spec in some dozen characters, for a mark: a checksum of the parts, and one of each definition."""
+    """Return a spec for a mark: the scope's first letter, a checksum of the parts, and one of each definition."""
     parts, *code = spec.split("\n")
     sums = [_checksum(line, _CODE_DIGITS) for line in code]
     if len(sums) > _BRIEF_MAX:
         sums = [_checksum(" ".join(code), _CODE_DIGITS)]
-    return _checksum(f"{scope} {parts}", _PARTS_DIGITS) + "".join(sums)
+    return scope[0] + _checksum(parts, _PARTS_DIGITS) + "".join(sums)
 
 
 def brief_difference(told: str, spec: str, scope: str) -> str:
     """Say in which way a spec differs from the one of which only its brief is known; nothing where it does not."""
     if told == brief(spec, scope):
         return ""
+    if told[0] != scope[0]:
+        return "model.scope has changed"
     code = spec.split("\n")[1:]
-    old = {told[at : at + _CODE_DIGITS] for at in range(_PARTS_DIGITS, len(told), _CODE_DIGITS)}
+    old = {told[at : at + _CODE_DIGITS] for at in range(_CODE_AT, len(told), _CODE_DIGITS)}
     other = [line.partition(" ")[0] for line in code if _checksum(line, _CODE_DIGITS) not in old]
     if other and len(code) <= _BRIEF_MAX:
         return f"the code of {_named(other)} is new or has changed"
-    if told[:_PARTS_DIGITS] != brief(spec, scope)[:_PARTS_DIGITS]:
-        return "its parts, their parameters or model.scope have changed"
+    if told[:_CODE_AT] != brief(spec, scope)[:_CODE_AT]:
+        return "its parts or their parameters have changed"
     return "the code that it rests on has changed"
 
 

@@ -86,3 +86,7 @@ def test_a_mark_of_another_model_or_scope_is_told_and_an_empty_one_tells_nothing
         found = origin.mark_mismatch(last, scope=mind.scope, spec=mind.spec)
         assert (found is None) == fits
         assert origin.mark_mismatch(empty, scope=mind.scope, spec=mind.spec) is None
+    found = origin.mark_mismatch(last, scope="global", spec=_cell().spec)
+    assert found is not None
+    assert found.message.startswith("the models that learned the log are one for each partition, and model.scope")
+    assert 'set model.scope = "partition" again' in found.hint
