@@ -42,8 +42,8 @@ class Pending(msgspec.Struct):
     `ends` are the offsets behind it, of the features and of the labels. Once it was tried for the first time `outputs`
     are what is sent, with what is to be committed, and `starts` what was committed before. `settled` counts the lines
     that the HTTP sink has taken or refused one by one, and `refused` holds the refused ones by position. `too_large` is
-    what a topic said that did not take it. `done_s` is the wall clock when it was out, and `read_at` the monotonic one
-    when the last of it was read.
+    what a topic said that did not take it, after so many `refusals`. `done_s` is the wall clock when it was out, and
+    `read_at` the monotonic one when the last of it was read.
     """
 
     membership: Any
@@ -58,6 +58,7 @@ class Pending(msgspec.Struct):
     sent: bool = False
     unknown: bool = False
     too_large: SinkTooLarge | None = None
+    refusals: int = 0
     settled: dict[int, int] = msgspec.field(default_factory=dict)
     refused: dict[int, dict[int, str]] = msgspec.field(default_factory=dict)
 
@@ -98,7 +99,7 @@ class Delivery:
             pending.sent = True
             return
         if pending.too_large is not None:
-            self._fitting.shrink(pending.results, pending.outputs, pending.too_large)
+            self._fitting.shrink(pending.results, pending.outputs, pending.too_large, refusals=pending.refusals)
             pending.too_large = None
         else:
             # It was learned when another limit held, perhaps.
@@ -128,6 +129,7 @@ class Delivery:
             except SinkTooLarge as error:
                 # Nothing of it is out: it is made to fit before it is sent again.
                 pending.too_large = error
+                pending.refusals += 1
                 raise SinkAway(str(error)) from error
             pending.sent = True
         pending.done_s = time.time()

@@ -19,6 +19,9 @@ from state.shard import Shard
 
 log = structlog.get_logger("headrace")
 
+# What is taken off at first, and at most: this part of the largest record.
+_SHARE, _SHARE_MIN = 64, 4
+
 
 class Fitting:
     """Keep the limits of the engine and the sink. `ask` reads those of the topics; it raises SourceAway, SourceError.
@@ -60,14 +63,24 @@ class Fitting:
                     )
         return changed
 
-    def shrink(self, results: Mapping[int, Result], outputs: MutableSequence[Output], error: SinkTooLarge) -> None:
-        """Make results fit after a topic has refused them. Raises SinkRefused where nothing can become smaller."""
+    def shrink(
+        self,
+        results: Mapping[int, Result],
+        outputs: MutableSequence[Output],
+        error: SinkTooLarge,
+        *,
+        refusals: int,
+    ) -> None:
+        """Make results fit after a topic has refused them, so often by now.
+
+        Raises SinkRefused where nothing can become smaller.
+        """
         told, before = self._ask(), self._engine.limits
         self._set(told if told != self._told else before)
         self._told = told
         if self.fit(results, outputs) or self._engine.limits.batch < before.batch:
             return
-        self._set(self._narrowed(results, error.topic))
+        self._set(self._narrowed(results, error.topic, refusals))
         if not self.fit(results, outputs):
             raise SinkRefused(
                 str(error), hint=f"raise max.message.bytes of {self._topics['dead_letters']}, then start again"
@@ -79,8 +92,12 @@ class Fitting:
         self._engine.limits = limits
         self._sink.batch_bytes_max = limits.batch
 
-    def _narrowed(self, results: Mapping[int, Result], topic: str) -> SizeLimits:
-        """Return limits below the largest of what goes to the topic that refused it, or to both topics."""
+    def _narrowed(self, results: Mapping[int, Result], topic: str, refusals: int) -> SizeLimits:
+        """Return limits below the largest of what goes to the topic that refused it, or to both topics.
+
+        To compress anew adds little to a record, so little is taken off at first, and more with each refusal.
+        """
+        share = max(_SHARE_MIN, _SHARE >> (refusals - 1))
         limits = self._engine.limits
         narrowed = {}
         for kind, largest in (
@@ -88,7 +105,7 @@ class Fitting:
             ("dead_letters", max((_largest_letter(result) for result in results.values()), default=0)),
         ):
             if largest and topic in {"", self._topics[kind]}:
-                narrowed[kind] = min(getattr(limits, kind), largest * 3 // 4)
+                narrowed[kind] = min(getattr(limits, kind), largest - max(1, largest // share))
         return msgspec.structs.replace(limits, **narrowed)
 
 
