@@ -25,6 +25,7 @@ log = structlog.get_logger("headrace")
 
 _KEYS_MAX = 200
 _LOOK_S = 2.0
+_AT_ONCE = 10
 _PARTITIONS_MAX = 16
 _WAYS: dict[Way, str] = {
     "murmur2": "by murmur2 (Java's partitioner)",
@@ -103,6 +104,7 @@ class Watch:
         self._keyless = 0
         self._is_new = False
         self._due_s = clock()
+        self._looks = 0
         self.warnings: list[str] = []
 
     def see(self, which: Log, partition: int, records: Records) -> None:
@@ -127,7 +129,9 @@ class Watch:
         """Judge what was noted, every few seconds, and warn of what is new."""
         if not self._is_new or self._clock() < self._due_s:
             return
-        self._due_s, self._is_new = self._clock() + _LOOK_S, False
+        # The first looks come at once: a run may be short.
+        self._looks += 1
+        self._due_s, self._is_new = self._clock() + (_LOOK_S if self._looks > _AT_ONCE else 0), False
         topic = self._topic
         names = topic.name, topic.labels.name if topic.labels is not None else ""
         features, labels, stored = self._seen

@@ -134,7 +134,7 @@ def test_labels_that_another_partitioner_placed_are_noticed_by_all_who_look(proj
             producer.produce(topic, value, key=b"customer-%d" % index)
         assert producer.flush(30) == 0
     log = p.run_to_end()
-    assert log.count("keys do not lie where they should") == 1
+    assert "keys do not lie where they should" in log
     told = p.status()
     assert told["labels"]["waiting"] == told["labels"]["waiting_early"] > 20
     done = nursery().call(["doctor", "--json", "-c", str(p.file)], env=p.env)

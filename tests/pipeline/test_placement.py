@@ -112,6 +112,16 @@ def test_a_worker_sees_it_as_records_pass_and_says_it_once() -> None:
     assert len(watching.warnings) == 1
 
 
+def test_what_comes_right_after_the_first_look_is_looked_at_too() -> None:
+    watching = watch([0.0])
+    for partition in range(4):
+        watching.see(0, partition, records(Record, placed(murmur2)[partition]))
+        watching.look()
+        watching.see(1, partition, records(LabelRecord, placed(zlib.crc32)[partition]))
+        watching.look()
+    assert len(watching.warnings) == 1
+
+
 @pytest.mark.parametrize(("labels", "partitions"), [(False, 4), (True, 1)])
 def test_where_no_key_matters_or_none_can_lie_elsewhere_nothing_is_noted(*, labels: bool, partitions: int) -> None:
     watching = watch([0.0], labels=labels, partitions=partitions)
