@@ -21,7 +21,6 @@ from pipeline.config import Config, ConfigError
 from pipeline.output import data
 from pipeline.report import total_lag
 from state import learner
-from state.beside import modules_beside
 from state.probe import probe
 from state.store import Store, StoreAway, StoreRefused
 
@@ -98,9 +97,8 @@ def _discreet(finding: Finding, config: Config) -> Finding:
 
 def _model(config: Config, built: list[learner.RiverLearner]) -> Iterator[Finding]:
     _ask("model", lambda: check.find_module(config))
-    trusted = frozenset(config.model.trusted_packages) | modules_beside(config.directory)
-    factory = _ask("model", lambda: learner.load_factory(config.model.factory, config.directory))
-    built.append(_ask("model", lambda: learner.build(factory, trusted=trusted)))
+    # Its module is imported there, which may fail as the model may.
+    built.append(_ask("model", lambda: recipe.builder(config)()))  # noqa: PLW0108
     yield Finding("model", "good", f"{config.model.factory} builds a {built[0].task} model that can be saved")
     if config.model.scope == "global":
         _ask("model", lambda: importlib.import_module("state.mixing").check(built[0].model))

@@ -9,8 +9,7 @@ from rich.table import Table
 from pipeline import recipe
 from pipeline.config import Config
 from pipeline.output import data
-from state import compiler, learner
-from state.beside import modules_beside
+from state import compiler
 from state.slab import is_known
 
 _WIDTH = 120
@@ -18,9 +17,7 @@ _WIDTH = 120
 
 def explain(config: Config, *, json: bool) -> int:
     """Print what each step of the model runs as. Connects to nothing. Raises ModelError."""
-    factory = learner.load_factory(config.model.factory, config.directory)
-    trusted = frozenset(config.model.trusted_packages) | modules_beside(config.directory)
-    model = learner.build(factory, trusted=trusted).model
+    model = recipe.builder(config)().model
     verdicts = compiler.explain(model)
     runs_as, reason = _whole(config, model, verdicts)
     if json:

@@ -144,30 +144,37 @@ class Minds(msgspec.Struct, frozen=True):
     compiled: bool = False
 
 
+def builder(config: Config) -> Callable[[], learner.RiverLearner]:
+    """Return what makes a new learner of the configured model. Raises ModelError, as does what is returned."""
+    factory = learner.load_factory(config.model.factory, config.directory)
+    trusted = frozenset(config.model.trusted_packages) | modules_beside(config.directory)
+    # A pickle runs what it says: it must be known who wrote it.
+    pickles = config.model.allow_pickle and bool(config.redis.signature)
+    return lambda: learner.build(factory, trusted=trusted, pickles=pickles)
+
+
 def minds(config: Config, store: Store) -> Minds:
     """Return what learns, having made one model. Raises ModelError, ConfigError."""
-    directory = config.directory
-    factory = learner.load_factory(config.model.factory, directory)
-    trusted = frozenset(config.model.trusted_packages) | modules_beside(directory)
-    first = learner.build(factory, trusted=trusted)
+    build = builder(config)
+    first = build()
     if first.unseeded:
         log.warning("the model draws random numbers without a seed: give it one, or it can't be relearned")
     if first.unread:
         log.warning("code without a source is not watched: a change of it goes unnoticed", definitions=first.unread)
     default = _default(config, first)
     if config.model.scope == "key":
-        keyring = _keyring(config, store, 0, lambda: _bank(factory, trusted))
+        keyring = _keyring(config, store, 0, lambda: _bank(build))
         return Minds(
-            lambda partition: _keyring(config, store, partition, lambda: _bank(factory, trusted)),
+            lambda partition: _keyring(config, store, partition, lambda: _bank(build)),
             default,
             compiled=_may_compile(config) and keyring.compiled is not None,
         )
     if config.model.scope == "global":
         pool = Pool(store, name=config.name)
-        commons = Commons(pool, lambda: learner.build(factory, trusted=trusted))
+        commons = Commons(pool, build)
         return Minds(lambda _partition: Share(commons), default, commons)
     compiled = fastest(config, first).atomic
-    return Minds(lambda _: Cell(fastest(config, learner.build(factory, trusted=trusted))), default, compiled=compiled)
+    return Minds(lambda _: Cell(fastest(config, build())), default, compiled=compiled)
 
 
 def fastest(config: Config, built: learner.RiverLearner) -> learner.Learner:
@@ -193,9 +200,9 @@ def _keyring(config: Config, store: Store, partition: int, make: Callable[[], Ba
     )
 
 
-def _bank(factory: Callable[[], Any], trusted: frozenset[str]) -> Bank:
+def _bank(build: Callable[[], learner.RiverLearner]) -> Bank:
     """Return an empty bank of the models that the factory makes: in arrays where that is known how."""
-    first = learner.build(factory, trusted=trusted)
+    first = build()
     slab = slab_for(first.model)
     return RiverBank(first) if slab is None else slab
 

@@ -152,6 +152,9 @@ class Model(_Section):
     trusted_packages: tuple[str, ...] = Field(
         (), description="packages whose objects a River model makes only when it learns"
     )
+    allow_pickle: bool = Field(
+        False, description="pickle objects that decide themselves how they are saved; needs redis.sign_key"
+    )
     compile: bool = Field(True, description="run what is known as compiled code (`headrace model explain`)")
 
 

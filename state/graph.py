@@ -16,6 +16,8 @@ NESTED_MAX = 64
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 48)]
 _Plain = None | bool | int | float
 
+PICKLE = "pickle"
+
 PLAIN = frozenset({type(None), bool, int, float})
 INLINE = PLAIN | {str}
 

@@ -9,6 +9,7 @@ Beside those, only the constructors of `state/values.py` are called, with argume
 import collections
 import functools
 import itertools
+import pickle
 import random
 import re
 import sys
@@ -22,6 +23,7 @@ from river._river_rust.vectordict import VectorDict
 from state import values
 from state.graph import (
     NESTED_MAX,
+    PICKLE,
     Attributes,
     CodecError,
     Column,
@@ -104,6 +106,8 @@ class _Reader:
     def _leaves(self, leaf: Named | Values) -> list[Any]:
         if isinstance(leaf, Named):
             return [*map(self._trust.find, leaf.names)]
+        if leaf.kind == PICKLE and self._trust.pickles:
+            return [*map(pickle.loads, leaf.states)]
         return [values.load(leaf.kind, state) for state in leaf.states]
 
     def _make(self, table: Instances | Containers) -> list[Any]:

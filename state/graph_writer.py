@@ -8,6 +8,7 @@ take longer than what it replaces.
 import collections
 import functools
 import itertools
+import pickle
 import sys
 import types
 from collections import defaultdict
@@ -21,6 +22,7 @@ from state import values
 from state.graph import (
     INLINE,
     NESTED_MAX,
+    PICKLE,
     PLAIN,
     Attributes,
     CodecError,
@@ -33,7 +35,7 @@ from state.graph import (
     Values,
     encode,
 )
-from state.layout import is_plain, layout_of, state_getter, without_collection
+from state.layout import OR_PICKLED, is_data, layout_of, state_getter, without_collection
 from state.trust import ARGUMENT, FACTORY, ITEM, VECTOR, Trust, is_named, is_placed, name_of
 
 _INT_MIN, _INT_MAX = -(1 << 63), (1 << 63) - 1
@@ -102,6 +104,7 @@ class _Writer:
         self._found: list[_Objects] = []
         self._groups: dict[type, _Objects] = defaultdict(list)
         self._holders: dict[type, str] = {}
+        self._pickled: set[type] = set()
         self._tables: dict[str, list[_Table]] = defaultdict(list)
         self._numbers: dict[int, int] = {}
         self._strings: dict[str, int] = {}
@@ -186,10 +189,13 @@ class _Writer:
             raise CodecError(f"{error}{where}", hint=error.hint) from None
 
     def _expand_objects(self, cls: type, objects: _Objects) -> None:
-        self._trust.note(cls)
+        if self._trust.pickles and not is_data(cls):
+            self._pickled.add(cls)
+            return
         root = layout_of(cls).root
-        if not is_plain(cls) and not cls.__module__.startswith("river."):
-            raise CodecError(f"{cls.__module__}.{cls.__qualname__} decides itself how it is saved")
+        self._trust.note(cls)
+        if not is_data(cls):
+            raise CodecError(f"{cls.__module__}.{cls.__qualname__} decides itself how it is saved", hint=OR_PICKLED)
         if root is object:
             self._expand_instances(cls, objects, "instances")
             return
@@ -275,10 +281,23 @@ class _Writer:
             if is_named(cls):
                 self._number(objects)
                 leaves.append(Named([*map(self._trust.note, objects)]))
+            elif cls in self._pickled:
+                self._number(objects)
+                leaves.append(Values(PICKLE, [self._pickle(value) for value in objects]))
             elif (kind := values.kind_of(cls)) is not None:
                 self._number(objects)
                 leaves.append(Values(kind, [self._state(kind, value) for value in objects]))
         return leaves
+
+    def _pickle(self, value: Any) -> bytes:
+        try:
+            state = pickle.dumps(value, protocol=5)
+        except Exception as error:
+            raise CodecError(
+                f"{type(value).__module__}.{type(value).__qualname__} can't be pickled: {error}"
+            ) from error
+        self._spend(len(state))
+        return state
 
     def _state(self, kind: str, value: Any) -> bytes:
         state = values.dump(kind, value)

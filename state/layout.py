@@ -27,6 +27,10 @@ _ROOTS: tuple[type, ...] = (
     object,
 )
 _HEAP_TYPE = 1 << 9
+OR_PICKLED = (
+    "let its objects be what they hold, without __reduce__, __getstate__ and native code, "
+    "or have them pickled: model.allow_pickle = true and redis.sign_key"
+)
 _STATE_METHODS = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__", "__getnewargs_ex__")
 
 
@@ -43,7 +47,7 @@ def layout_of(cls: type) -> Layout:
     """Find out how a class keeps what it holds. Raises CodecError for one that is not written in Python."""
     built_in = next(base for base in cls.__mro__ if not base.__flags__ & _HEAP_TYPE)
     if built_in not in _ROOTS:
-        raise CodecError(f"{cls.__module__}.{cls.__qualname__} keeps what it holds in native code")
+        raise CodecError(f"{cls.__module__}.{cls.__qualname__} keeps what it holds in native code", hint=OR_PICKLED)
     get_dict, slots = None, {}
     for base in reversed(cls.__mro__):
         if not base.__flags__ & _HEAP_TYPE:
@@ -58,11 +62,16 @@ def layout_of(cls: type) -> Layout:
 
 
 @functools.cache
-def is_plain(cls: type) -> bool:
-    """Tell whether all that instances of a class are is what they hold: it has no say in how it is saved."""
-    return cls in (collections.Counter, statistics.NormalDist) or all(
+def is_data(cls: type) -> bool:
+    """Tell whether all that a class's instances are is what they hold: it has no say in how it is saved."""
+    try:
+        root = layout_of(cls).root
+    except CodecError:
+        return False
+    if cls in (collections.Counter, statistics.NormalDist) or cls.__module__.startswith("river."):
+        return True
+    return all(
         getattr(cls, name, None) is getattr(root, name, None)
-        for root in [layout_of(cls).root]
         for name in _STATE_METHODS
         # A named tuple says what it is made of: its members.
         if not (root is tuple and name == "__getnewargs__")

@@ -3,6 +3,7 @@
 The engine predicts and teaches through `Learner`; shards and snapshots see a learner only as bytes.
 """
 
+import copy
 import functools
 import gc
 import importlib
@@ -71,12 +72,12 @@ class RiverLearner:
 
     atomic = False
 
-    def __init__(self, model: Any, *, trusted: frozenset[str] = frozenset()) -> None:
+    def __init__(self, model: Any, *, trusted: frozenset[str] = frozenset(), pickles: bool = False) -> None:
         self.task: Task = task_of(model)
         # Of the River that is loaded: another may have been installed since.
         self.codec = f"river-{importlib.import_module('river').__version__}-objects-1"
         self.spec = spec.describe(model)
-        self._objects = _objects_of(model, trusted)
+        self._objects = _objects_of(model, trusted, pickles=pickles)
         self._class_kind = ""
         self._labels: Callable[[Any], Any] = {
             "binary": _binary_label,
@@ -249,8 +250,11 @@ def load_factory(reference: str, directory: Path) -> Callable[[], Any]:
     return functools.partial(factory)
 
 
-def build(factory: Callable[[], Any], *, trusted: frozenset[str] = frozenset()) -> RiverLearner:
-    """Make a new learner, and prove that it can be saved and loaded. Raises ModelError."""
+def build(factory: Callable[[], Any], *, trusted: frozenset[str] = frozenset(), pickles: bool = False) -> RiverLearner:
+    """Make a new learner, and prove that it can be saved and loaded. Raises ModelError.
+
+    `pickles` lets objects that decide themselves how they are saved be pickled.
+    """
     try:
         model = factory()
     except (Exception, SystemExit) as error:
@@ -258,18 +262,18 @@ def build(factory: Callable[[], Any], *, trusted: frozenset[str] = frozenset()) 
             f"the model's factory raised {type(error).__name__}: {error}",
             hint="call it by hand: python -c 'import model; model.build()'",
         ) from error
-    learner = RiverLearner(model, trusted=trusted)
-    RiverLearner(model, trusted=trusted).load(learner.dump())
+    learner = RiverLearner(model, trusted=trusted, pickles=pickles)
+    copy.copy(learner).load(learner.dump())
     return learner
 
 
-def _objects_of(model: Any, trusted: frozenset[str]) -> Any:
+def _objects_of(model: Any, trusted: frozenset[str], *, pickles: bool) -> Any:
     # numpy is a third of a command's start, and those that build no model need neither.
     from state.graph import CodecError  # noqa: PLC0415
     from state.model_codec import ModelCodec  # noqa: PLC0415
 
     try:
-        return ModelCodec(model, modules=trusted)
+        return ModelCodec(model, modules=trusted, pickles=pickles)
     except CodecError as error:
         raise ModelError(f"the model can't be saved: {error}", hint=error.hint) from error
 

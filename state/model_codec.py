@@ -18,10 +18,13 @@ _DAMAGED = (
 
 
 class ModelCodec:
-    """Saves and loads models of one shape: that of `first`, which the factory has just built. Raises CodecError."""
+    """Saves and loads models of one shape: that of `first`, which the factory has just built. Raises CodecError.
 
-    def __init__(self, first: Any, *, modules: Iterable[str] = ()) -> None:
-        self._trust = Trust(modules)
+    `pickles` lets objects that decide themselves how they are saved be pickled: for bytes whose writer is known.
+    """
+
+    def __init__(self, first: Any, *, modules: Iterable[str] = (), pickles: bool = False) -> None:
+        self._trust = Trust(modules, pickles=pickles)
         self._kind = type(first)
         self._trust.learns = True
         try:

@@ -94,10 +94,11 @@ def name_of(named: Any) -> str:
 
 
 class Trust:
-    """Says what may be named, and where. `modules` are the user's own, by name."""
+    """Says what may be named, and where. `modules` are the user's own, by name; `pickles` may be loaded."""
 
-    def __init__(self, modules: Iterable[str] = ()) -> None:
+    def __init__(self, modules: Iterable[str] = (), *, pickles: bool = False) -> None:
         self._modules = frozenset(modules)
+        self.pickles = pickles
         self._named: dict[str, Any] = {}
         self._places: set[tuple[str, str]] = set(_PLACES)
         self._found: dict[str, Any] = {}

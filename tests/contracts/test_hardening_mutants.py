@@ -260,6 +260,46 @@ MUTANTS: list[Mutant] = [
         test="contracts/test_faults.py::test_a_record_that_kafka_will_never_take_is_no_outage[INVALID_RECORD]",
         says="AssertionError",
     ),
+    Mutant(
+        name="attributes of any name",
+        file="state/trust.py",
+        old='if (name.startswith("__") and name.endswith("__")) or len(name) > _NAME_MAX:',
+        new="if False:",
+        test="state/test_model_codec.py::test_the_chain_that_ran_code_can_not_be_written_down",
+        says="Regex pattern did not match",
+    ),
+    Mutant(
+        name="classes of any module",
+        file="state/trust.py",
+        old="if not (is_ours or is_listed or name in _DATA or self._is_users(module_name)):",
+        new="if False:",
+        test="state/test_model_codec.py::test_what_is_not_trusted_can_not_be_named[subprocess:Popen]",
+        says="Regex pattern did not match",
+    ),
+    Mutant(
+        name="functions in any place",
+        file="state/trust.py",
+        old="elif (key, place) not in self._places and not (place in {FACTORY, ARGUMENT} and _is_ours(value)):",
+        new="elif False:",
+        test="state/test_model_codec.py::test_a_function_may_stand_where_the_models_own_stood_and_nowhere_else",
+        says="DID NOT RAISE",
+    ),
+    Mutant(
+        name="wild places in native states",
+        file="state/values.py",
+        old="_require(key not in _PLACES_MAX or filled[key] <= _PLACES_MAX[key], ",
+        new="_require(True, ",
+        test="state/test_model_codec.py::test_wild_values_are_refused[a place beyond MT19937's state]",
+        says="it was made",
+    ),
+    Mutant(
+        name="a file that hides a module",
+        file="state/beside.py",
+        old="for name in sorted(_stems(directory) - _HARMLESS):",
+        new="for name in ():",
+        test="state/test_learner.py::test_a_file_that_hides_a_module_of_ours_or_of_a_library_is_refused[state]",
+        says="DID NOT RAISE",
+    ),
 ]
 
 
