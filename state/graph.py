@@ -58,7 +58,10 @@ class Values(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 class Instances(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="instances"):
-    """Instances of one class that have the same attributes."""
+    """Instances of one class that have the same attributes, with a column for each.
+
+    A single instance has all of its values in one column: many columns of one value cost more than those values.
+    """
 
     cls: str
     count: _Count

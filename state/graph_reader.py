@@ -14,7 +14,7 @@ import random
 import re
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ from state.graph import (
     decode,
 )
 from state.layout import FINISHES, layout_of, make, name_of, without_collection
-from state.trust import ARGUMENT, FACTORY, ITEM, VECTOR, Trust, is_placed
+from state.trust import ARGUMENT, FACTORY, ITEM, VECTOR, Trust, check_places, is_placed
 
 _TEXTS = frozenset({type(None), bool, str, bytes})
 _WHOLES = frozenset({bool, int})
@@ -121,24 +121,22 @@ class _Reader:
 
     # Columns.
 
-    def _column(self, column: Column, count: int, place: str = ITEM) -> list[Any]:
-        """Return a column's values, checked for what may stand in this place."""
+    def _column(self, column: Column, count: int, place: str = ITEM, names: Sequence[str] = ()) -> list[Any]:
+        """Return a column's values, checked for what may stand in this place, or each in that of its name."""
         kinds, plain, strings, places = column.kinds, column.plain, column.strings, column.objects
         _require(len(plain) + len(strings) + len(places) == count, "a column's length")
         objects = [*map(self._objects.__getitem__, places)]
-        if objects:
-            for kind in set(map(type, objects)):
-                if is_placed(kind):
-                    for value in objects:
-                        if type(value) is kind:
-                            self._trust.check(value, place)
         texts = [*map(self._strings.__getitem__, strings)]
         if kinds is None:
             _require((not plain) + (not texts) + (not objects) >= 2, "a column's kinds")  # noqa: PLR2004 of the three
-            return plain or texts or objects
-        _require(len(kinds) == count, "a column's kinds")
-        parts = [iter(plain), iter(texts), iter(objects)]
-        return [*map(next, map(parts.__getitem__, kinds))]
+            held = plain or texts or objects
+        else:
+            _require(len(kinds) == count, "a column's kinds")
+            parts = [iter(plain), iter(texts), iter(objects)]
+            held = [*map(next, map(parts.__getitem__, kinds))]
+        if objects and any(map(is_placed, set(map(type, objects)))):
+            check_places(self._trust, held, place, names)
+        return held
 
     def _rows(self, lengths: list[int], column: Column, place: str = ITEM) -> Iterator[list[Any]]:
         held = self._column(column, sum(lengths), place)
@@ -152,11 +150,9 @@ class _Reader:
         layout = layout_of(cls)
         if isinstance(table, Attributes):
             _require(all(type(one) is cls for one in objects), "attributes of another class")
-        _require(len(set(table.names)) == len(table.names) == len(table.columns), "a table's columns")
         names, columns = [], []
-        for name, column in zip(table.names, table.columns, strict=True):
+        for name, held in zip(table.names, self._attributes(cls, table, len(objects)), strict=True):
             self._trust.check_attribute(cls, name)
-            held = self._column(column, len(objects), f"{name_of(cls)}.{name}")
             if name in layout.slots:
                 _exhaust(map(layout.slots[name].__set__, objects, held))
             else:
@@ -166,6 +162,17 @@ class _Reader:
             _require(layout.get_dict is not None, "attributes of an object that has none")
             dicts = map(layout.get_dict, objects)  # type: ignore[arg-type]
             _exhaust(map(dict.update, dicts, map(zip, itertools.repeat(names), zip(*columns, strict=True))))
+
+    def _attributes(self, cls: type, table: Instances | Attributes, count: int) -> list[Any]:
+        """Return a list of values for each attribute."""
+        names, place = table.names, name_of(cls)
+        is_row = count == 1 and len(names) > 0
+        _require(len(set(names)) == len(names) and len(table.columns) == (1 if is_row else len(names)), "its columns")
+        if is_row:
+            return [[value] for value in self._column(table.columns[0], len(names), place, names)]
+        return [
+            self._column(column, count, f"{place}.{name}") for name, column in zip(names, table.columns, strict=True)
+        ]
 
     def _contain(self, table: Containers, objects: list[Any]) -> None:
         cls = self._trust.instance_class(table.cls)

@@ -13,7 +13,7 @@ import sys
 import types
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from river._river_rust.vectordict import VectorDict
@@ -35,8 +35,9 @@ from state.graph import (
     Values,
     encode,
 )
-from state.layout import OR_PICKLED, is_data, layout_of, state_getter, without_collection
-from state.trust import ARGUMENT, FACTORY, ITEM, VECTOR, Trust, is_named, is_placed, name_of
+from state.graph_tables import Objects, Seen, Table, joined, parted, shapes
+from state.layout import OR_PICKLED, is_data, layout_of, without_collection
+from state.trust import ARGUMENT, FACTORY, ITEM, VECTOR, Trust, check_places, is_named, is_placed, name_of
 
 _INT_MIN, _INT_MAX = -(1 << 63), (1 << 63) - 1
 _KINDS = {**dict.fromkeys(PLAIN, 0), str: 1}
@@ -51,25 +52,6 @@ _FROZEN: dict[type, str] = {
     np.random.Generator: "generator",
     np.random.RandomState: "generator",
 }
-
-_Objects = list[Any]
-
-
-class _Seen(NamedTuple):
-    """A column that has been looked through: its values, and their types."""
-
-    values: list[Any]
-    types: set[type]
-
-
-class _Table(NamedTuple):
-    """Objects of one class, and the columns that were made of them."""
-
-    cls: type
-    objects: _Objects
-    names: tuple[str, ...]
-    lengths: list[int]
-    columns: list[_Seen]
 
 
 class _FullError(Exception):
@@ -101,11 +83,11 @@ class _Writer:
         self._odd_texts = odd_texts
         # All that was met, so that no number of an object is given to another one meanwhile.
         self._seen: dict[int, Any] = {}
-        self._found: list[_Objects] = []
-        self._groups: dict[type, _Objects] = defaultdict(list)
+        self._found: list[Objects] = []
+        self._groups: dict[type, Objects] = defaultdict(list)
         self._holders: dict[type, str] = {}
         self._pickled: set[type] = set()
-        self._tables: dict[str, list[_Table]] = defaultdict(list)
+        self._tables: dict[str, list[Table]] = defaultdict(list)
         self._numbers: dict[int, int] = {}
         self._strings: dict[str, int] = {}
 
@@ -114,7 +96,7 @@ class _Writer:
         start = self._look([root])
         while self._found:
             found, self._found = self._found, []
-            groups: dict[type, _Objects] = defaultdict(list)
+            groups: dict[type, Objects] = defaultdict(list)
             for value in itertools.chain.from_iterable(found):
                 groups[type(value)].append(value)
             for cls, objects in groups.items():
@@ -122,7 +104,7 @@ class _Writer:
                 self._expand(cls, objects)
         leaves = self._leaves()
         for kind in ("instances", "containers"):
-            self._tables[kind] = _joined(self._tables[kind])
+            self._tables[kind] = joined(self._tables[kind])
             for table in self._tables[kind]:
                 self._number(table.objects)
         ordered = list(self._ordered())
@@ -139,8 +121,8 @@ class _Writer:
 
     # What there is, and what holds it.
 
-    def _look(self, column: list[Any], place: str = ITEM) -> _Seen:
-        """Look through a column for objects that have not been met."""
+    def _look(self, column: list[Any], place: str = ITEM, names: tuple[str, ...] = ()) -> Seen:
+        """Look through a column for objects that have not been met; `names` are its values', where each has one."""
         self._spend(len(column))
         kinds = set(map(type, column))
         if int in kinds and _has_big(column, kinds):
@@ -150,10 +132,10 @@ class _Writer:
             column = [values.OddText(value) if type(value) is str and _is_odd(value) else value for value in column]
             kinds = set(map(type, column))
         if not kinds <= INLINE:
-            self._meet(column, kinds, place)
-        return _Seen(column, kinds)
+            self._meet(column, kinds, place, names)
+        return Seen(column, kinds)
 
-    def _meet(self, column: list[Any], kinds: set[type], place: str) -> None:
+    def _meet(self, column: list[Any], kinds: set[type], place: str, names: tuple[str, ...]) -> None:
         seen = self._seen
         new = [value for value in column if type(value) not in INLINE and id(value) not in seen]
         if new:
@@ -162,19 +144,18 @@ class _Writer:
             if len(seen) - before < len(new):
                 new = [*dict(zip(map(id, new), new, strict=True)).values()]
             self._found.append(new)
-            for kind in kinds:
-                self._holders.setdefault(kind, place)
-        for kind in kinds:
-            if is_placed(kind):
-                for value in {id(value): value for value in column if type(value) is kind}.values():
-                    self._trust.check(value, place)
+            for kind in kinds - self._holders.keys():
+                name = next((f".{name}" for name, value in zip(names, column, strict=False) if type(value) is kind), "")
+                self._holders[kind] = place + name
+        if any(map(is_placed, kinds)):
+            check_places(self._trust, column, place, names)
 
     def _spend(self, count: int) -> None:
         self._bytes_left -= count
         if self._bytes_left < 0:
             raise _FullError
 
-    def _expand(self, cls: type, objects: _Objects) -> None:
+    def _expand(self, cls: type, objects: Objects) -> None:
         """Look through what objects of one class hold."""
         if is_named(cls) or values.kind_of(cls) is not None:
             return
@@ -188,12 +169,12 @@ class _Writer:
             where = f", in {holder}" if "." in holder and holder not in str(error) else ""
             raise CodecError(f"{error}{where}", hint=error.hint) from None
 
-    def _expand_objects(self, cls: type, objects: _Objects) -> None:
+    def _expand_objects(self, cls: type, objects: Objects) -> None:
         if self._trust.pickles and not is_data(cls):
             self._pickled.add(cls)
             return
         root = layout_of(cls).root
-        self._trust.note(cls)
+        self._trust.instance_class(self._trust.note(cls))
         if not is_data(cls):
             raise CodecError(f"{cls.__module__}.{cls.__qualname__} decides itself how it is saved", hint=OR_PICKLED)
         if root is object:
@@ -206,20 +187,24 @@ class _Writer:
         if cls is not root:
             self._expand_instances(cls, objects, "attributes")
 
-    def _expand_instances(self, cls: type, objects: _Objects, kind: str) -> None:
+    def _expand_instances(self, cls: type, objects: Objects, kind: str) -> None:
         layout = layout_of(cls)
-        for names, group, rows in _shapes(cls, layout, objects):
+        for names, group, rows in shapes(cls, layout, objects):
             if kind == "attributes" and not names:
                 continue
             for name in names:
                 self._trust.check_attribute(cls, name)
-            columns = [
-                self._look(list(column), f"{name_of(cls)}.{name}")
-                for name, column in zip(names, zip(*rows, strict=True), strict=True)
-            ]
-            self._tables[kind].append(_Table(cls, group, names, [], columns))
+            place = name_of(cls)
+            if len(group) == 1:
+                columns = [self._look(list(rows[0]), place, names)] if names else []
+            else:
+                columns = [
+                    self._look(list(column), f"{place}.{name}")
+                    for name, column in zip(names, zip(*rows, strict=True), strict=True)
+                ]
+            self._tables[kind].append(Table(cls, group, names, [], columns))
 
-    def _expand_containers(self, cls: type, root: type, objects: _Objects) -> None:
+    def _expand_containers(self, cls: type, root: type, objects: Objects) -> None:
         lengths = [*map(root.__len__, objects)]  # type: ignore[attr-defined]
         columns = [self._look([*itertools.chain.from_iterable(map(root.__iter__, objects))])]  # type: ignore[attr-defined]
         if issubclass(root, dict):
@@ -229,35 +214,35 @@ class _Writer:
             columns.append(self._look([*map(get_factory, objects)], FACTORY))
         if root is collections.deque:
             columns.append(self._look([*map(vars(root)["maxlen"].__get__, objects)]))
-        self._tables["containers"].append(_Table(cls, objects, (), lengths, columns))
+        self._tables["containers"].append(Table(cls, objects, (), lengths, columns))
 
-    def _expand_tuple(self, cls: type, objects: _Objects) -> None:
+    def _expand_tuple(self, cls: type, objects: Objects) -> None:
         self._hold(cls, objects, [*map(tuple.__iter__, objects)], ())
 
-    def _expand_frozenset(self, cls: type, objects: _Objects) -> None:
+    def _expand_frozenset(self, cls: type, objects: Objects) -> None:
         self._hold(cls, objects, [*map(frozenset.__iter__, objects)], ())
 
-    def _expand_partial(self, cls: type, objects: _Objects) -> None:
+    def _expand_partial(self, cls: type, objects: Objects) -> None:
         for part in objects:
             if part.__dict__:
                 raise CodecError("a functools.partial has attributes of its own")
             self._hold(cls, [part], [[part.func, *part.args, *part.keywords.values()]], (*part.keywords,), ARGUMENT)
 
-    def _expand_method(self, cls: type, objects: _Objects) -> None:
+    def _expand_method(self, cls: type, objects: Objects) -> None:
         for method in objects:
             self._hold(cls, [method], [[method.__self__]], (self._trust.note(method.__func__),), ARGUMENT)
 
-    def _expand_vector(self, cls: type, objects: _Objects) -> None:
+    def _expand_vector(self, cls: type, objects: Objects) -> None:
         for vector in objects:
             _, (data, factory, mask, _) = vector.__reduce__()
             self._hold(cls, [vector], [[factory, mask, *data, *data.values()]], (), VECTOR)
 
-    def _expand_iterator(self, cls: type, objects: _Objects) -> None:
+    def _expand_iterator(self, cls: type, objects: Objects) -> None:
         for iterator in objects:
             _, (held, *_), *place = iterator.__reduce__()
             self._hold(cls, [iterator], [[list(held), *place]], ())
 
-    def _expand_generator(self, cls: type, objects: _Objects) -> None:
+    def _expand_generator(self, cls: type, objects: Objects) -> None:
         for source in objects:
             held = [source._bit_generator]  # noqa: SLF001 it has no public name in a RandomState
             if cls is np.random.RandomState:
@@ -265,14 +250,14 @@ class _Writer:
                 held += [state["has_gauss"], state["gauss"]]
             self._hold(cls, [source], [held], ())
 
-    def _hold(self, cls: type, objects: _Objects, held: list[Any], names: tuple[str, ...], place: str = ITEM) -> None:
+    def _hold(self, cls: type, objects: Objects, held: list[Any], names: tuple[str, ...], place: str = ITEM) -> None:
         held = [*map(list, held)]
         column = self._look([*itertools.chain.from_iterable(held)], place)
-        self._tables["frozen"].append(_Table(cls, objects, names, [*map(len, held)], [column]))
+        self._tables["frozen"].append(Table(cls, objects, names, [*map(len, held)], [column]))
 
     # What has a number, and which.
 
-    def _number(self, objects: _Objects) -> None:
+    def _number(self, objects: Objects) -> None:
         self._numbers.update(zip(map(id, objects), itertools.count(len(self._numbers)), strict=False))
 
     def _leaves(self) -> list[Named | Values]:
@@ -304,14 +289,14 @@ class _Writer:
         self._spend(len(state))
         return state
 
-    def _ordered(self) -> Iterator[_Table]:
+    def _ordered(self) -> Iterator[Table]:
         """Yield the immutable objects behind those that they hold."""
         waiting = self._tables["frozen"]
         left = {key for table in waiting for key in map(id, table.objects)}
         for _ in range(NESTED_MAX):
             later = []
             for table in waiting:
-                ready, rest = _parted(table, left)
+                ready, rest = parted(table, left)
                 if ready.objects:
                     yield ready
                 if rest.objects:
@@ -324,7 +309,7 @@ class _Writer:
 
     # Tables of values become tables of numbers.
 
-    def _column(self, column: _Seen) -> Column:
+    def _column(self, column: Seen) -> Column:
         held, kinds = column
         if kinds <= PLAIN:
             return Column(None, held, [], [])
@@ -345,104 +330,26 @@ class _Writer:
     def _places(self, objects: Iterable[Any]) -> list[int]:
         return [*map(self._numbers.__getitem__, map(id, objects))]
 
-    def _instances(self, table: _Table) -> Instances:
+    def _instances(self, table: Table) -> Instances:
         columns = [*map(self._column, table.columns)]
         return Instances(name_of(table.cls), len(table.objects), list(table.names), columns)
 
-    def _container(self, table: _Table) -> Containers:
+    def _container(self, table: Table) -> Containers:
         items, *rest = map(self._column, table.columns)
         root = layout_of(table.cls).root
         held = rest.pop(0) if issubclass(root, dict) else None
         return Containers(name_of(table.cls), table.lengths, items, held, rest[0] if rest else None)
 
-    def _frozen(self, table: _Table) -> Frozen:
+    def _frozen(self, table: Table) -> Frozen:
         root = table.cls if table.cls in _FROZEN else layout_of(table.cls).root
         (items,) = map(self._column, table.columns)
         kind: Any = _FROZEN[root]
         cls = name_of(table.cls) if kind in {"tuple", "frozenset", "generator"} else ""
         return Frozen(kind, cls, table.lengths, items, list(table.names))
 
-    def _attributes(self, table: _Table) -> Attributes:
+    def _attributes(self, table: Table) -> Attributes:
         columns = [*map(self._column, table.columns)]
         return Attributes(name_of(table.cls), self._places(table.objects), list(table.names), columns)
-
-
-def _shapes(cls: type, layout: Any, objects: _Objects) -> Iterator[tuple[tuple[str, ...], _Objects, list[Any]]]:
-    """Yield instances that have the same attributes: their names, the instances, and a row of values of each."""
-    if not layout.slots and layout.get_dict is None:
-        yield (), objects, [() for _ in objects]
-        return
-    if not layout.slots:
-        get_state: Any = state_getter(cls)
-        held = [*map(get_state, objects)]
-        names = [*map(tuple, held)]
-        if len(set(names)) == 1:
-            yield names[0], objects, [*map(dict.values, held)]
-            return
-        rows: Iterable[dict[str, Any]] = held
-    else:
-        rows = [_slotted(layout, one) for one in objects]
-        names = [*map(tuple, rows)]
-    groups: dict[tuple[str, ...], tuple[_Objects, list[Any]]] = {}
-    for shape, one, row in zip(names, objects, rows, strict=True):
-        group, kept = groups.setdefault(shape, ([], []))
-        group.append(one)
-        kept.append(row.values())
-    for shape, (group, kept) in groups.items():
-        yield shape, group, kept
-
-
-def _slotted(layout: Any, one: Any) -> dict[str, Any]:
-    row = dict(layout.get_dict(one)) if layout.get_dict is not None else {}
-    for name, slot in layout.slots.items():
-        try:
-            row[name] = slot.__get__(one)
-        except AttributeError:
-            continue
-    return row
-
-
-def _joined(tables: list[_Table]) -> list[_Table]:
-    """Make one table of those that have the same class and columns."""
-    groups: dict[tuple[type, tuple[str, ...]], list[_Table]] = defaultdict(list)
-    for table in tables:
-        groups[table.cls, table.names].append(table)
-    joined = []
-    for (cls, names), parts in groups.items():
-        if len(parts) == 1:
-            joined.append(parts[0])
-            continue
-        columns = [
-            _Seen(
-                [*itertools.chain.from_iterable(part.values for part in column)],
-                set().union(*(p.types for p in column)),
-            )
-            for column in zip(*(part.columns for part in parts), strict=True)
-        ]
-        objects = [*itertools.chain.from_iterable(part.objects for part in parts)]
-        lengths = [*itertools.chain.from_iterable(part.lengths for part in parts)]
-        joined.append(_Table(cls, objects, names, lengths, columns))
-    return joined
-
-
-def _parted(table: _Table, left: set[int]) -> tuple[_Table, _Table]:
-    """Part the objects that hold none of those that are left from the others."""
-    (column,) = table.columns
-    if left.isdisjoint(map(id, column.values)):
-        return table, table._replace(objects=[])
-    ends = itertools.accumulate(table.lengths)
-    rows = [column.values[end - length : end] for end, length in zip(ends, table.lengths, strict=True)]
-    is_ready = [left.isdisjoint(map(id, row)) for row in rows]
-    return _chosen(table, rows, is_ready), _chosen(table, rows, [not ready for ready in is_ready])
-
-
-def _chosen(table: _Table, rows: list[list[Any]], chosen: list[bool]) -> _Table:
-    kept = [*itertools.compress(rows, chosen)]
-    held = [*itertools.chain.from_iterable(kept)]
-    column = _Seen(held, set(map(type, held)))
-    return table._replace(
-        objects=[*itertools.compress(table.objects, chosen)], lengths=[*map(len, kept)], columns=[column]
-    )
 
 
 def _has_big(column: list[Any], kinds: set[type]) -> bool:

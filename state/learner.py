@@ -149,9 +149,10 @@ class RiverLearner:
         from state.graph import CodecError  # noqa: PLC0415 see preload
 
         try:
-            self._class_kind, model = self._objects.load(state)
+            kind, model = self._objects.load(state)
         except CodecError as error:
             raise ModelError(f"the model's bytes can't be loaded: {error}", hint=error.hint) from error
+        self._class_kind = kind if kind in {"string", "number"} else ""
         self._take(model)
 
     def adopt(self, model: Any) -> None:

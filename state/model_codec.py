@@ -48,7 +48,6 @@ class ModelCodec:
         except CodecError as error:
             error.hint = error.hint or _DAMAGED
             raise
-        match found:
-            case (str() as known, model) if type(model) is self._kind:
-                return known, model
+        if type(found) is tuple and [*map(type, found)] == [str, self._kind]:
+            return found
         raise CodecError("they hold another kind of model", hint=_DAMAGED)

@@ -12,7 +12,7 @@ import operator
 import re
 import sys
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -129,6 +129,8 @@ class Trust:
         found = self.find(name)
         if not isinstance(found, type) or issubclass(found, type):
             raise CodecError(f"{name} is no class of objects")
+        if hasattr(found, "__del__"):
+            raise CodecError(f"{name} does something when its objects are gone (__del__)")
         return found
 
     def check(self, value: Any, place: str) -> None:
@@ -175,6 +177,20 @@ class Trust:
 
     def _is_users(self, module_name: str) -> bool:
         return module_name in self._modules or module_name.partition(".")[0] in self._modules
+
+
+def check_places(trust: Trust, held: Sequence[Any], place: str, names: Sequence[str] = ()) -> None:
+    """Let the classes and functions among values stand in a place, or each in that of its name. Raises CodecError."""
+    if names:
+        for name, value in zip(names, held, strict=True):
+            kind: Any = type(value)
+            if is_placed(kind):
+                trust.check(value, f"{place}.{name}")
+        return
+    for kind in set(map(type, held)):
+        if is_placed(kind):
+            for value in {id(value): value for value in held if type(value) is kind}.values():
+                trust.check(value, place)
 
 
 def _defined(module_name: str, qualname: str) -> Any:
