@@ -49,6 +49,10 @@ _COMPARES = ((tuple.__hash__, tuple.__eq__), (frozenset.__hash__, frozenset.__eq
 _PAIR = 2
 _LAYOUTS_MAX = 12
 _SHUFFLED_MAX = 64
+# To hash a tuple goes through all that it holds, and through a tuple that it holds twice twice, and so on.
+_UNFOLDED_MIN, _UNFOLDED_PER_BYTE = 1 << 20, 16
+# When a deque is given up, C goes down into those that it holds, and has no bound there.
+_DEQUES_MAX = 5_000
 _NUMERIC = frozenset({int, float, bool, np.float64, np.float32, np.int64})
 
 
@@ -76,8 +80,11 @@ class _Reader:
         self._orders_left = _ORDERS_MAX
         # An iterator's place is set when its list is filled.
         self._iterators: list[tuple[Any, int]] = []
-        # How deep immutable objects lie in one another, of those that hold any.
+        # How deep immutable objects lie in one another, of those that hold any, and how many values each unfolds to.
         self._depths: dict[int, int] = {}
+        self._unfolded: dict[int, int] = {}
+        self._unfolded_max = self._hashed_left = max(_UNFOLDED_MIN, _UNFOLDED_PER_BYTE * objects_max)
+        self._deques_left = _DEQUES_MAX
 
     def model(self) -> Any:
         """Return the model."""
@@ -188,6 +195,9 @@ class _Reader:
                 self._lay_out(one, row)
         elif root is collections.deque:
             bounds = self._column(table.extra, len(objects))  # type: ignore[arg-type]
+            held = map(type, map(self._objects.__getitem__, table.items.objects))
+            self._deques_left -= [*held].count(collections.deque)
+            _require(self._deques_left >= 0, "too many deques lie in deques")
             _exhaust(map(collections.deque.__init__, objects, rows, bounds))
         else:
             self._fill_dicts(root, objects, table)
@@ -205,6 +215,7 @@ class _Reader:
             _exhaust(map(dict.update, objects, map(itertools.islice, itertools.repeat(pairs), table.lengths)))
         if root is collections.defaultdict:
             factories = self._column(table.extra, len(objects), FACTORY)  # type: ignore[arg-type]
+            _require(all(map(_is_factory, factories)), "a factory that makes nothing")
             _exhaust(map(vars(root)["default_factory"].__set__, objects, factories))
 
     def _freeze(self, table: Frozen) -> list[Any]:
@@ -216,6 +227,9 @@ class _Reader:
             depth = 1 + max(map(self._depths.get, map(id, row), itertools.repeat(0)), default=0)
             _require(depth <= NESTED_MAX, "tuples lie in one another too deep")
             self._depths[id(one)] = depth
+            unfolded = 1 + len(row) + sum(map(self._unfolded.get, map(id, row), itertools.repeat(0)))
+            _require(unfolded <= self._unfolded_max, "tuples lie in one another too often")
+            self._unfolded[id(one)] = unfolded
         return made
 
     def _freeze_tuple(self, table: Frozen, rows: list[list[Any]]) -> list[Any]:
@@ -259,6 +273,7 @@ class _Reader:
             # Its native code adds them up while it holds them by borrowed references.
             _require(_NUMERIC.issuperset(map(type, numbers)), "a vector of other things than numbers")
             _require(mask is None or type(mask) in {set, frozenset, dict}, "a vector's mask")
+            _require(_is_factory(factory), "a vector's factory")
             made.append(VectorDict(dict(zip(keys, numbers, strict=True)), factory, mask, True))  # noqa: FBT003
         return made
 
@@ -309,6 +324,9 @@ class _Reader:
     def _check_keys(self, keys: list[Any], lengths: list[int]) -> None:
         """Let nothing be a key whose hash or comparison is a method that a class defines, nor many of one hash."""
         kinds = set(map(type, keys))
+        if not kinds <= _SCALARS:
+            self._hashed_left -= sum(map(self._unfolded.get, map(id, keys), itertools.repeat(1)))
+            _require(self._hashed_left >= 0, "keys hold too much")
         for kind in kinds - _SCALARS:
             for key in keys:
                 if type(key) is kind:
@@ -320,6 +338,11 @@ class _Reader:
             if length > _SAME_HASH_MAX:
                 hashes = collections.Counter(map(hash, keys[end - length : end]))
                 _require(max(hashes.values()) <= _SAME_HASH_MAX, "many keys have the same hash")
+
+
+def _is_factory(factory: Any) -> bool:
+    """Tell whether a factory may be called: containers in one another by their factories have no bound in C."""
+    return factory is None or callable(factory)
 
 
 def _is_key(key: Any) -> bool:

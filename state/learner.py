@@ -84,6 +84,8 @@ class RiverLearner:
             "multiclass": _class_label,
             "regression": _number_label,
         }[self.task]
+        # The factory's model decides it, and none that was saved: what that is made of is not looked at.
+        self._way = _way_of(model, self.task)
         self.adopt(model)
 
     @property
@@ -119,13 +121,21 @@ class RiverLearner:
 
     def predict(self, features: dict[str, Any]) -> Answer:
         """Answer with River's prediction, and the probabilities of a classifier that has them."""
-        return self._predict(features)
+        try:
+            return self._predict(features)
+        except BaseException as error:
+            _tell_panic(error)
+            raise
 
     def learn(self, features: dict[str, Any], label: Any) -> None:
         """Learn one labelled record."""
         if not self._class_kind and self.task == "multiclass":
             self._class_kind = _class_kind(label)
-        self._learn_one(features, label)
+        try:
+            self._learn_one(features, label)
+        except BaseException as error:
+            _tell_panic(error)
+            raise
 
     def dump(self) -> bytes:
         """Return the model as bytes. Raises ModelError when a part of it can't be saved."""
@@ -163,20 +173,7 @@ class RiverLearner:
     def _take(self, model: Any) -> None:
         self._model = model
         self._learn_one = model.learn_one
-        self._predict: Callable[[dict[str, Any]], Answer] = self._predict_number
-        if self.task == "regression":
-            return
-        from river import base  # noqa: PLC0415 commands that never build a model must not wait for River
-
-        last = _last_step(model)
-        # River's own predict_one is the likeliest class of predict_proba_one: asking once is enough,
-        # unless the classifier decides in a way of its own.
-        if type(last).predict_proba_one is base.Classifier.predict_proba_one:
-            self._predict = self._predict_class
-        elif type(last).predict_one is base.Classifier.predict_one:
-            self._predict = self._predict_likeliest
-        else:
-            self._predict = self._predict_both
+        self._predict: Callable[[dict[str, Any]], Answer] = getattr(self, self._way)
 
     def _predict_number(self, features: dict[str, Any]) -> Answer:
         return self._model.predict_one(features), None
@@ -200,7 +197,7 @@ class RiverLearner:
 
 def task_of(model: Any) -> Task:
     """Name what the model answers. Raises ModelError when it is no classifier and no regressor."""
-    from river import base  # noqa: PLC0415 see RiverLearner.adopt
+    from river import base  # noqa: PLC0415 see _way_of
 
     last = _last_step(model)
     if isinstance(last, base.Regressor):
@@ -211,6 +208,20 @@ def task_of(model: Any) -> Task:
         f"the factory returned {type(model).__name__}, which is no River classifier or regressor",
         hint="return a model such as StandardScaler() | LogisticRegression()",
     )
+
+
+def _way_of(model: Any, task: Task) -> str:
+    """Name the method of a learner that asks such a model."""
+    if task == "regression":
+        return "_predict_number"
+    from river import base  # noqa: PLC0415 commands that never build a model must not wait for River
+
+    last = _last_step(model)
+    # River's own predict_one is the likeliest class of predict_proba_one: asking once is enough,
+    # unless the classifier decides in a way of its own.
+    if type(last).predict_proba_one is base.Classifier.predict_proba_one:
+        return "_predict_class"
+    return "_predict_likeliest" if type(last).predict_one is base.Classifier.predict_one else "_predict_both"
 
 
 def preload() -> None:
@@ -268,6 +279,12 @@ def build(factory: Callable[[], Any], *, trusted: frozenset[str] = frozenset(), 
     return learner
 
 
+def _tell_panic(error: BaseException) -> None:
+    """Raise a panic of River's parts in Rust as an error like any: it is no Exception, and would end the process."""
+    if type(error).__name__ == "PanicException":
+        raise ArithmeticError(f"a native part of River panicked: {error}") from error
+
+
 def _objects_of(model: Any, trusted: frozenset[str], *, pickles: bool) -> Any:
     # numpy is a third of a command's start, and those that build no model need neither.
     from state.graph import CodecError  # noqa: PLC0415
@@ -280,7 +297,7 @@ def _objects_of(model: Any, trusted: frozenset[str], *, pickles: bool) -> Any:
 
 
 def _last_step(model: Any) -> Any:
-    from river import compose  # noqa: PLC0415 see RiverLearner.adopt
+    from river import compose  # noqa: PLC0415 see _way_of
 
     while isinstance(model, compose.Pipeline):
         model = list(model.steps.values())[-1]

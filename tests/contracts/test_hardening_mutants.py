@@ -300,6 +300,23 @@ MUTANTS: list[Mutant] = [
         test="state/test_learner.py::test_a_file_that_hides_a_module_of_ours_or_of_a_library_is_refused[state]",
         says="DID NOT RAISE",
     ),
+    Mutant(
+        name="a panic in River's native parts ends the process",
+        file="state/learner.py",
+        old='if type(error).__name__ == "PanicException":',
+        new="if False:",
+        test="state/test_codec_attacks.py::test_a_panic_of_a_native_part_is_an_error_like_any",
+        says="PanicException",
+    ),
+    Mutant(
+        name="a factory may be a container",
+        file="state/graph_reader.py",
+        old="return factory is None or callable(factory)",
+        new="return True",
+        test="state/test_codec_attacks.py::test_what_would_hang_the_load_or_end_the_process_is_refused"
+        "[default dicts in one another]",
+        says="another kind of model",
+    ),
 ]
 
 
