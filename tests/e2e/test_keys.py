@@ -121,7 +121,7 @@ def test_a_record_without_a_key_is_a_dead_letter_that_says_so(project: Make) -> 
 
 
 def test_an_empty_key_is_a_key_in_every_command_and_another_scope_is_named(project: Make) -> None:
-    p = project(settings=KEYED, partitions=1)
+    p = project(settings=dict(KEYED), partitions=1)
     producer = Producer(p.client)
     for index in range(4):
         value = json.dumps({"id": f"r-{index}", "features": {"a": index}, "label": True}).encode()
