@@ -207,14 +207,18 @@ def _history(config: Config, topic: Topic) -> Iterator[Finding]:
 
 def _notes(config: Config, partitions: Iterable[int]) -> dict[int, Mapping[str, Any]]:
     """Return the store's notes of the newest snapshots; of a store that is away another check tells."""
-    store = Store(config.redis.url.get_secret_value(), name=config.name, timeout_s=config.redis.timeout)
+    redis = config.redis
+    url, key = redis.url.get_secret_value(), redis.signature
+    store = Store(url, name=config.name, timeout_s=redis.timeout, sign_key=key)
     with contextlib.suppress(StoreAway, StoreRefused):
         return {partition: notes[0] for partition in partitions if (notes := store.notes(partition))}
     return {}
 
 
 def _store(config: Config, model: list[learner.RiverLearner]) -> Iterator[Finding]:
-    store = Store(config.redis.url.get_secret_value(), name=config.name, timeout_s=config.redis.timeout)
+    redis = config.redis
+    url = redis.url.get_secret_value()
+    store = Store(url, name=config.name, timeout_s=redis.timeout, sign_key=redis.signature)
     health = _ask("store", lambda: probe(store, name=config.name))
     yield Finding("store", "good", f"{health.server or 'the store'} answers, and takes a key and its deletion")
     if not health.server:

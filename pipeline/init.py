@@ -21,10 +21,11 @@ _NAME_MAX = 100
 
 _SET = ("kafka", "topics", "redis", "model", "delivery")
 """Sections that stand in the file as they are, except for the keys of `_UNSET`."""
-_UNSET = frozenset({"topics.labels", "topics.partitions"})
+_UNSET = frozenset({"topics.labels", "topics.partitions", "redis.sign_key"})
 _EXAMPLES: dict[str, Any] = {
     "topics.labels": "labels",
     "topics.dead_letters": "dlq.features",
+    "redis.sign_key": "made by: openssl rand -hex 32",
     "labels.default": False,
     "keys.silent": 2_592_000.0,
     "sink.http.url": "https://example.com/predictions",

@@ -10,17 +10,20 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from pipeline.saver import Saver
+from pipeline.standing import StateError
 from pipeline.telemetry import Telemetry
 from state.commons import Commons
 from state.pool import Contribution, Place, PoolDamaged
 from state.shard import Shard
-from state.store import StoreFenced
+from state.store import StoreAway, StoreFenced
 
 log = structlog.get_logger("headrace")
 
 # Mixing may take this share of a worker's time, and one round so long.
 _SHARE = 0.2
 _WITHIN_S = 5.0
+# So often in a row may the mix be found damaged, and be begun anew.
+_CLAIMS_MAX = 3
 
 
 class Mixer:
@@ -103,3 +106,21 @@ class Mixer:
 
     def _wanted(self) -> int:
         return self.commons.due_after if self._interval_records is None else self._interval_records
+
+
+def claim(commons: Commons, partition: int, epoch: int, *, stops: bool) -> Place | None:
+    """Become the owner of a partition of the mix, and return how far it has come in it.
+
+    A mix that is damaged is given up, so that every partition is learned again; where it `stops` for that, raises
+    StateError. Raises StoreAway.
+    """
+    for _ in range(_CLAIMS_MAX):
+        try:
+            _ = commons.cell
+            return commons.claim(partition, epoch)
+        except PoolDamaged as error:
+            if stops:
+                raise StateError(f"the mix of all workers is lost: {error}") from error
+            log.warning("the mix is damaged, every partition is learned again", reason=str(error))
+            commons.clear(error.number)
+    raise StoreAway(f"partition {partition}: the mix of all workers is found damaged again and again")

@@ -194,7 +194,13 @@ def _whole(store: Store, partition: int, version: int | None) -> tuple[dict[str,
 
 def _store(config: Config) -> Store:
     redis = config.redis
-    return Store(redis.url.get_secret_value(), name=config.name, keep=config.snapshot.keep, timeout_s=redis.timeout)
+    return Store(
+        redis.url.get_secret_value(),
+        name=config.name,
+        keep=config.snapshot.keep,
+        timeout_s=redis.timeout,
+        sign_key=redis.signature,
+    )
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

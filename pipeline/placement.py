@@ -174,7 +174,9 @@ def _reader(config: Config) -> Reader:
 
 
 def _stored(config: Config) -> dict[int, set[bytes]]:
-    store = Store(config.redis.url.get_secret_value(), name=config.name, timeout_s=config.redis.timeout)
+    redis = config.redis
+    url, key = redis.url.get_secret_value(), redis.signature
+    store = Store(url, name=config.name, timeout_s=redis.timeout, sign_key=key)
     partitions = store.partitions()[:_PARTITIONS_MAX]
     return {partition: {key for key, _ in next(store.pages(partition, KEYS), ())} for partition in partitions}
 

@@ -22,10 +22,12 @@ from pipeline.scribe import Scribe, ScribeError
 from pipeline.telemetry import Telemetry
 from state import snapshot
 from state.cell import Token
+from state.packer import Packed
+from state.seal import RowSeal
 from state.shard import Shard
 from state.snapshot import Snapshot
 from state.store import Store, StoreAway, StoreFenced
-from state.table import Packed, TableDamaged
+from state.table import TableDamaged
 
 log = structlog.get_logger("headrace")
 
@@ -161,7 +163,7 @@ class Saver:
         draft = self._take(shard, b"")
         errand = Errand(shard, token, shard.place, draft, _base(shard, draft), started_s)
         try:
-            child = Scribe(partial(_write_down, shard), reach=self._reach)
+            child = Scribe(partial(_write_down, shard, self._seal_of(shard)), reach=self._reach)
         except OSError as error:
             shard.not_saved()
             return self._failed(errand, f"no child can be forked to write the snapshot down: {error}")
@@ -210,6 +212,9 @@ class Saver:
         """Save a shard, however big it is, before anything else is done. Raises StoreAway."""
         return self._save(shard, None, self._clock())
 
+    def _seal_of(self, shard: Shard) -> Callable[[str], RowSeal]:
+        return partial(self._store.seal.rows, shard.partition)
+
     def _must_wait(self, shard: Shard) -> bool:
         return self._errand is not None and (shard.is_heavy or shard is self._errand.shard)
 
@@ -237,7 +242,7 @@ class Saver:
         try:
             shard.begin_save()
             taken = self._take(shard, model)
-            packed, models = shard.packed()
+            packed, models = shard.packed(self._seal_of(shard))
             version = self._store.save_packed(taken, packed=packed, base=_base(shard, taken))
         except (StoreFenced, TableDamaged) as error:
             return self._refused(shard, error)
@@ -292,6 +297,6 @@ def _base(shard: Shard, taken: Snapshot) -> int:
     return shard.version if taken.tables else 0
 
 
-def _write_down(shard: Shard) -> bytes:
+def _write_down(shard: Shard, seal: Callable[[str], RowSeal]) -> bytes:
     """Write a shard's model and rows down, as they stood when the save was begun: for a child, which has them so."""
-    return msgspec.msgpack.encode(Written(shard.mind.checkpoint(), *shard.packed()))
+    return msgspec.msgpack.encode(Written(shard.mind.checkpoint(), *shard.packed(seal)))

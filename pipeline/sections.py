@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, f
 from consumers.schema import FeatureType
 from consumers.settings import OWNED_SETTINGS
 from pipeline.duration import duration_s, interval_of, records_of
+from state.seal import SIGN_KEY_BYTES_MIN
 
 # A worker that has nothing to bring in asks this often for a newer mix.
 _MIX_IDLE_S = 1.0
@@ -116,6 +117,25 @@ class RedisAddress(_Section):
         description="redis://, rediss:// or unix://, with the password in it",
     )
     timeout: Seconds = Field(3.0, description="how long one answer may take before the store counts as away")
+    sign_key: SecretStr | None = Field(
+        None,
+        description="signs what is kept, and refuses all else; 16 bytes or more, best as ${file:/run/secrets/NAME}",
+    )
+
+    @property
+    def signature(self) -> bytes:
+        """The bytes of the key, none where nothing is signed."""
+        return b"" if self.sign_key is None else self.sign_key.get_secret_value().encode()
+
+    @field_validator("sign_key")
+    @classmethod
+    def _long(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and 0 < len(value.get_secret_value().encode()) < SIGN_KEY_BYTES_MIN:
+            raise ValueError(
+                f"it has less than {SIGN_KEY_BYTES_MIN} bytes: make one with `openssl rand -hex 32`, "
+                "or leave it out to sign nothing"
+            )
+        return value
 
     @field_validator("url")
     @classmethod

@@ -48,7 +48,10 @@ class Observer:
             config.librdkafka, group=config.name, topic=config.topics.features, labels=config.topics.labels
         )
         self._store = Store(
-            config.redis.url.get_secret_value(), name=config.name, timeout_s=min(config.redis.timeout, _STORE_S)
+            config.redis.url.get_secret_value(),
+            name=config.name,
+            timeout_s=min(config.redis.timeout, _STORE_S),
+            sign_key=config.redis.signature,
         )
         self._roster = Roster(self._store, name=config.name)
         self._rundir = RunDir(config)

@@ -15,7 +15,7 @@ import structlog
 from consumers.source import Committed, Source, SourceLost
 from consumers.topics import Topic
 from consumers.weave import Place
-from pipeline import mark, origin, standing, survey
+from pipeline import mark, mixer, origin, standing, survey
 from pipeline.identity import Identity
 from pipeline.recipe import Minds
 from pipeline.standing import CHOICES, FRESH, Facts, NameTaken, Saved, StateError, TopicReplaced
@@ -28,7 +28,6 @@ from state.labels import Labels, Rules, Tally
 from state.order import Order, OrderError
 from state.order import decode as decode_order
 from state.pool import Place as Placed
-from state.pool import PoolDamaged
 from state.shard import Shard
 from state.snapshot import Snapshot
 from state.store import Found, Store
@@ -70,7 +69,7 @@ class Takeover:
         self._began: dict[int, tuple[int, float]] = {}
         self._distrusted: set[int] = set()
         self._turns: dict[int, int] = {}
-        self._rows: dict[int, Mapping[str, int]] = {}
+        self._rows: dict[int, tuple[Mapping[str, int], Mapping[str, bytes]]] = {}
 
     def take(self, partition: int) -> tuple[Shard, list[Place] | None]:
         """Take a partition over; return with it the steps that lead to its committed place, where they are known.
@@ -227,15 +226,17 @@ class Takeover:
 
     def _bring_tables(self, shard: Shard) -> None:
         """Let the store's tables stand where the shard does, and bring what it needs of them. Raises TableDamaged."""
-        if not shard.tables() and self._commons is None and not self._store.has_tables(shard.partition):
+        told_rows, sums = self._rows.pop(shard.partition, ({}, {}))
+        # A store whose fields made no sense is emptied of them, be there tables or not.
+        is_whole = shard.partition not in self._distrusted and self._commons is None
+        if is_whole and not shard.tables() and not self._store.has_tables(shard.partition):
             return
-        self._store.rewind(shard.partition, epoch=shard.epoch, version=shard.version)
+        self._store.rewind(shard.partition, epoch=shard.epoch, version=shard.version, sums=sums)
         if shard.labels is not None:
             shard.labels.restore(self._store.rows(shard.partition, LABELS))
         if shard.keys is not None:
             rows, version = self._store.count(shard.partition, KEYS), self._store.version(shard.partition)
             shard.keys.resume(Stand(shard.epoch, version, rows))
-        told_rows = self._rows.pop(shard.partition, {})
         for table, rows in shard.tables().items():
             if (told := told_rows.get(table, 0)) != rows:
                 raise TableDamaged(f"the table {table} has {rows} rows; with version {shard.version} it had {told}")
@@ -244,14 +245,7 @@ class Takeover:
         """Find out how far the mix of all workers has come in a partition, and keep an older owner from moving it."""
         if self._commons is None:
             return
-        try:
-            _ = self._commons.cell
-        except PoolDamaged as error:
-            if self._on_loss == "stop":
-                raise StateError(f"the mix of all workers is lost: {error}") from error
-            log.warning("the mix is damaged, every partition is learned again", reason=str(error))
-            self._commons.clear(error.number)
-        self.places[partition] = self._commons.claim(partition, epoch)
+        self.places[partition] = mixer.claim(self._commons, partition, epoch, stops=self._on_loss == "stop")
 
     def _find(self, facts: Facts) -> Shard:
         partition, last, committed = facts.partition, facts.mark, survey.committed(facts)
@@ -307,7 +301,7 @@ class Takeover:
             newest=newest,
             topic=(self._topic.name, self._topic.id),
         )
-        if self._commons is not None and place is not None and found.version != place.version:
+        if self._commons is not None and place is not None and not _is_of(found, place):
             fault = (
                 f"partition {partition}: the mix has come to offset {place.offset}, and the snapshot of that moment "
                 f"(version {place.version}) can't be used: {'; '.join(found.faults) or 'it is gone'}"
@@ -360,7 +354,7 @@ class Takeover:
             shard.labels.resume(join.memory)
             self._turns[partition] = join.turn
         shard.version = version
-        self._rows[partition] = snapshot.tables
+        self._rows[partition] = snapshot.tables, snapshot.sums
         shard.secret = snapshot.secret
         shard.committed = committed.offset
         shard.labels_committed = max(committed.labels, shard.labels_offset)
@@ -413,6 +407,10 @@ class Takeover:
         if found is not None:
             message = f"partition {partition}, at offset {committed.offset}: {found.message}"
             raise StateError(message, hint=f"{found.hint}, or {FRESH}")
+
+
+def _is_of(found: Found, place: Placed) -> bool:
+    return found.snapshot is not None and (found.snapshot.offset, found.version) == (place.offset, place.version)
 
 
 def _later(committed: Committed, lows: Place) -> Place:

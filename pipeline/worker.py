@@ -409,7 +409,13 @@ def _end_of(source: Source, partition: int, *, labels: bool) -> Place:
 
 def _store(config: Config) -> Store:
     redis = config.redis
-    return Store(redis.url.get_secret_value(), name=config.name, keep=config.snapshot.keep, timeout_s=redis.timeout)
+    return Store(
+        redis.url.get_secret_value(),
+        name=config.name,
+        keep=config.snapshot.keep,
+        timeout_s=redis.timeout,
+        sign_key=redis.signature,
+    )
 
 
 def _ensure(topics: Topics, config: Config) -> Topic:

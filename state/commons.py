@@ -63,8 +63,10 @@ class Commons:
         return max(_YOUNG_MIN, (self._base_examples + self.learned) // _YOUNG_SHARE)
 
     def claim(self, partition: int, epoch: int) -> Place | None:
-        """Become the owner of a partition; return how far the mix has come in it. Raises StoreAway."""
-        return self._pool.claim(partition, epoch)
+        """Become the owner of a partition; return how far the mix has come in it. Raises StoreAway, PoolDamaged."""
+        place = self._pool.claim(partition, epoch)
+        # Another may have moved it until now; else only the mix itself tells.
+        return place if place == self._found.places.get(partition) else self._pool.load().places.get(partition)
 
     def forget(self) -> None:
         """Forget what was learned here and is not in the mix."""

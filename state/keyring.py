@@ -20,8 +20,10 @@ from state.columns import Answers, Columns
 from state.hot import Hot, Saving
 from state.learner import Answer, ModelError
 from state.moment import Clock, Times
+from state.packer import Packed, Packer, pack
+from state.seal import RowSeal
 from state.slab import Slab
-from state.table import Packed, Packer, Stand, TableDamaged, pack
+from state.table import Stand, TableDamaged
 
 TABLE = "keys"
 """The shard's table in the store: a row for each key."""
@@ -316,12 +318,12 @@ class Keyring:
             rows[key] = msgspec.msgpack.encode(Row(self._hot[key].seen_ms, models.get(key, b"")))
         return rows
 
-    def packed(self) -> tuple[Packed, dict[bytes, bytes]]:
-        """Return what `changes` does, ready to be sent, and what `saved` needs of it."""
+    def packed(self, seal: RowSeal) -> tuple[Packed, dict[bytes, bytes]]:
+        """Return what `changes` does, sealed and ready to be sent, and what `saved` needs of it."""
         if not isinstance(self._bank, Slab):
             rows = self.changes()
-            return pack(rows), self.serves_undo(rows)
-        packer, keys = Packer(), list(self._saving.changed)
+            return pack(rows, seal), self.serves_undo(rows)
+        packer, keys = Packer(seal), list(self._saving.changed)
         for key in self._saving.swept:
             packer.add_row(key, None)
         seen_ms = [self._hot[key].seen_ms for key in keys] if self._has_times else [-1] * len(keys)

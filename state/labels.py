@@ -8,7 +8,7 @@ is one entry an id.
 import heapq
 from collections import deque
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -43,6 +43,9 @@ class Rules(msgspec.Struct, frozen=True):
     corrections: bool = False
 
 
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+
+
 class Tally(msgspec.Struct, array_like=True):
     """What became of labels, and of features that waited, since the first record of the shard's history.
 
@@ -52,17 +55,17 @@ class Tally(msgspec.Struct, array_like=True):
     event time lay too far ahead of the others' to be believed.
     """
 
-    records: int = 0
-    refused: int = 0
-    joined: int = 0
-    early: int = 0
-    duplicate: int = 0
-    corrected: int = 0
-    orphaned: int = 0
-    expired: int = 0
-    evicted: int = 0
-    repeated: int = 0
-    ahead: int = 0
+    records: Number = 0
+    refused: Number = 0
+    joined: Number = 0
+    early: Number = 0
+    duplicate: Number = 0
+    corrected: Number = 0
+    orphaned: Number = 0
+    expired: Number = 0
+    evicted: Number = 0
+    repeated: Number = 0
+    ahead: Number = 0
 
 
 class Memory(msgspec.Struct):
@@ -74,7 +77,7 @@ class Memory(msgspec.Struct):
     times: Times = msgspec.field(default_factory=Times)
     seen: bool = False
     dated: bool = False
-    settled: int = 0
+    settled: Number = 0
     tally: Tally = msgspec.field(default_factory=Tally)
 
 

@@ -5,7 +5,8 @@ is taken only if each of these places is still where the contribution began, by 
 whatever is lost, late or sent twice, each record is in the mix once.
 
 Keys, on one hash tag: `<name>:{<name>/global}:mix` (version, digest, sealed model), `…:places` (partition to place)
-and `…:epochs` (partition to its owner's epoch).
+and `…:epochs` (partition to its owner's epoch). What is sealed says of which number and life the mix is, and holds the
+places of all partitions: those of `…:places`, by which the scripts go, are believed where they are the same.
 """
 
 import hashlib
@@ -16,25 +17,44 @@ from typing import cast
 
 import msgspec
 
+from state.scripts import WHOLE
+from state.seal import SealError
+from state.shard import Number
 from state.store import Store, StoreFenced, plain_errors
+from state.table import whole
 
-_SEAL_BYTES = 32
+# What is found where a number should be is this one, below all that there are.
+_NO_NUMBER = -1
 
-_CLAIM = """
-if tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or '0') < tonumber(ARGV[2]) then
-  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+# ARGV: partition, epoch, and what is known to be no owner's epoch, whatever it is.
+_CLAIM = (
+    WHOLE
+    + """
+local held = redis.call('HGET', KEYS[1], ARGV[1])
+if (whole(held) or 0) < tonumber(ARGV[2]) or held == ARGV[3] then
+  held = ARGV[2]
+  redis.call('HSET', KEYS[1], ARGV[1], held)
 end
-return redis.call('HGET', KEYS[2], ARGV[1])
+return {redis.call('HGET', KEYS[2], ARGV[1]), held}
 """
+)
 
 # ARGV: version and life that it was mixed with, a life for the first mix, digest, sealed, then for each partition:
 # number, epoch, place before, place now.
-_SUBMIT = """
-local version = tonumber(redis.call('HGET', KEYS[1], 'version') or '0')
+_VERSION = (
+    WHOLE
+    + """
+local version = whole(redis.call('HGET', KEYS[1], 'version') or '0') or -1
+"""
+)
+
+_SUBMIT = (
+    _VERSION
+    + """
 local life = redis.call('HGET', KEYS[1], 'life') or ''
 if redis.call('HGET', KEYS[1], 'digest') == ARGV[4] then return {version, 0} end
 for i = 6, #ARGV, 4 do
-  if tonumber(redis.call('HGET', KEYS[3], ARGV[i]) or '0') ~= tonumber(ARGV[i + 1]) then return {-1, ARGV[i]} end
+  if whole(redis.call('HGET', KEYS[3], ARGV[i]) or '0') ~= tonumber(ARGV[i + 1]) then return {-1, ARGV[i]} end
   if (redis.call('HGET', KEYS[2], ARGV[i]) or '') ~= ARGV[i + 2] then return {-1, ARGV[i]} end
 end
 if version ~= tonumber(ARGV[1]) or life ~= ARGV[2] then return {0, version} end
@@ -43,14 +63,18 @@ redis.call('HSET', KEYS[1], 'version', version + 1, 'digest', ARGV[4], 'sealed',
 for i = 6, #ARGV, 4 do redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 3]) end
 return {version + 1, 0}
 """
+)
 
-_CLEAR = """
-if tonumber(redis.call('HGET', KEYS[1], 'version') or '0') ~= tonumber(ARGV[1]) then return 0 end
+_CLEAR = (
+    _VERSION
+    + """
+if version ~= tonumber(ARGV[1]) then return 0 end
 redis.call('HDEL', KEYS[1], 'digest', 'sealed')
-redis.call('HSET', KEYS[1], 'version', tonumber(ARGV[1]) + 1, 'life', ARGV[2])
+redis.call('HSET', KEYS[1], 'version', version + 1, 'life', ARGV[2])
 redis.call('DEL', KEYS[2])
 return 1
 """
+)
 
 
 class PoolDamaged(Exception):
@@ -70,29 +94,38 @@ class PoolDamaged(Exception):
 class Place(msgspec.Struct, frozen=True, array_like=True):
     """How far the mix has come in a partition: the offset, and the version of the shard's snapshot of that moment."""
 
-    offset: int
-    version: int
+    offset: Number
+    version: Number
 
 
 class Mix(msgspec.Struct, frozen=True, array_like=True):
     """One model of all workers, as bytes, by what it was built (`spec`, `codec`), and how many examples are in it."""
 
-    examples: int
+    examples: Number
     spec: str
     codec: str
     model: bytes
 
 
+class _Whole(msgspec.Struct, frozen=True, array_like=True):
+    """What is sealed: a mix, and how far it has come in each partition."""
+
+    mix: Mix
+    places: dict[int, Place]
+
+
 class Found(msgspec.Struct, frozen=True):
     """What the store has: the number of the newest mix, 0 for none yet, and the mix, None where there is none.
 
-    `life` is another each time that the mix begins anew; `digest` tells two mixes of one number apart.
+    `life` is another each time that the mix begins anew; `digest` tells two mixes of one number apart. `places` tells
+    how far the mix has come in each partition.
     """
 
     number: int
     life: bytes
     digest: bytes
     mix: Mix | None
+    places: Mapping[int, Place] = {}
 
 
 class Contribution(msgspec.Struct, frozen=True):
@@ -107,6 +140,8 @@ class Pool:
     """The mix of one pipeline, `name`, in the Redis of `store`."""
 
     def __init__(self, store: Store, *, name: str) -> None:
+        self._store = store
+        self._name = name
         self._client = store.client
         self._keys = {part: f"{name}:{{{name}/global}}:{part}" for part in ("mix", "places", "epochs")}
         self._claim = self._client.register_script(_CLAIM)
@@ -116,9 +151,15 @@ class Pool:
     @plain_errors
     def claim(self, partition: int, epoch: int) -> Place | None:
         """Become the owner of a partition, and return how far the mix has come in it. Raises StoreAway."""
+        packed, held = self._take(partition, epoch)
+        if whole(held) != epoch and self._store.epoch(partition) == epoch:
+            # The shard has no newer owner: something else has been written there.
+            packed, _ = self._take(partition, epoch, instead=held)
+        return _place(packed)
+
+    def _take(self, partition: int, epoch: int, *, instead: bytes = b"") -> tuple[bytes | None, bytes]:
         keys = [self._keys["epochs"], self._keys["places"]]
-        packed = cast("bytes | None", self._claim(keys=keys, args=[partition, epoch]))
-        return None if packed is None else msgspec.msgpack.decode(packed, type=Place)
+        return cast("tuple[bytes | None, bytes]", self._claim(keys=keys, args=[partition, epoch, instead]))
 
     @plain_errors
     def look(self, partitions: Sequence[int]) -> tuple[int, bytes, bytes, list[Place | None]]:
@@ -128,28 +169,35 @@ class Pool:
         if partitions:
             asked.hmget(self._keys["places"], [str(partition) for partition in partitions])
         [version, life, digest], *packed = asked.execute()
-        places = [
-            None if place is None else msgspec.msgpack.decode(place, type=Place)
-            for place in itertools.chain.from_iterable(packed)
-        ]
-        return int(version or 0), life or b"", digest or b"", places
+        places = [_place(place) for place in itertools.chain.from_iterable(packed)]
+        return _number(version), life or b"", digest or b"", places
 
     @plain_errors
     def load(self) -> Found:
         """Return the newest mix. Raises StoreAway, PoolDamaged."""
         asked = self._client.pipeline(transaction=True)
         asked.hmget(self._keys["mix"], ["version", "life", "digest", "sealed"])
-        asked.exists(self._keys["places"])
-        [version, life, digest, sealed], has_places = asked.execute()
-        number = int(version or 0)
-        if bool(has_places) != (sealed is not None):
+        asked.hgetall(self._keys["places"])
+        [version, life, digest, sealed], packed = asked.execute()
+        number, life = _number(version), life or b""
+        if number == _NO_NUMBER:
+            raise PoolDamaged(f"the number of the mix is {version[:40]!r}", number=number)
+        if bool(packed) != (sealed is not None):
             raise PoolDamaged(f"mix {number}: the model or the places are gone", number=number)
         if sealed is None:
-            return Found(number, life or b"", b"", None)
-        body = sealed[_SEAL_BYTES:]
-        if hashlib.sha256(body).digest() != sealed[:_SEAL_BYTES]:
-            raise PoolDamaged(f"mix {number}: its checksum does not match its bytes", number=number)
-        return Found(number, life or b"", digest or b"", msgspec.msgpack.decode(body, type=Mix))
+            return Found(number, life, b"", None)
+        try:
+            body = self._store.seal.unwrap(sealed, *self._sealed_as(number, life))
+            found = msgspec.msgpack.decode(body, type=_Whole)
+        except SealError as error:
+            raise PoolDamaged(f"mix {number} can't be trusted: {error}", number=number) from error
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise PoolDamaged(f"mix {number} can't be read: {error}", number=number) from error
+        if {partition: _place(place) for partition, place in packed.items()} != {
+            b"%d" % partition: place for partition, place in found.places.items()
+        }:
+            raise PoolDamaged(f"mix {number}: the places are not those of the model", number=number)
+        return Found(number, life, digest or b"", found.mix, found.places)
 
     @plain_errors
     def submit(self, mix: Mix, *, base: Found, contributions: Mapping[int, Contribution]) -> Found | None:
@@ -157,11 +205,12 @@ class Pool:
 
         Raises StoreFenced when a partition is another's by now, or its place is not what it was; and StoreAway.
         """
-        body = msgspec.msgpack.encode(mix)
-        sealed = hashlib.sha256(body).digest() + body
+        life = base.life or secrets.token_hex(8).encode()
+        places = {**base.places, **{partition: moved.now for partition, moved in contributions.items()}}
+        body = msgspec.msgpack.encode(_Whole(mix, places))
+        sealed = self._store.seal.wrap(body, *self._sealed_as(base.number + 1, life))
         # What it brings in is part of what it is: of two that differ in it alone, one is no repetition of the other.
         digest = hashlib.sha256(sealed + repr(sorted(contributions.items())).encode()).hexdigest()
-        life = base.life or secrets.token_hex(8).encode()
         args: list[bytes | str | int] = [base.number, base.life, life, digest, sealed]
         for partition, contribution in contributions.items():
             before = b"" if contribution.before is None else msgspec.msgpack.encode(contribution.before)
@@ -170,10 +219,28 @@ class Pool:
         number, at = (int(part) for part in cast("list[int]", self._submit(keys=keys, args=args)))
         if number < 0:
             raise StoreFenced(f"partition {at} is another worker's by now, or the mix lost its place in it")
-        return Found(number, life, digest.encode(), mix) if number else None
+        return Found(number, life, digest.encode(), mix, places) if number else None
 
     @plain_errors
     def clear(self, version: int) -> None:
         """Begin anew from nothing, unless there is another mix by now than this version."""
         keys = [self._keys["mix"], self._keys["places"]]
         self._clear(keys=keys, args=[version, secrets.token_hex(8)])
+
+    def _sealed_as(self, number: int, life: bytes) -> tuple[str | int, ...]:
+        return "mix", self._name, number, life.decode("latin-1")
+
+
+def _number(version: bytes | None) -> int:
+    if version is None:
+        return 0
+    found = whole(version)
+    return _NO_NUMBER if found is None else found
+
+
+def _place(packed: bytes | None) -> Place | None:
+    """Read a place; what is none is as good as no place, and is found not to be that of the mix."""
+    try:
+        return None if packed is None else msgspec.msgpack.decode(packed, type=Place)
+    except (msgspec.MsgspecError, RecursionError):
+        return None

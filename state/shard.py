@@ -6,8 +6,8 @@ which the model raises is undone, so that the shard stands as if that record had
 
 import math
 from collections import deque
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 import msgspec
 
@@ -19,26 +19,31 @@ from state.labels import Labels
 from state.learner import Task
 from state.moment import Strays
 from state.order import Order
-from state.table import Packed, pack
+from state.packer import Packed, pack
+from state.seal import RowSeal
 
 _WINDOW = 1_000
 _VERSIONS_MAX = 8
 
 
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+Sum = Annotated[float, msgspec.Meta(ge=0.0)]
+
+
 class Counts(msgspec.Struct):
     """What a shard has done since the first record of its history."""
 
-    records: int = 0
-    predictions: int = 0
-    dead_letters: int = 0
-    learned: int = 0
+    records: Number = 0
+    predictions: Number = 0
+    dead_letters: Number = 0
+    learned: Number = 0
 
 
 class Score(msgspec.Struct):
     """How many predictions were scored, and the sum of their scores."""
 
-    scored: int = 0
-    total: float = 0.0
+    scored: Number = 0
+    total: Sum = 0.0
 
 
 class Quality(msgspec.Struct):
@@ -50,9 +55,9 @@ class Quality(msgspec.Struct):
     """
 
     task: Task
-    scored: int = 0
-    total: float = 0.0
-    squares: float = 0.0
+    scored: Number = 0
+    total: Sum = 0.0
+    squares: Sum = 0.0
     recent: list[float] = msgspec.field(default_factory=list)
     versions: dict[int, Score] = msgspec.field(default_factory=dict)
 
@@ -141,12 +146,15 @@ class Shard:
         if self.labels is not None:
             self.labels.begin_save()
 
-    def packed(self) -> tuple[dict[str, Packed], dict[bytes, bytes]]:
-        """Return the rows of each table that are to be saved, as they stand, and what `saved` needs of them."""
-        packed = {} if self.labels is None else {LABELS: pack(self.labels.changes())}
+    def packed(self, seal: Callable[[str], RowSeal]) -> tuple[dict[str, Packed], dict[bytes, bytes]]:
+        """Return the rows of each table that are to be saved, as they stand, and what `saved` needs of them.
+
+        `seal` gives what seals the rows of a table.
+        """
+        packed = {} if self.labels is None else {LABELS: pack(self.labels.changes(), seal(LABELS))}
         if self.keys is None:
             return packed, {}
-        packed[KEYS], models = self.keys.packed()
+        packed[KEYS], models = self.keys.packed(seal(KEYS))
         return packed, models
 
     @property

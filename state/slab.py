@@ -34,7 +34,7 @@ from state.kernel import (
     kernel,
 )
 from state.learner import Answer, RiverLearner
-from state.table import Packer
+from state.packer import Packer
 
 if TYPE_CHECKING:
     # It takes numpy, which takes its time.

@@ -3,7 +3,6 @@
 They are the bytes that `slab_row`, `keyring` and `table` write one by one. Importing this module takes numpy.
 """
 
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,7 +11,8 @@ import numpy as np
 
 from state import slab_row
 from state.kernel import Alike
-from state.table import BYTES_MAX, ROWS_MAX, SEAL_BYTES, TEXT, Packer
+from state.packer import BYTES_MAX, ROWS_MAX, TEXT, Packer
+from state.seal import ROW_BYTES, RowSeal
 
 # Where a model's bytes tell how much it learned. MessagePack writes a whole number in as few bytes as it needs.
 _LEARNED_AT = 3
@@ -49,15 +49,15 @@ def pack(packer: Packer, keys: Sequence[bytes], places: Any, *, lengths: Any, se
         most = max(1, min(ROWS_MAX, BYTES_MAX // (models.shape[1] + int(lengths[at[0]]))))
         for some in np.split(at, range(most, len(at), most)):
             named = [keys[place] for place in places[some].tolist()]
-            packer.add(len(some), _texts(named, seen_ms[some], models[some]))
+            packer.add(len(some), *_texts(packer.seal, named, seen_ms[some], models[some]))
 
 
-def _texts(keys: list[bytes], seen_ms: Any, models: Any) -> bytes:
-    """Return key and sealed row of each, as texts; keys, and times, are all of one length."""
+def _texts(seal: RowSeal, keys: list[bytes], seen_ms: Any, models: Any) -> tuple[bytes, bytes]:
+    """Return key and sealed row of each, as texts, and their seals; keys, and times, are all of one length."""
     size, width = int(_sizes(seen_ms[:1])[0]), models.shape[1]
     head = msgspec.msgpack.encode([int(seen_ms[0]), bytes(width)])[:-width]
-    sealed = SEAL_BYTES + len(head) + width
-    first = TEXT(0xDB, len(keys[0])) + keys[0] + TEXT(0xDB, sealed) + bytes(SEAL_BYTES) + head
+    sealed = ROW_BYTES + len(head) + width
+    first = TEXT(0xDB, len(keys[0])) + keys[0] + TEXT(0xDB, sealed) + bytes(ROW_BYTES) + head
     block = np.empty((len(keys), len(first) + width), np.uint8)
     block[:, : len(first)] = np.frombuffer(first, np.uint8)
     block[:, len(first) :] = models
@@ -68,9 +68,9 @@ def _texts(keys: list[bytes], seen_ms: Any, models: Any) -> bytes:
     # The seal is of all behind it, and of the key before that.
     rows, wide = block.data.cast("B"), block.shape[1]
     ends = range(wide, len(rows) + 1, wide)
-    seals = [zlib.crc32(rows[end - wide + row_at : end], zlib.crc32(k)) for k, end in zip(keys, ends, strict=True)]
-    block[:, row_at - SEAL_BYTES : row_at] = _octets(np.array(seals), ">u4")
-    return block.tobytes()
+    seals = b"".join(seal.of(key, rows[end - wide + row_at : end]) for key, end in zip(keys, ends, strict=True))
+    block[:, row_at - ROW_BYTES : row_at] = np.frombuffer(seals, np.uint8).reshape(len(keys), ROW_BYTES)
+    return block.tobytes(), seals
 
 
 def _sizes(numbers: Any) -> Any:

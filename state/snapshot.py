@@ -1,23 +1,28 @@
-"""A shard as bytes: the model, its counts and the offset at which it stands, sealed with a checksum.
+"""A shard as bytes: the model, its counts and the offset at which it stands, sealed.
 
-Written to the store in one piece, so model and offset can't part. Bytes that were cut or flipped are
-found by their seal and never loaded.
+Written to the store in one piece, so model and offset can't part. Bytes that were cut or flipped, and those of another
+pipeline or partition, are found and never loaded.
 """
 
-import hashlib
 import platform
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from state.cell import Scope
 from state.labels import Memory
+from state.seal import ROW_BYTES, Seal, SealError
 from state.shard import Counts, Quality, Shard
 
 _MAGIC = b"HEADRACE"
-_FORMAT = 1
-_SEAL_BYTES = 32
-_HEAD_BYTES = len(_MAGIC) + 1 + _SEAL_BYTES
+_FORMAT = 2
+_KIND = "snapshot"
+_HEAD = _MAGIC + bytes([_FORMAT])
+CREATED_MS_MAX = 253_402_300_799_000
+"""The last day of the year 9999, the last that has a date."""
+
+Place = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+LabelsPlace = Annotated[int, msgspec.Meta(ge=-1, le=2**63 - 1)]
 
 
 class SnapshotError(Exception):
@@ -33,10 +38,10 @@ class Join(msgspec.Struct, frozen=True):
     `turn` is that of the order in which it was learned (`order`).
     """
 
-    offset: int
-    start: int
+    offset: LabelsPlace
+    start: LabelsPlace
     memory: Memory
-    turn: int = 0
+    turn: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0
     topic: str = ""
     topic_id: str = ""
 
@@ -44,27 +49,38 @@ class Join(msgspec.Struct, frozen=True):
 class Snapshot(msgspec.Struct, frozen=True):
     """What one version holds. `offset` is the next to learn; `start` the first of the history.
 
-    `tables` tells how many rows each table of the shard has at that moment; the rows lie beside it (`table`). `secret`
-    is the shard's: it stands in the mark of the committed offset as well, which other tools can overwrite.
+    `tables` tells how many rows each table of the shard has at that moment; the rows lie beside it (`table`). By their
+    `sums` rows are found that are not of this version (`seal`). `secret` is the shard's: it stands in the mark of the
+    committed offset as well, which other tools can overwrite.
     """
 
     topic: str
     topic_id: str
-    partition: int
-    offset: int
-    start: int
-    epoch: int
+    partition: Place
+    offset: Place
+    start: Place
+    epoch: Place
     counts: Counts
     quality: Quality
     scope: Scope
     codec: str
     spec: str
     python: str
-    created_ms: int
+    created_ms: Annotated[int, msgspec.Meta(ge=0, le=CREATED_MS_MAX)]
     model: bytes
     join: Join | None = None
-    tables: dict[str, int] = msgspec.field(default_factory=dict)
+    tables: dict[str, Place] = msgspec.field(default_factory=dict)
+    sums: dict[str, Annotated[bytes, msgspec.Meta(min_length=ROW_BYTES, max_length=ROW_BYTES)]] = msgspec.field(
+        default_factory=dict
+    )
     secret: str = ""
+
+
+class _Whole(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What is sealed: of which pipeline it is, and the snapshot."""
+
+    name: str
+    snapshot: Snapshot
 
 
 def take(
@@ -115,25 +131,29 @@ def _join(shard: Shard, topic: tuple[str, str]) -> Join | None:
     return Join(shard.labels_offset, shard.labels_start, shard.labels.memory(), shard.order.turn, *topic)
 
 
-def encode(snapshot: Snapshot) -> bytes:
-    """Encode as magic, format, SHA-256 of the rest, MessagePack."""
-    body = msgspec.msgpack.encode(snapshot)
-    return _MAGIC + bytes([_FORMAT]) + hashlib.sha256(body).digest() + body
+def encode(snapshot: Snapshot, seal: Seal) -> bytes:
+    """Encode as magic, format, and sealed MessagePack."""
+    return _HEAD + seal.wrap(msgspec.msgpack.encode(_Whole(seal.name, snapshot)), _KIND)
 
 
-def decode(sealed: bytes) -> Snapshot:
-    """Decode what `encode` gave. Raises SnapshotError for anything else; no model is loaded by it."""
-    head, body = sealed[:_HEAD_BYTES], sealed[_HEAD_BYTES:]
-    if len(head) < _HEAD_BYTES or not head.startswith(_MAGIC):
+def decode(sealed: bytes, seal: Seal, *, partition: int) -> Snapshot:
+    """Decode what `encode` gave for this partition, without its model. Raises SnapshotError for anything else."""
+    if len(sealed) < len(_HEAD) or not sealed.startswith(_MAGIC):
         raise SnapshotError("the bytes are no snapshot")
-    if head[len(_MAGIC)] != _FORMAT:
-        raise SnapshotError(f"the snapshot has format {head[len(_MAGIC)]}; this release reads {_FORMAT}")
-    if hashlib.sha256(body).digest() != head[-_SEAL_BYTES:]:
-        raise SnapshotError("the snapshot's checksum does not match its bytes")
+    if not sealed.startswith(_HEAD):
+        raise SnapshotError(f"the snapshot has format {sealed[len(_MAGIC)]}; this release reads {_FORMAT}")
     try:
-        return msgspec.msgpack.decode(body, type=Snapshot)
-    except msgspec.DecodeError as error:
+        whole = msgspec.msgpack.decode(seal.unwrap(sealed[len(_HEAD) :], _KIND), type=_Whole)
+    except SealError as error:
+        raise SnapshotError(f"the snapshot can't be trusted: {error}") from error
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise SnapshotError(f"the snapshot can't be read: {error}") from error
+    found = whole.snapshot
+    if (whole.name, found.partition) != (seal.name, partition):
+        raise SnapshotError(f"the snapshot is of partition {found.partition} of the pipeline {whole.name!r}")
+    if found.offset < found.start or (found.join is not None and found.join.offset < found.join.start):
+        raise SnapshotError("the snapshot stands before the start of its history")
+    return found
 
 
 def describe(snapshot: Snapshot) -> dict[str, Any]:

@@ -35,8 +35,13 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from state.snapshot import Snapshot, SnapshotError, decode, describe, encode
-from state.table import PRELUDE, Packed, Stand, TableDamaged, Tables, escape, pack
+from state.note import read as read_note
+from state.note import write as write_note
+from state.packer import Packed, pack
+from state.scripts import PRELUDE, WHOLE
+from state.seal import Seal, written
+from state.snapshot import Snapshot, SnapshotError, decode, encode
+from state.table import Stand, TableDamaged, Tables, escape, whole
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,6 +49,7 @@ T = TypeVar("T")
 TIMEOUT_S = 3.0
 """How long one answer of the store may take, in seconds, before the store counts as away."""
 
+_SHOWN_BYTES = 40
 _FENCED, _DAMAGED, _LATE = -1, -2, -3
 
 # What a server answers that is there but can't serve for now; each passes without anyone's doing. The client
@@ -51,22 +57,25 @@ _FENCED, _DAMAGED, _LATE = -1, -2, -3
 _PASSING = (ClusterDownError, MasterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
 _PASSING_CODE = re.compile(r"(^|-)(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|TRYAGAIN) ")
 
-_CLAIM = """
-local epoch = math.max(tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0'), tonumber(ARGV[1])) + 1
+_CLAIM = (
+    WHOLE
+    + """
+local epoch = math.max(whole(redis.call('HGET', KEYS[1], 'epoch')) or 0, tonumber(ARGV[1])) + 1
 redis.call('HSET', KEYS[1], 'epoch', epoch)
 return epoch
 """
+)
 
 # A reply that is lost makes the client send the same save again; the digest tells that it is the same.
 # KEYS: head, snapshots, notes. ARGV: epoch, offset, digest, snapshot, note, how many to keep, base, token, rows
-# changed, undo prefix, rows prefix, then tables and how many rows each must have.
+# changed, version of the attempt, undo prefix, rows prefix, then tables and how many rows each must have.
 _SAVE = (
     PRELUDE
     + """
 if head('digest') == ARGV[3] then return {0, number('version')} end
 local version, kept = newest()
 local _, first = tables()
-local attempt, undo = number('attempt'), ARGV[10]
+local attempt, undo = number('attempt'), ARGV[11]
 if ARGV[8] ~= '0' and head('token') ~= ARGV[8] then return {-3} end
 if head('doomed') then return damaged('a rewind was begun and not finished') end
 if version < tonumber(ARGV[7]) then
@@ -78,14 +87,15 @@ if first then
     return damaged('the rows stand at offset ', head('offset'), ', past ', ARGV[2])
   end
 end
+if ARGV[8] ~= '0' and attempt ~= tonumber(ARGV[10]) then return damaged('the attempt is not the one that began') end
 if attempt > 0 then
   local rows = redis.call('HLEN', undo .. attempt) - 1
   if rows ~= tonumber(ARGV[9]) then
     return damaged('the journal of version ', attempt, ' has ', rows, ' rows, and ', ARGV[9], ' were changed')
   end
 end
-for i = 12, #ARGV, 2 do
-  local rows = redis.call('HLEN', ARGV[11] .. ARGV[i])
+for i = 13, #ARGV, 2 do
+  local rows = redis.call('HLEN', ARGV[12] .. ARGV[i])
   if rows ~= tonumber(ARGV[i + 1]) then
     return damaged('the table ', ARGV[i], ' has ', rows, ' rows instead of ', ARGV[i + 1])
   end
@@ -134,6 +144,11 @@ class StoreRefused(Exception):
     status = 400
     hint = "check redis.url, the password in it and the user's rights (`headrace doctor` tells which)"
 
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        if hint is not None:
+            self.hint = hint
+
 
 _NOTHING: Mapping[str, Mapping[bytes, bytes | None]] = MappingProxyType({})
 
@@ -156,6 +171,12 @@ def plain_errors(call: Callable[P, T]) -> Callable[P, T]:
         except ResponseError as error:
             if isinstance(error, _PASSING) or _PASSING_CODE.search(str(error)):
                 raise StoreAway(f"the store can't serve: {error}") from error
+            if "WRONGTYPE" in str(error):
+                raise StoreRefused(
+                    f"something else has written under the pipeline's keys: {error}",
+                    hint="find the key that is of another type than its siblings, and delete it: `redis-cli --scan "
+                    "--pattern 'NAME:*'`, with the pipeline's name, and TYPE; what it held is learned again",
+                ) from error
             raise StoreRefused(f"the store does not take the command: {error}") from error
         except RedisError as error:
             raise StoreAway(f"the store failed: {error}") from error
@@ -179,13 +200,16 @@ class Found(msgspec.Struct):
 class Store:
     """The snapshots of one pipeline, `name`, in the Redis at `url` (redis, rediss or unix)."""
 
-    def __init__(self, url: str, *, name: str, keep: int = 3, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, url: str, *, name: str, keep: int = 3, timeout_s: float = TIMEOUT_S, sign_key: bytes = b""
+    ) -> None:
         self._name = name
+        self.seal = Seal(name, sign_key)
         self._keep = keep
         self.client = connect(url, timeout_s=timeout_s)
         self._claim = self.client.register_script(_CLAIM)
         self._save = self.client.register_script(_SAVE)
-        self._tables = Tables(self.client, key=self._key, judge=_judge)
+        self._tables = Tables(self.client, seal=self.seal, key=self._key, judge=_judge)
 
     @plain_errors
     def ping(self) -> None:
@@ -195,6 +219,7 @@ class Store:
     @plain_errors
     def claim(self, partition: int, *, floor: int) -> int:
         """Become the owner of a shard: return an epoch above every earlier one and above `floor`."""
+        self._tables.forget(partition)
         return int(cast("int", self._claim(keys=[self._key(partition, "head")], args=[floor])))
 
     def save(
@@ -206,36 +231,60 @@ class Store:
         stay as they are. After StoreAway some are written and there is no version: until a save goes through, the
         next must bring each of those rows again, changed back or not. With 0 the base is not checked.
         """
-        packed = {table: pack(rows) for table, rows in changes.items()}
+        packed = {table: pack(rows, self.seal.rows(snapshot.partition, table)) for table, rows in changes.items()}
         return self.save_packed(snapshot, packed=packed, base=base)
 
     @plain_errors
     def save_packed(self, snapshot: Snapshot, *, packed: Mapping[str, Packed], base: int) -> int:
         """Save as `save` does, with changes that were packed elsewhere."""
-        sealed = encode(snapshot)
-        digest = hashlib.sha256(sealed).hexdigest()
-        partition, epoch = snapshot.partition, snapshot.epoch
+        partition, epoch, digest = snapshot.partition, snapshot.epoch, self._digest(snapshot, packed)
         attempt = self._tables.write(partition, epoch=epoch, digest=digest, base=base, packed=packed)
-        note = msgspec.json.encode({**describe(snapshot), "bytes": len(sealed)})
+        sums = {table: written(total) for table, total in attempt.sums.items()}
+        sealed = encode(msgspec.structs.replace(snapshot, sums=sums), self.seal)
+        note = write_note(snapshot, self.seal, size=len(sealed))
+        self._tables.expect(partition, digest, attempt.sums)
         answer = self._save(
             keys=[self._key(partition, part) for part in ("head", "snapshots", "notes")],
             args=[
-                *(epoch, snapshot.offset, digest, sealed, note, self._keep),
-                *(base, attempt.token, attempt.rows, self._key(partition, "undo:"), self._key(partition, "rows:")),
+                *(epoch, snapshot.offset, digest, sealed, note, self._keep, base),
+                *(attempt.token, attempt.rows, attempt.version),
+                *(self._key(partition, "undo:"), self._key(partition, "rows:")),
                 *(part for table in snapshot.tables.items() for part in table),
             ],
         )
-        return int(_judge(answer, partition, epoch)[0])
+        version = int(_judge(answer, partition, epoch)[0])
+        self._tables.confirm(partition, digest)
+        return version
+
+    def _digest(self, snapshot: Snapshot, packed: Mapping[str, Packed]) -> str:
+        """Return what tells a save from any other: of the rows it is their sums."""
+        model = hashlib.sha256(snapshot.model).digest()
+        weights = {table: changed.weight for table, changed in packed.items()}
+        return hashlib.sha256(
+            encode(msgspec.structs.replace(snapshot, model=model, sums=weights), self.seal)
+        ).hexdigest()
 
     @plain_errors
-    def rewind(self, partition: int, *, epoch: int, version: int) -> None:
+    def rewind(self, partition: int, *, epoch: int, version: int, sums: Mapping[str, bytes] | None = None) -> None:
         """Make the tables stand as they did at a version that is kept, and drop every newer one; 0 empties all.
+
+        `sums` are those of its snapshot, which is read for them if they are not given.
 
         To be done by every new owner before its first save, and again after one that failed half way. Numbers of
         versions that are dropped are not used again. Raises StoreFenced, StoreAway, and TableDamaged when the way
-        back is lost; nothing has changed then, and 0 can always be gone back to.
+        back is lost, where nothing has changed, or when the rows are not those of that version: 0 can always be gone
+        back to.
         """
-        self._tables.rewind(partition, epoch=epoch, version=version)
+        if sums is None:
+            sums = self._sums_of(partition, version)
+        self._tables.rewind(partition, epoch=epoch, version=version, sums=sums)
+
+    def _sums_of(self, partition: int, version: int) -> Mapping[str, bytes]:
+        sealed = cast("bytes | None", self.client.hget(self._key(partition, "snapshots"), str(version)))
+        try:
+            return {} if sealed is None else decode(sealed, self.seal, partition=partition).sums
+        except SnapshotError as error:
+            raise TableDamaged(f"partition {partition}: version {version} can't be read: {error}") from error
 
     def rows(self, partition: int, table: str) -> Iterator[tuple[bytes, bytes]]:
         """Go through the rows of a table in no order; one may come twice. Raises StoreAway, TableDamaged."""
@@ -277,7 +326,12 @@ class Store:
     @plain_errors
     def version(self, partition: int) -> int:
         """Return the number of the newest version that there ever was of a shard, 0 when there was none."""
-        return int(cast("bytes | None", self.client.hget(self._key(partition, "head"), "version")) or 0)
+        return whole(cast("bytes | None", self.client.hget(self._key(partition, "head"), "version"))) or 0
+
+    @plain_errors
+    def epoch(self, partition: int) -> int:
+        """Return the epoch of a shard's newest owner, 0 when there was none."""
+        return whole(cast("bytes | None", self.client.hget(self._key(partition, "head"), "epoch"))) or 0
 
     @plain_errors
     def count(self, partition: int, table: str) -> int:
@@ -299,15 +353,18 @@ class Store:
         With `start`, one whose history began elsewhere is passed over: it is of a model that was left behind. So is one
         of another topic than `topic`, a name and an id.
         """
-        found = Found()
-        for version in sorted(self._versions(partition), reverse=True):
+        fields = cast("list[bytes]", self.client.hkeys(self._key(partition, "snapshots")))
+        versions = {field: whole(field) for field in fields}
+        strays = [field for field, version in versions.items() if version is None]
+        found = Found(faults=[f"version {field[:_SHOWN_BYTES]!r} is no number" for field in strays])
+        for version in sorted((version for version in versions.values() if version is not None), reverse=True):
             if newest is not None and version > newest:
                 continue
             sealed = cast("bytes | None", self.client.hget(self._key(partition, "snapshots"), str(version)))
             if sealed is None:
                 continue
             try:
-                snapshot = decode(sealed)
+                snapshot = decode(sealed, self.seal, partition=partition)
             except SnapshotError as error:
                 found.faults.append(f"version {version}: {error}")
                 continue
@@ -329,10 +386,9 @@ class Store:
     def notes(self, partition: int) -> list[dict[str, Any]]:
         """Return what is known of each version of a shard, newest first, without loading any model."""
         notes = cast("dict[bytes, bytes]", self.client.hgetall(self._key(partition, "notes")))
-        return [
-            {"version": int(version), **msgspec.json.decode(note)}
-            for version, note in sorted(notes.items(), key=lambda item: -int(item[0]))
-        ]
+        read = {whole(version): read_note(note, self.seal, partition=partition) for version, note in notes.items()}
+        known = ((version, note) for version, note in read.items() if version is not None and note is not None)
+        return [{"version": version, **note} for version, note in sorted(known, reverse=True, key=lambda item: item[0])]
 
     @plain_errors
     def partitions(self) -> list[int]:
@@ -341,11 +397,11 @@ class Store:
 
     def _partitions(self) -> Iterator[int]:
         for key in self.client.scan_iter(match=f"{escape(self._name)}:{{*}}:head", count=1_000):
-            tag = bytes(key).decode().rpartition("}:")[0]
-            yield int(tag.rpartition("/")[2])
-
-    def _versions(self, partition: int) -> list[int]:
-        return [int(v) for v in cast("list[bytes]", self.client.hkeys(self._key(partition, "snapshots")))]
+            tag = bytes(key).rpartition(b"}:")[0]
+            partition = whole(tag.rpartition(b"/")[2])
+            # Somebody else's key may look like one.
+            if partition is not None and bytes(key) == self._key(partition, "head").encode():
+                yield partition
 
     def _key(self, partition: int, part: str) -> str:
         return f"{self._name}:{{{self._name}/{partition}}}:{part}"

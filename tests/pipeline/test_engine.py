@@ -18,9 +18,11 @@ from producers.proof import Claim, sign
 from producers.size import SizeLimits
 from state.cell import Cell
 from state.learner import RiverLearner
+from state.seal import Seal
 from state.shard import Counts, Shard
 from state.snapshot import decode, encode, take
 
+SEAL = Seal("fraud")
 SECRET = "0f" * 16
 
 
@@ -399,7 +401,7 @@ def test_a_shard_that_was_saved_anywhere_goes_on_as_if_it_had_not_been(saved: in
     whole = _engine().run(_shard(), records, now_ms=5)
     first, engine = _shard(), _engine()
     before = engine.run(first, records[:saved], now_ms=5)
-    snapshot = decode(encode(take(first, topic="in", topic_id="", now_ms=5)))
+    snapshot = decode(encode(take(first, topic="in", topic_id="", now_ms=5), SEAL), SEAL, partition=first.partition)
     second = _shard()
     second.restore(
         offset=snapshot.offset,

@@ -231,7 +231,7 @@ def test_who_has_nothing_new_pulls_what_the_others_brought_in_and_saves_nothing(
     other.take(1)
     one.learn(0, 30)
     assert one.mixer.mix()
-    assert commands(store, other.mixer.mix) == LOOK | {"exists"}
+    assert commands(store, other.mixer.mix) == LOOK | {"hgetall"}
     assert (other.counted("pulled"), other.counted("mixed"), other.commons.version) == (1, 0, 1)
     assert other.shards[1].model_version == 1
 

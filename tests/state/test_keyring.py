@@ -16,12 +16,15 @@ from state.bank import Bank, RiverBank
 from state.keyring import Keyring, Row
 from state.learner import ModelError, RiverLearner
 from state.moment import Clock
+from state.packer import Packed
+from state.seal import ROW_BYTES, Seal
 from state.slab import slab_for
-from state.table import Packed, Stand, TableDamaged, seal
+from state.table import Stand, TableDamaged
 
 SILENT_MS = 400
 EVERYTHING = 10**9
 EPOCH = 3
+SEAL = Seal("fraud", b"a key of some length").rows(3, "keys")
 NAMES = [b"key %d" % n for n in range(60)]
 
 
@@ -136,7 +139,7 @@ def keyring(
 def save(keys: Keyring, disk: Disk) -> dict[bytes, bytes | None]:
     keys.begin_save()
     told, changes = len(keys), keys.changes()
-    packed, models = keys.packed()
+    packed, models = keys.packed(SEAL)
     assert (rows_of(packed), models) == (changes, keys.serves_undo(changes))
     bring(disk, changes, told)
     keys.saved(keys.serves_undo(changes), disk.version)
@@ -149,9 +152,9 @@ def rows_of(packed: Packed) -> dict[bytes, bytes | None]:
     texts = [text for chunk in packed.chunks for text in texts_of(chunk)]
     rows: dict[bytes, bytes | None] = {}
     for key, sealed in zip(texts[::2], texts[1::2], strict=True):
-        assert not sealed or seal(key, sealed[4:]) == sealed
-        rows[key] = sealed[4:] if sealed else None
+        rows[key] = SEAL.open(key, sealed) if sealed else None
     assert len(rows) == packed.rows == len(texts) // 2
+    assert SEAL.weigh(b"".join(text[:ROW_BYTES] for text in texts[1::2])) == int.from_bytes(packed.weight)
     return rows
 
 
@@ -904,6 +907,6 @@ def test_the_rows_of_many_keys_of_all_lengths_are_packed_as_one_by_one() -> None
     handle(keys, Record(b"wide", 2**33, {f"f{index}": 1.0 for index in range(100)}, label=True))
     keys.meet(b"only met", 2**33, 2**33)
     keys.begin_save()
-    packed, _ = keys.packed()
+    packed, _ = keys.packed(SEAL)
     assert rows_of(packed) == keys.changes()
     assert max(map(len, packed.chunks)) <= 1_100_000

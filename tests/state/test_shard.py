@@ -7,8 +7,11 @@ from river import dummy, linear_model, preprocessing, stats
 
 from state.cell import Cell
 from state.learner import RiverLearner, build
+from state.seal import Seal
 from state.shard import Counts, Quality, Shard
 from state.snapshot import decode, encode, take
+
+SEAL = Seal("fraud")
 
 
 def logistic() -> RiverLearner:
@@ -129,7 +132,7 @@ def test_a_restored_shard_goes_on_to_the_bit_and_undoes_as_well() -> None:
     feed(s, records(20))
     s.offset, s.counts = 120, Counts(20, 20, 0, 20)
     s.score(prediction=True, label=True, version=1)
-    snapshot = decode(encode(take(s, topic="t", topic_id="i", now_ms=1)))
+    snapshot = decode(encode(take(s, topic="t", topic_id="i", now_ms=1), SEAL), SEAL, partition=s.partition)
     restored = shard()
     feed(restored, records(7, seed=9))
     restored.restore(
@@ -145,12 +148,12 @@ def test_a_restored_shard_goes_on_to_the_bit_and_undoes_as_well() -> None:
 def test_a_snapshot_does_not_change_when_the_shard_goes_on() -> None:
     s = shard()
     s.score(prediction=True, label=True, version=1)
-    sealed = encode(take(s, topic="t", topic_id="i", now_ms=1))
+    sealed = encode(take(s, topic="t", topic_id="i", now_ms=1), SEAL)
     feed(s, records(5))
     s.counts.records += 5
     s.score(prediction=True, label=False, version=1)
-    assert decode(sealed).counts == Counts()
-    assert decode(sealed).quality.scored == 1
+    assert decode(sealed, SEAL, partition=s.partition).counts == Counts()
+    assert decode(sealed, SEAL, partition=s.partition).quality.scored == 1
 
 
 def test_accuracy_counts_right_answers_in_all_and_lately() -> None:
@@ -195,7 +198,7 @@ def test_huge_numbers_are_scored_or_left_out_but_never_raise(prediction: float, 
     s.score(prediction, label, version=1)
     s.score(1.0, 2.0, version=1)
     assert s.quality_now().summary()["scored"] in {1, 2}
-    decode(encode(take(s, topic="t", topic_id="i", now_ms=1)))
+    decode(encode(take(s, topic="t", topic_id="i", now_ms=1), SEAL), SEAL, partition=s.partition)
 
 
 def test_a_quality_without_recent_scores_has_no_recent_figures() -> None:

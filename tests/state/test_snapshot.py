@@ -1,11 +1,13 @@
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from state.seal import Seal
 from state.shard import Counts, Quality
 from state.snapshot import Snapshot, SnapshotError, decode, describe, encode
 
@@ -30,15 +32,16 @@ def snapshot(model: bytes = b"the model", **fields: object) -> Snapshot:
     return msgspec.structs.replace(whole, **fields)
 
 
-SEALED = encode(snapshot())
+SEAL = Seal("fraud")
+SEALED = encode(snapshot(), SEAL)
 
 _COUNTS = st.builds(Counts, *[st.integers(0, 2**62)] * 4)
 _QUALITY = st.builds(
     Quality,
     task=st.sampled_from(["binary", "multiclass", "regression"]),
     scored=st.integers(0, 2**62),
-    total=st.floats(allow_nan=False),
-    squares=st.floats(allow_nan=False),
+    total=st.floats(0, allow_nan=False),
+    squares=st.floats(0, allow_nan=False),
     recent=st.lists(st.floats(allow_nan=False), max_size=5),
 )
 
@@ -46,7 +49,7 @@ _QUALITY = st.builds(
 @settings(max_examples=60)
 @given(
     model=st.binary(max_size=200),
-    offset=st.integers(0, 2**62),
+    offset=st.integers(7, 2**62),
     topic=st.text(max_size=20),
     counts=_COUNTS,
     quality=_QUALITY,
@@ -55,12 +58,12 @@ def test_a_snapshot_comes_back_as_it_was(
     model: bytes, offset: int, topic: str, counts: Counts, quality: Quality
 ) -> None:
     whole = snapshot(model, offset=offset, topic=topic, counts=counts, quality=quality)
-    assert decode(encode(whole)) == whole
+    assert decode(encode(whole, SEAL), SEAL, partition=3) == whole
 
 
 def test_the_same_snapshot_has_the_same_bytes() -> None:
     """A save whose answer was lost is known again by its digest."""
-    assert encode(snapshot()) == encode(snapshot()) == SEALED
+    assert encode(snapshot(), SEAL) == encode(snapshot(), SEAL) == SEALED
 
 
 @pytest.mark.parametrize("bit", range(8))
@@ -69,13 +72,13 @@ def test_every_flipped_bit_is_found(bit: int) -> None:
         flipped = bytearray(SEALED)
         flipped[index] ^= 1 << bit
         with pytest.raises(SnapshotError):
-            decode(bytes(flipped))
+            decode(bytes(flipped), SEAL, partition=3)
 
 
 def test_every_cut_is_found() -> None:
     for end in range(len(SEALED)):
         with pytest.raises(SnapshotError):
-            decode(SEALED[:end])
+            decode(SEALED[:end], SEAL, partition=3)
 
 
 @settings(max_examples=60)
@@ -86,12 +89,17 @@ def test_every_cut_is_found() -> None:
 def test_any_other_bytes_are_no_snapshot(value: bytes) -> None:
     for sealed in (value, SEALED + value if value else b"x", value + SEALED if value else b"y"):
         with pytest.raises(SnapshotError) as caught:
-            decode(sealed)
+            decode(sealed, SEAL, partition=3)
         assert caught.value.hint
 
 
-def _sealed(body: bytes) -> bytes:
-    return SEALED[:9] + hashlib.sha256(body).digest() + body
+def _sealed(fields: dict[str, object], *, name: str = "fraud") -> bytes:
+    return SEALED[:9] + SEAL.wrap(msgspec.msgpack.encode([name, fields]), "snapshot")
+
+
+def _fields() -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.msgpack.decode(msgspec.msgpack.encode(snapshot()))
+    return found
 
 
 @pytest.mark.parametrize(
@@ -102,35 +110,62 @@ def _sealed(body: bytes) -> bytes:
         lambda fields: fields.update(model="text"),
         lambda fields: fields.update(counts=None),
         lambda fields: fields.update(quality={"task": "ranking"}),
+        lambda fields: fields.update(offset=-1),
+        lambda fields: fields.update(epoch=2**64 - 1),
+        lambda fields: fields["counts"].update(learned=-1),
+        lambda fields: fields["quality"].update(squares=-1.0),
+        lambda fields: fields.update(created_ms=2**62),
+        lambda fields: fields.update(tables={"keys": -1}),
+        lambda fields: fields.update(sums={"keys": b"short"}),
     ],
-    ids=["a field is missing", "an offset in words", "a model in words", "no counts", "an unknown task"],
+    ids=[
+        "a field is missing",
+        "an offset in words",
+        "a model in words",
+        "no counts",
+        "an unknown task",
+        "an offset below zero",
+        "an epoch without end",
+        "less than nothing learned",
+        "squares below zero",
+        "a year without a date",
+        "a table with less than no rows",
+        "a sum that is cut",
+    ],
 )
 def test_a_sealed_body_of_another_shape_is_no_snapshot(change: Callable[[dict[str, object]], object]) -> None:
-    fields = msgspec.msgpack.decode(SEALED[41:])
+    fields = _fields()
     change(fields)
     with pytest.raises(SnapshotError, match="can't be read"):
-        decode(_sealed(msgspec.msgpack.encode(fields)))
+        decode(_sealed(fields), SEAL, partition=3)
 
 
-def test_a_later_format_is_named() -> None:
-    with pytest.raises(SnapshotError, match="format 2; this release reads 1"):
-        decode(SEALED[:8] + b"\x02" + SEALED[9:])
+def test_a_history_that_ends_before_it_begins_is_no_snapshot() -> None:
+    with pytest.raises(SnapshotError, match="before the start of its history"):
+        decode(_sealed({**_fields(), "offset": 6}), SEAL, partition=3)
+
+
+def test_a_snapshot_of_another_partition_or_pipeline_is_named() -> None:
+    with pytest.raises(SnapshotError, match="is of partition 3 of the pipeline 'fraud'"):
+        decode(SEALED, SEAL, partition=4)
+    with pytest.raises(SnapshotError, match="is of partition 3 of the pipeline 'spam'"):
+        decode(encode(snapshot(), Seal("spam")), Seal("spam2"), partition=3)
+    with pytest.raises(SnapshotError, match="is of partition 3 of the pipeline 'spam'"):
+        decode(_sealed(_fields(), name="spam"), SEAL, partition=3)
+
+
+def test_another_format_is_named() -> None:
+    with pytest.raises(SnapshotError, match="format 3; this release reads 2"):
+        decode(SEALED[:8] + b"\x03" + SEALED[9:], SEAL, partition=3)
 
 
 def test_a_field_that_a_later_release_adds_does_not_hurt() -> None:
-    fields = msgspec.msgpack.decode(SEALED[41:])
-    assert decode(_sealed(msgspec.msgpack.encode({**fields, "added_later": 1}))) == snapshot()
-
-
-def test_a_snapshot_from_before_there_were_tables_has_none() -> None:
-    fields = msgspec.msgpack.decode(SEALED[41:])
-    del fields["tables"]
-    assert decode(_sealed(msgspec.msgpack.encode(fields))) == snapshot()
+    assert decode(_sealed({**_fields(), "added_later": 1}), SEAL, partition=3) == snapshot()
 
 
 def test_the_rows_of_tables_are_told_where_there_are_tables() -> None:
     whole = snapshot(tables={"waiting": 5})
-    assert decode(encode(whole)) == whole
+    assert decode(encode(whole, SEAL), SEAL, partition=3) == whole
     assert describe(whole)["tables"] == {"waiting": 5}
     assert "tables" not in describe(snapshot())
 

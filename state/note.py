@@ -1,0 +1,53 @@
+"""What is known of a version beside its bytes, as a line of JSON: what `model ls` and `status` show.
+
+It decides nothing, and anybody may have written it: what is none is passed over.
+"""
+
+from typing import Annotated, Any
+
+import msgspec
+
+from state.seal import Seal
+from state.shard import Number
+from state.snapshot import CREATED_MS_MAX, Place, Snapshot, describe
+
+_KIND = "note"
+
+
+class _Note(msgspec.Struct):
+    """What a note must hold, whatever else it tells."""
+
+    partition: int
+    offset: Place
+    epoch: int
+    created_ms: Annotated[int, msgspec.Meta(ge=0, le=CREATED_MS_MAX)]
+    model_bytes: Number
+    bytes: Number
+    codec: str
+    python: str
+    records: Number
+    predictions: Number
+    dead_letters: Number
+    learned: Number
+    quality: dict[str, float]
+    tables: dict[str, Number] = {}
+
+
+def write(snapshot: Snapshot, seal: Seal, *, size: int) -> bytes:
+    """Write the note of a version whose sealed bytes are so many."""
+    note = msgspec.json.encode({**describe(snapshot), "bytes": size})
+    return seal.sign_note(note, _KIND, seal.name, snapshot.partition)
+
+
+def read(note: bytes, seal: Seal, *, partition: int) -> dict[str, Any] | None:
+    """Read a note; None for what is none, or is not signed as it should be."""
+    if not seal.check_note(note, _KIND, seal.name, partition):
+        return None
+    try:
+        whole = msgspec.json.decode(note, type=_Note)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    if whole.partition != partition:
+        return None
+    told = msgspec.structs.asdict(whole)
+    return told if whole.tables else {name: value for name, value in told.items() if name != "tables"}
