@@ -4,10 +4,14 @@ It rides in the offset's metadata, inside the transaction that sends the outputs
 them. Redis may lose anything; the mark tells that it did, and what the relearned model must add up to.
 """
 
+from typing import Annotated
+
 import msgspec
 
 from state.labels import Tally
-from state.shard import Counts, Shard
+from state.scripts import NUMBER_MAX
+from state.shard import Counts, Number, Shard
+from state.snapshot import LabelsPlace, Place
 from state.spec import brief
 
 
@@ -17,12 +21,12 @@ class Join(msgspec.Struct, frozen=True, array_like=True):
     `asked` and `early` count the features and the labels that waited for each other; `topic` is the labels topic's id.
     """
 
-    offset: int
-    start: int
+    offset: LabelsPlace
+    start: LabelsPlace
     order: str
     tally: Tally
-    asked: int
-    early: int
+    asked: Number
+    early: Number
     topic: str = ""
 
 
@@ -53,17 +57,17 @@ class Mark(
     committed, and `topic` the id of the features topic; neither need be known.
     """
 
-    epoch: int
-    snapshot: int
-    start: int
-    records: int
-    predictions: int
-    dead_letters: int
-    learned: int
+    epoch: Annotated[int, msgspec.Meta(ge=0, le=NUMBER_MAX)]
+    snapshot: Place
+    start: Place
+    records: Number
+    predictions: Number
+    dead_letters: Number
+    learned: Number
     join: Join | None = None
     model: str = ""
     secret: str = ""
-    offset: int = -1
+    offset: LabelsPlace = -1
     topic: str = ""
 
 
@@ -88,11 +92,19 @@ def of(shard: Shard, *, topic: str = "", labels: str = "") -> str:
 
 
 def read(metadata: str) -> Mark | None:
-    """Read a committed offset's metadata; None where it holds no mark (another tool committed it)."""
+    """Read a committed offset's metadata; None where it holds no mark that can be true (another tool committed it)."""
     try:
-        return msgspec.json.decode(metadata, type=Mark)
+        found = msgspec.json.decode(metadata, type=Mark)
     except (msgspec.DecodeError, RecursionError):
         return None
+    join = found.join
+    if (
+        found.start > found.snapshot
+        or 0 <= found.offset < found.start
+        or (join is not None and join.start > join.offset)
+    ):
+        return None
+    return found
 
 
 def withdraw(metadata: str, count: int) -> str:

@@ -4,7 +4,7 @@ It is *asked* (predicted, no label yet), *early* (a label, no features yet), *an
 has ended without a label). The last two are only remembered, to tell a second label from a first.
 """
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -15,6 +15,15 @@ WAITING = (ASKED, EARLY)
 # What an entry costs beside the bytes of its id and its record: measured over a million of them.
 _ENTRY_BYTES = 450
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
+
+
+_Time = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
+_Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+_Digits = Annotated[str, msgspec.Meta(pattern=r"^-?[0-9]{1,4300}$")]
+_Boxed = bool | int | float | str | Annotated[list[_Digits], msgspec.Meta(min_length=1, max_length=1)] | None
+_decode = msgspec.msgpack.Decoder(
+    tuple[Literal[0, 1, 2, 3], _Time, _Time, _Number, bytes, bytes | None, _Boxed, _Number, _Boxed]
+).decode
 
 
 class Entry(msgspec.Struct, gc=False):
@@ -59,8 +68,8 @@ class Entry(msgspec.Struct, gc=False):
 
     @classmethod
     def read(cls, row: bytes) -> "Entry":
-        """Return the entry of a row that the store has."""
-        entry = cls(*msgspec.msgpack.decode(row))
+        """Return the entry of a row that the store has. Raises msgspec.MsgspecError for one that is none."""
+        entry = cls(*_decode(row))
         entry.saved = True
         return entry
 

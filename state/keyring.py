@@ -10,7 +10,7 @@ there, makes no difference.
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import compress, filterfalse
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -50,7 +50,7 @@ _FULL = 2
 class Row(msgspec.Struct, frozen=True, array_like=True):
     """One key in the store: when it was last seen, by the time of the stream in ms, and its model."""
 
-    seen_ms: int
+    seen_ms: Annotated[int, msgspec.Meta(ge=-1, le=2**62)]
     model: bytes
 
 

@@ -14,6 +14,7 @@ import msgspec
 
 from state.entry import ANSWERED, ASKED, EARLY, GONE, WAITING, Entry, boxed, plain, same, unboxed
 from state.moment import Clock, Times, is_time
+from state.table import TableDamaged
 
 TABLE = "labels"
 """The shard's table in the store: a row for each id."""
@@ -246,10 +247,13 @@ class Labels:
         self.clock.resume(memory.times)
 
     def restore(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        """Take the rows that the store has at the place of the snapshot."""
+        """Take the rows that the store has at the place of the snapshot. Raises TableDamaged for what is none."""
         self._entries = {}
         for key, row in rows:
-            self._entries[key.decode()] = Entry.read(row)
+            try:
+                self._entries[key.decode()] = Entry.read(row)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                raise TableDamaged(f"the row {key!r} of the table {TABLE} can't be read: {error}") from error
         waiting = [entry for entry in self._entries.values() if entry.kind in WAITING]
         self.asked = sum(entry.kind == ASKED for entry in waiting)
         self.early = len(waiting) - self.asked

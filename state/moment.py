@@ -12,7 +12,7 @@ It is a function of the records in their order, wherever they are cut into batch
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -23,11 +23,14 @@ _LEAD_MIN_MS = 60_000
 _LEAD_SHARE = 4
 
 
+_Time = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
+
+
 class Times(msgspec.Struct, frozen=True, array_like=True):
     """What a clock goes on from: the event times of the last records, and the timestamps that Kafka has of them."""
 
-    events: list[int] = []
-    logged: list[int] = []
+    events: list[_Time] = []
+    logged: list[_Time] = []
 
 
 class Stray(NamedTuple):

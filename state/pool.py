@@ -140,7 +140,7 @@ class Pool:
     """The mix of one pipeline, `name`, in the Redis of `store`."""
 
     def __init__(self, store: Store, *, name: str) -> None:
-        self._store = store
+        self.store = store
         self._name = name
         self._client = store.client
         self._keys = {part: f"{name}:{{{name}/global}}:{part}" for part in ("mix", "places", "epochs")}
@@ -152,7 +152,7 @@ class Pool:
     def claim(self, partition: int, epoch: int) -> Place | None:
         """Become the owner of a partition, and return how far the mix has come in it. Raises StoreAway."""
         packed, held = self._take(partition, epoch)
-        if whole(held) != epoch and self._store.epoch(partition) == epoch:
+        if whole(held) != epoch and self.store.epoch(partition) == epoch:
             # The shard has no newer owner: something else has been written there.
             packed, _ = self._take(partition, epoch, instead=held)
         return _place(packed)
@@ -187,7 +187,7 @@ class Pool:
         if sealed is None:
             return Found(number, life, b"", None)
         try:
-            body = self._store.seal.unwrap(sealed, *self._sealed_as(number, life))
+            body = self.store.seal.unwrap(sealed, *self._sealed_as(number, life))
             found = msgspec.msgpack.decode(body, type=_Whole)
         except SealError as error:
             raise PoolDamaged(f"mix {number} can't be trusted: {error}", number=number) from error
@@ -208,7 +208,7 @@ class Pool:
         life = base.life or secrets.token_hex(8).encode()
         places = {**base.places, **{partition: moved.now for partition, moved in contributions.items()}}
         body = msgspec.msgpack.encode(_Whole(mix, places))
-        sealed = self._store.seal.wrap(body, *self._sealed_as(base.number + 1, life))
+        sealed = self.store.seal.wrap(body, *self._sealed_as(base.number + 1, life))
         # What it brings in is part of what it is: of two that differ in it alone, one is no repetition of the other.
         digest = hashlib.sha256(sealed + repr(sorted(contributions.items())).encode()).hexdigest()
         args: list[bytes | str | int] = [base.number, base.life, life, digest, sealed]

@@ -60,7 +60,7 @@ class Roster:
     """The workers of one pipeline, as they announce themselves in the store."""
 
     def __init__(self, store: Store, *, name: str) -> None:
-        self._store = store
+        self.store = store
         self._name = name
         # What a worker has written last, by its ordinal and token.
         self._held: dict[tuple[int, str], bytes] = {}
@@ -74,14 +74,14 @@ class Roster:
         Returns False when another worker holds it. `evict_place` names the lock folder whose holder is known to
         be dead, because this worker has the lock that the holder had.
         """
-        written = self._store.seal.sign_note(msgspec.json.encode(note), _KIND, self._name, ordinal)
+        written = self.store.seal.sign_note(msgspec.json.encode(note), _KIND, self._name, ordinal)
         known = self._held.get((ordinal, note["token"]), b"")
         for _ in range(_LOOKS_MAX):
             held = cast("bytes", self._hold(keys=[self._key(ordinal)], args=[written, known, LEASE_MS]))
             if not held:
                 self._held[ordinal, note["token"]] = written
                 return True
-            other = _read(held, self._store.seal, self._name, ordinal)
+            other = _read(held, self.store.seal, self._name, ordinal)
             # What is no note holds nothing.
             if other is not None and other["token"] != note["token"] and other["place"] != (evict_place or None):
                 return False
@@ -97,9 +97,9 @@ class Roster:
     def notes(self) -> dict[int, dict[str, Any]]:
         """Return the note of every worker that is at work, by ordinal; what is no note is passed over."""
         keys = [self._key(ordinal) for ordinal in range(WORKERS_MAX)]
-        held = cast("list[bytes | None]", self._store.client.mget(keys))
+        held = cast("list[bytes | None]", self.store.client.mget(keys))
         read = {
-            ordinal: _read(note, self._store.seal, self._name, ordinal)
+            ordinal: _read(note, self.store.seal, self._name, ordinal)
             for ordinal, note in enumerate(held)
             if note is not None
         }

@@ -9,6 +9,7 @@ Keys of a shard, on one hash tag so that a script may touch them together on a c
 `…:notes` (version to what `model ls` shows); those of its rows are told in `table`.
 """
 
+import contextlib
 import functools
 import hashlib
 import re
@@ -172,11 +173,8 @@ def plain_errors(call: Callable[P, T]) -> Callable[P, T]:
             if isinstance(error, _PASSING) or _PASSING_CODE.search(str(error)):
                 raise StoreAway(f"the store can't serve: {error}") from error
             if "WRONGTYPE" in str(error):
-                raise StoreRefused(
-                    f"something else has written under the pipeline's keys: {error}",
-                    hint="find the key that is of another type than its siblings, and delete it: `redis-cli --scan "
-                    "--pattern 'NAME:*'`, with the pipeline's name, and TYPE; what it held is learned again",
-                ) from error
+                hint = f"delete {_stray(args)}; what stood there is learned again"
+                raise StoreRefused(f"a key of the pipeline is of another type: {error}", hint=hint) from error
             raise StoreRefused(f"the store does not take the command: {error}") from error
         except RedisError as error:
             raise StoreAway(f"the store failed: {error}") from error
@@ -278,6 +276,14 @@ class Store:
         if sums is None:
             sums = self._sums_of(partition, version)
         self._tables.rewind(partition, epoch=epoch, version=version, sums=sums)
+
+    def stray(self) -> str | None:
+        """Find a key of the pipeline that is of another type than it should be."""
+        for key in self.client.scan_iter(match=f"{escape(self._name)}:{{*", count=1_000):
+            wanted = b"string" if b":worker:" in key else b"hash"
+            if self.client.type(key) != wanted:
+                return bytes(key).decode(errors="replace")
+        return None
 
     def _sums_of(self, partition: int, version: int) -> Mapping[str, bytes]:
         sealed = cast("bytes | None", self.client.hget(self._key(partition, "snapshots"), str(version)))
@@ -405,6 +411,17 @@ class Store:
 
     def _key(self, partition: int, part: str) -> str:
         return f"{self._name}:{{{self._name}/{partition}}}:{part}"
+
+
+def _stray(parts: Sequence[Any]) -> str:
+    """Name the key that is of another type than the pipeline's keys are, for whoever was called of these parts."""
+    store = next(
+        (found for part in parts for found in (part, getattr(part, "store", None)) if type(found) is Store), None
+    )
+    with contextlib.suppress(RedisError):
+        if store is not None and (key := store.stray()) is not None:
+            return f"the key {key}"
+    return "the key of the pipeline's name that is neither a hash nor a worker's note (redis-cli: SCAN, TYPE)"
 
 
 def connect(url: str, *, timeout_s: float) -> "redis.Redis":

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -9,13 +10,15 @@ from pipeline import mark
 from pipeline.mark import Mark
 from state.cell import Cell
 from state.learner import RiverLearner
+from state.scripts import NUMBER_MAX
 from state.shard import Counts, Shard
 from state.spec import brief
 
 OFFSET_METADATA_BYTES_MAX = 4_096
 """What a broker takes of an offset's metadata by default (offset.metadata.max.bytes)."""
 
-_NUMBERS = st.integers(0, 2**63 - 1)
+_NUMBERS = st.integers(0, 2**62)
+_EPOCHS = st.integers(0, NUMBER_MAX)
 
 
 def shard(counts: Counts, *, epoch: int = 0, start: int = 0, snapshot: int = 0) -> Shard:
@@ -25,8 +28,9 @@ def shard(counts: Counts, *, epoch: int = 0, start: int = 0, snapshot: int = 0) 
 
 
 @settings(max_examples=60)
-@given(st.builds(Counts, _NUMBERS, _NUMBERS, _NUMBERS, _NUMBERS), _NUMBERS, _NUMBERS, _NUMBERS)
-def test_a_mark_tells_what_was_true_of_the_shard(counts: Counts, epoch: int, start: int, snapshot: int) -> None:
+@given(st.builds(Counts, _NUMBERS, _NUMBERS, _NUMBERS, _NUMBERS), _EPOCHS, _NUMBERS, _NUMBERS)
+def test_a_mark_tells_what_was_true_of_the_shard(counts: Counts, epoch: int, start: int, moved: int) -> None:
+    snapshot = start + moved
     text = mark.of(shard(counts, epoch=epoch, start=start, snapshot=snapshot))
     found = mark.read(text)
     assert found is not None
@@ -37,11 +41,11 @@ def test_a_mark_tells_what_was_true_of_the_shard(counts: Counts, epoch: int, sta
 
 def test_the_names_in_the_log_stay_as_they_are() -> None:
     """Marks of an earlier release stand in the offsets of running groups."""
-    text = mark.of(shard(Counts(4, 5, 6, 7), epoch=1, snapshot=2, start=3), topic="E60VNKObT9WqiQ4rMuiT9g")
+    text = mark.of(shard(Counts(4, 5, 6, 7), epoch=1, snapshot=3, start=2), topic="E60VNKObT9WqiQ4rMuiT9g")
     made = shard(Counts())
-    told = {"e": 1, "x": 2, "s": 3, "r": 4, "p": 5, "d": 6, "n": 7, "m": brief(made.mind.spec, "partition"), "o": 3}
+    told = {"e": 1, "x": 3, "s": 2, "r": 4, "p": 5, "d": 6, "n": 7, "m": brief(made.mind.spec, "partition"), "o": 2}
     assert json.loads(text) == {**told, "t": "E60VNKObT9WqiQ4rMuiT9g"}
-    assert mark.read(SOUND) == Mark(1, 2, 3, 4, 5, 6, 7)
+    assert mark.read(SOUND) == Mark(1, 3, 2, 4, 5, 6, 7)
 
 
 def test_the_secret_of_replays_rides_along_and_what_is_withdrawn_moves_two_counts() -> None:
@@ -53,10 +57,10 @@ def test_the_secret_of_replays_rides_along_and_what_is_withdrawn_moves_two_count
 
 
 def test_what_a_later_release_adds_does_not_hurt() -> None:
-    assert mark.read(SOUND[:-1] + ',"new":[8]}') == Mark(1, 2, 3, 4, 5, 6, 7)
+    assert mark.read(SOUND[:-1] + ',"new":[8]}') == Mark(1, 3, 2, 4, 5, 6, 7)
 
 
-SOUND = '{"e":1,"x":2,"s":3,"r":4,"p":5,"d":6,"n":7}'
+SOUND = '{"e":1,"x":3,"s":2,"r":4,"p":5,"d":6,"n":7}'
 FOREIGN = ["", " ", "{}", "null", "[]", "17", "consumer-1", "\x00", SOUND[:-1], SOUND + SOUND, SOUND[:-6] + "}"]
 NESTED = ["[" * 4_000, '{"later":' + "[" * 4_000]
 
@@ -64,6 +68,30 @@ NESTED = ["[" * 4_000, '{"later":' + "[" * 4_000]
 @pytest.mark.parametrize("metadata", [*FOREIGN, SOUND.replace("1", '"1"'), SOUND.replace("1", "1.5"), *NESTED])
 def test_metadata_of_other_tools_is_no_mark(metadata: str) -> None:
     assert mark.read(metadata) is None
+
+
+ABSURD = [
+    {"e": -1},
+    {"e": 10**300},
+    {"x": -1},
+    {"s": -5},
+    {"s": 4},
+    {"r": -1},
+    {"n": 2**70},
+    {"j": [5, 6, "", [0] * 10, 0, 0]},
+    {"j": [5, -2, "", [0] * 10, 0, 0]},
+    {"j": [5, 0, "", [-1] * 10, 0, 0]},
+    {"j": [5, 0, "", [0] * 10, -1, 0]},
+    {"j": [5]},
+    {"m": 7},
+    {"o": 1},
+    {"o": -2},
+]
+
+
+@pytest.mark.parametrize("change", ABSURD, ids=str)
+def test_a_mark_that_can_not_be_true_is_none(change: dict[str, Any]) -> None:
+    assert mark.read(json.dumps({**json.loads(SOUND), **change})) is None
 
 
 @settings(max_examples=60)

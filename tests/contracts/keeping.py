@@ -1,0 +1,272 @@
+"""One partition's life against a real store, without Kafka: what a worker asks of the store, in the worker's order.
+
+The log is a list here, and the committed offset a value; all else is what `headrace run` is made of.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import redis
+
+from consumers.record import LabelRecord, Record
+from consumers.source import Committed
+from consumers.topics import Topic
+from pipeline import config as configuration
+from pipeline import mark, models, recipe
+from pipeline.config import Config
+from pipeline.mixer import Mixer
+from pipeline.report import Seen, report
+from pipeline.saver import Saver
+from pipeline.takeover import Takeover
+from pipeline.telemetry import Telemetry
+from state.pool import Place
+from state.roster import Roster
+from state.shard import Shard
+from state.store import Store, StoreAway, StoreRefused
+from state.table import TableDamaged
+
+Kind = Literal["one model", "labels", "keys", "a mix"]
+TOPIC = Topic(name="in", partitions=1, id="t", value_bytes_max=1_000_000, compacted=False)
+TRUTHS = Topic(name="truths", partitions=1, id="u", value_bytes_max=1_000_000, compacted=False)
+STEP = 6
+_SCOPES = {"one model": "partition", "labels": "partition", "keys": "key", "a mix": "global"}
+_MODEL = """
+from river import linear_model, preprocessing
+
+def build():
+    return preprocessing.StandardScaler() | linear_model.LogisticRegression()
+"""
+_TRIES_MAX = 5
+
+
+class Log:
+    """What Kafka holds of a partition: its records, and what the group has committed."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.labels = kind == "labels"
+        self.ends: list[tuple[int, int]] = []
+        self.place = Committed(-1, "")
+
+    def committed(self, partitions: Sequence[int]) -> dict[int, Committed]:
+        return dict.fromkeys(partitions, self.place)
+
+    def watermarks(self, _partition: int, *, labels: bool = False) -> tuple[int, int]:
+        return 0, self.ends[-1][labels] if self.ends else 0
+
+    def grow(self) -> None:
+        """Let a step of records come: each label is that of features of the step before."""
+        features, labels = self.ends[-1] if self.ends else (0, 0)
+        self.ends.append((features + STEP, features if self.labels else -1))
+        assert labels <= features
+
+    def records(self, start: tuple[int, int], end: tuple[int, int]) -> list[Record]:
+        found: list[Record] = []
+        for offset in range(start[0], end[0]):
+            fields: dict[str, Any] = {"id": f"r{offset}", "features": {"a": offset % 7 - 3.5, "b": offset % 5 * 0.25}}
+            if not self.labels:
+                fields["label"] = offset % 3 == 0
+            found.append(Record(0, offset, 1_000 + offset, b"k%d" % (offset % 4), json.dumps(fields).encode(), None))
+        for offset in range(max(0, start[1]), max(0, end[1])):
+            value = json.dumps({"id": f"r{offset}", "label": offset % 3 == 0}).encode()
+            found.append(LabelRecord(0, offset, 2_000 + offset, b"k", value, None))
+        return found
+
+
+def project(directory: Path, url: str, kind: Kind, *, sign_key: str = "") -> Config:
+    """Write a project down and load it."""
+    (directory / "model.py").write_text(_MODEL)
+    file = directory / "headrace.toml"
+    labels = 'labels = "truths"\n' if kind == "labels" else ""
+    file.write_text(
+        f'name = "fraud"\n[topics]\nfeatures = "in"\n{labels}[redis]\nurl = "{url}"\nsign_key = "{sign_key}"\n'
+        f'[model]\nscope = "{_SCOPES[kind]}"\ncompile = false\n[keys]\nhot_max = 2\n'
+    )
+    return configuration.load(file, flags={})
+
+
+class Life:
+    """One worker's life: it takes the partition over, relearns, and goes on."""
+
+    def __init__(self, config: Config, log: Log) -> None:
+        self._log = log
+        redis = config.redis
+        self.store = Store(redis.url.get_secret_value(), name=config.name, keep=2, sign_key=redis.signature)
+        self.roster = Roster(self.store, name=config.name)
+        self._telemetry = Telemetry()
+        self._minds = recipe.minds(config, self.store)
+        self._engine = recipe.engine(config, compiled=False)
+        self._takeover = Takeover(
+            source=log,  # type: ignore[arg-type]
+            store=self.store,
+            topic=TOPIC if not log.labels else Topic("in", 1, "t", 1_000_000, compacted=False, labels=TRUTHS),
+            minds=self._minds,
+            rules=recipe.rules(config, default=None),
+            on_loss="relearn",
+            telemetry=self._telemetry,
+        )
+        self._saver = Saver(
+            self.store,
+            topic=self._takeover._topic,
+            interval_s=1.0,
+            records_max=1_000_000,
+            distrust=self._takeover.distrust,
+            telemetry=self._telemetry,
+            clock=lambda: 0.0,
+        )
+        self._shards: dict[int, Shard] = {}
+
+    @property
+    def shard(self) -> Shard:
+        return self._shards[0]
+
+    def take(self) -> None:
+        """Take the partition over, and relearn what is committed."""
+        self._shards.clear()
+        shard, steps = self._takeover.take(0)
+        for end in self._log.ends:
+            if shard.is_relearning and end > shard.place:
+                self._learn(shard, end, again=bool(steps))
+        assert not shard.is_relearning
+        self._takeover.settle(shard)
+        self._shards[0] = shard
+
+    def work(self) -> None:
+        """Take what has come, commit it, and save."""
+        for end in self._log.ends:
+            if end > self.shard.place:
+                self._learn(self.shard, end, again=False)
+        self.shard.committed, self.shard.labels_committed = self.shard.place
+        self._log.place = Committed(self.shard.offset, mark.of(self.shard), self.shard.labels_offset)
+        self.shard.mark = self._log.place.metadata
+        assert self.roster.hold(0, {"token": "mine", "place": "here"}, evict_place="here")
+
+    def _learn(self, shard: Shard, end: tuple[int, int], *, again: bool) -> None:
+        try:
+            self._engine.run(shard, self._log.records(shard.place, end), now_ms=5)
+        except TableDamaged as error:
+            self._takeover.distrust(0)
+            raise StoreAway(f"learned again: {error}") from error
+        shard.offset, shard.labels_offset = end
+        if shard.order is not None and not again:
+            shard.order.add(end)
+
+    def save(self) -> bool:
+        """Save what was learned; tell whether it is saved, or the partition must be taken over again."""
+        commons = self._minds.commons
+        if commons is None:
+            return self._saver.finish(self.shard) == "saved"
+        mixer = Mixer(
+            commons,
+            saver=self._saver,
+            shards=self._shards,
+            interval_s=1.0,
+            interval_records=None,
+            telemetry=self._telemetry,
+            clock=lambda: 0.0,
+        )
+        mixer.stand(0, self._takeover.places.get(0))
+        if mixer.mix():
+            self._takeover.places[0] = Place(self.shard.offset, self.shard.version)
+            return True
+        commons.forget()
+        return False
+
+    def live(self) -> None:
+        """Do all that a worker does until what has come is saved, however often it must begin again."""
+        for _ in range(_TRIES_MAX):
+            try:
+                self.take()
+                self.work()
+                if self.save():
+                    return
+            except StoreAway as error:
+                # Rows that are damaged are found while records are learned, too: the partition begins again.
+                if "learned again" not in str(error):
+                    raise
+        raise AssertionError("it never came to an end")
+
+    def answers(self) -> Iterator[Any]:
+        """Tell what the models answer."""
+        for key in (b"k0", b"k1", b"k2", b"k3"):
+            if self.shard.keys is not None:
+                self.shard.keys.meet(key, -1)
+            yield self.shard.mind.predict(key, {"a": 1.5, "b": 0.5})
+
+    def end(self) -> None:
+        self.store.client.close()
+
+
+class Kept:
+    """A store as it stood, to be put back as often as one likes."""
+
+    def __init__(self, client: "redis.Redis") -> None:
+        self._client = client
+        self._copies = {key: client.dump(key) for key in client.keys("*")}  # type: ignore[union-attr]
+        self.hashes = {key: client.hgetall(key) for key in self._copies if client.type(key) == b"hash"}
+        self.texts = [key for key in self._copies if client.type(key) == b"string"]
+
+    def put_back(self) -> None:
+        self._client.flushall()
+        for key, copy in self._copies.items():
+            self._client.restore(key, 0, copy)  # type: ignore[arg-type]
+
+
+class Case:
+    """A pipeline that has lived, and what its store and its log held then."""
+
+    def __init__(self, directory: Path, url: str, kind: Kind, *, sign_key: str = "") -> None:
+        self.directory, self.url, self.kind = directory, url, kind
+        self.config = project(directory, url, kind, sign_key=sign_key)
+        self.client = redis.Redis.from_url(url)
+        self.client.flushall()
+        self.log = Log(kind)
+        self.live(2)
+        self.older = Kept(self.client)
+        self.live(1)
+        self.kept, self.place = Kept(self.client), self.log.place
+        self.log.grow()
+        self.wanted = self.go_on()
+
+    def live(self, steps: int) -> None:
+        """Let a worker take some steps of the log, which grows by them where they are not there yet."""
+        life = Life(self.config, self.log)
+        for _ in range(steps):
+            self.log.grow()
+            life.live()
+        life.end()
+
+    def go_on(self) -> tuple[Any, ...]:
+        """Let a worker take what came; return what another finds afterwards, and what it answers."""
+        self.log.place = self.place
+        for _ in range(2):
+            life = Life(self.config, self.log)
+            life.live()
+            counts = life.shard.counts
+            found = counts.records, counts.learned, *life.answers()
+            life.end()
+        return found[:2] if self.kind == "a mix" else found
+
+    def hold(self, what: str) -> None:
+        """Hold what comes of a store to what would have come."""
+        self.look()
+        assert self.go_on() == self.wanted, what
+
+    def look(self) -> None:
+        """Do what the commands do that look at the store."""
+        store = models._store(self.config)
+        try:
+            snapshots = {p: notes[0] for p in store.partitions() if (notes := store.notes(p))}
+            workers = list(Roster(store, name="fraud").notes().values())
+            report("fraud", Seen(None, snapshots, workers, ["Kafka was not asked"]))
+            models.ls(self.config, json=False)
+            models.ls(self.config, json=True)
+            models.show(self.config, which=None, version=None, json=True)
+            if self.kind == "keys":
+                models.show(self.config, which="k1", version=None, json=False)
+        except (models.VersionUnknown, StoreRefused, TableDamaged) as error:
+            if not error.hint:
+                raise
+        finally:
+            store.client.close()
