@@ -105,7 +105,8 @@ def _hold_counts(p: "Project", partition: int, truth: Truth, committed: tuple[in
 
 def stored_model(p: "Project", partition: int, build: Callable[[], Any]) -> Any:
     """Return the River model of the newest snapshot."""
-    snapshot = Store(p.stack.addresses.redis, name=p.name).load(partition, at_most=2**62).snapshot
+    key = p.settings.get("HEADRACE__REDIS__SIGN_KEY", "").encode()
+    snapshot = Store(p.stack.addresses.redis, name=p.name, sign_key=key).load(partition, at_most=2**62).snapshot
     assert snapshot is not None, f"the store has a model of partition {partition}"
     assert snapshot.offset == len(p.sent[partition]), "a clean stop saves what was committed"
     if snapshot.codec.startswith("river"):

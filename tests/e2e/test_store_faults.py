@@ -27,6 +27,7 @@ from oracle import promise
 from pipeline.embedded import Stack
 from pipeline.embedded.port import free_ports
 from state import snapshot
+from state.seal import Seal
 from state.snapshot import Snapshot
 from state.store import Store, StoreFenced
 
@@ -39,7 +40,7 @@ RATE = 500
 MANY = 60_000
 RESUME_S = 10.0
 _values = functools.cache(values)
-BODY_AT = 41  # behind magic, format and checksum
+BODY_AT = 42  # behind magic, format, whether it is signed, and checksum
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,10 @@ def _generations(p: Project, partition: int) -> list[tuple[bytes, bytes]]:
     """Return the snapshots of a partition with their versions, the newest last."""
     with _store(p) as store:
         return sorted(store.hgetall(_key(p, partition, "snapshots")).items(), key=lambda item: int(item[0]))
+
+
+def _decoded(p: Project, partition: int, sealed: bytes) -> Snapshot:
+    return snapshot.decode(sealed, Seal(p.name), partition=partition)
 
 
 def _heads(p: Project, field: str = "offset") -> dict[int, int]:
@@ -232,7 +237,7 @@ def test_a_failover_that_forgets_the_last_seconds_is_made_good_by_the_next_save(
         _wait_for_saves(p, since=before)
         _takeovers(p, run)
         with _worker_down(run):
-            zombies = [snapshot.decode(_generations(p, n)[-1][1]) for n in p.sent]
+            zombies = [_decoded(p, n, _generations(p, n)[-1][1]) for n in p.sent]
         _relearns(p, run, {zombie.partition: zombie.offset for zombie in zombies}, kills=1)
         _wait_for_saves(p)
         before = _heads(p)
@@ -396,9 +401,9 @@ def test_what_somebody_has_to_mend_ends_the_run_with_one_line(project: Make) -> 
 @contextlib.contextmanager
 def _of_another_river(p: Project) -> Iterator[None]:
     version, good = _generations(p, 0)[-1]
-    other = msgspec.structs.replace(snapshot.decode(good), codec="river-0.0-objects-1")
+    other = msgspec.structs.replace(_decoded(p, 0, good), codec="river-0.0-objects-1")
     with _store(p) as store:
-        store.hset(_key(p, 0, "snapshots"), version, snapshot.encode(other))
+        store.hset(_key(p, 0, "snapshots"), version, snapshot.encode(other, Seal(p.name)))
         yield
         store.hset(_key(p, 0, "snapshots"), version, good)
 
@@ -421,8 +426,9 @@ class _Bomb:
 
 
 def _of_another_model(sealed: bytes) -> bytes:
-    bad = msgspec.structs.replace(snapshot.decode(sealed), model=pickle.dumps(_Bomb()))
-    return sealed[:BODY_AT] + snapshot.encode(bad)[BODY_AT:]
+    # As it was sealed, but for the model in it: no checksum and no signature goes with that.
+    name, fields = msgspec.msgpack.decode(sealed[BODY_AT:])
+    return sealed[:BODY_AT] + msgspec.msgpack.encode([name, {**fields, "model": pickle.dumps(_Bomb())}])
 
 
 def _flipped(sealed: bytes) -> bytes:
@@ -448,7 +454,7 @@ def test_what_is_damaged_or_gone_is_passed_over_and_never_loaded(project: Make) 
             for n in damaged:
                 *_, (_, older), (version, newest) = _generations(p, n)
                 store.hset(_key(p, n, "snapshots"), version, DAMAGES[n](newest))
-                start[n] = snapshot.decode(older).offset
+                start[n] = _decoded(p, n, older).offset
             for version, sealed in _generations(p, ruined):
                 store.hset(_key(p, ruined, "snapshots"), version, _flipped(sealed))
             store.delete(_key(p, emptied, "snapshots"), _key(p, beheaded, "head"))
