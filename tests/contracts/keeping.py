@@ -191,7 +191,7 @@ class Life:
         """Tell what the models answer."""
         for key in (b"k0", b"k1", b"k2", b"k3"):
             if self.shard.keys is not None:
-                self.shard.keys.meet(key, -1)
+                self.shard.keys.warm([key])
             yield self.shard.mind.predict(key, {"a": 1.5, "b": 0.5})
 
     def end(self) -> None:
