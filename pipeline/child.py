@@ -1,39 +1,58 @@
 """A process that is forked off this one to make one call, and that learns by a pipe when this one is gone.
 
+By another pipe it tells this one that it was at work, and of what it died.
+
 To fork costs some milliseconds where a new interpreter would import River for seconds. It is sound while the parent
 has one thread and no client of any server, which is all that `run` is.
 """
 
 import contextlib
+import errno
 import os
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 EXIT_RAISED = 70
 """Exit code of a child whose call raised what nobody foresaw."""
 
 _LOOK_S = 0.02
+_WORKED, _DIED = b".", b"!"
+# What a pipe takes at once, or not at all.
+_CAUSE_BYTES_MAX = 2_000
 _TELL = 3
 # Above any descriptor that the parent has opened before it had children.
 _FILES_MAX = 65_536
 
 
+_PASSING = frozenset((errno.EAGAIN, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC))
+
+
+class Cause(NamedTuple):
+    """Of what a child died: the kind of error and its place, which are the same the next time, and its words."""
+
+    kind: str
+    words: str = ""
+
+
 class Child:
-    """Fork, and make the call in the child, whose exit code it returns. What it is given tells the parent: `at_work`.
+    """Fork, and make the call in the child, whose exit code it returns.
+
+    By what the call is given it tells the parent that it was `at_work`, and the `cause` of its end, if it knows one.
 
     The child finds the end of a pipe as its standard input: it ends when the parent lets go of it, or dies. Of the
     parent's other files it has only standard output and error. Raises OSError when there can be no more processes.
     """
 
-    def __init__(self, call: Callable[[Callable[[], None]], int]) -> None:
+    def __init__(self, call: Callable[["Teller"], int]) -> None:
         # What is still buffered would be written by both.
         sys.stdout.flush()
         sys.stderr.flush()
         self.at_work = False
+        self.cause: Cause | None = None
         self.code: int | None = None
         with contextlib.ExitStack() as childs, contextlib.ExitStack() as ours:
             stdin, self._writer = _pipe(childs, ours)
@@ -74,7 +93,10 @@ class Child:
     def _end(self, status: int) -> None:
         self.code = os.waitstatus_to_exitcode(status)
         with contextlib.suppress(BlockingIOError):
-            self.at_work = bool(os.read(self._told, 1))
+            worked, _, died = os.read(self._told, 2 * _CAUSE_BYTES_MAX).partition(_DIED)
+            self.at_work = worked == _WORKED
+            if died:
+                self.cause = Cause(*died.decode(errors="replace").split("\n", 1))
         self._close()
 
     def _close(self) -> None:
@@ -82,18 +104,32 @@ class Child:
         os.close(self._told)
 
 
-class _Teller:
-    """Tells the parent, once."""
+class Teller:
+    """Tells the parent, once, that the child was at work; and why it ends."""
 
     def __init__(self) -> None:
         self._told = False
 
-    def tell(self) -> None:
+    def __call__(self) -> None:
+        """Tell that the child has done some of its work."""
         if not self._told:
             self._told = True
-            # A parent that is gone needs no telling.
-            with contextlib.suppress(OSError):
-                os.write(_TELL, b".")
+            _write(_WORKED)
+
+    def died(self, error: BaseException) -> None:
+        """Tell of what the child dies: nothing that passes by itself, such as a lack of memory or of files."""
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _PASSING):
+            return
+        place = traceback.extract_tb(error.__traceback__)[-1:]
+        at = "".join(f" at {frame.filename}:{frame.lineno}" for frame in place)
+        kind, words = type(error).__name__, " ".join(str(error).split())
+        _write(_DIED + f"{kind}{at}\n{kind}: {words}".encode(errors="replace")[:_CAUSE_BYTES_MAX])
+
+
+def _write(told: bytes) -> None:
+    # A parent that is gone needs no telling.
+    with contextlib.suppress(OSError):
+        os.write(_TELL, told)
 
 
 def _pipe(childs: contextlib.ExitStack, ours: contextlib.ExitStack, *, down: bool = True) -> tuple[int, int]:
@@ -104,8 +140,8 @@ def _pipe(childs: contextlib.ExitStack, ours: contextlib.ExitStack, *, down: boo
     return (reader, writer) if down else (writer, reader)
 
 
-def _be_the_child(call: Callable[[Callable[[], None]], int], stdin: int, tell: int) -> NoReturn:
-    code = EXIT_RAISED
+def _be_the_child(call: Callable[["Teller"], int], stdin: int, tell: int) -> NoReturn:
+    code, tell_parent = EXIT_RAISED, Teller()
     try:
         # A Ctrl-C reaches the whole group of processes, and the parent tells its children itself.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -115,11 +151,12 @@ def _be_the_child(call: Callable[[Callable[[], None]], int], stdin: int, tell: i
         os.dup2(tell, _TELL)
         # Among them the pipes of the other children, which must end with the parent and not with this one.
         os.closerange(_TELL + 1, _FILES_MAX)
-        code = call(_Teller().tell)
+        code = call(tell_parent)
         with contextlib.suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
-    except BaseException:  # noqa: BLE001 nothing may come back into the parent's code, which is below on this stack
+    except BaseException as error:  # noqa: BLE001 nothing may come back into the parent's code, below on this stack
+        tell_parent.died(error)
         traceback.print_exc()
     finally:
         # Without the interpreter's own end: clients that are still there would wait for a broker that is away.

@@ -9,6 +9,7 @@ parent is killed.
 import gc
 import os
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -20,7 +21,7 @@ import structlog
 
 from pipeline import config as configuration
 from pipeline import output, recipe, worker
-from pipeline.child import Child
+from pipeline.child import EXIT_RAISED, Cause, Child
 from pipeline.config import ConfigError
 from pipeline.takeover import OnLoss
 from pipeline.telemetry import configure_logs
@@ -37,6 +38,10 @@ _BACKOFF_MIN_S = 0.2
 _BACKOFF_MAX_S = 10.0
 # A worker that lived for as long was at work, though there may have been nothing to do.
 _STEADY_S = 3.0
+# Of the same cause a worker may die so often in a row, each time before it has worked for so long.
+_SAME_MAX = 3
+_LONG_S = 60.0
+_CRASHES = frozenset((signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV))
 _STOP_S = 10.0
 _TICK_S = 0.05
 # Of new objects, and of runs of the younger generation before the older one's.
@@ -51,6 +56,8 @@ class _Seat:
         self._job = job
         self.worker: Child | None = None
         self.ended: int | None = None
+        self._cause: Cause | None = None
+        self._same = 0
         self._failures = 0
         self._started_at = 0.0
         self._start_at = 0.0
@@ -70,9 +77,11 @@ class _Seat:
         """Notice the worker's end; decide whether it was the last or is followed by another."""
         if self.worker is None or (code := self.worker.poll()) is None:
             return
+        lived_s = now - self._started_at
         # What ended a worker that had been at work is not what keeps it from starting.
-        if self.worker.at_work or now - self._started_at > _STEADY_S:
+        if self.worker.at_work or lived_s > _STEADY_S:
             self._failures = 0
+        self._note_cause(_cause_of(code, self.worker), is_early=not self.worker.at_work or lived_s < _LONG_S)
         self.worker = None
         # A worker that somebody else has stopped is missed, and started again.
         if code in _FINAL_EXITS:
@@ -87,15 +96,43 @@ class _Seat:
             self.ended = 0
             log.warning("worker died while it was to end; the next start goes on from there", exit=code)
             return
+        if self._same >= _SAME_MAX and self._cause is not None:
+            self.ended = _fail(self._cause)
+            return
         self._job = msgspec.structs.replace(self._job, restarts=self._job.restarts + 1)
         wait_s = self._back_off(now)
         log.warning("worker died, starting another", exit=code, wait_s=wait_s, restarts=self._job.restarts)
+
+    def _note_cause(self, cause: Cause | None, *, is_early: bool) -> None:
+        """Count how often in a row the worker died of the same cause, before it had been at work for long."""
+        if cause is None or not is_early:
+            self._cause, self._same = None, 0
+            return
+        is_same = self._cause is not None and self._cause.kind == cause.kind
+        self._cause, self._same = cause, self._same + 1 if is_same else 1
 
     def _back_off(self, now: float) -> float:
         self._failures += 1
         wait_s = min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2.0 ** (self._failures - 1))
         self._start_at = now + wait_s
         return wait_s
+
+
+def _cause_of(code: int, child: Child) -> Cause | None:
+    """Return of what a worker died, where the next one may die of it, too; None where it was away or was killed."""
+    if -code in _CRASHES and not child.at_work:
+        name = signal.Signals(-code).name
+        return Cause(name, f"the process crashed ({name})")
+    return child.cause if code == EXIT_RAISED else None
+
+
+def _fail(cause: Cause) -> int:
+    where = cause.kind.partition(" at ")[2]
+    sys.stderr.write(
+        f"headrace: a worker died {_SAME_MAX} times in a row of the same: {cause.words}{where and f' (at {where})'}\n"
+        "  → nothing is lost: mend the cause, and start again; HEADRACE_DEBUG=1 shows all of where it came from\n"
+    )
+    return 1
 
 
 def run(file: Path, *, workers: int, until_end: bool, on_loss: OnLoss, flags: dict[str, Any]) -> int:

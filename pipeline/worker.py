@@ -29,7 +29,7 @@ from consumers.topics import Topic, Topics
 from consumers.weave import Place
 from pipeline import config as configuration
 from pipeline import failpoint, ordinal, output, recipe
-from pipeline.child import EXIT_RAISED
+from pipeline.child import EXIT_RAISED, Teller
 from pipeline.config import Config, ConfigError
 from pipeline.heartbeat import Company
 from pipeline.identity import Identity
@@ -363,8 +363,8 @@ class Worker:
         self._asked_to_stop(signal.SIGTERM, None)
 
 
-def main(job: Job, at_work: Callable[[], None]) -> int:
-    """Run one worker as the parent says, and return its exit code; call `at_work` when it has done some of its work."""
+def main(job: Job, tell: Teller) -> int:
+    """Run one worker as the parent says, and return its exit code; `tell` the parent when it has done some work."""
     # How deeply a record may be nested depends on how much of the stack is left; it must not on who calls.
     sys.setrecursionlimit(_FRAMES_MAX + len(traceback.extract_stack()))
     learner.reseed()
@@ -372,7 +372,7 @@ def main(job: Job, at_work: Callable[[], None]) -> int:
         config = configuration.load(Path(job.config), flags=job.flags)
         output.hide(config.conceal)
         configure_logs(level=config.log.level, style=config.log.format)
-        stopped = Worker(config, job, at_work).run()
+        stopped = Worker(config, job, tell).run()
     except (ConfigError, SettingsRefused, learner.ModelError) as error:
         return _fail(error, EXIT_CONFIG)
     except AddressError as error:
@@ -390,6 +390,7 @@ def main(job: Job, at_work: Callable[[], None]) -> int:
         log.error(  # noqa: TRY400 a traceback is for those who ask for it
             "worker failed", error=f"{type(error).__name__}: {error}", at=f"{place.filename}:{place.lineno}"
         )
+        tell.died(error)
         return EXIT_RAISED
     return EXIT_STOPPED if stopped else 0
 

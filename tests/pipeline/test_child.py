@@ -1,6 +1,7 @@
 """Forked children: how they end, what they have of their parent, and that they hear of its end."""
 
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -110,6 +111,30 @@ def test_the_parent_hears_that_a_child_was_at_work_though_it_was_killed() -> Non
         assert child.wait(0.2) is None
         child.kill()
         assert child.at_work is at_work
+
+
+def test_the_parent_hears_of_what_a_child_died_and_where() -> None:
+    child = Child(raises)
+    assert child.wait(BOUND_S) == EXIT_RAISED
+    assert child.cause is not None
+    assert child.cause.words == "ValueError: nobody foresaw it"
+    assert child.cause.kind.startswith("ValueError at ")
+    assert "test_child.py:" in child.cause.kind
+
+
+def test_what_passes_by_itself_is_no_cause_nor_is_a_kill() -> None:
+    def full(_tell: Tell) -> int:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    def starved(_tell: Tell) -> int:
+        raise MemoryError
+
+    for call in (full, starved):
+        child = Child(call)
+        assert (child.wait(BOUND_S), child.cause) == (EXIT_RAISED, None)
+    child = Child(until_told_to_end)
+    child.kill()
+    assert (child.poll(), child.cause) == (-signal.SIGKILL, None)
 
 
 @pytest.mark.parametrize("hangs", [lambda: time.sleep(BOUND_S), lambda: ctypes.PyDLL(None).sleep(int(BOUND_S))])
