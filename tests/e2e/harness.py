@@ -73,6 +73,8 @@ class Project:
     _asker: Consumer | None = None
 
     def __post_init__(self) -> None:
+        # What one test changes is not the next one's.
+        self.settings = dict(self.settings)
         self.directory.mkdir(parents=True, exist_ok=True)
         (self.directory / "model.py").write_text(self.model)
         self.file = self.directory / "headrace.toml"
