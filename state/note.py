@@ -1,6 +1,6 @@
 """What is known of a version beside its bytes, as a line of JSON: what `model ls` and `status` show.
 
-It decides nothing, and anybody may have written it: what is none is passed over.
+Anybody may have written it: what is none is passed over. It may keep a worker off, and decides nothing of a model.
 """
 
 from typing import Annotated, Any
@@ -17,6 +17,8 @@ _KIND = "note"
 class _Note(msgspec.Struct):
     """What a note must hold, whatever else it tells."""
 
+    topic: str
+    topic_id: str
     partition: int
     offset: Place
     epoch: int
@@ -45,9 +47,8 @@ def read(note: bytes, seal: Seal, *, partition: int) -> dict[str, Any] | None:
         return None
     try:
         whole = msgspec.json.decode(note, type=_Note)
+        told: dict[str, Any] = msgspec.json.decode(note)
     except (msgspec.MsgspecError, RecursionError):
         return None
-    if whole.partition != partition:
-        return None
-    told = msgspec.structs.asdict(whole)
-    return told if whole.tables else {name: value for name, value in told.items() if name != "tables"}
+    told.pop("signature", None)
+    return told if whole.partition == partition else None

@@ -42,7 +42,7 @@ from state.packer import Packed, pack
 from state.scripts import PRELUDE, WHOLE
 from state.seal import Seal, written
 from state.snapshot import Snapshot, SnapshotError, decode, encode
-from state.table import Stand, TableDamaged, Tables, escape, whole
+from state.table import Stand, TableDamaged, Tables, escape, stray, whole
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -277,14 +277,6 @@ class Store:
             sums = self._sums_of(partition, version)
         self._tables.rewind(partition, epoch=epoch, version=version, sums=sums)
 
-    def stray(self) -> str | None:
-        """Find a key of the pipeline that is of another type than it should be."""
-        for key in self.client.scan_iter(match=f"{escape(self._name)}:{{*", count=1_000):
-            wanted = b"string" if b":worker:" in key else b"hash"
-            if self.client.type(key) != wanted:
-                return bytes(key).decode(errors="replace")
-        return None
-
     def _sums_of(self, partition: int, version: int) -> Mapping[str, bytes]:
         sealed = cast("bytes | None", self.client.hget(self._key(partition, "snapshots"), str(version)))
         try:
@@ -415,11 +407,9 @@ class Store:
 
 def _stray(parts: Sequence[Any]) -> str:
     """Name the key that is of another type than the pipeline's keys are, for whoever was called of these parts."""
-    store = next(
-        (found for part in parts for found in (part, getattr(part, "store", None)) if type(found) is Store), None
-    )
-    with contextlib.suppress(RedisError):
-        if store is not None and (key := store.stray()) is not None:
+    with contextlib.suppress(StopIteration, RedisError):
+        store = next(found for part in parts if isinstance(found := getattr(part, "store", part), Store))
+        if (key := stray(store.client, store.seal.name)) is not None:
             return f"the key {key}"
     return "the key of the pipeline's name that is neither a hash nor a worker's note (redis-cli: SCAN, TYPE)"
 

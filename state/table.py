@@ -246,6 +246,15 @@ def whole(text: bytes | None) -> int | None:
     return found if (found := int(text)) <= NUMBER_MAX else None
 
 
+def stray(client: "redis.Redis", name: str) -> str | None:
+    """Find a key of a pipeline that is of another type than it should be."""
+    for key in client.scan_iter(match=f"{escape(name)}:{{*", count=ROWS_MAX):
+        wanted = b"string" if b":worker:" in key else b"hash"
+        if client.type(key) != wanted:
+            return bytes(key).decode(errors="replace")
+    return None
+
+
 def escape(name: str) -> str:
     """Make a pattern that matches the name alone."""
     return "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in name)

@@ -16,6 +16,7 @@ from consumers.topics import Topic
 from pipeline import config as configuration
 from pipeline import mark, models, recipe
 from pipeline.config import Config
+from pipeline.identity import Identity
 from pipeline.mixer import Mixer
 from pipeline.report import Seen, report
 from pipeline.saver import Saver
@@ -28,8 +29,8 @@ from state.store import Store, StoreAway, StoreRefused
 from state.table import TableDamaged
 
 Kind = Literal["one model", "labels", "keys", "a mix"]
-TOPIC = Topic(name="in", partitions=1, id="t", value_bytes_max=1_000_000, compacted=False)
-TRUTHS = Topic(name="truths", partitions=1, id="u", value_bytes_max=1_000_000, compacted=False)
+TOPIC = Topic(name="in", partitions=1, id="", value_bytes_max=1_000_000, compacted=False)
+TRUTHS = Topic(name="truths", partitions=1, id="", value_bytes_max=1_000_000, compacted=False)
 STEP = 6
 _SCOPES = {"one model": "partition", "labels": "partition", "keys": "key", "a mix": "global"}
 _MODEL = """
@@ -100,7 +101,8 @@ class Life:
         self._takeover = Takeover(
             source=log,  # type: ignore[arg-type]
             store=self.store,
-            topic=TOPIC if not log.labels else Topic("in", 1, "t", 1_000_000, compacted=False, labels=TRUTHS),
+            topic=TOPIC if not log.labels else Topic("in", 1, "", 1_000_000, compacted=False, labels=TRUTHS),
+            identity=Identity(TOPIC, ask=lambda _names: {}),
             minds=self._minds,
             rules=recipe.rules(config, default=None),
             on_loss="relearn",
