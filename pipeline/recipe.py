@@ -149,7 +149,7 @@ def builder(config: Config) -> Callable[[], learner.RiverLearner]:
     factory = learner.load_factory(config.model.factory, config.directory)
     trusted = frozenset(config.model.trusted_packages) | modules_beside(config.directory)
     # A pickle runs what it says: it must be known who wrote it.
-    pickles = config.model.allow_pickle and bool(getattr(config.redis, "sign_key", None))
+    pickles = config.model.allow_pickle and bool(config.redis.signature)
     return lambda: learner.build(factory, trusted=trusted, pickles=pickles)
 
 
