@@ -10,6 +10,7 @@ import msgspec
 
 from state.labels import Tally
 from state.scripts import NUMBER_MAX
+from state.seal import UNREADABLE
 from state.shard import Counts, Number, Shard
 from state.snapshot import LabelsPlace, Place
 from state.spec import brief
@@ -95,7 +96,7 @@ def read(metadata: str) -> Mark | None:
     """Read a committed offset's metadata; None where it holds no mark that can be true (another tool committed it)."""
     try:
         found = msgspec.json.decode(metadata, type=Mark)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return None
     join = found.join
     if (

@@ -68,7 +68,7 @@ class Entry(msgspec.Struct, gc=False):
 
     @classmethod
     def read(cls, row: bytes) -> "Entry":
-        """Return the entry of a row that the store has. Raises msgspec.MsgspecError for one that is none."""
+        """Return the entry of a row that the store has. Raises `seal.UNREADABLE` for one that is none."""
         entry = cls(*_decode(row))
         entry.saved = True
         return entry

@@ -21,7 +21,7 @@ from state.hot import Hot, Saving
 from state.learner import Answer, ModelError
 from state.moment import Clock, Times
 from state.packer import Packed, Packer, pack
-from state.seal import RowSeal
+from state.seal import UNREADABLE, RowSeal
 from state.slab import Slab
 from state.table import Stand, TableDamaged
 
@@ -279,7 +279,7 @@ class Keyring:
         """Become what a snapshot held. Raises ModelError when the bytes are none of this kind."""
         try:
             ring = msgspec.msgpack.decode(model, type=Ring)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise ModelError(
                 f"the snapshot is of no models by key: {error}", hint="put model.scope back, or use another `name`"
             ) from error
@@ -444,5 +444,5 @@ def read_row(key: bytes, packed: bytes) -> Row:
     """Read a key's row. Raises TableDamaged for one that is none."""
     try:
         return msgspec.msgpack.decode(packed, type=Row)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise TableDamaged(f"the row of key {key!r} can't be read: {error}") from error

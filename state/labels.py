@@ -14,6 +14,7 @@ import msgspec
 
 from state.entry import ANSWERED, ASKED, EARLY, GONE, WAITING, Entry, boxed, plain, same, unboxed
 from state.moment import Clock, Times, is_time
+from state.seal import UNREADABLE
 from state.table import TableDamaged
 
 TABLE = "labels"
@@ -252,7 +253,7 @@ class Labels:
         for key, row in rows:
             try:
                 self._entries[key.decode()] = Entry.read(row)
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            except UNREADABLE as error:
                 raise TableDamaged(f"the row {key!r} of the table {TABLE} can't be read: {error}") from error
         waiting = [entry for entry in self._entries.values() if entry.kind in WAITING]
         self.asked = sum(entry.kind == ASKED for entry in waiting)

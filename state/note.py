@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from state.seal import Seal
+from state.seal import UNREADABLE, Seal
 from state.shard import Number
 from state.snapshot import CREATED_MS_MAX, Place, Snapshot, describe
 
@@ -48,7 +48,7 @@ def read(note: bytes, seal: Seal, *, partition: int) -> dict[str, Any] | None:
     try:
         whole = msgspec.json.decode(note, type=_Note)
         told: dict[str, Any] = msgspec.json.decode(note)
-    except (msgspec.MsgspecError, RecursionError):
+    except UNREADABLE:
         return None
     told.pop("signature", None)
     return told if whole.partition == partition else None

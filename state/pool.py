@@ -18,7 +18,7 @@ from typing import cast
 import msgspec
 
 from state.scripts import WHOLE
-from state.seal import SealError
+from state.seal import UNREADABLE, SealError
 from state.shard import Number
 from state.store import Store, StoreFenced, plain_errors
 from state.table import whole
@@ -191,7 +191,7 @@ class Pool:
             found = msgspec.msgpack.decode(body, type=_Whole)
         except SealError as error:
             raise PoolDamaged(f"mix {number} can't be trusted: {error}", number=number) from error
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except UNREADABLE as error:
             raise PoolDamaged(f"mix {number} can't be read: {error}", number=number) from error
         if {partition: _place(place) for partition, place in packed.items()} != {
             b"%d" % partition: place for partition, place in found.places.items()
@@ -242,5 +242,5 @@ def _place(packed: bytes | None) -> Place | None:
     """Read a place; what is none is as good as no place, and is found not to be that of the mix."""
     try:
         return None if packed is None else msgspec.msgpack.decode(packed, type=Place)
-    except (msgspec.MsgspecError, RecursionError):
+    except UNREADABLE:
         return None

@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 
 import msgspec
 
-from state.seal import Seal
+from state.seal import UNREADABLE, Seal
 from state.store import Store, plain_errors
 
 LEASE_MS = 15_000
@@ -116,7 +116,7 @@ def _read(note: bytes, seal: Seal, name: str, ordinal: int) -> dict[str, Any] | 
     try:
         msgspec.json.decode(note, type=_Note)
         told: dict[str, Any] = msgspec.json.decode(note)
-    except (msgspec.MsgspecError, RecursionError):
+    except UNREADABLE:
         return None
     told.pop("signature", None)
     return told

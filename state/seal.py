@@ -15,12 +15,16 @@ import hmac
 import itertools
 import struct
 
+import msgspec
+
 _SIGNED, _PLAIN = b"\x01", b"\x00"
 _TAG_BYTES = 32
 _HEAD_BYTES = 1 + _TAG_BYTES
 _SIGNATURE = b',"signature":"'
 _NOTE_END_BYTES = len(_SIGNATURE) + 2 * _TAG_BYTES + len(b'"}')
 
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""Whatever msgspec raises for bytes that it can't read."""
 SIGN_KEY_BYTES_MIN = 16
 """How long a key must be."""
 ROW_BYTES = 16

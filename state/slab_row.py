@@ -7,6 +7,7 @@ import msgspec
 
 from state.kernel import COUNT, VARIANCE
 from state.learner import ModelError
+from state.seal import UNREADABLE
 
 _COUNT_MAX = 1 << 53
 """Up to here a float counts without a gap."""
@@ -36,7 +37,7 @@ def read(state: bytes, *, scaled: bool, fields: int) -> Row:
     """Read a model that has so many fields a feature. Raises ModelError for bytes that are none."""
     try:
         row = _decode(state)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise no_model(str(error)) from error
     if row.scaled != scaled:
         raise no_model("it is one with a scaler" if row.scaled else "it is one without a scaler")
@@ -60,7 +61,7 @@ def describe(state: bytes) -> dict[str, Any] | None:
     """
     try:
         row = _decode(state)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None
     names = ("count", "weight", "mean", "variance") if row.scaled else ("seen", "weight")
     numbers = struct.unpack(f"<{len(row.fields) // 8}d", row.fields)

@@ -11,7 +11,7 @@ import msgspec
 
 from state.cell import Scope
 from state.labels import Memory
-from state.seal import ROW_BYTES, Seal, SealError
+from state.seal import ROW_BYTES, UNREADABLE, Seal, SealError
 from state.shard import Counts, Quality, Shard
 
 _MAGIC = b"HEADRACE"
@@ -146,7 +146,7 @@ def decode(sealed: bytes, seal: Seal, *, partition: int) -> Snapshot:
         whole = msgspec.msgpack.decode(seal.unwrap(sealed[len(_HEAD) :], _KIND), type=_Whole)
     except SealError as error:
         raise SnapshotError(f"the snapshot can't be trusted: {error}") from error
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except UNREADABLE as error:
         raise SnapshotError(f"the snapshot can't be read: {error}") from error
     found = whole.snapshot
     if (whole.name, found.partition) != (seal.name, partition):
