@@ -14,6 +14,8 @@ from state.room import order
 
 _MAGIC = b"HRarrays"
 _WHOLE_MIN, _WHOLE_MAX = -(1 << 63), (1 << 64) - 1
+# A model of several classes has numbers for each name with each class, also for those that never met.
+_GRID_MIN_BYTES, _GRID_PER_BYTE = 1 << 28, 256
 _Value = str | int | float | bool | None
 _Class = str | int | bool | list[str]
 """A class; a whole number that has no place in 64 bits is written in digits, in a list."""
@@ -79,6 +81,9 @@ def read(state: bytes, parts: Sequence[Part], *, spec: str) -> list[Memo]:
         raise refused("its names or its parts are not in order")
     classes = tuple(map(_label, ledger.classes))
     last = len(parts) - 1
+    grid_bytes = 8 * len(ledger.names) * len(classes) * len(parts[last].cells)
+    if grid_bytes > max(_GRID_MIN_BYTES, _GRID_PER_BYTE * len(state)):
+        raise refused("its names and classes take far more memory than what it tells of them")
     return [
         _memo(entry, part, ledger.names, classes if at == last else ())
         for at, (entry, part) in enumerate(zip(ledger.parts, parts, strict=True))

@@ -226,3 +226,21 @@ def test_sizes_that_are_claimed_and_not_there_take_no_memory(name: str, kind: st
         target.hit(HUGE[kind](whole[:at]) + whole[at:])
     target.hit(HUGE[kind](whole[:8]) + b"\x00" * 100_000)
     assert target.taken == 0
+
+
+def test_names_and_classes_that_never_met_take_no_memory() -> None:
+    """Few bytes name many features and many classes, and a model has numbers for each with each."""
+    name, many = "Bayes, Gaussian: numbers and words", 20_000
+    if not compilable(name):
+        return
+    target, whole = Target(name), good(name)
+    message = msgspec.msgpack.decode(whole[8:])
+    names, classes = sorted(f"n{at}" for at in range(many)), [f"c{at}" for at in range(many)]
+    parts = [[b"", b"", part[2], []] for part in message[3]]
+    counted = next(at for at, part in enumerate(message[3]) if part[1])
+    width = len(message[3][counted][1]) // (len(message[3][counted][0]) // 4)
+    row = message[3][counted][1][:width]
+    parts[counted] = [struct.pack(f"<{many}I", *range(many)), row * many, message[3][counted][2], []]
+    parts[-1][2] = struct.pack(f"<{many}d", *[1.0] * many)
+    target.hit(whole[:8] + msgspec.msgpack.encode([*message[:2], names, parts, classes]))
+    assert target.taken == 0
