@@ -107,12 +107,16 @@ class Commons:
         while time.monotonic() < until:
             found = self._pool.load()
             self._compare(found.number, found.life, found.digest)
-            theirs, examples = self._model_of(found.mix)
+            theirs, examples = self._model_of(found)
             if examples < self._base_examples:
                 raise PoolDamaged(f"mix {found.number} was put back and has gone on from there", number=found.number)
-            mixed = self._mixing.merge(
-                self._base, mine.model, theirs, n_mine=self.learned, n_theirs=examples - self._base_examples
-            )
+            try:
+                mixed = self._mixing.merge(
+                    self._base, mine.model, theirs, n_mine=self.learned, n_theirs=examples - self._base_examples
+                )
+            except Exception:
+                self._check(theirs, found.number)
+                raise
             cell = Cell(self._learner_of(mixed))
             if not contributions:
                 self._adopt(cell, found)
@@ -133,7 +137,9 @@ class Commons:
 
     def _begin(self) -> None:
         found = self._pool.load()
-        model, _ = self._model_of(found.mix)
+        model, _ = self._model_of(found)
+        if found.mix is not None:
+            self._check(model, found.number)
         self._adopt(Cell(self._learner_of(model)), found)
 
     def _adopt(self, cell: Cell, found: Found) -> None:
@@ -143,8 +149,17 @@ class Commons:
         self._found = found
         self.learned = 0
 
-    def _model_of(self, mix: Mix | None) -> tuple[Any, int]:
-        learner = self._build()
+    def _check(self, theirs: Any, number: int) -> None:
+        """Find out whether the model of a mix can be mixed at all: its parts may be any. Raises PoolDamaged."""
+        try:
+            self._mixing.merge(theirs, theirs, theirs, n_mine=1, n_theirs=1)
+        except Exception as error:
+            raise PoolDamaged(
+                f"mix {number}: its model can't be mixed: {type(error).__name__}: {error}", number=number
+            ) from error
+
+    def _model_of(self, found: Found) -> tuple[Any, int]:
+        learner, mix = self._build(), found.mix
         if mix is None:
             return learner.model, 0
         if (mix.spec, mix.codec) != (learner.spec, learner.codec):
@@ -156,7 +171,10 @@ class Commons:
                 other,
                 hint="undo the change, or start under another `name`",
             )
-        learner.load(mix.model)
+        try:
+            learner.load(mix.model)
+        except ModelError as error:
+            raise PoolDamaged(f"mix {found.number}: {error}", number=found.number) from error
         return learner.model, mix.examples
 
     def _learner_of(self, model: Any) -> RiverLearner:

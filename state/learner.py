@@ -351,9 +351,17 @@ def _order_sets(model: Any) -> None:
         if id(part) in seen or isinstance(part, type | types.FunctionType | types.ModuleType):
             continue
         seen.add(id(part))
-        if type(part) is set:
+        if type(part) is set and all(map(_has_text, part)):
             members = sorted(part, key=repr)
             part.clear()
             for member in members:
                 part.add(member)
         stack.extend(gc.get_referents(part))
+
+
+def _has_text(member: Any) -> bool:
+    """Tell whether a member's text is its value: that of an object tells where it lies, or whatever its class says."""
+    if isinstance(member, tuple | frozenset):
+        return all(map(_has_text, member))
+    text: Any = type(member).__repr__
+    return text is not object.__repr__ and not isinstance(text, types.FunctionType)

@@ -57,13 +57,15 @@ def read(state: bytes, *, scaled: bool, fields: int) -> Row:
 def describe(state: bytes) -> dict[str, Any] | None:
     """Return what a person asks of a slab's model: how many records it learned, and the numbers of each feature.
 
-    None where the bytes are of another kind of model, such as a pickle, which is not looked into.
+    None where the bytes are of another kind of model, which is not looked into, or of none.
     """
     try:
         row = _decode(state)
     except UNREADABLE:
         return None
     names = ("count", "weight", "mean", "variance") if row.scaled else ("seen", "weight")
+    if len(row.fields) != len(row.names) * len(names) * 8:
+        return None
     numbers = struct.unpack(f"<{len(row.fields) // 8}d", row.fields)
     return {
         "learned": row.learned,

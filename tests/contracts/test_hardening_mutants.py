@@ -365,6 +365,14 @@ MUTANTS: list[Mutant] = [
         test="pipeline/test_run.py::test_a_worker_that_dies_of_the_same_three_times_in_a_row_ends_the_run_with_the_cause[broken]",
         says="assert (7, None) == (3, 1)",
     ),
+    Mutant(
+        name="a mix that can not be mixed is taken",
+        file="state/commons.py",
+        old="if found.mix is not None:\n            self._check(model, found.number)",
+        new="if False:\n            self._check(model, found.number)",
+        test="contracts/test_pool.py::test_a_mix_whose_model_can_not_be_mixed_is_damaged[_of_no_numbers]",
+        says="DID NOT RAISE",
+    ),
 ]
 
 

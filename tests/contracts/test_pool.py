@@ -555,6 +555,35 @@ def test_a_mix_by_another_river_is_refused_though_the_model_is_the_same(pool: Po
     assert build().codec in str(caught.value)
 
 
+def _of_no_numbers(model: Any) -> None:
+    model["StandardScaler"].counts = None
+
+
+def _within_itself(model: Any) -> None:
+    model.steps["StandardScaler"] = model
+
+
+@pytest.mark.parametrize("spoil", [_of_no_numbers, _within_itself, None])
+def test_a_mix_whose_model_can_not_be_mixed_is_damaged(pool: Pool, spoil: Callable[[Any], None] | None) -> None:
+    """Whoever can write to the store makes its checksum right: then it must be given up, and not end every worker."""
+    worker, learner = Commons(pool, build), build()
+    worker.claim(3, 1)
+    teach(Share(worker), records(5, seed=1))
+    if spoil is not None:
+        spoil(learner.model)
+    model = b"none" if spoil is None else learner.dump()
+    pool.claim(4, 1)
+    bad = Mix(9, learner.spec, learner.codec, model)
+    assert pool.submit(bad, base=pool.load(), contributions={4: Contribution(1, None, Place(9, 1))}) is not None
+    with pytest.raises(PoolDamaged):
+        worker.mix({3: Contribution(1, None, Place(5, 1))}, within_s=WITHIN_S)
+    worker.forget()
+    with pytest.raises(PoolDamaged) as caught:
+        _ = worker.cell
+    worker.clear(caught.value.number)
+    assert Share(worker).predict(None, {"a": 1.0})
+
+
 def test_a_label_is_judged_as_by_a_model_that_was_never_taught(pool: Pool) -> None:
     commons = Commons(pool, lambda: RiverLearner(naive_bayes.GaussianNB()))
     share = Share(commons)

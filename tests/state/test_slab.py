@@ -566,3 +566,9 @@ def test_rows_are_written_together_as_they_are_alone_however_much_was_learned(na
     }
     for place, (count, intercept, own) in enumerate(zip(counts, intercepts.tolist(), fields, strict=True)):
         assert found[place] == slab_row.write(count, intercept, names, own.tobytes(), scaled=True)
+
+
+@pytest.mark.parametrize("fields", [b"", b"xx", b"x" * 8, b"x" * 32])
+def test_a_row_whose_numbers_are_not_those_of_its_names_is_not_described(fields: bytes) -> None:
+    """The store may hold anything, and a person may ask for it."""
+    assert slab_row.describe(slab_row.write(1, 0.0, ["a", "b"], fields, scaled=True)) is None
