@@ -67,6 +67,10 @@ def _value(match: re.Match[str], key: str, directory: Path, found: set[str]) -> 
     value = os.environ.get(name) if match["kind"] == "env" else _read(directory / name, key)
     if value is None:
         raise ReferenceMissing(f"{key}: the environment variable {name} is not set", hint=f"set {name}")
+    if not value:
+        # A secret that was not filled in must not turn off what it protects.
+        where = f"the environment variable {name}" if match["kind"] == "env" else f"the file {name}"
+        raise ReferenceMissing(f"{key}: {where} is empty", hint=f"fill it in, or take {key} out of the configuration")
     found.add(value)
     return value
 

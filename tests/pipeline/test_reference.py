@@ -49,7 +49,7 @@ def test_a_reference_stands_for_what_is_there_in_any_string(file: Path, referenc
 
 @pytest.mark.parametrize(
     ("content", "value"),
-    [(b"a", "a"), (b"a\n", "a"), (b"a\n\n", "a\n"), (b"a\r\n", "a"), (b"\n", ""), (b"", ""), (b" a \n", " a ")],
+    [(b"a", "a"), (b"a\n", "a"), (b"a\n\n", "a\n"), (b"a\r\n", "a"), (b" a \n", " a ")],
 )
 def test_of_a_file_only_its_last_newline_is_left_out(file: Path, content: bytes, value: str) -> None:
     (file.parent / "run" / "secret").write_bytes(content)
@@ -90,6 +90,8 @@ def test_two_dollars_are_a_dollar_that_is_meant(file: Path) -> None:
         ("${file:binary}", "binary is no UTF-8 text"),
         ("${file:large}", "more than 1,000,000 bytes"),
         ("${file:pipe}", "pipe is no file"),
+        ("${file:empty}", "the file empty is empty"),
+        ("${env:EMPTY}", "the environment variable EMPTY is empty"),
         ("${vault:MISSING}", "begins neither"),
         ("${env:}", "begins neither"),
         ("${", "begins neither"),
@@ -97,8 +99,10 @@ def test_two_dollars_are_a_dollar_that_is_meant(file: Path) -> None:
     ],
 )
 def test_a_reference_that_leads_nowhere_is_refused_by_the_name_of_its_key(
-    file: Path, reference: str, words: str
+    file: Path, monkeypatch: pytest.MonkeyPatch, reference: str, words: str
 ) -> None:
+    monkeypatch.setenv("EMPTY", "")
+    (file.parent / "empty").write_bytes(b"\n")
     (file.parent / "binary").write_bytes(b"pa55\xff")
     (file.parent / "large").write_bytes(b"a" * 1_000_001)
     os.mkfifo(file.parent / "pipe")

@@ -108,7 +108,7 @@ def test_a_worker_that_dies_of_the_same_three_times_in_a_row_ends_the_run_with_t
 @pytest.mark.parametrize(
     "mains",
     [[killed], [away], [full], [crashes_at_work], [broken, killed], [broken, broken, crashes], [broken, broken, away]],
-    ids=str,
+    ids=lambda mains: "-".join(main.__name__ for main in mains),
 )
 def test_kills_outages_want_of_files_and_different_causes_never_end_the_run(
     mains: list[Main], monkeypatch: pytest.MonkeyPatch
