@@ -188,7 +188,7 @@ def _room(features: Topic, letters: Topic) -> Iterator[Finding]:
         "topics",
         "wrong" if letters.value_bytes_max < features.value_bytes_max else "warning",
         f"{letters.name} takes {letters.value_bytes_max} bytes, {features.name} {features.value_bytes_max}: "
-        "a large record that is refused may not fit, and then the pipeline stops",
+        "a large record that is refused may not fit whole, and its dead letter leaves a part out",
         f"set max.message.bytes={room} on {letters.name}",
     )
 
@@ -196,7 +196,7 @@ def _room(features: Topic, letters: Topic) -> Iterator[Finding]:
 def _history(config: Config, topic: Topic) -> Iterator[Finding]:
     labels = None if topic.labels is None else topic.labels.name
     places = _ask("history", lambda: Places(config.librdkafka, group=config.name, topic=topic.name, labels=labels))
-    read = _ask("history", places.read)
+    read = {partition: standing.by_mark(place) for partition, place in _ask("history", places.read).items()}
     is_sound = True
     for error in standing.faults(topic, read, _notes(config, read)):
         is_sound = False

@@ -79,6 +79,14 @@ def mark_of(metadata: str, offset: int | None) -> mark.Mark | None:
     return None if found is not None and found.offset not in {-1, offset} else found
 
 
+def by_mark(place: Place) -> Place:
+    """Let the place in the labels be what the features' mark tells: the group's own offset may be another tool's."""
+    found = mark_of(place.metadata, place.committed)
+    if place.labels is None or found is None or found.join is None:
+        return place
+    return msgspec.structs.replace(place, labels=msgspec.structs.replace(place.labels, committed=found.join.offset))
+
+
 def replaced(kind: str, name: str) -> TopicReplaced:
     """Say that a topic is another than it was."""
     return TopicReplaced(
@@ -135,7 +143,11 @@ def check_start(facts: Facts) -> None:
 def faults(
     topic: Topic | None, places: Mapping[int, Place], notes: Mapping[int, Mapping[str, Any]]
 ) -> Iterator[StateError]:
-    """Yield what does not fit together, by partition; `notes` are the store's of the newest snapshots."""
+    """Yield what does not fit together, by partition, and once what is said of the whole topic.
+
+    `places` are as `by_mark` has them, `notes` the store's of the newest snapshots.
+    """
+    told: set[str] = set()
     if topic is None:
         return
     for partition, place in places.items():
@@ -144,7 +156,9 @@ def faults(
             check(facts)
             check_start(facts)
         except StateError as error:
-            yield error
+            if str(error) not in told:
+                told.add(str(error))
+                yield error
 
 
 def _labels_name(topic: Topic) -> str:

@@ -67,7 +67,7 @@ class Observer:
         stored: dict[int, dict[str, Any]] = {}
         strangers = 0
         try:
-            places = self._places.read()
+            places = {partition: standing.by_mark(place) for partition, place in self._places.read().items()}
             if not places:
                 faults.append(f"the topic {self._topic} is not there yet; `headrace run` makes it")
             topic = self._topics.identify(self._topic, self._labels)

@@ -3,7 +3,7 @@
 from consumers.places import Place
 from consumers.source import Committed, Source
 from consumers.topics import Topic
-from pipeline.standing import Facts, Saved, mark_of, saved_of
+from pipeline.standing import Facts, Saved, by_mark, saved_of
 from state.store import Store
 
 
@@ -15,13 +15,10 @@ def saved(store: Store, partition: int) -> Saved | None:
 def facts(partition: int, *, topic: Topic, source: Source, newest: Saved | None) -> Facts:
     """Ask where the group stands in a partition, waiting out a transaction that is still open. Raises SourceAway."""
     committed = source.committed([partition])[partition]
-    last = mark_of(committed.metadata, committed.offset)
-    # Beside the features' offset stands what that of the labels is; on its own it may have been forgotten.
-    told = committed.labels if last is None or last.join is None else last.join.offset
     place = Place(_offset(committed.offset), committed.metadata, *source.watermarks(partition))
     if topic.labels is not None:
-        labels = Place(_offset(told), "", *source.watermarks(partition, labels=True))
-        place = Place(place.committed, place.metadata, place.low, place.high, labels)
+        labels = Place(_offset(committed.labels), "", *source.watermarks(partition, labels=True))
+        place = by_mark(Place(place.committed, place.metadata, place.low, place.high, labels))
     return Facts(partition, topic, place, newest)
 
 

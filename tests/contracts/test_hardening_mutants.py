@@ -373,6 +373,14 @@ MUTANTS: list[Mutant] = [
         test="contracts/test_pool.py::test_a_mix_whose_model_can_not_be_mixed_is_damaged[_of_no_numbers]",
         says="DID NOT RAISE",
     ),
+    Mutant(
+        name="labels where another tool says",
+        file="pipeline/standing.py",
+        old="committed=found.join.offset",
+        new="committed=place.labels.committed",
+        test="pipeline/test_standing.py::test_where_the_labels_stand_is_told_by_the_mark_and_not_by_what_another_tool_has_set",
+        says="AssertionError",
+    ),
 ]
 
 

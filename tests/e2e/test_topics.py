@@ -126,9 +126,9 @@ def test_a_topic_that_is_deleted_and_not_made_again_stops_the_pipeline(project: 
 DYNAMIC = {"HEADRACE__KAFKA__LIBRDKAFKA": json.dumps({"group.instance.id": ""})}
 
 
-def _set_offset(p: Project, offset: int) -> None:
+def _set_offset(p: Project, offset: int, *, topic: str = "") -> None:
     consumer = Consumer({**p.client, "group.id": p.name})
-    consumer.commit(offsets=[TopicPartition(p.features, 0, offset)], asynchronous=False)
+    consumer.commit(offsets=[TopicPartition(topic or p.features, 0, offset)], asynchronous=False)
     consumer.close()
 
 
@@ -172,6 +172,19 @@ def test_offsets_past_the_logs_end_are_named_by_every_command(project: Make) -> 
     _hold_commands(p, words)
     assert p.status()["lag"] is None
     assert "raise the topic's retention" not in _fails(p)
+
+
+def test_the_labels_place_is_what_the_mark_says_to_every_command(project: Make) -> None:
+    p = labelled(project, partitions=1, settings=DYNAMIC)
+    send(p, plan(200, partitions=1, delay_max=20))
+    p.run_to_end()
+    _set_offset(p, 99_999, topic=labels_of(p))
+    for _ in ("with what another tool has set", "after a run that had nothing to do"):
+        told = p.status()
+        assert (told["reason"], told["lag"]) == (None, 0)
+        done = nursery().call(["doctor", "-c", str(p.file)], env=p.env)
+        assert done.returncode == 0, done.stdout
+        p.run_to_end()
 
 
 def test_a_name_that_another_project_has_is_not_taken_over(project: Make, tmp_path: Path) -> None:

@@ -158,3 +158,19 @@ def test_every_partition_that_does_not_fit_is_named() -> None:
 @pytest.mark.parametrize("note", [None, {}, {"topic": 1}, {"topic": "t", "topic_id": "i", "offset": "x"}])
 def test_a_note_that_does_not_tell_is_none(note: dict[str, object] | None) -> None:
     assert standing.saved_of(note) is None
+
+
+def test_what_is_said_of_a_whole_topic_is_said_once() -> None:
+    place = Place(5, mark(5, topic="id-0"), 0, 10)
+    assert len(list(standing.faults(TOPIC, {0: place, 1: place}, {}))) == 1
+
+
+def test_where_the_labels_stand_is_told_by_the_mark_and_not_by_what_another_tool_has_set() -> None:
+    place = Place(5, mark(5, join=join(offset=50)), 0, 10, Place(99_999, "", 0, 60))
+    told = standing.by_mark(place)
+    assert told.labels == Place(50, "", 0, 60)
+    assert told.lag == 15
+    assert not list(standing.faults(BOTH, {0: told}, {}))
+    for other in (mark(5), "", mark(4, join=join(offset=50))):
+        unsaid = msgspec.structs.replace(place, metadata=other)
+        assert standing.by_mark(unsaid) == unsaid
