@@ -248,6 +248,7 @@ class _Reader:
         made = []
         for function, *arguments in rows:
             _require(len(arguments) >= len(names) and callable(function), "a partial's arguments")
+            self._trust.check_arguments(function, arguments, names)
             split = len(arguments) - len(names)
             named = dict(zip(names, arguments[split:], strict=True))
             made.append(functools.partial(function, *arguments[:split], **named))

@@ -226,7 +226,9 @@ class _Writer:
         for part in objects:
             if part.__dict__:
                 raise CodecError("a functools.partial has attributes of its own")
-            self._hold(cls, [part], [[part.func, *part.args, *part.keywords.values()]], (*part.keywords,), ARGUMENT)
+            arguments = [*part.args, *part.keywords.values()]
+            self._trust.check_arguments(part.func, arguments, (*part.keywords,))
+            self._hold(cls, [part], [[part.func, *arguments]], (*part.keywords,), ARGUMENT)
 
     def _expand_method(self, cls: type, objects: Objects) -> None:
         for method in objects:

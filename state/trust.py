@@ -57,6 +57,7 @@ _FUNCTIONS = (
     np.ufunc,
 )
 _DESCRIBED = (re.Pattern, operator.itemgetter, operator.attrgetter)
+_SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes})
 _PLACED = (*_FUNCTIONS, types.MethodType, functools.partial, operator.itemgetter, operator.attrgetter)
 
 
@@ -103,6 +104,7 @@ class Trust:
         self._places: set[tuple[str, str]] = set(_PLACES)
         self._found: dict[str, Any] = {}
         self._attributes: set[tuple[type, str]] = set()
+        self._arguments: set[tuple[str, int | str, str]] = set()
         self.learns = False
 
     def note(self, named: Any) -> str:
@@ -140,6 +142,23 @@ class Trust:
             self._places.add((key, place))
         elif (key, place) not in self._places and not (place in {FACTORY, ARGUMENT} and _is_ours(value)):
             raise CodecError(f"{key} may not stand in {place}")
+
+    def check_arguments(self, function: Any, arguments: Sequence[Any], names: Sequence[str]) -> None:
+        """Let a partial hold arguments for a function, the last of them by names. Raises CodecError where it may not.
+
+        What is text or a number is what the factory's model has there: a path, a size, a table's name.
+        """
+        if not isinstance(function, (*_FUNCTIONS, types.MethodType)) or _key(function) in _LISTED:
+            return
+        key, first_named = _key(function), len(arguments) - len(names)
+        for at, value in zip([*range(first_named), *names], arguments, strict=True):
+            if type(value) not in _SCALARS:
+                continue
+            argument = (key, at, f"{type(value).__name__} {value!r}")
+            if self.learns:
+                self._arguments.add(argument)
+            elif argument not in self._arguments:
+                raise CodecError(f"{key} is called with another argument {at} than in the factory's model")
 
     def check_attribute(self, cls: type, name: str) -> None:
         """Let instances have an attribute. Raises CodecError for one that would hide a part of the class."""

@@ -381,6 +381,14 @@ MUTANTS: list[Mutant] = [
         test="pipeline/test_standing.py::test_where_the_labels_stand_is_told_by_the_mark_and_not_by_what_another_tool_has_set",
         says="AssertionError",
     ),
+    Mutant(
+        name="a function is called with any arguments",
+        file="state/trust.py",
+        old="elif argument not in self._arguments:",
+        new="elif False:",
+        test="state/test_codec_attacks.py::test_a_function_is_called_with_the_arguments_of_the_factorys_model",
+        says="DID NOT RAISE",
+    ),
 ]
 
 

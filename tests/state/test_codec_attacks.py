@@ -3,9 +3,10 @@
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from river import linear_model, preprocessing
+from river import compose, linear_model, preprocessing
 from test_model_codec import column, crafted, trip
 
 from state.graph import CodecError, Column, Containers, Frozen, Instances, Named
@@ -143,3 +144,21 @@ def test_a_panic_of_a_native_part_is_an_error_like_any() -> None:
         except Exception as error:  # noqa: BLE001 any that can be refused
             faults.append(str(error))
     assert any("panicked" in fault for fault in faults)
+
+
+def read_table(path: str, x: dict[str, float], *, column: int = 0) -> dict[str, float]:
+    """Stand for a function of the user's that opens what it is told to."""
+    return x | {path: float(column)}
+
+
+def test_a_function_is_called_with_the_arguments_of_the_factorys_model() -> None:
+    def build(path: str, column: int) -> Any:
+        return compose.FuncTransformer(functools.partial(read_table, path, column=column)) | linear_model.PAClassifier()
+
+    codec = ModelCodec(build("towns.csv", 1))
+    _, back = codec.load(codec.dump(("", build("towns.csv", 1))) or b"")
+    assert back.transform_one({}) == {"towns.csv": 1.0}
+    for path, number in (("/etc/passwd", 1), ("towns.csv", 2), ("towns.csv", True)):
+        other = ModelCodec(build(path, number))
+        with pytest.raises(CodecError, match="another argument"):
+            codec.load(other.dump(("", build(path, number))) or b"")
