@@ -1,7 +1,7 @@
 """Changed rows, sealed and packed into chunks, one for each script of the store; `table` sends them."""
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -53,20 +53,20 @@ class Packer:
         self._chunks: list[memoryview] = []
         self._weight = 0
 
-    def add(self, rows: int, texts: bytes, seals: bytes) -> None:
-        """Add so many rows, which go into one chunk together; `seals` are those of all that are not to be deleted."""
+    def add(self, rows: int, texts: bytes, keys: Sequence[bytes], seals: bytes) -> None:
+        """Add a number of rows, which go into one chunk together; `keys` and `seals` are those of rows that stay."""
         if self._rows and (self._rows + rows > self._rows_max or self._held + len(texts) > self._bytes_max):
             self._close()
         self._rows += rows
         self._held += len(texts)
         self._texts.append(texts)
-        self._weight = add(self._weight, self.seal.weigh(seals))
+        self._weight = add(self._weight, self.seal.weigh(keys, seals))
 
     def add_row(self, key: bytes, value: bytes | None) -> None:
         """Add a row, None for one to delete."""
         made = b"" if value is None else self.seal.of(key, value)
         row = made + (value or b"")
-        self.add(1, b"".join((TEXT(0xDB, len(key)), key, TEXT(0xDB, len(row)), row)), made)
+        self.add(1, b"".join((TEXT(0xDB, len(key)), key, TEXT(0xDB, len(row)), row)), [key] if made else [], made)
 
     def packed(self) -> Packed:
         """Return all that was added."""

@@ -97,12 +97,14 @@ for i = 1, #chunk, 2 do
   fields[#fields + 1] = prefix .. chunk[i]
 end
 local were, noted = redis.call('HMGET', KEYS[2], unpack(keys)), redis.call('HMGET', KEYS[3], unpack(fields))
-local undo, rows, gone, past = {}, {}, {}, {}
+local undo, rows, gone, past, owners, lengths = {}, {}, {}, {}, {}, {}
 for i, key in ipairs(keys) do
   local was = noted[i] or were[i] or ''
   if was ~= '' then
     if #was < 16 then return damaged('a row of the table ', ARGV[3], ' is none') end
     past[#past + 1] = string.sub(was, 1, 16)
+    owners[#owners + 1] = key
+    lengths[#lengths + 1] = #key
   end
   if not noted[i] then
     undo[#undo + 1] = fields[i]
@@ -119,7 +121,7 @@ end
 if #undo > 0 then redis.call('HSET', KEYS[3], unpack(undo)) end
 if #rows > 0 then redis.call('HSET', KEYS[2], unpack(rows)) end
 if #gone > 0 then redis.call('HDEL', KEYS[2], unpack(gone)) end
-return {0, table.concat(past)}
+return {0, table.concat(past), table.concat(owners), table.concat(lengths, ' ')}
 """
 )
 
@@ -192,12 +194,14 @@ return {0, page[1], #entries / 2, bytes}
 # KEYS: rows. ARGV: cursor, count. Gives the seals of a page of rows, and how long all of it is.
 SEALS = """
 local page, seals, bytes = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2]), {}, 0
-local entries = page[2]
+local entries, keys, lengths = page[2], {}, {}
 for i = 2, #entries, 2 do
   seals[#seals + 1] = string.sub(entries[i], 1, 16)
+  keys[#keys + 1] = entries[i - 1]
+  lengths[#lengths + 1] = #entries[i - 1]
   bytes = bytes + #entries[i - 1] + #entries[i]
 end
-return {page[1], #entries / 2, bytes, table.concat(seals)}
+return {page[1], #entries / 2, bytes, table.concat(seals), table.concat(keys), table.concat(lengths, ' ')}
 """
 
 # KEYS: head. ARGV: epoch, token, undo prefix.

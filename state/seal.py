@@ -6,14 +6,17 @@ signature, which nobody makes who lacks the key: HMAC-SHA256, and for rows, of w
 (RFC 7693) under a key that HMAC derives from it.
 
 A row that was put back to older bytes has a right seal. What tells it from the newest is the sum of a whole table: each
-row has a weight, and a snapshot holds the sum of them (Clarke et al. 2003, MSet-Add-Hash). With a key the weights are
-secret, so that nobody finds other rows of the same sum.
+row has a weight, which is that of its seal under its key, and a snapshot holds the sum of them (Clarke et al. 2003,
+MSet-Add-Hash). With a key the weights are secret, so that nobody finds other rows of the same sum.
 """
 
 import hashlib
 import hmac
 import itertools
+import operator
 import struct
+import zlib
+from collections.abc import Sequence
 
 import msgspec
 
@@ -112,7 +115,7 @@ class Seal:
 class RowSeal:
     """Seals the rows of one table, and weighs them. `seal` and `weight` are hashes that have been given what is common.
 
-    Without a `weight` a row's seal is its weight.
+    Without a `weight` a row's weight is its seal times a checksum of its key.
     """
 
     def __init__(self, seal: "hashlib.blake2b", weight: "hashlib.blake2b | None") -> None:
@@ -147,15 +150,19 @@ class RowSeal:
             raise SealError("it is not as it was saved")
         return value
 
-    def weigh(self, seals: bytes) -> int:
-        """Return the sum of the weights of rows, whose seals follow one another."""
+    def weigh(self, keys: Sequence[bytes], seals: bytes) -> int:
+        """Return the sum of the weights of rows, whose seals follow one another in the order of their keys."""
         if self._weight is None:
-            halves: tuple[int, ...] = struct.unpack(f">{len(seals) // 8}Q", seals)
-            return ((sum(halves[::2]) << 64) + sum(halves[1::2])) % _ROW_MODULUS
+            halves: tuple[int, ...] = struct.unpack(f">{2 * len(keys)}Q", seals)
+            # Odd, so that no seal is multiplied away.
+            factors = [2 * check + 1 for check in map(zlib.crc32, keys)]
+            high: int = sum(map(operator.mul, halves[::2], factors))
+            low: int = sum(map(operator.mul, halves[1::2], factors))
+            return ((high << 64) + low) % _ROW_MODULUS
         total, begun = 0, self._weight
-        for at in range(0, len(seals), ROW_BYTES):
+        for at, key in zip(range(0, len(seals), ROW_BYTES), keys, strict=True):
             made = begun.copy()
-            made.update(seals[at : at + ROW_BYTES])
+            made.update(seals[at : at + ROW_BYTES] + key)
             total += int.from_bytes(made.digest())
         return total % _ROW_MODULUS
 
@@ -168,6 +175,12 @@ def written(total: int) -> bytes:
 def add(total: int, weight: int) -> int:
     """Add to the sum of a table; what goes is added with a weight below zero."""
     return (total + weight) % _ROW_MODULUS
+
+
+def split(texts: bytes, lengths: bytes) -> list[bytes]:
+    """Return keys that follow one another, whose lengths are decimals with spaces between."""
+    ends = list(itertools.accumulate(map(int, lengths.split())))
+    return [texts[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _framed(parts: tuple[str | int, ...]) -> bytes:

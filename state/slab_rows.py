@@ -52,8 +52,8 @@ def pack(packer: Packer, keys: Sequence[bytes], places: Any, *, lengths: Any, se
             packer.add(len(some), *_texts(packer.seal, named, seen_ms[some], models[some]))
 
 
-def _texts(seal: RowSeal, keys: list[bytes], seen_ms: Any, models: Any) -> tuple[bytes, bytes]:
-    """Return key and sealed row of each, as texts, and their seals; keys, and times, are all of one length."""
+def _texts(seal: RowSeal, keys: list[bytes], seen_ms: Any, models: Any) -> tuple[bytes, list[bytes], bytes]:
+    """Return key and sealed row of each, as texts, keys and seals; keys, and times, are all of one length."""
     size, width = int(_sizes(seen_ms[:1])[0]), models.shape[1]
     head = msgspec.msgpack.encode([int(seen_ms[0]), bytes(width)])[:-width]
     sealed = ROW_BYTES + len(head) + width
@@ -70,7 +70,7 @@ def _texts(seal: RowSeal, keys: list[bytes], seen_ms: Any, models: Any) -> tuple
     ends = range(wide, len(rows) + 1, wide)
     seals = b"".join(seal.of(key, rows[end - wide + row_at : end]) for key, end in zip(keys, ends, strict=True))
     block[:, row_at - ROW_BYTES : row_at] = np.frombuffer(seals, np.uint8).reshape(len(keys), ROW_BYTES)
-    return block.tobytes(), seals
+    return block.tobytes(), keys, seals
 
 
 def _sizes(numbers: Any) -> Any:

@@ -31,7 +31,7 @@ import redis
 
 from state.packer import BYTES_MAX, ROWS_MAX, Packed
 from state.scripts import BEGIN, DROP, NUMBER_MAX, RESTORE, REWIND, SEALS, WRITE
-from state.seal import ROW_BYTES, RowSeal, Seal, SealError, add
+from state.seal import ROW_BYTES, RowSeal, Seal, SealError, add, split
 
 # Nothing is known of the rows' sizes before the first page: a small one asks.
 _FIRST_PAGE = 16
@@ -126,8 +126,8 @@ class Tables:
             parts, seal = ("head", f"rows:{table}", f"undo:{version}"), self._seal.rows(partition, table)
             total = add(sums.get(table, 0), int.from_bytes(packed[table].weight))
             for chunk in packed[table].chunks:
-                [past] = self._ask(self._write, partition, parts, [epoch, token, table, chunk])
-                total = add(total, -seal.weigh(past))
+                past, *keys = self._ask(self._write, partition, parts, [epoch, token, table, chunk])
+                total = add(total, -seal.weigh(split(*keys), past))
             sums[table] = total
         return Attempt(sums, token, sum(packed[table].rows for table in named), version)
 
@@ -203,10 +203,10 @@ class Tables:
             total = rows = 0
             cursor, count = b"0", _FIRST_PAGE
             while True:
-                cursor, found, size, seals = self._seals(keys=[name], args=[cursor, count])
+                cursor, found, size, seals, *keys = self._seals(keys=[name], args=[cursor, count])
                 if len(seals) != found * ROW_BYTES:
                     raise TableDamaged(f"partition {partition}: a row of the table {table} is none")
-                rows, total = rows + found, add(total, seal.weigh(seals))
+                rows, total = rows + found, add(total, seal.weigh(split(*keys), seals))
                 count = _page(found, size)
                 if cursor == b"0":
                     break

@@ -389,6 +389,14 @@ MUTANTS: list[Mutant] = [
         test="state/test_codec_attacks.py::test_a_function_is_called_with_the_arguments_of_the_factorys_model",
         says="DID NOT RAISE",
     ),
+    Mutant(
+        "a row weighs the same under any key",
+        "state/seal.py",
+        "            made.update(seals[at : at + ROW_BYTES] + key)\n",
+        "            made.update(seals[at : at + ROW_BYTES])\n",
+        "state/test_seal.py::test_the_sum_of_rows_has_no_order_and_every_change_is_in_it",
+        "the seals of two keys have changed places",
+    ),
 ]
 
 

@@ -101,3 +101,18 @@ def test_what_stands_in_another_place_is_passed_over(case: Case) -> None:
             case.kept.put_back()
             case.client.hset(key, field, fields[other])  # type: ignore[arg-type]
             case.hold(f"{key!r} {field!r} is what {other!r} is")
+
+
+def test_rows_that_lie_under_other_keys_are_learned_again(case: Case) -> None:
+    """Each row is whole, and so is their number: what was whose is what has changed."""
+    for key, fields in case.kept.hashes.items():
+        if b":rows:" not in key or len(fields) < 2:
+            continue
+        (one, row), (other, its) = list(fields.items())[:2]
+        case.kept.put_back()
+        case.client.hdel(key, one)  # type: ignore[arg-type]
+        case.client.hset(key, b"stranger", row)  # type: ignore[arg-type]
+        case.hold(f"{key!r}: the row of {one!r} is a stranger's")
+        case.kept.put_back()
+        case.client.hset(key, mapping={one: its, other: row})  # type: ignore[arg-type]
+        case.hold(f"{key!r}: {one!r} and {other!r} have changed places")
