@@ -248,6 +248,8 @@ class _Reader:
         made = []
         for function, *arguments in rows:
             _require(len(arguments) >= len(names) and callable(function), "a partial's arguments")
+            # It would take over all that the other holds.
+            _require(not isinstance(function, functools.partial), "a partial of a partial")
             self._trust.check_arguments(function, arguments, names)
             split = len(arguments) - len(names)
             named = dict(zip(names, arguments[split:], strict=True))
@@ -274,6 +276,9 @@ class _Reader:
             # Its native code adds them up while it holds them by borrowed references.
             _require(_NUMERIC.issuperset(map(type, numbers)), "a vector of other things than numbers")
             _require(mask is None or type(mask) in {set, frozenset, dict}, "a vector's mask")
+            # It is copied, for each vector anew.
+            self._hashed_left -= len(mask or ())
+            _require(self._hashed_left >= 0, "vectors' masks hold too much")
             _require(_is_factory(factory), "a vector's factory")
             made.append(VectorDict(dict(zip(keys, numbers, strict=True)), factory, mask, True))  # noqa: FBT003
         return made

@@ -118,7 +118,11 @@ def _finish_embedding(one: Any) -> None:
     rows = held["_leaf_indices"]
     if type(rows) is not list or any(type(row) is not list for row in rows):
         raise CodecError("they hold leaves that are no lists")
-    held["_leaf_indices"] = [{id(leaf): place for place, leaf in enumerate(row)} for row in rows]
+    held["_leaf_indices"] = indices = []
+    for row in rows:
+        indices.append({id(leaf): place for place, leaf in enumerate(row)})
+        # A list that stands in many places is gone through once.
+        row.clear()
 
 
 _EMBEDDING = "river.feature_extraction.kernel_approx:RandomTreesEmbedding"

@@ -66,6 +66,22 @@ def chained_dicts() -> bytes:
     return crafted(leaves=[Named(["builtins:list"])], mutables=[made], root=1)
 
 
+def shared_mask() -> bytes:
+    """Vectors that have one mask, each of which copies it."""
+    count = 20_000
+    mask = Frozen("frozenset", "builtins:frozenset", [count], Column(None, [*range(count)], [], []), [])
+    vectors = Frozen("vector", "", [2] * count, column(*(v for _ in range(count) for v in (None, [0]))), [])
+    return crafted(frozen=[mask, vectors])
+
+
+def shared_arguments() -> bytes:
+    """Partials of one partial, each of which copies its arguments."""
+    count = 20_000
+    first = Frozen("partial", "", [count + 1], column([0], *range(count)), [])
+    others = Frozen("partial", "", [2] * count, column(*(v for _ in range(count) for v in ([1], 1))), [])
+    return crafted(leaves=[Named(["builtins:list"])], frozen=[first, others], root=1)
+
+
 ATTACKS: dict[str, Callable[[], bytes]] = {
     "a set of a tuple that unfolds without end": functools.partial(doubled, "builtins:set"),
     "a dict of a tuple that unfolds without end": functools.partial(doubled, "builtins:dict"),
@@ -74,6 +90,8 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "deques in one another": chained_deques,
     "factories in one another": chained_factories,
     "default dicts in one another": chained_dicts,
+    "vectors of one mask": shared_mask,
+    "partials of one partial": shared_arguments,
 }
 
 
@@ -83,6 +101,15 @@ def test_what_would_hang_the_load_or_end_the_process_is_refused(attack: str) -> 
     codec = ModelCodec(linear_model.LogisticRegression())
     with pytest.raises(CodecError, match="contradict"):
         codec.load(ATTACKS[attack]())
+
+
+@pytest.mark.timeout(60)
+def test_a_list_of_leaves_that_stands_in_many_places_is_gone_through_once() -> None:
+    count, cls = 20_000, "river.feature_extraction.kernel_approx:RandomTreesEmbedding"
+    rows = Containers("builtins:list", [count, count], places([2] * count + [0] * count), None, None)
+    model = ModelCodec(linear_model.LogisticRegression())
+    with pytest.raises(CodecError, match="another kind of model"):
+        model.load(crafted(mutables=[Instances(cls, 1, ["_leaf_indices"], [places([1])]), rows]))
 
 
 def test_what_is_shared_and_nested_in_measure_is_still_loaded() -> None:
