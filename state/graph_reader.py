@@ -275,7 +275,7 @@ class _Reader:
             self._check_keys(keys, [len(keys)])
             # Its native code adds them up while it holds them by borrowed references.
             _require(_NUMERIC.issuperset(map(type, numbers)), "a vector of other things than numbers")
-            _require(mask is None or type(mask) in {set, frozenset, dict}, "a vector's mask")
+            _require(mask is None or type(mask) is frozenset, "a vector's mask")
             # It is copied, for each vector anew.
             self._hashed_left -= len(mask or ())
             _require(self._hashed_left >= 0, "vectors' masks hold too much")

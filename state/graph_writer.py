@@ -237,7 +237,9 @@ class _Writer:
     def _expand_vector(self, cls: type, objects: Objects) -> None:
         for vector in objects:
             _, (data, factory, mask, _) = vector.__reduce__()
-            self._hold(cls, [vector], [[factory, mask, *data, *data.values()]], (), VECTOR)
+            # What a vector is made with must be whole by then, as what is immutable is.
+            held = None if mask is None else frozenset(mask)
+            self._hold(cls, [vector], [[factory, held, *data, *data.values()]], (), VECTOR)
 
     def _expand_iterator(self, cls: type, objects: Objects) -> None:
         for iterator in objects:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from river import compose, linear_model, preprocessing
+from river.utils import VectorDict
 from test_model_codec import column, crafted, trip
 
 from state.graph import CodecError, Column, Containers, Frozen, Instances, Named
@@ -118,6 +119,14 @@ def test_what_is_shared_and_nested_in_measure_is_still_loaded() -> None:
     back = trip([many, {shared, (shared, shared)}])
     assert back[0] == many
     assert back[0][0] is back[0][999]
+
+
+@pytest.mark.parametrize("mask", [None, {"a", "b"}, frozenset({"a", "b"})])
+def test_a_vector_comes_back_with_what_its_mask_lets_through(mask: Any) -> None:
+    vector = VectorDict({"a": 1.0, "c": 2.0}, float, mask, copy=True)
+    (back,) = trip([vector])
+    assert back.__reduce__() == vector.__reduce__()
+    assert back["b"] == 0.0
 
 
 PIPELINE = "river.compose.pipeline:Pipeline"
