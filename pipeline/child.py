@@ -20,7 +20,7 @@ EXIT_RAISED = 70
 """Exit code of a child whose call raised what nobody foresaw."""
 
 _LOOK_S = 0.02
-_WORKED, _DIED = b".", b"!"
+_WORKED, _DIED, _RETURNED = b".", b"!", b"\0"
 # What a pipe takes at once, or not at all.
 _CAUSE_BYTES_MAX = 2_000
 _TELL = 3
@@ -41,7 +41,8 @@ class Cause(NamedTuple):
 class Child:
     """Fork, and make the call in the child, whose exit code it returns.
 
-    By what the call is given it tells the parent that it was `at_work`, and the `cause` of its end, if it knows one.
+    By what the call is given it tells the parent that it was `at_work`, and the `cause` of its end, if it knows one. An
+    exit code is the call's own only where it has `returned`: a library may end the process with any.
 
     The child finds the end of a pipe as its standard input: it ends when the parent lets go of it, or dies. Of the
     parent's other files it has only standard output and error. Raises OSError when there can be no more processes.
@@ -51,7 +52,7 @@ class Child:
         # What is still buffered would be written by both.
         sys.stdout.flush()
         sys.stderr.flush()
-        self.at_work = False
+        self.at_work = self.returned = False
         self.cause: Cause | None = None
         self.code: int | None = None
         with contextlib.ExitStack() as childs, contextlib.ExitStack() as ours:
@@ -93,7 +94,9 @@ class Child:
     def _end(self, status: int) -> None:
         self.code = os.waitstatus_to_exitcode(status)
         with contextlib.suppress(BlockingIOError):
-            worked, _, died = os.read(self._told, 2 * _CAUSE_BYTES_MAX).partition(_DIED)
+            told = os.read(self._told, 2 * _CAUSE_BYTES_MAX)
+            self.returned = told.endswith(_RETURNED)
+            worked, _, died = told.removesuffix(_RETURNED).partition(_DIED)
             self.at_work = worked == _WORKED
             if died:
                 self.cause = Cause(*died.decode(errors="replace").split("\n", 1))
@@ -152,6 +155,7 @@ def _be_the_child(call: Callable[["Teller"], int], stdin: int, tell: int) -> NoR
         # Among them the pipes of the other children, which must end with the parent and not with this one.
         os.closerange(_TELL + 1, _FILES_MAX)
         code = call(tell_parent)
+        _write(_RETURNED)
         with contextlib.suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()

@@ -5,15 +5,13 @@ import sys
 import time
 from collections.abc import Iterator
 
-import msgspec
-
 from consumers.reader import Reader
 from consumers.topics import Topics
 from pipeline import dlq_view, mark, receipt
 from pipeline.config import Config
 from pipeline.letter import Letter, LetterError, Selection, envelope, position_of, select, since_ms
 from pipeline.original import Originals
-from pipeline.output import data
+from pipeline.output import as_json, data
 from pipeline.replay import UNKNOWN, Replay, ReplayError, Route, load_edit, parked_topic
 from producers.writer import Writer
 
@@ -31,7 +29,7 @@ def ls(
             _count(tallies, letter, states)
     rows = sorted(tallies.values(), key=lambda tally: (-tally.count, tally.code))
     if json:
-        _say(msgspec.json.encode(rows).decode())
+        _say(as_json(rows))
     elif rows:
         dlq_view.print_tallies(rows)
     else:
@@ -58,7 +56,7 @@ def show(
         found = False
         for letter in letters:
             if states is None:
-                _say(msgspec.json.encode(envelope(name, letter.record)).decode())
+                _say(as_json(envelope(name, letter.record)))
             else:
                 _say(dlq_view.whole(name, letter, states.of(letter.record.partition, letter.record.offset)))
             found = True
@@ -107,7 +105,7 @@ def replay(
         )
         _run(run, writer)
     if json:
-        _say(msgspec.json.encode(dlq_view.as_json(run.summary, execute=execute)).decode())
+        _say(as_json(dlq_view.as_json(run.summary, execute=execute)))
     else:
         dlq_view.print_summary(run.summary, route, limit=limit, replay_max=config.dlq.replay_max, execute=execute)
     return int(run.summary.edit_failed + run.summary.lost + run.summary.too_large > 0)

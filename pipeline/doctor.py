@@ -18,7 +18,7 @@ from consumers.settings import SettingsRefused
 from consumers.topics import Topic, Topics
 from pipeline import check, origin, placement, recipe, standing
 from pipeline.config import Config, ConfigError
-from pipeline.output import data
+from pipeline.output import as_json, data
 from pipeline.report import total_lag
 from state import learner
 from state.probe import probe
@@ -64,7 +64,7 @@ def doctor(load: Callable[[], Config], *, json: bool) -> int:
     verdicts = {finding.verdict for finding in findings}
     code = next((code for verdict, code in _EXITS if verdict in verdicts), 0)
     if json:
-        data.write(msgspec.json.encode({"ok": code == 0, "checks": findings}).decode() + "\n")
+        data.write(as_json({"ok": code == 0, "checks": findings}) + "\n")
     return code
 
 
@@ -186,7 +186,7 @@ def _room(features: Topic, letters: Topic) -> Iterator[Finding]:
         return
     yield Finding(
         "topics",
-        "wrong" if letters.value_bytes_max < features.value_bytes_max else "warning",
+        "warning",
         f"{letters.name} takes {letters.value_bytes_max} bytes, {features.name} {features.value_bytes_max}: "
         "a large record that is refused may not fit whole, and its dead letter leaves a part out",
         f"set max.message.bytes={room} on {letters.name}",

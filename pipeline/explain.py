@@ -8,7 +8,7 @@ from rich.table import Table
 
 from pipeline import recipe
 from pipeline.config import Config
-from pipeline.output import data
+from pipeline.output import as_json, data
 from state import compiler
 from state.slab import is_known
 
@@ -22,7 +22,7 @@ def explain(config: Config, *, json: bool) -> int:
     runs_as, reason = _whole(config, model, verdicts)
     if json:
         told: dict[str, Any] = {"runs_as": runs_as, "reason": reason, "steps": [*map(msgspec.structs.asdict, verdicts)]}
-        data.write(msgspec.json.encode(told).decode() + "\n")
+        data.write(as_json(told) + "\n")
         return 0
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("STEP", "CAN BE COMPILED", "WHY NOT"):

@@ -6,8 +6,8 @@ from consumers.source import Committed, Source, SourceAway
 from consumers.topics import Topic
 from consumers.weave import Place
 from pipeline import standing, survey
-from pipeline.standing import mark_of
-from pipeline.takeover import OnLoss
+from pipeline.standing import Facts, mark_of
+from pipeline.takeover import OnLoss, say_left_out
 from state.shard import Shard
 from state.store import Store
 
@@ -39,6 +39,7 @@ class Finish:
         self._ends = ends
         self._clock = clock
         self._ask_at = 0.0
+        self._without_past: list[Facts] = []
 
     def examine(self) -> None:
         """See that no end is reached because something is lost: then nothing would be taken over, and nothing said.
@@ -47,9 +48,13 @@ class Finish:
         """
         if self._on_loss == "fresh":
             return
+        self._without_past = []
         for partition in range(self._topic.partitions):
             newest = survey.saved(self._store, partition)
-            standing.check(survey.facts(partition, topic=self._topic, source=self._source, newest=newest))
+            facts = survey.facts(partition, topic=self._topic, source=self._source, newest=newest)
+            standing.check(facts)
+            if newest is None:
+                self._without_past.append(facts)
 
     def is_reached(self) -> bool:
         """Tell whether every partition of the topics, of this worker and the others, is at its end."""
@@ -63,7 +68,13 @@ class Finish:
         except SourceAway:
             return False
         places = {partition: self._place_of(found) for partition, found in committed.items()}
-        return not any(_is_before(places[partition], end) for partition, end in self._ends.items())
+        if any(_is_before(places[partition], end) for partition, end in self._ends.items()):
+            return False
+        for facts in self._without_past:
+            # Of those that were taken over the takeover tells.
+            if facts.partition not in self._shards:
+                say_left_out(facts)
+        return True
 
     def _place_of(self, committed: Committed) -> Place:
         """Return the committed place; the mark remembers the labels', whose own offset a broker may have forgotten.

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.config import Config
-from pipeline.output import data
+from pipeline.output import as_json, data
 from state.keyring import TABLE as KEYS
 from state.keyring import read_row
 from state.pool import Pool, PoolDamaged
@@ -232,4 +232,4 @@ def _say(table: Table) -> None:
 
 
 def _print(value: Any) -> None:
-    data.write(msgspec.json.encode(value).decode() + "\n")
+    data.write(as_json(value) + "\n")

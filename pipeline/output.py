@@ -8,11 +8,12 @@ does not have is written in ASCII.
 import codecs
 import contextlib
 import io
+import json
 import os
 import re
 import sys
 from collections.abc import Callable
-from typing import TextIO
+from typing import Any, TextIO
 
 _WORDS = "headrace-words"
 _JSON = "headrace-json"
@@ -95,6 +96,16 @@ class Words(io.TextIOWrapper):
     def write(self, text: str, /) -> int:
         """Write some text."""
         return super().write(_CREDENTIALS.sub("***@", self._conceal(text)))
+
+
+def as_json(value: Any) -> str:
+    """Return a value as JSON. What is no Unicode in its text, as a file's name or an error may have it, is escaped."""
+    import msgspec  # noqa: PLC0415 `--help` does without it
+
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:
+        return json.dumps(msgspec.to_builtins(value, str_keys=True))
 
 
 def open_standard_files() -> None:

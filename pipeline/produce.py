@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -18,7 +17,7 @@ from consumers.reader import Reader
 from consumers.topics import Topics
 from pipeline.config import Config
 from pipeline.outcome import Outcomes
-from pipeline.output import data
+from pipeline.output import as_json, data
 from pipeline.rows import Row, RowError, csv_rows, lines
 from producers.writer import Feed
 
@@ -182,7 +181,7 @@ def _summarise(feed: Feed, topic: str, took_s: float, *, wait: bool, json: bool)
     if feed.refused:
         sys.stderr.write(f"{feed.refused:,} of {feed.taken + feed.refused:,} records were not taken: {feed.fault}\n")
     if json and not wait:
-        _say(msgspec.json.encode({"records": feed.taken, "topic": topic, "refused": feed.refused}).decode())
+        _say(as_json({"records": feed.taken, "topic": topic, "refused": feed.refused}))
     elif not json:
         noun = "record" if feed.taken == 1 else "records"
         summary = f"{feed.taken:,} {noun} to {topic} in {took_s:.1f} s\n"

@@ -25,7 +25,7 @@ from pipeline.child import EXIT_RAISED, Cause, Child
 from pipeline.config import ConfigError
 from pipeline.takeover import OnLoss
 from pipeline.telemetry import configure_logs
-from pipeline.watchdog import EXIT_ALARM
+from pipeline.watchdog import EXIT_ALARM, EXIT_HUNG
 from pipeline.worker import Job
 from state import learner
 from state.roster import WORKERS_MAX
@@ -82,9 +82,10 @@ class _Seat:
         if self.worker.at_work or lived_s > _STEADY_S:
             self._failures = 0
         self._note_cause(_cause_of(code, self.worker), is_early=not self.worker.at_work or lived_s < _LONG_S)
+        is_final = code in _FINAL_EXITS and self.worker.returned
         self.worker = None
         # A worker that somebody else has stopped is missed, and started again.
-        if code in _FINAL_EXITS:
+        if is_final:
             self.ended = code
             return
         if stopping and code in _STOPPED_EXITS:
@@ -123,6 +124,8 @@ def _cause_of(code: int, child: Child) -> Cause | None:
     if -code in _CRASHES and not child.at_work:
         name = signal.Signals(-code).name
         return Cause(name, f"the process crashed ({name})")
+    if code >= 0 and not child.returned and code not in {EXIT_RAISED, EXIT_HUNG}:
+        return Cause(f"exit {code}", f"model.py, or a library that it uses, ended the process with exit code {code}")
     return child.cause if code == EXIT_RAISED else None
 
 

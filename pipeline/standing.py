@@ -173,6 +173,14 @@ def check_name(facts: Facts) -> None:
         raise taken(facts.partition, facts.topic, saved)
 
 
+def left_out(facts: Facts) -> int:
+    """Count the records before an offset that another tool has set, where nothing is known of a history before it."""
+    place = facts.place
+    if facts.mark is not None or place.committed is None:
+        return 0
+    return max(0, place.committed - place.low)
+
+
 def beginning(facts: Facts) -> tuple[int, int]:
     """Return where a history without a past begins in both logs: where the group stands, and within the log.
 

@@ -21,7 +21,7 @@ from consumers.source import SourceAway, SourceError
 from consumers.topics import Topics
 from pipeline import placement, standing
 from pipeline.config import Config
-from pipeline.output import data
+from pipeline.output import as_json, data
 from pipeline.report import Note, Report, Seen, alive, report
 from pipeline.rundir import FolderRefused, RunDir
 from state.roster import Roster
@@ -132,7 +132,7 @@ def _watch(name: str, observer: Observer, *, json: bool) -> None:
 
 def _say(told: Report, *, json: bool) -> None:
     if json:
-        data.write(msgspec.json.encode(told).decode() + "\n")
+        data.write(as_json(told) + "\n")
     else:
         console = Console(file=data.file, width=None if data.isatty() else _WIDTH)
         with console.capture() as captured:

@@ -283,7 +283,7 @@ class Takeover:
             return self._relearn_all(partition, committed, (found.ahead.start, labels_start), lows)
         if found.faults:
             raise StateError(f"partition {partition}: no snapshot in the store can be used: {found.faults[0]}")
-        _say_skipped(facts)
+        say_left_out(facts)
         return self._begin(partition, _later(committed, lows))
 
     def _load(self, partition: int, committed: Committed, last: mark.Mark | None) -> Found:
@@ -418,16 +418,15 @@ def _later(committed: Committed, lows: Place) -> Place:
     return max(committed.offset, lows[0]), max(committed.labels, lows[1])
 
 
-def _say_skipped(facts: Facts) -> None:
+def say_left_out(facts: Facts) -> None:
     """Say which records a history leaves out that begins where somebody else has set the offset."""
-    place = facts.place
-    if place.committed is not None and place.committed > place.low:
+    if left_out := standing.left_out(facts):
         log.warning(
             "the history begins at an offset that another tool has set: it carries no mark of this pipeline",
             partition=facts.partition,
-            log_start=place.low,
-            offset=place.committed,
-            left_out=place.committed - place.low,
+            log_start=facts.place.low,
+            offset=facts.place.committed,
+            left_out=left_out,
         )
 
 

@@ -382,7 +382,7 @@ def main(job: Job, tell: Teller) -> int:
     except SourceLost as error:
         log.error("the worker ends, to be started again", reason=str(error))  # noqa: TRY400 the reason is all
         return EXIT_HUNG
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         # Nobody foresaw it: the worker goes, its parent starts another, and the state is safe either way.
         if os.environ.get("HEADRACE_DEBUG"):
             raise

@@ -249,7 +249,9 @@ def load_factory(reference: str, directory: Path) -> Callable[[], Any]:
         sys.path.insert(0, str(directory))
     try:
         factory: Any = getattr(importlib.import_module(module_name), function_name)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever it is, such as a panic of a part in Rust
         raise ModelError(
             f"model.factory = {reference!r} can't be loaded: {type(error).__name__}: {error}",
             hint=f"put a function {function_name or 'build'}() into {directory / (module_name + '.py')}",
@@ -269,7 +271,9 @@ def build(factory: Callable[[], Any], *, trusted: frozenset[str] = frozenset(), 
     """
     try:
         model = factory()
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise ModelError(
             f"the model's factory raised {type(error).__name__}: {error}",
             hint="call it by hand: python -c 'import model; model.build()'",

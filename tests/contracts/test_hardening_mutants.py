@@ -397,6 +397,14 @@ MUTANTS: list[Mutant] = [
         "state/test_seal.py::test_the_sum_of_rows_has_no_order_and_every_change_is_in_it",
         "the seals of two keys have changed places",
     ),
+    Mutant(
+        name="any exit is the worker's own",
+        file="pipeline/run.py",
+        old="is_final = code in _FINAL_EXITS and self.worker.returned",
+        new="is_final = code in _FINAL_EXITS",
+        test="pipeline/test_run.py::test_a_worker_that_dies_of_the_same_three_times_in_a_row_ends_the_run_with_the_cause[ended_by_a_library]",
+        says="assert (1, 0) == (3, 1)",
+    ),
 ]
 
 

@@ -324,7 +324,8 @@ def test_doctor_finds_topics_that_do_not_fit(
     topics.create(f"{project.name}.out", 2)
     topics.create(f"{project.name}.dead", 3, {"max.message.bytes": "1000"})
     found = findings(project, monkeypatch)
-    assert worst(found) == [("topics", "wrong")] * 3
+    # What has no room for a whole record takes it in part, and the pipeline runs.
+    assert worst(found) == [("topics", "wrong"), ("topics", "wrong"), ("topics", "warning")]
     words = " ".join(finding.message for finding in found)
     assert f"{project.name}.in is compacted" in words
     assert f"{project.name}.out has 2 partitions" in words

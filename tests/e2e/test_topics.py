@@ -162,6 +162,15 @@ def test_offsets_that_were_set_forward_are_never_gone_on_from_in_silence(project
     assert _offsets(p) == [*range(500), *range(700, 750)]
 
 
+def test_what_a_first_start_leaves_out_is_said_though_nothing_is_left_to_do(project: Make) -> None:
+    p = project(partitions=1, settings=DYNAMIC)
+    p.produce(values(10), partition=0)
+    _set_offset(p, 10)
+    log = p.run_to_end()
+    assert "the history begins at an offset that another tool has set" in log
+    assert '"left_out": 10' in log
+
+
 def test_offsets_past_the_logs_end_are_named_by_every_command(project: Make) -> None:
     p = project(partitions=1, settings=DYNAMIC)
     p.produce(values(10), partition=0)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from pipeline import output
+
 # Each way in which code of the user's, or what it calls, may print.
 PRINTS = """
 import atexit, ctypes, os, subprocess, sys, threading
@@ -142,6 +144,8 @@ def test_a_working_folder_that_is_gone_is_told(project: Path) -> None:
         ("import sys\nsys.exit(0)\n", 78),
         ("def build():\n    raise SystemExit\n", 78),
         ("class A: pass\ndef build():\n    exit(0)\n", 78),
+        ("raise type('PanicException', (BaseException,), {})('SystemExit')\n", 78),
+        ("def build():\n    raise BaseException('SystemExit')\n", 78),
     ],
 )
 def test_an_exit_in_the_user_s_code_is_no_success(project: Path, code: str, exit_code: int) -> None:
@@ -162,3 +166,9 @@ def test_an_exit_anywhere_else_in_a_command_is_no_success_either(project: Path) 
     assert done.returncode != 0
     assert done.stderr.startswith("headrace: ")
     assert len(done.stderr.splitlines()) == 2
+
+
+def test_text_that_is_no_unicode_is_json_all_the_same() -> None:
+    told = output.as_json({"name": "caf\udce9", 1: [2.5, None, "✔"]})
+    assert json.loads(told) == {"name": "caf\udce9", "1": [2.5, None, "✔"]}
+    assert told.isascii()
