@@ -61,7 +61,9 @@ _PASSING_CODE = re.compile(r"(^|-)(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|N
 _CLAIM = (
     WHOLE
     + """
-local epoch = math.max(whole(redis.call('HGET', KEYS[1], 'epoch')) or 0, tonumber(ARGV[1])) + 1
+local held = whole(redis.call('HGET', KEYS[1], 'epoch')) or 0
+if held > 4000000000000 then held = 0 end -- Garbage: those above it would soon be no numbers to whoever reads them.
+local epoch = math.max(held, tonumber(ARGV[1])) + 1
 redis.call('HSET', KEYS[1], 'epoch', epoch)
 return epoch
 """

