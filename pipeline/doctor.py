@@ -79,7 +79,7 @@ def examine(load: Callable[[], Config]) -> Iterator[Finding]:
     model: list[learner.RiverLearner] = []
     for part in (
         _model(config, model),
-        _kafka(config),
+        _kafka(config, model),
         _store(config, model),
         _sink(config),
     ):
@@ -111,7 +111,7 @@ def _model(config: Config, built: list[learner.RiverLearner]) -> Iterator[Findin
         yield Finding("model", "warning", "the model draws random numbers without a seed", "give it one: seed=1")
 
 
-def _kafka(config: Config) -> Iterator[Finding]:
+def _kafka(config: Config, model: list[learner.RiverLearner]) -> Iterator[Finding]:
     settings = {**config.librdkafka, "log_level": 0}
     address = config.kafka.bootstrap_servers
     broker = _ask("kafka", lambda: Probe(settings))
@@ -146,7 +146,7 @@ def _kafka(config: Config) -> Iterator[Finding]:
     features = found.get(names.features)
     if features is not None:
         labels = found.get(names.labels or "")
-        yield from _history(config, msgspec.structs.replace(features, labels=labels))
+        yield from _history(config, msgspec.structs.replace(features, labels=labels), model)
     for advice in placement.look(config, partitions=there.get(names.features, 0)):
         yield Finding("keys", "warning", advice.message, advice.hint)
 
@@ -193,11 +193,18 @@ def _room(features: Topic, letters: Topic) -> Iterator[Finding]:
     )
 
 
-def _history(config: Config, topic: Topic) -> Iterator[Finding]:
+def _history(config: Config, topic: Topic, model: list[learner.RiverLearner]) -> Iterator[Finding]:
     labels = None if topic.labels is None else topic.labels.name
     places = _ask("history", lambda: Places(config.librdkafka, group=config.name, topic=topic.name, labels=labels))
     read = {partition: standing.by_mark(place) for partition, place in _ask("history", places.read).items()}
     is_sound = True
+    marks = [
+        found for place in read.values() if (found := standing.mark_of(place.metadata, place.committed)) is not None
+    ]
+    others = (origin.mark_mismatch(mark, scope=config.model.scope, spec=model[0].spec) for mark in marks if model)
+    if (other := next(filter(None, others), None)) is not None:
+        is_sound = False
+        yield Finding("history", "wrong", other.message, f"{other.hint}, or {standing.FRESH}")
     for error in standing.faults(topic, read, _notes(config, read)):
         is_sound = False
         yield Finding("history", "wrong", str(error), error.hint)

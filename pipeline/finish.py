@@ -7,7 +7,8 @@ from consumers.topics import Topic
 from consumers.weave import Place
 from pipeline import standing, survey
 from pipeline.standing import Facts, mark_of
-from pipeline.takeover import OnLoss, say_left_out
+from pipeline.takeover import OnLoss, check_mark, say_left_out
+from state.cell import Mind
 from state.shard import Shard
 from state.store import Store
 
@@ -15,7 +16,7 @@ _ASK_S = 0.25
 
 
 class Finish:
-    """Watch for `ends`, by partition, of `topic` and of its labels. `shards` are the runner's.
+    """Watch for `ends`, by partition, of `topic` and of its labels. `shards` are the runner's, `make` gives minds.
 
     Other workers have partitions, too, so the committed offsets decide.
     """
@@ -27,6 +28,7 @@ class Finish:
         store: Store,
         topic: Topic,
         on_loss: OnLoss,
+        make: Callable[[int], Mind],
         shards: Mapping[int, Shard],
         ends: Mapping[int, Place],
         clock: Callable[[], float],
@@ -34,12 +36,13 @@ class Finish:
         self._store = store
         self._topic = topic
         self._on_loss = on_loss
+        self._make = make
         self._source = source
         self._shards = shards
         self._ends = ends
         self._clock = clock
         self._ask_at = 0.0
-        self._without_past: list[Facts] = []
+        self._facts: list[Facts] = []
 
     def examine(self) -> None:
         """See that no end is reached because something is lost: then nothing would be taken over, and nothing said.
@@ -48,16 +51,15 @@ class Finish:
         """
         if self._on_loss == "fresh":
             return
-        self._without_past = []
+        self._facts = []
         for partition in range(self._topic.partitions):
             newest = survey.saved(self._store, partition)
             facts = survey.facts(partition, topic=self._topic, source=self._source, newest=newest)
             standing.check(facts)
-            if newest is None:
-                self._without_past.append(facts)
+            self._facts.append(facts)
 
     def is_reached(self) -> bool:
-        """Tell whether every partition of the topics, of this worker and the others, is at its end."""
+        """Tell whether each partition of the topics, this worker's or another's, is at its end. Raises StateError."""
         if self._clock() < self._ask_at:
             return False
         if any(s.is_relearning or _is_before(s.place, self._ends.get(s.partition)) for s in self._shards.values()):
@@ -70,11 +72,18 @@ class Finish:
         places = {partition: self._place_of(found) for partition, found in committed.items()}
         if any(_is_before(places[partition], end) for partition, end in self._ends.items()):
             return False
-        for facts in self._without_past:
-            # Of those that were taken over the takeover tells.
-            if facts.partition not in self._shards:
-                say_left_out(facts)
+        self._tell_of_the_untaken()
         return True
+
+    def _tell_of_the_untaken(self) -> None:
+        """Tell of partitions in which nothing was to do what a takeover would have told. Raises StateError."""
+        untaken = [facts for facts in self._facts if facts.partition not in self._shards]
+        mind = self._make(0) if untaken else None
+        for facts in untaken:
+            if mind is not None:
+                check_mark(facts, mind)
+            if facts.saved is None:
+                say_left_out(facts)
 
     def _place_of(self, committed: Committed) -> Place:
         """Return the committed place; the mark remembers the labels', whose own offset a broker may have forgotten.

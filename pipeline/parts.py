@@ -141,6 +141,7 @@ class Parts:
             store=given.store,
             topic=given.topic,
             on_loss=limits.on_loss,
+            make=given.minds.make,
             shards=shards,
             clock=clock,
         )

@@ -269,7 +269,7 @@ class Takeover:
                 )
             return self._begin(partition, lows)
         if last is not None:
-            self._check_mark(partition, last, committed)
+            check_mark(facts, self._build(partition))
             labels_start = lows[1] if last.join is None else last.join.start
             return self._relearn_all(partition, committed, (last.start, labels_start), lows)
         if found.ahead is not None:
@@ -400,13 +400,13 @@ class Takeover:
             hint = f"{found.hint}, or {FRESH}" if found.hint else CHOICES
             raise StateError(f"partition {snapshot.partition}: {found.message}", hint=hint)
 
-    def _check_mark(self, partition: int, last: mark.Mark, committed: Committed) -> None:
-        """Compare the model that left a mark with the one that is to learn its history again. Raises StateError."""
-        mind = self._build(partition)
-        found = origin.mark_mismatch(last, scope=mind.scope, spec=mind.spec)
-        if found is not None:
-            message = f"partition {partition}, at offset {committed.offset}: {found.message}"
-            raise StateError(message, hint=f"{found.hint}, or {FRESH}")
+
+def check_mark(facts: Facts, mind: Mind) -> None:
+    """Compare the model that left a mark with the one that is to learn its history again. Raises StateError."""
+    found = None if facts.mark is None else origin.mark_mismatch(facts.mark, scope=mind.scope, spec=mind.spec)
+    if found is not None:
+        message = f"partition {facts.partition}, at offset {facts.place.committed}: {found.message}"
+        raise StateError(message, hint=f"{found.hint}, or {FRESH}")
 
 
 def _is_of(found: Found, place: Placed) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import redis
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from harness import Project, values, wait_until
+from harness import Project, nursery, values, wait_until
 from oracle import hold_models, logistic, offline
 from receiver import Receiver
 
@@ -250,3 +250,10 @@ def test_a_function_whose_body_has_changed_is_named_with_snapshots_and_without(p
     assert "undo the change, start under another `name`" in log
     (p.directory / "model.py").write_text(CLIPPED.replace("def clip(x):", "def clip(x):\n    # as it was"))
     assert "learning it again from the log" in p.run_to_end()
+    # Nothing is left to do, so that nothing is taken over.
+    (p.directory / "model.py").write_text(CLIPPED.replace("min(value, 2.0)", "min(value, 1.0)"))
+    assert "the code of model.clip is new or has changed" in _run_fails(p)
+    _forget_models(p)
+    done = nursery().call(["doctor", "-c", str(p.file)], env=p.env)
+    assert done.returncode == 1
+    assert "✘ history: model.py builds another model (the code of model.clip is new or has changed" in done.stdout
