@@ -11,7 +11,8 @@ export PYTHONDONTWRITEBYTECODE :=
 ARGS ?=
 BIN := .venv/bin
 UV ?= $(shell command -v uv || echo $(BIN)/uv)
-SOAKED := $(addprefix tests/e2e/test_,kills.py zombies.py rebalances.py brokers.py network.py store_faults.py)
+SOAKED := $(addprefix tests/e2e/test_,kills.py zombies.py rebalances.py brokers.py network.py store_faults.py) \
+	$(addprefix tests/contracts/test_,codec_fuzz.py seal_fuzz.py store_garbage.py)
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command "make lock" $(ARGS)
 
@@ -28,7 +29,7 @@ test: setup ## all tests; some of them: make test ARGS="-k takeover"
 	@$(BIN)/python -c "from pipeline import lane; from state.kernel import kernel; lane.warm(); kernel()"
 	@$(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
-soak: setup ## the long forms of the fault tests, for hours
+soak: setup ## the long forms of the fault tests and of damage, for hours
 	@HEADRACE_SOAK=1 $(BIN)/pytest -n 2 --dist loadgroup -p no:randomly --timeout=7200 $(SOAKED) $(ARGS)
 
 check: setup ## what needs no server: lint, format, types, the rules of the house
