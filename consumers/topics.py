@@ -1,5 +1,6 @@
 """The topics themselves: how many partitions, what the broker keeps, and making those that are missing."""
 
+import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -18,6 +19,8 @@ from consumers.settings import SettingsRefused
 from consumers.source import SourceAway, SourceError
 
 _CALL_S = 5.0
+# A broker that answers does so in milliseconds, and one that does not must not hold up a batch for long.
+_IDS_S = 1.0
 _RETENTION_MS = 30 * 24 * 3_600_000
 _MADE_S = 30.0
 _MOCK_BYTES_MAX = 1_000_000
@@ -115,16 +118,22 @@ class Topics:
         return found
 
     def ids(self, names: Collection[str]) -> dict[str, str]:
-        """Return the ids of those topics that are there."""
-        asked = self._admin.describe_topics(TopicCollection(list(names)), request_timeout=_CALL_S)
+        """Return the ids of those topics that are there, or raise soon; the next call may be answered elsewhere."""
+        asked = self._admin.describe_topics(TopicCollection(list(names)), request_timeout=_IDS_S)
         found: dict[str, str] = {}
         for name in names:
             try:
                 found[name] = _id_of(asked[name].result())
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    self._find_controller(name)
                     raise self._fault(error, name) from error
         return found
+
+    def _find_controller(self, name: str) -> None:
+        """Have the client learn which broker answers for the cluster: by itself it waits for the one that it knew."""
+        with contextlib.suppress(KafkaException):
+            self._admin.list_topics(name, timeout=_IDS_S)
 
     def identify(self, features: str, labels: str | None) -> Topic:
         """Return the topics' names and ids, and nothing else of them; no ids of those that are not there."""

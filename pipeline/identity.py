@@ -18,6 +18,7 @@ _PERIOD_S = 0.5
 # A confirmation that is older tells of a pause, an outage or a sleep.
 _LATELY_S = 1.5
 _WAIT_S = 6.0
+_AGAIN_S = 0.2
 # A broker that has just come up may not know of a topic for a moment.
 _GONE_S = 5.0
 
@@ -37,7 +38,7 @@ class Identity:
         self._ids = {name: id_ for name, id_ in self._ids.items() if id_}
         self._ask = ask
         self._news = threading.Condition()
-        self._wanted_at = self._asked_at = self._confirmed_at = self._read_at = 0.0
+        self._wanted_at = self._asked_at = self._answered_at = self._confirmed_at = self._read_at = 0.0
         self._gone_since: float | None = None
         self._refused: Exception | None = None
         self._away: SourceAway | None = None
@@ -75,8 +76,9 @@ class Identity:
         with self._news:
             if self._refused is None and self._confirmed_at < since:
                 # A call that began before may have been answered for what was there before.
-                until = since if self._asked_at < since <= self._wanted_at else self._want()
-                self._news.wait_for(lambda: self._refused is not None or self._asked_at >= until, _WAIT_S)
+                if not self._asked_at < since <= self._wanted_at:
+                    self._want()
+                self._news.wait_for(lambda: self._refused is not None or self._answered_at >= since, _WAIT_S)
             if self._refused is not None:
                 raise self._refused
             if self._confirmed_at < since:
@@ -113,17 +115,22 @@ class Identity:
     def _watch(self) -> None:
         while self._refused is None:
             with self._news:
-                self._news.wait_for(lambda: self._wanted_at > self._asked_at)
+                # What no broker answered is asked again: another one may.
+                wait_s = None if self._answered_at == self._asked_at else _AGAIN_S
+                self._news.wait_for(lambda: self._wanted_at > self._asked_at, wait_s)
             began = time.monotonic()
             away: SourceAway | None = None
+            answered_at = self._answered_at
             try:
-                self._judge(self._ask(self._ids), began)
+                found = self._ask(self._ids)
+                answered_at = began
+                self._judge(found, began)
             except SourceAway as error:
                 away = error
             except Exception as error:  # noqa: BLE001 whoever waits is to hear of it, not this thread
                 self._refused = error
             with self._news:
-                self._asked_at, self._away, self._is_told = began, away, False
+                self._asked_at, self._answered_at, self._away, self._is_told = began, answered_at, away, False
                 if away is None and self._refused is None:
                     self._confirmed_at = began
                 self._news.notify_all()

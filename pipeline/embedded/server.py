@@ -144,6 +144,9 @@ class Server:
     def freeze(self) -> None:
         """Stop it where it stands (SIGSTOP): connections stay open, and nothing answers."""
         self._signal(signal.SIGSTOP)
+        # The kernel stops its threads one after the other, and until then one may still answer.
+        if self.running and self._process is not None:
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def thaw(self) -> None:
         """Let it go on (SIGCONT)."""

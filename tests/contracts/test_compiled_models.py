@@ -243,9 +243,10 @@ def test_a_batch_leaves_its_columns_as_they_were() -> None:
     assert isinstance(columns, Columns)
 
 
-def test_a_class_of_ones_own_is_not_compiled() -> None:
-    class Own(linear_model.LogisticRegression):
-        """It may do anything."""
+class Own(linear_model.LogisticRegression):
+    """It may do anything."""
 
+
+def test_a_class_of_ones_own_is_not_compiled() -> None:
     assert compile_model(Own()) is None
     assert not all(verdict.compiled for verdict in explain(Own()))

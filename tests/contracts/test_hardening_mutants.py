@@ -164,7 +164,7 @@ MUTANTS: list[Mutant] = [
         file="pipeline/replay.py",
         old="return origin in {self.features, self.labels} or (not origin and self.is_own)",
         new="return bool(origin) or self.is_own",
-        test="pipeline/test_replay.py::test_a_dead_letter_of_another_topic_is_foreign_in_every_dialect[connect]",
+        test="pipeline/test_replay_origin.py::test_a_dead_letter_of_another_topic_is_foreign_in_every_dialect[connect]",
         says="assert not True",
     ),
     Mutant(

@@ -70,7 +70,7 @@ MUTANTS = [
     ),
     Mutant(
         "no epoch",
-        "state/table.py",
+        "state/scripts.py",
         "if held > tonumber(ARGV[1]) then return {-1, held} end\n",
         "",
         "e2e/test_zombies.py::test_what_a_worker_has_in_hand_when_it_wakes_as_a_zombie_is_refused",

@@ -28,9 +28,10 @@ def test_a_signed_store_survives_a_kill_and_is_refused_once_it_is_not_signed_any
     for partition in p.sent:
         p.produce(values(3_000, bad_every=50, seed=partition), partition=partition)
     with p.running() as run:
-        wait_until(lambda: _saved(p), what="a signed snapshot of each partition")
+        wait_until(lambda: _saved(p, 1), what="a signed snapshot of each partition")
         run.kill_worker()
         p.wait_for_all()
+        wait_until(lambda: _saved(p, 3_000), what="a signed snapshot of all that was learned")
         assert run.stop() == 0
     p.check()
     told = nursery().call(["model", "show", "--json", "-c", str(p.file)], env=p.env)
@@ -51,6 +52,7 @@ def test_a_signed_store_survives_a_kill_and_is_refused_once_it_is_not_signed_any
     p.check()
 
 
-def _saved(p: Project) -> bool:
+def _saved(p: Project, offset: int) -> bool:
     store = Store(p.stack.addresses.redis, name=p.name, sign_key=KEY.encode())
-    return all(store.load(partition, at_most=2**62).snapshot is not None for partition in p.sent)
+    found = [store.load(partition, at_most=2**62).snapshot for partition in p.sent]
+    return all(snapshot is not None and snapshot.offset >= offset for snapshot in found)
