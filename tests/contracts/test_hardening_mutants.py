@@ -208,13 +208,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         name="a question asked before confirms",
         file="pipeline/identity.py",
-        old="self._confirmed_at = began",
-        new="self._confirmed_at = time.monotonic()",
-        also=(
-            "pipeline/identity.py",
-            "self._asked_at, self._away, self._is_told = began, away, False",
-            "self._asked_at, self._away, self._is_told = time.monotonic(), away, False",
-        ),
+        old="answered_at = began\n",
+        new="answered_at = began = time.monotonic()\n",
         test="pipeline/test_identity.py::test_a_question_that_was_asked_before_confirms_nothing",
         says="DID NOT RAISE",
     ),

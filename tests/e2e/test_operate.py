@@ -354,10 +354,13 @@ def test_doctor_finds_a_model_that_can_not_be_built(
     assert words in found[1].message
 
 
-def test_doctor_finds_another_model_in_the_store(learned: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_finds_that_the_marks_and_the_store_are_another_models(
+    learned: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = "from river import linear_model\n\ndef build():\n    return linear_model.Perceptron()\n"
     (learned.directory / "other.py").write_text(source)
-    assert worst(findings(learned, monkeypatch, HEADRACE__MODEL__FACTORY="other:build")) == [("store", "wrong")]
+    found = worst(findings(learned, monkeypatch, HEADRACE__MODEL__FACTORY="other:build"))
+    assert found == [("history", "wrong"), ("store", "wrong")]
 
 
 def test_doctor_finds_what_is_away_and_goes_on(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
