@@ -52,7 +52,7 @@ class Place(msgspec.Struct, frozen=True):
     def lag(self) -> int | None:
         """Records that the group has still to handle, labels too; the whole log when it has committed nothing.
 
-        None where the committed offset lies past the log's end: nothing can be told of what is behind it.
+        None where the committed offset lies past the log's end: the records behind it are not known.
         """
         if self.committed is not None and self.committed > self.high:
             return None

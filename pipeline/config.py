@@ -117,7 +117,7 @@ class Config(BaseSettings):
 
     @cached_property
     def conceal(self) -> Callable[[str], str]:
-        """What puts `***` in place of this configuration's secrets, in whatever text it is given."""
+        """A function that replaces this configuration's secrets by `***` in a text."""
         headers = {} if self.sink.http is None else self.sink.http.headers
         return concealer(secrets_of(self, self.secrets), tokens=[v.get_secret_value() for v in headers.values()])
 

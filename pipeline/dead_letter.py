@@ -75,7 +75,7 @@ class DeadLetter(msgspec.Struct, frozen=True, gc=False):
 def fitted(letter: DeadLetter, bytes_max: int) -> DeadLetter:
     """Return a dead letter that a topic takes, with as much of the record as there is room for.
 
-    The key goes first, then the headers, then the value: each is kept where it fits beside what was kept before it.
+    The key goes first, then the headers, then the value: each is kept if it fits beside the parts before it.
     """
     record = letter.record
     most = PLAIN_BYTES_MAX + _ADDED_BYTES_MAX + len(record.key or b"") + len(record.value or b"")

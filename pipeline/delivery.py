@@ -142,7 +142,7 @@ class Delivery:
     def register(self, batches: Sequence[Pending]) -> None:
         """Commit the offsets behind batches that were sent, in this order; touches no shard.
 
-        Raises SourceAway, and StateError where what was read was of another topic.
+        Raises SourceAway, and StateError where the records were read from another topic.
         """
         self._identity.confirm(max(batch.read_at for batch in batches))
         outputs = [output for batch in batches for output in batch.outputs]

@@ -67,7 +67,7 @@ _HARMLESS = """
 """
 _PROPERTIES = frozenset(_HARMLESS.split())
 """Properties of librdkafka that hold no secret."""
-# A shorter one can't be told from what stands somewhere by chance.
+# A shorter secret may stand in a text by chance.
 _SECRET_CHARACTERS_MIN = 4
 _PART_CHARACTERS_MIN = 6
 _SHORT_CHARACTERS = 8
@@ -141,7 +141,7 @@ def address(url: str) -> str:
 
 
 def concealer(texts: Iterable[str], *, tokens: Iterable[str] = ()) -> Callable[[str], str]:
-    """Return what replaces each of these secrets by `***`, in whatever text it is found.
+    """Return a function that replaces each of these secrets by `***` in a text.
 
     Of `tokens` it replaces pieces as well: who refuses one may quote its beginning.
     """

@@ -144,7 +144,7 @@ def _route(config: Config, topics: Topics, name: str, *, execute: bool, foreign:
     there = topics.partitions()
     targets = (features, config.topics.labels, receipt.topic_of(name), parked_topic(name))
     bytes_max = topics.limits(*(target for target in targets if target in there))
-    # The client refuses by itself what is larger than this.
+    # The client itself refuses a larger record.
     client = int(config.librdkafka.get("message.max.bytes", sys.maxsize))
     return Route(
         topic=name,

@@ -20,9 +20,10 @@ from pipeline import check, origin, placement, recipe, standing
 from pipeline.config import Config, ConfigError
 from pipeline.output import as_json, data
 from pipeline.report import total_lag
+from pipeline.storage import open_store
 from state import learner
 from state.probe import probe
-from state.store import Store, StoreAway, StoreRefused
+from state.store import StoreAway, StoreRefused
 
 T = TypeVar("T")
 
@@ -214,18 +215,14 @@ def _history(config: Config, topic: Topic, model: list[learner.RiverLearner]) ->
 
 def _notes(config: Config, partitions: Iterable[int]) -> dict[int, Mapping[str, Any]]:
     """Return the store's notes of the newest snapshots; of a store that is away another check tells."""
-    redis = config.redis
-    url, key = redis.url.get_secret_value(), redis.signature
-    store = Store(url, name=config.name, timeout_s=redis.timeout, sign_key=key)
+    store = open_store(config)
     with contextlib.suppress(StoreAway, StoreRefused):
         return {partition: notes[0] for partition in partitions if (notes := store.notes(partition))}
     return {}
 
 
 def _store(config: Config, model: list[learner.RiverLearner]) -> Iterator[Finding]:
-    redis = config.redis
-    url = redis.url.get_secret_value()
-    store = Store(url, name=config.name, timeout_s=redis.timeout, sign_key=redis.signature)
+    store = open_store(config)
     health = _ask("store", lambda: probe(store, name=config.name))
     yield Finding("store", "good", f"{health.server or 'the store'} answers, and takes a key and its deletion")
     if not health.server:

@@ -174,7 +174,7 @@ def fail(error: Exception) -> int:
 
 def _of_machine(error: OSError) -> tuple[str, str]:
     """Return what the machine refused, and what to do about it."""
-    # Whatever ended the command, what is still buffered may meet the same end.
+    # The text that is still buffered may raise the same error once more.
     data.drop()
     try:
         Path.cwd()

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from pipeline.config import Config
 from pipeline.output import as_json, data
+from pipeline.storage import open_store
 from state.keyring import TABLE as KEYS
 from state.keyring import read_row
 from state.pool import Pool, PoolDamaged
@@ -41,7 +42,7 @@ class ScopeWrong(Exception):
 
 def ls(config: Config, *, json: bool) -> int:
     """Print every partition's versions, newest first, and the mix if there is one. Raises StoreAway, StoreRefused."""
-    store = _store(config)
+    store = open_store(config)
     mix = _mix(config, store)
     rows = [
         {
@@ -88,7 +89,7 @@ def show(config: Config, *, which: str | None, version: int | None, json: bool) 
 
     With scope "key", `which` is a key. Raises VersionUnknown, StoreAway, StoreRefused.
     """
-    store = _store(config)
+    store = open_store(config)
     if which is not None and config.model.scope == "key":
         return _show_key(store, which, json=json)
     if which is not None and not (which.isascii() and which.isdigit()):
@@ -113,7 +114,7 @@ def reset(config: Config, *, key: str, json: bool) -> int:
     """
     if config.model.scope != "key":
         raise ScopeWrong(f'models have no keys with model.scope = "{config.model.scope}"')
-    store = _store(config)
+    store = open_store(config)
     partition, _ = _row_of(store, key)
     epoch = store.claim(partition, floor=0)
     found = store.load(partition, at_most=_OFFSET_MAX)
@@ -190,17 +191,6 @@ def _whole(store: Store, partition: int, version: int | None) -> tuple[dict[str,
         raise VersionUnknown(f"the store's {wanted} can't be read: {'; '.join(found.faults) or 'it is gone'}")
     told = next((note for note in notes if note["version"] == found.version), note)
     return {**told, "topic": snapshot.topic, "start": snapshot.start}, snapshot.spec
-
-
-def _store(config: Config) -> Store:
-    redis = config.redis
-    return Store(
-        redis.url.get_secret_value(),
-        name=config.name,
-        keep=config.snapshot.keep,
-        timeout_s=redis.timeout,
-        sign_key=redis.signature,
-    )
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

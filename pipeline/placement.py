@@ -18,6 +18,7 @@ from consumers.reader import Reader, ReaderAway, ReaderDenied
 from consumers.topics import Topic
 from consumers.weave import Log
 from pipeline.config import Config
+from pipeline.storage import open_store
 from state.keyring import TABLE as KEYS
 from state.store import STORE_ERRORS, Store
 
@@ -174,9 +175,7 @@ def _reader(config: Config) -> Reader:
 
 
 def _stored(config: Config) -> dict[int, set[bytes]]:
-    redis = config.redis
-    url, key = redis.url.get_secret_value(), redis.signature
-    store = Store(url, name=config.name, timeout_s=redis.timeout, sign_key=key)
+    store = open_store(config)
     partitions = store.partitions()[:_PARTITIONS_MAX]
     return {partition: {key for key, _ in next(store.pages(partition, KEYS), ())} for partition in partitions}
 

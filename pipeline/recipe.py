@@ -112,7 +112,7 @@ def size_limits(config: Config, topics: Topics) -> SizeLimits:
     """Ask for the largest batch that each output topic takes. Raises SourceAway, SourceError."""
     names = config.topics
     found = topics.limits(names.predictions, names.dead_letters)
-    # The client refuses by itself what is larger than this.
+    # The client itself refuses a larger record.
     client = int(config.librdkafka.get("message.max.bytes", sys.maxsize))
     needed = dead_letter.least_bytes(topic=names.features, group=config.name)
     if (least := found[names.dead_letters]) < needed:

@@ -24,8 +24,9 @@ from pipeline.config import Config
 from pipeline.output import as_json, data
 from pipeline.report import Note, Report, Seen, alive, report
 from pipeline.rundir import FolderRefused, RunDir
+from pipeline.storage import open_store
 from state.roster import Roster
-from state.store import Store, StoreAway, StoreRefused
+from state.store import StoreAway, StoreRefused
 
 _STORE_S = 2.0
 _REFRESH_S = 1.0
@@ -47,12 +48,7 @@ class Observer:
         self._places = Places(
             config.librdkafka, group=config.name, topic=config.topics.features, labels=config.topics.labels
         )
-        self._store = Store(
-            config.redis.url.get_secret_value(),
-            name=config.name,
-            timeout_s=min(config.redis.timeout, _STORE_S),
-            sign_key=config.redis.signature,
-        )
+        self._store = open_store(config, timeout_s=min(config.redis.timeout, _STORE_S))
         self._roster = Roster(self._store, name=config.name)
         self._rundir = RunDir(config)
         self._conceal = config.conceal

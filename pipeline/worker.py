@@ -39,6 +39,7 @@ from pipeline.rundir import FolderRefused, RunDir
 from pipeline.runner import Runner
 from pipeline.standing import StateError
 from pipeline.stop import FloodError, Stop
+from pipeline.storage import open_store
 from pipeline.takeover import OnLoss
 from pipeline.telemetry import Telemetry, configure_logs
 from pipeline.vacancy import Notes, Vacancy
@@ -128,7 +129,7 @@ class Worker:
         if not self._job.restarts:
             # A name may go with its server: once a worker has been at work, that is an outage.
             _resolve_hosts(config)
-        store = _store(config)
+        store = open_store(config)
         minds = recipe.minds(config, store)
         roster = Roster(store, name=config.name)
         self._take_ordinal(roster)
@@ -406,17 +407,6 @@ def _end_of(source: Source, partition: int, *, labels: bool) -> Place:
     marks = [source.watermarks(partition, labels=log) for log in logs]
     ends = [high if high > low else -1 for low, high in marks]
     return ends[0], ends[1] if labels else -1
-
-
-def _store(config: Config) -> Store:
-    redis = config.redis
-    return Store(
-        redis.url.get_secret_value(),
-        name=config.name,
-        keep=config.snapshot.keep,
-        timeout_s=redis.timeout,
-        sign_key=redis.signature,
-    )
 
 
 def _ensure(topics: Topics, config: Config) -> Topic:

@@ -113,7 +113,7 @@ _OF_CODES: dict[int, tuple[str, str]] = {
 
 
 def meaning_of(code: int) -> Meaning:
-    """Return what a code means; one that this release does not know passes, as what is new mostly does."""
+    """Return the meaning of a code. A code that this release does not know counts as an outage that passes."""
     return MEANINGS.get(code, "passes")
 
 

@@ -20,6 +20,7 @@ from pipeline.identity import Identity
 from pipeline.mixer import Mixer
 from pipeline.report import Seen, report
 from pipeline.saver import Saver
+from pipeline.storage import open_store
 from pipeline.takeover import Takeover
 from pipeline.telemetry import Telemetry
 from state.pool import Place
@@ -257,7 +258,7 @@ class Case:
 
     def look(self) -> None:
         """Do what the commands do that look at the store."""
-        store = models._store(self.config)
+        store = open_store(self.config)
         try:
             snapshots = {p: notes[0] for p in store.partitions() if (notes := store.notes(p))}
             workers = list(Roster(store, name="fraud").notes().values())

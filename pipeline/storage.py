@@ -1,0 +1,16 @@
+"""Opens the store that the configuration names, in one way for the worker and for every command."""
+
+from pipeline.config import Config
+from state.store import Store
+
+
+def open_store(config: Config, *, timeout_s: float | None = None) -> Store:
+    """Return the configured store; `timeout_s` bounds one answer in place of `redis.timeout`. Connects to nothing."""
+    redis = config.redis
+    return Store(
+        redis.url.get_secret_value(),
+        name=config.name,
+        keep=config.snapshot.keep,
+        timeout_s=redis.timeout if timeout_s is None else timeout_s,
+        sign_key=redis.signature,
+    )
