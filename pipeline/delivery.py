@@ -42,8 +42,8 @@ class Pending(msgspec.Struct):
     `ends` are the offsets behind it, of the features and of the labels. Once it was tried for the first time `outputs`
     are what is sent, with what is to be committed, and `starts` what was committed before. `settled` counts the lines
     that the HTTP sink has taken or refused one by one, and `refused` holds the refused ones by position. `too_large` is
-    what a topic said that did not take it, after so many `refusals`. `done_s` is the wall clock when it was out, and
-    `read_at` the monotonic one when the last of it was read.
+    the error of a topic that refused the batch for its size, and `refusals` counts these errors. `done_s` is the wall
+    clock at which the batch was sent, and `read_at` the monotonic clock at which its last record was read.
     """
 
     membership: Any
