@@ -26,7 +26,7 @@ demo: setup ## the whole story on a real Kafka and Valkey, in about a minute
 
 test: setup ## all tests; some of them: make test ARGS="-k takeover"
 	@# Once, and not in each of the processes that follow.
-	@$(BIN)/python -c "from pipeline import lane; from state.kernel import kernel; lane.warm(); kernel()"
+	@$(BIN)/python -c "from headrace.pipeline.engine import columnar; from headrace.state.keyed.rows import kernel; columnar.warm(); kernel()"
 	@$(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 soak: setup ## the long forms of the fault tests and of damage, for hours

@@ -9,7 +9,7 @@ from typing import Any
 
 from confluent_kafka import Message
 
-from consumers.record import Headers, Record, record_of
+from headrace.consumers.record import Record, RecordHeaders, record_of
 
 
 class Chunk:
@@ -19,7 +19,7 @@ class Chunk:
         self.messages = messages
         self._kind = kind
         self._keys: list[bytes | None] | None = None
-        self._asked: list[Headers | None] | None = None
+        self._asked: list[RecordHeaders | None] | None = None
         self.offsets = _offsets(messages)
 
     def __len__(self) -> int:
@@ -52,7 +52,7 @@ class Chunk:
         """Return the timestamps, in ms since 1970."""
         return [message.timestamp()[1] for message in self.messages]
 
-    def headers(self) -> list[Headers | None] | None:
+    def headers(self) -> list[RecordHeaders | None] | None:
         """Return the headers of each; None where no message has any, or none that can be read."""
         found = self._each_headers()
         return found if any(found) else None
@@ -66,7 +66,7 @@ class Chunk:
         pairs = zip(self.messages, self._each_headers(), strict=True)
         return [record_of(message, self._kind, headers) for message, headers in pairs]
 
-    def _each_headers(self) -> list[Headers | None]:
+    def _each_headers(self) -> list[RecordHeaders | None]:
         # Once: a message is not asked twice, nor are all of them looked through for each record that is refused.
         if self._asked is None:
             self._asked = _headers(self.messages)
@@ -94,7 +94,7 @@ def newest_ms(records: Records) -> int:
     return records.messages[-1].timestamp()[1] if isinstance(records, Chunk) else records[-1].timestamp_ms
 
 
-def _headers(messages: Sequence[Message]) -> list[Headers | None]:
+def _headers(messages: Sequence[Message]) -> list[RecordHeaders | None]:
     """Return the headers of each, None where a name is no UTF-8, as other languages may write it.
 
     No message is asked twice: the library has let go of what it could not read, and crashes.

@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from consumers.record import VALUE_BYTES_MAX, Record
-from consumers.refusal import Refusal, leaf_faults, read_json, refuse_ts, wrong_type
+from headrace.consumers.record import VALUE_BYTES_MAX, Record
+from headrace.consumers.refusal import Refusal, leaf_faults, read_json, refuse_ts, wrong_type
 
 
 class Label(msgspec.Struct, frozen=True, gc=False):

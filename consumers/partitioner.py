@@ -13,7 +13,7 @@ import msgspec
 KEYS_MIN = 12
 """Of fewer keys nothing is said: half of them fit any partitioner where there are two partitions."""
 
-Way = Literal["murmur2", "crc32", "both", "other"]
+PartitionerKind = Literal["murmur2", "crc32", "both", "other"]
 
 _MISFITS_MIN = 8
 _OTHER_MIN = 20
@@ -25,7 +25,7 @@ _MASK = 0xFFFFFFFF
 class Placement(msgspec.Struct, frozen=True):
     """How keys were placed: by which partitioner, and over how many partitions some of them were, once."""
 
-    way: Way
+    way: PartitionerKind
     partitions: int
 
 
@@ -43,7 +43,7 @@ def murmur2(key: bytes) -> int:
     return (hashed ^ hashed >> 15) & 0x7FFFFFFF
 
 
-_HASHES: dict[Way, Callable[[bytes], int]] = {"murmur2": murmur2, "crc32": zlib.crc32}
+_HASHES: dict[PartitionerKind, Callable[[bytes], int]] = {"murmur2": murmur2, "crc32": zlib.crc32}
 
 
 def judge(keys: Mapping[int, Collection[bytes]], partitions: int) -> Placement | None:

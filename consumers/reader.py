@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from consumers.chunk import Chunk
-from consumers.record import Record
-from consumers.settings import outsider
-from consumers.source import Committed
+from headrace.consumers.chunk import Chunk
+from headrace.consumers.client_properties import outsider
+from headrace.consumers.record import Record
+from headrace.consumers.source import Committed
 
 T = TypeVar("T")
 

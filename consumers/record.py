@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from consumers.refusal import Refusal, leaf_faults, read_json, refuse_ts, wrong_type
-from consumers.schema import Schema
+from headrace.consumers.refusal import Refusal, leaf_faults, read_json, refuse_ts, wrong_type
+from headrace.consumers.schema import Schema
 
-Headers = Sequence[tuple[str, bytes | None]]
+RecordHeaders = Sequence[tuple[str, bytes | None]]
 
 VALUE_BYTES_MAX = 262_144
 """Default bound of a record's value, in bytes. A feature record of this size has thousands of features."""
@@ -26,14 +26,14 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     timestamp_ms: int
     key: bytes | None
     value: bytes | None
-    headers: Headers | None
+    headers: RecordHeaders | None
 
 
 class LabelRecord(Record, frozen=True, gc=False):
     """One message of the labels topic."""
 
 
-def record_of(message: Any, kind: type[Record], headers: Headers | None) -> Record:
+def record_of(message: Any, kind: type[Record], headers: RecordHeaders | None) -> Record:
     """Take a client's message, whose headers were asked for already."""
     return kind(
         message.partition(),

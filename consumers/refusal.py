@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-Stage = Literal["decode", "validate", "join", "learn", "sink"]
+RefusalStage = Literal["decode", "validate", "join", "learn", "sink"]
 Faults = Callable[[dict[str, Any]], Iterator["Refusal"]]
 """Yields what is wrong with the fields of a JSON object, in their order."""
 
@@ -32,7 +32,7 @@ class Refusal(msgspec.Struct, frozen=True):
     """Why a record is a 400: a code for machines, a field where there is one, a message for people."""
 
     code: str
-    stage: Stage
+    stage: RefusalStage
     message: str
     field: str = ""
 

@@ -19,10 +19,10 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from consumers.chunk import Chunk
-from consumers.fault import meaning_of
-from consumers.record import LabelRecord, Record
-from consumers.settings import SettingsRefused, consumer_settings
+from headrace.consumers.chunk import Chunk
+from headrace.consumers.client_properties import SettingsRefused, consumer_settings
+from headrace.consumers.consumer_errors import meaning_of
+from headrace.consumers.record import LabelRecord, Record
 
 _Log = tuple[bool, int]
 """One of a partition's two logs: whether it is that of the labels, and the partition."""

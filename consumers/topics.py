@@ -14,9 +14,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from consumers.fault import meaning_of
-from consumers.settings import SettingsRefused
-from consumers.source import SourceAway, SourceError
+from headrace.consumers.client_properties import SettingsRefused
+from headrace.consumers.consumer_errors import meaning_of
+from headrace.consumers.source import SourceAway, SourceError
 
 _CALL_S = 5.0
 # A broker that answers does so in milliseconds, and one that does not must not hold up a batch for long.

@@ -41,7 +41,8 @@ LINES_KEPT = 2_000
 CHECKED = ("--require-hashes", "--no-deps", "--only-binary", ":all:", "--no-compile", "--progress-bar", "off")
 PROJECT = ("--no-deps", "--no-build-isolation", "--no-index", "--no-compile", "--editable", str(ROOT))
 # What a worker imports: where bytecode is not to be written later on, every start would take seconds longer.
-LOADS = "from river import anomaly, compose, linear_model, preprocessing; from pipeline import cli, lane, worker"
+LOADS = "from river import anomaly, compose, linear_model, preprocessing; import headrace.pipeline.commands.cli; "
+LOADS += "import headrace.pipeline.engine.columnar; import headrace.pipeline.worker.worker"
 
 AWAY = "NameResolution|NewConnection|ConnectTimeout|ReadTimeout|timed out|ProxyError|SSLError|Connection ?Reset|"
 AWAY += "Connection refused|Connection aborted|Network is unreachable|IncompleteRead|50[0234] Server Error"

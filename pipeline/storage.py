@@ -1,7 +1,7 @@
 """Opens the store that the configuration names, in one way for the worker and for every command."""
 
-from pipeline.config import Config
-from state.store import Store
+from headrace.pipeline.config.config import Config
+from headrace.state.store.store import Store
 
 
 def open_store(config: Config, *, timeout_s: float | None = None) -> Store:

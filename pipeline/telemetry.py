@@ -7,7 +7,7 @@ from typing import Any, Literal
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from pipeline.exposition import Exposition
+from headrace.pipeline.metrics_server import MetricsServer
 
 _STATES = ("connecting", "running", "paused", "relearning")
 _BATCH_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0)
@@ -116,7 +116,7 @@ class Telemetry:
 
     def serve(self, host: str, port: int) -> None:
         """Serve the metrics over HTTP. Raises OSError when the port is taken."""
-        Exposition(self.registry, host, port)
+        MetricsServer(self.registry, host, port)
 
     def _counter(self, name: str, meaning: str, labels: list[str] | None = None) -> Counter:
         return Counter(f"headrace_{name}", meaning, labels or [], registry=self.registry)

@@ -5,12 +5,13 @@ read in those of Kafka Connect (KIP-298), Kafka Streams (KIP-1034) and Spring as
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
 
-Headers = Sequence[tuple[str, bytes | None]]
+from headrace.producers.record_size import MessageHeaders
+
 Dialect = Literal["headrace", "connect", "streams", "spring", "none"]
 
 TOPIC = "__dlq.errors.topic"
@@ -28,7 +29,7 @@ REPLAY_COUNT = "dlq.replay.count"
 LEARNED = "dlq.learned"
 """Set to `true` where the model had learned the record before a sink refused it: a replay must not teach it."""
 REPLAY_PROOF = "dlq.replay.proof"
-"""Header of a replayed record: without it the others of a replay do not count (`producers/proof.py`)."""
+"""Header of a replayed record: without it the others of a replay do not count (`producers/replay_proof.py`)."""
 KEY_OMITTED = "dlq.key.omitted"
 HEADERS_OMITTED = "dlq.headers.omitted"
 VALUE_OMITTED = "dlq.value.omitted"
@@ -76,7 +77,7 @@ class Reason(msgspec.Struct, frozen=True):
 
 
 def seal(
-    headers: Headers | None,
+    headers: MessageHeaders | None,
     *,
     topic: str,
     partition: int,
@@ -120,22 +121,22 @@ def seal(
     return sealed
 
 
-def strip(headers: Headers | None) -> list[tuple[str, bytes | None]]:
+def strip(headers: MessageHeaders | None) -> list[tuple[str, bytes | None]]:
     """Return the headers that the record had before it was a dead letter, of whichever dialect."""
     return [h for h in headers or () if h[0] not in _OWN and not h[0].startswith(_FOREIGN)]
 
 
-def replay_count(headers: Headers | None) -> int:
+def replay_count(headers: MessageHeaders | None) -> int:
     """Return the count of replays that headers tell; 0 where none says so, or none that can be read."""
     return _integer(dict(headers or ()).get(REPLAY_COUNT), default=0)
 
 
-def is_learned(headers: Headers | None) -> bool:
+def is_learned(headers: MessageHeaders | None) -> bool:
     """Tell whether a dead letter says that the model learned its record before a sink refused it."""
     return dict(headers or ()).get(LEARNED) == b"true"
 
 
-def read(headers: Headers | None) -> Reason:
+def read(headers: MessageHeaders | None) -> Reason:
     """Read a dead letter's headers, in the dialect that they are in."""
     # Where a name stands twice, the last one was added last. So was the last dialect, where a record was a dead letter
     # of two systems: the newer one tells where it came from.

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from producers.deadletter import Headers
+from headrace.producers.record_size import MessageHeaders
 
 TRACE_HEADERS = frozenset({"traceparent", "tracestate", "baggage"})
 """W3C headers that pass from a record to its prediction."""
@@ -13,14 +13,14 @@ BYTES_MAX = 900_000
 """A prediction must fit a topic with Kafka's default limit of a megabyte."""
 
 
-class Model(msgspec.Struct, frozen=True):
+class ModelVersion(msgspec.Struct, frozen=True):
     """Which model answered: its name, and the version (a snapshot's number) that it grew from."""
 
     name: str
     version: int
 
 
-class Source(msgspec.Struct, frozen=True):
+class SourceRecord(msgspec.Struct, frozen=True):
     """Where the record stood that was answered. Readers tell duplicates by it."""
 
     topic: str
@@ -33,8 +33,8 @@ class Prediction(msgspec.Struct, frozen=True):
 
     id: str
     prediction: Any
-    model: Model
-    source: Source
+    model: ModelVersion
+    source: SourceRecord
     ts: int
     proba: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
@@ -51,7 +51,7 @@ encode_plain = msgspec.json.Encoder(enc_hook=_plain).encode
 
 
 def encode(
-    *, id_: str, prediction: Any, proba: Mapping[Any, Any] | None, model: Model, source: Source, ts: int
+    *, id_: str, prediction: Any, proba: Mapping[Any, Any] | None, model: ModelVersion, source: SourceRecord, ts: int
 ) -> bytes:
     """Encode a prediction as a JSON object. A number that is not finite becomes null, as JSON has none."""
     return encode_plain(
@@ -66,7 +66,7 @@ def encode(
     )
 
 
-def trace(headers: Headers | None) -> Headers | None:
+def trace(headers: MessageHeaders | None) -> MessageHeaders | None:
     """Return the headers of a record that pass to its prediction, None for none."""
     return [header for header in headers or () if header[0] in TRACE_HEADERS] or None
 

@@ -19,9 +19,9 @@ from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
-from producers.fault import meaning_of, refusal
-from producers.parcel import Output, Reach, produce
-from producers.size import batch_bytes
+from headrace.producers.output import Output, Reach, produce
+from headrace.producers.producer_errors import meaning_of, refusal
+from headrace.producers.record_size import batch_bytes
 
 Permit = Callable[[], None]
 """Called when a transaction is ready to be committed; raises where it must not be."""

@@ -14,9 +14,8 @@ from typing import Any
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
-from producers.deadletter import Headers
-from producers.fault import refusal
-from producers.size import PLAIN_BYTES_MAX, batch_bytes, record_bytes
+from headrace.producers.producer_errors import refusal
+from headrace.producers.record_size import PLAIN_BYTES_MAX, MessageHeaders, batch_bytes, record_bytes
 
 Delivered = Callable[[int, int], None]
 """Gets the partition and the offset that Kafka gave a record; both are -1 when it was refused."""
@@ -68,7 +67,7 @@ class Outbound(msgspec.Struct, frozen=True, gc=False):
     partition: int | None
     key: bytes | None
     value: bytes | None
-    headers: Headers
+    headers: MessageHeaders
     timestamp_ms: int
 
 

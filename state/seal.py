@@ -17,6 +17,7 @@ import operator
 import struct
 import zlib
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 
@@ -34,6 +35,9 @@ ROW_BYTES = 16
 """How long the seal before a row's value is."""
 _LENGTHS_MAX = 256
 _ROW_MODULUS = 1 << (8 * ROW_BYTES)
+
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+"""A count in a sealed value: whatever the bytes say, it fits 63 bits and is not negative."""
 
 
 class SealError(Exception):

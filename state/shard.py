@@ -11,22 +11,21 @@ from typing import Annotated, Any
 
 import msgspec
 
-from state.cell import Cell, Mind
-from state.keyring import TABLE as KEYS
-from state.keyring import Keyring
-from state.labels import TABLE as LABELS
-from state.labels import Labels
-from state.learner import Task
-from state.moment import Strays
-from state.order import Order
-from state.packer import Packed, pack
-from state.seal import RowSeal
+from headrace.state.event_time import StrayTimes
+from headrace.state.keyed.keyring import TABLE as KEYS
+from headrace.state.keyed.keyring import Keyring
+from headrace.state.labels.label_join import TABLE as LABELS
+from headrace.state.labels.label_join import Labels
+from headrace.state.labels.read_order import Order
+from headrace.state.models.learner import Task
+from headrace.state.models.model import Mind, UndoableModel
+from headrace.state.row_packing import PackedRows, pack
+from headrace.state.seal import Number, RowSeal
 
 _WINDOW = 1_000
 _VERSIONS_MAX = 8
 
 
-Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Sum = Annotated[float, msgspec.Meta(ge=0.0)]
 
 
@@ -100,10 +99,10 @@ class Shard:
         self.counts = Counts()
         self.quality = Quality(task=mind.task)
         self.mind = mind
-        self.cell = mind if isinstance(mind, Cell) else None
+        self.cell = mind if isinstance(mind, UndoableModel) else None
         self.keys = mind if isinstance(mind, Keyring) else None
         self.labels = labels
-        self.strays = Strays()
+        self.strays = StrayTimes()
         self._recent: deque[float] = deque(maxlen=_WINDOW)
 
     @property
@@ -146,7 +145,7 @@ class Shard:
         if self.labels is not None:
             self.labels.begin_save()
 
-    def packed(self, seal: Callable[[str], RowSeal]) -> tuple[dict[str, Packed], dict[bytes, bytes]]:
+    def packed(self, seal: Callable[[str], RowSeal]) -> tuple[dict[str, PackedRows], dict[bytes, bytes]]:
         """Return the rows of each table that are to be saved, as they stand, and what `saved` needs of them.
 
         `seal` gives what seals the rows of a table.

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import msgspec
 
-from state.cell import Scope
-from state.labels import Memory
-from state.seal import ROW_BYTES, UNREADABLE, Seal, SealError
-from state.shard import Counts, Quality, Shard
+from headrace.state.labels.label_join import PendingRows
+from headrace.state.models.model import Scope
+from headrace.state.seal import ROW_BYTES, UNREADABLE, Seal, SealError
+from headrace.state.shard import Counts, Quality, Shard
 
 _MAGIC = b"HEADRACE"
 _FORMAT = 2
@@ -21,7 +21,7 @@ _HEAD = _MAGIC + bytes([_FORMAT])
 CREATED_MS_MAX = 253_402_300_799_000
 """The last day of the year 9999, the last that has a date."""
 
-Place = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Offset = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 LabelsPlace = Annotated[int, msgspec.Meta(ge=-1, le=2**63 - 1)]
 
 
@@ -32,7 +32,7 @@ class SnapshotError(Exception):
     hint = "an older snapshot is used if there is one, else the model is learned again from the log"
 
 
-class Join(msgspec.Struct, frozen=True):
+class JoinState(msgspec.Struct, frozen=True):
     """Where a shard stands in the labels topic, the first offset of its history there, and what it remembers.
 
     `turn` is that of the order in which it was learned (`order`).
@@ -40,7 +40,7 @@ class Join(msgspec.Struct, frozen=True):
 
     offset: LabelsPlace
     start: LabelsPlace
-    memory: Memory
+    memory: PendingRows
     turn: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0
     topic: str = ""
     topic_id: str = ""
@@ -56,10 +56,10 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     topic: str
     topic_id: str
-    partition: Place
-    offset: Place
-    start: Place
-    epoch: Place
+    partition: Offset
+    offset: Offset
+    start: Offset
+    epoch: Offset
     counts: Counts
     quality: Quality
     scope: Scope
@@ -68,8 +68,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     python: str
     created_ms: Annotated[int, msgspec.Meta(ge=0, le=CREATED_MS_MAX)]
     model: bytes
-    join: Join | None = None
-    tables: dict[str, Place] = msgspec.field(default_factory=dict)
+    join: JoinState | None = None
+    tables: dict[str, Offset] = msgspec.field(default_factory=dict)
     sums: dict[str, Annotated[bytes, msgspec.Meta(min_length=ROW_BYTES, max_length=ROW_BYTES)]] = msgspec.field(
         default_factory=dict
     )
@@ -125,10 +125,10 @@ def put_model(snapshot: Snapshot, model: bytes) -> Snapshot:
     return msgspec.structs.replace(snapshot, model=model)
 
 
-def _join(shard: Shard, topic: tuple[str, str]) -> Join | None:
+def _join(shard: Shard, topic: tuple[str, str]) -> JoinState | None:
     if shard.labels is None or shard.order is None:
         return None
-    return Join(shard.labels_offset, shard.labels_start, shard.labels.memory(), shard.order.turn, *topic)
+    return JoinState(shard.labels_offset, shard.labels_start, shard.labels.memory(), shard.order.turn, *topic)
 
 
 def encode(snapshot: Snapshot, seal: Seal) -> bytes:

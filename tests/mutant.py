@@ -10,7 +10,7 @@ import msgspec
 
 ROOT = Path(__file__).parents[1]
 PLAIN = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider")
-TREE = ("pipeline", "consumers", "producers", "state", "tests", "pyproject.toml")
+TREE = ("__init__.py", "__main__.py", "pipeline", "consumers", "producers", "state", "tests", "pyproject.toml")
 
 
 class Mutant(msgspec.Struct, frozen=True):
@@ -30,7 +30,8 @@ class Mutant(msgspec.Struct, frozen=True):
 
 def assert_caught(mutant: Mutant, tmp_path: Path, **environment: str) -> None:
     """Run the mutant's test on a copy of the source that has the bug, and assert that it fails and says why."""
-    copy = tmp_path / "copy"
+    copy = tmp_path / "copy" / "headrace"
+    copy.mkdir(parents=True)
     for name in TREE:
         source = ROOT / name
         if source.is_dir():
@@ -47,7 +48,7 @@ def assert_caught(mutant: Mutant, tmp_path: Path, **environment: str) -> None:
         cwd=copy,
         env={
             **os.environ,
-            "PYTHONPATH": str(copy),
+            "PYTHONPATH": str(copy.parent),
             **environment,
             "HEADRACE_KILLS": "2",
             # Of those that turn their test red by standing still, each does so for as long.

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from state.columns import BOOLEAN, FLOAT, INTEGER, NULL, STRING, Columns
+from headrace.state.models.columns import BOOLEAN, FLOAT, INTEGER, NULL, STRING, Columns
 
 _KINDS = {int: INTEGER, float: FLOAT, bool: BOOLEAN, str: STRING, type(None): NULL}
 

@@ -6,13 +6,13 @@ import signal
 import time
 from typing import Any
 
-from pipeline.demo import ledger
-from pipeline.demo.payment import hopeless, mendable
-from pipeline.demo.project import Project
-from pipeline.demo.screen import percent
-from pipeline.demo.stage import RATE, Stage, Untrue
-from pipeline.demo.stream import Place, named
-from pipeline.letter import Letter, printable
+from headrace.pipeline.demo import ledger
+from headrace.pipeline.demo.payment import hopeless, mendable
+from headrace.pipeline.demo.project import Project
+from headrace.pipeline.demo.screen import percent
+from headrace.pipeline.demo.stage import RATE, ClaimFailed, Stage
+from headrace.pipeline.demo.stream import RecordOffset, named
+from headrace.pipeline.dlq.dead_letters import DeadLetterRecord, printable
 
 _OUTAGE_S = 7.0
 _LEARNED = 0.85
@@ -53,14 +53,14 @@ def bad_records(stage: Stage) -> None:
     letters = [_letter(stage, stream.slipped[number]) for number in range(len(odd))]
     for oddity, letter in zip(odd, letters, strict=True):
         if letter.code != oddity.code or letter.record.value != oddity.value:
-            raise Untrue(f"{oddity.value!r} is dead-lettered as {letter.code} {letter.record.value!r}")
+            raise ClaimFailed(f"{oddity.value!r} is dead-lettered as {letter.code} {letter.record.value!r}")
     reasons = [(letter.code, letter.reason.field or "-", printable(letter.reason.message)) for letter in letters]
     screen.table([("code", "field", "message"), *dict.fromkeys(reasons)])
     bad = set(stream.slipped.values())
     beside = {(p, offset + step) for p, offset in bad for step in (-1, 1) if offset + step >= 0} - bad
     stage.show(lambda: beside <= meter.settled(), what="the outcomes of the records next to the bad ones")
     if touched := beside & meter.letters.keys():
-        raise Untrue(f"good records next to bad ones are dead letters: {named(touched)}")
+        raise ClaimFailed(f"good records next to bad ones are dead letters: {named(touched)}")
     screen.held(
         f"{len(letters)} bad records are {len(meter.letters)} dead letters, byte for byte; "
         f"the {len(beside)} records beside them are predicted"
@@ -79,7 +79,7 @@ def outage(stage: Stage) -> None:
         stage.show(lambda: stage.fraud.worker().get("state") == "paused", what="the stream to pause")
         told = json.loads(stage.command("status", "--json"))
         if told["state"] != "paused" or not told["reason"]:
-            raise Untrue(f"headrace status tells {told['state']!r}, and as the reason {told['reason']!r}")
+            raise ClaimFailed(f"headrace status tells {told['state']!r}, and as the reason {told['reason']!r}")
         screen.event(f"headrace status: {told['state']}: {told['reason']}")
         stage.show(lambda: time.monotonic() - frozen_at >= _OUTAGE_S, what="the outage to last")
         outcomes = len(stage.meter.settled())
@@ -123,7 +123,7 @@ def replay(stage: Stage) -> None:
     screen.command(f"headrace {' '.join(words)}")
     first = json.loads(stage.command(*words, "--json"))
     if first["sent"] != len(mended):
-        raise Untrue(f"of {len(mended)} dead letters {first['sent']} were sent: {first}")
+        raise ClaimFailed(f"of {len(mended)} dead letters {first['sent']} were sent: {first}")
     stage.show(lambda: mended.keys() <= meter.strangers.keys(), what="the predictions of the replayed records")
     for id_, oddity in mended.items():
         amount = json.loads(oddity.value)["features"]["amount"]
@@ -132,7 +132,7 @@ def replay(stage: Stage) -> None:
     screen.event("the same command again")
     second = json.loads(stage.command(*words, "--json"))
     if second["sent"] or second["already"] != len(mended):
-        raise Untrue(f"a second replay sent {second['sent']} records: {second}")
+        raise ClaimFailed(f"a second replay sent {second['sent']} records: {second}")
     screen.held(f"{first['sent']} sent, {first['left']} left by mend:amount; a second replay sends {second['sent']}")
 
 
@@ -140,11 +140,11 @@ def finish(stage: Stage) -> None:
     """Stop the stream, and then the pipeline, once it has handled all."""
     refused = stage.stream.stop()
     if refused:
-        raise Untrue(f"Kafka did not take all payments: {refused}")
+        raise ClaimFailed(f"Kafka did not take all payments: {refused}")
     stage.settle()
     code = stage.run.finish()
     if code != 0:
-        raise Untrue(f"headrace run ended with exit code {code}")
+        raise ClaimFailed(f"headrace run ended with exit code {code}")
 
 
 def total(stage: Stage) -> None:
@@ -160,12 +160,12 @@ def total(stage: Stage) -> None:
     told = f"records in {records:,} = predictions {predictions:,} + dead letters {dead_letters:,}"
     for balance in balances:
         if not balance.holds(exact=exact):
-            raise Untrue(f"it does not add up: {balance}")
+            raise ClaimFailed(f"it does not add up: {balance}")
     if exact:
         with screen.step("learning the payments again with River alone"):
             same = ledger.same_as_river(fraud, stage.fraud.build())
         if same != fraud.balance.predictions:
-            raise Untrue(f"{fraud.balance.predictions - same:,} probabilities are not those of River alone")
+            raise ClaimFailed(f"{fraud.balance.predictions - same:,} probabilities are not those of River alone")
         screen.held(
             f"{same:,} predictions are, to the last bit, those of River alone, which saw no outage and no crash"
         )
@@ -177,12 +177,12 @@ def _takeovers(project: Project, since: int) -> list[dict[str, Any]]:
     return project.events("partition taken over", since=since)
 
 
-def _letter(stage: Stage, place: Place) -> Letter:
+def _letter(stage: Stage, place: RecordOffset) -> DeadLetterRecord:
     stage.show(lambda: place in stage.meter.letters, what=f"the dead letter of {named([place])}")
     return stage.meter.letters[place]
 
 
-def _all_settled(stage: Stage, before: set[Place], *, since: str) -> None:
+def _all_settled(stage: Stage, before: set[RecordOffset], *, since: str) -> None:
     """Wait until all that was sent by now has its outcome, and say so of what was sent since."""
     count = len(stage.settle() - before)
     twice = "" if stage.mock else ", none two"

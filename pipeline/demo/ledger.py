@@ -6,12 +6,12 @@ from typing import Any
 
 import msgspec
 
-from consumers.reader import Reader
-from consumers.record import Record
-from pipeline.config import Config
-from pipeline.demo.meter import Answer
-from pipeline.demo.stream import Place, named
-from pipeline.letter import Letter
+from headrace.consumers.reader import Reader
+from headrace.consumers.record import Record
+from headrace.pipeline.config.config import Config
+from headrace.pipeline.demo.meter import SeenPrediction
+from headrace.pipeline.demo.stream import RecordOffset, named
+from headrace.pipeline.dlq.dead_letters import DeadLetterRecord
 
 
 class Balance(msgspec.Struct, frozen=True):
@@ -20,9 +20,9 @@ class Balance(msgspec.Struct, frozen=True):
     records: int
     predictions: int
     dead_letters: int
-    lost: Sequence[Place]
-    twice: Sequence[Place]
-    strange: Sequence[Place]
+    lost: Sequence[RecordOffset]
+    twice: Sequence[RecordOffset]
+    strange: Sequence[RecordOffset]
 
     def holds(self, *, exact: bool) -> bool:
         """Tell whether each record has an outcome, and each outcome its record; if `exact`, one and no more."""
@@ -36,12 +36,12 @@ class Balance(msgspec.Struct, frozen=True):
         return "; ".join([counts, *(f"{len(p):,} {what}: {named(p)}" for what, p in faults.items() if p)])
 
 
-class Books(msgspec.Struct, frozen=True):
+class TopicContents(msgspec.Struct, frozen=True):
     """What the three topics of a pipeline hold: records by place in order, answers and letters as they stand."""
 
-    records: dict[Place, Record]
-    answers: Sequence[Answer]
-    letters: Sequence[Letter]
+    records: dict[RecordOffset, Record]
+    answers: Sequence[SeenPrediction]
+    letters: Sequence[DeadLetterRecord]
 
     @property
     def balance(self) -> Balance:
@@ -51,14 +51,16 @@ class Books(msgspec.Struct, frozen=True):
         return weigh(self.records, predicted, refused)
 
 
-class Event(msgspec.Struct, frozen=True):
+class Occurrence(msgspec.Struct, frozen=True):
     """A record as plain River takes it."""
 
     features: dict[str, Any]
     label: Any
 
 
-def weigh(records: Iterable[Place], predicted: Sequence[Place], refused: Sequence[Place]) -> Balance:
+def weigh(
+    records: Iterable[RecordOffset], predicted: Sequence[RecordOffset], refused: Sequence[RecordOffset]
+) -> Balance:
     """Hold records against their outcomes, all by partition and offset."""
     places = set(records)
     outcomes = Counter(predicted) + Counter(refused)
@@ -72,20 +74,20 @@ def weigh(records: Iterable[Place], predicted: Sequence[Place], refused: Sequenc
     )
 
 
-def read(config: Config) -> Books:
+def read(config: Config) -> TopicContents:
     """Read the three topics of a pipeline from start to end. Raises what Reader raises."""
     topics = config.topics
     reader = Reader(config.librdkafka, group=f"{config.name}.ledger")
     try:
         records = {(record.partition, record.offset): record for record in _all(reader, topics.features)}
-        answers = [msgspec.json.decode(r.value or b"", type=Answer) for r in _all(reader, topics.predictions)]
-        letters = [Letter.of(record) for record in _all(reader, topics.dead_letters)]
+        answers = [msgspec.json.decode(r.value or b"", type=SeenPrediction) for r in _all(reader, topics.predictions)]
+        letters = [DeadLetterRecord.of(record) for record in _all(reader, topics.dead_letters)]
     finally:
         reader.close()
-    return Books(records, answers, letters)
+    return TopicContents(records, answers, letters)
 
 
-def same_as_river(books: Books, build: Callable[[], Any]) -> int:
+def same_as_river(books: TopicContents, build: Callable[[], Any]) -> int:
     """Count the predictions whose probabilities are, to the last bit, those of an undisturbed River.
 
     `build` makes a new model for each partition, which goes through its records once, in order.
@@ -94,7 +96,7 @@ def same_as_river(books: Books, build: Callable[[], Any]) -> int:
     models: defaultdict[int, Any] = defaultdict(build)
     same = 0
     for place in sorted(answers):
-        event = msgspec.json.decode(books.records[place].value or b"", type=Event)
+        event = msgspec.json.decode(books.records[place].value or b"", type=Occurrence)
         model = models[place[0]]
         expected = {str(label).lower(): share for label, share in model.predict_proba_one(event.features).items()}
         same += answers[place].proba == expected

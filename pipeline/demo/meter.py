@@ -7,25 +7,25 @@ from typing import Any
 
 import msgspec
 
-from consumers.reader import Reader
-from consumers.record import Record
-from pipeline.demo.screen import Figures
-from pipeline.demo.stream import Place, Stream
-from pipeline.letter import Letter
-from pipeline.sections import Topics
-from producers.prediction import Source
+from headrace.consumers.reader import Reader
+from headrace.consumers.record import Record
+from headrace.pipeline.config.sections import TopicsConfig
+from headrace.pipeline.demo.screen import Figures
+from headrace.pipeline.demo.stream import RecordOffset, Stream
+from headrace.pipeline.dlq.dead_letters import DeadLetterRecord
+from headrace.producers.prediction import SourceRecord
 
 _WAIT_S = 0.1
 _STOP_S = 5.0
 _RECENT = 1_000
 
 
-class Answer(msgspec.Struct, frozen=True):
+class SeenPrediction(msgspec.Struct, frozen=True):
     """The part of a prediction that the demo looks at."""
 
     id: str
     prediction: Any
-    source: Source
+    source: SourceRecord
     proba: dict[str, float] = {}
 
 
@@ -74,19 +74,19 @@ class Accuracy:
 class Meter:
     """Keep the outcome of each record of a stream, from when both topics were empty."""
 
-    def __init__(self, reader: Reader, *, topics: Topics, stream: Stream) -> None:
+    def __init__(self, reader: Reader, *, topics: TopicsConfig, stream: Stream) -> None:
         self._reader = reader
         self._topics = topics
         self._stream = stream
         self._lock = threading.Lock()
-        self._settled: set[Place] = set()
+        self._settled: set[RecordOffset] = set()
         self.accuracy = Accuracy()
         self._latencies_ms: list[float] = []
         self._looked_at = time.monotonic()
         self._predictions = 0
-        self.twice: list[Place] = []
-        self.letters: dict[Place, Letter] = {}
-        self.strangers: dict[str, Answer] = {}
+        self.twice: list[RecordOffset] = []
+        self.letters: dict[RecordOffset, DeadLetterRecord] = {}
+        self.strangers: dict[str, SeenPrediction] = {}
         """Predictions by id for records that the stream did not make itself."""
         self.fault = ""
         self._stopped = threading.Event()
@@ -106,7 +106,7 @@ class Meter:
             self._thread.join(_STOP_S)
         self._reader.close()
 
-    def settled(self) -> set[Place]:
+    def settled(self) -> set[RecordOffset]:
         """Return the places of all records whose prediction or dead letter was seen."""
         with self._lock:
             return set(self._settled)
@@ -142,18 +142,18 @@ class Meter:
 
     def _take(self, topic: str, record: Record, now: float) -> None:
         if topic == self._topics.dead_letters:
-            letter = Letter.of(record)
+            letter = DeadLetterRecord.of(record)
             place = (letter.reason.partition, letter.reason.offset)
             self.letters[place] = letter
         else:
-            answer = msgspec.json.decode(record.value or b"", type=Answer)
+            answer = msgspec.json.decode(record.value or b"", type=SeenPrediction)
             place = (answer.source.partition, answer.source.offset)
             self._score(answer, now)
         if place in self._settled:
             self.twice.append(place)
         self._settled.add(place)
 
-    def _score(self, answer: Answer, now: float) -> None:
+    def _score(self, answer: SeenPrediction, now: float) -> None:
         self._predictions += 1
         sent = self._stream.unseen.pop(answer.id, None)
         if sent is None:

@@ -3,12 +3,12 @@
 import json
 import time
 
-from consumers.topics import Topics
-from pipeline.demo.ledger import read
-from pipeline.demo.project import Process, Project
-from pipeline.demo.screen import Screen
-from pipeline.demo.stage import PATIENCE_S, Untrue
-from producers.writer import Feed
+from headrace.consumers.topics import Topics
+from headrace.pipeline.demo.ledger import read
+from headrace.pipeline.demo.project import Process, Project
+from headrace.pipeline.demo.screen import Screen
+from headrace.pipeline.demo.stage import PATIENCE_S, ClaimFailed
+from headrace.producers.writer import Feed
 
 RIVER_PUBLISHES = "89.28 %"
 """In River's README: this model on this data, each record predicted before it is learned."""
@@ -30,7 +30,7 @@ def feed(project: Project) -> int:
         feed.send(json.dumps(record).encode(), _KEY)
     feed.finish()
     if feed.fault:
-        raise Untrue(f"Kafka did not take the Phishing data: {feed.fault}")
+        raise ClaimFailed(f"Kafka did not take the Phishing data: {feed.fault}")
     return feed.taken
 
 
@@ -49,14 +49,14 @@ def phishing(screen: Screen, project: Project, *, exact: bool) -> None:
         _wait_for_end(project.start("run", "--until-end"))
     books = read(config)
     if books.balance.records != count or not books.balance.holds(exact=exact):
-        raise Untrue(f"the {count:,} websites do not add up: {books.balance}")
+        raise ClaimFailed(f"the {count:,} websites do not add up: {books.balance}")
     truths = {place: json.loads(record.value or b"")["label"] for place, record in books.records.items()}
     answers = {(answer.source.partition, answer.source.offset): answer.prediction for answer in books.answers}
     right = sum(answers[place] == truth for place, truth in truths.items())
     accuracy = f"{right / count * 100:.2f} %"
     told = f"{right:,} of {count:,} predictions are right: {accuracy}   River publishes {RIVER_PUBLISHES}"
     if accuracy != RIVER_PUBLISHES or len({partition for partition, _ in answers}) != 1:
-        raise Untrue(told)
+        raise ClaimFailed(told)
     screen.held(told)
 
 
@@ -64,7 +64,7 @@ def _wait_for_end(process: Process) -> None:
     until = time.monotonic() + PATIENCE_S
     while process.code is None:
         if time.monotonic() > until:
-            raise Untrue(f"headrace run --until-end did not end in {PATIENCE_S:.0f} s")
+            raise ClaimFailed(f"headrace run --until-end did not end in {PATIENCE_S:.0f} s")
         time.sleep(_LOOK_S)
     if process.code:
-        raise Untrue(f"headrace run --until-end ended with exit code {process.code}")
+        raise ClaimFailed(f"headrace run --until-end ended with exit code {process.code}")

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline import config as configuration
-from pipeline.embedded import Addresses
-from pipeline.embedded.reaper import Reaper
-from pipeline.rundir import RunDir
+from headrace.pipeline.config import config as configuration
+from headrace.pipeline.embedded import Addresses
+from headrace.pipeline.embedded.reaper import Reaper
+from headrace.pipeline.process.rundir import RunDir
 
 _SERVERS = """\
 name = "{name}"
@@ -90,7 +90,7 @@ class Process:
         self._reaper = reaper
         with out.open("wb") as stdout, log.open("ab") as stderr:
             self._process = subprocess.Popen(  # noqa: S603 our own command
-                [sys.executable, "-m", "pipeline", *argv],
+                [sys.executable, "-m", "headrace", *argv],
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,

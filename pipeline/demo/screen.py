@@ -9,7 +9,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.output import data
+from headrace.pipeline.console import data
 
 WIDTH = 100
 """Columns where no terminal tells how many it has."""

@@ -5,14 +5,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from consumers.reader import Reader
-from pipeline.demo.meter import Meter
-from pipeline.demo.payment import Payments
-from pipeline.demo.project import Process, Project
-from pipeline.demo.screen import Screen
-from pipeline.demo.stream import Place, Stream, named
-from pipeline.embedded import Stack
-from pipeline.embedded.reaper import Reaper
+from headrace.consumers.reader import Reader
+from headrace.pipeline.demo.meter import Meter
+from headrace.pipeline.demo.payment import Payments
+from headrace.pipeline.demo.project import Process, Project
+from headrace.pipeline.demo.screen import Screen
+from headrace.pipeline.demo.stream import RecordOffset, Stream, named
+from headrace.pipeline.embedded import Stack
+from headrace.pipeline.embedded.reaper import Reaper
 
 RATE = 1_000.0
 """Payments a second."""
@@ -24,7 +24,7 @@ _LOOK_S = 0.05
 _ROW_S = 1.0
 
 
-class Untrue(Exception):
+class ClaimFailed(Exception):
     """Raised when something that the story tells does not hold."""
 
     status = 500
@@ -69,19 +69,19 @@ class Stage:
             if until() and now - started >= least_s:
                 return now - started
             if now - started > most_s:
-                raise Untrue(f"waited {most_s:.0f} s for {what}")
+                raise ClaimFailed(f"waited {most_s:.0f} s for {what}")
             time.sleep(_LOOK_S)
 
     def check(self) -> None:
         """See that the pipeline runs, its outputs can be read, and no record has two outcomes. Raises Untrue."""
         if self.run.code is not None:
-            raise Untrue(f"headrace run ended with exit code {self.run.code}")
+            raise ClaimFailed(f"headrace run ended with exit code {self.run.code}")
         if self.meter.fault:
-            raise Untrue(f"the predictions can't be read: {self.meter.fault}")
+            raise ClaimFailed(f"the predictions can't be read: {self.meter.fault}")
         if self.meter.twice and not self.mock:
-            raise Untrue(f"records (partition, offset) have two outcomes: {named(self.meter.twice)}")
+            raise ClaimFailed(f"records (partition, offset) have two outcomes: {named(self.meter.twice)}")
 
-    def settle(self) -> set[Place]:
+    def settle(self) -> set[RecordOffset]:
         """Wait until all that was sent by now has its outcome, and return the places of it."""
         places = self.stream.places()
         self.show(lambda: places <= self.meter.settled(), what=f"the outcomes of {len(places):,} records")
@@ -92,7 +92,7 @@ class Stage:
         process = self.fraud.start(*words)
         self.show(lambda: process.code is not None, what=f"headrace {' '.join(words)}")
         if process.code:
-            raise Untrue(f"headrace {' '.join(words)} ended with exit code {process.code}")
+            raise ClaimFailed(f"headrace {' '.join(words)} ended with exit code {process.code}")
         return process.output
 
 

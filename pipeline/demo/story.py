@@ -12,16 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline.demo import act
-from pipeline.demo.phishing import phishing
-from pipeline.demo.project import Project, is_ours
-from pipeline.demo.screen import Screen
-from pipeline.demo.stage import PATIENCE_S, Stage, Untrue, projects, streaming
-from pipeline.embedded import EmbeddedError, Stack
-from pipeline.embedded.jars import KAFKA_VERSION
-from producers.writer import Feed
-from state.probe import probe
-from state.store import Store
+from headrace.pipeline.demo import act
+from headrace.pipeline.demo.phishing import phishing
+from headrace.pipeline.demo.project import Project, is_ours
+from headrace.pipeline.demo.screen import Screen
+from headrace.pipeline.demo.stage import PATIENCE_S, ClaimFailed, Stage, projects, streaming
+from headrace.pipeline.embedded import EmbeddedError, Stack
+from headrace.pipeline.embedded.jars import KAFKA_VERSION
+from headrace.producers.writer import Feed
+from headrace.state.store.health import probe
+from headrace.state.store.store import Store
 
 SECONDS_VARIABLE = "HEADRACE_DEMO_SECONDS"
 """How long the act of the drift lasts at least, in seconds."""
@@ -104,7 +104,7 @@ def _play(stage: Stage, websites: Project) -> None:
 @contextlib.contextmanager
 def _servers(screen: Screen) -> Iterator[Stack]:
     """Start both servers, and tell what they are; what a machine compiles once is compiled meanwhile."""
-    words = [sys.executable, "-c", "from pipeline import lane; lane.warm()"]
+    words = [sys.executable, "-c", "from headrace.pipeline.engine import columnar; columnar.warm()"]
     with (
         subprocess.Popen(words, stderr=subprocess.DEVNULL, start_new_session=True) as compiling,  # noqa: S603 our own
         contextlib.ExitStack() as end,
@@ -139,7 +139,7 @@ def _wait_until_ready(stage: Stage) -> None:
     while stage.fraud.worker().get("partitions") != partitions:
         stage.check()
         if time.monotonic() > until:
-            raise Untrue(f"headrace run did not take over its partitions in {PATIENCE_S:.0f} s")
+            raise ClaimFailed(f"headrace run did not take over its partitions in {PATIENCE_S:.0f} s")
         time.sleep(_LOOK_S)
     stage.meter.start()
 
@@ -159,7 +159,7 @@ def _stay(stage: Stage) -> NoReturn:
         feed.send(payment.value, payment.key)
         time.sleep(1 / _KEEP_RATE)
         if run.code is not None:
-            raise Untrue(f"headrace run ended with exit code {run.code}")
+            raise ClaimFailed(f"headrace run ended with exit code {run.code}")
 
 
 def _next(screen: Screen) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from pipeline.demo.payment import Payments
-from producers.writer import Feed
+from headrace.pipeline.demo.payment import Payments
+from headrace.producers.writer import Feed
 
-Place = tuple[int, int]
+RecordOffset = tuple[int, int]
 """Partition and offset of a record in the features topic."""
 
 _TICK_S = 0.005
@@ -39,9 +39,9 @@ class Stream:
         self._asked_to_stop = threading.Event()
         self._abandoned = False
         self._lock = threading.Lock()
-        self._places: set[Place] = set()
+        self._places: set[RecordOffset] = set()
         self._slipping: deque[tuple[int, bytes]] = deque()
-        self.slipped: dict[int, Place] = {}
+        self.slipped: dict[int, RecordOffset] = {}
         """Where the records stand that were slipped in, by their position in what was given."""
         self.unseen: dict[str, Sent] = {}
         """Payments by id whose prediction was not seen yet; whoever sees it takes it out."""
@@ -63,7 +63,7 @@ class Stream:
         """Send these too, among the payments, some way apart from one another."""
         self._slipping.extend(enumerate(values))
 
-    def places(self) -> set[Place]:
+    def places(self) -> set[RecordOffset]:
         """Return the places of all records that Kafka has taken."""
         with self._lock:
             return set(self._places)
@@ -116,6 +116,6 @@ class Stream:
                 self._places.add((partition, offset))
 
 
-def named(places: Iterable[Place]) -> str:
+def named(places: Iterable[RecordOffset]) -> str:
     """Name the first few of some places, as `partition@offset`."""
     return ", ".join(f"{partition}@{offset}" for partition, offset in sorted(places)[:_NAMED_MAX])

@@ -1,6 +1,9 @@
-"""A real Apache Kafka and a real Valkey on this machine, for the demo, `headrace up` and the tests."""
+"""A real Apache Kafka and a real Valkey on this machine, for the demo, `headrace up` and the tests.
 
-from pipeline.embedded.server import EmbeddedError, Server
-from pipeline.embedded.stack import Addresses, Stack
+Imported by `pipeline.commands` and `pipeline.demo`.
+"""
+
+from headrace.pipeline.embedded.server import EmbeddedError, Server
+from headrace.pipeline.embedded.stack import Addresses, Stack
 
 __all__ = ["Addresses", "EmbeddedError", "Server", "Stack"]

@@ -2,7 +2,7 @@
 
 The lock file pins each of the 46 jars by its sha256, so that a start never resolves anything, a
 damaged or foreign jar is refused, and a first run costs a download and no more. `main` writes it
-anew for another version: ``python -m pipeline.embedded.jars > pipeline/embedded/jars.lock``.
+anew for another version: ``python -m headrace.pipeline.embedded.jars > pipeline/embedded/jars.lock``.
 """
 
 import contextlib
@@ -18,9 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.embedded.lock import Lock
-from pipeline.embedded.server import EmbeddedError
-from pipeline.embedded.valkey import INSTALL
+from headrace.pipeline.embedded.lock import Lock
+from headrace.pipeline.embedded.server import EmbeddedError
+from headrace.pipeline.embedded.valkey import INSTALL
 
 KAFKA_VERSION = "4.1.2"
 # Kafka's own artifact leaves the choice of a log to whoever starts it; the version is its log4j's.
@@ -34,7 +34,7 @@ DOWNLOADS = 8
 JAVA_MIN = 17
 JAVA_VERSION_S = 20.0
 
-Progress = Callable[[str], None]
+ReportProgress = Callable[[str], None]
 
 
 class JarsUnreachableError(EmbeddedError):
@@ -68,7 +68,7 @@ def cache_dir() -> Path:
     return (home / "Library/Caches" if sys.platform == "darwin" else home / ".cache") / "headrace"
 
 
-def classpath(*, progress: Progress) -> list[Path]:
+def classpath(*, progress: ReportProgress) -> list[Path]:
     """Return Kafka's jars, fetched if this user has none yet; raise JarsUnreachableError."""
     lib = cache_dir() / f"kafka-{KAFKA_VERSION}"
     jars = [lib / jar.name for jar in pinned()]

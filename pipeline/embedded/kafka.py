@@ -14,10 +14,10 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from pipeline.embedded.jars import KAFKA_VERSION, Progress, cache_dir, cache_lock, classpath, java
-from pipeline.embedded.node import LOG4J, Node, read_properties, settings, write_properties
-from pipeline.embedded.reaper import Reaper
-from pipeline.embedded.server import EmbeddedError, Server
+from headrace.pipeline.embedded.jars import KAFKA_VERSION, ReportProgress, cache_dir, cache_lock, classpath, java
+from headrace.pipeline.embedded.node import LOG4J, Node, read_properties, settings, write_properties
+from headrace.pipeline.embedded.reaper import Reaper
+from headrace.pipeline.embedded.server import EmbeddedError, Server
 
 FORMAT_S = 60.0
 LOOK_S = 0.5
@@ -42,7 +42,7 @@ def cluster(
     nodes: Sequence[Node],
     *,
     reaper: Reaper,
-    progress: Progress,
+    progress: ReportProgress,
     extra: Mapping[str, str],
 ) -> list[Server]:
     """Write the nodes' files (data that is there stays) and describe their servers.
@@ -92,7 +92,7 @@ def sees(port: int, *, cluster_id: str | None, ids: set[int]) -> bool:
 
 def silent_admin(options: Mapping[str, str | int]) -> AdminClient:
     """Return an admin client whose library writes nothing to the terminal."""
-    logger = logging.getLogger("pipeline.embedded.librdkafka")
+    logger = logging.getLogger("headrace.pipeline.embedded.librdkafka")
     logger.disabled = True
     return AdminClient({"log_level": 0, **options}, logger=logger)
 

@@ -2,8 +2,8 @@
 
 from confluent_kafka import KafkaException
 
-from pipeline.embedded.kafka import silent_admin
-from pipeline.embedded.server import EmbeddedError
+from headrace.pipeline.embedded.kafka import silent_admin
+from headrace.pipeline.embedded.server import EmbeddedError
 
 START_S = 10.0
 LIMITS = (

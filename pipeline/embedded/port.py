@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.embedded.server import EmbeddedError, PortTakenError
+from headrace.pipeline.embedded.server import EmbeddedError, PortTakenError
 
 ATTEMPTS = 5
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from pipeline.embedded.reaper import Reaper
+from headrace.pipeline.embedded.reaper import Reaper
 
 START_S = 60.0
 STOP_S = 15.0

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from pipeline.embedded import kafka, valkey
-from pipeline.embedded.jars import KAFKA_VERSION, JarsUnreachableError, Progress
-from pipeline.embedded.lock import Lock
-from pipeline.embedded.mock import LIMITS, Mock
-from pipeline.embedded.node import Node
-from pipeline.embedded.port import on_ports
-from pipeline.embedded.reaper import Reaper
-from pipeline.embedded.server import (
+from headrace.pipeline.embedded import kafka, valkey
+from headrace.pipeline.embedded.jars import KAFKA_VERSION, JarsUnreachableError, ReportProgress
+from headrace.pipeline.embedded.lock import Lock
+from headrace.pipeline.embedded.mock import LIMITS, Mock
+from headrace.pipeline.embedded.node import Node
+from headrace.pipeline.embedded.port import on_ports
+from headrace.pipeline.embedded.reaper import Reaper
+from headrace.pipeline.embedded.server import (
     LOOK_S,
     START_S,
     EmbeddedError,
@@ -64,7 +64,7 @@ class Stack:
         keep: bool = False,
         brokers: int = 1,
         kafka_settings: Mapping[str, str] | None = None,
-        progress: Progress = lambda _: None,
+        progress: ReportProgress = lambda _: None,
     ) -> None:
         self.data_dir = Path()
         self.brokers: list[Server] = []

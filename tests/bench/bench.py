@@ -10,9 +10,9 @@ from project import Project
 from stream import LABELS_LATER, labels, unlabelled
 from topic import Answers, Board, answers, difference
 
-from state.keyring import TABLE as KEYS
-from state.pool import Pool
-from state.store import Store
+from headrace.state.keyed.keyring import TABLE as KEYS
+from headrace.state.shared.mix_store import MixStore
+from headrace.state.store.store import Store
 
 APART_MAX = 1e-9
 """Probabilities that are further apart than this are others'."""
@@ -116,7 +116,7 @@ class Bench:
         if keys != self.keys.get(case.name, 0):
             raise PeerFailed(f"{case.title}: the store has {keys} keys, and there were {self.keys[case.name]}")
         if case.settings.get("model.scope") == "global":
-            mix = Pool(store, name=name).load().mix
+            mix = MixStore(store, name=name).load().mix
             if mix is None or mix.examples != good:
                 raise PeerFailed(f"{case.title}: {mix and mix.examples} of {good} records are in the mix")
         self.snapshots = sum(note["version"] for note in held)

@@ -14,7 +14,7 @@ from typing import Any
 
 from river import anomaly, forest, linear_model, preprocessing, tree
 
-from state.model_codec import ModelCodec
+from headrace.state.models.codec.model_codec import ModelCodec
 
 _ROUNDS = 7
 MODELS: dict[str, tuple[Callable[[], Any], int]] = {

@@ -21,7 +21,7 @@ from project import Project
 from stream import FEATURES, Feed
 from topic import Board
 
-from pipeline.embedded import EmbeddedError, Stack
+from headrace.pipeline.embedded import EmbeddedError, Stack
 
 PARTS = ("peers", "latency", *case.PARTS, "recovery", "inside", "memory")
 

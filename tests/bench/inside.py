@@ -19,11 +19,11 @@ from meter import PeerFailed, resident_bytes
 from model import build
 from stream import events
 
-from state.entry import Entry
-from state.keyring import Keyring
-from state.labels import Labels, Rules
-from state.slab import slab_for
-from state.table import Stand
+from headrace.state.keyed.array_bank import slab_for
+from headrace.state.keyed.keyring import Keyring
+from headrace.state.labels.join_entry import Entry
+from headrace.state.labels.label_join import LabelRules, Labels
+from headrace.state.row_packing import TableVersion
 
 BATCH = 5_000
 MILLION = 1_000_000
@@ -57,7 +57,7 @@ def measure(words: Sequence[str]) -> Figures:
 
 def join(waiting: int) -> Figures:
     """Let so many features wait, and for each label that comes let another record ask."""
-    labels = Labels(Rules(wait_ms=_DAY_MS))
+    labels = Labels(LabelRules(wait_ms=_DAY_MS))
     values = _values()
     started_bytes = resident_bytes(os.getpid())[0]
     for start in range(0, waiting, BATCH):
@@ -116,7 +116,7 @@ def _save_labels(labels: Labels) -> None:
 class Rows(dict[bytes, bytes]):
     """What the store holds, in memory: rows by key."""
 
-    def fetch(self, keys: Sequence[bytes], _stand: Stand) -> list[bytes | None]:
+    def fetch(self, keys: Sequence[bytes], _stand: TableVersion) -> list[bytes | None]:
         """Return rows, None for one that is not there."""
         return [self.get(key) for key in keys]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.embedded import Addresses
+from headrace.pipeline.embedded import Addresses
 
 _HERE = Path(__file__).parent
 
@@ -46,7 +46,7 @@ class Project:
         file.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in whole.items()))
         env = {key: value for key, value in os.environ.items() if not key.startswith("HEADRACE_")}
         words = ["--workers", str(workers), "-c", str(file), *(["--until-end"] if until_end else [])]
-        return [sys.executable, "-m", "pipeline", "run", *words], env
+        return [sys.executable, "-m", "headrace", "run", *words], env
 
     def log(self, name: str) -> Path:
         """Return the file that a run's own words go to."""

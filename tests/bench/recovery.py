@@ -19,7 +19,7 @@ from spread import spread, told
 from stream import Feed, plain
 from topic import Board
 
-from state.store import Store
+from headrace.state.store.store import Store
 
 KILLS = {
     "worker": "the worker, which its parent starts again",

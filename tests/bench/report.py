@@ -16,7 +16,7 @@ from lineup import HEADRACE
 from meter import Speed
 from spread import spread, told
 
-from pipeline.embedded.jars import KAFKA_VERSION
+from headrace.pipeline.embedded.jars import KAFKA_VERSION
 
 REFERENCE = "loop"
 INSIDE = {

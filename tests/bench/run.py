@@ -19,11 +19,11 @@ from confluent_kafka import KafkaException
 from lineup import INSTALL, PEERS_PYTHON, TITLES, Lineup
 from meter import PeerFailed
 
-from consumers.source import SourceAway
-from pipeline import lane
-from pipeline.embedded import EmbeddedError
-from state.kernel import kernel
-from state.store import StoreAway
+from headrace.consumers.source import SourceAway
+from headrace.pipeline.embedded import EmbeddedError
+from headrace.pipeline.engine import columnar
+from headrace.state.keyed.rows import kernel
+from headrace.state.store.store import StoreAway
 
 _RECORDS_MIN = 20_000
 # Millions of records go through it: only for who asks.
@@ -98,7 +98,7 @@ def _measure(given: argparse.Namespace, lineup: Lineup) -> str:
         programs=lineup.present(given.peers),
     )
     # Where none has run here before, the first run would stand still while this goes on.
-    lane.warm()
+    columnar.warm()
     kernel()
     comparison = Comparison(plan, lineup)
     comparison.run()

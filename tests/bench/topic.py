@@ -10,7 +10,7 @@ from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 from stream import Row
 
-from consumers.topics import Topics
+from headrace.consumers.topics import Topics
 
 _CALL_S = 10.0
 _READ_S = 60.0

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from confluent_kafka import Message
 
-from consumers.chunk import Chunk, keys_of, newest_ms
-from consumers.record import LabelRecord, Record
+from headrace.consumers.chunk import Chunk, keys_of, newest_ms
+from headrace.consumers.record import LabelRecord, Record
 
 OFFSETS = [3, 4, 7, 8, 12]
 

@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
-from consumers.label import Label, LabelDecoder
-from consumers.record import LabelRecord
-from consumers.refusal import Refusal
+from headrace.consumers.label import Label, LabelDecoder
+from headrace.consumers.record import LabelRecord
+from headrace.consumers.refusal import Refusal
 
 
 def decode(value: bytes | None, *, value_bytes_max: int = 1_000) -> Any:

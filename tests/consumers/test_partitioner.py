@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from consumers.partitioner import Placement, judge, murmur2
+from headrace.consumers.partitioner import Placement, judge, murmur2
 
 KEYS = [b"customer-%d" % number for number in range(200)]
 Hash = Callable[[bytes], int]

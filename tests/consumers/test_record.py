@@ -12,9 +12,9 @@ from hostile import REFUSED, TAKEN, TASKS, VALUE_BYTES_MAX, Refused, Taken, refu
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from consumers.record import Decoder, Event, Record
-from consumers.refusal import CODES, Refusal
-from consumers.schema import Feature, Schema
+from headrace.consumers.record import Decoder, Event, Record
+from headrace.consumers.refusal import CODES, Refusal
+from headrace.consumers.schema import Feature, Schema
 
 DECODER = Decoder()
 LABEL_FREE = [case for case in REFUSED if case.code != "bad_label"]

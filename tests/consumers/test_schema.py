@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumers.schema import Fault, Feature, Schema
+from headrace.consumers.schema import Fault, Feature, Schema
 
 AMOUNT = Feature(type="number", minimum=0, maximum=100)
 SCHEMA = Schema(

@@ -22,8 +22,8 @@ from typing import Any
 import msgspec
 from every import MAKERS_FUZZED, records, teach
 
-from state.graph import CodecError
-from state.model_codec import ModelCodec
+from headrace.state.models.codec.graph import CodecError
+from headrace.state.models.codec.model_codec import ModelCodec
 
 LOAD_S = 5
 LEARN_S = 2

@@ -10,24 +10,26 @@ from typing import Any, Literal
 
 import redis
 
-from consumers.record import LabelRecord, Record
-from consumers.source import Committed
-from consumers.topics import Topic
-from pipeline import config as configuration
-from pipeline import mark, models, recipe
-from pipeline.config import Config
-from pipeline.identity import Identity
-from pipeline.mixer import Mixer
-from pipeline.report import Seen, report
-from pipeline.saver import Saver
-from pipeline.storage import open_store
-from pipeline.takeover import Takeover
-from pipeline.telemetry import Telemetry
-from state.pool import Place
-from state.roster import Roster
-from state.shard import Shard
-from state.store import Store, StoreAway, StoreRefused
-from state.table import TableDamaged
+from headrace.consumers.record import LabelRecord, Record
+from headrace.consumers.source import Committed
+from headrace.consumers.topics import Topic
+from headrace.pipeline import assembly
+from headrace.pipeline.commands import model
+from headrace.pipeline.commands.status_report import Observations, report
+from headrace.pipeline.config import config as configuration
+from headrace.pipeline.config.config import Config
+from headrace.pipeline.recovery import offset_metadata
+from headrace.pipeline.recovery.topic_identity import TopicIdentity
+from headrace.pipeline.storage import open_store
+from headrace.pipeline.telemetry import Telemetry
+from headrace.pipeline.worker.mixer import Mixer
+from headrace.pipeline.worker.saver import Saver
+from headrace.pipeline.worker.takeover import Takeover
+from headrace.state.row_packing import TableDamaged
+from headrace.state.shard import Shard
+from headrace.state.shared.mix_store import MixOffset
+from headrace.state.store.roster import Roster
+from headrace.state.store.store import Store, StoreAway, StoreRefused
 
 Kind = Literal["one model", "labels", "keys", "a mix"]
 TOPIC = Topic(name="in", partitions=1, id="", value_bytes_max=1_000_000, compacted=False)
@@ -97,15 +99,15 @@ class Life:
         self.store = Store(redis.url.get_secret_value(), name=config.name, keep=2, sign_key=redis.signature)
         self.roster = Roster(self.store, name=config.name)
         self._telemetry = Telemetry()
-        self._minds = recipe.minds(config, self.store)
-        self._engine = recipe.engine(config, compiled=False)
+        self._minds = assembly.minds(config, self.store)
+        self._engine = assembly.engine(config, compiled=False)
         self._takeover = Takeover(
             source=log,  # type: ignore[arg-type]
             store=self.store,
             topic=TOPIC if not log.labels else Topic("in", 1, "", 1_000_000, compacted=False, labels=TRUTHS),
-            identity=Identity(TOPIC, ask=lambda _names: {}),
+            identity=TopicIdentity(TOPIC, ask=lambda _names: {}),
             minds=self._minds,
-            rules=recipe.rules(config, default=None),
+            rules=assembly.rules(config, default=None),
             on_loss="relearn",
             telemetry=self._telemetry,
         )
@@ -141,7 +143,7 @@ class Life:
             if end > self.shard.place:
                 self._learn(self.shard, end, again=False)
         self.shard.committed, self.shard.labels_committed = self.shard.place
-        self._log.place = Committed(self.shard.offset, mark.of(self.shard), self.shard.labels_offset)
+        self._log.place = Committed(self.shard.offset, offset_metadata.of(self.shard), self.shard.labels_offset)
         self.shard.mark = self._log.place.metadata
         assert self.roster.hold(0, {"token": "mine", "place": "here"}, evict_place="here")
 
@@ -171,7 +173,7 @@ class Life:
         )
         mixer.stand(0, self._takeover.places.get(0))
         if mixer.mix():
-            self._takeover.places[0] = Place(self.shard.offset, self.shard.version)
+            self._takeover.places[0] = MixOffset(self.shard.offset, self.shard.version)
             return True
         commons.forget()
         return False
@@ -262,13 +264,13 @@ class Case:
         try:
             snapshots = {p: notes[0] for p in store.partitions() if (notes := store.notes(p))}
             workers = list(Roster(store, name="fraud").notes().values())
-            report("fraud", Seen(None, snapshots, workers, ["Kafka was not asked"]))
-            models.ls(self.config, json=False)
-            models.ls(self.config, json=True)
-            models.show(self.config, which=None, version=None, json=True)
+            report("fraud", Observations(None, snapshots, workers, ["Kafka was not asked"]))
+            model.ls(self.config, json=False)
+            model.ls(self.config, json=True)
+            model.show(self.config, which=None, version=None, json=True)
             if self.kind == "keys":
-                models.show(self.config, which="k1", version=None, json=False)
-        except (models.VersionUnknown, StoreRefused, TableDamaged) as error:
+                model.show(self.config, which="k1", version=None, json=False)
+        except (model.VersionUnknown, StoreRefused, TableDamaged) as error:
             if not error.hint:
                 raise
         finally:

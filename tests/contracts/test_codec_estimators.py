@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from every import CONTINUED, MORE, TRAINED, build, makers, records, teach
 
-from state.model_codec import ModelCodec
+from headrace.state.models.codec.model_codec import ModelCodec
 
 MAKERS = dict(makers())
 # Parts of these draw random numbers without a seed, whatever their own is.

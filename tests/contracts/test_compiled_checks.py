@@ -15,8 +15,8 @@ from river import base, checks
 from twin import compilable
 from zoo import ZOO
 
-from state.compiler import compile_model
-from state.learner import Answer
+from headrace.state.compiled.compiler import compile_model
+from headrace.state.models.learner import Answer
 
 MODELS = [
     "linear: SGD",

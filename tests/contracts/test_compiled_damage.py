@@ -14,8 +14,8 @@ import pytest
 from twin import SOAK, compilable, compiled, feed, food
 from zoo import ZOO
 
-from state.compiled import Compiled
-from state.learner import ModelError
+from headrace.state.compiled.compiled_learner import CompiledLearner
+from headrace.state.models.learner import ModelError
 
 TRIALS = 2_000 if SOAK else 20
 PEAK_BYTES_MAX = 32_000_000
@@ -89,7 +89,7 @@ class Target:
             assert peak < PEAK_BYTES_MAX
 
     def _new(self) -> None:
-        self.machine: Compiled = compiled(self.name)
+        self.machine: CompiledLearner = compiled(self.name)
         feed(self.machine, food(self.name)[50:70])
         self.before, self.classes = self.machine.dump(), list(self.machine.classes)
 

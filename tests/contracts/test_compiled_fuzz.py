@@ -11,9 +11,9 @@ from river import compose, linear_model, naive_bayes, optim, preprocessing, stat
 from river.optim import initializers, losses, schedulers
 from twin import SOAK, Census, River, Words, feed, one_by_one
 
-from state.compiled import Compiled
-from state.compiler import compile_model
-from state.learner import Task, task_of
+from headrace.state.compiled.compiled_learner import CompiledLearner
+from headrace.state.compiled.compiler import compile_model
+from headrace.state.models.learner import Task, task_of
 
 pytestmark = pytest.mark.timeout(3600 if SOAK else 120)
 EXAMPLES = 5_000 if SOAK else 80
@@ -166,7 +166,7 @@ def test_any_pipeline_on_any_records_answers_as_river_does(case: tuple[Any, list
             machine = _again(machine, model)
 
 
-def _again(machine: Compiled, model: Any) -> Compiled:
+def _again(machine: CompiledLearner, model: Any) -> CompiledLearner:
     fresh = compile_model(model)
     assert fresh is not None
     fresh.load(machine.dump())

@@ -27,9 +27,9 @@ from twin import (
 )
 from zoo import ZOO
 
-from state.columns import Columns
-from state.compiler import compile_model, explain
-from state.learner import task_of
+from headrace.state.compiled.compiler import compile_model, explain
+from headrace.state.models.columns import Columns
+from headrace.state.models.learner import task_of
 
 pytestmark = pytest.mark.timeout(60)
 SINGLES = COUNT // 3

@@ -18,20 +18,20 @@ import redis
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
-from pipeline.embedded import Addresses, EmbeddedError, Server, Stack
-from pipeline.embedded.reaper import ended
+from headrace.pipeline.embedded import Addresses, EmbeddedError, Server, Stack
+from headrace.pipeline.embedded.reaper import ended
 
 pytestmark = pytest.mark.kafka
 
 BOUND_S = 30.0
 UP = """
 import pathlib, sys
-from pipeline.up import up
+from headrace.pipeline.commands.up import up
 sys.exit(up(json=True, data_dir=pathlib.Path(sys.argv[1])))
 """
 HOLD = """
 import time
-from pipeline.embedded import Stack
+from headrace.pipeline.embedded import Stack
 with Stack() as stack:
     print(stack.data_dir, flush=True)
     time.sleep(300)

@@ -5,8 +5,8 @@ from types import ModuleType
 import pytest
 from confluent_kafka import KafkaError
 
-from consumers import fault as reading
-from producers import fault as sending
+from headrace.consumers import consumer_errors as reading
+from headrace.producers import producer_errors as sending
 
 CODES = {name: code for name in dir(KafkaError) if isinstance(code := getattr(KafkaError, name), int)}
 # As Kafka's own table of errors has it.

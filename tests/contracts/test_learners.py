@@ -35,8 +35,8 @@ from river import (
     utils,
 )
 
-from state.cell import Cell
-from state.learner import LabelError, RiverLearner, build
+from headrace.state.models.learner import LabelError, RiverLearner, build
+from headrace.state.models.model import UndoableModel
 
 HERE = Path(__file__).parent
 TRUSTED = frozenset({"test_learners"})
@@ -261,7 +261,7 @@ def test_saved_and_loaded_it_goes_on_to_the_bit(family: Family) -> None:
 
 def test_an_undone_record_was_never_there(family: Family) -> None:
     first, second = family.data()[:HALF], family.data()[HALF:]
-    cell = Cell(learner(family))
+    cell = UndoableModel(learner(family))
     for index, (x, y) in enumerate(first):
         features = dict(x)
         cell.predict(None, features)

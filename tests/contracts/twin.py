@@ -13,10 +13,10 @@ from flood import Record, flood, torrent
 from words import Words
 from zoo import ZOO
 
-from state.columns import Answers
-from state.compiled import Compiled
-from state.compiler import compile_model
-from state.learner import Answer, RiverLearner, task_of
+from headrace.state.compiled.compiled_learner import CompiledLearner
+from headrace.state.compiled.compiler import compile_model
+from headrace.state.models.columns import Answers
+from headrace.state.models.learner import Answer, RiverLearner, task_of
 
 SOAK = bool(os.environ.get("HEADRACE_SOAK"))
 COUNT = 10_000 if SOAK else 200
@@ -102,14 +102,14 @@ def compilable(name: str) -> bool:
     return compile_model(ZOO[name].build()) is not None
 
 
-def compiled(name: str) -> Compiled:
+def compiled(name: str) -> CompiledLearner:
     """Compile a new model of the zoo."""
     machine = compile_model(ZOO[name].build())
     assert machine is not None
     return machine
 
 
-def labels(machine: Compiled, records: Sequence[Record]) -> Any:
+def labels(machine: CompiledLearner, records: Sequence[Record]) -> Any:
     """Write labels down as `run` takes them."""
     numbers = []
     for _, raw in records:
@@ -131,19 +131,21 @@ def batches(records: Sequence[Record], *, seed: int, longest: int = 500) -> Iter
         at += size
 
 
-def feed(machine: Compiled, records: Sequence[Record], words: Words | None = None) -> list[Said]:
+def feed(machine: CompiledLearner, records: Sequence[Record], words: Words | None = None) -> list[Said]:
     """Run one batch, and return what was said to each record."""
     answers = machine.run((words or Words()).columns(records), labels(machine, records))
     return told(machine, answers, records)
 
 
-def feed_all(machine: Compiled, records: Sequence[Record], *, seed: int = 0, words: Words | None = None) -> list[Said]:
+def feed_all(
+    machine: CompiledLearner, records: Sequence[Record], *, seed: int = 0, words: Words | None = None
+) -> list[Said]:
     """Run records in batches of random sizes."""
     words = words or Words()
     return [said for batch in batches(records, seed=seed) for said in feed(machine, batch, words)]
 
 
-def told(machine: Compiled, answers: Answers, records: Sequence[Record]) -> list[Said]:
+def told(machine: CompiledLearner, answers: Answers, records: Sequence[Record]) -> list[Said]:
     """Read answers as the same values that `predict` returns."""
     count = len(records)
     assert [len(answers.value), len(answers.chosen), len(answers.fault)] == [count] * 3
@@ -153,7 +155,7 @@ def told(machine: Compiled, answers: Answers, records: Sequence[Record]) -> list
     ]
 
 
-def _answer(machine: Compiled, answers: Answers, at: int) -> Answer:
+def _answer(machine: CompiledLearner, answers: Answers, at: int) -> Answer:
     value = float(answers.value[at])
     if machine.task == "regression":
         return value, None
@@ -167,7 +169,7 @@ def _answer(machine: Compiled, answers: Answers, at: int) -> Answer:
     return chosen, proba if machine.has_proba else None
 
 
-def one_by_one(machine: Compiled, records: Iterable[Record]) -> list[Said]:
+def one_by_one(machine: CompiledLearner, records: Iterable[Record]) -> list[Said]:
     """Let a machine predict and learn record by record, as the engine does with any learner."""
     said: list[Said] = []
     for features, raw in records:

@@ -10,7 +10,7 @@ import pytest
 from harness import LENT, Project
 from proxy import Proxied, proxied_stack
 
-from pipeline.embedded import Addresses, Stack
+from headrace.pipeline.embedded import Addresses, Stack
 
 
 @dataclass(frozen=True)

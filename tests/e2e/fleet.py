@@ -17,8 +17,8 @@ import redis
 from harness import Project, Run, wait_until
 from oracle import Watch
 
-from state.roster import Roster
-from state.store import Store
+from headrace.state.store.roster import Roster
+from headrace.state.store.store import Store
 
 SESSION_S = 3.0
 STUCK_S = 30.0

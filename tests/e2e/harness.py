@@ -19,9 +19,9 @@ import oracle
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from nursery import Forked, Nursery
 
-from consumers.topics import Topics
-from pipeline import mark
-from pipeline.embedded import Stack
+from headrace.consumers.topics import Topics
+from headrace.pipeline.embedded import Stack
+from headrace.pipeline.recovery import offset_metadata
 
 LENT = "HEADRACE_TEST_STACK"
 """Names the environment variable by which one run of the tests lends another its Kafka and store."""
@@ -138,9 +138,9 @@ class Project:
         assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
         return json.loads(done.stdout)
 
-    def committed(self) -> dict[int, tuple[int, mark.Mark | None]]:
+    def committed(self) -> dict[int, tuple[int, offset_metadata.OffsetMetadata | None]]:
         places = wait_until(self._committed, what="the committed offsets to be told", timeout_s=60)
-        return {place.partition: (place.offset, mark.read(place.metadata or "")) for place in places}
+        return {place.partition: (place.offset, offset_metadata.read(place.metadata or "")) for place in places}
 
     def _committed(self) -> list[TopicPartition] | None:
         # One client for all questions: to make one costs more than to ask. It is told what was committed last, at once,

@@ -18,11 +18,11 @@ from confluent_kafka import Producer
 from harness import Project, values
 from oracle import anatomy, difference, logistic, open_transactions
 
-from consumers.topics import Topics
-from state import order
-from state.labels import Tally
-from state.learner import RiverLearner
-from state.store import Store
+from headrace.consumers.topics import Topics
+from headrace.state.labels import read_order
+from headrace.state.labels.label_join import LabelCounts
+from headrace.state.models.learner import RiverLearner
+from headrace.state.store.store import Store
 
 _SAMPLE_S = 0.2
 
@@ -96,7 +96,7 @@ class Orders(threading.Thread):
         super().__init__(daemon=True)
         self._p = p
         self._stop_asked = threading.Event()
-        self.steps: dict[int, set[order.Step]] = {partition: set() for partition in p.sent}
+        self.steps: dict[int, set[read_order.ReadStep]] = {partition: set() for partition in p.sent}
 
     def run(self) -> None:
         while not self._stop_asked.is_set():
@@ -106,7 +106,7 @@ class Orders(threading.Thread):
     def look(self) -> None:
         for partition, (_, found) in self._p.committed().items():
             if found is not None and found.join is not None:
-                read = order.decode(found.join.order)
+                read = read_order.decode(found.join.order)
                 steps = read.since(read.base)
                 assert steps is not None
                 self.steps[partition].update(steps)
@@ -134,7 +134,7 @@ class Truth:
 
     def __init__(self, build: Callable[[], Any]) -> None:
         self.answers: list[tuple[int, bool, dict[str, float]]] = []
-        self.tally = Tally()
+        self.tally = LabelCounts()
         self.learned = 0
         self.models: dict[Any, Any] = collections.defaultdict(build)
         self._asked: dict[str, dict[str, float]] = {}
@@ -183,7 +183,9 @@ def offline(truth: Truth, order: Iterator[tuple[int, Any]], *, by_key: bool) -> 
     return truth
 
 
-def _in_order(features: Sequence[Any], labels: Sequence[Any], steps: Sequence[order.Step]) -> Iterator[tuple[int, Any]]:
+def _in_order(
+    features: Sequence[Any], labels: Sequence[Any], steps: Sequence[read_order.ReadStep]
+) -> Iterator[tuple[int, Any]]:
     """Go through both topics' messages step by step, by time within a step, labels first."""
     logs, places = (list(features), list(labels)), [0, 0]
     for step in steps:
@@ -197,11 +199,11 @@ def _in_order(features: Sequence[Any], labels: Sequence[Any], steps: Sequence[or
     assert places == [len(log) for log in logs], "the steps lead to the ends of both topics"
 
 
-def hold(p: Project, orders: Orders, build: Callable[[], Any] = logistic, *, by_key: bool = False) -> Tally:
+def hold(p: Project, orders: Orders, build: Callable[[], Any] = logistic, *, by_key: bool = False) -> LabelCounts:
     """Hold all that came out against the truth, to the bit, and return the sum of the tallies."""
     predictions, features, labels = (p.read(topic) for topic in (p.predictions, p.features, labels_of(p)))
     committed = p.committed()
-    total = Tally()
+    total = LabelCounts()
     for partition in p.sent:
         steps = sorted(orders.steps[partition])
         in_order = _in_order(features[partition], labels[partition], steps)
@@ -223,7 +225,7 @@ def hold(p: Project, orders: Orders, build: Callable[[], Any] = logistic, *, by_
         assert (snapshot.offset, snapshot.join.offset) == (committed[partition][0], mark.join.offset)
         if not by_key:
             assert anatomy(_model(snapshot.model, build)) == anatomy(truth.models[None]), f"the model of {partition}"
-        for name in Tally.__struct_fields__:
+        for name in LabelCounts.__struct_fields__:
             setattr(total, name, getattr(total, name) + getattr(mark.join.tally, name))
     assert open_transactions(p) == [], "no transaction is left open"
     return total

@@ -1,7 +1,7 @@
 """A process that has imported all of Headrace and River, and forks commands: to start one costs no interpreter.
 
 The commands are whole processes, with arguments, environment, folder and files of their own, and run what
-`python -m pipeline` runs. What a start itself does is tested with new interpreters: the demo, `init`, `--help`.
+`python -m headrace` runs. What a start itself does is tested with new interpreters: the demo, `init`, `--help`.
 """
 
 import contextlib
@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 # What `headrace run` imports when it is called; the other commands need little more.
-import pipeline.run  # noqa: F401
-from pipeline import again, cli, lane
-from state import learner
+import headrace.pipeline.commands.run  # noqa: F401
+from headrace.pipeline.commands import cli
+from headrace.pipeline.engine import columnar
+from headrace.pipeline.process import reexec
+from headrace.state.models import learner
 
-_FIXED = {**again.FIXED, "PYTHONFAULTHANDLER": "1"}
+_FIXED = {**reexec.FIXED, "PYTHONFAULTHANDLER": "1"}
 _START_S = 60.0
 _READY_S = 180.0
 _LOOK_S = 0.01
@@ -198,7 +200,7 @@ def _be_the_command(asked: dict[str, Any], files: list[int]) -> NoReturn:
 
 if __name__ == "__main__":
     learner.preload()
-    lane.warm()
+    columnar.warm()
     faulthandler.enable()
     # An interrupt is for those who run the tests, not for what they have started.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

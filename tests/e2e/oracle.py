@@ -19,10 +19,10 @@ from confluent_kafka import Consumer, IsolationLevel, KafkaException, TopicParti
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from river import linear_model, preprocessing
 
-from consumers.topics import Topics
-from state.compiler import compile_model
-from state.learner import RiverLearner
-from state.store import Store
+from headrace.consumers.topics import Topics
+from headrace.state.compiled.compiler import compile_model
+from headrace.state.models.learner import RiverLearner
+from headrace.state.store.store import Store
 
 if TYPE_CHECKING:
     from harness import Project

@@ -30,8 +30,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
-from pipeline.embedded import Stack
-from pipeline.embedded.port import free_ports
+from headrace.pipeline.embedded import Stack
+from headrace.pipeline.embedded.port import free_ports
 
 Way = Literal["to_server", "to_client"]
 WAYS: tuple[Way, Way] = ("to_server", "to_client")

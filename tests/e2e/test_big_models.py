@@ -16,7 +16,7 @@ from harness import Project, Run, steady, values, wait_until
 from oracle import promise
 from trap import SOAK, Trap
 
-from pipeline.failpoint import Name
+from headrace.pipeline.process.failpoint import FailpointName
 
 Make = Callable[..., Project]
 
@@ -127,7 +127,7 @@ def test_the_stream_goes_on_while_a_big_model_is_written_down(project: Make, mon
     ],
 )
 def test_killed_while_a_big_model_is_saved(
-    project: Make, monkeypatch: pytest.MonkeyPatch, at: Name, after_s: float
+    project: Make, monkeypatch: pytest.MonkeyPatch, at: FailpointName, after_s: float
 ) -> None:
     p = project(settings=dict(OFTEN), model=_bulky(500_000))
     trap = Trap(p, at, after_s=after_s)

@@ -15,7 +15,7 @@ from harness import Project, Run, Steady, steady, values, wait_until
 from oracle import Watch, promise
 from trap import SOAK
 
-from pipeline.embedded import Server, Stack
+from headrace.pipeline.embedded import Server, Stack
 
 # On one worker of the test run, so that its servers are started once; six of them are enough for a machine.
 pytestmark = [pytest.mark.alone, pytest.mark.xdist_group("alone"), pytest.mark.timeout(600)]

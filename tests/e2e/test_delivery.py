@@ -11,8 +11,8 @@ from harness import Project, steady, values, wait_until
 from oracle import difference, hold_models, logistic, offline, promise
 from trap import Trap
 
-from consumers.topics import Topics
-from pipeline.embedded import Stack
+from headrace.consumers.topics import Topics
+from headrace.pipeline.embedded import Stack
 
 Make = Callable[..., Project]
 

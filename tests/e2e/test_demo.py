@@ -15,11 +15,11 @@ import msgspec
 import pytest
 from river import linear_model
 
-from consumers.record import Record
-from pipeline.demo.ledger import Books, same_as_river, weigh
-from pipeline.demo.meter import Accuracy, Answer
-from pipeline.demo.screen import WIDTH, spark
-from producers.prediction import Source
+from headrace.consumers.record import Record
+from headrace.pipeline.demo.ledger import TopicContents, same_as_river, weigh
+from headrace.pipeline.demo.meter import Accuracy, SeenPrediction
+from headrace.pipeline.demo.screen import WIDTH, spark
+from headrace.producers.prediction import SourceRecord
 
 STORY_S = 280.0
 PLACES = [(0, 0), (0, 1), (1, 0), (1, 1)]
@@ -29,7 +29,7 @@ PLACES = [(0, 0), (0, 1), (1, 0), (1, 1)]
 def demo(tmp_path: Path, **settings: str) -> Iterator["subprocess.Popen[str]"]:
     """Run the real command in a session of its own, with everything that it writes below `tmp_path`."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "demo"],
+        [sys.executable, "-m", "headrace", "demo"],
         env={**os.environ, "HEADRACE_DEMO_SECONDS": "3", "TMPDIR": str(tmp_path), **settings},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -175,11 +175,11 @@ def test_a_probability_that_differs_in_its_last_bit_is_found() -> None:
         value = msgspec.json.encode({"features": features, "label": label})
         records[0, offset] = Record(0, offset, 0, None, value, None)
         proba = {str(label_).lower(): share for label_, share in model.predict_proba_one(features).items()}
-        answers.append(Answer(f"r-{offset}", "a class", Source("features", 0, offset), proba))
+        answers.append(SeenPrediction(f"r-{offset}", "a class", SourceRecord("features", 0, offset), proba))
         model.learn_one(features, label)
-    assert same_as_river(Books(records, answers, []), linear_model.LogisticRegression) == 20
+    assert same_as_river(TopicContents(records, answers, []), linear_model.LogisticRegression) == 20
     answers[7].proba["true"] = math.nextafter(answers[7].proba["true"], 1.0)
-    assert same_as_river(Books(records, answers, []), linear_model.LogisticRegression) == 19
+    assert same_as_river(TopicContents(records, answers, []), linear_model.LogisticRegression) == 19
 
 
 def test_a_dip_is_seen_however_many_predictions_come_at_once() -> None:

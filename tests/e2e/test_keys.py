@@ -12,8 +12,8 @@ from oracle import difference, logistic, open_transactions
 from receiver import Receiver
 from trap import SOAK
 
-from consumers.topics import Topics
-from state.store import Store
+from headrace.consumers.topics import Topics
+from headrace.state.store.store import Store
 
 Make = Callable[..., Project]
 

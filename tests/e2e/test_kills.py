@@ -13,7 +13,7 @@ from proxy import Proxied
 from receiver import Receiver
 from trap import SOAK, Trap
 
-from pipeline.failpoint import Name
+from headrace.pipeline.process.failpoint import FailpointName
 
 Make = Callable[..., Project]
 
@@ -59,7 +59,7 @@ def _finish(p: Project, run: Run, producing: Steady) -> None:
         ("saved", 2, 0.0),
     ],
 )
-def test_killed_at_work(project: Make, at: Name, hit: int, after_s: float) -> None:
+def test_killed_at_work(project: Make, at: FailpointName, hit: int, after_s: float) -> None:
     p = project(settings={} if at == "saved" else dict(UNSAVED))
     trap = Trap(p, at, hit=hit, after_s=after_s)
     with promise(p), steady(p, _values(), per_second=RATE) as producing, p.running() as run:
@@ -71,7 +71,9 @@ def test_killed_at_work(project: Make, at: Name, hit: int, after_s: float) -> No
 
 
 @pytest.mark.parametrize("at", ["learned", "produced", "committed"])
-def test_killed_far_behind_where_the_next_batch_is_learned_beside_the_one_under_way(project: Make, at: Name) -> None:
+def test_killed_far_behind_where_the_next_batch_is_learned_beside_the_one_under_way(
+    project: Make, at: FailpointName
+) -> None:
     # What takes less than some milliseconds to learn is not learned ahead.
     p = project(settings={**UNSAVED, "HEADRACE__BATCH__RECORDS_MAX": "4000"})
     for partition in range(2):
@@ -89,7 +91,7 @@ def test_killed_far_behind_where_the_next_batch_is_learned_beside_the_one_under_
 
 
 @pytest.mark.parametrize("at", ["assigning", "relearning"])
-def test_killed_while_it_takes_over(project: Make, at: Name) -> None:
+def test_killed_while_it_takes_over(project: Make, at: FailpointName) -> None:
     p = project(settings=dict(UNSAVED))
     trap = Trap(p, at)
     with promise(p), steady(p, _values(), per_second=RATE) as producing, p.running() as run:
@@ -103,7 +105,7 @@ def test_killed_while_it_takes_over(project: Make, at: Name) -> None:
 
 
 @pytest.mark.parametrize("at", ["revoking", "draining"])
-def test_killed_while_it_stops(project: Make, at: Name) -> None:
+def test_killed_while_it_stops(project: Make, at: FailpointName) -> None:
     p = project(settings=dict(UNSAVED))
     trap = Trap(p, at)
     with promise(p), steady(p, _values(), per_second=RATE) as producing:

@@ -15,9 +15,9 @@ from oracle import logistic
 from river import datasets, evaluate, metrics
 from trap import SOAK
 
-from consumers.topics import Topics
-from state.pool import Pool
-from state.store import Store
+from headrace.consumers.topics import Topics
+from headrace.state.shared.mix_store import MixStore
+from headrace.state.store.store import Store
 
 Make = Callable[..., Project]
 
@@ -284,6 +284,6 @@ def test_late_labels_are_in_the_mix_of_all_workers_once(project: Make) -> None:
     labels = sum(message.labels for message in messages)
     assert told["labels"]["joined"] + told["labels"]["duplicate"] == told["labels"]["records"] == labels
     assert told["counts"]["learned"] == told["labels"]["joined"]
-    mix = Pool(Store(p.stack.addresses.redis, name=p.name), name=p.name).load().mix
+    mix = MixStore(Store(p.stack.addresses.redis, name=p.name), name=p.name).load().mix
     assert mix is not None
     assert mix.examples == told["labels"]["joined"]

@@ -15,7 +15,7 @@ from harness import Project, nursery, values, wait_until
 from oracle import hold_models, logistic, offline
 from receiver import Receiver
 
-from consumers.topics import Topics
+from headrace.consumers.topics import Topics
 
 Make = Callable[..., Project]
 

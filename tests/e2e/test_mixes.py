@@ -14,9 +14,9 @@ from fleet import tell
 from harness import Project, values, wait_until
 from oracle import logistic, open_transactions
 
-from state.learner import RiverLearner
-from state.pool import Mix, Pool
-from state.store import Store
+from headrace.state.models.learner import RiverLearner
+from headrace.state.shared.mix_store import Mix, MixStore
+from headrace.state.store.store import Store
 
 Make = Callable[..., Project]
 
@@ -25,7 +25,7 @@ GLOBAL = {"HEADRACE__MODEL__SCOPE": "global"}
 
 def mix_of(p: Project) -> tuple[Mix, Any]:
     """Return the newest mix, and its River model."""
-    mix = Pool(Store(p.stack.addresses.redis, name=p.name), name=p.name).load().mix
+    mix = MixStore(Store(p.stack.addresses.redis, name=p.name), name=p.name).load().mix
     assert mix is not None
     learner = RiverLearner(logistic())
     learner.load(mix.model)

@@ -24,12 +24,12 @@ import pytest
 from harness import LENT
 from mutant import Mutant, assert_caught
 
-from pipeline.embedded import Stack
+from headrace.pipeline.embedded import Stack
 
 MUTANTS = [
     Mutant(
         "snapshot before commit",
-        "pipeline/runner.py",
+        "pipeline/worker/runner.py",
         '            self._trial.attempt("store", partial(self._process, batch))\n',
         '            self._trial.attempt("store", partial(self._process, batch))\n'
         "            for shard in self._shards.values():\n"
@@ -41,13 +41,13 @@ MUTANTS = [
     # batch's own is the second line of defence, and shows when the first, to drop what was taken away, is broken too.
     Mutant(
         "fresh membership",
-        "pipeline/delivery.py",
+        "pipeline/worker/delivery.py",
         "pending.membership, partial(",
         "self._source._consumer.consumer_group_metadata(), partial(",
         "e2e/test_zombies.py::test_a_batch_that_waits_for_its_sink_while_its_partition_moves_is_its_new_owners",
         "predictions of partition",
         also=(
-            "pipeline/runner.py",
+            "pipeline/worker/runner.py",
             (
                 "        if self._flight.touches(went):\n"
                 '            self._drop("the group has given them to another")\n'
@@ -58,7 +58,7 @@ MUTANTS = [
     ),
     Mutant(
         "rewind and relearn",
-        "pipeline/flight.py",
+        "pipeline/worker/inflight.py",
         '            if not self._trial.hear("kafka", self._courier.hear):\n',
         '            if not self._trial.hear("kafka", self._courier.hear):\n'
         "                for partition, start in batch.starts.items():\n"
@@ -70,7 +70,7 @@ MUTANTS = [
     ),
     Mutant(
         "no epoch",
-        "state/scripts.py",
+        "state/store/lua_scripts.py",
         "if held > tonumber(ARGV[1]) then return {-1, held} end\n",
         "",
         "e2e/test_zombies.py::test_what_a_worker_has_in_hand_when_it_wakes_as_a_zombie_is_refused",
@@ -78,7 +78,7 @@ MUTANTS = [
     ),
     Mutant(
         "reset to earliest",
-        "consumers/settings.py",
+        "consumers/client_properties.py",
         '"auto.offset.reset": "error"',
         '"auto.offset.reset": "earliest"',
         "e2e/test_loss.py::test_records_that_are_deleted_under_a_sleeping_worker_stop_the_pipeline",
@@ -86,7 +86,7 @@ MUTANTS = [
     ),
     Mutant(
         "letters outside",
-        "producers/parcel.py",
+        "producers/output.py",
         '        _produce_letters(producer, topics["dead_letters"], output.partition, output.dead_letters)\n',
         '        plain = Producer({"bootstrap.servers": os.environ["HEADRACE__KAFKA__BOOTSTRAP_SERVERS"]})\n'
         '        _produce_letters(plain, topics["dead_letters"], output.partition, output.dead_letters)\n'
@@ -104,7 +104,7 @@ MUTANTS = [
     ),
     Mutant(
         "read uncommitted",
-        "consumers/settings.py",
+        "consumers/client_properties.py",
         '"isolation.level": "read_committed"',
         '"isolation.level": "read_uncommitted"',
         "e2e/test_delivery.py::test_aborted_records_and_control_records_upstream_are_passed_over",
@@ -112,7 +112,7 @@ MUTANTS = [
     ),
     Mutant(
         "changed batch",
-        "pipeline/delivery.py",
+        "pipeline/worker/delivery.py",
         "        self._fix(pending)\n",
         "        for output in pending.outputs:\n"
         "            output.predictions.keys[:1] = output.predictions.values[:1] = []\n"
@@ -122,7 +122,7 @@ MUTANTS = [
     ),
     Mutant(
         "pause kept",
-        "pipeline/runner.py",
+        "pipeline/worker/runner.py",
         "        if self._paused:\n            self._source.pause([partition])\n",
         "        self._source.pause([partition])\n",
         "e2e/test_restart.py::test_a_first_run_predicts_and_dead_letters_every_record_once",
@@ -130,7 +130,7 @@ MUTANTS = [
     ),
     Mutant(
         "unordered relearn",
-        "pipeline/progress.py",
+        "pipeline/worker/learning.py",
         "            self._relearn(shard, silent, now_ms)\n",
         "            self._relearn(shard, Chunk(silent.messages[::-1]), now_ms)\n"
         "            shard.offset = silent.offsets[-1] + 1\n",
@@ -139,7 +139,7 @@ MUTANTS = [
     ),
     Mutant(
         "unchecked count",
-        "pipeline/takeover.py",
+        "pipeline/worker/takeover.py",
         "        if (told.records, told.learned) != (found.records, found.learned) or not _agree(shard, tally):\n",
         "        if False:\n",
         "e2e/test_loss.py::test_a_relearning_that_comes_to_other_counts_stops_the_pipeline",

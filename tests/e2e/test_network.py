@@ -15,7 +15,7 @@ from harness import Project, Run, steady, values, wait_until
 from oracle import promise
 from proxy import Proxied, Proxy
 
-from state.store import Store
+from headrace.state.store.store import Store
 
 # On one worker of the test run: its servers are started once.
 pytestmark = pytest.mark.xdist_group("proxied")

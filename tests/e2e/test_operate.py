@@ -17,20 +17,20 @@ import pytest
 from harness import nursery
 from nursery import Forked
 
-from consumers.topics import Topics
-from pipeline import init
-from pipeline.config import load
-from pipeline.doctor import Finding, doctor, examine
-from pipeline.embedded import Stack
-from state.roster import Roster
-from state.store import Store
+from headrace.consumers.topics import Topics
+from headrace.pipeline.commands import init
+from headrace.pipeline.commands.doctor import Finding, doctor, examine
+from headrace.pipeline.config.config import load
+from headrace.pipeline.embedded import Stack
+from headrace.state.store.roster import Roster
+from headrace.state.store.store import Store
 
 pytestmark = pytest.mark.kafka
 
 BOUND_S = 60.0
 WORKER = """
 import sys
-from pipeline.worker import Job, main
+from headrace.pipeline.worker.worker import Job, main
 
 main(Job(sys.argv[1], {}, until_end=False, on_loss="relearn"), lambda: None)
 """
@@ -65,7 +65,7 @@ class Project:
 
     def start(self, *words: str, **options: Any) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, "-m", "pipeline", *words],
+            [sys.executable, "-m", "headrace", *words],
             env={**os.environ, **self.settings},
             cwd=self.directory,
             stdout=subprocess.PIPE,
@@ -288,7 +288,7 @@ def test_every_command_writes_ascii_where_the_terminal_has_no_more_and_nothing_o
 
     def told(*words: str, code: int = 0) -> str:
         env = {**os.environ, **project.settings, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-        line = [sys.executable, "-m", "pipeline", *words]
+        line = [sys.executable, "-m", "headrace", *words]
         done = subprocess.run(line, env=env, cwd=project.directory, capture_output=True, check=False, timeout=BOUND_S)
         assert done.returncode == code, (words, done.stderr)
         assert b"noise" not in done.stdout

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from harness import Project, Run, Steady, steady, values, wait_until
 
-from pipeline.embedded import Stack
+from headrace.pipeline.embedded import Stack
 
 Make = Callable[..., Project]
 

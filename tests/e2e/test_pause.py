@@ -11,7 +11,7 @@ from harness import Project, steady, values, wait_until
 from oracle import logistic, offline, open_transactions, promise
 from receiver import Receiver
 
-from pipeline.embedded import Stack
+from headrace.pipeline.embedded import Stack
 
 Make = Callable[..., Project]
 

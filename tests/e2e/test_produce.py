@@ -17,14 +17,14 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from harness import Project, wait_until
 
-from consumers.source import SourceAway
-from consumers.topics import Topics
-from pipeline import config as configuration
-from pipeline.config import Config
-from pipeline.letter import LetterError
-from pipeline.produce import produce
-from pipeline.rows import RowError
-from pipeline.tail import tail
+from headrace.consumers.source import SourceAway
+from headrace.consumers.topics import Topics
+from headrace.pipeline.commands.input_rows import RowError
+from headrace.pipeline.commands.produce import produce
+from headrace.pipeline.commands.tail import tail
+from headrace.pipeline.config import config as configuration
+from headrace.pipeline.config.config import Config
+from headrace.pipeline.dlq.dead_letters import DeadLetterError
 
 Make = Callable[..., Project]
 Capture = pytest.CaptureFixture[str]
@@ -41,8 +41,8 @@ MURMUR2 = {
 CALL = """
 import sys
 from pathlib import Path
-from pipeline import config
-from pipeline.{module} import {module}
+from headrace.pipeline.config import config
+from headrace.pipeline.commands.{module} import {module}
 
 sys.exit({module}(config.load(Path(sys.argv[1])), {options}))
 """
@@ -304,5 +304,5 @@ def test_tail_follows_what_comes_until_an_interrupt_and_exits_0(project: Make) -
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=BOUND_S)
     assert (process.returncode, out, err) == (0, "", "")
-    with pytest.raises(LetterError, match="there is no topic"):
+    with pytest.raises(DeadLetterError, match="there is no topic"):
         tail(config_of(made), which="predictions", follow=True)

@@ -21,7 +21,7 @@ from harness import Project, Run, steady, values, wait_until
 from oracle import Watch, promise
 from trap import SOAK
 
-from pipeline.failpoint import VARIABLE
+from headrace.pipeline.process.failpoint import VARIABLE
 
 Make = Callable[..., Project]
 

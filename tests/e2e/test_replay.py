@@ -19,16 +19,16 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from harness import Project, wait_until
 
-from consumers.reader import ReaderAway
-from consumers.source import SourceAway
-from consumers.topics import Topics
-from pipeline import config as configuration
-from pipeline import dlq
-from pipeline.config import Config
-from pipeline.letter import LetterError
-from pipeline.replay import ReplayError
-from producers import deadletter
-from producers.writer import WriterAway
+from headrace.consumers.reader import ReaderAway
+from headrace.consumers.source import SourceAway
+from headrace.consumers.topics import Topics
+from headrace.pipeline.config import config as configuration
+from headrace.pipeline.config.config import Config
+from headrace.pipeline.dlq import dlq
+from headrace.pipeline.dlq.dead_letters import DeadLetterError
+from headrace.pipeline.dlq.replay import ReplayError
+from headrace.producers import deadletter
+from headrace.producers.writer import WriterAway
 
 Make = Callable[..., Project]
 Headers = Sequence[tuple[str, bytes | None]]
@@ -38,7 +38,9 @@ BOUND_S = 60.0
 RUN = """
 import sys
 from pathlib import Path
-from pipeline import config, dlq, replay
+from headrace.pipeline.config import config
+from headrace.pipeline.dlq import dlq
+from headrace.pipeline.dlq import replay
 
 replay.BATCH_RECORDS_MAX = int(sys.argv[2])
 try:
@@ -52,7 +54,7 @@ sys.exit(code)
 DIE = """
 import os, signal, sys
 import confluent_kafka
-from producers import writer
+from headrace.producers import writer
 
 method, count, moment = sys.argv[4], int(sys.argv[5]), sys.argv[6]
 
@@ -556,7 +558,7 @@ def test_dead_letters_of_connect_streams_and_spring_are_replayed_from_their_topi
     assert states(capsys, config, topic=topic) == dict.fromkeys(["org.E", "org.S", "org.X", "unknown"], (0, 1, 0))
     dlq.ls(config, topic=topic)
     assert {"another", "unknown", project.features} <= set(capsys.readouterr().out.split())
-    with pytest.raises(LetterError, match="there is no topic"):
+    with pytest.raises(DeadLetterError, match="there is no topic"):
         dlq.replay(config, topic="absent")
 
 
@@ -650,7 +652,7 @@ def test_show_prints_one_whole_or_those_of_a_selection(ready: Make, capsys: pyte
     dlq.show(config, code="bad_label", limit=2, json=True)
     assert [json.loads(line)["value"] for line in capsys.readouterr().out.splitlines()] == ["0", "2"]
     for position in ("1:77", "7:0", "x"):
-        with pytest.raises(LetterError) as raised:
+        with pytest.raises(DeadLetterError) as raised:
             dlq.show(config, position=position)
         assert raised.value.hint
 

@@ -17,7 +17,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from harness import Project, values, wait_until
 from oracle import promise
 
-from pipeline.embedded import Stack
+from headrace.pipeline.embedded import Stack
 
 EVERYBODY = ("User:ANONYMOUS", "*")
 # Whoever is not denied something may do it.

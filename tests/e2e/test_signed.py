@@ -7,9 +7,9 @@ from contextlib import contextmanager
 import redis
 from harness import Project, nursery, values, wait_until
 
-from state.seal import Seal
-from state.snapshot import decode, encode
-from state.store import Store
+from headrace.state.seal import Seal
+from headrace.state.snapshot import decode, encode
+from headrace.state.store.store import Store
 
 KEY = "a key of sixteen bytes or more"
 SIGNED = {"HEADRACE__REDIS__SIGN_KEY": KEY}

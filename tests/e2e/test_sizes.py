@@ -17,8 +17,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 from harness import Project, wait_until
 
-from consumers.topics import Topics
-from producers.size import record_bytes
+from headrace.consumers.topics import Topics
+from headrace.producers.record_size import record_bytes
 
 Make = Callable[..., Project]
 Sent = tuple[bytes | None, bytes | None, Any]

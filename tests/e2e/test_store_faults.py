@@ -24,12 +24,12 @@ import redis
 from harness import Project, Run, Steady, steady, values, wait_until
 from oracle import promise
 
-from pipeline.embedded import Stack
-from pipeline.embedded.port import free_ports
-from state import snapshot
-from state.seal import Seal
-from state.snapshot import Snapshot
-from state.store import Store, StoreFenced
+from headrace.pipeline.embedded import Stack
+from headrace.pipeline.embedded.port import free_ports
+from headrace.state import snapshot
+from headrace.state.seal import Seal
+from headrace.state.snapshot import Snapshot
+from headrace.state.store.store import Store, StoreFenced
 
 pytestmark = pytest.mark.xdist_group("store")
 

@@ -10,7 +10,7 @@ import pytest
 import redis
 from harness import Project, nursery, values
 
-from pipeline.embedded import Stack
+from headrace.pipeline.embedded import Stack
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -20,7 +20,7 @@ from labelled import labelled, labels_of, plan, send
 from oracle import logistic, offline
 from receiver import Receiver
 
-from consumers.topics import Topics
+from headrace.consumers.topics import Topics
 
 Make = Callable[..., Project]
 

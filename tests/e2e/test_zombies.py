@@ -12,7 +12,7 @@ from harness import Project, Run, steady, values, wait_until
 from oracle import promise
 from receiver import Receiver
 
-from pipeline.failpoint import VARIABLE
+from headrace.pipeline.process.failpoint import VARIABLE
 
 Make = Callable[..., Project]
 

@@ -7,14 +7,20 @@ from typing import Literal
 import msgspec
 from harness import Project, wait_until
 
-from pipeline.failpoint import VARIABLE, Failpoint, Name
+from headrace.pipeline.process.failpoint import VARIABLE, Failpoint, FailpointName
 
 
 class Trap:
     """A failpoint in the workers that `p` starts from now on. It springs once for each `arm`."""
 
     def __init__(
-        self, p: Project, at: Name, *, do: Literal["kill", "freeze"] = "kill", hit: int = 1, after_s: float = 0.0
+        self,
+        p: Project,
+        at: FailpointName,
+        *,
+        do: Literal["kill", "freeze"] = "kill",
+        hit: int = 1,
+        after_s: float = 0.0,
     ) -> None:
         self._at = at
         self._armed: Path = p.directory / f"armed-{at}"

@@ -14,9 +14,9 @@ from types import ModuleType
 import pytest
 from verdict import assert_none
 
-from pipeline.config import load
-from pipeline.embedded.jars import KAFKA_VERSION
-from pipeline.init import configuration
+from headrace.pipeline.commands.init import configuration
+from headrace.pipeline.config.config import load
+from headrace.pipeline.embedded.jars import KAFKA_VERSION
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"consumers", "state", "producers", "pipeline"}
@@ -183,7 +183,7 @@ def test_the_reference_configuration_is_the_one_that_init_writes(monkeypatch: py
         if variable.upper().startswith("HEADRACE__"):
             monkeypatch.delenv(variable)
     assert read("deploy/headrace.toml") == configuration("headrace"), (
-        "write it anew: python -c 'from pipeline.init import configuration as c; "
+        "write it anew: python -c 'from headrace.pipeline.commands.init import configuration as c; "
         'print(c("headrace"), end="")\' > deploy/headrace.toml'
     )
     assert load(ROOT / "deploy/headrace.toml").name == "headrace"

@@ -14,13 +14,13 @@ from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 from verdict import assert_none
 
-from consumers.refusal import CODES
-from pipeline import cli
-from pipeline.config import describe
-from pipeline.door import EXIT_AWAY, EXIT_CONFIG
-from pipeline.duration import duration_s
-from pipeline.sections import FeatureSchema
-from pipeline.telemetry import Telemetry
+from headrace.consumers.refusal import CODES
+from headrace.pipeline.commands import cli
+from headrace.pipeline.commands.command import EXIT_AWAY, EXIT_CONFIG
+from headrace.pipeline.config.config import describe
+from headrace.pipeline.config.duration import duration_s
+from headrace.pipeline.config.sections import FeatureConfig
+from headrace.pipeline.telemetry import Telemetry
 
 ROOT = Path(__file__).parents[2]
 ARCHITECTURE_LINES_MAX = 250
@@ -91,7 +91,7 @@ def test_the_readme_names_every_option(readme: str) -> None:
 def test_the_readme_names_every_key_with_its_default(readme: str) -> None:
     rows = table(readme)
     wrong = []
-    for key, default, _ in (*describe(), *describe(FeatureSchema, "schema.features.NAME.")):
+    for key, default, _ in (*describe(), *describe(FeatureConfig, "schema.features.NAME.")):
         if key not in rows:
             wrong.append(f"{key} has no row | `{key}` | `default` | meaning |")
         elif value_of(rows[key], like=default) != shown(default):

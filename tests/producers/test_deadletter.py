@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.deadletter import REPLAY_COUNT, Reason, is_learned, read, replay_count, seal, strip
+from headrace.producers.deadletter import REPLAY_COUNT, Reason, is_learned, read, replay_count, seal, strip
 
 NAMES = st.text(max_size=20).filter(lambda name: not name.startswith(("__dlq.", "dlq.")))
 HEADERS = st.lists(st.tuples(NAMES, st.none() | st.binary(max_size=20)), max_size=8)

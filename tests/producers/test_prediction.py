@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producers.prediction import Model, Source, class_name, encode
+from headrace.producers.prediction import ModelVersion, SourceRecord, class_name, encode
 
-MODEL = Model("fraud", 17)
-SOURCE = Source("features", 3, 1_042)
+MODEL = ModelVersion("fraud", 17)
+SOURCE = SourceRecord("features", 3, 1_042)
 
 
 def told(prediction: Any, proba: Any = None, id_: str = "t-1", ts: int = 1_700_000_000_005) -> dict[str, Any]:

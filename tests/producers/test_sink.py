@@ -9,10 +9,10 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient  # type: ignore[attr-defined]
 
-from pipeline.failpoint import reach
-from producers import sink
-from producers.parcel import Message, Output, Parcel
-from producers.sink import (
+from headrace.pipeline.process.failpoint import reach
+from headrace.producers import sink
+from headrace.producers.output import Message, Output, OutputRecords
+from headrace.producers.sink import (
     BatchStale,
     OutcomeUnknown,
     PlainSink,
@@ -186,9 +186,9 @@ def letters() -> list[Message]:
     return [Letter(*message) for message in ODD]
 
 
-def predictions(count: int) -> Parcel:
+def predictions(count: int) -> OutputRecords:
     """Some with headers and some without, which take two ways through the client."""
-    parcel = Parcel()
+    parcel = OutputRecords()
     for index in range(count):
         traced = [("traceparent", b"%d" % index)] if index % 4 == 1 else None
         parcel.add(b"k%d" % (index % 3), b"p%d" % index, traced)
@@ -198,7 +198,10 @@ def predictions(count: int) -> Parcel:
 def test_a_transaction_holds_the_outputs_to_the_byte(transactional: TransactionalSink, cluster: Cluster) -> None:
     transactional.open()
     member = cluster.consumer("fraud")
-    outputs = [Output(0, predictions(10), letters(), 42, "mark 0"), Output(1, Parcel(), letters()[:1], 7, "mark 1")]
+    outputs = [
+        Output(0, predictions(10), letters(), 42, "mark 0"),
+        Output(1, OutputRecords(), letters()[:1], 7, "mark 1"),
+    ]
     send(transactional, outputs, member.consumer_group_metadata())
     assert cluster.read("dead_letters", 0) == ODD, "keys, values and headers to the byte, none for none"
     assert cluster.read("dead_letters", 1) == ODD[:1]
@@ -255,7 +258,7 @@ def test_a_record_that_the_client_never_takes_is_refused_and_not_tried_for_ever(
     member = cluster.consumer("fraud")
     for made in sinks:
         for headers in (None, [("a", b"1")]):
-            parcel = Parcel()
+            parcel = OutputRecords()
             parcel.add(b"k", b"x" * 3_000, headers)
             made.open()
             with pytest.raises(SinkTooLarge, match="too large"):
@@ -271,7 +274,7 @@ def test_a_dead_letter_as_large_as_a_broker_takes_by_default_goes_out(
     member = cluster.consumer("fraud")
     transactional.open()
     letter = Letter(None, b"x" * 1_040_000, [("dlq.code", b"too_large")])
-    send(transactional, [Output(0, Parcel(), [letter], 1, "")], member.consumer_group_metadata())
+    send(transactional, [Output(0, OutputRecords(), [letter], 1, "")], member.consumer_group_metadata())
     [(_, value, _)] = cluster.read("dead_letters", 0)
     assert value == letter.value
     member.close()

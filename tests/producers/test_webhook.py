@@ -16,9 +16,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline import config as configuration
-from pipeline import recipe
-from producers.webhook import Webhook, WebhookAway, retry_after_s
+from headrace.pipeline import assembly
+from headrace.pipeline.config import config as configuration
+from headrace.producers.webhook import Webhook, WebhookAway, retry_after_s
 
 Reply = tuple[int, dict[str, str], bytes]
 TIMEOUT_S = 0.5
@@ -314,7 +314,7 @@ def test_a_server_that_quotes_the_request_does_not_get_its_secrets_told(
         f'[sink.http]\nurl = "{server.url}"\n[sink.http.headers]\n'
         f'authorization = "Bearer {TOKEN}"\nx-api-key = "{TOKEN[::-1]}"\n'
     )
-    sink = recipe.webhook(configuration.load(tmp_path / "headrace.toml"))
+    sink = assembly.webhook(configuration.load(tmp_path / "headrace.toml"))
     assert sink is not None
     try:
         words = sink.post(lines(1)) or ""

@@ -1,7 +1,7 @@
 """What a feed refuses by itself."""
 
-from producers.size import record_bytes
-from producers.writer import Feed
+from headrace.producers.record_size import record_bytes
+from headrace.producers.writer import Feed
 
 LIMIT = 2_000
 

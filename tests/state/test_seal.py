@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from state.seal import ROW_BYTES, RowSeal, Seal, SealError, add
+from headrace.state.seal import ROW_BYTES, RowSeal, Seal, SealError, add
 
 KEY = b"sixteen bytes or more"
 SEALS = {"a checksum": Seal("fraud"), "a signature": Seal("fraud", KEY)}

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from river import dummy, linear_model, preprocessing, stats
 
-from state.cell import Cell
-from state.learner import RiverLearner, build
-from state.seal import Seal
-from state.shard import Counts, Quality, Shard
-from state.snapshot import decode, encode, take
+from headrace.state.models.learner import RiverLearner, build
+from headrace.state.models.model import UndoableModel
+from headrace.state.seal import Seal
+from headrace.state.shard import Counts, Quality, Shard
+from headrace.state.snapshot import decode, encode, take
 
 SEAL = Seal("fraud")
 
@@ -18,8 +18,8 @@ def logistic() -> RiverLearner:
     return build(lambda: preprocessing.StandardScaler() | linear_model.LogisticRegression())
 
 
-def cell(s: Shard) -> Cell:
-    assert isinstance(s.mind, Cell)
+def cell(s: Shard) -> UndoableModel:
+    assert isinstance(s.mind, UndoableModel)
     return s.mind
 
 
@@ -28,7 +28,7 @@ def linear() -> RiverLearner:
 
 
 def shard(learner: RiverLearner | None = None) -> Shard:
-    return Shard(Cell(learner or logistic()), partition=3, start=100)
+    return Shard(UndoableModel(learner or logistic()), partition=3, start=100)
 
 
 def records(count: int, seed: int = 1) -> list[tuple[dict[str, Any], bool]]:

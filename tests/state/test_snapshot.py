@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from state.seal import Seal
-from state.shard import Counts, Quality
-from state.snapshot import Snapshot, SnapshotError, decode, describe, encode
+from headrace.state.seal import Seal
+from headrace.state.shard import Counts, Quality
+from headrace.state.snapshot import Snapshot, SnapshotError, decode, describe, encode
 
 
 def snapshot(model: bytes = b"the model", **fields: object) -> Snapshot:

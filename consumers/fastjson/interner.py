@@ -1,0 +1,210 @@
+"""Strings by number, for compiled code that meets them as bytes: the names of a batch's features, or its words.
+
+A hash table with open addresses in arrays. The bytes of all strings lie in one arena, each with the quote that ends it
+in JSON: a string that is expected is compared with what stands in the text, without looking for its end. The hash
+begins with a secret, so that nobody can send strings that all hash alike.
+"""
+
+# ruff: noqa: PLR0917  What is compiled takes its arguments by place.
+
+import itertools
+import os
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from headrace.consumers.fastjson.jit import PADDING, SOURCES, aside, byte, entry, load, piece, product
+
+FULL = -2
+"""In place of a string's number: it is new, and there is no room for it."""
+
+_EIGHT, _BITS = 8, 64
+_0, _8 = np.uint64(0), np.uint64(8)
+_FACTOR = np.uint64(0x9E37_79B9_7F4A_7C15)
+_COUNT, _USED, _IS_FULL, _SECRET = range(4)
+_HASH, BEGIN, SIZE, STAMP = range(4)
+_COLUMNS = 4
+_STRINGS_MIN = 256
+_ARENA_BYTES_MIN = 8_192
+_QUOTE = '"'
+# As the escape of half a surrogate pair may write it: it equals no text, but a schema may name it.
+_HALVES = "surrogatepass"
+
+
+class InternTable(NamedTuple):
+    """The memory of a glossary.
+
+    A slot (int32) holds a string's number, -1 for none. A string's row (int64) has its hash, where its bytes begin in
+    the `arena` (uint8), how many they are, and a stamp for the use of who looks it up. `head` (int64) has the number of
+    strings, the arena's bytes, whether there was no room for a string, and the secret.
+    """
+
+    slots: Any
+    rows: Any
+    arena: Any
+    head: Any
+
+
+@piece
+def same(text: Any, at: int, arena: Any, begin: int, size: int) -> bool:
+    """Tell whether so many bytes, at least one, are the same in both arrays."""
+    while size > _EIGHT:
+        if load(text, at) != load(arena, begin):
+            return False
+        at += _EIGHT
+        begin += _EIGHT
+        size -= _EIGHT
+    return (load(text, at) ^ load(arena, begin)) << np.uint64(_BITS - _EIGHT * size) == _0  # type: ignore[no-any-return]
+
+
+@aside
+def intern(table: InternTable, text: Any, at: int, size: int) -> Any:
+    """Return the number of the string that the text has at `at`, before a quote; a new one on first sight, or FULL."""
+    found = np.int64(_hash(text, at, size + 1, np.uint64(table.head[_SECRET])))
+    mask = len(table.slots) - 1
+    slot = found & mask
+    while True:
+        number = np.int64(table.slots[slot])
+        if number < 0:
+            return _add(table, text, at, size, found, slot)
+        if table.rows[number, _HASH] == found and table.rows[number, SIZE] == size:  # noqa: SIM102 the bytes only then
+            if same(text, at, table.arena, table.rows[number, BEGIN], size + 1):
+                return number
+        slot = (slot + 1) & mask
+
+
+@piece
+def _hash(text: Any, at: int, size: int, secret: Any) -> Any:
+    found = secret
+    while size > _EIGHT:
+        upper, lower = product(found ^ load(text, at), _FACTOR)
+        found = upper ^ lower
+        at += _EIGHT
+        size -= _EIGHT
+    upper, lower = product(found ^ (load(text, at) << np.uint64(_BITS - _EIGHT * size)), _FACTOR)
+    return upper ^ lower
+
+
+@piece
+def _add(table: InternTable, text: Any, at: int, size: int, found: Any, slot: Any) -> Any:
+    """Put a new string at the end, with its quote."""
+    number, begin = table.head[_COUNT], table.head[_USED]
+    end = begin + size + 1
+    if number == len(table.rows) or end + PADDING > len(table.arena):
+        table.head[_IS_FULL] = 1
+        return FULL
+    for k in range(size + 1):
+        table.arena[begin + k] = byte(text, at + k)
+    table.slots[slot] = number
+    table.rows[number, _HASH] = found
+    table.rows[number, BEGIN] = begin
+    table.rows[number, SIZE] = size
+    table.rows[number, STAMP] = 0
+    table.head[_COUNT] = number + 1
+    table.head[_USED] = end
+    return number
+
+
+@entry
+def _enter(table: InternTable, text: Any, ends: Any, numbers: Any, first: int, _sources: int = SOURCES) -> int:
+    """Write the numbers of strings that lie behind one another, each before a quote; return how many found room.
+
+    `ends` tells where the quotes are.
+    """
+    for k in range(first, len(ends)):
+        begin = ends[k - 1] + 1 if k > 0 else 0
+        number = intern(table, text, begin, ends[k] - begin)
+        if number < 0:
+            return k
+        numbers[k] = number
+    return len(ends)
+
+
+@entry
+def _spread(slots: Any, rows: Any, count: int, _sources: int = SOURCES) -> None:
+    """Give each of so many strings a slot; all are free."""
+    mask = len(slots) - 1
+    for number in range(count):
+        slot = rows[number, _HASH] & mask
+        while slots[slot] >= 0:
+            slot = (slot + 1) & mask
+        slots[slot] = number
+
+
+class Interner:
+    """Give strings numbers from 0 on, in the order in which they are met, and tell them."""
+
+    def __init__(self) -> None:
+        self._strings: list[str] = []
+        self._numbers: dict[str, int] = {}
+        self.table = InternTable(
+            slots=np.full(2 * _STRINGS_MIN, -1, np.int32),
+            rows=np.zeros((_STRINGS_MIN, _COLUMNS), np.int64),
+            arena=np.zeros(_ARENA_BYTES_MIN, np.uint8),
+            head=np.array([0, 0, 0, int.from_bytes(os.urandom(8), "little", signed=True)], np.int64),
+        )
+
+    def __len__(self) -> int:
+        return int(self.table.head[_COUNT])
+
+    @property
+    def arena_bytes(self) -> int:
+        """So many bytes all strings have."""
+        return int(self.table.head[_USED])
+
+    @property
+    def strings(self) -> list[str]:
+        """The strings by number; what is new since the last look is decoded now."""
+        known, count = len(self._strings), len(self)
+        if known < count:
+            begins, sizes = self.table.rows[known:count, BEGIN].tolist(), self.table.rows[known:count, SIZE].tolist()
+            base = begins[0]
+            blob = self.table.arena[base : self.arena_bytes].tobytes()
+            self._strings.extend(
+                blob[begin - base : begin - base + size].decode(errors=_HALVES)
+                for begin, size in zip(begins, sizes, strict=True)
+            )
+        return self._strings
+
+    def numbers(self, strings: list[str]) -> list[int]:
+        """Return the numbers of strings, new ones on first sight."""
+        known = self._numbers
+        if len(known) < len(self):
+            first = len(known)
+            known.update(zip(self.strings[first:], itertools.count(first), strict=False))
+        found: list[Any] = list(map(known.get, strings))
+        if None in found:
+            new = list(dict.fromkeys(string for string, number in zip(strings, found, strict=True) if number is None))
+            known.update(zip(new, self._intern(new), strict=True))
+            found = list(map(known.__getitem__, strings))
+        return found
+
+    def grow(self) -> None:
+        """Make room for more, if one of the strings has found none."""
+        table = self.table
+        if table.head[_IS_FULL] == 0:
+            return
+        table.head[_IS_FULL] = 0
+        if len(self) == len(table.rows):
+            table = table._replace(slots=np.full(2 * len(table.slots), -1, np.int32), rows=_doubled(table.rows))
+            _spread(table.slots, table.rows, len(self))
+        else:
+            table = table._replace(arena=_doubled(table.arena))
+        self.table = table
+
+    def _intern(self, strings: Iterable[str]) -> list[int]:
+        parts = [string.encode(errors=_HALVES) for string in strings]
+        text = np.frombuffer(b'"'.join([*parts, bytes(PADDING)]), np.uint8)
+        sizes = np.fromiter(map(len, parts), np.int64, len(parts))
+        ends = np.cumsum(sizes + 1) - 1
+        numbers = np.empty(len(parts), np.int64)
+        done = _enter(self.table, text, ends, numbers, 0)
+        while done < len(parts):
+            self.grow()
+            done = _enter(self.table, text, ends, numbers, done)
+        return numbers.tolist()
+
+
+def _doubled(array: Any) -> Any:
+    return np.concatenate([array, np.zeros_like(array)])

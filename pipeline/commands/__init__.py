@@ -1,0 +1,4 @@
+"""The command line: one module a command.
+
+Imported by no other folder.
+"""

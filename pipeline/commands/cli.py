@@ -1,0 +1,317 @@
+"""The commands, with their options and their help. Each does its work in a module of its own.
+
+That module is imported when the command is called, so that `--help` answers at once.
+"""
+# ruff: noqa: PLC0415, FBT002 -- late imports are the point of this file; a flag's default is False
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from headrace.pipeline import console
+from headrace.pipeline.commands.command import Chosen, command, fail, group
+from headrace.pipeline.process import reexec
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+TopicOption = Annotated[
+    str | None, typer.Option(metavar="TOPIC", help="Read this topic instead of the configured one.")
+]
+CodeOption = Annotated[str | None, typer.Option(metavar="CODE", help="Only dead letters with this code.")]
+SinceOption = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Only those since a time, or as young as 10m or 2h.")
+]
+LimitOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="No more than this many.")]
+
+app = group("Learn from a Kafka stream while it runs: predictions out, models in Redis, exactly once.")
+dlq = group("Browse dead letters and replay them.")
+model = group("Show the versions of the models that the store keeps.")
+config = group("Check the configuration, or show where each value comes from. Connects to nothing.")
+
+
+@command(app)
+def demo(
+    chosen: Chosen,  # noqa: ARG001 the demo brings a configuration of its own
+    keep: Annotated[bool, typer.Option("--keep", help="Stay up afterwards, until Ctrl-C.")] = False,
+) -> int:
+    """Show the whole story on an embedded Kafka and Valkey, in about a minute.
+
+    A stream in, predictions out, a bad record, an outage, a replay. Exits 0 only if all of it held.
+    """
+    from headrace.pipeline.demo import demo
+
+    return demo(keep=keep)
+
+
+@command(app, endless=True)
+def up(
+    chosen: Chosen,  # noqa: ARG001 the servers choose their own addresses
+    json: JsonOption = False,
+    data_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep the data here; without it, it goes with the servers.")
+    ] = None,
+) -> int:
+    """Run an embedded Kafka and Valkey until Ctrl-C, and print their addresses."""
+    from headrace.pipeline.commands.up import up
+
+    return up(json=json, data_dir=data_dir)
+
+
+@command(app)
+def init(
+    chosen: Chosen,  # noqa: ARG001 it writes the configuration
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the project goes; made if need be.")],
+) -> int:
+    """Write a project to start from: headrace.toml, model.py and a sample of records."""
+    from headrace.pipeline.commands.init import init
+
+    return init(directory)
+
+
+@command(app, endless=True)
+def run(
+    chosen: Chosen,
+    workers: Annotated[
+        int, typer.Option(min=1, max=128, metavar="N", help="How many processes share the partitions.")
+    ] = 1,
+    until_end: Annotated[
+        bool, typer.Option("--until-end", help="Stop at the offsets that are the end of the log now.")
+    ] = False,
+    on_state_loss: Annotated[
+        Literal["relearn", "fresh", "stop"],
+        typer.Option(
+            help="When the store lost its memory: learn again from the log as far as it reaches, begin a new history "
+            "at the committed offset, or stop."
+        ),
+    ] = "relearn",
+) -> int:
+    """Run the pipeline: predict, learn, and start again whatever dies.
+
+    Ctrl-C and SIGTERM finish the batch, commit, save, and exit 0.
+    """
+    reexec.fix()
+    from headrace.pipeline.commands.run import run
+
+    return run(chosen.file, workers=workers, until_end=until_end, on_loss=on_state_loss, flags=chosen.flags)
+
+
+@command(app)
+def produce(
+    chosen: Chosen,
+    *,
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="JSON lines or CSV; default: stdin.")] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Print what became of each record: its prediction or its dead letter.")
+    ] = False,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="The CSV column that is the label.")] = None,
+    key: Annotated[str | None, typer.Option(metavar="FIELD", help="The field that is the Kafka key.")] = None,
+    id_: Annotated[str | None, typer.Option("--id", metavar="FIELD", help="The field that is the record's id.")] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Read CSV with a header, whatever the file is called.")] = False,
+    labels: Annotated[bool, typer.Option("--labels", help="Send labels that come later, to the labels topic.")] = False,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="How long to wait for an answer.")
+    ] = 30.0,
+    json: JsonOption = False,
+) -> int:
+    """Put records into the features topic, from a file or from stdin."""
+    from headrace.pipeline.commands.produce import produce
+
+    return produce(
+        chosen.load(),
+        file=file,
+        wait=wait,
+        label=label,
+        key=key,
+        id_=id_,
+        csv=csv,
+        labels=labels,
+        timeout_s=timeout_s,
+        json=json,
+    )
+
+
+@command(app, endless="follow", lines=True)
+def tail(
+    chosen: Chosen,
+    *,
+    which: Annotated[
+        Literal["predictions", "dlq"], typer.Argument(metavar="predictions|dlq", help="Which topic to read.")
+    ] = "predictions",
+    n: Annotated[int, typer.Option("-n", min=0, metavar="N", help="How many of the last records.")] = 10,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what comes, until Ctrl-C.")] = False,
+    topic: TopicOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Print the last predictions or dead letters, one JSON line each."""
+    from headrace.pipeline.commands.tail import tail
+
+    return tail(chosen.load(), which=which, n=n, follow=follow, topic=topic, json=json)
+
+
+@command(dlq, "ls")
+def dlq_ls(
+    chosen: Chosen,
+    code: CodeOption = None,
+    since: SinceOption = None,
+    topic: TopicOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Count dead letters by their code, and tell what became of them."""
+    from headrace.pipeline.dlq import dlq
+
+    return dlq.ls(chosen.load(), code=code, since=since, topic=topic, json=json)
+
+
+@command(dlq, "show")
+def dlq_show(
+    chosen: Chosen,
+    *,
+    position: Annotated[str | None, typer.Argument(metavar="PARTITION:OFFSET", help="One dead letter.")] = None,
+    code: CodeOption = None,
+    since: SinceOption = None,
+    limit: LimitOption = None,
+    topic: TopicOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Show dead letters in full: the record and why it was refused."""
+    from headrace.pipeline.dlq import dlq
+
+    return dlq.show(chosen.load(), position=position, code=code, since=since, limit=limit, topic=topic, json=json)
+
+
+@command(dlq, "replay")
+def dlq_replay(
+    chosen: Chosen,
+    *,
+    execute: Annotated[bool, typer.Option("--execute", help="Send them; without it, only say what would be.")] = False,
+    code: CodeOption = None,
+    since: SinceOption = None,
+    limit: LimitOption = None,
+    edit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="Change each record on its way: bytes in, bytes out, or None to leave it where it is.",
+        ),
+    ] = None,
+    topic: TopicOption = None,
+    foreign: Annotated[
+        bool, typer.Option("--foreign", help="Also those that came from another topic than this pipeline's.")
+    ] = False,
+    json: JsonOption = False,
+) -> int:
+    """Send dead letters back into the features topic, each at most once. A dry run unless --execute."""
+    from headrace.pipeline.dlq import dlq
+
+    return dlq.replay(
+        chosen.load(),
+        execute=execute,
+        code=code,
+        since=since,
+        limit=limit,
+        edit=edit,
+        topic=topic,
+        foreign=foreign,
+        json=json,
+    )
+
+
+@command(model, "ls")
+def model_ls(chosen: Chosen, json: JsonOption = False) -> int:
+    """List the versions of each partition's model, newest first."""
+    from headrace.pipeline.commands import model_command
+
+    return model_command.ls(chosen.load(), json=json)
+
+
+@command(model, "explain")
+def model_explain(chosen: Chosen, json: JsonOption = False) -> int:
+    """Tell which steps of the model run as compiled code, which as River, and why; connects to nothing."""
+    from headrace.pipeline.commands import explain
+
+    return explain.explain(chosen.load(), json=json)
+
+
+@command(model, "show")
+def model_show(
+    chosen: Chosen,
+    which: Annotated[
+        str | None,
+        typer.Argument(metavar="PARTITION or KEY", help='A partition (default: the first); with scope = "key" a key.'),
+    ] = None,
+    version: Annotated[int | None, typer.Argument(min=1, metavar="VERSION", help="Default: the newest.")] = None,
+    json: JsonOption = False,
+) -> int:
+    """Show one version in full, with the model as text, or the model of one key. Nothing of it is run."""
+    from headrace.pipeline.commands import model_command
+
+    return model_command.show(chosen.load(), which=which, version=version, json=json)
+
+
+@command(model, "reset")
+def model_reset(
+    chosen: Chosen,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The Kafka key whose model is to begin anew.")],
+    json: JsonOption = False,
+) -> int:
+    """Let the model of one key begin anew (scope = "key"), also while the pipeline runs."""
+    from headrace.pipeline.commands import model_command
+
+    return model_command.reset(chosen.load(), key=key, json=json)
+
+
+@command(app, endless="watch")
+def status(
+    chosen: Chosen,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again each second, until Ctrl-C.")] = False,
+    json: JsonOption = False,
+) -> int:
+    """Show how the pipeline is: its state, lag, counts, quality and workers."""
+    from headrace.pipeline.commands.status import status
+
+    return status(chosen.load(), watch=watch, json=json)
+
+
+@command(app)
+def doctor(chosen: Chosen, json: JsonOption = False) -> int:
+    """Connect to everything and say what is wrong, one line a check."""
+    from headrace.pipeline.commands.doctor import doctor
+
+    return doctor(chosen.load, json=json)
+
+
+@command(config, "check")
+def config_check(chosen: Chosen, json: JsonOption = False) -> int:
+    """Check the file, the environment and the flags, and that the model's module is there."""
+    from headrace.pipeline.commands.config_command import check
+
+    return check(chosen.load(), file=chosen.file, json=json)
+
+
+@command(config, "show")
+def config_show(chosen: Chosen, json: JsonOption = False) -> int:
+    """Print every key with its value and whether it is the default's, the file's, the environment's or a flag's."""
+    from headrace.pipeline.commands.config_command import show
+
+    return show(chosen.load(), file=chosen.file, flags=chosen.flags, json=json)
+
+
+app.add_typer(dlq, name="dlq")
+app.add_typer(model, name="model")
+app.add_typer(config, name="config")
+
+
+def main() -> None:
+    """Be the command `headrace`."""
+    reexec.open_standard_files()
+    console.open_standard_files()
+    try:
+        app(prog_name="headrace")
+    except OSError as error:
+        # The commands end by themselves; it is their help that found no room to be written.
+        sys.exit(fail(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""`headrace model explain`: how the model is run, step by step, and why not faster where it is not."""
+
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from headrace.pipeline import assembly
+from headrace.pipeline.config.config import Config
+from headrace.pipeline.console import as_json, data
+from headrace.state.compiled import compiler
+from headrace.state.keyed.array_bank import is_known
+
+_WIDTH = 120
+
+
+def explain(config: Config, *, json: bool) -> int:
+    """Print what each step of the model runs as. Connects to nothing. Raises ModelError."""
+    model = assembly.builder(config)().model
+    verdicts = compiler.explain(model)
+    runs_as, reason = _whole(config, model, verdicts)
+    if json:
+        told: dict[str, Any] = {"runs_as": runs_as, "reason": reason, "steps": [*map(msgspec.structs.asdict, verdicts)]}
+        data.write(as_json(told) + "\n")
+        return 0
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("STEP", "CAN BE COMPILED", "WHY NOT"):
+        table.add_column(column)
+    for verdict in verdicts:
+        table.add_row(verdict.step, "yes" if verdict.compiled else "no", verdict.reason)
+    console = Console(file=data.file, width=_WIDTH if not data.isatty() else None, highlight=False)
+    console.print(table)
+    console.print(f"\nruns as: {runs_as}{f' ({reason})' if reason else ''}", markup=False)
+    return 0
+
+
+def _whole(config: Config, model: Any, verdicts: list[compiler.CompiledStep]) -> tuple[str, str]:
+    """Return what the model as a whole runs as: "compiled", "arrays" or "river", and why not as more."""
+    if config.model.scope == "key":
+        return ("arrays", "") if is_known(model) else ("river", "one object a key: arrays know linear models with SGD")
+    if config.model.scope == "global":
+        return "river", 'with model.scope = "global" workers mix River models'
+    if config.topics.labels is not None:
+        return "river", "labels that come later are learned one by one (topics.labels)"
+    if not config.model.compile:
+        return "river", "model.compile = false"
+    if not assembly.has_numba():
+        return "river", "numba is not installed here"
+    refused = next((verdict for verdict in verdicts if not verdict.compiled), None)
+    return ("compiled", "") if refused is None else ("river", f"{refused.step}: {refused.reason}")

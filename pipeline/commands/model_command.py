@@ -1,0 +1,225 @@
+"""`headrace model`: the versions of each partition's model that the store keeps, one of them in full, and keys.
+
+No model is unpickled: what a version is stands beside its bytes.
+"""
+
+import datetime as dt
+import os
+import sys
+import time
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from headrace.pipeline.config.config import Config
+from headrace.pipeline.console import as_json, data
+from headrace.pipeline.storage import open_store
+from headrace.state.keyed.keyring import TABLE as KEYS
+from headrace.state.keyed.keyring import read_row
+from headrace.state.keyed.row_codec import describe
+from headrace.state.shared.mix_store import MixDamaged, MixStore
+from headrace.state.store.store import Store
+
+_OFFSET_MAX = 2**63 - 1
+_WIDTH = 120
+
+
+class VersionUnknown(Exception):
+    """Raised when the store has no such version, or none that is whole."""
+
+    status = 404
+    hint = "`headrace model ls` lists what is there"
+
+
+class ScopeWrong(Exception):
+    """Raised when a command asks for a key's model where models have no keys."""
+
+    status = 400
+    hint = 'it is for model.scope = "key"'
+
+
+def ls(config: Config, *, json: bool) -> int:
+    """Print every partition's versions, newest first, and the mix if there is one. Raises StoreAway, StoreRefused."""
+    store = open_store(config)
+    mix = _mix(config, store)
+    rows = [
+        {
+            "partition": partition,
+            "version": note["version"],
+            "offset": note["offset"],
+            "learned": note["learned"],
+            "created_ms": note["created_ms"],
+            "bytes": note["bytes"],
+            **({"keys": note["tables"][KEYS]} if KEYS in note.get("tables", {}) else {}),
+            "quality": note["quality"],
+        }
+        for partition in store.partitions()
+        for note in store.notes(partition)
+    ]
+    if json:
+        _print(rows if mix is None else {"mix": mix, "partitions": rows})
+    elif rows:
+        _say(_table(rows))
+        if mix is not None:
+            data.write(
+                f"\nthe model of all is mix {mix['version']:,}: {mix['examples']:,} examples, {mix['bytes']:,} bytes\n"
+            )
+    else:
+        sys.stderr.write(f"the store holds no model of {config.name} yet\n")
+    return 0
+
+
+def _mix(config: Config, store: Store) -> dict[str, Any] | None:
+    """Return what a person asks of the model of all workers; None where each partition or key has its own."""
+    if config.model.scope != "global":
+        return None
+    try:
+        found = MixStore(store, name=config.name).load()
+    except MixDamaged as error:
+        raise VersionUnknown(f"the mix of all workers can't be read: {error}") from error
+    if found.mix is None:
+        return {"version": found.number, "examples": 0, "bytes": 0}
+    return {"version": found.number, "examples": found.mix.examples, "bytes": len(found.mix.model)}
+
+
+def show(config: Config, *, which: str | None, version: int | None, json: bool) -> int:
+    """Print one version with the model as text: of the first partition, and the newest, where none is named.
+
+    With scope "key", `which` is a key. Raises VersionUnknown, StoreAway, StoreRefused.
+    """
+    store = open_store(config)
+    if which is not None and config.model.scope == "key":
+        return _show_key(store, which, json=json)
+    if which is not None and not (which.isascii() and which.isdigit()):
+        raise VersionUnknown(f'{which!r} is no partition, and models have keys only with model.scope = "key"')
+    partition = next(iter(store.partitions()), 0) if which is None else int(which)
+    whole, model = _whole(store, partition, version)
+    if json:
+        _print({**whole, "model": model})
+        return 0
+    whole["created"] = _moment(whole.pop("created_ms"))
+    whole["quality"] = _figures(whole["quality"])
+    _say_pairs(whole)
+    data.write(f"\n{model}\n")
+    return 0
+
+
+def reset(config: Config, *, key: str, json: bool) -> int:
+    """Take the model of a key out of its newest snapshot. Raises VersionUnknown, StoreAway, StoreRefused, ScopeWrong.
+
+    It is done as an owner of the partition, so that a worker that has the model in memory takes the partition over
+    again, from that snapshot.
+    """
+    if config.model.scope != "key":
+        raise ScopeWrong(f'models have no keys with model.scope = "{config.model.scope}"')
+    store = open_store(config)
+    partition, _ = _row_of(store, key)
+    epoch = store.claim(partition, floor=0)
+    found = store.load(partition, at_most=_OFFSET_MAX)
+    if found.snapshot is None:
+        raise VersionUnknown(f"the store's models of partition {partition} can't be read: {'; '.join(found.faults)}")
+    store.rewind(partition, epoch=epoch, version=found.version)
+    rows = store.count(partition, KEYS)
+    left = rows - (store.fetch(partition, KEYS, [os.fsencode(key)])[0] is not None)
+    tables = {**found.snapshot.tables, KEYS: left}
+    saved = msgspec.structs.replace(found.snapshot, epoch=epoch, tables=tables, created_ms=time.time_ns() // 1_000_000)
+    version = store.save(saved, changes={KEYS: {os.fsencode(key): None}}, base=found.version)
+    if json:
+        _print({"key": key, "partition": partition, "version": version, "offset": saved.offset})
+    else:
+        data.write(
+            f"the model of {key} begins anew from version {version} of partition {partition} (offset {saved.offset})\n"
+        )
+    return 0
+
+
+def _show_key(store: Store, key: str, *, json: bool) -> int:
+    partition, packed = _row_of(store, key)
+    row = read_row(os.fsencode(key), packed)
+    told = {
+        "key": key,
+        "partition": partition,
+        "seen_ms": row.seen_ms,
+        "bytes": len(row.model),
+        **(describe(row.model) or {}),
+    }
+    if json:
+        _print(told)
+        return 0
+    told["seen"] = _moment(told.pop("seen_ms")) if row.seen_ms >= 0 else "not noted (keys.silent is not set)"
+    features = told.pop("features", None)
+    _say_pairs(told)
+    if features:
+        table = Table(box=None, pad_edge=False)
+        for column in ("feature", *next(iter(features.values()))):
+            table.add_column(column, justify="left" if column == "feature" else "right")
+        for name, fields in features.items():
+            table.add_row(name, *(f"{value:.6g}" for value in fields.values()))
+        data.write("\n")
+        _say(table)
+    return 0
+
+
+def _row_of(store: Store, key: str) -> tuple[int, bytes]:
+    """Find the partition that has a key, and its row. Raises VersionUnknown."""
+    for partition in store.partitions():
+        [packed] = store.fetch(partition, KEYS, [os.fsencode(key)])
+        if packed is not None:
+            return partition, packed
+    raise VersionUnknown(f"the store holds no model of the key {key!r} yet")
+
+
+def _say_pairs(pairs: dict[str, Any]) -> None:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in pairs.items():
+        table.add_row(name.replace("_", " "), str(value))
+    _say(table)
+
+
+def _whole(store: Store, partition: int, version: int | None) -> tuple[dict[str, Any], str]:
+    notes = store.notes(partition)
+    wanted = f"version {version} of partition {partition}" if version else f"model of partition {partition}"
+    note = next((note for note in notes if version in {None, note["version"]}), None)
+    if note is None:
+        raise VersionUnknown(f"the store holds no {wanted}")
+    # Offsets grow with the versions, so the newest that stands at most here is the one.
+    found = store.load(partition, at_most=note["offset"] if version else _OFFSET_MAX)
+    snapshot = found.snapshot
+    if snapshot is None or (version and found.version != version):
+        raise VersionUnknown(f"the store's {wanted} can't be read: {'; '.join(found.faults) or 'it is gone'}")
+    told = next((note for note in notes if note["version"] == found.version), note)
+    return {**told, "topic": snapshot.topic, "start": snapshot.start}, snapshot.spec
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    columns = ["partition", "version", "offset", "learned", "bytes", *(["keys"] if "keys" in rows[0] else [])]
+    for column in columns:
+        table.add_column(column, justify="right")
+    table.add_column("created")
+    table.add_column("quality")
+    for row in rows:
+        numbers = (f"{row.get(name, 0):,}" for name in columns)
+        table.add_row(*numbers, _moment(row["created_ms"]), _figures(row["quality"]))
+    return table
+
+
+def _moment(at_ms: int) -> str:
+    return dt.datetime.fromtimestamp(at_ms / 1_000, tz=dt.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _figures(quality: dict[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in quality.items() if name != "scored")
+
+
+def _say(table: Table) -> None:
+    console = Console(file=data.file, width=None if data.isatty() else _WIDTH, highlight=False, markup=False)
+    with console.capture() as captured:
+        console.print(table)
+    data.write("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")
+
+
+def _print(value: Any) -> None:
+    data.write(as_json(value) + "\n")

@@ -1,0 +1,205 @@
+"""`headrace produce`: a user's records into the features topic, and with `--wait` what became of each."""
+
+import contextlib
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from headrace.consumers.reader import Reader
+from headrace.consumers.topics import Topics
+from headrace.pipeline.commands.input_rows import InputRow, RowError, csv_rows, lines
+from headrace.pipeline.commands.outcomes import Outcomes
+from headrace.pipeline.config.config import Config
+from headrace.pipeline.console import as_json, data
+from headrace.producers.writer import Feed
+
+_MOMENT_S = 0.02
+_AHEAD_ROWS_MAX = 1_000
+_PROGRESS_ROWS = 1_000
+
+
+class ProduceAway(Exception):
+    """Raised when Kafka stopped taking records."""
+
+    status = 503
+    hint = "see that Kafka runs at kafka.bootstrap_servers (`headrace doctor`); what was taken is not to be sent again"
+
+
+def produce(
+    config: Config,
+    *,
+    file: Path | None = None,
+    wait: bool = False,
+    label: str | None = None,
+    key: str | None = None,
+    id_: str | None = None,
+    csv: bool = False,
+    labels: bool = False,
+    timeout_s: float = 30.0,
+    json: bool = False,
+) -> int:
+    """Send a file's records, or standard input's, and return the exit code: 1 when not all came through.
+
+    With `labels` they go into the labels topic. `timeout_s` bounds Kafka's answer about a record, and with `wait` the
+    time without any outcome, in seconds. Raises RowError, ProduceAway, and what Topics and Reader raise.
+    """
+    tabular = csv or (file is not None and file.suffix.lower() == ".csv")
+    if not tabular and (label or id_):
+        raise RowError(
+            "--label and --id name columns of CSV", hint="JSON lines have `label` and `id` fields; or add --csv"
+        )
+    topic = _topic(config, labels=labels, wait=wait, tabular=tabular)
+    with _opened(file) as source:
+        bytes_max = _ensure(config, topic)
+        rows = csv_rows(source, label=label, id_=id_, key=key) if tabular else lines(source, key=key)
+        feed = Feed(config.librdkafka, topic=topic, timeout_s=timeout_s, each=wait, bytes_max=bytes_max)
+        started = time.monotonic()
+        try:
+            missing = _send_and_wait(config, feed, rows, timeout_s, json=json) if wait else _send(feed, rows, source)
+        finally:
+            # Whatever ended it, the summary counts what Kafka has.
+            feed.finish()
+            _summarise(feed, topic, time.monotonic() - started, wait=wait, json=json)
+    if feed.away:
+        raise ProduceAway(f"Kafka took {feed.taken:,} records and then no more: {feed.fault}")
+    if missing:
+        sys.stderr.write(
+            f"{missing:,} have no outcome after {timeout_s:g} s\n  → `headrace status` tells what it waits for\n"
+        )
+    return int(bool(feed.refused or missing))
+
+
+def _topic(config: Config, *, labels: bool, wait: bool, tabular: bool) -> str:
+    """Name the topic that the records go to. Raises RowError where labels can't be sent as asked."""
+    if not labels:
+        return config.topics.features
+    if config.topics.labels is None:
+        raise RowError("there is no labels topic", hint='name one: topics.labels = "labels"')
+    if wait or tabular:
+        raise RowError(
+            "labels are sent as JSON lines, and have no outcome to wait for",
+            hint='one {"id": …, "label": …} a line, without --wait; `headrace status` counts what became of them',
+        )
+    return config.topics.labels
+
+
+def _send(feed: Feed, rows: Iterator[InputRow], source: BinaryIO) -> int:
+    with _progress(source) as show:
+        for number, row in enumerate(rows, 1):
+            feed.send(row.value, row.key)
+            if number % _PROGRESS_ROWS == 0:
+                show(number)
+            if feed.away:
+                break
+    return 0
+
+
+def _send_and_wait(config: Config, feed: Feed, rows: Iterator[InputRow], timeout_s: float, *, json: bool) -> int:
+    """Send rows and print their outcomes as they come; return how many have none."""
+    reader = Reader(config.librdkafka, group=f"{config.name}.reader")
+    missing, given_up = 0, False
+    try:
+        outcomes = Outcomes(reader, topics=config.topics, json=json, say=_say)
+        for row in _ahead(rows):
+            if row is not None:
+                feed.send(row.value, row.key, outcomes.expect())
+            outcomes.poll(wait_s=0, all_delivered=feed.poll())
+            while outcomes.full and outcomes.still_s < timeout_s and not given_up:
+                outcomes.poll(wait_s=_MOMENT_S, all_delivered=feed.poll())
+            if outcomes.full:
+                # Nobody answers. The rest is sent all the same, as it would be without --wait.
+                given_up = True
+                missing += outcomes.give_up()
+            if feed.away:
+                break
+        feed.finish()
+        while outcomes.missing and outcomes.still_s < timeout_s and not given_up:
+            outcomes.poll(wait_s=_MOMENT_S, all_delivered=feed.poll())
+        return missing + outcomes.give_up()
+    finally:
+        reader.close()
+
+
+def _ahead(rows: Iterator[InputRow]) -> Iterator[InputRow | None]:
+    """Read rows in a thread, so that outcomes are printed while somebody types; yield None when none is there."""
+    ready: queue.Queue[InputRow | BaseException | None] = queue.Queue(_AHEAD_ROWS_MAX)
+
+    def read() -> None:
+        try:
+            for row in rows:
+                ready.put(row)
+        except BaseException as error:  # noqa: BLE001 raised again where it is waited for
+            ready.put(error)
+        else:
+            ready.put(None)
+
+    threading.Thread(target=read, name="rows", daemon=True).start()
+    while True:
+        try:
+            row = ready.get(timeout=_MOMENT_S)
+        except queue.Empty:
+            yield None
+            continue
+        if row is None:
+            return
+        if isinstance(row, BaseException):
+            raise row
+        yield row
+
+
+def _ensure(config: Config, topic: str) -> int:
+    """See that the topics are there, and return the size of the largest record that one of them takes."""
+    topics = Topics({"log_level": 0, **config.librdkafka})
+    topics.ensure(**config.topics.model_dump())
+    return topics.limits(topic)[topic]
+
+
+@contextlib.contextmanager
+def _opened(file: Path | None) -> Iterator[BinaryIO]:
+    if file is None or str(file) == "-":
+        # Never closed: to close it would wait for the thread that waits for the next line.
+        yield open(0, "rb", closefd=False)  # noqa: SIM115 it stays open
+        return
+    try:
+        opened = file.open("rb")
+    except OSError as error:
+        raise RowError(f"{file} can't be read: {error.strerror}", hint="check the path and its permissions") from error
+    with opened:
+        yield opened
+
+
+def _summarise(feed: Feed, topic: str, took_s: float, *, wait: bool, json: bool) -> None:
+    """Say how many records Kafka has taken; with `wait` standard output is for the outcomes."""
+    if feed.refused:
+        sys.stderr.write(f"{feed.refused:,} of {feed.taken + feed.refused:,} records were not taken: {feed.fault}\n")
+    if json and not wait:
+        _say(as_json({"records": feed.taken, "topic": topic, "refused": feed.refused}))
+    elif not json:
+        noun = "record" if feed.taken == 1 else "records"
+        summary = f"{feed.taken:,} {noun} to {topic} in {took_s:.1f} s\n"
+        (sys.stderr if wait else data).write(summary)
+
+
+@contextlib.contextmanager
+def _progress(source: BinaryIO) -> Iterator[Callable[[int], None]]:
+    """Give a function that is told how many records went; on a terminal it shows how far the file is read."""
+    if not (sys.stderr.isatty() and source.seekable()):
+        yield lambda _records: None
+        return
+    columns = (TextColumn("{task.fields[records]:,} records"), BarColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("produce", total=os.fstat(source.fileno()).st_size, records=0)
+        yield lambda records: bar.update(task, completed=source.tell(), records=records)
+
+
+def _say(line: str) -> None:
+    data.write(line + "\n")
+    data.flush()

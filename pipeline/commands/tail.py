@@ -1,0 +1,87 @@
+"""`headrace tail`: the last predictions or dead letters, and those that come, one JSON line each."""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from headrace.consumers.reader import Reader, Span
+from headrace.consumers.record import Record
+from headrace.pipeline.config.config import Config
+from headrace.pipeline.console import data
+from headrace.pipeline.dlq.dead_letters import DeadLetterError, envelope
+
+_WAIT_S = 0.25
+_WINDOW_MIN = 16
+
+
+def tail(
+    config: Config,
+    *,
+    which: Literal["predictions", "dlq"],
+    n: int = 10,
+    follow: bool = False,
+    json: bool = False,  # noqa: ARG001 its lines are JSON in any case
+    topic: str | None = None,
+) -> int:
+    """Print the last `n` records of a topic over all of its partitions, oldest first; return the exit code.
+
+    With `follow` go on with what comes, until an interrupt. Raises ReaderAway, DeadLetterError.
+    """
+    name = topic or (config.topics.predictions if which == "predictions" else config.topics.dead_letters)
+    line = _value if which == "predictions" else _envelope
+    reader = Reader(config.librdkafka, group=f"{config.name}.reader")
+    try:
+        spans = reader.spans(name)
+        if not spans and (follow or topic):
+            raise DeadLetterError(
+                f"there is no topic {name}", hint="`headrace run` makes it, and so does `headrace produce`"
+            )
+        records = [record for partition, span in spans.items() for record in _last(reader, name, partition, span, n)]
+        records.sort(key=lambda record: (record.timestamp_ms, record.partition, record.offset))
+        for record in records[-n:] if n else ():
+            _print(line(name, record))
+        if follow:
+            _follow(reader, name, spans, line)
+    except KeyboardInterrupt:
+        if not follow:
+            raise
+    finally:
+        reader.close()
+    return 0
+
+
+def _last(reader: Reader, topic: str, partition: int, span: Span, n: int) -> list[Record]:
+    """Return a partition's last records, `n` of them if there are as many.
+
+    Offsets are not dense: markers and aborted records take some. So windows that grow are read, backwards.
+    """
+    found: list[Record] = []
+    end, width = span.end, max(_WINDOW_MIN, 2 * n)
+    while n and len(found) < n and end > span.start:
+        start = max(span.start, end - width)
+        found = [*deque(reader.between(topic, partition, start, end), maxlen=n - len(found)), *found]
+        end, width = start, width * 4
+    return found
+
+
+def _follow(reader: Reader, topic: str, spans: dict[int, Span], line: Callable[[str, Record], bytes]) -> None:
+    reader.watch({(topic, partition): span.end for partition, span in spans.items()})
+    while True:
+        for _, record in reader.poll(wait_s=_WAIT_S):
+            _print(line(topic, record))
+
+
+def _value(_topic: str, record: Record) -> bytes:
+    return record.value or b""
+
+
+def _envelope(topic: str, record: Record) -> bytes:
+    return msgspec.json.encode(envelope(topic, record))
+
+
+def _print(line: bytes) -> None:
+    # Each line at once: whoever reads a pipe waits for it.
+    data.write(line.decode(errors="replace") + "\n")
+    data.flush()

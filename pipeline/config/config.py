@@ -1,0 +1,291 @@
+"""The configuration: defaults, then the TOML file, then the environment, then flags.
+
+Every key says what it is for in its description; `init` writes them out as comments and the README's table is
+tested against them. An unknown key is an error that names the nearest known one.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from headrace.pipeline.config.redaction import concealer, may_show, secrets_of
+from headrace.pipeline.config.references import ReferenceMissing, Resolved, resolve
+from headrace.pipeline.config.sections import (
+    BatchConfig,
+    DeadLettersConfig,
+    DeliveryConfig,
+    FeatureConfig,
+    KafkaConfig,
+    KeysConfig,
+    LabelsConfig,
+    LogConfig,
+    MetricsConfig,
+    MixConfig,
+    ModelConfig,
+    RecordsConfig,
+    RedisConfig,
+    SchemaConfig,
+    SinksConfig,
+    SnapshotConfig,
+    TopicsConfig,
+)
+
+ENV_PREFIX = "HEADRACE__"
+DEFAULT_FILE = Path("headrace.toml")
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+# What is known of a configuration beside its keys. No file may set it.
+_OWN = ("directory", "secrets")
+_HINTS = {
+    "extra_forbidden": "remove it",
+    "missing": "add it",
+}
+
+
+class ConfigError(Exception):
+    """Raised when the configuration can't be used; the message names the key and its value."""
+
+    status = 400
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class Config(BaseSettings):
+    """The whole configuration. `directory` is where the file stands: the factory is looked up there.
+
+    `secrets` are the values that references were replaced by, by key.
+    """
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        env_prefix=ENV_PREFIX,
+        env_prefix_target="all",
+        env_nested_delimiter="__",
+        case_sensitive=False,
+        hide_input_in_errors=True,
+    )
+
+    name: str = Field("headrace", description="the consumer group; transactional ids and Redis keys start with it")
+    kafka: KafkaConfig = KafkaConfig()  # type: ignore[call-arg]
+    topics: TopicsConfig = TopicsConfig()  # type: ignore[call-arg]
+    redis: RedisConfig = RedisConfig()  # type: ignore[call-arg]
+    model: ModelConfig = ModelConfig()  # type: ignore[call-arg]
+    labels: LabelsConfig = LabelsConfig()  # type: ignore[call-arg]
+    keys: KeysConfig = KeysConfig()  # type: ignore[call-arg]
+    delivery: DeliveryConfig = DeliveryConfig()  # type: ignore[call-arg]
+    batch: BatchConfig = BatchConfig()  # type: ignore[call-arg]
+    records: RecordsConfig = RecordsConfig()  # type: ignore[call-arg]
+    # The name `schema` is taken by a method of pydantic's, so the file's key is its alias.
+    schema_: SchemaConfig = Field(SchemaConfig(), alias="schema")  # type: ignore[call-arg]
+    dlq: DeadLettersConfig = DeadLettersConfig()  # type: ignore[call-arg]
+    snapshot: SnapshotConfig = SnapshotConfig()  # type: ignore[call-arg]
+    sink: SinksConfig = SinksConfig()  # type: ignore[call-arg]
+    metrics: MetricsConfig = MetricsConfig()  # type: ignore[call-arg]
+    log: LogConfig = LogConfig()  # type: ignore[call-arg]
+    mix: MixConfig = MixConfig()  # type: ignore[call-arg]
+    directory: Path = Field(Path(), exclude=True)
+    secrets: dict[str, frozenset[str]] = Field(default_factory=dict, exclude=True, repr=False)
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if not _NAME.fullmatch(value):
+            raise ValueError("a name has up to 100 letters, digits, dots, dashes and underscores")
+        return value
+
+    @model_validator(mode="after")
+    def _keeps_enough(self) -> "Config":
+        if self.model.scope == "global" and self.snapshot.keep == 1:
+            raise ValueError('snapshot.keep: with model.scope = "global" at least 2, as one is in the making')
+        return self
+
+    @cached_property
+    def conceal(self) -> Callable[[str], str]:
+        """A function that replaces this configuration's secrets by `***` in a text."""
+        headers = {} if self.sink.http is None else self.sink.http.headers
+        return concealer(secrets_of(self, self.secrets), tokens=[v.get_secret_value() for v in headers.values()])
+
+    @property
+    def librdkafka(self) -> dict[str, Any]:
+        """The properties that every client gets."""
+        return {
+            "bootstrap.servers": self.kafka.bootstrap_servers,
+            "client.id": self.name,
+            "allow.auto.create.topics": False,
+            **self.kafka.librdkafka,
+        }
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take what `load` gives, which has put the sources together."""
+        return (init_settings,)
+
+
+def load(file: Path = DEFAULT_FILE, *, flags: Mapping[str, Any] | None = None) -> Config:
+    """Load a file, then the environment, then flags (dotted keys), and replace references. Raises ConfigError."""
+    directory = file.resolve().parent
+    tree = read(file)
+    _refuse_unknown_variables()
+    try:
+        given = resolve(_merged(_merged(tree, _environment()), _nested(flags or {})), directory)
+    except ReferenceMissing as error:
+        raise ConfigError(str(error), hint=error.hint) from None
+    try:
+        return Config(**{**given.tree, "directory": directory, "secrets": given.secrets})
+    except ValidationError as error:
+        raise _readable(error, file, given) from error
+
+
+def describe(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Yield every key with its default and what it is for."""
+    for name, field in model.model_fields.items():
+        key = f"{prefix}{field.alias or name}"
+        section = _section_of(field.annotation)
+        if field.exclude:
+            continue
+        if section is not None:
+            yield from describe(section, f"{key}.")
+            continue
+        yield key, field.get_default(call_default_factory=True), field.description or ""
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel) and candidate is not FeatureConfig:
+            return candidate
+    return None
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Read what a file says, as it is written. Raises ConfigError."""
+    try:
+        content = file.read_bytes()
+        # An editor may have put a byte order mark before the first line.
+        tree = tomllib.loads(content.decode("utf-8-sig"))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"there is no configuration at {file}",
+            hint="make a project with `headrace init DIR`, or name one with -c",
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"{file} can't be read: {error}", hint="check the path and its permissions") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        if b"\0" in content:
+            raise ConfigError(f"{file} is UTF-16 or UTF-32 text, or none", hint="save it as UTF-8") from None
+        if isinstance(error, UnicodeDecodeError):
+            line = content.count(b"\n", 0, error.start) + 1
+            raise ConfigError(f"{file} can't be read: line {line} is not UTF-8", hint="save it as UTF-8") from None
+        raise ConfigError(f"{file} is not TOML: {error}", hint="mend the line that it names") from error
+    if own := next((name for name in _OWN if name in tree), None):
+        raise ConfigError(f"{file}: the key {own} is not known", hint="remove it")
+    return tree
+
+
+def _environment() -> dict[str, Any]:
+    try:
+        return EnvSettingsSource(Config)()
+    except SettingsError as error:
+        # Its words name the table, and its cause quotes the value.
+        table = re.search(r'field "(\w+)"', str(error))
+        name = f"{ENV_PREFIX}{table[1].upper()}" if table else "a table"
+        raise ConfigError(
+            f"the environment gives {name} no JSON object",
+            hint=f"write it as JSON, or give each key a variable of its own: {name}__KEY",
+        ) from None
+
+
+def _refuse_unknown_variables() -> None:
+    known = {key.upper().replace(".", "__"): key for key, _, _ in describe()}
+    tables = ("KAFKA__LIBRDKAFKA__", "SCHEMA__FEATURES__", "SINK__HTTP__HEADERS__")
+    for variable in os.environ:
+        name = variable.upper().removeprefix(ENV_PREFIX)
+        if not variable.upper().startswith(ENV_PREFIX) or name in known or name.startswith(tables):
+            continue
+        if any(key.startswith(f"{name}__") for key in known):
+            continue
+        near = _nearest(name, list(known))
+        raise ConfigError(f"the environment variable {variable} names no key", hint=near or "unset it")
+
+
+def _merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    both = {
+        name: _merged(low[name], high[name])
+        for name in low.keys() & high.keys()
+        if isinstance(low[name], Mapping) and isinstance(high[name], Mapping)
+    }
+    return {**low, **high, **both}
+
+
+def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in flags.items():
+        *path, leaf = key.split(".")
+        node = tree
+        for part in path:
+            node = node.setdefault(part, {})
+        node[leaf] = value
+    return tree
+
+
+def _readable(error: ValidationError, file: Path, given: Resolved) -> ConfigError:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return ConfigError(
+            f"{file}: the key {key} is not known",
+            hint=_nearest(key, _known_beside(key)) or "see `headrace init` for a file with every key",
+        )
+    # A validator's words may quote what a reference put in.
+    conceal = concealer(text for texts in given.secrets.values() for text in texts)
+    return ConfigError(
+        conceal(_say(first, key, file, given)),
+        hint=_HINTS.get(first["type"], "mend the value; README.md lists every key"),
+    )
+
+
+def _known_beside(key: str) -> list[str]:
+    keys = [name for name, _, _ in describe()]
+    feature = key.rpartition(".")[0]
+    if feature.startswith("schema.features."):
+        keys += [f"{feature}.{name}" for name in FeatureConfig.model_fields]
+    return keys + [name.rpartition(".")[0] for name in keys]
+
+
+def _say(first: ErrorDetails, key: str, file: Path, given: Resolved) -> str:
+    words = first["msg"].removeprefix("Value error, ")
+    value = first["input"]
+    hidden = not may_show(key) or any(f"{name}.".startswith(f"{key}.") for name in given.secrets)
+    # What has an @ in it may be an address with a password.
+    if not key or first["type"] == "missing" or hidden or isinstance(value, Mapping | BaseModel) or "@" in str(value):
+        return f"{file}: {key + ': ' if key else ''}{words}"
+    return f"{file}: {key} = {value!r}: {words}"
+
+
+def _nearest(key: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(key.lower(), [name.lower() for name in known], n=1, cutoff=0.5)
+    if not near:
+        return ""
+    return f"did you mean {next(name for name in known if name.lower() == near[0])}?"

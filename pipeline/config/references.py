@@ -1,0 +1,97 @@
+"""References in the configuration: `${file:PATH}` and `${env:NAME}` in any string stand for what is there.
+
+`$${` is a `${` that is no reference. What was put in is not looked through for references again, and is a secret
+wherever it stands: see `pipeline/config/redaction.py`.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+_REFERENCE = re.compile(r"(?P<literal>\$\$\{)|\$\{(?:(?P<kind>file|env):(?P<name>[^{}]+)\})?")
+_FILE_BYTES_MAX = 1_000_000
+
+
+class ReferenceMissing(Exception):
+    """Raised when a reference leads nowhere, or is none; the message names the key and never its value."""
+
+    status = 400
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class Resolved(msgspec.Struct, frozen=True):
+    """A configuration whose references are replaced: the values that were put in, by the dotted key of their string."""
+
+    tree: dict[str, Any]
+    secrets: dict[str, frozenset[str]]
+
+
+def resolve(tree: Mapping[str, Any], directory: Path) -> Resolved:
+    """Replace the references in all strings; paths are relative to `directory`. Raises ReferenceMissing."""
+    secrets: dict[str, frozenset[str]] = {}
+
+    def walk(node: Any, key: str) -> Any:
+        if isinstance(node, Mapping):
+            return {name: walk(value, f"{key}.{name}" if key else str(name)) for name, value in node.items()}
+        if isinstance(node, list | tuple):
+            return [walk(value, f"{key}.{position}") for position, value in enumerate(node)]
+        if not isinstance(node, str) or "${" not in node:
+            return node
+        found: set[str] = set()
+        text = _REFERENCE.sub(lambda match: _value(match, key, directory, found), node)
+        if found:
+            # The whole string as well: a password may be written in two parts.
+            secrets[key] = frozenset(found | {text})
+        return text
+
+    return Resolved(walk(tree, ""), secrets)
+
+
+def _value(match: re.Match[str], key: str, directory: Path, found: set[str]) -> str:
+    if match["literal"]:
+        return "${"
+    if match["kind"] is None:
+        raise ReferenceMissing(
+            f"{key}: a ${{ in it begins neither ${{file:PATH}} nor ${{env:NAME}}",
+            hint="mend it, or write $${ for a ${ that is meant as it stands",
+        )
+    name = match["name"]
+    value = os.environ.get(name) if match["kind"] == "env" else _read(directory / name, key)
+    if value is None:
+        raise ReferenceMissing(f"{key}: the environment variable {name} is not set", hint=f"set {name}")
+    if not value:
+        # A secret that was not filled in must not turn off what it protects.
+        where = f"the environment variable {name}" if match["kind"] == "env" else f"the file {name}"
+        raise ReferenceMissing(f"{key}: {where} is empty", hint=f"fill it in, or take {key} out of the configuration")
+    found.add(value)
+    return value
+
+
+def _read(path: Path, key: str) -> str:
+    hint = "check the path, which is relative to the configuration's file, and its permissions"
+    try:
+        # Without waiting for whoever may write to a pipe: each worker reads the file again.
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise ReferenceMissing(f"{key}: {path} is no file", hint=hint)
+            content = os.read(file, _FILE_BYTES_MAX + 1)
+        finally:
+            os.close(file)
+        text = content.decode()
+    except OSError as error:
+        raise ReferenceMissing(f"{key}: {path} can't be read: {error.strerror}", hint=hint) from error
+    except ValueError:
+        # Of a path with a NUL in it, or of bytes that are no text; its words would show some of them.
+        raise ReferenceMissing(f"{key}: {path} is no UTF-8 text", hint="write the secret as text") from None
+    if len(content) > _FILE_BYTES_MAX:
+        raise ReferenceMissing(f"{key}: {path} has more than {_FILE_BYTES_MAX:,} bytes", hint="name a smaller file")
+    return text.removesuffix("\n").removesuffix("\r")

@@ -1,0 +1,4 @@
+"""Dead letters: counted, shown, and replayed once each.
+
+Imported by `pipeline.commands` and `pipeline.demo`.
+"""

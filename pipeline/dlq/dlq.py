@@ -1,0 +1,252 @@
+"""`headrace dlq`: count the dead letters, show them whole, and replay them."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+
+from headrace.consumers.reader import Reader
+from headrace.consumers.topics import Topics
+from headrace.pipeline.config.config import Config
+from headrace.pipeline.console import as_json, data
+from headrace.pipeline.dlq import receipts, view
+from headrace.pipeline.dlq.dead_letters import (
+    DeadLetterError,
+    DeadLetterRecord,
+    Selection,
+    envelope,
+    position_of,
+    select,
+    since_ms,
+)
+from headrace.pipeline.dlq.original import Originals
+from headrace.pipeline.dlq.replay import UNKNOWN, Replay, ReplayError, Route, load_edit, parked_topic
+from headrace.pipeline.recovery import offset_metadata
+from headrace.producers.writer import Writer
+
+
+def ls(
+    config: Config, *, topic: str | None = None, code: str | None = None, since: str | None = None, json: bool = False
+) -> int:
+    """Print how many dead letters of each code there are, and their receipts. Raises ReaderAway, DeadLetterError."""
+    name = topic or config.topics.dead_letters
+    selection = Selection(code, since_ms(since, now_ms=_now_ms()))
+    with _reading(config) as reader:
+        states = _states(config, reader, name)
+        tallies: dict[tuple[int, str, str], view.DeadLetterCounts] = {}
+        for letter in select(reader, name, selection):
+            _count(tallies, letter, states)
+    rows = sorted(tallies.values(), key=lambda tally: (-tally.count, tally.code))
+    if json:
+        _say(as_json(rows))
+    elif rows:
+        view.print_tallies(rows)
+    else:
+        sys.stderr.write(f"no dead letters in {name}\n")
+    return 0
+
+
+def show(
+    config: Config,
+    *,
+    position: str | None = None,
+    code: str | None = None,
+    since: str | None = None,
+    limit: int | None = None,
+    topic: str | None = None,
+    json: bool = False,
+) -> int:
+    """Print dead letters whole: the one at `PARTITION:OFFSET`, or those of a selection. Raises as `ls` does."""
+    name = topic or config.topics.dead_letters
+    selection = Selection(code, since_ms(since, now_ms=_now_ms()), limit)
+    with _reading(config) as reader:
+        states = None if json else _states(config, reader, name)
+        letters = select(reader, name, selection) if position is None else _one(reader, name, *position_of(position))
+        found = False
+        for letter in letters:
+            if states is None:
+                _say(as_json(envelope(name, letter.record)))
+            else:
+                _say(view.whole(name, letter, states.of(letter.record.partition, letter.record.offset)))
+            found = True
+    if not found:
+        sys.stderr.write(f"no such dead letters in {name}\n")
+    return 0
+
+
+def replay(
+    config: Config,
+    *,
+    execute: bool = False,
+    code: str | None = None,
+    since: str | None = None,
+    limit: int | None = None,
+    edit: str | None = None,
+    topic: str | None = None,
+    foreign: bool = False,
+    json: bool = False,
+) -> int:
+    """Send dead letters into the stream again, or, without `execute`, say which; return the exit code.
+
+    With `foreign` those of other topics than this pipeline's go along.
+
+    Raises what Reader, Writer and Topics raise, ReplayError and DeadLetterError. It may be run again after any of them.
+    """
+    name = topic or config.topics.dead_letters
+    selection = Selection(code, since_ms(since, now_ms=_now_ms()), limit)
+    change = None if edit is None else load_edit(edit, config.directory)
+    topics = Topics({"log_level": 0, **config.librdkafka})
+    if topic is not None and topic not in topics.partitions():
+        raise DeadLetterError(f"there is no topic {topic}", hint="name the topic that holds the dead letters")
+    route = _route(config, topics, name, execute=execute, foreign=foreign)
+    with _reading(config) as reader, _reading(config) as originals, view.progress() as progress:
+        writer = _writer(config, route) if execute else None
+        run = Replay(
+            reader,
+            originals=Originals(originals),
+            route=route,
+            selection=selection,
+            replay_max=config.dlq.replay_max,
+            edit=change,
+            writer=writer,
+            now_ms=_now_ms,
+            progress=progress,
+        )
+        _run(run, writer)
+    if json:
+        _say(as_json(view.as_json(run.summary, execute=execute)))
+    else:
+        view.print_summary(run.summary, route, limit=limit, replay_max=config.dlq.replay_max, execute=execute)
+    return int(run.summary.edit_failed + run.summary.lost + run.summary.too_large > 0)
+
+
+def _writer(config: Config, route: Route) -> Writer:
+    batch_bytes_max = min(route.bytes_max.values(), default=None)
+    return Writer(config.librdkafka, transactional_id=f"{config.name}.replay", batch_bytes_max=batch_bytes_max)
+
+
+def _run(run: Replay, writer: Writer | None) -> None:
+    try:
+        if writer is not None:
+            writer.open()
+        run.run()
+    except BaseException:
+        summary = run.summary
+        if writer is not None and summary.sent + summary.parked:
+            sys.stderr.write(f"before it ended {summary.sent:,} were sent and {summary.parked:,} parked\n")
+        raise
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _route(config: Config, topics: Topics, name: str, *, execute: bool, foreign: bool) -> Route:
+    """Find the topics of a replay; make those that are missing if it is to be executed."""
+    features = config.topics.features
+    if execute:
+        if topics.is_mock():
+            raise ReplayError(
+                "librdkafka's mock cluster knows no transactions, so a replay could send twice",
+                hint="replay on a real Kafka (`headrace up` starts one)",
+            )
+        _make(config, topics, name)
+    there = topics.partitions()
+    targets = (features, config.topics.labels, receipts.topic_of(name), parked_topic(name))
+    bytes_max = topics.limits(*(target for target in targets if target in there))
+    # The client itself refuses a larger record.
+    client = int(config.librdkafka.get("message.max.bytes", sys.maxsize))
+    return Route(
+        topic=name,
+        topic_id=_topic_id(topics, there, name),
+        features=features,
+        features_partitions=there.get(features, 0),
+        labels=config.topics.labels,
+        receipts_partitions=there.get(receipts.topic_of(name), 1),
+        parked_partitions=there.get(parked_topic(name), 1),
+        group=config.name,
+        secrets=_secrets(config, there.get(features, 0)),
+        bytes_max={topic: min(limit, client) for topic, limit in bytes_max.items()},
+        foreign=foreign,
+        is_own=name == config.topics.dead_letters,
+    )
+
+
+def _secrets(config: Config, partitions: int) -> dict[int, str]:
+    """Return with what replays are signed, by partition, where the pipeline has committed anything."""
+    if not partitions:
+        return {}
+    with _reading(config, group=config.name) as reader:
+        places = reader.committed(config.topics.features, list(range(partitions)), stable=False)
+    marks = {partition: offset_metadata.read(place.metadata) for partition, place in places.items()}
+    return {partition: found.secret for partition, found in marks.items() if found is not None}
+
+
+def _make(config: Config, topics: Topics, name: str) -> None:
+    topics.ensure(**config.topics.model_dump())
+    source, there = topics.describe(name), topics.partitions()
+    receipts_topic, parked = receipts.topic_of(name), parked_topic(name)
+    if receipts_topic not in there:
+        topics.create(receipts_topic, source.partitions, {"cleanup.policy": "compact"})
+    if not topics.describe(receipts_topic).compacted:
+        raise ReplayError(
+            f"{receipts_topic} is not compacted: with a receipt that expires, its dead letter would be sent again",
+            hint=f"set cleanup.policy=compact on {receipts_topic}",
+        )
+    if parked not in there:
+        # What nobody could mend in several replays waits for somebody to look, however long that takes.
+        room = str(source.value_bytes_max)
+        topics.create(parked, source.partitions, {"max.message.bytes": room, "retention.ms": "-1"})
+
+
+def _topic_id(topics: Topics, there: dict[str, int], name: str) -> str:
+    return topics.describe(name).id if name in there and not topics.is_mock() else ""
+
+
+def _states(config: Config, reader: Reader, name: str) -> receipts.States:
+    topics = Topics({"log_level": 0, **config.librdkafka})
+    topic_id = _topic_id(topics, topics.partitions(), name)
+    spans = reader.spans(name)
+    # A replay that is under way is not waited for: what it has confirmed counts.
+    places = reader.committed(name, list(spans), stable=False)
+    return receipts.States(receipts.read(reader, name, topic_id), receipts.floors(places, spans, topic_id))
+
+
+def _one(reader: Reader, name: str, partition: int, offset: int) -> Iterator[DeadLetterRecord]:
+    span = reader.spans(name).get(partition)
+    if span is not None and span.start <= offset < span.end:
+        for record in reader.between(name, partition, offset, offset + 1):
+            if record.offset == offset:
+                yield DeadLetterRecord.of(record)
+                return
+    raise DeadLetterError(
+        f"{name}[{partition}] holds no dead letter at {offset}", hint="`headrace dlq show` lists them"
+    )
+
+
+def _count(
+    tallies: dict[tuple[int, str, str], view.DeadLetterCounts], letter: DeadLetterRecord, states: receipts.States
+) -> None:
+    at = letter.record.timestamp_ms
+    kind = letter.status, letter.code, letter.reason.topic or UNKNOWN
+    tally = tallies.setdefault(kind, view.DeadLetterCounts(*kind, 0, 0, 0, 0, at, at, letter.reason.message))
+    state = states.of(letter.record.partition, letter.record.offset)
+    tally.count += 1
+    setattr(tally, state, getattr(tally, state) + 1)
+    tally.first, tally.last = min(tally.first, at), max(tally.last, at)
+
+
+@contextlib.contextmanager
+def _reading(config: Config, *, group: str | None = None) -> Iterator[Reader]:
+    reader = Reader(config.librdkafka, group=group or f"{config.name}.replay")
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _say(line: str) -> None:
+    data.write(line + "\n")

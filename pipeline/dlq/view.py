@@ -1,0 +1,191 @@
+"""How `dlq` looks to people: tables, whole dead letters, what a replay would do and what it did.
+
+All that comes out of a record goes through `printable`: a dead letter is the one record that nobody vouches for.
+"""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from headrace.pipeline.console import data
+from headrace.pipeline.dlq.dead_letters import DeadLetterRecord, moment, printable
+from headrace.pipeline.dlq.receipts import ReceiptState
+from headrace.pipeline.dlq.replay import Group, Route, Summary, parked_topic
+from headrace.producers import deadletter
+
+_EXAMPLE_WIDTH = 60
+_PLAIN_WIDTH = 200
+_WIDE = 120
+_WIDE_ONLY = frozenset({"first", "example"})
+_NUMBERS = frozenset({"count", "waiting", "replayed", "parked"})
+
+
+class DeadLetterCounts(msgspec.Struct):
+    """The dead letters of one status and code out of one topic. `first` and `last` are ms since 1970."""
+
+    status: int
+    code: str
+    topic: str
+    count: int
+    waiting: int
+    replayed: int
+    parked: int
+    first: int
+    last: int
+    example: str
+
+
+def print_tallies(tallies: Sequence[DeadLetterCounts]) -> None:
+    """Print a table of dead letters by status, code and the topic that they came from."""
+    _print(
+        [
+            {
+                "status": str(tally.status),
+                "code": printable(tally.code),
+                "from": printable(tally.topic),
+                "count": f"{tally.count:,}",
+                "waiting": f"{tally.waiting:,}",
+                "replayed": f"{tally.replayed:,}",
+                "parked": f"{tally.parked:,}",
+                "first": moment(tally.first),
+                "last": moment(tally.last),
+                "example": _short(tally.example),
+            }
+            for tally in tallies
+        ]
+    )
+
+
+def whole(topic: str, letter: DeadLetterRecord, state: ReceiptState) -> str:
+    """Write one dead letter with everything that it holds."""
+    record, reason = letter.record, letter.reason
+    lines = [
+        f"{topic}[{record.partition}]@{record.offset}  {letter.status} {letter.code}  {state}",
+        f"  time     {moment(record.timestamp_ms)}",
+        f"  source   {letter.origin}",
+        f"  message  {reason.message}",
+    ]
+    told = {"field": reason.field, "stage": reason.stage, "group": reason.group, "dialect": reason.dialect}
+    lines += [f"  {name:<7}  {text}" for name, text in told.items() if text]
+    lines.append(f"  replays  {reason.replay_count}")
+    lines += [f"  omitted  {part}: {size:,} bytes, still at the source" for part, size in reason.omitted.items()]
+    lines.append(f"  key      {_bytes(record.key)}")
+    lines += [f"  header   {name}: {_bytes(value)}" for name, value in deadletter.strip(record.headers)]
+    lines.append(f"  value    {_bytes(record.value)}")
+    return "\n".join(printable(line) for line in lines) + "\n"
+
+
+def as_json(summary: Summary, *, execute: bool) -> dict[str, Any]:
+    """Return a replay's summary as one object; what a dry run would do stands in `to_send` and `to_park`."""
+    plan = {} if execute else {"to_send": summary.to_send, "to_park": summary.to_park}
+    return {
+        "execute": execute,
+        "selected": summary.selected,
+        **plan,
+        "sent": summary.sent,
+        "parked": summary.parked,
+        "left": summary.left,
+        "edit_failed": summary.edit_failed,
+        "lost": summary.lost,
+        "too_large": summary.too_large,
+        "already": summary.already,
+        "foreign": summary.foreign,
+        "failures": summary.failures,
+        "reasons": summary.reasons,
+        "codes": list(summary.groups.values()),
+    }
+
+
+def print_summary(summary: Summary, route: Route, *, limit: int | None, replay_max: int, execute: bool) -> None:
+    """Print what a replay did, or would do, and what to do next."""
+    for failure in summary.failures:
+        sys.stderr.write(f"edit failed: {printable(failure)}\n")
+    for reason in summary.reasons:
+        sys.stderr.write(f"left: {printable(reason)}\n")
+    if not execute:
+        _print_groups(list(summary.groups.values()))
+    send, park = (summary.sent, summary.parked) if execute else (summary.to_send, summary.to_park)
+    would = "" if execute else "would be "
+    parts = [f"{send:,} {would}sent to {route.features}"]
+    if park:
+        times = f"after {replay_max} replays" if replay_max > 1 else "after a replay"
+        parts.append(f"{park:,} {would}parked in {parked_topic(route.topic)} {times}")
+    others = {
+        "left by the edit function": summary.left,
+        "left because it failed": summary.edit_failed,
+        "left because their records are gone": summary.lost,
+        "left because they are too large": summary.too_large,
+        "had been replayed or parked before": summary.already,
+    }
+    parts += [f"{count:,} {words}" for words, count in others.items() if count]
+    data.write(f"{', '.join(parts)}\n")
+    if summary.foreign:
+        _print_foreign(summary.foreign, route)
+    if summary.already == limit:
+        data.write(f"the first {limit:,} of them are done: raise --limit or leave it out to go on\n")
+    elif not execute and send + park:
+        data.write("add --execute to send them\n")
+
+
+def _print_foreign(foreign: Mapping[str, int], route: Route) -> None:
+    origins = ", ".join(f"{printable(topic)} {count:,}" for topic, count in sorted(foreign.items()))
+    count = sum(foreign.values())
+    data.write(f"{count:,} left that are not of {route.features} ({origins}): --foreign takes them too\n")
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Callable[[int, int], None]]:
+    """Give a function that is told how many offsets are done, of how many; it draws a bar on a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    columns = (TextColumn("replay"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("replay", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _print_groups(groups: Sequence[Group]) -> None:
+    _print(
+        [
+            {
+                "code": printable(group.code),
+                "count": f"{group.count:,}",
+                "first": moment(group.first),
+                "last": moment(group.last),
+                "example": _short(group.example),
+            }
+            for group in sorted(groups, key=lambda group: (-group.count, group.code))
+        ]
+    )
+
+
+def _print(rows: Sequence[Mapping[str, str]]) -> None:
+    """Print rows in aligned columns; a narrow terminal gets those that matter most."""
+    if not rows:
+        return
+    console = Console(file=data.file, width=None if data.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)
+    names = [name for name in rows[0] if console.width >= _WIDE or name not in _WIDE_ONLY]
+    table = Table(box=None, pad_edge=False)
+    for name in names:
+        table.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(row[name] for name in names))
+    with console.capture() as captured:
+        console.print(table)
+    data.write("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")
+
+
+def _short(text: str) -> str:
+    text = printable(" ".join(text.split()))
+    return text if len(text) <= _EXAMPLE_WIDTH else text[: _EXAMPLE_WIDTH - 1] + "…"
+
+
+def _bytes(value: bytes | None) -> str:
+    return "(none)" if value is None else value.decode(errors="backslashreplace")

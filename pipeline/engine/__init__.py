@@ -1,0 +1,4 @@
+"""What happens to a record, with no Kafka, no Redis and no clock.
+
+Imported by `pipeline.assembly` and `pipeline.worker`.
+"""

@@ -1,0 +1,136 @@
+"""What happens to a label, and to features whose label is still to come. No Kafka, no Redis and no clock in it."""
+
+from typing import Any
+
+import msgspec
+
+from headrace.consumers.label import LabelDecoder
+from headrace.consumers.record import Decoder, Event, LabelRecord, Record
+from headrace.consumers.refusal import Refusal
+from headrace.state.event_time import StrayTime
+from headrace.state.labels.join_entry import Entry
+from headrace.state.labels.label_join import Labels
+from headrace.state.models.learner import LabelError
+from headrace.state.shard import Shard
+from headrace.state.store.store import STORE_ERRORS
+
+
+class LabelsStep:
+    """Bring labels to the features that they belong to. `decoder` reads features again that have waited."""
+
+    def __init__(self, *, decoder: Decoder, label_decoder: LabelDecoder) -> None:
+        self._decoder = decoder
+        self._label_decoder = label_decoder
+
+    def truth(self, shard: Shard, labels: Labels, id_: str, own: Any) -> Any:
+        """Return the label that features are to be learned with now, None for none.
+
+        It is their own, or one that has come before them. Where one was learned for this id, it is not another.
+        """
+        if labels.is_answered(id_):
+            return None
+        early = labels.find_early(id_) if own is None else None
+        if early is None:
+            return own
+        try:
+            return shard.mind.label(early)
+        except LabelError:
+            # Since it came, the model has seen classes of the other kind.
+            return None
+
+    def note(
+        self, shard: Shard, record: Record, event: Event, id_: str, *, answer: Any, told: bool, label: Any
+    ) -> None:
+        """Note features that were predicted from: their label was learned with them, or they wait for it.
+
+        `told` says that they need none: they came with one, or are a replay of what was learned, or waits.
+        """
+        labels = shard.labels
+        assert labels is not None
+        if label is None and told:
+            # It was learned before, under this id, or it was, or waits, where the record stood before it was replayed.
+            return
+        at_ms = labels.event_ms(None if event.ts is msgspec.UNSET else event.ts, record.timestamp_ms)
+        assert record.value is not None
+        entry = Entry.of(
+            at_ms=at_ms, logged_ms=record.timestamp_ms, order=record.offset, value=record.value, key=record.key,
+            answer=answer, version=shard.model_version,
+        )  # fmt: skip
+        if label is None:
+            labels.ask(id_, entry)
+        else:
+            labels.answer(id_, entry, label, own=event.label is not msgspec.UNSET)
+        self.end_waits(shard, labels)
+
+    def pass_time(self, shard: Shard, record: Record, ts: int | msgspec.UnsetType) -> None:
+        """Let the time of a record pass, and give what was waited for too long the outcome that is configured."""
+        labels = shard.labels
+        assert labels is not None
+        features = type(record) is not LabelRecord
+        told_ms = None if ts is msgspec.UNSET else ts
+        if not labels.advance(told_ms, record.timestamp_ms, features=features):
+            ahead_ms = (record.timestamp_ms if told_ms is None else told_ms) - max(0, labels.clock.now_ms)
+            shard.strays.note(StrayTime(record.offset, ahead_ms, labels=not features))
+        self.end_waits(shard, labels)
+
+    def end_waits(self, shard: Shard, labels: Labels) -> None:
+        """Learn the default label, if there is one, with the features whose wait has ended."""
+        for entry in labels.overdue():
+            if labels.default is None:
+                continue
+            try:
+                label = shard.mind.label(labels.default)
+                self._learn(shard, entry, label)
+            except LabelError:
+                # The model has seen classes of another kind than the default's; one such would spoil it for good.
+                continue
+            except STORE_ERRORS:
+                raise
+            except (Exception, SystemExit):  # noqa: BLE001 there is no record to refuse: the wait has ended, and that is counted
+                shard.mind.undo(entry.key)
+            else:
+                shard.score(entry.said, label, entry.version)
+
+    def take(self, shard: Shard, record: Record, delays_ms: list[int]) -> Refusal | None:
+        """Handle one record of the labels topic, or return why it is refused; note after how long it was joined."""
+        labels = shard.labels
+        assert labels is not None
+        labels.tally.records += 1
+        refusal = self._take(shard, labels, record, delays_ms)
+        if refusal is not None:
+            labels.tally.refused += 1
+        return refusal
+
+    def _take(self, shard: Shard, labels: Labels, record: Record, delays_ms: list[int]) -> Refusal | None:
+        found = self._label_decoder.decode(record)
+        if isinstance(found, Refusal):
+            return found
+        self.pass_time(shard, record, found.ts)
+        try:
+            label = shard.mind.label(found.label)
+        except LabelError as error:
+            return Refusal("bad_label", "validate", str(error), "label")
+        ts = None if found.ts is msgspec.UNSET else found.ts
+        verdict, entry = labels.take(found.id, label, at_ms=ts, logged_ms=record.timestamp_ms, order=record.offset)
+        if verdict in {"learn", "correct"}:
+            try:
+                self._learn(shard, entry, label)
+            except STORE_ERRORS:
+                # No fault of the record's: a key's model could not be fetched.
+                raise
+            except (Exception, SystemExit) as error:  # noqa: BLE001 a model may raise anything, and none of it may stop the stream
+                shard.mind.undo(entry.key)
+                return Refusal("learn_failed", "join", f"the model raised {type(error).__name__}: {error}")
+            if verdict == "learn":
+                shard.score(entry.said, label, entry.version)
+                happened_ms = record.timestamp_ms if ts is None else labels.event_ms(ts, record.timestamp_ms)
+                delays_ms.append(max(0, happened_ms - (entry.logged_ms if ts is None else entry.at_ms)))
+            labels.settle(found.id, entry, label)
+        self.end_waits(shard, labels)
+        return None
+
+    def _learn(self, shard: Shard, entry: Entry, label: Any) -> None:
+        features = self._decoder.features(entry.value)
+        shard.mind.learn(entry.key, features.copy(), label)
+        shard.mind.keep(entry.key, features, label, predicted=False)
+        shard.counts.learned += 1

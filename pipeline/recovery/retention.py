@@ -1,0 +1,72 @@
+"""Watches the log's beginning: what a restart would have to relearn must not be deleted before it is saved.
+
+Between the newest snapshot X and the committed offset Y lies what only the log still has. When less than as much
+is left of the log below X, retention is about to reach it: that is an alarm, and the snapshot is due at once.
+"""
+
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from headrace.consumers.source import Source
+from headrace.pipeline.telemetry import Telemetry
+from headrace.state.shard import Shard
+
+log = structlog.get_logger("headrace")
+
+_LOOK_S = 10.0
+
+
+class Retention:
+    """Look at one partition after the other, each about every _LOOK_S seconds.
+
+    `shards` are the runner's; one whose snapshot is near the log's beginning is told to `hurry`, to be saved.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        shards: Mapping[int, Shard],
+        hurry: Callable[[Shard], None],
+        telemetry: Telemetry,
+        clock: Callable[[], float],
+    ) -> None:
+        self._hurry = hurry
+        self._source = source
+        self._shards = shards
+        self._telemetry = telemetry
+        self._clock = clock
+        self._look_at: dict[int, float] = {}
+
+    def due(self) -> Shard | None:
+        """Return a shard that was not looked at for long, if there is one."""
+        now = self._clock()
+        return next((s for s in self._shards.values() if self._look_at.get(s.partition, 0.0) <= now), None)
+
+    def look(self, shard: Shard) -> None:
+        """See, and say, whether a log's beginning nears the shard's newest snapshot. Raises SourceAway."""
+        self._look_at[shard.partition] = self._clock() + _LOOK_S
+        low = self._source.log_start(shard.partition)
+        self._telemetry.retention_slack.labels(str(shard.partition)).set(shard.snapshot_offset - low)
+        self._judge(shard, "features", low, (shard.start, shard.snapshot_offset, shard.committed))
+        if shard.labels is not None:
+            low = self._source.log_start(shard.partition, labels=True)
+            places = shard.labels_start, shard.labels_snapshot_offset, shard.labels_committed
+            self._judge(shard, "labels", low, places)
+
+    def _judge(self, shard: Shard, topic: str, low: int, places: tuple[int, int, int]) -> None:
+        start, snapshot, committed = places
+        slack, unsaved = snapshot - low, committed - snapshot
+        # Where the history begins at the log's own beginning, nothing was deleted yet.
+        if unsaved <= 0 or slack >= unsaved or low <= start:
+            return
+        log.warning(
+            "retention nears the newest snapshot: what is not saved soon could not be relearned",
+            topic=topic,
+            partition=shard.partition,
+            log_start=low,
+            snapshot=snapshot,
+            committed=committed,
+        )
+        self._hurry(shard)

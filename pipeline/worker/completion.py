@@ -1,0 +1,100 @@
+"""When a run that is to end by itself is done: the ends of both topics, as they were when it started, are reached."""
+
+from collections.abc import Callable, Mapping
+
+from headrace.consumers.interleave import LogOffsets
+from headrace.consumers.source import Committed, Source, SourceAway
+from headrace.consumers.topics import Topic
+from headrace.pipeline.recovery import consistency, survey
+from headrace.pipeline.recovery.consistency import PartitionFacts, mark_of
+from headrace.pipeline.worker.takeover import OnLoss, check_mark, say_left_out
+from headrace.state.models.model import Mind
+from headrace.state.shard import Shard
+from headrace.state.store.store import Store
+
+_ASK_S = 0.25
+
+
+class Completion:
+    """Watch for `ends`, by partition, of `topic` and of its labels. `shards` are the runner's, `make` gives minds.
+
+    Other workers have partitions, too, so the committed offsets decide.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        store: Store,
+        topic: Topic,
+        on_loss: OnLoss,
+        make: Callable[[int], Mind],
+        shards: Mapping[int, Shard],
+        ends: Mapping[int, LogOffsets],
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._topic = topic
+        self._on_loss = on_loss
+        self._make = make
+        self._source = source
+        self._shards = shards
+        self._ends = ends
+        self._clock = clock
+        self._ask_at = 0.0
+        self._facts: list[PartitionFacts] = []
+
+    def examine(self) -> None:
+        """See that no end is reached because something is lost: then nothing would be taken over, and nothing said.
+
+        Raises StateError, SourceAway, StoreAway.
+        """
+        if self._on_loss == "fresh":
+            return
+        self._facts = []
+        for partition in range(self._topic.partitions):
+            newest = survey.saved(self._store, partition)
+            facts = survey.facts(partition, topic=self._topic, source=self._source, newest=newest)
+            consistency.check(facts)
+            self._facts.append(facts)
+
+    def is_reached(self) -> bool:
+        """Tell whether each partition of the topics, this worker's or another's, is at its end. Raises StateError."""
+        if self._clock() < self._ask_at:
+            return False
+        if any(s.is_relearning or _is_before(s.place, self._ends.get(s.partition)) for s in self._shards.values()):
+            return False
+        self._ask_at = self._clock() + _ASK_S
+        try:
+            committed = self._source.committed(self._ends)
+        except SourceAway:
+            return False
+        places = {partition: self._place_of(found) for partition, found in committed.items()}
+        if any(_is_before(places[partition], end) for partition, end in self._ends.items()):
+            return False
+        self._tell_of_the_untaken()
+        return True
+
+    def _tell_of_the_untaken(self) -> None:
+        """Tell of partitions in which nothing was to do what a takeover would have told. Raises StateError."""
+        untaken = [facts for facts in self._facts if facts.partition not in self._shards]
+        mind = self._make(0) if untaken else None
+        for facts in untaken:
+            if mind is not None:
+                check_mark(facts, mind)
+            if facts.saved is None:
+                say_left_out(facts)
+
+    def _place_of(self, committed: Committed) -> LogOffsets:
+        """Return the committed place; the mark remembers the labels', whose own offset a broker may have forgotten.
+
+        What was committed in a topic that was deleted since is no place in the one that has its name now.
+        """
+        last = mark_of(committed.metadata, committed.offset)
+        if last is not None and last.topic not in {"", self._topic.id}:
+            return -1, -1
+        return committed.offset, committed.labels if last is None or last.join is None else last.join.offset
+
+
+def _is_before(place: LogOffsets, end: LogOffsets | None) -> bool:
+    return end is not None and any(offset < to for offset, to in zip(place, end, strict=True))

@@ -1,0 +1,229 @@
+"""A batch on its way from learned to confirmed.
+
+The model has learned a batch before it is sent, and learning can't be taken back. So the batch keeps its
+outputs, its offsets and the membership that held when it was consumed, and tries until Kafka confirms them:
+the same outputs each time, never a second learning. Only when the partitions are no longer this worker's is
+the batch dropped, and the models that learned it with it.
+
+What goes to Kafka goes in a call of its own, which may run beside the learning of the next batch: it looks at nothing
+but what was fixed before.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import msgspec
+import structlog
+
+from headrace.consumers.interleave import LogOffsets
+from headrace.consumers.source import Committed, Source
+from headrace.consumers.topics import Topic
+from headrace.pipeline.engine.engine import Engine, Result
+from headrace.pipeline.recovery import offset_metadata
+from headrace.pipeline.recovery.topic_identity import TopicIdentity
+from headrace.pipeline.worker.fitting import Fitting
+from headrace.producers.output import Output
+from headrace.producers.sink import BatchStale, OutcomeUnknown, Sink, SinkAway, SinkTooLarge
+from headrace.producers.webhook import Webhook, WebhookAway
+from headrace.state.shard import Shard
+
+log = structlog.get_logger("headrace")
+
+# The loop must come to poll meanwhile, or the group gives its partitions to another.
+_POSTING_S = 5.0
+_SLICE_LINES = 100
+
+
+class Pending(msgspec.Struct):
+    """A batch that is learned and not yet confirmed, by partition.
+
+    `ends` are the offsets behind it, of the features and of the labels. Once it was tried for the first time `outputs`
+    are what is sent, with what is to be committed, and `starts` what was committed before. `settled` counts the lines
+    that the HTTP sink has taken or refused one by one, and `refused` holds the refused ones by position. `too_large` is
+    the error of a topic that refused the batch for its size, and `refusals` counts these errors. `done_s` is the wall
+    clock at which the batch was sent, and `read_at` the monotonic clock at which its last record was read.
+    """
+
+    membership: Any
+    results: dict[int, Result] = {}
+    ends: dict[int, LogOffsets] = {}
+    starts: dict[int, Committed] = {}
+    outputs: list[Output] = []
+    newest_ms: int = 0
+    done_s: float = 0.0
+    read_at: float = 0.0
+    posted: bool = False
+    sent: bool = False
+    unknown: bool = False
+    too_large: SinkTooLarge | None = None
+    refusals: int = 0
+    settled: dict[int, int] = msgspec.field(default_factory=dict)
+    refused: dict[int, dict[int, str]] = msgspec.field(default_factory=dict)
+
+
+class Delivery:
+    """Bring batches to the sinks. `shards` are the runner's, by partition; `on_unknown` counts ends not heard of."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        source: Source,
+        sink: Sink,
+        webhook: Webhook | None,
+        shards: Mapping[int, Shard],
+        topic: Topic,
+        identity: TopicIdentity,
+        on_unknown: Callable[[], None],
+        fitting: Fitting,
+    ) -> None:
+        self._topic = topic
+        self._identity = identity
+        self._on_unknown = on_unknown
+        self._fitting = fitting
+        self._engine = engine
+        self._source = source
+        self._sink = sink
+        self._webhook = webhook
+        self._shards = shards
+
+    def start(self, pending: Pending) -> None:
+        """Make a batch ready to be sent, which `finish` does.
+
+        The shards stand where the batch has brought them, and what came before it is confirmed. Raises what `finish`
+        raises, and WebhookAway.
+        """
+        if pending.unknown and self._resolve(pending) == "sent":
+            pending.sent = True
+            return
+        if pending.too_large is not None:
+            self._fitting.shrink(pending.results, pending.outputs, pending.too_large, refusals=pending.refusals)
+            pending.too_large = None
+        else:
+            # It was learned when another limit held, perhaps.
+            self._fitting.fit(pending.results, pending.outputs)
+        self._post(pending)
+        self._fix(pending)
+        self._sink.open()
+
+    def finish(self, pending: Pending) -> None:
+        """Send a batch that is ready, and return when it is confirmed; touches no shard.
+
+        Where `registers`, that is without its offsets, which `register` commits. Raises SinkAway when it must be tried
+        again from `start`, and BatchStale when its partitions have moved on.
+        """
+        if not pending.sent:
+            if self._sink.commits:
+                self._identity.expect(pending.read_at)
+            else:
+                # Where to send twice is no harm, that is all that is waited for before the offsets are committed.
+                self._identity.refresh()
+            try:
+                self._sink.send(pending.outputs, pending.membership, partial(self._identity.confirm, pending.read_at))
+            except OutcomeUnknown:
+                pending.unknown = True
+                self._on_unknown()
+                raise
+            except SinkTooLarge as error:
+                # Nothing of it is out: it is made to fit before it is sent again.
+                pending.too_large = error
+                pending.refusals += 1
+                raise SinkAway(str(error)) from error
+            pending.sent = True
+        pending.done_s = time.time()
+
+    @property
+    def registers(self) -> bool:
+        """Whether offsets are committed apart from the outputs, after them."""
+        return not self._sink.commits
+
+    def register(self, batches: Sequence[Pending]) -> None:
+        """Commit the offsets behind batches that were sent, in this order; touches no shard.
+
+        Raises SourceAway, and StateError where the records were read from another topic.
+        """
+        self._identity.confirm(max(batch.read_at for batch in batches))
+        outputs = [output for batch in batches for output in batch.outputs]
+        self._source.commit({o.partition: Committed(o.offset, o.mark, o.labels_offset) for o in outputs})
+
+    def _resolve(self, pending: Pending) -> Literal["sent", "unsent"]:
+        """Learn from the committed offsets how a transaction ended whose end was not heard of."""
+        self._sink.open()
+        committed = self._source.committed(pending.ends)
+        # Not by the offset alone: a batch of labels moves none of the features'.
+        if all(_is_at(committed[output.partition], output.offset, output.mark) for output in pending.outputs):
+            log.info("transaction had been committed", offsets=pending.ends)
+            return "sent"
+        if all(
+            committed[p].offset == -1 or _is_at(committed[p], start.offset, start.metadata)
+            for p, start in pending.starts.items()
+        ):
+            log.info("transaction had not been committed, sending it again", offsets=pending.ends)
+            pending.unknown = False
+            return "unsent"
+        raise BatchStale("the committed offsets are another owner's")
+
+    def _post(self, pending: Pending) -> None:
+        if self._webhook is None or pending.posted:
+            return
+        self._identity.confirm(pending.read_at)
+        until = time.monotonic() + _POSTING_S
+        for partition, result in pending.results.items():
+            if not result.posted:
+                if time.monotonic() > until:
+                    raise WebhookAway("the HTTP sink takes long; the rest of the batch is still to be sent", after_s=0)
+                refused = self._post_one(self._webhook, pending, partition)
+                self._engine.withdraw(self._shards[partition], result, refused)
+                # Accepted lines are not posted again when a later partition's must wait.
+                result.posted = True
+        pending.posted = True
+
+    def _post_one(self, webhook: Webhook, pending: Pending, partition: int) -> dict[int, str]:
+        """POST a partition's lines and return the refused ones; what was settled is not asked about again.
+
+        Raises WebhookAway between two slices when it takes long, so that the loop comes to poll.
+        """
+        lines = pending.results[partition].predictions.values
+        if partition not in pending.refused:
+            if webhook.post(lines) is None:
+                return {}
+            pending.refused[partition] = {}
+        refused = pending.refused[partition]
+        until = time.monotonic() + _POSTING_S
+        while (settled := pending.settled.get(partition, 0)) < len(lines):
+            if time.monotonic() > until:
+                raise WebhookAway(
+                    f"the HTTP sink refuses lines; {len(lines) - settled} are still asked about", after_s=0
+                )
+            found = webhook.send(lines[settled : settled + _SLICE_LINES])
+            refused.update({settled + position: words for position, words in found.items()})
+            pending.settled[partition] = settled + _SLICE_LINES
+        return refused
+
+    def _fix(self, pending: Pending) -> None:
+        """Fix what is sent, at the first try: the shards move on while it is waited for.
+
+        Not when it was learned, since what the HTTP sink refused has moved from one count to another.
+        """
+        if pending.outputs:
+            return
+        labels_id = "" if self._topic.labels is None else self._topic.labels.id
+        for partition, result in pending.results.items():
+            shard, end = self._shards[partition], pending.ends[partition]
+            pending.starts[partition] = Committed(shard.committed, shard.mark, shard.labels_committed)
+            pending.outputs.append(
+                Output(
+                    partition,
+                    result.predictions,
+                    result.letters,
+                    end[0],
+                    offset_metadata.of(shard, topic=self._topic.id, labels=labels_id),
+                    end[1],
+                )
+            )
+
+
+def _is_at(committed: Committed, offset: int, metadata: str) -> bool:
+    return committed.offset == offset and committed.metadata == metadata

@@ -1,0 +1,249 @@
+"""A batch of predictions on its way out: from columns to the very bytes that `prediction.encode` would make of each.
+
+What is the same in the batch is rendered once, as pieces; compiled code then lays out a line a record in one array of
+bytes. Nothing becomes a Python object but the lines.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from headrace.producers.fastjson.digits import (
+    DOUBLE_BYTES_MAX,
+    INTEGER_BYTES_MAX,
+    compiled,
+    write_double,
+    write_integer,
+)
+from headrace.producers.prediction import class_name, encode_plain
+
+# The pieces of a line, in its order. `_OWN` begins the id of a record that brought none; from `_LABELS` on stand the
+# classes as answers, and after those as the keys of `proba`. For a literal numba would compile its callee once more.
+_OPEN, _OWN, _ANSWER, _MODEL, _TIME, _END, _NULL, _LABELS = (np.int64(piece) for piece in range(8))
+_BINARY = (False, True)
+_EVEN_ID_BYTES_MAX = 256
+"""The longest id for which all lines get the same room: that costs some zeros, and saves most of the slicing."""
+
+
+class Ids(NamedTuple):
+    """Where each record's id stands in `text` (uint8), as JSON has it between its quotes: `at` and `size` (int64).
+
+    Where `at` is -1, the record brought none, and its id is `<topic>-<partition>-<offset>`.
+    """
+
+    text: Any
+    at: Any
+    size: Any
+
+
+class _Lines(NamedTuple):
+    """The lines one after the other, and where each begins and ends. With `even`, each has as much room, else 0."""
+
+    text: Any
+    starts: Any
+    ends: Any
+    even: int
+
+
+class _Pieces(NamedTuple):
+    """Bytes one after the other: piece k is `text[bounds[k]:bounds[k + 1]]`. The keys of `proba` begin at `keys`."""
+
+    text: Any
+    bounds: Any
+    keys: int
+
+
+class _Columns(NamedTuple):
+    """What differs from record to record: doubles as their bits, answers as such or as classes; empty is none."""
+
+    offsets: Any
+    numbers: Any
+    chosen: Any
+    proba: Any
+    known: Any
+
+
+class Encoder:
+    """Encode the predictions of the model `name` for records of the features `topic`, a batch of one partition at once.
+
+    Arrays have a row a record; `offsets` are int64, `ts` is milliseconds since 1970. A number that is not finite
+    becomes null.
+    """
+
+    def __init__(self, *, topic: str, name: str) -> None:
+        self._topic = _json(topic)
+        self._name = _json(name)
+
+    def binary(
+        self, ids: Ids, *, partition: int, offsets: Any, version: int, ts: int, chosen: Any, proba: Any | None
+    ) -> list[bytes]:
+        """Encode answers that are false (0) or true (1), with the probability of true, if there is one."""
+        both = None
+        if proba is not None:
+            both = np.empty((len(proba), 2))
+            both[:, 1] = proba
+            np.subtract(1.0, both[:, 1], out=both[:, 0])
+        columns = _columns(offsets, chosen=chosen, proba=both, known=np.full(len(offsets), 2))
+        return self._encode(ids, columns, _BINARY, partition=partition, version=version, ts=ts, told=both is not None)
+
+    def number(self, ids: Ids, *, partition: int, offsets: Any, version: int, ts: int, values: Any) -> list[bytes]:
+        """Encode answers that are numbers (float64)."""
+        columns = _columns(offsets, numbers=values)
+        return self._encode(ids, columns, (), partition=partition, version=version, ts=ts, told=False)
+
+    def classes(
+        self,
+        ids: Ids,
+        *,
+        partition: int,
+        offsets: Any,
+        version: int,
+        ts: int,
+        chosen: Any,
+        proba: Any | None,
+        known: Any,
+        names: Sequence[Any],
+    ) -> list[bytes]:
+        """Encode answers that are indices into `names` (booleans, whole numbers, strings), or -1 for null.
+
+        A row of `proba` has a number for each class; a record's `known` says of how many, from the first on, it is
+        told. Raises ValueError for a name that UTF-8 can't hold.
+        """
+        columns = _columns(offsets, chosen=chosen, proba=proba, known=known)
+        told = proba is not None
+        return self._encode(ids, columns, names, partition=partition, version=version, ts=ts, told=told)
+
+    def _encode(
+        self,
+        ids: Ids,
+        columns: _Columns,
+        names: Sequence[Any],
+        *,
+        partition: int,
+        version: int,
+        ts: int,
+        told: bool,
+    ) -> list[bytes]:
+        if len(columns.offsets) == 0:
+            return []
+        parts = self._parts(partition=partition, version=version, ts=ts, told=told)
+        answers = [b"null", *map(encode_plain, names)]
+        keys = [b'%s"%s":' % (b"," if k else b"", _json(class_name(name))) for k, name in enumerate(names)]
+        told_max = keys[: int(columns.known.max(initial=0))]
+        # The offset stands in the line, and in the id of a record that brought none.
+        numbers_max = 2 * INTEGER_BYTES_MAX + DOUBLE_BYTES_MAX * (1 + len(told_max))
+        room = numbers_max + sum(map(len, parts)) + max(map(len, answers)) + sum(map(len, told_max))
+        pieces = _pieces([*parts, *answers, *keys], keys=len(parts) + len(answers))
+        ids = Ids(_array(ids.text, np.uint8), _array(ids.at, np.int64), _array(ids.size, np.int64))
+        lines = _lines(ids, room)
+        _write(lines, pieces, ids, columns)
+        return _split(lines)
+
+    def _parts(self, *, partition: int, version: int, ts: int, told: bool) -> list[bytes]:
+        """Render what stands between the answers and the numbers, as far as `_END`."""
+        source = b'"source":{"topic":"%s","partition":%d,"offset":' % (self._topic, partition)
+        return [
+            b'{"id":"',
+            b"%s-%d-" % (self._topic, partition),
+            b'","prediction":',
+            b',"model":{"name":"%s","version":%d},%s' % (self._name, version, source),
+            b'},"ts":%d%s' % (ts, b',"proba":{' if told else b""),
+            b"}}" if told else b"}",
+        ]
+
+
+def warm() -> None:
+    """Compile what encodes, or load what another process has compiled: seconds, or one."""
+    ids = Ids(np.empty(0, dtype=np.uint8), np.array([-1]), np.array([0]))
+    Encoder(topic="", name="").number(ids, partition=0, offsets=np.array([0]), version=0, ts=0, values=np.array([0.5]))
+
+
+def _json(text: str) -> bytes:
+    """Return a string as JSON has it between its quotes."""
+    return msgspec.json.encode(text)[1:-1]
+
+
+def _array(values: Any, kind: Any) -> Any:
+    array = np.ascontiguousarray(values, dtype=kind)
+    # To numba, one that is not aligned or that nobody may write is of another type, for which it would compile anew.
+    return array if array.flags.carray else array.copy()
+
+
+def _columns(offsets: Any, *, numbers: Any = (), chosen: Any = (), proba: Any = None, known: Any = ()) -> _Columns:
+    return _Columns(
+        _array(offsets, np.int64),
+        _array(numbers, np.float64).view(np.uint64),
+        _array(chosen, np.int64),
+        _array(np.empty((0, 0)) if proba is None else proba, np.float64).view(np.uint64),
+        _array(() if proba is None else known, np.int64),
+    )
+
+
+def _pieces(parts: Sequence[bytes], *, keys: int) -> _Pieces:
+    bounds = np.array([0, *itertools.accumulate(map(len, parts))], dtype=np.int64)
+    return _Pieces(np.frombuffer(bytearray().join(parts), dtype=np.uint8), bounds, keys)
+
+
+def _lines(ids: Ids, room: int) -> _Lines:
+    """Make `room` bytes for each line, and those of its id; what a line leaves of them stays zero."""
+    longest = max(0, int(ids.size.max()))
+    even = room + longest if longest <= _EVEN_ID_BYTES_MAX else 0
+    rooms = np.full(len(ids.at), even) if even else room + ids.size
+    ends = np.cumsum(rooms)
+    return _Lines(np.zeros(int(ends[-1]), dtype=np.uint8), ends - rooms, ends, even)
+
+
+def _split(lines: _Lines) -> list[bytes]:
+    """Make an object of each line."""
+    if lines.even:
+        # A third of what slices take: numpy makes the objects, and cuts off zeros, which no line ends with.
+        split: list[bytes] = lines.text.view(f"S{lines.even}").tolist()
+        return split
+    whole = lines.text.tobytes()
+    return [whole[start:end] for start, end in zip(lines.starts.tolist(), lines.ends.tolist(), strict=True)]
+
+
+@compiled
+def _write(lines: _Lines, pieces: _Pieces, ids: Ids, columns: _Columns) -> None:
+    """Write each line from where it begins, and note where it ends."""
+    text = lines.text
+    for i in range(len(lines.starts)):
+        at = _copy_piece(text, lines.starts[i], pieces, _OPEN)
+        if ids.at[i] < 0:
+            at = _copy_piece(text, at, pieces, _OWN)
+            at = write_integer(text, at, columns.offsets[i])
+        else:
+            at = _copy(text, at, ids.text, ids.at[i], ids.at[i] + ids.size[i])
+        at = _copy_piece(text, at, pieces, _ANSWER)
+        if len(columns.numbers) > 0:
+            at = write_double(text, at, columns.numbers[i])
+        else:
+            at = _copy_piece(text, at, pieces, _LABELS + columns.chosen[i] if columns.chosen[i] >= 0 else _NULL)
+        at = _copy_piece(text, at, pieces, _MODEL)
+        at = write_integer(text, at, columns.offsets[i])
+        at = _copy_piece(text, at, pieces, _TIME)
+        if len(columns.known) > 0:
+            for k in range(columns.known[i]):
+                at = _copy_piece(text, at, pieces, pieces.keys + k)
+                at = write_double(text, at, columns.proba[i, k])
+        lines.ends[i] = _copy_piece(text, at, pieces, _END)
+
+
+@compiled
+def _copy_piece(text: Any, at: int, pieces: _Pieces, piece: Any) -> int:
+    return _copy(text, at, pieces.text, pieces.bounds[piece], pieces.bounds[piece + 1])
+
+
+@compiled
+def _copy(text: Any, at: int, piece: Any, start: int, end: int) -> int:
+    """Copy a piece to `at`, and return where it ends."""
+    size = end - start
+    # Never so. But told that no index counts from an array's end, the compiler copies 32 bytes at a time.
+    if at < 0 or start < 0:
+        return at
+    for i in range(size):
+        text[at + i] = piece[start + i]
+    return at + size

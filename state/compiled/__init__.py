@@ -1,0 +1,4 @@
+"""River models as programs that run over whole batches of columns.
+
+Imported by `pipeline`.
+"""

@@ -1,0 +1,160 @@
+"""From a River model to a program of the machine, or to the reason why a step of it runs as River runs it."""
+
+import copy
+import importlib
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from headrace.state.compiled.program import BEHIND, MERGE, Program, ProgramPart
+from headrace.state.models.learner import ModelError, RiverLearner
+
+if TYPE_CHECKING:
+    from headrace.state.compiled.compiled_learner import CompiledLearner
+
+_FAMILIES = {
+    "tree": "trees are not compiled",
+    "forest": "forests are not compiled",
+    "ensemble": "ensembles are not compiled",
+    "neighbors": "neighbours are not compiled",
+    "drift": "drift detectors are not compiled",
+    "anomaly": "anomaly detectors are not compiled",
+    "feature_extraction": "extracting features is not compiled",
+}
+
+
+class CompiledStep(msgspec.Struct, frozen=True):
+    """Say of one step of a model whether it is compiled, and if not, why."""
+
+    step: str
+    compiled: bool
+    reason: str
+
+
+def explain(model: Any) -> list[CompiledStep]:
+    """Say of each step of a River model whether the machine can run it, in the order of the steps."""
+    return _Draft(model).verdicts
+
+
+def draft(model: Any) -> Program | None:
+    """Return the program of a River model, or None where one of its steps is not compiled."""
+    drawn = _Draft(model)
+    if not all(verdict.compiled for verdict in drawn.verdicts):
+        return None
+    return Program(parts=tuple(drawn.parts))
+
+
+def compile_model(model: Any) -> "CompiledLearner | None":
+    """Return a learner that goes on as this River model would, or None where it can't be compiled.
+
+    That is where `explain` says so of a step, where the model has learned what can't be taken on, or where numba can't
+    be imported.
+    """
+    # Sets are laid out as River's own learner lays them out, so that both sum in one order.
+    river = RiverLearner(copy.deepcopy(model))
+    program = draft(river.model)
+    if program is None:
+        return None
+    try:
+        compiled = importlib.import_module("headrace.state.compiled.compiled_learner")
+    except ImportError:
+        return None
+    try:
+        return compiled.from_river(river, program)  # type: ignore[no-any-return]
+    except ModelError:
+        return None
+
+
+class _Draft:
+    """A walk through the steps of a model, which leaves a verdict for each and the parts of those that are compiled."""
+
+    def __init__(self, model: Any) -> None:
+        # River's import takes seconds.
+        self._compose = importlib.import_module("river.compose")
+        self._transformer = importlib.import_module("headrace.state.compiled.river.transformers")
+        self._regression = importlib.import_module("headrace.state.compiled.river.linear_models")
+        self.verdicts: list[CompiledStep] = []
+        self.parts: list[ProgramPart] = []
+        # Rows whose values are others before a record is learned and after.
+        self._moving: set[int] = set()
+        self._model(model, (), 0)
+
+    def _model(self, model: Any, where: tuple[str, ...], source: int) -> None:
+        """Walk a pipeline that ends in the model proper."""
+        if type(model) is self._compose.Pipeline and model.steps:
+            *steps, (last, proper) = model.steps.items()
+            for name, step in steps:
+                source = self._step(step, (*where, name), source)
+            self._model(proper, (*where, last), source)
+            return
+        self._judge(model, where, source, self._regression.HEADS)
+
+    def _step(self, step: Any, where: tuple[str, ...], source: int) -> int:
+        """Walk a step that transforms, and return the row that it writes."""
+        if type(step) is self._compose.Pipeline and step.steps:
+            for name, inner in step.steps.items():
+                # River takes such a pipeline for a union, and fails.
+                if len(where) == 1 and type(inner) is self._compose.TransformerUnion and inner is _last(step):
+                    self._refuse(step, "a pipeline that ends in a union, as a step of a pipeline, is not compiled")
+                source = self._step(inner, (*where, name), source)
+            return source
+        if type(step) is self._compose.TransformerUnion and step.transformers:
+            sources = self._branches(step, where, source)
+            self.parts.append(ProgramPart(code=MERGE, path=where, sources=sources))
+            if self._moving.intersection(sources):
+                self._moving.add(len(self.parts))
+            return len(self.parts)
+        return self._judge(step, where, source, self._transformer.TRANSFORMERS)
+
+    def _branches(self, union: Any, where: tuple[str, ...], source: int) -> tuple[int, ...]:
+        """Walk the branches of a union as River runs them, from last to first, and return their rows in order."""
+        said, rows = self.verdicts, []
+        told: list[list[CompiledStep]] = []
+        for name, inner in reversed(union.transformers.items()):
+            self.verdicts = []
+            rows.append(self._step(inner, (*where, name), source))
+            told.append(self.verdicts)
+        self.verdicts = said + [verdict for verdicts in reversed(told) for verdict in verdicts]
+        return tuple(reversed(rows))
+
+    def _judge(self, step: Any, where: tuple[str, ...], source: int, known: Any) -> int:
+        """Make parts of one step, or say why not; return the row that it writes."""
+        build = known.get(type(step))
+        if build is None:
+            self._refuse(step, _reason(step))
+            return len(self.parts)
+        if build is self._transformer.onehot and source in self._moving:
+            self._refuse(step, "categories of values that a step before it learns to change are not compiled")
+            return len(self.parts)
+        try:
+            parts = build(step, where, source)
+        except self._transformer.NotCompiled as refusal:
+            self._refuse(step, str(refusal))
+            return len(self.parts)
+        for part in parts:
+            # One step may be several parts, each on the row that the one before writes.
+            behind = part.sources == (BEHIND,)
+            self.parts.append(replace(part, sources=(len(self.parts),)) if behind else part)
+            if part.learns or source in self._moving:
+                self._moving.add(len(self.parts))
+        self.verdicts.append(CompiledStep(type(step).__name__, True, ""))  # noqa: FBT003 the struct's own order
+        return len(self.parts)
+
+    def _refuse(self, step: Any, reason: str) -> None:
+        self.verdicts.append(CompiledStep(type(step).__name__, False, reason))  # noqa: FBT003
+
+
+def _last(pipeline: Any) -> Any:
+    return list(pipeline.steps.values())[-1]
+
+
+def _reason(step: Any) -> str:
+    """Say why a step of a type that is not known is not compiled."""
+    kind = type(step)
+    if not kind.__module__.startswith("river."):
+        return f"{kind.__name__} is a class of your own, which only Python can run"
+    if kind.__name__ == "FuncTransformer":
+        return "a function of your own, which only Python can run"
+    family = kind.__module__.split(".")[1]
+    return _FAMILIES.get(family, f"{kind.__name__} is not compiled")

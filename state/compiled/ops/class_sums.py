@@ -1,0 +1,32 @@
+"""What the models of several classes have in common on the machine: a class's place, and sums as Python has them."""
+
+import math
+from typing import Any
+
+from headrace.state.compiled.ops.jit import inlined
+from headrace.state.compiled.program import CLASSES, PLACE
+
+
+@inlined
+def place_of(tally: Any, notes: Any, label: float) -> int:
+    """Return the place of the class of this number, behind the others if it has not been learned yet."""
+    number = int(label)
+    place = int(tally[PLACE, number])
+    if place < 0:
+        place = notes[CLASSES]
+        tally[PLACE, number] = place
+        notes[CLASSES] = place + 1
+    return place
+
+
+@inlined
+def lost(total: float, x: float) -> float:
+    """Return what a sum loses when it takes in another number, after Neumaier (1974), as Python's `sum` adds it up."""
+    after = total + x
+    return (total - after) + x if abs(total) >= abs(x) else (x - after) + total
+
+
+@inlined
+def closed(total: float, rest: float, compensated: float) -> float:
+    """Return a sum with what it has lost, where Python's `sum` gives it back: from 3.12 on."""
+    return total + rest if compensated != 0.0 and rest != 0.0 and math.isfinite(rest) else total

@@ -1,0 +1,121 @@
+"""The naive Bayes models that count, on the machine: multinomial and Bernoulli.
+
+In River the very first record may hold a single feature that is no number, and spoils the model; here it is refused.
+"""
+
+# ruff: noqa: PLR0917  What is compiled takes its arguments by place.
+
+import math
+from typing import Any
+
+from headrace.state.compiled.ops.class_sums import closed, lost
+from headrace.state.compiled.ops.jit import native
+from headrace.state.compiled.program import (
+    ALPHA,
+    BASE,
+    BERNOULLI,
+    BY_RANK,
+    BY_ZERO,
+    COMPENSATED,
+    FINE,
+    LABELLED,
+    MET,
+    NO_LOGARITHM,
+    OPTION,
+    SCALAR,
+    SCORE,
+    STRIDE,
+    STRING,
+    SUM,
+    THRESHOLD,
+    WAY,
+    WRONG_TYPE,
+)
+
+_LEAST = 1e-9
+
+
+@native
+def frequencies(
+    op: Any,
+    options: Any,
+    grid: Any,
+    tally: Any,
+    known: int,
+    place: int,
+    slots: Any,
+    kinds: Any,
+    values: Any,
+) -> int:
+    """Score a row by how often each of its features was counted in a class."""
+    option = op[OPTION]
+    alpha, total, rest = options[option + ALPHA], 0.0, 0.0
+    whole = tally[SUM, place] + alpha * known
+    for k in range(len(slots)):
+        count = grid[slots[k] * tally.shape[1] + place] + alpha
+        if whole == 0.0:
+            return BY_ZERO
+        share = count / whole
+        if share <= 0.0:
+            return NO_LOGARITHM
+        if kinds[k] >= STRING:
+            return WRONG_TYPE
+        term = values[k] * math.log(share)
+        rest += lost(total, term)
+        total += term
+    tally[SCORE, place] = closed(total, rest, options[option + COMPENSATED])
+    return FINE
+
+
+@native
+def bernoulli(
+    op: Any,
+    options: Any,
+    fields: Any,
+    grid: Any,
+    tally: Any,
+    known: int,
+    place: int,
+    kinds: Any,
+    values: Any,
+    marks: Any,
+    places: Any,
+    mark: int,
+) -> int:
+    """Score a row by which of all features are there, in the order in which they were met."""
+    option = op[OPTION]
+    alpha, total, rest = options[option + ALPHA], 0.0, 0.0
+    whole = tally[LABELLED, place] + alpha * 2.0
+    for rank in range(known):
+        slot = int(fields[rank * op[STRIDE] + op[BASE] + BY_RANK])
+        share = (grid[slot * tally.shape[1] + place] + alpha) / whole
+        true = False
+        if marks[slot] == mark:
+            k = places[slot]
+            if kinds[k] >= STRING:
+                return WRONG_TYPE
+            true = values[k] > options[option + THRESHOLD]
+        term = math.log(_LEAST + share if true else _LEAST + (1.0 - share))
+        rest += lost(total, term)
+        total += term
+    tally[SCORE, place] = closed(total, rest, options[option + COMPENSATED])
+    return FINE
+
+
+@native
+def count(
+    op: Any, options: Any, fields: Any, scalars: Any, grid: Any, tally: Any, place: int, slots: Any, values: Any
+) -> None:
+    """Learn: count the features of a class."""
+    way = options[op[OPTION] + WAY]
+    for k in range(len(slots)):
+        x, at = values[k], slots[k] * op[STRIDE] + op[BASE]
+        if fields[at + MET] == 0.0:
+            rank = scalars[op[SCALAR]]
+            fields[int(rank) * op[STRIDE] + op[BASE] + BY_RANK] = slots[k]
+            fields[at + MET] = scalars[op[SCALAR]] = rank + 1.0
+        if way == BERNOULLI:
+            x = 1.0 if x > options[op[OPTION] + THRESHOLD] else 0.0
+        else:
+            tally[SUM, place] += x
+        grid[slots[k] * tally.shape[1] + place] += x

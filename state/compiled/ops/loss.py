@@ -1,0 +1,89 @@
+"""River's losses as functions of a label and a raw answer, in River's order of operations."""
+
+import math
+from typing import Any
+
+from headrace.state.compiled.ops.jit import inlined
+from headrace.state.compiled.program import (
+    ABSOLUTE,
+    CAUCHY,
+    FOCAL,
+    HINGE,
+    HUBER,
+    INSENSITIVE,
+    LOG,
+    LOSS,
+    LOSS_A,
+    LOSS_B,
+    POISSON,
+    QUANTILE,
+    TWO,
+)
+
+
+@inlined
+def sigmoid(x: float) -> float:
+    """Return the probability of a logit, at both ends a whole number as River's."""
+    if x < -30.0:  # noqa: PLR2004 River's own bounds
+        return 0.0
+    if x > 30.0:  # noqa: PLR2004
+        return 1.0
+    return 1.0 / (1.0 + math.exp(-x))
+
+
+@inlined
+def binary_slope(options: Any, at: int, label: float, raw: float) -> float:
+    """Return the gradient of a loss of two classes."""
+    loss, a, b = options[at + LOSS], options[at + LOSS_A], options[at + LOSS_B]
+    sign = 1.0 if label != 0.0 else -1.0
+    z = raw * sign
+    if loss == LOG:
+        weight = a if label != 0.0 else b
+        if z > 18.0:  # noqa: PLR2004 River's own bounds
+            return float(weight * math.exp(-z) * -sign)
+        if z < -18.0:  # noqa: PLR2004
+            return float(weight * -sign)
+        return float(weight * -sign / (math.exp(z) + 1.0))
+    if loss == HINGE:
+        return -sign if z <= a else 0.0
+    if loss == FOCAL:
+        return float(sign * (sigmoid(a * z + b) - 1.0))
+    return math.nan
+
+
+@inlined
+def number_slope(options: Any, at: int, label: float, raw: float) -> float:
+    """Return the gradient of a loss of numbers; where River's overflows, it is infinite."""
+    loss, a = options[at + LOSS], options[at + LOSS_A]
+    if loss == ABSOLUTE:
+        return 1.0 if raw > label else -1.0
+    if loss == QUANTILE:
+        return float((1.0 if label < raw else 0.0) - a)
+    if loss == HUBER:
+        rest = raw - label
+        if abs(rest) <= a:
+            return rest
+        return float(a if rest > 0.0 else -a)
+    if loss == INSENSITIVE:
+        target = label * 2.0 - 1.0
+        if raw > target + a:
+            return 1.0
+        return -1.0 if raw + a < target else 0.0
+    if loss == POISSON:
+        return math.exp(raw) - label
+    if loss == CAUCHY:
+        rest = raw - label
+        return float(rest / (math.pow(rest / a, options[at + TWO]) + 1.0))
+    return 2.0 * (raw - label)
+
+
+@inlined
+def overflows(options: Any, at: int, label: float, raw: float) -> bool:
+    """Tell whether River's gradient, or prediction, would raise OverflowError."""
+    loss = options[at + LOSS]
+    if loss == POISSON:
+        return math.isfinite(raw) and math.isinf(math.exp(raw))
+    if loss == CAUCHY:
+        rest = (raw - label) / options[at + LOSS_A]
+        return math.isfinite(rest) and math.isinf(math.pow(rest, options[at + TWO]))
+    return False

@@ -1,0 +1,118 @@
+"""Between names and numbers: a vocabulary for single records, and the slots that a vocabulary's names have."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from headrace.state.compiled.ops.encoding import enter
+from headrace.state.compiled.program import FeatureName, Pairs
+from headrace.state.models.columns import BOOLEAN, FLOAT, INTEGER, NULL, STRING, Columns, Vocabulary
+
+_WORDS_MAX = 65_536
+_PAIRS_MIN = 64
+
+
+class RecordVocabulary:
+    """Turns one record into columns, with a vocabulary of its own, which begins anew when it has grown too large."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.names: list[str] = []
+        self.words: list[str] = []
+        self._names: dict[str, int] = {}
+        self._words: dict[str, int] = {}
+
+    def columns(self, features: dict[str, Any]) -> Columns:
+        """Write down one record. Raises TypeError, ValueError or OverflowError for what has no place in columns."""
+        if len(self.names) + len(self.words) > _WORDS_MAX:
+            self.generation += 1
+            for numbers in (self.names, self.words, self._names, self._words):
+                numbers.clear()
+        count = len(features)
+        names, kinds = np.empty(count, np.int32), np.empty(count, np.int8)
+        values = np.empty(count)
+        for at, (name, value) in enumerate(features.items()):
+            names[at] = self._name(name)
+            kinds[at], values[at] = self._value(name, value)
+        return Columns(np.array([0, count]), names, kinds, values, self)
+
+    def _name(self, name: Any) -> int:
+        if not isinstance(name, str):
+            raise TypeError(f"the feature name {name!r} is no string")
+        number = self._names.get(name)
+        if number is None:
+            # A name that can't be encoded could not be saved either.
+            name.encode()
+            number = self._names[name] = len(self.names)
+            self.names.append(name)
+        return number
+
+    def _value(self, name: str, value: Any) -> tuple[int, float]:
+        match value:
+            case bool():
+                return BOOLEAN, float(value)
+            case int():
+                return INTEGER, float(value)
+            case float():
+                return FLOAT, value
+            case None:
+                return NULL, 0.0
+            case str():
+                value.encode()
+                if value not in self._words:
+                    self._words[value] = len(self.words)
+                    self.words.append(value)
+                return STRING, float(self._words[value])
+        raise TypeError(f"{name} is a {type(value).__name__} and no number")
+
+
+class ModelVocabulary:
+    """What a vocabulary's numbers mean to one model: the slot of each name, and the pairs of slots and values."""
+
+    def __init__(self) -> None:
+        self._vocabulary: Vocabulary | None = None
+        self._generation = -1
+        self.slots: Any
+        self.pairs: Pairs
+        self._forget()
+
+    def turn(self, vocabulary: Vocabulary) -> None:
+        """Let numbers be this vocabulary's, as it is now."""
+        if vocabulary is not self._vocabulary or vocabulary.generation != self._generation:
+            self._vocabulary, self._generation = vocabulary, vocabulary.generation
+            self._forget()
+        lacking = len(vocabulary.names) - len(self.slots)
+        if lacking > 0:
+            self.slots = np.concatenate([self.slots, np.full(max(lacking, len(self.slots)), -1, np.int64)])
+
+    def name(self, names: Any, slot: Callable[[FeatureName], int]) -> None:
+        """Give each of these names that has none a slot."""
+        assert self._vocabulary is not None
+        wanted = np.unique(names)
+        for number in wanted[self.slots[wanted] < 0].tolist():
+            self.slots[number] = slot(self._vocabulary.names[number])
+
+    def enter(self, number: int, slot: int, kind: int, bits: int, pair: int) -> None:
+        """Note the number of a pair."""
+        self._entered.append(((number << 40 | slot) * 8 + kind, bits, pair))
+        if 2 * len(self._entered) > len(self.pairs.numbers):
+            self.pairs = _table(2 * len(self.pairs.numbers))
+            for entry in self._entered:
+                enter(self.pairs, *entry)
+        else:
+            enter(self.pairs, *self._entered[-1])
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all arrays."""
+        return sum(int(array.nbytes) for array in (self.slots, *self.pairs))
+
+    def _forget(self) -> None:
+        self.slots = np.full(16, -1, np.int64)
+        self._entered: list[tuple[int, int, int]] = []
+        self.pairs = _table(_PAIRS_MIN)
+
+
+def _table(places: int) -> Pairs:
+    return Pairs(np.zeros(places, np.int64), np.zeros(places, np.int64), np.full(places, -1, np.int64))

@@ -1,0 +1,431 @@
+"""One model a key, for very many keys: the numbers of all of them in arrays, a row a key, instead of objects.
+
+A `ArrayBank` does what River's model would, for the shapes that `slab_for` knows: the same numbers to the last bit. All
+keys share the columns, one for each feature, up to a bound; a key with features beyond it gets a table of its own, so
+that memory follows what the keys have met, as it would with River's dictionaries, and not keys times features.
+"""
+
+import copy
+import importlib
+import math
+import struct
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import filterfalse, repeat
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from headrace.state.keyed import row_codec
+from headrace.state.keyed.rows import (
+    CHUNK_BITS,
+    CHUNK_ROWS,
+    COUNT,
+    FIELDS_BARE,
+    FIELDS_SCALED,
+    LABEL,
+    MEAN,
+    VALUES,
+    VARIANCE,
+    WEIGHT,
+    Kernel,
+    Plan,
+    RowModel,
+    RowTable,
+    kernel,
+)
+from headrace.state.models import spec
+from headrace.state.models.columns import Answers, Columns
+from headrace.state.models.learner import Answer, RiverLearner
+from headrace.state.row_packing import RowPacker
+
+if TYPE_CHECKING:
+    # It takes numpy, which takes its time.
+    from headrace.state.keyed.batch import ArrayBatch
+
+_CODEC = "slab-1"
+_COLUMNS_MAX = 64
+_NEWBORN = 0
+"""The slot of a model that has learned nothing: it answers for every key that there is none for."""
+
+
+class _Options(NamedTuple):
+    """What River's model was built with, in the order of the kernel's desk."""
+
+    rate: float
+    rate_power: float
+    intercept_rate: float
+    intercept_power: float
+    l2: float
+    clip: float
+    scaled: bool
+    logistic: bool
+    half: float = 0.5
+
+
+class ArrayBank:
+    """A bank of linear models, scaled or not, in arrays; `slab_for` makes it.
+
+    Equal to River's models to the bit where features are numbers, apart from what River forgives at prediction:
+    a value that is no number, as long as it has not met that feature. Here every such value raises TypeError, and
+    one too large for a float OverflowError, before anything has changed.
+    """
+
+    atomic = True
+    born = b""
+    classes = ()
+
+    def __init__(self, model: Any, options: _Options, *, kernel: Kernel) -> None:
+        river = RiverLearner(copy.deepcopy(model))
+        self.task = river.task
+        self.codec = _CODEC
+        self.spec = river.spec
+        self._river = river
+        self._template = copy.deepcopy(model)
+        self._options = options
+        self._numpy = importlib.import_module("numpy")
+        # Now, and not in a fork that saves.
+        self._many = importlib.import_module("headrace.state.keyed.rows_codec")
+        self._logistic = options.logistic
+        self._kernel = kernel
+        self._dot, self._learn = kernel.dot, kernel.learn
+        self._fields = FIELDS_SCALED if options.scaled else FIELDS_BARE
+        self._intercept = float(_parts(model)[1].intercept)
+        self._slots: dict[bytes, int] = {}
+        self._loners: dict[bytes, RowTable] = {}
+        self._table = self._new_table(rows=CHUNK_ROWS, columns_max=_COLUMNS_MAX)
+        self._table.take(self._intercept)
+        self._gather = self._new_gather() if kernel.compiled else None
+        self._enlarge_desk(_COLUMNS_MAX)
+
+    def label(self, raw: Any) -> Any:
+        """Return the label as River takes it. Raises LabelError."""
+        return self._river.label(raw)
+
+    def predict(self, key: bytes, features: dict[str, Any]) -> Answer:
+        """Answer as River does, and change nothing. Raises TypeError or OverflowError for what is no number."""
+        names = tuple(features)
+        slot = self._slots.get(key, _NEWBORN)
+        table = self._table
+        if slot == _NEWBORN and key in self._loners:
+            table = self._loners[key]
+        offsets, pack, _, _ = table.plans.get(names) or self._plan(table, names)
+        try:
+            pack(self._paper, LABEL * 8, 0.0, *features.values())
+        except struct.error:
+            raise _refusal(features) from None
+        _, flat, width = table.chunks[slot >> CHUNK_BITS]
+        raw = self._dot(flat, (slot & (CHUNK_ROWS - 1)) * width, width, offsets, self._desk)
+        if not self._logistic:
+            return raw, None
+        # River's sigmoid, its whole numbers at both ends too, and its choice of False where both are as likely.
+        true = 0 if raw < -30.0 else 1 if raw > 30.0 else 1.0 / (1.0 + math.exp(-raw))  # noqa: PLR2004
+        false = 1.0 - true
+        return true > false, {False: false, True: true}
+
+    def learn(self, key: bytes, features: dict[str, Any], label: Any) -> None:
+        """Teach a key's model one record. Raises TypeError or OverflowError, and then nothing has changed."""
+        names = tuple(features)
+        table = self._table
+        slot = self._slots.get(key, _NEWBORN)
+        offsets, pack, reach, _ = table.plans.get(names) or self._plan(table, names)
+        try:
+            pack(self._paper, LABEL * 8, label, *features.values())
+        except struct.error:
+            raise _refusal({**features, "label": label}) from None
+        _, flat, width = table.chunks[slot >> CHUNK_BITS]
+        if slot == _NEWBORN or reach > width:
+            table, slot = self._settle(key, names)
+            offsets = (table.plans.get(names) or self._plan(table, names)).offsets
+            _, flat, width = table.chunks[slot >> CHUNK_BITS]
+        self._learn(flat, (slot & (CHUNK_ROWS - 1)) * width, offsets, self._desk)
+
+    @property
+    def takes_many(self) -> bool:
+        """Whether it takes many records at once."""
+        return self._gather is not None
+
+    @property
+    def has_proba(self) -> bool:
+        """Whether a class comes with probabilities."""
+        return self._logistic
+
+    def fault(self, code: int, features: dict[str, Any]) -> Exception:  # noqa: ARG002 there is but one
+        """Return the exception that goes with a fault that `run` found."""
+        return _refusal(features)
+
+    def admit(self, keys: Sequence[bytes], columns: Columns, labels: Any) -> bool:
+        """Tell whether these records may be learned by `run`: all of their features have a column, then."""
+        alone = bool(self._loners) and not self._loners.keys().isdisjoint(keys)
+        return self._gather is not None and not alone and self._gather.admit(columns, labels)
+
+    def run(self, keys: Sequence[bytes], columns: Columns, labels: Any) -> Answers:
+        """Predict each record, then learn it where it has a label, as `predict` and `learn` do; all are admitted.
+
+        `labels` is float64, NaN for none.
+        """
+        assert self._gather is not None
+        return self._gather.run(keys, columns, labels)
+
+    def dump(self, key: bytes) -> bytes:
+        """Return one key's model as bytes, which are a function of what it was taught alone. Raises KeyError."""
+        learned, intercept, names, fields = self._read(key)
+        numbers = fields.astype("<f8", copy=False).tobytes()
+        return row_codec.write(learned, intercept, names, numbers, scaled=self._options.scaled)
+
+    def dump_all(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Return what `dump` does for each of these keys. Raises KeyError."""
+        dumped = [b""] * len(keys)
+        for at, block in self._blocks(keys, self._places(keys)):
+            for place, row in zip(at.tolist(), block, strict=True):
+                dumped[place] = row.tobytes()
+        if not all(dumped):
+            raise KeyError(keys[dumped.index(b"")])
+        return dumped
+
+    def pack(self, packer: RowPacker, keys: list[bytes], seen_ms: Sequence[int]) -> list[bytes]:
+        """Pack the rows of keys, last seen then; return those that there is no model of, of which it does not."""
+        seen = self._numpy.array(seen_ms, dtype="int64")
+        slots = self._places(keys)
+        lengths = self._numpy.fromiter(map(len, keys), "int64", len(keys))
+        for at, block in self._blocks(keys, slots):
+            self._many.pack(packer, keys, at, lengths=lengths[at], seen_ms=seen[at], models=block)
+        missing = [keys[place] for place in self._numpy.flatnonzero(slots == _NEWBORN).tolist()]
+        return [key for key in missing if key not in self._loners]
+
+    def load(self, key: bytes, state: bytes) -> None:
+        """Give a key the model of these bytes. Raises ModelError, and then changes nothing."""
+        row = row_codec.read(state, scaled=self._options.scaled, fields=self._fields)
+        fields = self._numpy.frombuffer(row.fields, "<f8").reshape(-1, self._fields)
+        self._write(key, RowModel(row.learned, row.intercept, row.names, fields))
+
+    def drop(self, key: bytes) -> None:
+        """Forget a key; its row is the next one's."""
+        slot = self._slots.pop(key, _NEWBORN)
+        if slot != _NEWBORN:
+            self._table.release(slot)
+        self._loners.pop(key, None)
+
+    def to_river(self, key: bytes) -> Any:
+        """Return a River model that goes on as this key's does. Raises KeyError."""
+        learned, intercept, names, fields = self._read(key)
+        model = copy.deepcopy(self._template)
+        scaler, linear = _parts(model)
+        # River has no public names for what it has learned.
+        linear._weights.update(dict(zip(names, fields[:, WEIGHT].tolist(), strict=True)))  # noqa: SLF001
+        linear.intercept = intercept
+        linear.optimizer.n_iterations = learned
+        if scaler is not None:
+            # Given pairs, a Counter would count them.
+            scaler.counts.update(dict(zip(names, map(int, fields[:, COUNT]), strict=True)))
+            scaler.means.update(zip(names, fields[:, MEAN].tolist(), strict=True))
+            scaler.vars.update(zip(names, fields[:, VARIANCE].tolist(), strict=True))
+        return model
+
+    def load_river(self, key: bytes, model: Any) -> None:
+        """Give a key a River model's state. Raises ModelError for one that is built or was taught otherwise."""
+        if spec.describe(model) != self.spec:
+            raise row_codec.no_model("it is of another shape")
+        scaler, linear = _parts(model)
+        weights = linear.weights
+        # At prediction River notes a mean of 0 for a feature that it has not learned; the counts know better.
+        counts = dict.fromkeys(weights, 1) if scaler is None else dict(scaler.counts)
+        if counts.keys() != weights.keys():
+            raise row_codec.no_model("its scaler and its weights do not know the same features")
+        names = sorted(counts, key=str)
+        fields = [
+            float(field)
+            for name in names
+            for field in (
+                counts[name],
+                weights[name],
+                *(() if scaler is None else (scaler.means[name], scaler.vars[name])),
+            )
+        ]
+        state = struct.pack(f"<{len(fields)}d", *fields)
+        learned = linear.optimizer.n_iterations
+        intercept = float(linear.intercept)
+        self.load(key, row_codec.write(learned, intercept, names, state, scaled=self._options.scaled))
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all arrays; names and keys come on top."""
+        return self._table.nbytes + sum(table.nbytes for table in self._loners.values())
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._slots or key in self._loners
+
+    def strangers(self, keys: Iterable[bytes]) -> Iterator[bytes]:
+        """Return those of these keys that have no row among the others: they have no model, or one by itself."""
+        return filterfalse(self._slots.__contains__, keys)
+
+    def __len__(self) -> int:
+        return len(self._slots) + len(self._loners)
+
+    def _places(self, keys: Sequence[bytes]) -> Any:
+        """Return the slots of keys, int64, that of a newborn for those that have none."""
+        return self._numpy.fromiter(map(self._slots.get, keys, repeat(_NEWBORN)), "int64", len(keys))
+
+    def _blocks(self, keys: Sequence[bytes], slots: Any) -> Iterator[tuple[Any, Any]]:
+        """Return the bytes of keys' models, those of one length together: which keys' (int64), and uint8, a row each.
+
+        Of keys that there is no model of there are none.
+        """
+        for place, key in enumerate(keys if self._loners else ()):
+            if key in self._loners:
+                yield self._numpy.array([place]), self._numpy.frombuffer(self.dump(key), "u1").reshape(1, -1)
+        places = self._numpy.flatnonzero(slots != _NEWBORN)
+        for alike in self._table.read_all(slots[places]):
+            for at, block in self._many.blocks(alike, scaled=self._options.scaled):
+                yield places[alike.at[at]], block
+
+    def _plan(self, table: RowTable, names: tuple[str, ...]) -> Plan:
+        if len(names) > self._room:
+            self._enlarge_desk(2 * len(names))
+        return table.plan(names)
+
+    def _enlarge_desk(self, room: int) -> None:
+        """Make place for so many values. The paper and the desk are one memory, for `struct` and for the kernel."""
+        self._room = room
+        self._paper = bytearray((VALUES + room) * 8)
+        desk = self._numpy.frombuffer(self._paper)
+        desk[:LABEL] = self._options
+        self._desk = desk if self._kernel.compiled else desk.data
+
+    def _settle(self, key: bytes, names: tuple[str, ...]) -> tuple[RowTable, int]:
+        """Give a key a row with a column for each of these features: born, widened or moved, as need be."""
+        table = self._loners.get(key)
+        slot = self._slots.get(key, _NEWBORN)
+        if table is None and self._table.admit(names):
+            table = self._table
+            if slot == _NEWBORN:
+                slot = self._slots[key] = table.take(self._intercept)
+        elif table is None:
+            table = self._new_table(rows=1, columns_max=sys.maxsize)
+            table.take(self._intercept)
+            table.admit(names)
+            if slot != _NEWBORN:
+                self._move(key, table)
+            self._loners[key] = table
+            slot = 0
+        else:
+            table.admit(names)
+        table.widen(slot, (table.plans.get(names) or table.plan(names)).reach)
+        return table, slot
+
+    def _move(self, key: bytes, table: RowTable) -> None:
+        model = self._read(key)
+        table.admit(tuple(model.names))
+        table.widen(0, table.plan(tuple(model.names)).reach)
+        table.write(0, model)
+        self._table.release(self._slots.pop(key))
+
+    def _new_gather(self) -> "ArrayBatch":
+        gather = importlib.import_module("headrace.state.keyed.batch")
+        made: ArrayBatch = gather.ArrayBatch(
+            self._table,
+            self._slots,
+            kernel=self._kernel,
+            fields=self._fields,
+            options=self._options,
+        )
+        return made
+
+    def _new_table(self, *, rows: int, columns_max: int) -> RowTable:
+        return RowTable(fields=self._fields, rows=rows, columns_max=columns_max, compiled=self._kernel.compiled)
+
+    def _read(self, key: bytes) -> RowModel:
+        table = self._loners.get(key)
+        return self._table.read(self._slots[key]) if table is None else table.read(0)
+
+    def _write(self, key: bytes, model: RowModel) -> None:
+        # Whatever the key is now goes; only a row of its own would keep columns that nobody needs.
+        self._loners.pop(key, None)
+        table, slot = self._settle(key, tuple(model.names))
+        table.write(slot, model)
+
+
+def slab_for(model: Any, *, kernel: Callable[[], Kernel] = kernel) -> ArrayBank | None:
+    """Return a slab for a River model that has learned nothing and is of a shape that slabs know, else None.
+
+    Those are a linear or logistic regression with plain SGD, alone or behind a StandardScaler, with the losses and the
+    initial weights that River gives them.
+    """
+    options = _options_of(model)
+    if options is None:
+        return None
+    scaler, linear = _parts(model)
+    if linear.weights or linear.optimizer.n_iterations or linear.intercept != linear.intercept_init:
+        return None
+    if scaler is not None and (scaler.counts or scaler.means or scaler.vars):
+        return None
+    return ArrayBank(model, options, kernel=kernel())
+
+
+def is_known(model: Any) -> bool:
+    """Tell whether a River model is of a shape that slabs know."""
+    return _options_of(model) is not None
+
+
+def _parts(model: Any) -> tuple[Any, Any]:
+    """Return the scaler, or None, and the linear model."""
+    steps = list(model.steps.values()) if hasattr(model, "steps") else [None, model]
+    return steps[0], steps[-1]
+
+
+def _options_of(model: Any) -> _Options | None:
+    """Return what a model of a shape that slabs know was built with; a subclass may do anything and is none."""
+    from river import compose, linear_model, optim, preprocessing  # noqa: PLC0415 River's import takes seconds
+
+    if type(model) is compose.Pipeline and len(model.steps) != 2:  # noqa: PLR2004 a scaler and what comes after it
+        return None
+    scaler, linear = _parts(model) if type(model) is compose.Pipeline else (None, model)
+    if type(model) is compose.Pipeline and not (
+        type(scaler) is preprocessing.StandardScaler and scaler.with_std is True and scaler.window_size is None
+    ):
+        return None
+    losses: dict[Any, Any] = {
+        linear_model.LogisticRegression: optim.losses.Log,
+        linear_model.LinearRegression: optim.losses.Squared,
+    }
+    if type(linear) not in losses or type(linear.loss) is not losses[type(linear)]:
+        return None
+    if any(weight != 1.0 for weight in vars(linear.loss).values()):
+        return None
+    zeros = linear.initializer
+    if type(linear.optimizer) is not optim.SGD or type(zeros) is not optim.initializers.Zeros or zeros.value != 0.0:
+        return None
+    rate, intercept_rate = _schedule(linear.optimizer.lr), _schedule(linear.intercept_lr)
+    plain = linear.l2, linear.l1, linear.clip_gradient, linear.intercept
+    if rate is None or intercept_rate is None or not all(map(_is_number, plain)) or linear.l1 != 0:
+        return None
+    logistic = type(linear) is linear_model.LogisticRegression
+    return _Options(*rate, *intercept_rate, linear.l2, linear.clip_gradient, scaler is not None, logistic)
+
+
+def _schedule(scheduler: Any) -> tuple[float, float] | None:
+    """Return the first rate, and the power of the number of records by which it is divided."""
+    from river.optim import schedulers  # noqa: PLC0415 see _options_of
+
+    pair: tuple[Any, Any]
+    if type(scheduler) is schedulers.Constant:
+        pair = scheduler.learning_rate, 0.0
+    elif type(scheduler) is schedulers.InverseScaling:
+        pair = scheduler.learning_rate, scheduler.power
+    else:
+        return None
+    return cast("tuple[float, float]", pair) if all(map(_is_number, pair)) else None
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in {bool, int, float} and math.isfinite(value)
+
+
+def _refusal(features: dict[str, Any]) -> Exception:
+    """Say which value could not be written down as a float."""
+    for name, value in features.items():
+        if not isinstance(value, int | float):
+            return TypeError(f"{name} is a {type(value).__name__} and no number")
+        try:
+            float(value)
+        except OverflowError as error:
+            return OverflowError(f"{name}: {error}")
+    return TypeError("the features are no numbers")

@@ -1,0 +1,4 @@
+"""What learns: River behind one protocol, what a model is built of, and how a failed record is undone.
+
+Imported by `pipeline`, `state.compiled`, `state.keyed`, `state.shard`, `state.shared` and `state.snapshot`.
+"""

@@ -1,0 +1,84 @@
+"""A batch of records as columns: what a compiled learner reads, with no object a record.
+
+The features of all records lie behind one another, each record's in the order in which it has them, so that what comes
+late, vanishes or changes its type needs no place of its own. Names and words are numbers; a vocabulary tells them.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from headrace.state.models.learner import Task
+
+INTEGER, FLOAT, BOOLEAN, STRING, NULL = range(5)
+"""Kinds of a feature's value, as JSON has them."""
+
+
+class Vocabulary(Protocol):
+    """What the numbers of names and words stand for.
+
+    A number keeps its meaning while `generation` stays as it is; both lists grow meanwhile, at their ends.
+    """
+
+    @property
+    def generation(self) -> int:
+        """Which of its vocabularies this is: a number means nothing in another."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Return the names of features, by number."""
+
+    @property
+    def words(self) -> Sequence[str]:
+        """Return the strings that were values, by number."""
+
+
+class Answers(NamedTuple):
+    """The answers for a batch: one entry a record in each array.
+
+    `value` (float64) is the prediction of a regression; the probability of True of a binary model, or 1 or 0 for its
+    class where it has no probabilities; the number of the class that a multiclass model predicts, -1 for none.
+    `chosen` (int8) is a binary model's class. Of a multiclass model `proba` (float64) has a column a class, and `known`
+    (int32) says how many of those it knew when it answered. `fault` (int8) is 0, or the reason why River would have
+    raised on this record, which has left no trace then.
+    """
+
+    value: Any
+    chosen: Any
+    proba: Any
+    known: Any
+    fault: Any
+
+
+class Many(Protocol):
+    """What takes many records at once, and what it says of them; `run` is its own."""
+
+    task: Task
+
+    @property
+    def has_proba(self) -> bool:
+        """Whether a class comes with probabilities."""
+
+    @property
+    def classes(self) -> Sequence[Any]:
+        """The classes of a multiclass model that it has learned, in River's order."""
+
+    def label(self, raw: Any) -> Any:
+        """Return the label as the models take it. Raises LabelError for one that they can't learn."""
+
+    def fault(self, code: int, features: dict[str, Any]) -> Exception:
+        """Return the exception that goes with a fault of a record of these features."""
+
+
+class Columns(NamedTuple):
+    """The features of n records: record i has the entries from `starts[i]` to `starts[i + 1]`.
+
+    `starts` is int64 (n + 1); of each entry `names` (int32) tells the feature, `kinds` (int8) what its value is, and
+    `values` (float64) the value: a number, 0 or 1 for a boolean, the word's number for a string, 0 for null. No name
+    stands twice in a record, and whole numbers are exact up to 2 ** 53.
+    """
+
+    starts: Any
+    names: Any
+    kinds: Any
+    values: Any
+    vocabulary: Vocabulary

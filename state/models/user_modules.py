@@ -1,0 +1,44 @@
+"""The user's own modules: the files beside the configuration, and none that only has the name of one."""
+
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+_OURS = "headrace"
+# Names that many a project gives its folders, and some a library leaves behind where it is installed.
+_HARMLESS = frozenset({"benchmarks", "conftest", "docs", "examples", "scripts", "setup", "test", "tests"})
+
+
+def modules_beside(directory: Path) -> frozenset[str]:
+    """Name the modules of a project's own folder: what its author wrote may be named by a saved model.
+
+    One that has been imported from elsewhere is none of them.
+    """
+    return frozenset(name for name in _stems(directory) if _is_beside(name, directory))
+
+
+def shadowing(directory: Path) -> str:
+    """Name a file of a project's folder that hides a module of Headrace's, of Python's or of a library; "" if none."""
+    elsewhere = [path for path in sys.path if Path(path or ".").resolve() != directory.resolve()]
+    for name in sorted(_stems(directory) - _HARMLESS):
+        if name == _OURS or name in sys.stdlib_module_names:
+            return name
+        spec = PathFinder.find_spec(name, elsewhere)
+        if spec is not None and spec.loader is not None and not _lies_in(spec.origin, directory):
+            return name
+    return ""
+
+
+def _stems(directory: Path) -> frozenset[str]:
+    return frozenset(path.stem for path in directory.glob("*.py")) | frozenset(
+        path.parent.name for path in directory.glob("*/__init__.py")
+    )
+
+
+def _is_beside(name: str, directory: Path) -> bool:
+    module = sys.modules.get(name)
+    return name != _OURS and (module is None or _lies_in(getattr(module, "__file__", None), directory))
+
+
+def _lies_in(file: str | None, directory: Path) -> bool:
+    return file is not None and Path(file).resolve().is_relative_to(directory.resolve())

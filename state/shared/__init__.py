@@ -1,0 +1,4 @@
+"""One model for all partitions: each worker's copy, their merge, and the mix in the store.
+
+Imported by `pipeline`.
+"""

@@ -1,0 +1,235 @@
+"""One model for all partitions of a worker, that is mixed with those of the other workers.
+
+A round brings what was learned here since the last into the mix of all, and takes the mix. Whatever this worker learned
+and has not brought in can be forgotten as a whole, by going back to the mix, and learned again from the places that the
+mix has come to. That is how a crash, a lost partition and a refused round all end.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from headrace.state.models.learner import Answer, ModelError, RiverLearner
+from headrace.state.models.model import Scope, UndoableModel
+from headrace.state.models.spec import difference
+from headrace.state.shared.mix_store import Contribution, LoadedMix, Mix, MixDamaged, MixOffset, MixStore
+
+# A round is due when so many examples are not in the mix that they could turn it: a share of it, and some at the least.
+_YOUNG_SHARE = 50
+_YOUNG_MIN = 20
+
+
+class Replica:
+    """A worker's copy of the mix in `pool`; `build` makes a new learner.
+
+    Raises ModelError for one that can't be mixed.
+    """
+
+    def __init__(self, pool: MixStore, build: Callable[[], RiverLearner]) -> None:
+        from headrace.state.shared import merge  # noqa: PLC0415 it imports River, which takes seconds
+
+        self._merge = merge
+        self._pool = pool
+        self._build = build
+        self._cell: UndoableModel | None = None
+        self._base: Any = None
+        self._found = LoadedMix(0, b"", b"", None)
+        # Labels are judged by a model that was never taught: which classes it has met depends on the rounds so far.
+        self._judge = build()
+        merge.check(self._judge.model)
+        self.learned = 0
+
+    @property
+    def version(self) -> int:
+        """The number of the mix that the model grew from."""
+        return self._found.number
+
+    @property
+    def _base_examples(self) -> int:
+        return 0 if self._found.mix is None else self._found.mix.examples
+
+    @property
+    def cell(self) -> UndoableModel:
+        """The model with its undo."""
+        if self._cell is None:
+            self._begin()
+        assert self._cell is not None
+        return self._cell
+
+    @property
+    def due_after(self) -> int:
+        """How many examples may be learned here before a round should be made, however little time has passed."""
+        return max(_YOUNG_MIN, (self._base_examples + self.learned) // _YOUNG_SHARE)
+
+    def claim(self, partition: int, epoch: int) -> MixOffset | None:
+        """Become the owner of a partition; return how far the mix has come in it. Raises StoreAway, MixDamaged."""
+        place = self._pool.claim(partition, epoch)
+        # Another may have moved it until now; else only the mix itself tells.
+        return place if place == self._found.places.get(partition) else self._pool.load().places.get(partition)
+
+    def forget(self) -> None:
+        """Forget what was learned here and is not in the mix."""
+        self._cell = None
+        self.learned = 0
+
+    def clear(self, number: int) -> None:
+        """Give the whole mix up, unless there is another by now than this number. Raises StoreAway."""
+        self._pool.clear(number)
+        self.forget()
+
+    def label(self, raw: Any) -> Any:
+        """Return the label as the model takes it. Raises LabelError."""
+        return self._judge.label(raw)
+
+    def is_behind(self, places: Mapping[int, MixOffset | None]) -> bool:
+        """Tell whether there is a newer mix. Raises StoreAway.
+
+        `places` are those that this worker knows of in its partitions. Raises MixDamaged for a mix that has lost them,
+        that was put back to an earlier time, or that began anew.
+        """
+        if self._cell is None:
+            return False
+        number, life, digest, found = self._pool.look(list(places))
+        self._compare(number, life, digest)
+        if found != list(places.values()):
+            raise MixDamaged(f"mix {number} has lost what this worker had brought in", number=number)
+        return number != self.version
+
+    def mix(self, contributions: Mapping[int, Contribution], *, within_s: float) -> bool:
+        """Make a round; tell whether what was learned here is in the mix now. Raises StoreAway, StoreFenced.
+
+        Where others are always quicker it gives up after `within_s` seconds. Raises MixDamaged as `is_behind` does.
+        """
+        mine = self.cell.learner
+        assert isinstance(mine, RiverLearner)
+        until = time.monotonic() + within_s
+        while time.monotonic() < until:
+            found = self._pool.load()
+            self._compare(found.number, found.life, found.digest)
+            theirs, examples = self._model_of(found)
+            if examples < self._base_examples:
+                raise MixDamaged(f"mix {found.number} was put back and has gone on from there", number=found.number)
+            try:
+                mixed = self._merge.merge(
+                    self._base, mine.model, theirs, n_mine=self.learned, n_theirs=examples - self._base_examples
+                )
+            except Exception:
+                self._check(theirs, found.number)
+                raise
+            cell = UndoableModel(self._learner_of(mixed))
+            if not contributions:
+                self._adopt(cell, found)
+                return True
+            mix = Mix(examples + self.learned, cell.spec, cell.codec, cell.learner.dump())
+            if (submitted := self._pool.submit(mix, base=found, contributions=contributions)) is not None:
+                self._adopt(cell, submitted)
+                return True
+        return False
+
+    def _compare(self, number: int, life: bytes, digest: bytes) -> None:
+        """Raise MixDamaged for a mix that can't have grown from the one that this worker knows."""
+        known = self._found
+        if known.life and known.life != life:
+            raise MixDamaged(f"mix {number} has begun anew", number=number)
+        if number < known.number or (number == known.number and digest != known.digest):
+            raise MixDamaged(f"mix {number} was put back to an earlier time", number=number)
+
+    def _begin(self) -> None:
+        found = self._pool.load()
+        model, _ = self._model_of(found)
+        if found.mix is not None:
+            self._check(model, found.number)
+        self._adopt(UndoableModel(self._learner_of(model)), found)
+
+    def _adopt(self, cell: UndoableModel, found: LoadedMix) -> None:
+        assert isinstance(cell.learner, RiverLearner)
+        self._cell = cell
+        self._base = copy.deepcopy(cell.learner.model)
+        self._found = found
+        self.learned = 0
+
+    def _check(self, theirs: Any, number: int) -> None:
+        """Find out whether the model of a mix can be mixed at all: its parts may be any. Raises MixDamaged."""
+        try:
+            self._merge.merge(theirs, theirs, theirs, n_mine=1, n_theirs=1)
+        except Exception as error:
+            raise MixDamaged(
+                f"mix {number}: its model can't be mixed: {type(error).__name__}: {error}", number=number
+            ) from error
+
+    def _model_of(self, found: LoadedMix) -> tuple[Any, int]:
+        learner, mix = self._build(), found.mix
+        if mix is None:
+            return learner.model, 0
+        if (mix.spec, mix.codec) != (learner.spec, learner.codec):
+            other = f"the mix in the store was written by {mix.codec}; here is {learner.codec}"
+            if mix.spec != learner.spec:
+                how = difference(mix.spec, learner.spec)
+                other = f"model.py builds another model than the mix in the store has: {how}"
+            raise ModelError(
+                other,
+                hint="undo the change, or start under another `name`",
+            )
+        try:
+            learner.load(mix.model)
+        except ModelError as error:
+            raise MixDamaged(f"mix {found.number}: {error}", number=found.number) from error
+        return learner.model, mix.examples
+
+    def _learner_of(self, model: Any) -> RiverLearner:
+        """Return a learner as it would be after a restart: sets laid out anew, and nothing shared."""
+        learner = self._build()
+        learner.adopt(model)
+        return learner
+
+
+class ReplicaPart:
+    """One partition's part in the commons: its mind, as the shard sees it. What it learns is counted for the mix."""
+
+    scope: Scope = "global"
+    compiled = None
+
+    def __init__(self, commons: Replica) -> None:
+        cell = commons.cell
+        self.task = cell.task
+        self.codec = cell.codec
+        self.spec = cell.spec
+        self._commons = commons
+
+    @property
+    def version(self) -> int:
+        """The number of the mix that the model grew from."""
+        return self._commons.version
+
+    def label(self, raw: Any) -> Any:
+        """Return the label as the model takes it. Raises LabelError."""
+        return self._commons.label(raw)
+
+    def predict(self, key: bytes | None, features: dict[str, Any]) -> Answer:
+        """Answer for features."""
+        return self._commons.cell.predict(key, features)
+
+    def learn(self, key: bytes | None, features: dict[str, Any], label: Any) -> None:
+        """Learn one labelled record."""
+        self._commons.cell.learn(key, features, label)
+
+    def keep(self, key: bytes | None, features: dict[str, Any], label: Any, *, predicted: bool = True) -> None:
+        """Note a record that went well."""
+        self._commons.cell.keep(key, features, label, predicted=predicted)
+        self._commons.learned += label is not None
+
+    def undo(self, key: bytes | None) -> None:
+        """Put the model back to where it stood after the last record that was kept."""
+        self._commons.cell.undo(key)
+
+    def trim(self) -> None:
+        """Bound the journal."""
+        self._commons.cell.trim()
+
+    def checkpoint(self) -> bytes:
+        """Return nothing: the model is in the mix."""
+        return b""
+
+    def restore(self, model: bytes) -> None:
+        """Do nothing: the model came from the mix."""

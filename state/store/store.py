@@ -1,0 +1,450 @@
+"""Redis as the keeper of snapshots: claim a shard, save its versions in one step, load the newest whole one.
+
+What Redis has acknowledged it may still lose, so nothing here is the truth: the offsets that Kafka holds
+are, and any snapshot at or below them is a valid start. The epoch keeps an owner that was replaced while it
+slept from writing over its successor.
+
+Keys of a shard, on one hash tag so that a script may touch them together on a cluster:
+`<name>:{<name>/<partition>}:head` (epoch, version, offset, digest), `…:snapshots` (version to bytes) and
+`…:notes` (version to what `model ls` shows); those of its rows are told in `table`.
+"""
+
+import contextlib
+import functools
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ParamSpec, TypeVar, cast
+
+import msgspec
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    ClusterDownError,
+    ConnectionError,  # noqa: A004 the library's name
+    MasterDownError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TimeoutError,  # noqa: A004 the library's name
+    TryAgainError,
+)
+from redis.retry import Retry
+
+from headrace.state.row_packing import PackedRows, TableDamaged, TableVersion, pack
+from headrace.state.seal import Seal, written
+from headrace.state.snapshot import Snapshot, SnapshotError, decode, encode
+from headrace.state.store.lua_scripts import PRELUDE, WHOLE
+from headrace.state.store.tables import Tables, escape, stray, whole
+from headrace.state.store.version_note import read as read_note
+from headrace.state.store.version_note import write as write_note
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+TIMEOUT_S = 3.0
+"""How long one answer of the store may take, in seconds, before the store counts as away."""
+
+_SHOWN_BYTES = 40
+_FENCED, _DAMAGED, _LATE = -1, -2, -3
+
+# What a server answers that is there but can't serve for now; each passes without anyone's doing. The client
+# has a class for some of them and takes their code off the text; a script's error has it in the middle.
+_PASSING = (ClusterDownError, MasterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
+_PASSING_CODE = re.compile(r"(^|-)(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|TRYAGAIN) ")
+
+_CLAIM = (
+    WHOLE
+    + """
+local held = whole(redis.call('HGET', KEYS[1], 'epoch')) or 0
+if held > 4000000000000 then held = 0 end -- Garbage: those above it would soon be no numbers to whoever reads them.
+local epoch = math.max(held, tonumber(ARGV[1])) + 1
+redis.call('HSET', KEYS[1], 'epoch', epoch)
+return epoch
+"""
+)
+
+# A reply that is lost makes the client send the same save again; the digest tells that it is the same.
+# KEYS: head, snapshots, notes. ARGV: epoch, offset, digest, snapshot, note, how many to keep, base, token, rows
+# changed, version of the attempt, undo prefix, rows prefix, then tables and how many rows each must have.
+_SAVE = (
+    PRELUDE
+    + """
+if head('digest') == ARGV[3] then return {0, number('version')} end
+local version, kept = newest()
+local _, first = tables()
+local attempt, undo = number('attempt'), ARGV[11]
+if ARGV[8] ~= '0' and head('token') ~= ARGV[8] then return {-3} end
+if head('doomed') then return damaged('a rewind was begun and not finished') end
+if version < tonumber(ARGV[7]) then
+  return damaged('the snapshot rests on version ', ARGV[7], ', and the store has lost all after ', version)
+end
+if first then
+  if head('by') ~= ARGV[1] then return damaged('epoch ', ARGV[1], ' has not rewound the tables yet') end
+  if tonumber(ARGV[2]) < number('offset') then
+    return damaged('the rows stand at offset ', head('offset'), ', past ', ARGV[2])
+  end
+end
+if ARGV[8] ~= '0' and attempt ~= tonumber(ARGV[10]) then return damaged('the attempt is not the one that began') end
+if attempt > 0 then
+  local rows = redis.call('HLEN', undo .. attempt) - 1
+  if rows ~= tonumber(ARGV[9]) then
+    return damaged('the journal of version ', attempt, ' has ', rows, ' rows, and ', ARGV[9], ' were changed')
+  end
+end
+for i = 13, #ARGV, 2 do
+  local rows = redis.call('HLEN', ARGV[12] .. ARGV[i])
+  if rows ~= tonumber(ARGV[i + 1]) then
+    return damaged('the table ', ARGV[i], ' has ', rows, ' rows instead of ', ARGV[i + 1])
+  end
+end
+version = attempt > 0 and attempt or version + 1
+if first and attempt == 0 then
+  redis.call('UNLINK', undo .. version)
+  redis.call('HSET', undo .. version, '', 1)
+end
+redis.call('HSET', KEYS[2], version, ARGV[4])
+redis.call('HSET', KEYS[3], version, ARGV[5])
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'version', version, 'offset', ARGV[2], 'digest', ARGV[3])
+redis.call('HDEL', KEYS[1], 'attempt')
+kept[#kept + 1] = version
+table.sort(kept, function(one, other) return one > other end)
+for i, old in ipairs(kept) do
+  if i > tonumber(ARGV[6]) then
+    redis.call('HDEL', KEYS[2], old)
+    redis.call('HDEL', KEYS[3], old)
+  end
+  -- Nothing before the oldest version that is kept is gone back to, so its own journal has no use any more.
+  if i >= math.min(tonumber(ARGV[6]), #kept) then redis.call('UNLINK', undo .. old) end
+end
+return {0, version}
+"""
+)
+
+
+class StoreAway(Exception):
+    """Raised when the store can't be reached or can't serve for now; the same call may work later."""
+
+    status = 503
+    hint = "nothing is lost: the pipeline waits for the store and goes on by itself"
+
+
+class StoreFenced(Exception):
+    """Raised when a newer owner has claimed the shard; this one must let go of it."""
+
+    status = 409
+    hint = "nothing to do: another worker has taken the partition over"
+
+
+class StoreRefused(Exception):
+    """Raised when the store turns the client away: a wrong password, or a command that it may not call."""
+
+    status = 400
+    hint = "check redis.url, the password in it and the user's rights (`headrace doctor` tells which)"
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        if hint is not None:
+            self.hint = hint
+
+
+_NOTHING: Mapping[str, Mapping[bytes, bytes | None]] = MappingProxyType({})
+
+
+STORE_ERRORS = (StoreAway, StoreFenced, StoreRefused, TableDamaged)
+"""Whatever this module raises for a store that does not serve, or serves another by now."""
+
+
+def plain_errors(call: Callable[P, T]) -> Callable[P, T]:
+    """Turn what the client library raises into StoreAway and StoreRefused."""
+
+    @functools.wraps(call)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return call(*args, **kwargs)
+        except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
+            raise StoreRefused(f"the store refuses this client: {error}") from error
+        except (ConnectionError, TimeoutError, OSError) as error:
+            raise StoreAway(f"the store does not answer: {error}") from error
+        except ResponseError as error:
+            if isinstance(error, _PASSING) or _PASSING_CODE.search(str(error)):
+                raise StoreAway(f"the store can't serve: {error}") from error
+            if "WRONGTYPE" in str(error):
+                hint = f"delete {_stray(args)}; what stood there is learned again"
+                raise StoreRefused(f"a key of the pipeline is of another type: {error}", hint=hint) from error
+            raise StoreRefused(f"the store does not take the command: {error}") from error
+        except RedisError as error:
+            raise StoreAway(f"the store failed: {error}") from error
+
+    return guarded
+
+
+class LoadedSnapshot(msgspec.Struct):
+    """What the store has of a shard: the newest usable snapshot and its version, or (None, 0).
+
+    `faults` says of each newer one why it was passed over; `ahead` is the oldest of those that are whole and
+    stand too far on.
+    """
+
+    snapshot: Snapshot | None = None
+    version: int = 0
+    faults: list[str] = msgspec.field(default_factory=list)
+    ahead: Snapshot | None = None
+
+
+class Store:
+    """The snapshots of one pipeline, `name`, in the Redis at `url` (redis, rediss or unix)."""
+
+    def __init__(
+        self, url: str, *, name: str, keep: int = 3, timeout_s: float = TIMEOUT_S, sign_key: bytes = b""
+    ) -> None:
+        self._name = name
+        self.seal = Seal(name, sign_key)
+        self._keep = keep
+        self.client = connect(url, timeout_s=timeout_s)
+        self._claim = self.client.register_script(_CLAIM)
+        self._save = self.client.register_script(_SAVE)
+        self._tables = Tables(self.client, seal=self.seal, key=self._key, judge=_judge)
+
+    @plain_errors
+    def ping(self) -> None:
+        """Ask whether the store is there. Raises StoreAway or StoreRefused."""
+        self.client.ping()
+
+    @plain_errors
+    def claim(self, partition: int, *, floor: int) -> int:
+        """Become the owner of a shard: return an epoch above every earlier one and above `floor`."""
+        self._tables.forget(partition)
+        return int(cast("int", self._claim(keys=[self._key(partition, "head")], args=[floor])))
+
+    def save(
+        self, snapshot: Snapshot, *, changes: Mapping[str, Mapping[bytes, bytes | None]] = _NOTHING, base: int = 0
+    ) -> int:
+        """Save a version in one atomic step and return its number. Raises StoreFenced, StoreAway, TableDamaged.
+
+        `changes` are the rows of each table that changed since version `base`, None for one to delete; all others
+        stay as they are. After StoreAway some are written and there is no version: until a save goes through, the
+        next must bring each of those rows again, changed back or not. With 0 the base is not checked.
+        """
+        packed = {table: pack(rows, self.seal.rows(snapshot.partition, table)) for table, rows in changes.items()}
+        return self.save_packed(snapshot, packed=packed, base=base)
+
+    @plain_errors
+    def save_packed(self, snapshot: Snapshot, *, packed: Mapping[str, PackedRows], base: int) -> int:
+        """Save as `save` does, with changes that were packed elsewhere."""
+        partition, epoch, digest = snapshot.partition, snapshot.epoch, self._digest(snapshot, packed)
+        attempt = self._tables.write(partition, epoch=epoch, digest=digest, base=base, packed=packed)
+        sums = {table: written(total) for table, total in attempt.sums.items()}
+        sealed = encode(msgspec.structs.replace(snapshot, sums=sums), self.seal)
+        note = write_note(snapshot, self.seal, size=len(sealed))
+        self._tables.expect(partition, digest, attempt.sums)
+        answer = self._save(
+            keys=[self._key(partition, part) for part in ("head", "snapshots", "notes")],
+            args=[
+                *(epoch, snapshot.offset, digest, sealed, note, self._keep, base),
+                *(attempt.token, attempt.rows, attempt.version),
+                *(self._key(partition, "undo:"), self._key(partition, "rows:")),
+                *(part for table in snapshot.tables.items() for part in table),
+            ],
+        )
+        version = int(_judge(answer, partition, epoch)[0])
+        self._tables.confirm(partition, digest)
+        return version
+
+    def _digest(self, snapshot: Snapshot, packed: Mapping[str, PackedRows]) -> str:
+        """Return what tells a save from any other: of the rows it is their sums."""
+        model = hashlib.sha256(snapshot.model).digest()
+        weights = {table: changed.weight for table, changed in packed.items()}
+        return hashlib.sha256(
+            encode(msgspec.structs.replace(snapshot, model=model, sums=weights), self.seal)
+        ).hexdigest()
+
+    @plain_errors
+    def rewind(self, partition: int, *, epoch: int, version: int, sums: Mapping[str, bytes] | None = None) -> None:
+        """Make the tables stand as they did at a version that is kept, and drop every newer one; 0 empties all.
+
+        `sums` are those of its snapshot, which is read for them if they are not given.
+
+        To be done by every new owner before its first save, and again after one that failed half way. Numbers of
+        versions that are dropped are not used again. Raises StoreFenced, StoreAway, and TableDamaged when the way
+        back is lost, where nothing has changed, or when the rows are not those of that version: 0 can always be gone
+        back to.
+        """
+        if sums is None:
+            sums = self._sums_of(partition, version)
+        self._tables.rewind(partition, epoch=epoch, version=version, sums=sums)
+
+    def _sums_of(self, partition: int, version: int) -> Mapping[str, bytes]:
+        sealed = cast("bytes | None", self.client.hget(self._key(partition, "snapshots"), str(version)))
+        try:
+            return {} if sealed is None else decode(sealed, self.seal, partition=partition).sums
+        except SnapshotError as error:
+            raise TableDamaged(f"partition {partition}: version {version} can't be read: {error}") from error
+
+    def rows(self, partition: int, table: str) -> Iterator[tuple[bytes, bytes]]:
+        """Go through the rows of a table in no order; one may come twice. Raises StoreAway, TableDamaged."""
+        for page in self.pages(partition, table):
+            yield from page
+
+    def pages(self, partition: int, table: str) -> Iterator[Sequence[tuple[bytes, bytes]]]:
+        """Go through the rows as `rows` does, a page at a time, each as it is when it is asked for."""
+        pages = self._tables.pages(partition, table)
+        while (page := _next(pages)) is not None:
+            yield page
+
+    @plain_errors
+    def fetch(
+        self, partition: int, table: str, keys: Sequence[bytes], *, base: TableVersion | None = None
+    ) -> list[bytes | None]:
+        """Return the values of rows, None for one that is not there, in one round trip. Raises StoreAway.
+
+        With `base`, where the shard of its owner stands, raises StoreFenced when it has a newer owner, and TableDamaged
+        for a store that has lost versions or rows.
+        """
+        values, stand = self._tables.fetch(partition, table, keys)
+        if base is not None and stand.epoch > base.epoch:
+            raise StoreFenced(f"partition {partition} belongs to epoch {stand.epoch}; this worker has {base.epoch}")
+        # A save that is under way, or failed half way, may have brought more than there was.
+        if base is not None and (stand.version < base.version or stand.rows < base.rows):
+            raise TableDamaged(
+                f"partition {partition}: at version {stand.version} the table {table} has {stand.rows} rows; it had "
+                f"{base.rows} at version {base.version}"
+            )
+        return values
+
+    @plain_errors
+    def has_tables(self, partition: int) -> bool:
+        """Tell whether a shard has, or had, rows beside its snapshots."""
+        fields = cast("list[bytes]", self.client.hkeys(self._key(partition, "head")))
+        return any(field.startswith(b"table:") for field in fields)
+
+    @plain_errors
+    def version(self, partition: int) -> int:
+        """Return the number of the newest version that there ever was of a shard, 0 when there was none."""
+        return whole(cast("bytes | None", self.client.hget(self._key(partition, "head"), "version"))) or 0
+
+    @plain_errors
+    def epoch(self, partition: int) -> int:
+        """Return the epoch of a shard's newest owner, 0 when there was none."""
+        return whole(cast("bytes | None", self.client.hget(self._key(partition, "head"), "epoch"))) or 0
+
+    @plain_errors
+    def count(self, partition: int, table: str) -> int:
+        """Return how many rows a table has."""
+        return self._tables.count(partition, table)
+
+    @plain_errors
+    def load(
+        self,
+        partition: int,
+        *,
+        at_most: int,
+        start: int | None = None,
+        newest: int | None = None,
+        topic: tuple[str, str] | None = None,
+    ) -> LoadedSnapshot:
+        """Find the newest whole snapshot whose offset is at most `at_most`, and whose version at most `newest`.
+
+        With `start`, one whose history began elsewhere is passed over: it is of a model that was left behind. So is one
+        of another topic than `topic`, a name and an id.
+        """
+        fields = cast("list[bytes]", self.client.hkeys(self._key(partition, "snapshots")))
+        versions = {field: whole(field) for field in fields}
+        strays = [field for field, version in versions.items() if version is None]
+        found = LoadedSnapshot(faults=[f"version {field[:_SHOWN_BYTES]!r} is no number" for field in strays])
+        for version in sorted((version for version in versions.values() if version is not None), reverse=True):
+            if newest is not None and version > newest:
+                continue
+            sealed = cast("bytes | None", self.client.hget(self._key(partition, "snapshots"), str(version)))
+            if sealed is None:
+                continue
+            try:
+                snapshot = decode(sealed, self.seal, partition=partition)
+            except SnapshotError as error:
+                found.faults.append(f"version {version}: {error}")
+                continue
+            if topic is not None and (snapshot.topic, snapshot.topic_id) != topic:
+                found.faults.append(f"version {version}: of another topic, {snapshot.topic} ({snapshot.topic_id})")
+                continue
+            if start is not None and snapshot.start != start:
+                found.faults.append(f"version {version}: of a history from {snapshot.start}, not from {start}")
+                continue
+            if snapshot.offset > at_most:
+                found.faults.append(f"version {version}: at offset {snapshot.offset}, past {at_most}")
+                found.ahead = snapshot
+                continue
+            found.version, found.snapshot = version, snapshot
+            break
+        return found
+
+    @plain_errors
+    def notes(self, partition: int) -> list[dict[str, Any]]:
+        """Return what is known of each version of a shard, newest first, without loading any model."""
+        notes = cast("dict[bytes, bytes]", self.client.hgetall(self._key(partition, "notes")))
+        read = {whole(version): read_note(note, self.seal, partition=partition) for version, note in notes.items()}
+        known = ((version, note) for version, note in read.items() if version is not None and note is not None)
+        return [{"version": version, **note} for version, note in sorted(known, reverse=True, key=lambda item: item[0])]
+
+    @plain_errors
+    def partitions(self) -> list[int]:
+        """Return the partitions that have a shard in the store, in order."""
+        return sorted(set(self._partitions()))
+
+    def _partitions(self) -> Iterator[int]:
+        for key in self.client.scan_iter(match=f"{escape(self._name)}:{{*}}:head", count=1_000):
+            tag = bytes(key).rpartition(b"}:")[0]
+            partition = whole(tag.rpartition(b"/")[2])
+            # Somebody else's key may look like one.
+            if partition is not None and bytes(key) == self._key(partition, "head").encode():
+                yield partition
+
+    def _key(self, partition: int, part: str) -> str:
+        return f"{self._name}:{{{self._name}/{partition}}}:{part}"
+
+
+def _stray(parts: Sequence[Any]) -> str:
+    """Name the key that is of another type than the pipeline's keys are, for whoever was called of these parts."""
+    with contextlib.suppress(StopIteration, RedisError):
+        store = next(found for part in parts if isinstance(found := getattr(part, "store", part), Store))
+        if (key := stray(store.client, store.seal.name)) is not None:
+            return f"the key {key}"
+    return "the key of the pipeline's name that is neither a hash nor a worker's note (redis-cli: SCAN, TYPE)"
+
+
+def connect(url: str, *, timeout_s: float) -> "redis.Redis":
+    """Make a client that fails fast: the gate retries, so the client need not.
+
+    One attempt more is made on a connection that broke while it lay idle. Raises StoreRefused for a URL
+    that is none.
+    """
+    try:
+        return redis.Redis.from_url(
+            url,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
+        )
+    except ValueError as error:
+        raise StoreRefused(f"redis.url is no address: {error}") from error
+
+
+@plain_errors
+def _next(pages: Iterator[T]) -> T | None:
+    return next(pages, None)
+
+
+def _judge(answer: Any, partition: int, epoch: int) -> list[Any]:
+    """Return what a script answered behind its verdict. Raises what it refused."""
+    verdict, *rest = cast("list[Any]", answer)
+    if verdict == _FENCED:
+        raise StoreFenced(f"partition {partition} belongs to epoch {rest[0]}; this worker has {epoch}")
+    if verdict == _DAMAGED:
+        raise TableDamaged(f"partition {partition}: {rest[0].decode()}")
+    if verdict == _LATE:
+        raise StoreAway(f"partition {partition}: another try came between; the store may have been slow")
+    return rest

@@ -1,0 +1,92 @@
+"""Whether a snapshot is of these models, and what is said where it is not."""
+
+import msgspec
+import pytest
+from river import linear_model
+
+from headrace.consumers.topics import Topic
+from headrace.pipeline.recovery import compatibility, offset_metadata
+from headrace.state import snapshot
+from headrace.state.keyed.bank import RiverBank
+from headrace.state.keyed.keyring import Keyring
+from headrace.state.models.learner import RiverLearner
+from headrace.state.models.model import Mind, UndoableModel
+from headrace.state.shard import Shard
+
+TOPIC = Topic(name="in", partitions=1, id="t", value_bytes_max=1, compacted=False)
+
+
+def _cell() -> Mind:
+    return UndoableModel(RiverLearner(linear_model.LogisticRegression()))
+
+
+def _other() -> Mind:
+    return UndoableModel(RiverLearner(linear_model.LogisticRegression(l2=0.1)))
+
+
+def _keys() -> Mind:
+    bank = RiverBank(RiverLearner(linear_model.LogisticRegression()))
+    return Keyring(bank, fetch=lambda keys, _stand: [None] * len(keys), scan=lambda: iter(()), hot_max=9)
+
+
+def _taken(mind: Mind) -> snapshot.Snapshot:
+    return snapshot.take(Shard(mind, partition=0, start=0), topic="in", topic_id="t", now_ms=1)
+
+
+def _found(saved: snapshot.Snapshot, mind: Mind, topic: Topic = TOPIC) -> compatibility.Mismatch:
+    found = compatibility.mismatch(saved, topic=topic, mind=mind)
+    assert found is not None
+    return found
+
+
+def test_a_snapshot_of_the_same_fits() -> None:
+    for mind in (_cell, _keys):
+        assert compatibility.mismatch(_taken(mind()), topic=TOPIC, mind=mind()) is None
+
+
+def test_another_scope_is_named_and_no_release_of_river_is_asked_for() -> None:
+    found = _found(_taken(_cell()), _keys())
+    assert found.message.startswith('the models in the store are one for each partition, and model.scope = "key"')
+    assert found.hint == 'set model.scope = "partition" again, start under another `name`'
+    found = _found(_taken(_keys()), _cell())
+    assert 'set model.scope = "key" again' in found.hint
+    found = _found(msgspec.structs.replace(_taken(_cell()), scope="global"), _cell())
+    assert "one for all workers" in found.message
+
+
+@pytest.mark.parametrize(
+    ("written", "here", "hint"),
+    [
+        ("river-0.1-pickle", "river-0.2-pickle", "release of River"),
+        ("arrays-1", "river-0.2-pickle", "model.compile = true"),
+        ("river-0.1-pickle", "arrays-1", "model.compile = false"),
+    ],
+)
+def test_what_mends_another_codec_is_said(written: str, here: str, hint: str) -> None:
+    saved = msgspec.structs.replace(_taken(_cell()), codec=written)
+    found = compatibility.model_mismatch(saved, scope="partition", spec=saved.spec, codec=here)
+    assert found is not None
+    assert hint in found.hint
+
+
+def test_another_topic_and_another_model_are_told_apart() -> None:
+    assert "another topic" in _found(_taken(_cell()), _cell(), msgspec.structs.replace(TOPIC, id="u")).message
+    found = _found(_taken(_cell()), _other())
+    assert found.message == "model.py builds another model than the one in the store: l2=0.0 became l2=0.1"
+
+
+def test_a_mark_of_another_model_or_scope_is_told_and_an_empty_one_tells_nothing() -> None:
+    shard = Shard(_cell(), partition=0, start=0)
+    empty = offset_metadata.read(offset_metadata.of(shard))
+    shard.counts.records = 7
+    last = offset_metadata.read(offset_metadata.of(shard))
+    assert last is not None
+    assert empty is not None
+    for mind, fits in ((_cell(), True), (_keys(), False), (_other(), False)):
+        found = compatibility.mark_mismatch(last, scope=mind.scope, spec=mind.spec)
+        assert (found is None) == fits
+        assert compatibility.mark_mismatch(empty, scope=mind.scope, spec=mind.spec) is None
+    found = compatibility.mark_mismatch(last, scope="global", spec=_cell().spec)
+    assert found is not None
+    assert found.message.startswith("the models that learned the log are one for each partition, and model.scope")
+    assert 'set model.scope = "partition" again' in found.hint

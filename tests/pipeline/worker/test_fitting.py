@@ -1,0 +1,109 @@
+"""A batch that a topic did not take: what becomes smaller, and what stands."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from river import linear_model
+
+from headrace.consumers.record import Decoder, Record
+from headrace.pipeline.engine.engine import Engine, Result
+from headrace.pipeline.recovery import offset_metadata
+from headrace.pipeline.worker.fitting import Fitting
+from headrace.producers.output import Output
+from headrace.producers.record_size import SizeLimits
+from headrace.producers.sink import PlainSink, SinkRefused, SinkTooLarge
+from headrace.state.models.learner import RiverLearner
+from headrace.state.models.model import UndoableModel
+from headrace.state.shard import Counts, Shard
+
+TOPICS = {"predictions": "out", "dead_letters": "dlq.in"}
+
+
+class Batch:
+    """A batch that was learned and fixed, of a record for each key, and what is asked of the topics."""
+
+    def __init__(self, *keys: bytes) -> None:
+        self.told = SizeLimits(2_000, 2_000)
+        self.engine = Engine(decoder=Decoder(), topic="in", name="fraud")
+        self.engine.limits = self.told
+        self.shard = Shard(UndoableModel(RiverLearner(linear_model.LogisticRegression())), partition=0, start=0)
+        value = json.dumps({"features": {"a": 1}, "label": True}).encode()
+        self.result = self.engine.run(
+            self.shard, [Record(0, i, 5, key, value, None) for i, key in enumerate(keys)], now_ms=5
+        )
+        self.outputs = [
+            Output(0, self.result.predictions, self.result.letters, len(keys), offset_metadata.of(self.shard))
+        ]
+        self.sink = PlainSink({}, topics=TOPICS, deadline=_never, reach=_never)
+        self.fitting = Fitting(
+            self.engine, sink=self.sink, shards={0: self.shard}, topics=TOPICS, ask=lambda: self.told
+        )
+
+    def shrink(self, topic: str = "out", refusals: int = 1) -> None:
+        error = SinkTooLarge("too large", topic=topic)
+        self.fitting.shrink({0: self.result}, self.outputs, error, refusals=refusals)
+
+    def sent(self) -> tuple[int, list[int]]:
+        return len(self.outputs[0].predictions), [letter.record.offset for letter in self.result.letters]
+
+
+def _never(*_: Any) -> Any:
+    raise AssertionError
+
+
+def _counts(text: str) -> Counts:
+    found = offset_metadata.read(text)
+    assert found is not None
+    return offset_metadata.counts(found)
+
+
+def test_a_limit_that_was_lowered_is_read_anew_and_what_it_excludes_is_dead_lettered() -> None:
+    batch = Batch(b"a", b"b" * 900, b"c")
+    # The next batch is learned by now.
+    batch.shard.counts = msgspec.structs.replace(batch.shard.counts, records=5, predictions=5)
+    batch.told = SizeLimits(1_000, 1_500)
+    batch.shrink()
+    assert batch.sent() == (2, [1])
+    assert _counts(batch.outputs[0].mark) == Counts(records=3, predictions=2, dead_letters=1, learned=3)
+    assert batch.shard.counts == Counts(records=5, predictions=4, dead_letters=1, learned=3)
+    assert (batch.engine.limits, batch.sink.batch_bytes_max) == (batch.told, 1_000)
+
+
+def test_a_batch_of_small_records_is_sent_again_in_smaller_ones() -> None:
+    batch = Batch(b"a", b"b")
+    batch.told = SizeLimits(1_500, 2_000)
+    batch.shrink()
+    assert (batch.sent(), batch.sink.batch_bytes_max) == ((2, []), 1_500)
+
+
+@pytest.mark.parametrize("topic", ["out", ""])
+def test_where_the_limits_explain_nothing_the_largest_is_taken_for_too_large(topic: str) -> None:
+    batch = Batch(b"a", b"b" * 900, b"c")
+    batch.shrink(topic)
+    assert batch.sent() == (2, [1])
+    # What is known of a topic stays known: the next batch is not refused first.
+    assert 1_000 < batch.engine.limits.predictions < 1_200
+    assert batch.engine.limits.dead_letters == 2_000
+
+
+def test_it_comes_to_an_end_with_what_to_do_where_nothing_can_become_smaller() -> None:
+    batch = Batch(b"a")
+
+    def go_on() -> None:
+        for refusals in range(1, 30):
+            batch.shrink("", refusals)
+
+    with pytest.raises(SinkRefused) as caught:
+        go_on()
+    assert "max.message.bytes of dlq.in" in caught.value.hint
+    assert batch.sent() == (0, [0])
+
+
+def test_what_fits_is_left_as_it_is() -> None:
+    batch = Batch(b"a", b"b")
+    before = list(batch.outputs)
+    assert not batch.fitting.fit({0: batch.result}, batch.outputs)
+    assert batch.outputs == before
+    assert isinstance(batch.result, Result)
