@@ -25,7 +25,7 @@ from headrace.pipeline.recovery import compatibility, consistency, key_placement
 from headrace.pipeline.storage import open_store
 from headrace.state.models import learner
 from headrace.state.store.health import probe
-from headrace.state.store.store import StoreAway, StoreRefused
+from headrace.state.store.store_errors import StoreAway, StoreRefused
 
 T = TypeVar("T")
 

@@ -26,7 +26,7 @@ from headrace.pipeline.process.rundir import FolderRefused, RunDir
 from headrace.pipeline.recovery import consistency, key_placement
 from headrace.pipeline.storage import open_store
 from headrace.state.store.roster import Roster
-from headrace.state.store.store import StoreAway, StoreRefused
+from headrace.state.store.store_errors import StoreAway, StoreRefused
 
 _STORE_S = 2.0
 _REFRESH_S = 1.0

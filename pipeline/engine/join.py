@@ -12,7 +12,7 @@ from headrace.state.labels.join_entry import Entry
 from headrace.state.labels.label_join import Labels
 from headrace.state.models.learner import LabelError
 from headrace.state.shard import Shard
-from headrace.state.store.store import STORE_ERRORS
+from headrace.state.store.store_errors import STORE_ERRORS
 
 
 class LabelsStep:

@@ -12,7 +12,7 @@ import structlog
 
 from headrace.pipeline.process.rundir import RunDir
 from headrace.state.store.roster import LEASE_MS, Roster
-from headrace.state.store.store import StoreAway, StoreRefused
+from headrace.state.store.store_errors import StoreAway, StoreRefused
 
 log = structlog.get_logger("headrace")
 

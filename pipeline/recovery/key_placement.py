@@ -20,7 +20,8 @@ from headrace.consumers.topics import Topic
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.storage import open_store
 from headrace.state.keyed.keyring import TABLE as KEYS
-from headrace.state.store.store import STORE_ERRORS, Store
+from headrace.state.store.store import Store
+from headrace.state.store.store_errors import STORE_ERRORS
 
 log = structlog.get_logger("headrace")
 

@@ -11,7 +11,7 @@ from headrace.pipeline.telemetry import Telemetry
 from headrace.pipeline.worker.gate import Dependency, Gate
 from headrace.producers.sink import OutcomeUnknown, SinkAway
 from headrace.producers.webhook import WebhookAway
-from headrace.state.store.store import StoreAway
+from headrace.state.store.store_errors import StoreAway
 
 log = structlog.get_logger("headrace")
 

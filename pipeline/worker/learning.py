@@ -22,7 +22,7 @@ from headrace.pipeline.worker.delivery import Pending
 from headrace.pipeline.worker.takeover import Takeover
 from headrace.state.row_packing import TableDamaged
 from headrace.state.shard import Shard
-from headrace.state.store.store import StoreAway, StoreFenced
+from headrace.state.store.store_errors import StoreAway, StoreFenced
 
 log = structlog.get_logger("headrace")
 

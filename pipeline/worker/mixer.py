@@ -15,7 +15,7 @@ from headrace.pipeline.worker.saver import Saver
 from headrace.state.shard import Shard
 from headrace.state.shared.mix_store import Contribution, MixDamaged, MixOffset
 from headrace.state.shared.replica import Replica
-from headrace.state.store.store import StoreAway, StoreFenced
+from headrace.state.store.store_errors import StoreAway, StoreFenced
 
 log = structlog.get_logger("headrace")
 

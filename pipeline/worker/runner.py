@@ -32,7 +32,7 @@ from headrace.pipeline.worker.parts import Given, Limits, Parts
 from headrace.pipeline.worker.saver import Outcome
 from headrace.pipeline.worker.stop import FloodError, Stop
 from headrace.state.shard import Shard
-from headrace.state.store.store import StoreAway, StoreFenced
+from headrace.state.store.store_errors import StoreAway, StoreFenced
 
 log = structlog.get_logger("headrace")
 

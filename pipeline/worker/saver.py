@@ -26,7 +26,8 @@ from headrace.state.row_packing import PackedRows, TableDamaged
 from headrace.state.seal import RowSeal
 from headrace.state.shard import Shard
 from headrace.state.snapshot import Snapshot
-from headrace.state.store.store import Store, StoreAway, StoreFenced
+from headrace.state.store.store import Store
+from headrace.state.store.store_errors import StoreAway, StoreFenced
 
 log = structlog.get_logger("headrace")
 

@@ -49,7 +49,8 @@ from headrace.producers.record_size import SizeLimits
 from headrace.producers.sink import PlainSink, Sink, SinkRefused, TransactionalSink
 from headrace.state.models import learner
 from headrace.state.store.roster import WORKERS_MAX, Roster
-from headrace.state.store.store import Store, StoreAway, StoreRefused
+from headrace.state.store.store import Store
+from headrace.state.store.store_errors import StoreAway, StoreRefused
 
 log = structlog.get_logger("headrace")
 

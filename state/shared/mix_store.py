@@ -19,7 +19,8 @@ import msgspec
 
 from headrace.state.seal import UNREADABLE, Number, SealError
 from headrace.state.store.lua_scripts import WHOLE
-from headrace.state.store.store import Store, StoreFenced, plain_errors
+from headrace.state.store.store import Store, plain_errors
+from headrace.state.store.store_errors import StoreFenced
 from headrace.state.store.tables import whole
 
 # What is found where a number should be is this one, below all that there are.

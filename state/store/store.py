@@ -40,6 +40,7 @@ from headrace.state.row_packing import PackedRows, TableDamaged, TableVersion, p
 from headrace.state.seal import Seal, written
 from headrace.state.snapshot import Snapshot, SnapshotError, decode, encode
 from headrace.state.store.lua_scripts import PRELUDE, WHOLE
+from headrace.state.store.store_errors import StoreAway, StoreFenced, StoreRefused
 from headrace.state.store.tables import Tables, escape, stray, whole
 from headrace.state.store.version_note import read as read_note
 from headrace.state.store.version_note import write as write_note
@@ -127,37 +128,7 @@ return {0, version}
 )
 
 
-class StoreAway(Exception):
-    """Raised when the store can't be reached or can't serve for now; the same call may work later."""
-
-    status = 503
-    hint = "nothing is lost: the pipeline waits for the store and goes on by itself"
-
-
-class StoreFenced(Exception):
-    """Raised when a newer owner has claimed the shard; this one must let go of it."""
-
-    status = 409
-    hint = "nothing to do: another worker has taken the partition over"
-
-
-class StoreRefused(Exception):
-    """Raised when the store turns the client away: a wrong password, or a command that it may not call."""
-
-    status = 400
-    hint = "check redis.url, the password in it and the user's rights (`headrace doctor` tells which)"
-
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        if hint is not None:
-            self.hint = hint
-
-
 _NOTHING: Mapping[str, Mapping[bytes, bytes | None]] = MappingProxyType({})
-
-
-STORE_ERRORS = (StoreAway, StoreFenced, StoreRefused, TableDamaged)
-"""Whatever this module raises for a store that does not serve, or serves another by now."""
 
 
 def plain_errors(call: Callable[P, T]) -> Callable[P, T]:

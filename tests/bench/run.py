@@ -23,7 +23,7 @@ from headrace.consumers.source import SourceAway
 from headrace.pipeline.embedded import EmbeddedError
 from headrace.pipeline.engine import columnar
 from headrace.state.keyed.rows import kernel
-from headrace.state.store.store import StoreAway
+from headrace.state.store.store_errors import StoreAway
 
 _RECORDS_MIN = 20_000
 # Millions of records go through it: only for who asks.

@@ -29,7 +29,8 @@ from headrace.state.row_packing import TableDamaged
 from headrace.state.shard import Shard
 from headrace.state.shared.mix_store import MixOffset
 from headrace.state.store.roster import Roster
-from headrace.state.store.store import Store, StoreAway, StoreRefused
+from headrace.state.store.store import Store
+from headrace.state.store.store_errors import StoreAway, StoreRefused
 
 Kind = Literal["one model", "labels", "keys", "a mix"]
 TOPIC = Topic(name="in", partitions=1, id="", value_bytes_max=1_000_000, compacted=False)

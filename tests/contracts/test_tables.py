@@ -14,7 +14,8 @@ from headrace.state.row_packing import PackedRows, TableDamaged, TableVersion, p
 from headrace.state.seal import Seal
 from headrace.state.shard import Counts, Quality
 from headrace.state.snapshot import Snapshot, describe
-from headrace.state.store.store import Store, StoreAway, StoreFenced
+from headrace.state.store.store import Store
+from headrace.state.store.store_errors import StoreAway, StoreFenced
 
 KEY = "fraud:{fraud/3}"
 WAITING, MODELS = (Seal("fraud").rows(3, table) for table in ("waiting", "models"))

@@ -29,7 +29,8 @@ from headrace.pipeline.embedded.port import free_ports
 from headrace.state import snapshot
 from headrace.state.seal import Seal
 from headrace.state.snapshot import Snapshot
-from headrace.state.store.store import Store, StoreFenced
+from headrace.state.store.store import Store
+from headrace.state.store.store_errors import StoreFenced
 
 pytestmark = pytest.mark.xdist_group("store")
 

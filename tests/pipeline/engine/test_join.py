@@ -18,7 +18,7 @@ from headrace.state.models.learner import RiverLearner
 from headrace.state.models.model import UndoableModel
 from headrace.state.row_packing import TableVersion
 from headrace.state.shard import Shard
-from headrace.state.store.store import StoreAway
+from headrace.state.store.store_errors import StoreAway
 
 
 class Picky(linear_model.LogisticRegression):

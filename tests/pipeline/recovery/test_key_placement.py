@@ -10,7 +10,8 @@ from headrace.consumers.partitioner import murmur2
 from headrace.consumers.record import LabelRecord, Record
 from headrace.consumers.topics import Topic
 from headrace.pipeline.recovery.key_placement import PlacementWatch, advise
-from headrace.state.store.store import Store, StoreAway
+from headrace.state.store.store import Store
+from headrace.state.store.store_errors import StoreAway
 
 KEYS = [b"customer-%d" % number for number in range(40)]
 NAMES = ("clicks", "truths")

@@ -18,7 +18,8 @@ from headrace.state.row_packing import TableDamaged
 from headrace.state.shard import Shard
 from headrace.state.shared.mix_store import LoadedMix, MixOffset, MixStore
 from headrace.state.shared.replica import Replica, ReplicaPart
-from headrace.state.store.store import Store, StoreAway
+from headrace.state.store.store import Store
+from headrace.state.store.store_errors import StoreAway
 
 INTERVAL_S = 1.0
 LOOK = {"multi", "hmget", "exec"}

@@ -22,7 +22,8 @@ from headrace.state.models.learner import RiverLearner
 from headrace.state.models.model import UndoableModel
 from headrace.state.row_packing import TableVersion
 from headrace.state.shard import Shard
-from headrace.state.store.store import Store, StoreAway
+from headrace.state.store.store import Store
+from headrace.state.store.store_errors import StoreAway
 
 # A worker has threads, and so has the process that runs the tests.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")

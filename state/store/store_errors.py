@@ -1,0 +1,33 @@
+"""The errors of the store, apart from its client: the engine lets them through and imports no Redis."""
+
+from headrace.state.row_packing import TableDamaged
+
+
+class StoreAway(Exception):
+    """Raised when the store can't be reached or can't serve for now; the same call may work later."""
+
+    status = 503
+    hint = "nothing is lost: the pipeline waits for the store and goes on by itself"
+
+
+class StoreFenced(Exception):
+    """Raised when a newer owner has claimed the shard; this one must let go of it."""
+
+    status = 409
+    hint = "nothing to do: another worker has taken the partition over"
+
+
+class StoreRefused(Exception):
+    """Raised when the store turns the client away: a wrong password, or a command that it may not call."""
+
+    status = 400
+    hint = "check redis.url, the password in it and the user's rights (`headrace doctor` tells which)"
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        if hint is not None:
+            self.hint = hint
+
+
+STORE_ERRORS = (StoreAway, StoreFenced, StoreRefused, TableDamaged)
+"""All that a store raises which does not serve, or which serves another owner by now."""
