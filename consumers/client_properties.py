@@ -1,4 +1,4 @@
-"""librdkafka's properties as the pipeline's consumers have them: the user's own, and the few that it sets itself."""
+"""The librdkafka properties of the pipeline's consumers: the user's own, and those that the pipeline sets."""
 
 import math
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ from confluent_kafka import Consumer, KafkaException
 _OWNED = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
-    # Also makes the committed offsets stable: without it a transaction that is still open is not waited for.
+    # Also makes `committed` wait until an open transaction has ended.
     "isolation.level": "read_committed",
-    # Earliest would skip a range that retention took, and latest would jump to the end, both in silence.
+    # `earliest` would skip a range that retention deleted, and `latest` all unread records, both without an error.
     "auto.offset.reset": "error",
-    # Tells where a partition ends even where nothing but control records lies between here and there.
+    # Reports the end of a partition even when only control records come before it.
     "enable.partition.eof": True,
 }
 OWNED_SETTINGS = frozenset(_OWNED) | {
@@ -26,28 +26,28 @@ OWNED_SETTINGS = frozenset(_OWNED) | {
     "error_cb",
     "stats_cb",
 }
-"""librdkafka properties that the pipeline sets itself; the configuration refuses them by name."""
+"""librdkafka properties that the pipeline sets; the configuration refuses them."""
 
 _CLASSIC = {
     "partition.assignment.strategy": "cooperative-sticky",
-    # How long a dead worker's partitions lie idle. Heartbeats come from librdkafka's own thread, so a busy
-    # worker is not taken for a dead one.
+    # The partitions of a dead worker are idle for this time. librdkafka sends heartbeats from a thread of its own, so
+    # a busy worker does not count as dead.
     "session.timeout.ms": 6_000,
     "heartbeat.interval.ms": 1_500,
 }
 
 
 class SettingsRefused(Exception):
-    """Raised when librdkafka does not take a property, by its name or by its value."""
+    """Raised when librdkafka refuses the name or the value of a property."""
 
     status = 400
-    hint = "mend it in [kafka.librdkafka]; librdkafka's CONFIGURATION.md lists every property"
+    hint = "correct it in [kafka.librdkafka]; librdkafka's CONFIGURATION.md lists every property"
 
 
 def session_s(settings: Mapping[str, Any]) -> float:
-    """Return how long the group waits for a member that is silent, in seconds.
+    """Return how long the group waits for a silent member, in seconds.
 
-    With the newer protocol it is for ever: there the broker decides, and hands over by itself what nobody has.
+    `inf` with the newer protocol: there the broker decides, and assigns partitions without an owner by itself.
     """
     if settings.get("group.protocol") == "consumer":
         return math.inf
@@ -55,9 +55,9 @@ def session_s(settings: Mapping[str, Any]) -> float:
 
 
 def outsider(settings: Mapping[str, Any], *, group: str, own: Mapping[str, Any]) -> Consumer:
-    """Make a client that looks on behalf of a group which it never joins. Raises SettingsRefused.
+    """Make a consumer that reads for a group and never joins it. Raises SettingsRefused.
 
-    It takes whatever properties a member takes; those of `own` go before all others.
+    The properties in `own` override all others.
     """
     try:
         return Consumer({**consumer_settings(settings, group=group), **own})
@@ -66,24 +66,24 @@ def outsider(settings: Mapping[str, Any], *, group: str, own: Mapping[str, Any])
 
 
 def consumer_settings(settings: Mapping[str, Any], *, group: str) -> dict[str, Any]:
-    """Complete the user's librdkafka properties to a consumer's, with what its group protocol allows."""
+    """Return a consumer's properties: the user's own, and those of the pipeline that the group protocol allows."""
     classic = {} if settings.get("group.protocol") == "consumer" else _CLASSIC
     return {
         "fetch.wait.max.ms": 100,
         "queued.max.messages.kbytes": 32_768,
-        # Once so much is fetched ahead the client asks for no more for as long: by default a second, in which a stream
-        # of long records has learned all of it and stands still.
+        # The client stops fetching for this time when its queue is full. In the default, one second, a stream of long
+        # records learns the whole queue and then waits.
         "fetch.queue.backoff.ms": 10,
-        # A broker that is back is found within a second, not ten: the coordinator's connection waits by itself.
+        # Reconnect to a broker that is back within a second, not ten.
         "reconnect.backoff.max.ms": 1_000,
-        # A reply that was lost on a connection that lives is missed after this: a minute, by default.
+        # Give up a lost reply after this time, not after a minute.
         "socket.timeout.ms": 10_000,
-        # A broker that wakes may first tell of no broker at all, not even of itself. Who has nobody to ask for so long
-        # begins with the bootstrap servers again: after five minutes, by default.
+        # A broker that starts may report no brokers at all, not even itself. Without a known broker for this time, the
+        # client asks the bootstrap servers again; by default after five minutes.
         "metadata.recovery.rebootstrap.trigger.ms": 5_000,
-        # A first answer that was lost is missed after this: ten seconds, by default.
+        # Give up a lost first reply after this time, not after ten seconds.
         "api.version.request.timeout.ms": 5_000,
-        # The loop polls many times a second; what holds a rebalance up for longer hangs.
+        # The loop polls many times a second: a worker that delays a rebalance for longer hangs.
         "max.poll.interval.ms": 60_000,
         **classic,
         **settings,

@@ -1,7 +1,6 @@
-"""What each of Kafka's errors means to who reads and who asks: which pass by themselves, and which never will.
+"""Sorts Kafka's error codes for consumers and admin requests: which pass by themselves, and which do not.
 
-Every code that the client knows stands here once: an error that no waiting mends and that is waited for holds the
-pipeline up for ever.
+Every code of the client is listed once: to wait for an error that does not pass would stop the pipeline for ever.
 """
 
 from typing import Literal
@@ -9,8 +8,8 @@ from typing import Literal
 from confluent_kafka import KafkaError
 
 ReadErrorMeaning = Literal["passes", "offset", "right", "setting"]
-"""Whether a fault passes, says that the log does not hold an offset, or will never pass: for a right that is missing,
-or for what the client, the topic or the broker is set to."""
+"""The error passes by itself; the log lacks an offset; the user lacks a right; or a setting must change, of the client,
+the topic or the broker."""
 
 _CODES: dict[ReadErrorMeaning, str] = {
     "passes": """
@@ -63,9 +62,9 @@ _CODES: dict[ReadErrorMeaning, str] = {
 MEANINGS: dict[int, ReadErrorMeaning] = {
     getattr(KafkaError, name): meaning for meaning, names in _CODES.items() for name in names.split()
 }
-"""What each code of the client means."""
+"""The meaning of each error code."""
 
 
 def meaning_of(code: int) -> ReadErrorMeaning:
-    """Return the meaning of a code. A code that this release does not know counts as an outage that passes."""
+    """Return the meaning of a code. An unknown code counts as an outage that passes."""
     return MEANINGS.get(code, "passes")

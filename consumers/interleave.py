@@ -1,8 +1,8 @@
-"""One order for the two logs of a partition: which features and which labels are handled next.
+"""Puts the records of a partition's two logs, features and labels, into one order.
 
-A pure state machine between the source and the engine. New records go by their timestamps, as far as both logs are
-known; what was handled before goes again in the very steps in which it went then. A slice that it gives is a run of
-records in their one order, and the places at which the two logs stand after it.
+A pure state machine between the source and the engine. New records are ordered by their timestamps, as far as both logs
+have been read. Records that were handled before come in the same steps as the first time. A slice is a run of ordered
+records, with the offsets of both logs after it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,41 +17,41 @@ from headrace.consumers.record import LabelRecord, Record
 Log = Literal[0, 1]
 """The features or the labels."""
 LogOffsets = tuple[int, int]
-"""An offset of the features and one of the labels."""
+"""An offset in the features and one in the labels."""
 IsAtEnd = Callable[[Log, int], bool]
-"""Tells whether a log, 0 the features and 1 the labels, is known to have nothing from an offset on."""
+"""Tells whether a log is known to have no record at an offset or after it."""
 
 LOGS: tuple[Log, Log] = (0, 1)
 """Both logs of a partition."""
-# Records of one log that wait for the other's, beyond which the log is not fetched any further.
-_HELD_MAX = 20_000
-# How long one log may wait to learn whether the other has something older.
-_PATIENCE_S = 0.5
+# With more buffered records than this, a log is not fetched any further.
+_BUFFERED_MAX = 20_000
+# How long one log waits for older records of the other.
+_WAIT_MAX_S = 0.5
 _LOOK_S = 0.05
 
 
 class Slice(msgspec.Struct, frozen=True):
-    """Records of both logs in one order. `silent` ones have had their outputs in an earlier life.
+    """Records of both logs in one order. The outputs of `silent` records are committed already.
 
-    `again` tells a step that was taken before, in this order.
+    A `recorded` slice is one of the steps that were given: its order is known already.
     """
 
     records: Sequence[Record]
     end: LogOffsets
     silent: bool
-    again: bool = False
+    recorded: bool = False
 
 
 class Interleave:
-    """Order what comes of one partition from `place` on.
+    """Order the records of one partition from `position` on.
 
-    Up to `committed` the order is that of `steps`, each the place at which it ended; where they are not known, it is
-    that of the timestamps. `held` are the records that wait.
+    Below `committed` the order follows `steps`, the offsets at which each step ended. Without steps it follows the
+    timestamps. `buffered` holds the records that wait, by log.
     """
 
-    def __init__(self, place: LogOffsets, *, committed: LogOffsets, steps: Sequence[LogOffsets] | None) -> None:
-        self.place = place
-        self.held: tuple[list[Record], list[Record]] = ([], [])
+    def __init__(self, position: LogOffsets, *, committed: LogOffsets, steps: Sequence[LogOffsets] | None) -> None:
+        self.position = position
+        self.buffered: tuple[list[Record], list[Record]] = ([], [])
         self._committed = committed
         self._steps = list(steps or ())
         self._steps.reverse()
@@ -61,158 +61,156 @@ class Interleave:
 
     @property
     def is_relearning(self) -> bool:
-        """Whether the committed place is not reached yet."""
-        return any(place < committed for place, committed in zip(self.place, self._committed, strict=True))
+        """Whether the committed offsets are not reached yet."""
+        return any(offset < committed for offset, committed in zip(self.position, self._committed, strict=True))
 
-    def feed(self, log: Log, records: Sequence[Record], end: int | None) -> None:
-        """Add what came of a log, and the offset at which it ends, where that came, too."""
-        behind = self._next(log)
-        self.held[log].extend([record for record in records if record.offset >= behind])
+    def add(self, log: Log, records: Sequence[Record], end: int | None) -> None:
+        """Buffer records of a log. `end` is the log's end, if the read reached it."""
+        start = self.next_offset(log)
+        self.buffered[log].extend([record for record in records if record.offset >= start])
         if end is not None:
             self._ends[log] = end
 
     def clear(self) -> None:
-        """Forget what is held: it is read again from `place` on."""
-        for log in self.held:
+        """Drop the buffered records: they are read again from `position` on."""
+        for log in self.buffered:
             log.clear()
         self._ends = [-1, -1]
 
     def has_enough(self, log: Log) -> bool:
-        """Tell whether so much of a log is held that no more should be fetched; not while the next step lacks some."""
-        if self._steps and not self._is_there(log, self._steps[-1]):
+        """Tell whether fetching of a log should pause. It goes on while the next step is incomplete."""
+        if self._steps and not self._is_read(log, self._steps[-1]):
             return False
-        return len(self.held[log]) > _HELD_MAX
+        return len(self.buffered[log]) > _BUFFERED_MAX
 
-    def lacks(self, log: Log) -> bool:
-        """Tell whether a log that is not fetched should be again: what comes next may lack it."""
-        if self._steps and not self._is_there(log, self._steps[-1]):
+    def needs_more(self, log: Log) -> bool:
+        """Tell whether fetching of a paused log should go on."""
+        if self._steps and not self._is_read(log, self._steps[-1]):
             return True
-        return len(self.held[log]) <= _HELD_MAX // 2
+        return len(self.buffered[log]) <= _BUFFERED_MAX // 2
 
     def next_offset(self, log: Log) -> int:
-        """Return the offset of a log from which on nothing has come yet."""
-        return self._next(log)
+        """Return the offset after the last buffered record of a log."""
+        return self.buffered[log][-1].offset + 1 if self.buffered[log] else self.position[log]
 
-    def take(self, now_s: float, *, records_max: int, is_at_end: IsAtEnd) -> Slice | None:
-        """Give the next slice, None when more must come first. What follows it is asked for by calling again."""
+    def next_slice(self, now_s: float, *, records_max: int, is_at_end: IsAtEnd) -> Slice | None:
+        """Remove the next slice from the buffers and return it; None while it needs records that are not read yet."""
         if self._steps:
-            return self._take_step(self._steps[-1])
+            return self._next_step(self._steps[-1])
         if self.is_relearning:
-            return self._take_by_time(now_s, records_max, is_at_end, limit=self._committed)
-        return self._take_by_time(now_s, records_max, is_at_end, limit=None)
+            return self._next_by_time(now_s, records_max, is_at_end, limit=self._committed)
+        return self._next_by_time(now_s, records_max, is_at_end, limit=None)
 
-    def _take_step(self, end: LogOffsets) -> Slice | None:
-        """Take a step that was taken before: at once when it is in one log alone, else when it is there as a whole."""
-        whole = self._is_there(0, end) and self._is_there(1, end)
-        alone = self.place[0] == end[0] or self.place[1] == end[1]
-        if not whole and not alone:
+    def _next_step(self, end: LogOffsets) -> Slice | None:
+        """Return a recorded step. A step of one log may come in parts; one of both logs must be complete."""
+        complete = self._is_read(0, end) and self._is_read(1, end)
+        in_one_log = self.position[0] == end[0] or self.position[1] == end[1]
+        if not complete and not in_one_log:
             return None
-        first, second = (self._below(log, end) for log in LOGS)
-        if not whole and not (first or second):
+        features, labels = (self._below(log, end) for log in LOGS)
+        if not complete and not (features or labels):
             return None
-        records = self._cut(len(first), len(second))
-        if whole:
+        records = self._remove(len(features), len(labels))
+        if complete:
             self._steps.pop()
-            self.place = end
-        return Slice(records, self.place, silent=True, again=True)
+            self.position = end
+        return Slice(records, self.position, silent=True, recorded=True)
 
-    def _take_by_time(
+    def _next_by_time(
         self, now_s: float, records_max: int, is_at_end: IsAtEnd, *, limit: LogOffsets | None
     ) -> Slice | None:
-        counts = self._known(is_at_end, limit)
+        counts = self._ready(is_at_end, limit)
         waiting = any(self._below(log, limit) for log in LOGS)
         if not any(counts) and waiting:
-            # What passes while other partitions are learned is no silence of the log's: little counts for each look.
+            # The worker may have been busy with other partitions since the last call: count only a little of that time.
             if self._looked_s is not None:
                 self._waited_s += min(now_s - self._looked_s, _LOOK_S)
             self._looked_s = now_s
-            if self._waited_s < _PATIENCE_S:
+            if self._waited_s < _WAIT_MAX_S:
                 return None
-            # The other log is silent, and nobody knows whether it is empty: this one can't wait for ever.
+            # The other log is silent, and may be empty: do not wait for it for ever.
             counts = [len(self._below(log, limit)) for log in LOGS]
         self._looked_s, self._waited_s = None, 0.0
-        before = self.place
-        records = self._cut(*counts, records_max=records_max)
-        self._pass_ends(limit)
-        if not records and self.place == before:
+        before = self.position
+        records = self._remove(*counts, records_max=records_max)
+        self._skip_to_ends(limit)
+        if not records and self.position == before:
             return None
-        return Slice(records, self.place, silent=limit is not None)
+        return Slice(records, self.position, silent=limit is not None)
 
-    def _known(self, is_at_end: IsAtEnd, limit: LogOffsets | None) -> list[int]:
-        """Count, of each log, the records that nothing older can come before any more."""
+    def _ready(self, is_at_end: IsAtEnd, limit: LogOffsets | None) -> list[int]:
+        """Count the records of each log before which no older record can still arrive."""
         horizon: int | None = None
         for log in LOGS:
-            held = self._below(log, limit)
-            done = limit is not None and self._is_there(log, limit)
-            if done or self._ends[log] >= self._next(log) or is_at_end(log, self._next(log)):
+            records = self._below(log, limit)
+            start = self.next_offset(log)
+            done = limit is not None and self._is_read(log, limit)
+            if done or self._ends[log] >= start or is_at_end(log, start):
                 continue
-            last_ms = held[-1].timestamp_ms if held else -1
+            last_ms = records[-1].timestamp_ms if records else -1
             horizon = last_ms if horizon is None else min(horizon, last_ms)
         counts = []
         for log in LOGS:
-            held = self._below(log, limit)
-            count = len(held)
-            # One that is dated later than those behind it holds none of them up.
-            while count and horizon is not None and held[count - 1].timestamp_ms > horizon:
+            records = self._below(log, limit)
+            count = len(records)
+            # From the end: a record from a fast clock must not hold up the older ones behind it.
+            while count and horizon is not None and records[count - 1].timestamp_ms > horizon:
                 count -= 1
             counts.append(count)
         return counts
 
-    def _cut(self, features: int, labels: int, *, records_max: int | None = None) -> list[Record]:
-        """Take so many records of each log, in one order, and at most `records_max` of them."""
-        first, second = self.held[1][:labels], self.held[0][:features]
-        ordered = _merged(first, second)[:records_max]
-        taken = sum(type(record) is LabelRecord for record in ordered)
-        if len(ordered) < len(first) + len(second):
-            # A relearning has no more of a step than what it took: that alone decides on the order.
-            ordered = _merged(first[:taken], second[: len(ordered) - taken])
-        ends = list(self.place)
-        for log, count in ((0, len(ordered) - taken), (1, taken)):
+    def _remove(self, features: int, labels: int, *, records_max: int | None = None) -> list[Record]:
+        """Remove these numbers of records, `records_max` at most, and return them in one order."""
+        from_labels, from_features = self.buffered[1][:labels], self.buffered[0][:features]
+        ordered = _merged(from_labels, from_features)[:records_max]
+        labelled = sum(type(record) is LabelRecord for record in ordered)
+        if len(ordered) < len(from_labels) + len(from_features):
+            # Relearning sees only the records of this step, so only they may decide on the order.
+            ordered = _merged(from_labels[:labelled], from_features[: len(ordered) - labelled])
+        ends = list(self.position)
+        for log, count in ((0, len(ordered) - labelled), (1, labelled)):
             if count:
-                ends[log] = self.held[log][count - 1].offset + 1
-                del self.held[log][:count]
-        self.place = ends[0], ends[1]
+                ends[log] = self.buffered[log][count - 1].offset + 1
+                del self.buffered[log][:count]
+        self.position = ends[0], ends[1]
         return ordered
 
-    def _pass_ends(self, limit: LogOffsets | None) -> None:
-        """Pass what lies behind the last record of a log: control records, aborted ones."""
-        place = list(self.place)
+    def _skip_to_ends(self, limit: LogOffsets | None) -> None:
+        """Skip the control records and aborted records behind the last record of a log."""
+        position = list(self.position)
         for log in LOGS:
-            if limit is not None and self._is_there(log, limit) and not self._below(log, limit):
-                place[log] = max(place[log], limit[log])
-            elif limit is None and not self.held[log]:
-                place[log] = max(place[log], self._ends[log])
-        self.place = place[0], place[1]
+            if limit is not None and self._is_read(log, limit) and not self._below(log, limit):
+                position[log] = max(position[log], limit[log])
+            elif limit is None and not self.buffered[log]:
+                position[log] = max(position[log], self._ends[log])
+        self.position = position[0], position[1]
 
-    def _is_there(self, log: Log, end: LogOffsets) -> bool:
-        """Tell whether all of a log below a place has come."""
-        return self._next(log) >= end[log] or self._ends[log] >= end[log]
+    def _is_read(self, log: Log, end: LogOffsets) -> bool:
+        """Tell whether all records of a log below `end` are read."""
+        return self.next_offset(log) >= end[log] or self._ends[log] >= end[log]
 
     def _below(self, log: Log, limit: LogOffsets | None) -> Sequence[Record]:
-        held = self.held[log]
-        if limit is None or not held or held[-1].offset < limit[log]:
-            return held
-        return [record for record in held if record.offset < limit[log]]
-
-    def _next(self, log: Log) -> int:
-        return self.held[log][-1].offset + 1 if self.held[log] else self.place[log]
+        records = self.buffered[log]
+        if limit is None or not records or records[-1].offset < limit[log]:
+            return records
+        return [record for record in records if record.offset < limit[log]]
 
 
 def _merged(labels: list[Record], features: list[Record]) -> list[Record]:
-    """Merge records of both logs by their timestamps, those of each log in its order.
+    """Merge the records of both logs by their timestamps; the records of one log keep their order.
 
-    A record counts as no later than any behind it in its log: one producer's fast clock must not hold up all others'.
-    Of the same millisecond the label goes first: it is of features that came before.
+    A record counts as no later than any record behind it in its log: the fast clock of one producer must not hold up
+    the records of the others. With equal timestamps the label comes first: its features came before.
     """
     if not labels or not features:
         return labels or features
-    return [record for _, record in merge(_dated(labels), _dated(features), key=_time)]
+    return [record for _, record in merge(_timed(labels), _timed(features), key=_time)]
 
 
-def _dated(records: Sequence[Record]) -> Iterator[tuple[int, Record]]:
+def _timed(records: Sequence[Record]) -> Iterator[tuple[int, Record]]:
     times = [*accumulate((record.timestamp_ms for record in reversed(records)), min)]
     return zip(reversed(times), records, strict=True)
 
 
-def _time(dated: tuple[int, Record]) -> int:
-    return dated[0]
+def _time(timed: tuple[int, Record]) -> int:
+    return timed[0]

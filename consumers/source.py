@@ -1,7 +1,7 @@
-"""The way in: a member of the consumer group that gives batches and keeps its place while it is paused.
+"""The way in: a member of the consumer group that polls batches of records, and stays a member while it is paused.
 
-Nothing of a partition is read until the runner has taken it over and says from which offset: only then does the
-client get it. The rebalance callbacks only note what happened: all work on it is done between polls.
+A partition is not read until the runner has taken it over and names an offset: the client gets the partition then. The
+rebalance callbacks only note which partitions came and went; the runner acts on that between polls.
 """
 
 import time
@@ -25,10 +25,10 @@ from headrace.consumers.consumer_errors import meaning_of
 from headrace.consumers.record import LabelRecord, Record
 
 _Log = tuple[bool, int]
-"""One of a partition's two logs: whether it is that of the labels, and the partition."""
+"""One of a partition's two logs: whether it is the log of the labels, and the partition."""
 
 BYTES_MAX = 16 << 20
-"""About so many bytes of values make a batch, however small or large its records are."""
+"""A batch ends after about this number of bytes of values, whatever the number of its records."""
 
 _SLICE_RECORDS = 1_000
 _CALL_S = 5.0
@@ -38,21 +38,21 @@ _LOOK_S = 0.05
 
 
 class SourceAway(Exception):
-    """Raised when Kafka does not answer a question that the runner can't go on without."""
+    """Raised when Kafka does not answer a request that the runner needs."""
 
     status = 503
     hint = "nothing is lost: the pipeline waits for Kafka and goes on by itself"
 
 
 class SourceLost(Exception):
-    """Raised when the client itself can't go on: the process must end, and another take its place."""
+    """Raised when the client itself has failed: the process must end and be started again."""
 
     status = 503
     hint = "nothing to do: the worker is started again and goes on from the committed offset"
 
 
 class SourceError(Exception):
-    """Raised when reading can't go on without somebody's help."""
+    """Raised when reading can't go on until a person changes something."""
 
     status = 400
 
@@ -62,13 +62,13 @@ class SourceError(Exception):
 
 
 class OffsetGone(SourceError):
-    """Raised when the log does not hold the offset that is to be read next."""
+    """Raised when the log no longer holds the next offset to read."""
 
 
 class Committed(msgspec.Struct, frozen=True):
-    """What the group has committed for a partition: the next offset (-1 for none) and its metadata.
+    """The group's committed offset for a partition (-1: none), and its metadata.
 
-    `labels` is the next offset of the labels topic, -1 where there is none.
+    `labels` is the committed offset in the labels topic (-1: none).
     """
 
     offset: int
@@ -77,10 +77,10 @@ class Committed(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """Records by partition, in offset order, with the membership that held when they were consumed.
+    """Records by partition, in offset order, with the group membership under which they were polled.
 
-    `ends` has, for each partition that was read to its end, the offset that the next record will have. `labels` and
-    `label_ends` are those of the labels topic.
+    `ends` holds the end offset of each partition that was read to its end. `labels` and `label_ends` are the same for
+    the labels topic.
     """
 
     records: Mapping[int, Chunk]
@@ -91,15 +91,14 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Source:
-    """The features topic, as a member of the group sees it, and beside it the labels topic, if there is one.
+    """Read the features topic as a member of the group, and the labels topic, if there is one.
 
-    The group is joined for the features. Whoever has a partition of them reads the labels of the same number, so
-    that the two are never apart, whatever the group's assignor does.
+    The group assigns only partitions of the features. A member also reads the labels partition of the same number, so
+    that one worker has both, whatever the group's assignor does.
 
-    `settings` are librdkafka's, `group` is the consumer group. `rebalanced` is called from within `poll`
-    with the partitions that came and those that went; it must return at once. `unreachable` is true from when
-    the client has lost every broker until one answers `partitions`; `joined` says that the group has this member, and
-    has told it its partitions. Raises SettingsRefused.
+    `settings` are librdkafka's. `poll` calls `rebalanced` with the partitions that came and the partitions that went;
+    it must return at once. `unreachable` is true after the client has lost every broker, until one answers
+    `partitions`. `joined` is true while the group has assigned partitions to this member. Raises SettingsRefused.
     """
 
     def __init__(
@@ -111,7 +110,7 @@ class Source:
         rebalanced: Callable[[Sequence[int], Sequence[int]], None],
         labels: str | None = None,
     ) -> None:
-        settings = {**consumer_settings(settings, group=group), "error_cb": self._heard}
+        settings = {**consumer_settings(settings, group=group), "error_cb": self._on_error}
         self._incremental = settings.get("group.protocol") == "consumer" or "cooperative" in settings.get(
             "partition.assignment.strategy", ""
         )
@@ -125,21 +124,22 @@ class Source:
         self.unreachable = False
         self.joined = False
         self.assigned: set[int] = set()
-        # Of each log that the client has: the offset after the last record that it gave.
+        # For each log that the client reads: the offset after the last record that was polled.
         self._next: dict[_Log, int] = {}
         self._paused: set[_Log] = set()
 
     def subscribe(self) -> None:
         """Join the group. The partitions come with later polls."""
-        self._consumer.subscribe([self._topic], on_assign=self._came, on_revoke=self._went, on_lost=self._lost)
+        self._consumer.subscribe(
+            [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
 
     def poll(self, *, records_max: int, wait_s: float, bytes_max: int = BYTES_MAX) -> Batch | None:
-        """Wait for the first record, then take what else is there; None when nothing came in time.
+        """Wait for the first record and return it with all others that are fetched already; None after `wait_s`.
 
-        Once there are `bytes_max` bytes of values, no more is taken than a slice of messages.
+        The batch may exceed `bytes_max` bytes of values by one slice of messages.
 
-        Raises SourceError for what no waiting mends and SourceLost for a client that is dead; its other errors are
-        waited out.
+        Raises SourceError for an error that does not pass by itself, and SourceLost for a client that has failed.
         """
         first = self._consumer.poll(wait_s)
         if first is None:
@@ -152,18 +152,18 @@ class Source:
                     self._note(message, error, ends)
             messages = [message for message in messages if message.error() is None]
         found: dict[_Log, list[Message]] = {}
-        # A log's messages come in long runs.
+        # Messages of one log come in long runs, so grouping costs little for each message.
         for partition, run in groupby(messages, Message.partition):
             for labels, part in groupby(run, self._is_label) if self._labels is not None else ((False, run),):
                 found.setdefault((labels, cast("int", partition)), []).extend(part)
         records = {log: Chunk(run, LabelRecord if log[0] else Record) for log, run in found.items()}
-        # Once a log, not once a record; and what was revoked within this very poll is no longer the client's.
+        # A log that this same poll revoked is not in `_next` any more.
         for log in records.keys() & self._next.keys():
             self._next[log] = records[log].offsets[-1] + 1
         return self._batch(records, ends) if records or ends else None
 
     def _fetched(self, records_max: int, bytes_max: int) -> list[Message]:
-        """Take what the client has fetched, slice by slice, until there is enough of it."""
+        """Consume the messages that the client has fetched already, slice by slice, up to both limits."""
         messages: list[Message] = []
         while records_max > len(messages) and bytes_max > 0:
             slice_ = self._consumer.consume(min(_SLICE_RECORDS, records_max - len(messages)), 0)
@@ -177,13 +177,13 @@ class Source:
         return message.topic() == self._labels
 
     def _note(self, message: Message, error: KafkaError, ends: dict[_Log, int]) -> None:
-        """Note where a log ends, or judge any other event that is no record."""
+        """Note the end of a log. Raises SourceError or SourceLost for an error that does not pass."""
         if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 librdkafka's own codes
             ends[message.topic() == self._labels, cast("int", message.partition())] = cast("int", message.offset())
             return
         self._refuse(error)
         if error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001
-            # Comes with a partition or without, and only once: a static member that lost its session, say.
+            # librdkafka reports a fatal error once, with a partition or without: a lost static member, for example.
             raise SourceLost(f"the consumer can't go on: {error.str()}")
         if meaning_of(error.code()) == "offset" and message.partition() in {None, -1, *(p for _, p in self._next)}:
             raise OffsetGone(
@@ -191,30 +191,29 @@ class Source:
                 hint="raise the topic's retention; `headrace status` shows where each partition stands",
             )
 
-    def nothing(self) -> Batch:
-        """Return an empty batch, for records that wait from earlier ones: its membership is as good for them."""
+    def empty_batch(self) -> Batch:
+        """Return a batch without records, with the present membership: for records that were buffered earlier."""
         return self._batch({}, {})
 
     def pause(self, partitions: Iterable[int]) -> None:
-        """Stop fetching what is being read. What was fetched and not polled is dropped."""
-        reading = [log for partition in partitions for log in self._logs(partition) if log in self._next]
-        self._hold(reading)
+        """Stop fetching both logs of partitions. Messages that were fetched and not polled are dropped."""
+        self._pause([log for partition in partitions for log in self._logs(partition) if log in self._next])
 
-    def hold(self, partition: int, *, labels: bool) -> None:
-        """Stop fetching one of a partition's two logs, until `read_on`."""
-        self._hold([(labels, partition)])
+    def pause_log(self, partition: int, *, labels: bool) -> None:
+        """Stop fetching one of a partition's two logs, until `read_log_from`."""
+        self._pause([(labels, partition)])
 
     def read_from(self, partition: int, offset: int, labels: int = -1) -> None:
-        """Read a partition from an offset on, and its labels from theirs, paused or not before.
+        """Read a partition from `offset`, and its labels from the offset `labels`; this ends a pause.
 
         Raises SourceAway when the client can't yet.
         """
-        self.read_on(partition, offset, labels=False)
+        self.read_log_from(partition, offset, labels=False)
         if self._labels is not None:
-            self.read_on(partition, labels, labels=True)
+            self.read_log_from(partition, labels, labels=True)
 
-    def read_on(self, partition: int, offset: int, *, labels: bool) -> None:
-        """Read one of a partition's two logs from an offset on. Raises SourceAway when the client can't yet."""
+    def read_log_from(self, partition: int, offset: int, *, labels: bool) -> None:
+        """Read one of a partition's two logs from an offset. Raises SourceAway when the client can't yet."""
         log = labels, partition
         try:
             if log in self._next:
@@ -228,7 +227,7 @@ class Source:
         self._paused.discard(log)
 
     def is_at_end(self, partition: int, offset: int, *, labels: bool) -> bool:
-        """Tell whether a log had no record at an offset or beyond, as the last fetch has shown; no round trip."""
+        """Tell whether a log had no record at an offset or after it at the last fetch; no round trip."""
         try:
             _, high = self._consumer.get_watermark_offsets(self._place((labels, partition)), cached=True)
         except KafkaException:
@@ -236,10 +235,10 @@ class Source:
         return 0 <= high <= offset
 
     def _add(self, log: _Log, offset: int) -> None:
-        """Give the client a log, at an offset that it has not to look up.
+        """Give the client a log, with its offset.
 
-        A place to be looked up, such as the log's end, with a seek after it is no way: the answer may come after
-        the seek, and then the reading jumps there in silence.
+        Do not assign the log without an offset and seek then: the client would look an offset up, its answer may come
+        after the seek, and reading would jump there without an error.
         """
         if self._incremental:
             self._consumer.incremental_assign([self._place(log, offset)])
@@ -247,11 +246,11 @@ class Source:
             return
         self._next[log] = offset
         self._consumer.assign([self._place(log, offset) for log, offset in self._next.items()])
-        # The others begin anew, and it is not to be relied on that they remember that they were paused.
+        # A new assignment may forget that logs were paused.
         self._consumer.pause([self._place(log) for log in self._paused])
 
     def committed(self, partitions: Iterable[int]) -> dict[int, Committed]:
-        """Return what the group has committed, waiting out a transaction that is still open."""
+        """Return the group's committed offsets; wait until an open transaction has ended."""
         asked = [self._place(log) for partition in partitions for log in self._logs(partition)]
         try:
             places = self._consumer.committed(asked, timeout=_CALL_S)
@@ -268,14 +267,14 @@ class Source:
         }
 
     def watermarks(self, partition: int, *, labels: bool = False) -> tuple[int, int]:
-        """Return the first offset that a log still holds, and the next that a reader could get. Raises SourceAway."""
+        """Return a log's first offset, and the offset after the last readable record. Raises SourceAway."""
         return self._watermarks((labels, partition), cached=False)
 
     def log_start(self, partition: int, *, labels: bool = False) -> int:
-        """Return the first offset that a log still holds, as it was told with what came last. Raises SourceAway.
+        """Return a log's first offset as the last fetch reported it. Raises SourceAway.
 
-        A question of its own would wait behind a fetch that waits for records, and the loop with it: it is asked only
-        where nothing is fetched.
+        A request of its own would wait, and the loop with it, behind a fetch that waits for records. So the broker is
+        asked only for a log that is not being fetched.
         """
         log = labels, partition
         low = self._watermarks(log, cached=True)[0] if log in self._next and log not in self._paused else -1
@@ -301,7 +300,7 @@ class Source:
                 raise self._away("the offsets can't be committed", place.error)
 
     def partitions(self) -> list[int]:
-        """Return the topic's partitions. Raises SourceAway; an empty list says that there is no topic."""
+        """Return the topic's partitions; an empty list when there is no topic. Raises SourceAway."""
         try:
             topic = self._consumer.list_topics(self._topic, timeout=_CALL_S).topics[self._topic]
         except KafkaException as error:
@@ -310,26 +309,26 @@ class Source:
         return sorted(topic.partitions)
 
     def leave(self) -> None:
-        """Leave the group, static member or not, so that all is given out anew; this client is done then."""
+        """Leave the group, also as a static member, so that it assigns anew. The client can't be used afterwards."""
         self.joined = False
         until = time.monotonic() + _LEAVE_S
         try:
             self._consumer.unsubscribe()
-            # The request goes out when what the member had has been taken from it, which a poll hears of.
+            # The client sends the request after its partitions are revoked, and that happens in a poll.
             while self._consumer.memberid() and time.monotonic() < until:
                 self._consumer.poll(_LOOK_S)
-            # The member forgets who it is just before the request goes out.
+            # It clears the member id just before it sends the request.
             self._consumer.poll(_LEFT_S)
         except KafkaException as error:
             raise self._away("the group can't be left", error.args[0]) from error
 
     def close(self) -> None:
-        """Leave the group, so that the others need not wait for the session to end."""
+        """Leave the group, so that the other members need not wait for the end of the session."""
         self._consumer.close()
 
-    def _came(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+    def _on_assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         partitions = [place.partition for place in places]
-        # None yet: where they are read from is known when they have been taken over.
+        # Assign none yet: the runner knows the offsets after it has taken the partitions over.
         if self._incremental:
             consumer.incremental_assign([])
         else:
@@ -340,7 +339,7 @@ class Source:
         self.assigned.update(partitions)
         self._rebalanced(partitions, ())
 
-    def _went(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+    def _on_revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         partitions = [place.partition for place in places]
         self.assigned.difference_update(partitions)
         self._rebalanced((), partitions)
@@ -354,17 +353,17 @@ class Source:
             self._next.pop(log, None)
             self._paused.discard(log)
 
-    def _lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+    def _on_lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         self.joined = False
-        self._went(consumer, places)
+        self._on_revoke(consumer, places)
 
-    def _heard(self, error: KafkaError) -> None:
-        # Whether one broker is gone is the client's business; an idle worker must notice when all are.
+    def _on_error(self, error: KafkaError) -> None:
+        # The client handles the loss of one broker; an idle worker must notice the loss of all.
         if error.code() == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001 librdkafka's own codes
             self.unreachable = True
 
     def _away(self, what: str, error: KafkaError) -> SourceAway:
-        """Return what a call raises that Kafka has not answered. Raises SourceError for what no waiting mends."""
+        """Return the error for a call that failed. Raises SourceError for an error that does not pass by itself."""
         self._refuse(error)
         return SourceAway(f"{what}: {error.str()}")
 
@@ -377,8 +376,8 @@ class Source:
             )
         if meaning == "setting":
             raise SourceError(
-                f"Kafka does not take a request as it is: {error.str()}",
-                hint="look at [kafka.librdkafka], and at the broker's own settings and version (`headrace doctor`)",
+                f"Kafka refuses a request: {error.str()}",
+                hint="check [kafka.librdkafka], and the broker's own settings and version (`headrace doctor`)",
             )
 
     def _batch(self, records: Mapping[_Log, Chunk], ends: Mapping[_Log, int]) -> Batch:
@@ -390,7 +389,7 @@ class Source:
             {partition: end for (labels, partition), end in ends.items() if labels},
         )
 
-    def _hold(self, logs: Sequence[_Log]) -> None:
+    def _pause(self, logs: Sequence[_Log]) -> None:
         self._consumer.pause([self._place(log) for log in logs])
         self._paused.update(logs)
 

@@ -76,7 +76,7 @@ class Learning:
     @property
     def waits(self) -> bool:
         """Whether records that were read wait for those of another log, so that no long poll should be begun."""
-        return bool(self._unmarked) or any(any(weave.held) for weave in self._weaves.values())
+        return bool(self._unmarked) or any(any(weave.buffered) for weave in self._weaves.values())
 
     def begin(self, shard: Shard, steps: Sequence[LogOffsets] | None) -> None:
         """Begin with a shard; with a labels topic, in the steps that lead to its committed place, if they are known."""
@@ -108,8 +108,8 @@ class Learning:
         for labels, logs in ((False, batch.records), (True, batch.labels)):
             for partition, records in logs.items():
                 if partition in self._shards:
-                    self._source.read_on(partition, records.offsets[0], labels=labels)
-                    self._source.hold(partition, labels=labels)
+                    self._source.read_log_from(partition, records.offsets[0], labels=labels)
+                    self._source.pause_log(partition, labels=labels)
 
     def learn(self, batch: Batch, *, read_at: float = 0.0) -> Pending | None:
         """Learn a batch, read at that time, and return what it has to send; None when all of it was learned before.
@@ -179,14 +179,14 @@ class Learning:
         """Move a shard on by slices of its two logs: those that are relearned, and then one that is new."""
         partition = shard.partition
         features, labels = (read.get(partition, _NOTHING).records() for read in (batch.records, batch.labels))
-        weave.feed(0, features, batch.ends.get(partition))
-        weave.feed(1, labels, batch.label_ends.get(partition))
+        weave.add(0, features, batch.ends.get(partition))
+        weave.add(1, labels, batch.label_ends.get(partition))
         self._watch.see(0, partition, features)
         self._watch.see(1, partition, labels)
         learned = 0
         is_at_end = partial(self._is_at_end, partition)
         while learned < room:
-            taken = weave.take(self._clock(), records_max=room - learned, is_at_end=is_at_end)
+            taken = weave.next_slice(self._clock(), records_max=room - learned, is_at_end=is_at_end)
             if taken is None:
                 break
             learned += len(taken.records)
@@ -195,7 +195,7 @@ class Learning:
                 break
             self._relearn(shard, taken.records, now_ms)
             shard.offset, shard.labels_offset = taken.end
-            if shard.order is not None and not taken.again:
+            if shard.order is not None and not taken.recorded:
                 shard.order.add(taken.end)
             if not shard.is_relearning:
                 self._takeover.settle(shard)
@@ -270,10 +270,10 @@ class Learning:
         for log in LOGS:
             if (partition, log) not in self._held:
                 if weave.has_enough(log):
-                    self._source.hold(partition, labels=log == 1)
+                    self._source.pause_log(partition, labels=log == 1)
                     self._held.add((partition, log))
-            elif weave.lacks(log):
+            elif weave.needs_more(log):
                 # Where the client can't go on yet, it is asked again after the next poll.
                 with contextlib.suppress(SourceAway):
-                    self._source.read_on(partition, weave.next_offset(log), labels=log == 1)
+                    self._source.read_log_from(partition, weave.next_offset(log), labels=log == 1)
                     self._held.discard((partition, log))

@@ -166,7 +166,7 @@ class Runner:
         soon = waits or self._flight.is_out
         batch = self._poll(records_max=most, wait_s=_WAITING_POLL_S if soon else _POLL_S)
         if batch is None and waits:
-            batch = self._source.nothing()
+            batch = self._source.empty_batch()
         if batch is not None:
             self._reach("polled")
             self._trial.attempt("store", partial(self._process, batch))
