@@ -1,0 +1,247 @@
+"""A worker's whole loop on a Kafka in memory and a real store: its parts are those of `headrace run`."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Any
+
+from memory_kafka import LABELS_NAME, TOPIC_NAME, Kafka, MemorySink, MemorySource
+from river import linear_model
+
+from headrace.consumers.record import Decoder
+from headrace.consumers.topics import Topic
+from headrace.pipeline.assembly import ModelFactory
+from headrace.pipeline.engine.engine import Engine
+from headrace.pipeline.recovery.topic_identity import TopicIdentity
+from headrace.pipeline.telemetry import Telemetry
+from headrace.pipeline.worker.gate import FloodGuard
+from headrace.pipeline.worker.heartbeat import Peers
+from headrace.pipeline.worker.parts import Given, Limits
+from headrace.pipeline.worker.runner import Runner
+from headrace.pipeline.worker.stop import Stop
+from headrace.pipeline.worker.takeover import OnLoss
+from headrace.pipeline.worker.unowned_partitions import UnownedPartitions
+from headrace.producers.record_size import SizeLimits
+from headrace.producers.webhook import WebhookAway
+from headrace.state.labels.label_join import LabelRules
+from headrace.state.models.learner import RiverLearner
+from headrace.state.models.model import UndoableModel
+from headrace.state.shard import Shard
+from headrace.state.store.store import Store
+
+TOPICS = {"features": TOPIC_NAME, "predictions": "out", "dead_letters": "dlq.in"}
+
+
+def record(number: int) -> bytes:
+    """Return the value of a labelled record."""
+    features = {"a": number % 7 - 3.0, "b": number % 5 * 0.5}
+    return json.dumps({"features": features, "label": number % 3 == 0}).encode()
+
+
+def records(count: int, start: int = 0) -> list[bytes]:
+    return [record(number) for number in range(start, start + count)]
+
+
+class Dog:
+    """A watchdog that ends no process."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def alive(self) -> None:
+        pass
+
+    def end_within(self, seconds: float) -> None:
+        self.ends.append(seconds)
+
+
+class MemoryWebhook:
+    """An HTTP sink that refuses the lines of some records, and is away for as many calls as `away` says."""
+
+    def __init__(self, refuses: Container[int] = ()) -> None:
+        self.taken: list[int] = []
+        self.away = 0
+        self.meanwhile: Callable[[], None] = lambda: None
+        self._refuses = refuses
+
+    def post(self, lines: Sequence[bytes]) -> str | None:
+        self.meanwhile()
+        if self.away:
+            self.away -= 1
+            raise WebhookAway("gone")
+        offsets = [json.loads(line)["source"]["offset"] for line in lines]
+        if any(offset in self._refuses for offset in offsets):
+            return "refused"
+        self.taken += offsets
+        return None
+
+    def send(self, lines: Sequence[bytes]) -> dict[int, str]:
+        return {position: "refused" for position, line in enumerate(lines) if self.post([line]) is not None}
+
+
+class Loop:
+    """One worker. `at` says what happens at a place of `pipeline/failpoint.py`, the n-th time that it is passed."""
+
+    def __init__(
+        self,
+        kafka: Kafka,
+        store: Store,
+        *,
+        assigned: Sequence[int] = (0,),
+        ends: Mapping[int, int] | None = None,
+        batch_records: int = 10,
+        snapshot_records: int = 1_000_000,
+        on_loss: OnLoss = "relearn",
+        flood: FloodGuard | None = None,
+        commits: bool = True,
+        labels: LabelRules | None = None,
+        webhook: "MemoryWebhook | None" = None,
+        model: Callable[[], Any] = linear_model.LogisticRegression,
+    ) -> None:
+        self.kafka, self.store = kafka, store
+        self.passed: list[str] = []
+        self.notes: list[dict[str, Any]] = []
+        self.telemetry = Telemetry()
+        self.stop = Stop()
+        self.dog = Dog()
+        self.batches = 0
+        self._passed_s = 0.0
+        self._at: dict[tuple[str, int], Callable[[], None]] = {}
+        truths = Topic(LABELS_NAME, len(kafka.logs), "", 1_000_000, compacted=False)
+        ids = Topic(
+            TOPIC_NAME, len(kafka.logs), "", 1_000_000, compacted=False, labels=None if labels is None else truths
+        )
+        self.engine = Engine(decoder=Decoder(), topic=TOPIC_NAME, name="fraud", labels=LABELS_NAME)
+        given = Given(
+            topic=ids,
+            identity=TopicIdentity(ids, ask=lambda _names: {}),
+            engine=self.engine,
+            minds=ModelFactory(lambda _partition: UndoableModel(RiverLearner(model())), None),
+            sink=MemorySink(kafka, commits=commits),
+            store=store,
+            webhook=webhook,  # type: ignore[arg-type]
+            telemetry=self.telemetry,
+            company=Peers(
+                0,
+                self.notes.append,
+                lambda note: {0: note},
+                UnownedPartitions(partitions=len(kafka.logs), patience_s=1_000.0),
+            ),
+            watchdog=self.dog,  # type: ignore[arg-type]
+            reach=self._reach,
+            outputs=TOPICS,
+            ask_limits=SizeLimits,
+        )
+        self.runner = Runner(
+            given,
+            make_source=lambda rebalanced: self._member(rebalanced, assigned, labels=labels is not None),
+            flood=flood,
+            limits=Limits(batch_records, 1_000.0, snapshot_records, on_loss, labels),
+            stop=self.stop,
+            at_work=self._worked,
+            ends=None if ends is None else {partition: (end, -1) for partition, end in ends.items()},
+            clock=self.clock,
+        )
+
+    @property
+    def shards(self) -> dict[int, Any]:
+        return self.runner._shards
+
+    def _member(self, rebalanced: Any, assigned: Sequence[int], *, labels: bool) -> Any:
+        self.source = MemorySource(self.kafka, rebalanced, idle=self.let_pass, assigned=assigned, labels=labels)
+        return self.source
+
+    def clock(self) -> float:
+        return time.monotonic() + self._passed_s
+
+    def let_pass(self, seconds: float) -> None:
+        """Let time pass at once."""
+        self._passed_s += seconds
+
+    def at(self, place: str, action: Callable[[], None], *, nth: int = 1) -> None:
+        self._at[place, nth] = action
+
+    def _reach(self, place: str) -> None:
+        self.passed.append(place)
+        # The first invariant of the commit order, whatever a test is about.
+        for partition in self.kafka.logs:
+            if notes := self.store.notes(partition):
+                assert notes[0]["offset"] <= self.kafka.offsets[partition].offset
+        action = self._at.get((place, self.passed.count(place)))
+        if action is not None:
+            action()
+
+    def _worked(self) -> None:
+        self.batches += 1
+
+    def run(self) -> None:
+        self.runner.run()
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.telemetry.registry.get_sample_value(f"headrace_{name}", labels) or 0.0
+
+    def saved(self, partition: int = 0) -> int | None:
+        """Return the offset of the newest snapshot."""
+        notes = self.store.notes(partition)
+        return notes[0]["offset"] if notes else None
+
+    def assert_handled(self, count: int, partition: int = 0) -> None:
+        """See that each record has one prediction, was learned once, and that all of it is committed."""
+        assert self.kafka.predicted(partition) == list(range(count))
+        assert self.kafka.offsets[partition].offset == count
+        told = json.loads(self.kafka.offsets[partition].metadata)
+        assert (told["r"], told["p"], told["n"]) == (count, count, count)
+
+    def take(self, partition: int = 0) -> Shard:
+        """Take a partition over and read it from where its shard stands, as the loop does."""
+        shard, steps = self.takeover.take(partition)
+        self.source.read_from(partition, *shard.place)
+        self.shards[partition] = shard
+        self.learning.begin(shard, steps)
+        return shard
+
+    def learn(self, count: int = 10) -> Any:
+        """Poll and learn; return the batch that has something to send, None where all was learned before."""
+        return self.learning.learn(self.source.poll(records_max=count, wait_s=0.0) or self.source.nothing())
+
+    @property
+    def is_sending(self) -> bool:
+        found: bool = self.inflight.is_out
+        return found
+
+    @property
+    def takeover(self) -> Any:
+        return self.runner._takeover
+
+    @property
+    def learning(self) -> Any:
+        return self.runner._progress
+
+    @property
+    def inflight(self) -> Any:
+        return self.runner._flight
+
+    @property
+    def delivery(self) -> Any:
+        return self.runner._flight._delivery
+
+    def learns_slowly(self) -> None:
+        """Let a batch take longer to learn than it takes to hand one over."""
+        learn = self.runner._progress.learn
+
+        def slow(*args: Any, **options: Any) -> Any:
+            pending = learn(*args, **options)
+            self.runner._progress.took_s = 0.5
+            return pending
+
+        self.runner._progress.learn = slow  # type: ignore[method-assign]
+
+    def answer_soon(self) -> None:
+        """Let Kafka answer what it was sent, a moment from now."""
+        threading.Timer(0.05, self.kafka.may_answer.set).start()
+
+    def save(self, shard: Shard) -> str:
+        """Save a shard now, small or big."""
+        outcome: str = self.runner._saver.finish(shard)
+        return outcome

@@ -1,0 +1,172 @@
+"""The batches between learned and confirmed: one under way, one behind it, and none lost, doubled or overtaken."""
+
+import math
+from typing import Any
+
+import pytest
+from loop_rig import Loop
+from memory_kafka import Kafka
+
+from headrace.consumers.source import SourceAway, SourceLost
+from headrace.pipeline.worker import inflight as inflights
+from headrace.producers.sink import BatchStale, SinkAway
+from headrace.state.store.store import Store
+
+
+@pytest.fixture
+def loop(kafka: Kafka, store: Store) -> Loop:
+    made = Loop(kafka, store)
+    made.take()
+    return made
+
+
+def bring(loop: Loop, *, until: Any) -> None:
+    """Move batches on, with the time that breakers want to pass, until all is as it should be."""
+    for _ in range(200):
+        loop.inflight.move()
+        if until():
+            return
+        loop.inflight.wait(0.05)
+        loop.let_pass(2.0)
+    raise AssertionError("it never comes to that")
+
+
+def test_what_kafka_confirms_moves_the_shards_committed_place_and_its_mark(loop: Loop, kafka: Kafka) -> None:
+    shard = loop.shards[0]
+    loop.inflight.add(loop.learn(10))
+    assert (shard.offset, shard.committed) == (10, 0)
+    loop.inflight.move()
+    loop.inflight.settle()
+    assert (shard.committed, shard.mark) == (10, kafka.offsets[0].metadata)
+    assert loop.inflight.is_at_rest
+
+
+def test_the_next_batch_goes_when_the_one_before_is_confirmed(loop: Loop, kafka: Kafka) -> None:
+    kafka.may_answer.clear()
+    loop.inflight.add(loop.learn(10))
+    loop.inflight.move()
+    loop.inflight.add(loop.learn(10))
+    for _ in range(3):
+        loop.inflight.move()
+    assert (kafka.calls.count("send"), loop.shards[0].committed) == (1, 0)
+    assert loop.inflight.next_s(1.0) == math.inf, "there is no room for a third"
+    kafka.may_answer.set()
+    bring(loop, until=lambda: loop.inflight.is_at_rest)
+    assert kafka.predicted() == list(range(20))
+    assert loop.shards[0].committed == 20
+
+
+def test_a_batch_that_can_not_be_sent_now_waits_for_its_breaker_and_is_sent_once(loop: Loop, kafka: Kafka) -> None:
+    kafka.fail("send", SinkAway("gone"), SinkAway("gone"))
+    loop.inflight.add(loop.learn(10))
+    loop.inflight.move()
+    loop.inflight.settle()
+    loop.inflight.move()
+    assert kafka.calls.count("send") == 1, "not before the breaker allows it"
+    assert loop.inflight.is_stuck
+    bring(loop, until=lambda: loop.inflight.is_at_rest)
+    assert (kafka.predicted(), kafka.calls.count("send")) == (list(range(10)), 3)
+
+
+def test_a_batch_that_is_held_is_never_sent(loop: Loop, kafka: Kafka) -> None:
+    batch = loop.learn(10)
+    loop.inflight.add(batch)
+    loop.inflight.hold(batch)
+    loop.inflight.move()
+    loop.inflight.settle()
+    assert kafka.calls.count("send") == 0
+    assert loop.inflight.is_held
+    assert loop.inflight.is_stuck
+
+
+def test_only_hearing_hands_nothing_over(loop: Loop, kafka: Kafka) -> None:
+    loop.inflight.add(loop.learn(10))
+    loop.inflight.move(hears_only=True)
+    assert kafka.calls.count("send") == 0
+    loop.inflight.move()
+    loop.inflight.settle()
+    assert kafka.predicted() == list(range(10))
+
+
+def test_a_stale_batch_takes_the_one_behind_it_along(loop: Loop, kafka: Kafka) -> None:
+    kafka.fail("send", BatchStale("the group has moved on"))
+    kafka.may_answer.clear()
+    loop.inflight.add(loop.learn(10))
+    loop.inflight.move()
+    loop.inflight.add(loop.learn(10))
+    kafka.may_answer.set()
+    loop.inflight.settle()
+    assert loop.inflight.is_at_rest
+    assert (kafka.predicted(), loop.shards) == ([], {}), "the models that learned them are dropped with them"
+    assert loop.count("stale_batches_total") == 1
+
+
+def test_it_tells_which_partitions_are_not_confirmed(loop: Loop) -> None:
+    assert not loop.inflight.touches([0])
+    loop.inflight.add(loop.learn(10))
+    assert loop.inflight.touches([0, 1])
+    assert not loop.inflight.touches([1])
+    assert loop.inflight.partitions() == {0}
+    loop.inflight.move()
+    loop.inflight.settle()
+    assert loop.inflight.partitions() == set()
+
+
+def test_the_next_batch_is_learned_so_that_it_is_done_when_the_first_is_confirmed(loop: Loop, kafka: Kafka) -> None:
+    # Handing over takes some time, as was seen.
+    kafka.meanwhile["send"] = lambda: loop.let_pass(1.0)
+    for _ in range(2):
+        loop.inflight.add(loop.learn(5))
+        loop.inflight.move()
+        loop.inflight.settle()
+    kafka.meanwhile.clear()
+    kafka.may_answer.clear()
+    loop.inflight.add(loop.learn(5))
+    loop.inflight.move()
+    early, late = loop.inflight.next_s(0.1), loop.inflight.next_s(0.3)
+    assert early - late == pytest.approx(0.2, abs=0.01)
+    loop.let_pass(1.0)
+    assert loop.inflight.next_s(0.1) == 0.0
+    assert loop.inflight.next_s(0.001) == math.inf, "what is quick is learned afterwards, with all that has come"
+    kafka.may_answer.set()
+
+
+def test_who_waits_for_a_call_that_never_ends_gives_the_worker_up(
+    loop: Loop, kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inflights, "_SETTLE_S", 0.01)
+    kafka.may_answer.clear()
+    loop.inflight.add(loop.learn(10))
+    loop.inflight.move()
+    with pytest.raises(SourceLost):
+        loop.inflight.settle()
+    kafka.may_answer.set()
+
+
+class TestWithoutTransactions:
+    """Offsets are committed after what was sent, beside the loop."""
+
+    @pytest.fixture
+    def loop(self, kafka: Kafka, store: Store) -> Loop:
+        made = Loop(kafka, store, commits=False, batch_records=1)
+        made.take()
+        return made
+
+    def test_more_is_sent_while_offsets_are_committed_and_they_come_in_order(self, loop: Loop, kafka: Kafka) -> None:
+        kafka.fail("commit", SourceAway("gone"), SourceAway("gone"))
+        for _ in range(3):
+            loop.inflight.add(loop.learn(5))
+            bring(loop, until=lambda: loop.inflight.is_sent)
+        bring(loop, until=lambda: loop.inflight.is_at_rest)
+        assert kafka.predicted() == list(range(15))
+        assert kafka.offsets[0].offset == loop.shards[0].committed == 15
+
+    def test_while_offsets_can_not_be_committed_nothing_more_is_sent(self, loop: Loop, kafka: Kafka) -> None:
+        kafka.fail("commit", *[SourceAway("gone")] * 99)
+        loop.inflight.add(loop.learn(5))
+        bring(loop, until=lambda: loop.count("failures_total", dependency="kafka") > 0)
+        assert not loop.inflight.may_send
+        assert not loop.inflight.is_at_rest
+        kafka.faults.clear()
+        bring(loop, until=lambda: loop.inflight.is_at_rest)
+        assert loop.inflight.may_send
