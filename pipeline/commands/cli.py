@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from headrace.pipeline import console
-from headrace.pipeline.commands.command import Chosen, command, fail, group
+from headrace.pipeline.commands.command import ConfigSource, command, fail, group
 from headrace.pipeline.process import reexec
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
@@ -32,7 +32,7 @@ config = group("Check the configuration, or show where each value comes from. Co
 
 @command(app)
 def demo(
-    chosen: Chosen,  # noqa: ARG001 the demo brings a configuration of its own
+    source: ConfigSource,  # noqa: ARG001 the demo brings a configuration of its own
     keep: Annotated[bool, typer.Option("--keep", help="Stay up afterwards, until Ctrl-C.")] = False,
 ) -> int:
     """Show the whole story on an embedded Kafka and Valkey, in about a minute.
@@ -46,7 +46,7 @@ def demo(
 
 @command(app, endless=True)
 def up(
-    chosen: Chosen,  # noqa: ARG001 the servers choose their own addresses
+    source: ConfigSource,  # noqa: ARG001 the servers choose their own addresses
     json: JsonOption = False,
     data_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep the data here; without it, it goes with the servers.")
@@ -60,7 +60,7 @@ def up(
 
 @command(app)
 def init(
-    chosen: Chosen,  # noqa: ARG001 it writes the configuration
+    source: ConfigSource,  # noqa: ARG001 it writes the configuration
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the project goes; made if need be.")],
 ) -> int:
     """Write a project to start from: headrace.toml, model.py and a sample of records."""
@@ -71,7 +71,7 @@ def init(
 
 @command(app, endless=True)
 def run(
-    chosen: Chosen,
+    source: ConfigSource,
     workers: Annotated[
         int, typer.Option(min=1, max=128, metavar="N", help="How many processes share the partitions.")
     ] = 1,
@@ -93,12 +93,12 @@ def run(
     reexec.fix()
     from headrace.pipeline.commands.run import run
 
-    return run(chosen.file, workers=workers, until_end=until_end, on_loss=on_state_loss, flags=chosen.flags)
+    return run(source.file, workers=workers, until_end=until_end, on_loss=on_state_loss, flags=source.flags)
 
 
 @command(app)
 def produce(
-    chosen: Chosen,
+    source: ConfigSource,
     *,
     file: Annotated[Path | None, typer.Argument(metavar="FILE", help="JSON lines or CSV; default: stdin.")] = None,
     wait: Annotated[
@@ -118,7 +118,7 @@ def produce(
     from headrace.pipeline.commands.produce import produce
 
     return produce(
-        chosen.load(),
+        source.load(),
         file=file,
         wait=wait,
         label=label,
@@ -133,7 +133,7 @@ def produce(
 
 @command(app, endless="follow", lines=True)
 def tail(
-    chosen: Chosen,
+    source: ConfigSource,
     *,
     which: Annotated[
         Literal["predictions", "dlq"], typer.Argument(metavar="predictions|dlq", help="Which topic to read.")
@@ -146,12 +146,12 @@ def tail(
     """Print the last predictions or dead letters, one JSON line each."""
     from headrace.pipeline.commands.tail import tail
 
-    return tail(chosen.load(), which=which, n=n, follow=follow, topic=topic, json=json)
+    return tail(source.load(), which=which, n=n, follow=follow, topic=topic, json=json)
 
 
 @command(dlq, "ls")
 def dlq_ls(
-    chosen: Chosen,
+    source: ConfigSource,
     code: CodeOption = None,
     since: SinceOption = None,
     topic: TopicOption = None,
@@ -160,12 +160,12 @@ def dlq_ls(
     """Count dead letters by their code, and tell what became of them."""
     from headrace.pipeline.dlq import dlq
 
-    return dlq.ls(chosen.load(), code=code, since=since, topic=topic, json=json)
+    return dlq.ls(source.load(), code=code, since=since, topic=topic, json=json)
 
 
 @command(dlq, "show")
 def dlq_show(
-    chosen: Chosen,
+    source: ConfigSource,
     *,
     position: Annotated[str | None, typer.Argument(metavar="PARTITION:OFFSET", help="One dead letter.")] = None,
     code: CodeOption = None,
@@ -177,12 +177,12 @@ def dlq_show(
     """Show dead letters in full: the record and why it was refused."""
     from headrace.pipeline.dlq import dlq
 
-    return dlq.show(chosen.load(), position=position, code=code, since=since, limit=limit, topic=topic, json=json)
+    return dlq.show(source.load(), position=position, code=code, since=since, limit=limit, topic=topic, json=json)
 
 
 @command(dlq, "replay")
 def dlq_replay(
-    chosen: Chosen,
+    source: ConfigSource,
     *,
     execute: Annotated[bool, typer.Option("--execute", help="Send them; without it, only say what would be.")] = False,
     code: CodeOption = None,
@@ -205,7 +205,7 @@ def dlq_replay(
     from headrace.pipeline.dlq import dlq
 
     return dlq.replay(
-        chosen.load(),
+        source.load(),
         execute=execute,
         code=code,
         since=since,
@@ -218,24 +218,24 @@ def dlq_replay(
 
 
 @command(model, "ls")
-def model_ls(chosen: Chosen, json: JsonOption = False) -> int:
+def model_ls(source: ConfigSource, json: JsonOption = False) -> int:
     """List the versions of each partition's model, newest first."""
     from headrace.pipeline.commands import model_command
 
-    return model_command.ls(chosen.load(), json=json)
+    return model_command.ls(source.load(), json=json)
 
 
 @command(model, "explain")
-def model_explain(chosen: Chosen, json: JsonOption = False) -> int:
+def model_explain(source: ConfigSource, json: JsonOption = False) -> int:
     """Tell which steps of the model run as compiled code, which as River, and why; connects to nothing."""
     from headrace.pipeline.commands import explain
 
-    return explain.explain(chosen.load(), json=json)
+    return explain.explain(source.load(), json=json)
 
 
 @command(model, "show")
 def model_show(
-    chosen: Chosen,
+    source: ConfigSource,
     which: Annotated[
         str | None,
         typer.Argument(metavar="PARTITION or KEY", help='A partition (default: the first); with scope = "key" a key.'),
@@ -246,55 +246,55 @@ def model_show(
     """Show one version in full, with the model as text, or the model of one key. Nothing of it is run."""
     from headrace.pipeline.commands import model_command
 
-    return model_command.show(chosen.load(), which=which, version=version, json=json)
+    return model_command.show(source.load(), which=which, version=version, json=json)
 
 
 @command(model, "reset")
 def model_reset(
-    chosen: Chosen,
+    source: ConfigSource,
     key: Annotated[str, typer.Argument(metavar="KEY", help="The Kafka key whose model is to begin anew.")],
     json: JsonOption = False,
 ) -> int:
     """Let the model of one key begin anew (scope = "key"), also while the pipeline runs."""
     from headrace.pipeline.commands import model_command
 
-    return model_command.reset(chosen.load(), key=key, json=json)
+    return model_command.reset(source.load(), key=key, json=json)
 
 
 @command(app, endless="watch")
 def status(
-    chosen: Chosen,
+    source: ConfigSource,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again each second, until Ctrl-C.")] = False,
     json: JsonOption = False,
 ) -> int:
     """Show how the pipeline is: its state, lag, counts, quality and workers."""
     from headrace.pipeline.commands.status import status
 
-    return status(chosen.load(), watch=watch, json=json)
+    return status(source.load(), watch=watch, json=json)
 
 
 @command(app)
-def doctor(chosen: Chosen, json: JsonOption = False) -> int:
+def doctor(source: ConfigSource, json: JsonOption = False) -> int:
     """Connect to everything and say what is wrong, one line a check."""
     from headrace.pipeline.commands.doctor import doctor
 
-    return doctor(chosen.load, json=json)
+    return doctor(source.load, json=json)
 
 
 @command(config, "check")
-def config_check(chosen: Chosen, json: JsonOption = False) -> int:
+def config_check(source: ConfigSource, json: JsonOption = False) -> int:
     """Check the file, the environment and the flags, and that the model's module is there."""
     from headrace.pipeline.commands.config_command import check
 
-    return check(chosen.load(), file=chosen.file, json=json)
+    return check(source.load(), file=source.file, json=json)
 
 
 @command(config, "show")
-def config_show(chosen: Chosen, json: JsonOption = False) -> int:
+def config_show(source: ConfigSource, json: JsonOption = False) -> int:
     """Print every key with its value and whether it is the default's, the file's, the environment's or a flag's."""
     from headrace.pipeline.commands.config_command import show
 
-    return show(chosen.load(), file=chosen.file, flags=chosen.flags, json=json)
+    return show(source.load(), file=source.file, flags=source.flags, json=json)
 
 
 app.add_typer(dlq, name="dlq")

@@ -1,7 +1,7 @@
-"""What all commands share: how they are declared, where they find their configuration, and how they end.
+"""The frame around every command: its shared options, its configuration, and its exit code.
 
-Nothing heavy is imported here, so that `--help` answers at once; whatever a command raises becomes one line that
-says what to do next, and an exit code.
+An error becomes one line that says what is wrong, one line that says what to do next, and an exit code. Nothing
+heavy is imported here, so that `--help` answers at once.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ DEBUG_VARIABLE = "HEADRACE_DEBUG"
 
 _AWAY_STATUS = 503
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-# By name: to import the classes would import River and pydantic with them.
+# Compared by name: an import of these classes would also import River and pydantic.
 _CONFIG_ERRORS = frozenset({"ConfigError", "ModelError", "SettingsRefused"})
 
 _FLAGS = {"name": "name", "bootstrap_servers": "kafka.bootstrap_servers", "redis_url": "redis.url"}
@@ -54,29 +54,29 @@ _SHARED: dict[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """Which configuration a command works with: the file, and the flags that win over it, by dotted key."""
+class ConfigSource:
+    """The configuration of a command: the file, and the flags that override it, by dotted key."""
 
     file: Path = Path("headrace.toml")
     flags: dict[str, Any] = field(default_factory=dict)
 
     def load(self) -> "Config":
-        """Load it. Raises ConfigError."""
-        from headrace.pipeline.config import config  # noqa: PLC0415 late, for `--help`
+        """Load the configuration. Raises ConfigError."""
+        from headrace.pipeline.config import config  # noqa: PLC0415 slow to import, and `--help` does without it
 
         loaded = config.load(self.file, flags=self.flags)
         console.hide(loaded.conceal)
         return loaded
 
-    def but(self, given: dict[str, Any]) -> "Chosen":
-        """Return the same with the shared options that were given later, which win."""
-        flags = {key: given[option] for option, key in _FLAGS.items() if given[option] is not None}
-        return Chosen(given["config"] or self.file, {**self.flags, **flags})
+    def overridden(self, options: dict[str, Any]) -> "ConfigSource":
+        """Return a source in which shared options override the file and the flags so far."""
+        flags = {key: options[option] for option, key in _FLAGS.items() if options[option] is not None}
+        return ConfigSource(options["config"] or self.file, {**self.flags, **flags})
 
 
 def group(text: str) -> typer.Typer:
-    """Make a group of commands; the shared options may stand before its commands as well as after."""
-    made = typer.Typer(
+    """Create a group of commands. The shared options may stand before its commands or after them."""
+    app = typer.Typer(
         help=text,
         no_args_is_help=True,
         add_completion=False,
@@ -85,41 +85,42 @@ def group(text: str) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
-    def choose(context: typer.Context, **given: Any) -> None:
-        context.obj = (context.obj or Chosen()).but(given)
+    def read_options(context: typer.Context, **options: Any) -> None:
+        context.obj = (context.obj or ConfigSource()).overridden(options)
 
     version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
-    _declare(choose, [inspect.Parameter("version", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=version)])
-    made.callback()(choose)
-    return made
+    own = [inspect.Parameter("version", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=version)]
+    _declare(read_options, own)
+    app.callback()(read_options)
+    return app
 
 
 def command(
     of: typer.Typer, name: str | None = None, *, endless: bool | str = False, lines: bool = False
 ) -> Callable[[Callable[..., int]], Callable[..., NoReturn]]:
-    """Make a function `(chosen, options…) -> exit code` a command, with the options that all commands share.
+    """Register a function `(source, options…) -> exit code` as a command that also takes the shared options.
 
-    `endless` says that an interrupt is how the command ends well: always, or where the option that it names is set.
-    `lines` says that what it prints are lines of JSON, with `--json` or without.
+    `endless` means that the command runs until an interrupt and then exits 0: True for always, or the name of the
+    option that asks for it. `lines` means that the command prints lines of JSON even without `--json`.
     """
 
     def register(call: Callable[..., int]) -> Callable[..., NoReturn]:
         @functools.wraps(call)
-        def run(context: typer.Context, **given: Any) -> NoReturn:
-            shared = {option: given.pop(option) for option in _SHARED}
-            chosen = (context.obj or Chosen()).but(shared)
-            ends_well = endless if isinstance(endless, bool) else bool(given[endless])
-            if ends_well:
-                # Until the command itself listens: what it imports takes a moment.
+        def run(context: typer.Context, **options: Any) -> NoReturn:
+            shared = {option: options.pop(option) for option in _SHARED}
+            source = (context.obj or ConfigSource()).overridden(shared)
+            is_endless = endless if isinstance(endless, bool) else bool(options[endless])
+            if is_endless:
+                # A SIGTERM may come while the command still imports its modules, before it has its own handler.
                 signal.signal(signal.SIGTERM, signal.default_int_handler)
 
-            def heard() -> int:
-                data.claim(json=lines or bool(given.get("json")))
-                # A stop that has waited for this is an interrupt of the command as any other.
+            def call_command() -> int:
+                data.claim(json=lines or bool(options.get("json")))
+                # A signal that was held back until now interrupts the command like any later one.
                 reexec.hear_signals()
-                return call(chosen, **given)
+                return call(source, **options)
 
-            raise typer.Exit(guard(heard, on_interrupt=0 if ends_well else EXIT_INTERRUPTED))
+            raise typer.Exit(guard(call_command, on_interrupt=0 if is_endless else EXIT_INTERRUPTED))
 
         _declare(run, list(inspect.signature(call).parameters.values())[1:])
         of.command(name)(run)
@@ -129,14 +130,14 @@ def command(
 
 
 def guard(call: Callable[[], int], *, on_interrupt: int = EXIT_INTERRUPTED) -> int:
-    """Call, and turn whatever it raises into one line on stderr and an exit code."""
+    """Call a function, and turn an exception into a message on stderr and an exit code."""
     try:
         code = call()
         data.flush()
     except KeyboardInterrupt:
         return on_interrupt
     except BrokenPipeError:
-        # The reader has seen enough. What is still buffered must not be flushed into the closed pipe at exit.
+        # The reader has closed the pipe. A flush of the buffer at exit would raise the same error again.
         data.drop()
         return 0
     except SystemExit as error:
@@ -149,23 +150,23 @@ def guard(call: Callable[[], int], *, on_interrupt: int = EXIT_INTERRUPTED) -> i
 
 
 class Exited(Exception):
-    """Raised when the code that a command runs would end its process."""
+    """Raised when the user's code calls `sys.exit()` inside a command."""
 
     status = 400
-    hint = "take sys.exit() out of model.py, and of the function that --edit names"
+    hint = "take sys.exit() out of model.py, and out of the function that --edit names"
 
 
 def fail(error: Exception) -> int:
-    """Say on stderr what ended a command and what to do next, and return its exit code."""
+    """Write the error and its hint to stderr, and return the exit code."""
     hint = getattr(error, "hint", None)
     if hint is not None:
         message = str(error)
     elif isinstance(error, OSError):
-        message, hint = _of_machine(error)
+        message, hint = _system_error(error)
     else:
         message = f"unexpected {type(error).__name__}: {error}"
         hint = f"a bug: set {DEBUG_VARIABLE}=1 to see where it came from, and report it"
-    # Where even this can't be written, the exit code tells.
+    # If stderr can't be written either, the exit code still tells of the error.
     with contextlib.suppress(OSError):
         sys.stderr.write(f"headrace: {message}\n  → {hint}\n")
     if type(error).__name__ in _CONFIG_ERRORS:
@@ -173,21 +174,21 @@ def fail(error: Exception) -> int:
     return EXIT_AWAY if getattr(error, "status", None) == _AWAY_STATUS else EXIT_FAILED
 
 
-def _of_machine(error: OSError) -> tuple[str, str]:
-    """Return what the machine refused, and what to do about it."""
-    # The text that is still buffered may raise the same error once more.
+def _system_error(error: OSError) -> tuple[str, str]:
+    """Return the message and the hint for an error of the operating system."""
+    # A flush of the buffered text could raise the same error again.
     data.drop()
     try:
         Path.cwd()
     except OSError:
-        return "the working folder is not there any more", "change to one that is, and run the command again"
+        return "the working folder no longer exists", "change to a folder that exists, and run the command again"
     if error.errno in _FULL:
-        return f"the output can't be written: {error.strerror}", "make room, or send it elsewhere"
-    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", "mend that, and run it again"
+        return f"the output can't be written: {error.strerror}", "free some space, or write it to another place"
+    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", "fix it, and run it again"
 
 
 def _declare(function: Any, own: list[inspect.Parameter]) -> None:
-    """Give a function the signature that typer reads: the context, its own options, the shared ones."""
+    """Give a function the signature that typer reads: the context, its own options, and the shared options."""
     kind = inspect.Parameter.KEYWORD_ONLY
     parameters = [
         inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
@@ -200,7 +201,7 @@ def _declare(function: Any, own: list[inspect.Parameter]) -> None:
 
 def _version(asked: bool) -> None:  # noqa: FBT001 typer calls it
     if asked:
-        import importlib.metadata  # noqa: PLC0415 late, for `--help`
+        import importlib.metadata  # noqa: PLC0415 slow to import, and `--help` does without it
 
         typer.echo(f"headrace {importlib.metadata.version('headrace')}")
         raise typer.Exit

@@ -1,4 +1,4 @@
-"""`headrace config`: whether the file is good, and where each value comes from. It connects to nothing."""
+"""`headrace config`: check the configuration, or show where each value comes from. It connects to nothing."""
 
 import ast
 import json as json_format
@@ -16,7 +16,7 @@ from headrace.state.models.user_modules import shadowing
 
 
 def check(config: Config, *, file: Path, json: bool) -> int:
-    """Say that a file which was loaded is good, once its model's module is found and parses. Raises ConfigError."""
+    """Check that the model's module exists and parses, then print that the file is good. Raises ConfigError."""
     find_module(config)
     if json:
         _print({"ok": True, "file": str(file), "name": config.name})
@@ -26,14 +26,14 @@ def check(config: Config, *, file: Path, json: bool) -> int:
 
 
 def show(config: Config, *, file: Path, flags: Mapping[str, Any], json: bool) -> int:
-    """Print every key with its value and its origin: default, file, environment or flag. Secrets stay hidden."""
-    written = read(file)
+    """Print every key with its value and its origin: default, file, environment or flag. Secrets are hidden."""
+    in_file = read(file)
     values = []
     for key, default, _ in describe():
         value = shown(key, _value(config, key, default), secrets=config.secrets)
-        # A name may be made of another key's.
+        # The value of one key may contain the secret of another.
         value = config.conceal(value) if isinstance(value, str) else value
-        values.append({"key": key, "value": value, "origin": _origin(key, written, flags)})
+        values.append({"key": key, "value": value, "origin": _origin(key, in_file, flags)})
     if json:
         _print(values)
         return 0
@@ -47,7 +47,7 @@ def find_module(config: Config) -> None:
     hidden = shadowing(config.directory)
     if hidden:
         raise ConfigError(
-            f"{config.directory / hidden} hides a module of the same name that Headrace, Python or a library has",
+            f"{config.directory / hidden} hides a module of the same name of Headrace, Python or a library",
             hint=f"give {hidden}.py another name",
         )
     factory = config.model.factory
@@ -65,27 +65,27 @@ def find_module(config: Config) -> None:
         ast.parse(source.read_bytes())
     except (SyntaxError, ValueError, OSError) as error:
         raise ConfigError(
-            f"model.factory = {factory!r}: {source} is no Python: {error}", hint="mend the line that it names"
+            f"model.factory = {factory!r}: {source} is not valid Python: {error}", hint="fix the line that it names"
         ) from error
 
 
 def _value(config: Config, key: str, default: Any) -> Any:
     node: Any = config
     for part in key.split("."):
-        # The name `schema` is taken by a method of pydantic's.
+        # pydantic has a method `schema`, so the attribute has another name.
         node = getattr(node, "schema_" if part == "schema" else part, None)
         if node is None:
             return default if isinstance(default, str | int | float) else None
     return node
 
 
-def _origin(key: str, written: Mapping[str, Any], flags: Mapping[str, Any]) -> str:
+def _origin(key: str, in_file: Mapping[str, Any], flags: Mapping[str, Any]) -> str:
     if key in flags:
         return "flag"
     variable = ENV_PREFIX + key.upper().replace(".", "__")
     if any(name.upper() == variable or name.upper().startswith(f"{variable}__") for name in os.environ):
         return "environment"
-    node: Any = written
+    node: Any = in_file
     for part in key.split("."):
         if not isinstance(node, Mapping) or part not in node:
             return "default"

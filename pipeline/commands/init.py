@@ -1,4 +1,4 @@
-"""`headrace init`: a project to start from: a configuration with every key, a model, records to try them on."""
+"""`headrace init`: a project to start from: a configuration with every key, a model, and sample records."""
 
 import json
 import math
@@ -20,7 +20,7 @@ _COUNTRIES = ("DE", "FR", "NO", "US")
 _NAME_MAX = 100
 
 _SET = ("kafka", "topics", "redis", "model", "delivery")
-"""Sections that stand in the file as they are, except for the keys of `_UNSET`."""
+"""Sections whose keys are not commented out, except for the keys of `_UNSET`."""
 _UNSET = frozenset({"topics.labels", "topics.partitions", "redis.sign_key"})
 _EXAMPLES: dict[str, Any] = {
     "topics.labels": "labels",
@@ -52,9 +52,9 @@ from river import compose, linear_model, optim, preprocessing
 def build():
     """Return any River classifier or regressor.
 
-    It must be the same each time: the model is learned again from the log when its snapshots are lost. So give a
-    seed to whatever draws random numbers, such as forest.ARFClassifier(seed=1), and give functions a name at the
-    top level of this file; a lambda can't be saved.
+    It must build the same model each time: if the snapshots are lost, the model is learned again from the log. So
+    give a seed to every part that draws random numbers, for example forest.ARFClassifier(seed=1). Define functions
+    with a name at the top level of this file: a lambda can't be saved.
     """
     numbers = compose.Discard("country") | preprocessing.StandardScaler()
     words = compose.Select("country") | preprocessing.OneHotEncoder()
@@ -77,7 +77,7 @@ class ProjectRefused(Exception):
 
 
 def init(directory: Path) -> int:
-    """Write a project into `directory`, made if need be. Raises ProjectExists, ProjectRefused."""
+    """Write a project into `directory`, which is created if necessary. Raises ProjectExists, ProjectRefused."""
     name = name_of(directory)
     files = {
         "headrace.toml": configuration(name),
@@ -103,15 +103,15 @@ def init(directory: Path) -> int:
 
 
 def configuration(name: str) -> str:
-    """Write the file with every key: what one sets first as it stands, the rest commented out."""
+    """Return the text of headrace.toml with every key. Keys that most projects keep at the default are comments."""
     lines = [_HEAD]
     section = ""
     for key, default, meaning in describe():
         table, _, leaf = key.rpartition(".")
         if table != section and key not in _TABLES:
             section = table
-            lines += ["", f"{'' if _stands(table) else '#'}[{table}]"]
-        mark = "" if (_stands(table) and key not in _UNSET) else "#"
+            lines += ["", f"{'' if _is_set(table) else '#'}[{table}]"]
+        mark = "" if (_is_set(table) and key not in _UNSET) else "#"
         if key in _TABLES:
             lines += _table(key, meaning)
             section = key
@@ -122,9 +122,9 @@ def configuration(name: str) -> str:
 
 
 def sample(count: int = _RECORDS) -> Iterator[dict[str, Any]]:
-    """Make payments, about a third of them fraud: large for their account, at night, and from some countries more.
+    """Generate payments. About a third are fraud: large amounts, at night, from unknown devices, more often in the US.
 
-    The same ones each time; a few labels contradict the rule, as they do in life.
+    The payments are the same at each call. A few labels contradict the rule, as they do in real data.
     """
     rng = random.Random(7)  # noqa: S311 a sample is no secret
     for index in range(count):
@@ -143,11 +143,11 @@ def sample(count: int = _RECORDS) -> Iterator[dict[str, Any]]:
 
 
 def name_of(directory: Path) -> str:
-    """Make a pipeline's name of a directory's."""
+    """Derive the pipeline's name from the name of its directory."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", directory.resolve().name).strip("-.")[:_NAME_MAX] or "headrace"
 
 
-def _stands(table: str) -> bool:
+def _is_set(table: str) -> bool:
     return table.partition(".")[0] in _SET or not table
 
 
@@ -164,5 +164,5 @@ def _toml(key: str, value: Any) -> str:
         return f'"{value / 3_600:g}h"' if value >= 3_600 else f'"{value:g}s"'  # noqa: PLR2004 an hour
     if isinstance(value, tuple):
         value = list(value)
-    # JSON's strings, numbers, booleans and lists of strings are TOML's as well.
+    # Strings, numbers, booleans and lists of strings look the same in TOML and JSON.
     return json.dumps(value, ensure_ascii=False)

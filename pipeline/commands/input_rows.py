@@ -1,4 +1,4 @@
-"""A user's own records on their way in: JSON lines as they stand, or CSV rows made into JSON."""
+"""Reads the input of `headrace produce`: JSON lines are sent unchanged, CSV rows become JSON."""
 
 import csv
 import io
@@ -11,12 +11,12 @@ import msgspec
 
 _LINE_BYTES_MAX = 100_000_000
 _CELL_CHARACTERS_MAX = 10_000_000
-# A decimal number as people and programs write them, also those that JSON would not take: +1, 007, .5, 1.
+# A decimal number, also in forms that JSON does not allow: +1, 007, .5, 1.
 _NUMBER = re.compile(r"(?P<sign>[+-]?)(?P<whole>\d*)(?:\.(?P<part>\d*))?(?P<power>[eE][+-]?\d+)?", re.ASCII)
 
 
 class RowError(Exception):
-    """Raised when the input can't be read as it was asked for."""
+    """Raised when the input can't be read in the way that the options ask for."""
 
     status = 400
 
@@ -33,9 +33,10 @@ class InputRow(NamedTuple):
 
 
 def lines(file: BinaryIO, *, key: str | None) -> Iterator[InputRow]:
-    """Yield each line that is not empty, byte for byte, whatever it holds.
+    """Yield each line that is not empty, unchanged and unchecked.
 
-    `key` names the feature, or else the field, whose value as text is the key; a line without it has none.
+    `key` names a feature or, if there is no such feature, a field: its value as text is the Kafka key. A line without
+    it has no key.
     """
     number = 0
     while line := file.readline(_LINE_BYTES_MAX):
@@ -50,9 +51,9 @@ def lines(file: BinaryIO, *, key: str | None) -> Iterator[InputRow]:
 
 
 def csv_rows(file: BinaryIO, *, label: str | None, id_: str | None, key: str | None) -> Iterator[InputRow]:
-    """Yield a record for each row of a CSV file with a header; empty cells are left out.
+    """Yield a record for each row of a CSV file with a header. Empty cells are left out.
 
-    `label`, `id_` and `key` name columns. The first two are no features; the key stays one. Raises RowError.
+    `label`, `id_` and `key` name columns. The label and the id are not features, the key also is. Raises RowError.
     """
     csv.field_size_limit(_CELL_CHARACTERS_MAX)
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
@@ -64,31 +65,31 @@ def csv_rows(file: BinaryIO, *, label: str | None, id_: str | None, key: str | N
             if len(cells) > len(header):
                 raise RowError(
                     f"line {reader.line_num} has {len(cells)} cells, and the header {len(header)}",
-                    hint="quote cells that have commas in them; the rows before it are sent",
+                    hint="quote cells that contain commas; the rows before it are sent",
                 )
             if cells:
                 yield _row(dict(zip(header, cells, strict=False)), label=label, id_=id_, key=key)
     except (csv.Error, UnicodeDecodeError) as error:
         raise RowError(
             f"the CSV can't be read after line {reader.line_num}: {error}",
-            hint="mend it, and save it as UTF-8; the rows before it are sent",
+            hint="fix that line, and save the file as UTF-8; the rows before it are sent",
         ) from error
     finally:
-        # The file is the caller's to close.
+        # The caller closes the file.
         text.detach()
 
 
 def cell(text: str) -> msgspec.Raw | str | None:
-    """Read a cell: a number or boolean as JSON has it, other text as it stands, None for an empty one."""
-    bare = text.strip()
-    if not bare:
+    """Read a cell: a number or a boolean becomes JSON's, other text stays unchanged, an empty cell is None."""
+    stripped = text.strip()
+    if not stripped:
         return None
-    if bare.lower() in {"true", "false"}:
-        return msgspec.Raw(bare.lower().encode())
-    match = _NUMBER.fullmatch(bare)
+    if stripped.lower() in {"true", "false"}:
+        return msgspec.Raw(stripped.lower().encode())
+    match = _NUMBER.fullmatch(stripped)
     if match is None or not (match["whole"] or match["part"]):
         return text
-    # Digit by digit as it was written: a detour over a float would round it.
+    # Copy the digits: a conversion to a float would round the number.
     sign = "-" if match["sign"] == "-" else ""
     part = f".{match['part']}" if match["part"] else ""
     return msgspec.Raw(f"{sign}{match['whole'].lstrip('0') or '0'}{part}{match['power'] or ''}".encode())
@@ -111,7 +112,7 @@ def _check_header(header: list[str], named: Mapping[str, str | None]) -> None:
         raise RowError("the CSV has no header", hint="let its first line name the columns")
     if len(set(header)) < len(header):
         double = next(name for name in header if header.count(name) > 1)
-        raise RowError(f"the column {double!r} stands twice in the header", hint="give each column its own name")
+        raise RowError(f"the header has two columns {double!r}", hint="give each column its own name")
     for option, name in named.items():
         if name is not None and name not in header:
             raise RowError(f"{option} {name}: there is no such column", hint=f"the columns are {', '.join(header)}")

@@ -1,4 +1,4 @@
-"""`headrace produce`: a user's records into the features topic, and with `--wait` what became of each."""
+"""`headrace produce`: send records into the features topic, and with `--wait` print the outcome of each."""
 
 import contextlib
 import os
@@ -21,16 +21,16 @@ from headrace.pipeline.config.config import Config
 from headrace.pipeline.console import as_json, data
 from headrace.producers.writer import Feed
 
-_MOMENT_S = 0.02
-_AHEAD_ROWS_MAX = 1_000
+_POLL_S = 0.02
+_ROWS_AHEAD_MAX = 1_000
 _PROGRESS_ROWS = 1_000
 
 
 class ProduceAway(Exception):
-    """Raised when Kafka stopped taking records."""
+    """Raised when Kafka no longer takes records."""
 
     status = 503
-    hint = "see that Kafka runs at kafka.bootstrap_servers (`headrace doctor`); what was taken is not to be sent again"
+    hint = "check that Kafka runs at kafka.bootstrap_servers (`headrace doctor`); do not send the taken records again"
 
 
 def produce(
@@ -46,10 +46,10 @@ def produce(
     timeout_s: float = 30.0,
     json: bool = False,
 ) -> int:
-    """Send a file's records, or standard input's, and return the exit code: 1 when not all came through.
+    """Send the records of a file or of standard input. Return the exit code: 1 if a record failed or has no outcome.
 
-    With `labels` they go into the labels topic. `timeout_s` bounds Kafka's answer about a record, and with `wait` the
-    time without any outcome, in seconds. Raises RowError, ProduceAway, and what Topics and Reader raise.
+    With `labels` the records go into the labels topic. `timeout_s` bounds the time until Kafka answers for a record
+    and, with `wait`, the time without a new outcome. Raises RowError, ProduceAway, and the errors of Topics and Reader.
     """
     tabular = csv or (file is not None and file.suffix.lower() == ".csv")
     if not tabular and (label or id_):
@@ -65,7 +65,7 @@ def produce(
         try:
             missing = _send_and_wait(config, feed, rows, timeout_s, json=json) if wait else _send(feed, rows, source)
         finally:
-            # Whatever ended it, the summary counts what Kafka has.
+            # After an error, too, the summary counts the records that Kafka has taken.
             feed.finish()
             _summarise(feed, topic, time.monotonic() - started, wait=wait, json=json)
     if feed.away:
@@ -78,7 +78,7 @@ def produce(
 
 
 def _topic(config: Config, *, labels: bool, wait: bool, tabular: bool) -> str:
-    """Name the topic that the records go to. Raises RowError where labels can't be sent as asked."""
+    """Return the topic to send to. Raises RowError if `labels` does not go with the other options."""
     if not labels:
         return config.topics.features
     if config.topics.labels is None:
@@ -103,40 +103,40 @@ def _send(feed: Feed, rows: Iterator[InputRow], source: BinaryIO) -> int:
 
 
 def _send_and_wait(config: Config, feed: Feed, rows: Iterator[InputRow], timeout_s: float, *, json: bool) -> int:
-    """Send rows and print their outcomes as they come; return how many have none."""
+    """Send rows and print their outcomes as they come; return the number of records without one."""
     reader = Reader(config.librdkafka, group=f"{config.name}.reader")
     missing, given_up = 0, False
     try:
-        outcomes = Outcomes(reader, topics=config.topics, json=json, say=_say)
-        for row in _ahead(rows):
+        outcomes = Outcomes(reader, topics=config.topics, json=json, write=_write_line)
+        for row in _read_ahead(rows):
             if row is not None:
                 feed.send(row.value, row.key, outcomes.expect())
             outcomes.poll(wait_s=0, all_delivered=feed.poll())
-            while outcomes.full and outcomes.still_s < timeout_s and not given_up:
-                outcomes.poll(wait_s=_MOMENT_S, all_delivered=feed.poll())
+            while outcomes.full and outcomes.idle_s < timeout_s and not given_up:
+                outcomes.poll(wait_s=_POLL_S, all_delivered=feed.poll())
             if outcomes.full:
-                # Nobody answers. The rest is sent all the same, as it would be without --wait.
+                # No outcome comes. Send the rest without waiting, as without --wait.
                 given_up = True
                 missing += outcomes.give_up()
             if feed.away:
                 break
         feed.finish()
-        while outcomes.missing and outcomes.still_s < timeout_s and not given_up:
-            outcomes.poll(wait_s=_MOMENT_S, all_delivered=feed.poll())
+        while outcomes.missing and outcomes.idle_s < timeout_s and not given_up:
+            outcomes.poll(wait_s=_POLL_S, all_delivered=feed.poll())
         return missing + outcomes.give_up()
     finally:
         reader.close()
 
 
-def _ahead(rows: Iterator[InputRow]) -> Iterator[InputRow | None]:
-    """Read rows in a thread, so that outcomes are printed while somebody types; yield None when none is there."""
-    ready: queue.Queue[InputRow | BaseException | None] = queue.Queue(_AHEAD_ROWS_MAX)
+def _read_ahead(rows: Iterator[InputRow]) -> Iterator[InputRow | None]:
+    """Read rows in a thread, so that outcomes are printed while a person types. Yield None if no row is ready."""
+    ready: queue.Queue[InputRow | BaseException | None] = queue.Queue(_ROWS_AHEAD_MAX)
 
     def read() -> None:
         try:
             for row in rows:
                 ready.put(row)
-        except BaseException as error:  # noqa: BLE001 raised again where it is waited for
+        except BaseException as error:  # noqa: BLE001 raised again in the thread that takes the rows
             ready.put(error)
         else:
             ready.put(None)
@@ -144,7 +144,7 @@ def _ahead(rows: Iterator[InputRow]) -> Iterator[InputRow | None]:
     threading.Thread(target=read, name="rows", daemon=True).start()
     while True:
         try:
-            row = ready.get(timeout=_MOMENT_S)
+            row = ready.get(timeout=_POLL_S)
         except queue.Empty:
             yield None
             continue
@@ -156,7 +156,7 @@ def _ahead(rows: Iterator[InputRow]) -> Iterator[InputRow | None]:
 
 
 def _ensure(config: Config, topic: str) -> int:
-    """See that the topics are there, and return the size of the largest record that one of them takes."""
+    """Create the topics that are missing; return the size of the largest record that `topic` takes."""
     topics = Topics({"log_level": 0, **config.librdkafka})
     topics.ensure(**config.topics.model_dump())
     return topics.limits(topic)[topic]
@@ -165,7 +165,7 @@ def _ensure(config: Config, topic: str) -> int:
 @contextlib.contextmanager
 def _opened(file: Path | None) -> Iterator[BinaryIO]:
     if file is None or str(file) == "-":
-        # Never closed: to close it would wait for the thread that waits for the next line.
+        # Never close it: `close` would wait for the thread that waits for the next line.
         yield open(0, "rb", closefd=False)  # noqa: SIM115 it stays open
         return
     try:
@@ -177,11 +177,11 @@ def _opened(file: Path | None) -> Iterator[BinaryIO]:
 
 
 def _summarise(feed: Feed, topic: str, took_s: float, *, wait: bool, json: bool) -> None:
-    """Say how many records Kafka has taken; with `wait` standard output is for the outcomes."""
+    """Print the number of records that Kafka has taken; to stderr with `wait`, as stdout has the outcomes."""
     if feed.refused:
         sys.stderr.write(f"{feed.refused:,} of {feed.taken + feed.refused:,} records were not taken: {feed.fault}\n")
     if json and not wait:
-        _say(as_json({"records": feed.taken, "topic": topic, "refused": feed.refused}))
+        _write_line(as_json({"records": feed.taken, "topic": topic, "refused": feed.refused}))
     elif not json:
         noun = "record" if feed.taken == 1 else "records"
         summary = f"{feed.taken:,} {noun} to {topic} in {took_s:.1f} s\n"
@@ -190,7 +190,7 @@ def _summarise(feed: Feed, topic: str, took_s: float, *, wait: bool, json: bool)
 
 @contextlib.contextmanager
 def _progress(source: BinaryIO) -> Iterator[Callable[[int], None]]:
-    """Give a function that is told how many records went; on a terminal it shows how far the file is read."""
+    """Provide a function that takes the number of sent records. On a terminal it draws the progress in the file."""
     if not (sys.stderr.isatty() and source.seekable()):
         yield lambda _records: None
         return
@@ -200,6 +200,6 @@ def _progress(source: BinaryIO) -> Iterator[Callable[[int], None]]:
         yield lambda records: bar.update(task, completed=source.tell(), records=records)
 
 
-def _say(line: str) -> None:
+def _write_line(line: str) -> None:
     data.write(line + "\n")
     data.flush()

@@ -1,6 +1,6 @@
-"""`headrace status`: how the pipeline is, whoever of Kafka, the store and the workers can be asked.
+"""`headrace status`: the state of the pipeline, from Kafka, the store and the workers.
 
-It changes nothing and joins nothing, and it answers within seconds while the very thing that it asks is away.
+It changes nothing and does not join the group. It answers within seconds, even if one of the three is away.
 """
 
 import os
@@ -19,7 +19,7 @@ from headrace.consumers.group_offsets import GroupOffsets, PartitionOffsets
 from headrace.consumers.partitioner import KEYS_MIN
 from headrace.consumers.source import SourceAway, SourceError
 from headrace.consumers.topics import Topics
-from headrace.pipeline.commands.status_report import Note, Observations, Report, alive, report
+from headrace.pipeline.commands.status_report import Note, Observations, Report, alive, summarise
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.console import as_json, data
 from headrace.pipeline.process.rundir import FolderRefused, RunDir
@@ -35,14 +35,14 @@ _STYLES = {"running": "bold green", "paused": "bold yellow", "relearning": "bold
 
 
 class StatusUnknown(Exception):
-    """Raised when nobody could be asked: no worker on this machine, no store, no Kafka."""
+    """Raised when neither Kafka nor the store nor a worker on this machine has answered."""
 
     status = 503
     hint = "`headrace doctor` tells what is wrong with each"
 
 
-class Observer:
-    """Ask everyone who may know how one pipeline is."""
+class StatusReader:
+    """Read the state of one pipeline from Kafka, the store and the workers' notes."""
 
     def __init__(self, config: Config) -> None:
         self._places = GroupOffsets(
@@ -56,12 +56,12 @@ class Observer:
         self._topics = Topics({**config.librdkafka, "log_level": 0})
         self._topic, self._labels = config.topics.features, config.topics.labels
 
-    def look(self) -> Observations:
-        """Ask once, each in a few seconds at most."""
+    def read(self) -> Observations:
+        """Ask each source once; every answer takes a few seconds at most."""
         faults: list[str] = []
         places = snapshots = topic = None
         stored: dict[int, dict[str, Any]] = {}
-        strangers = 0
+        unseen_members = 0
         try:
             places = {partition: consistency.by_mark(place) for partition, place in self._places.read().items()}
             if not places:
@@ -74,7 +74,7 @@ class Observer:
             snapshots = self._newest(sorted(places) if places else self._store.partitions())
         except (StoreAway, StoreRefused) as error:
             faults.append(str(error))
-            strangers = self._strangers(places) if places else 0
+            unseen_members = self._count_members(places) if places else 0
         faults += map(str, consistency.faults(topic, places or {}, snapshots or {}))
         local: dict[int, dict[str, Any]] = {}
         try:
@@ -82,96 +82,96 @@ class Observer:
         except FolderRefused as error:
             faults.append(str(error))
         workers = alive(stored, local, host=platform.node(), running=_running(stored))
-        return Observations(places, snapshots, workers, [*map(self._conceal, faults)], strangers)
+        return Observations(places, snapshots, workers, [*map(self._conceal, faults)], unseen_members)
 
-    def glance(self, told: Report) -> Report:
-        """Look at the topics' keys where many labels and many features wait for each other, and nobody has said why."""
-        labels = told.labels
-        if told.warnings or labels is None or min(labels.waiting, labels.waiting_early) < KEYS_MIN:
-            return told
-        advices = key_placement.look(self._config, partitions=len(told.partitions))
-        return msgspec.structs.replace(told, warnings=[advice.message for advice in advices])
+    def check_keys(self, report: Report) -> Report:
+        """Check the keys of both topics if many labels and many features wait, and no worker has said why."""
+        labels = report.labels
+        if report.warnings or labels is None or min(labels.waiting, labels.waiting_early) < KEYS_MIN:
+            return report
+        advices = key_placement.look(self._config, partitions=len(report.partitions))
+        return msgspec.structs.replace(report, warnings=[advice.message for advice in advices])
 
     def _newest(self, partitions: list[int]) -> dict[int, Note]:
         notes = {partition: self._store.notes(partition) for partition in partitions}
         return {partition: versions[0] for partition, versions in notes.items() if versions}
 
-    def _strangers(self, places: Mapping[int, PartitionOffsets]) -> int:
-        """Count the members of the group; where nobody can tell, one that has worked is not taken for stopped."""
+    def _count_members(self, places: Mapping[int, PartitionOffsets]) -> int:
+        """Count the members of the group. If Kafka can't tell, a pipeline that has committed counts as one member."""
         members = self._places.members()
         return any(place.committed is not None for place in places.values()) if members is None else members
 
 
 def status(config: Config, *, watch: bool, json: bool) -> int:
-    """Print how the pipeline is, once or each second until interrupted. Raises StatusUnknown."""
-    observer = Observer(config)
+    """Print the state of the pipeline, once or each second until interrupted. Raises StatusUnknown."""
+    reader = StatusReader(config)
     if watch:
-        _watch(config.name, observer, json=json)
-    seen = observer.look()
+        _watch(config.name, reader, json=json)
+    seen = reader.read()
     if seen.nothing:
         raise StatusUnknown("; ".join(seen.faults))
-    _say(observer.glance(report(config.name, seen)), json=json)
+    _print(reader.check_keys(summarise(config.name, seen)), json=json)
     return 0
 
 
-def _watch(name: str, observer: Observer, *, json: bool) -> None:
-    """Print again and again; only an interrupt ends it."""
+def _watch(name: str, reader: StatusReader, *, json: bool) -> None:
+    """Print the state each second until an interrupt."""
     if json or not data.isatty():
         while True:
-            _say(report(name, observer.look()), json=json)
+            _print(summarise(name, reader.read()), json=json)
             time.sleep(_REFRESH_S)
     with Live(console=Console(file=data.file), auto_refresh=False) as live:
         while True:
-            live.update(_picture(report(name, observer.look())), refresh=True)
+            live.update(_layout(summarise(name, reader.read())), refresh=True)
             time.sleep(_REFRESH_S)
 
 
-def _say(told: Report, *, json: bool) -> None:
+def _print(report: Report, *, json: bool) -> None:
     if json:
-        data.write(as_json(told) + "\n")
+        data.write(as_json(report) + "\n")
     else:
         console = Console(file=data.file, width=None if data.isatty() else _WIDTH)
         with console.capture() as captured:
-            console.print(_picture(told))
+            console.print(_layout(report))
         data.write("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")
     data.flush()
 
 
-def _picture(told: Report) -> Group:
-    head = Text.assemble((told.name, "bold"), "  ", (told.state, _STYLES[told.state]), f"  lag {_number(told.lag)}")
-    parts: list[Any] = [head]
-    if told.reason:
-        parts.append(Text(told.reason, style="yellow"))
-    parts += [Text(f"! {said}", style="yellow") for said in told.warnings]
-    if told.counts is not None:
-        counts = msgspec.structs.asdict(told.counts)
+def _layout(report: Report) -> Group:
+    state = (report.state, _STYLES[report.state])
+    parts: list[Any] = [Text.assemble((report.name, "bold"), "  ", state, f"  lag {_number(report.lag)}")]
+    if report.reason:
+        parts.append(Text(report.reason, style="yellow"))
+    parts += [Text(f"! {warning}", style="yellow") for warning in report.warnings]
+    if report.counts is not None:
+        counts = msgspec.structs.asdict(report.counts)
         parts.append(Text(" · ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())))
-    if told.labels is not None:
-        labels = msgspec.structs.asdict(told.labels)
+    if report.labels is not None:
+        labels = msgspec.structs.asdict(report.labels)
         parts.append(Text("labels: " + " · ".join(f"{name} {count:,}" for name, count in labels.items())))
-    if told.quality:
-        parts.append(Text(" · ".join(f"{name.replace('_', ' ')} {_figure(v)}" for name, v in told.quality.items())))
-    if told.partitions:
-        parts += ["", _partitions(told)]
-    if told.workers:
-        parts += ["", _workers(told)]
+    if report.quality:
+        parts.append(Text(" · ".join(f"{name.replace('_', ' ')} {_figure(v)}" for name, v in report.quality.items())))
+    if report.partitions:
+        parts += ["", _partitions(report)]
+    if report.workers:
+        parts += ["", _workers(report)]
     return Group(*parts)
 
 
-def _partitions(told: Report) -> Table:
+def _partitions(report: Report) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("partition", "committed", "snapshot", "lag", "learned"):
         table.add_column(column, justify="right")
-    for row in told.partitions:
+    for row in report.partitions:
         table.add_row(str(row.partition), *(_number(v) for v in (row.committed, row.snapshot, row.lag, row.learned)))
     return table
 
 
-def _workers(told: Report) -> Table:
+def _workers(report: Report) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("worker", "host", "pid", "state", "partitions"):
         table.add_column(column)
-    for note in told.workers:
+    for note in report.workers:
         partitions = ", ".join(str(partition) for partition in note.get("partitions") or ()) or "none"
         table.add_row(str(note["ordinal"]), str(note["host"]), str(note["pid"]), str(note["state"]), partitions)
     return table
@@ -186,7 +186,7 @@ def _figure(value: float) -> str:
 
 
 def _running(stored: dict[int, dict[str, Any]]) -> dict[int, bool]:
-    """Tell of each process id in the notes whether this machine has such a process."""
+    """Return for each process id in the notes whether such a process runs on this machine."""
     found: dict[int, bool] = {}
     for note in stored.values():
         try:
@@ -194,7 +194,7 @@ def _running(stored: dict[int, dict[str, Any]]) -> dict[int, bool]:
         except ProcessLookupError:
             found[note["pid"]] = False
         except OSError:
-            # It is another user's, so it is there.
+            # The process belongs to another user, so it exists.
             found[note["pid"]] = True
         else:
             found[note["pid"]] = True

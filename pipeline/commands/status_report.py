@@ -1,6 +1,6 @@
-"""What `status` says, put together from what Kafka, the store and the workers told. Pure: values in, values out.
+"""Builds the report of `status` from the answers of Kafka, the store and the workers. Pure: values in, values out.
 
-Each of the three may be silent; what only it could tell is then None, and the rest still stands.
+If one of the three did not answer, the fields that only it knows are None.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from headrace.pipeline.recovery import offset_metadata
 PipelineState = Literal["running", "paused", "relearning", "stopped"]
 Note = Mapping[str, Any]
 
-_TOLD = (
+_WORKER_FIELDS = (
     "ordinal",
     "host",
     "pid",
@@ -27,12 +27,12 @@ _TOLD = (
     "epochs",
     "restarts",
 )
-# A worker that still connects knows of no partitions yet.
-_UNTOLD: dict[str, Any] = {"partitions": [], "relearning": {}}
+# A worker that is still connecting has no partitions yet.
+_WORKER_DEFAULTS: dict[str, Any] = {"partitions": [], "relearning": {}}
 
 
 class Partition(msgspec.Struct, frozen=True):
-    """One partition: the next offset to handle, the offset of its newest snapshot, and what is left between."""
+    """One partition: the committed offset, the offset of its newest snapshot, the lag, and the records learned."""
 
     partition: int
     committed: int | None
@@ -42,7 +42,7 @@ class Partition(msgspec.Struct, frozen=True):
 
 
 class Totals(msgspec.Struct, frozen=True):
-    """What was done since the first record of the history that survives."""
+    """Counts since the first record of the surviving history."""
 
     records: int
     predictions: int
@@ -51,7 +51,10 @@ class Totals(msgspec.Struct, frozen=True):
 
 
 class LabelTotals(msgspec.Struct, frozen=True):
-    """What became of labels, and of features that waited for one; `waiting` features and `waiting_early` labels do."""
+    """The outcomes of labels, and of features that waited for one.
+
+    At the moment `waiting` features wait for a label, and `waiting_early` labels wait for their features.
+    """
 
     records: int
     joined: int
@@ -69,9 +72,9 @@ class LabelTotals(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """How a pipeline is. What can't be known at the moment is None, as are `labels` without a labels topic.
+    """The state of a pipeline. A field is None if it is not known now; `labels` is None without a labels topic.
 
-    `warnings` is what the workers found wrong with the stream.
+    `warnings` are the workers' warnings about the stream.
     """
 
     name: str
@@ -87,25 +90,26 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Observations(msgspec.Struct, frozen=True):
-    """What was heard: `places` from Kafka, each partition's newest `snapshots` from the store, `workers` alive.
+    """The answers: `places` from Kafka, each partition's newest `snapshots` from the store, the living `workers`.
 
-    `faults` says who did not answer; `strangers` counts members of the group whose notes can't be read.
+    `faults` has a sentence for each source that did not answer. `unseen_members` counts the members of the group
+    whose notes can't be read.
     """
 
     places: Mapping[int, PartitionOffsets] | None
     snapshots: Mapping[int, Note] | None
     workers: Sequence[Note]
     faults: Sequence[str] = ()
-    strangers: int = 0
+    unseen_members: int = 0
 
     @property
     def nothing(self) -> bool:
-        """Whether nobody told anything."""
+        """Whether no source has answered."""
         return self.places is None and self.snapshots is None and not self.workers
 
 
-def report(name: str, seen: Observations) -> Report:
-    """Put together what was heard of the pipeline `name`."""
+def summarise(name: str, seen: Observations) -> Report:
+    """Build the report of the pipeline `name`."""
     state, reason = _state(seen)
     places, snapshots = seen.places, seen.snapshots or {}
     numbers = sorted(snapshots if places is None else places)
@@ -118,46 +122,49 @@ def report(name: str, seen: Observations) -> Report:
         labels=None if places is None else _label_totals(places.values()),
         partitions=[_partition(number, (places or {}).get(number), snapshots.get(number)) for number in numbers],
         quality=_quality(seen),
-        warnings=list(dict.fromkeys(said for note in seen.workers for said in note.get("warnings") or ())),
-        workers=[{**_UNTOLD, **{name: note[name] for name in _TOLD if name in note}} for note in seen.workers],
+        warnings=list(dict.fromkeys(warning for note in seen.workers for warning in note.get("warnings") or ())),
+        workers=[
+            {**_WORKER_DEFAULTS, **{name: note[name] for name in _WORKER_FIELDS if name in note}}
+            for note in seen.workers
+        ],
     )
 
 
 def alive(
     stored: Mapping[int, Note], local: Mapping[int, Note], *, host: str, running: Mapping[int, bool]
 ) -> list[Note]:
-    """Merge the workers' notes of the store with those of this machine, in the order of their ordinals.
+    """Merge the workers' notes from the store with the notes of this machine, in the order of their ordinals.
 
-    A worker writes to its machine before it writes to the store, so that note is never the older one. The store
-    keeps a dead worker's for a while; on this `host`, `running` tells by process id.
+    A worker writes its note to its machine before it writes to the store, so the local note is never older. The store
+    keeps the note of a dead worker for a while; for this `host`, `running` tells by process id whether it lives.
     """
     tokens = {note.get("token") for note in local.values()}
-    there = [
+    others = [
         note
         for note in stored.values()
         if note.get("token") not in tokens and (note.get("host") != host or running.get(note.get("pid", 0), False))
     ]
-    return sorted([*local.values(), *there], key=lambda note: (note.get("ordinal", -1), note.get("pid", 0)))
+    return sorted([*local.values(), *others], key=lambda note: (note.get("ordinal", -1), note.get("pid", 0)))
 
 
 def combine(summaries: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Combine the partitions' figures into the stream's, each weighted by what it has scored."""
+    """Average the quality of the partitions, each weighted by the number of records that it has scored."""
     scored = [summary for summary in summaries if summary.get("scored")]
     total = sum(summary["scored"] for summary in scored)
     combined: dict[str, float] = {"scored": total}
     for measure in ("accuracy", "accuracy_recent", "mae", "rmse", "mae_recent"):
-        told = [summary for summary in scored if measure in summary]
-        weight = sum(summary["scored"] for summary in told)
+        measured = [summary for summary in scored if measure in summary]
+        weight = sum(summary["scored"] for summary in measured)
         if not weight:
             continue
         power = 2 if measure == "rmse" else 1
-        mean = sum(summary[measure] ** power * summary["scored"] for summary in told) / weight
+        mean = sum(summary[measure] ** power * summary["scored"] for summary in measured) / weight
         combined[measure] = mean ** (1 / power)
     return combined
 
 
 def total_lag(places: Iterable[PartitionOffsets]) -> int | None:
-    """Sum up what is left to do; None where it can't be told of one of the partitions."""
+    """Return the number of records that are still to be handled, or None if it is unknown for one partition."""
     lags = [place.lag for place in places]
     return None if None in lags else sum(lag for lag in lags if lag is not None)
 
@@ -172,9 +179,9 @@ def _state(seen: Observations) -> tuple[PipelineState, str | None]:
         return "relearning", silence
     if states and seen.places is not None:
         return "running", silence
-    # A worker with nothing to send finds out late that Kafka is away; no record moves all the same. And those of
-    # other machines are seen through the store only, without which they pause.
-    return ("paused" if states or seen.strangers else "stopped"), silence
+    # An idle worker notices late that Kafka is away; no record moves in the meantime. The workers of other machines
+    # are seen only through the store; if the store is away, those workers pause.
+    return ("paused" if states or seen.unseen_members else "stopped"), silence
 
 
 def _totals(places: Any) -> Totals:
@@ -187,10 +194,10 @@ def _label_totals(places: Any) -> LabelTotals | None:
     joins = [found.join for found in marks if found.join is not None]
     if not joins:
         return None
-    tallies = [
+    counts = [
         {**msgspec.structs.asdict(join.tally), "waiting": join.asked, "waiting_early": join.early} for join in joins
     ]
-    return LabelTotals(**{name: sum(t[name] for t in tallies) for name in LabelTotals.__struct_fields__})
+    return LabelTotals(**{name: sum(count[name] for count in counts) for name in LabelTotals.__struct_fields__})
 
 
 def _partition(number: int, place: PartitionOffsets | None, snapshot: Note | None) -> Partition:

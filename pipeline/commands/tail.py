@@ -1,4 +1,4 @@
-"""`headrace tail`: the last predictions or dead letters, and those that come, one JSON line each."""
+"""`headrace tail`: the last predictions or dead letters, and with `-f` the new ones, one JSON line each."""
 
 from collections import deque
 from collections.abc import Callable
@@ -22,12 +22,12 @@ def tail(
     which: Literal["predictions", "dlq"],
     n: int = 10,
     follow: bool = False,
-    json: bool = False,  # noqa: ARG001 its lines are JSON in any case
+    json: bool = False,  # noqa: ARG001 the lines are always JSON
     topic: str | None = None,
 ) -> int:
-    """Print the last `n` records of a topic over all of its partitions, oldest first; return the exit code.
+    """Print the last `n` records of a topic, over all partitions, oldest first; return the exit code.
 
-    With `follow` go on with what comes, until an interrupt. Raises ReaderAway, DeadLetterError.
+    With `follow`, go on with new records until an interrupt. Raises ReaderAway, DeadLetterError.
     """
     name = topic or (config.topics.predictions if which == "predictions" else config.topics.dead_letters)
     line = _value if which == "predictions" else _envelope
@@ -36,7 +36,7 @@ def tail(
         spans = reader.spans(name)
         if not spans and (follow or topic):
             raise DeadLetterError(
-                f"there is no topic {name}", hint="`headrace run` makes it, and so does `headrace produce`"
+                f"there is no topic {name}", hint="`headrace run` and `headrace produce` create the configured topics"
             )
         records = [record for partition, span in spans.items() for record in _last(reader, name, partition, span, n)]
         records.sort(key=lambda record: (record.timestamp_ms, record.partition, record.offset))
@@ -53,9 +53,10 @@ def tail(
 
 
 def _last(reader: Reader, topic: str, partition: int, span: Span, n: int) -> list[Record]:
-    """Return a partition's last records, `n` of them if there are as many.
+    """Return the last records of a partition, at most `n`.
 
-    Offsets are not dense: markers and aborted records take some. So windows that grow are read, backwards.
+    Offsets have gaps: transaction markers and aborted records take some of them. So read windows of growing width,
+    from the end backwards.
     """
     found: list[Record] = []
     end, width = span.end, max(_WINDOW_MIN, 2 * n)
@@ -82,6 +83,6 @@ def _envelope(topic: str, record: Record) -> bytes:
 
 
 def _print(line: bytes) -> None:
-    # Each line at once: whoever reads a pipe waits for it.
+    # Flush each line: the reader of a pipe waits for it.
     data.write(line.decode(errors="replace") + "\n")
     data.flush()

@@ -12,11 +12,11 @@ UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
 
 
 def up(*, json: bool, data_dir: Path | None) -> int:
-    """Run the stack until SIGINT or SIGTERM; print where it listens; return the exit status."""
-    # Both signals interrupt a start too, which may be in the middle of a download.
+    """Run the stack until SIGINT or SIGTERM; print its addresses; return the exit code."""
+    # Both signals must also interrupt the start, which may be in the middle of a download.
     before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with Stack(data_dir=data_dir, progress=_tell) as stack:
+        with Stack(data_dir=data_dir, progress=_print_error) as stack:
             data.write((as_json(stack.addresses) if json else as_text(stack.addresses)) + "\n")
             data.flush()
             while True:
@@ -24,7 +24,7 @@ def up(*, json: bool, data_dir: Path | None) -> int:
     except KeyboardInterrupt:
         return 0
     except EmbeddedError as error:
-        _tell(f"{error}\n  {error.hint}")
+        _print_error(f"{error}\n  {error.hint}")
         return UNAVAILABLE
     finally:
         for number, handler in before.items():
@@ -32,12 +32,12 @@ def up(*, json: bool, data_dir: Path | None) -> int:
 
 
 def as_json(addresses: Addresses) -> str:
-    """Return the one line that a script reads."""
+    """Return the addresses as one line of JSON, for scripts."""
     return json_format.dumps({"kafka": addresses.kafka, "redis": addresses.redis})
 
 
 def as_text(addresses: Addresses) -> str:
-    """Return what a person reads, and can paste into a shell."""
+    """Return the addresses for people, with two lines to paste into a shell."""
     kafka = "Apache Kafka" if addresses.kind == "kafka" else "mock Kafka"
     return (
         f"{kafka} at {addresses.kafka}\n"
@@ -50,5 +50,5 @@ def as_text(addresses: Addresses) -> str:
     )
 
 
-def _tell(line: str) -> None:
+def _print_error(line: str) -> None:
     print(line, file=sys.stderr, flush=True)  # noqa: T201

@@ -15,7 +15,7 @@ from headrace.consumers.source import Committed
 from headrace.consumers.topics import Topic
 from headrace.pipeline import assembly
 from headrace.pipeline.commands import model
-from headrace.pipeline.commands.status_report import Observations, report
+from headrace.pipeline.commands.status_report import Observations, summarise
 from headrace.pipeline.config import config as configuration
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.recovery import offset_metadata
@@ -265,7 +265,7 @@ class Case:
         try:
             snapshots = {p: notes[0] for p in store.partitions() if (notes := store.notes(p))}
             workers = list(Roster(store, name="fraud").notes().values())
-            report("fraud", Observations(None, snapshots, workers, ["Kafka was not asked"]))
+            summarise("fraud", Observations(None, snapshots, workers, ["Kafka was not asked"]))
             model.ls(self.config, json=False)
             model.ls(self.config, json=True)
             model.show(self.config, which=None, version=None, json=True)

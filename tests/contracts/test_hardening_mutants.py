@@ -356,8 +356,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         name="one cause for ever",
         file="pipeline/commands/run.py",
-        old="_SAME_MAX = 3",
-        new="_SAME_MAX = 10**9",
+        old="_SAME_CAUSE_MAX = 3",
+        new="_SAME_CAUSE_MAX = 10**9",
         test="pipeline/commands/test_run.py::test_a_worker_that_dies_of_the_same_three_times_in_a_row_ends_the_run_with_the_cause[broken]",
         says="assert (7, None) == (3, 1)",
     ),

@@ -342,7 +342,7 @@ def test_doctor_finds_topics_that_do_not_fit(
         ("def make():\n    return 1\n", "can't be loaded"),
         ("def build():\n    return 1\n", "no River classifier"),
         ("def build():\n    raise OSError('no disk')\n", "no disk"),
-        ("def build(:\n", "is no Python"),
+        ("def build(:\n", "is not valid Python"),
     ],
 )
 def test_doctor_finds_a_model_that_can_not_be_built(

@@ -228,7 +228,7 @@ def test_what_can_not_be_read_is_refused_before_anything_is_sent(project: Make, 
         ("a.jsonl", record(1), {"label": "x"}, "columns of CSV"),
         ("a.csv", b"a,b\n1,2\n", {"label": "x"}, "--label x: there is no such column"),
         ("b.csv", b"", {}, "no header"),
-        ("c.csv", b"a,a\n1,2\n", {}, "stands twice"),
+        ("c.csv", b"a,a\n1,2\n", {}, "two columns"),
         ("d.csv", b"a,b\n1,2,3\n", {}, "3 cells"),
         ("e.csv", b'a,b\n1,"\xff"\n', {}, "CSV can't be read"),
     ):

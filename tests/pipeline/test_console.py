@@ -115,7 +115,7 @@ def test_a_full_disk_is_told_in_one_line(project: Path, words: tuple[str, ...]) 
     assert done.returncode == 1
     assert lines == [
         "headrace: the output can't be written: No space left on device",
-        "  → make room, or send it elsewhere",
+        "  → free some space, or write it to another place",
     ]
 
 
@@ -133,7 +133,7 @@ def test_a_working_folder_that_is_gone_is_told(project: Path) -> None:
         timeout=60,
     )
     assert done.returncode == 1
-    assert "the working folder is not there any more" in done.stderr
+    assert "the working folder no longer exists" in done.stderr
     assert "bug" not in done.stderr
     assert len(done.stderr.splitlines()) == 2
 

@@ -14,7 +14,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from headrace.pipeline.commands.cli import app
-from headrace.pipeline.commands.command import Chosen, command, group, guard
+from headrace.pipeline.commands.command import ConfigSource, command, group, guard
 
 # Not pydantic, which typer itself imports to show an option's default.
 HEAVY = {"confluent_kafka", "msgspec", "numpy", "pydantic_settings", "redis", "river", "structlog", "urllib3"}
@@ -237,7 +237,7 @@ def test_an_interrupt_is_how_an_endless_command_ends_well(endless: bool | str, w
     made = group("A group.")
 
     @command(made, "wait", endless=endless)
-    def wait(_chosen: Chosen, *, watch: bool = False) -> int:  # noqa: ARG001
+    def wait(_source: ConfigSource, *, watch: bool = False) -> int:  # noqa: ARG001
         raise KeyboardInterrupt
 
     before = signal.getsignal(signal.SIGTERM)

@@ -7,7 +7,7 @@ import pytest
 
 from headrace.consumers.group_offsets import PartitionOffsets
 from headrace.pipeline.commands import status_report
-from headrace.pipeline.commands.status_report import Observations, alive, combine, report
+from headrace.pipeline.commands.status_report import Observations, alive, combine, summarise
 
 
 def mark(records: int, *, learned: int, dead_letters: int = 0) -> str:
@@ -28,7 +28,7 @@ SNAPSHOTS = {0: {"offset": 9, "quality": {"scored": 10, "accuracy": 0.5, "accura
 
 
 def test_counts_and_lag_are_the_sums_of_what_the_marks_tell() -> None:
-    told = report("p", Observations(PLACES, SNAPSHOTS, []))
+    told = summarise("p", Observations(PLACES, SNAPSHOTS, []))
     assert told.counts == status_report.Totals(records=15, predictions=14, dead_letters=1, learned=13)
     assert told.lag == 2
     assert told.partitions[0] == status_report.Partition(partition=0, committed=10, snapshot=9, lag=2, learned=8)
@@ -54,7 +54,7 @@ def test_lag_counts_from_the_committed_offset_or_from_where_the_log_begins(
 
 
 def test_the_lag_of_a_group_that_stands_past_the_end_of_a_log_is_not_known() -> None:
-    told = report(
+    told = summarise(
         "p",
         Observations(
             {0: PartitionOffsets(99, "", 0, 10), 1: PartitionOffsets(5, "", 0, 10)}, {}, [], ["partition 0: …"]
@@ -65,14 +65,14 @@ def test_the_lag_of_a_group_that_stands_past_the_end_of_a_log_is_not_known() -> 
 
 
 def test_a_group_that_has_committed_nothing_has_the_whole_log_before_it() -> None:
-    told = report("p", Observations({0: PartitionOffsets(None, "", 0, 7)}, {}, []))
+    told = summarise("p", Observations({0: PartitionOffsets(None, "", 0, 7)}, {}, []))
     assert (told.state, told.lag) == ("stopped", 7)
     assert told.partitions[0] == status_report.Partition(partition=0, committed=None, snapshot=None, lag=7, learned=0)
     assert told.counts == status_report.Totals(0, 0, 0, 0)
 
 
 def test_an_offset_that_another_tool_has_set_counts_nothing() -> None:
-    told = report("p", Observations({0: PartitionOffsets(4, "set by hand", 0, 7)}, {}, []))
+    told = summarise("p", Observations({0: PartitionOffsets(4, "set by hand", 0, 7)}, {}, []))
     assert told.counts == status_report.Totals(0, 0, 0, 0)
     assert told.lag == 3
 
@@ -96,12 +96,12 @@ def test_an_offset_that_another_tool_has_set_counts_nothing() -> None:
 def test_the_state_is_that_of_the_worker_that_is_worst_off(
     notes: list[dict[str, Any]], state: str, reason: str | None
 ) -> None:
-    told = report("p", Observations(PLACES, SNAPSHOTS, notes))
+    told = summarise("p", Observations(PLACES, SNAPSHOTS, notes))
     assert (told.state, told.reason) == (state, reason)
 
 
 def test_without_kafka_the_rest_still_stands_and_what_only_it_knows_is_none() -> None:
-    told = report("p", Observations(None, SNAPSHOTS, [note("paused", reason="Kafka is away")], ["no answer"]))
+    told = summarise("p", Observations(None, SNAPSHOTS, [note("paused", reason="Kafka is away")], ["no answer"]))
     assert (told.state, told.reason) == ("paused", "Kafka is away")
     assert (told.lag, told.counts) == (None, None)
     assert told.partitions == [status_report.Partition(0, None, 9, None, None)]
@@ -109,12 +109,12 @@ def test_without_kafka_the_rest_still_stands_and_what_only_it_knows_is_none() ->
 
 
 def test_without_kafka_nothing_runs_even_when_a_worker_has_not_noticed_yet() -> None:
-    told = report("p", Observations(None, SNAPSHOTS, [note("running")], ["Kafka does not answer"]))
+    told = summarise("p", Observations(None, SNAPSHOTS, [note("running")], ["Kafka does not answer"]))
     assert (told.state, told.reason) == ("paused", "Kafka does not answer")
 
 
 def test_without_the_store_the_rest_still_stands() -> None:
-    told = report("p", Observations(PLACES, None, [note("paused", reason="the store is away")], ["no answer"]))
+    told = summarise("p", Observations(PLACES, None, [note("paused", reason="the store is away")], ["no answer"]))
     assert (told.state, told.reason, told.lag) == ("paused", "the store is away", 2)
     assert told.counts is not None
     assert told.quality is None
@@ -122,8 +122,8 @@ def test_without_the_store_the_rest_still_stands() -> None:
 
 
 def test_without_the_store_members_of_the_group_on_other_machines_are_paused() -> None:
-    assert report("p", Observations(PLACES, None, [], ["the store is away"], strangers=2)).state == "paused"
-    assert report("p", Observations(PLACES, None, [], ["the store is away"])).state == "stopped"
+    assert summarise("p", Observations(PLACES, None, [], ["the store is away"], unseen_members=2)).state == "paused"
+    assert summarise("p", Observations(PLACES, None, [], ["the store is away"])).state == "stopped"
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_nothing_is_known_only_when_all_three_are_silent(seen: Observations, *, 
 
 def test_the_quality_of_a_worker_wins_over_that_of_an_older_snapshot() -> None:
     running = note("running", quality={"0": {"scored": 30, "accuracy": 0.9, "accuracy_recent": 0.8}})
-    told = report(
+    told = summarise(
         "p",
         Observations(PLACES, {**SNAPSHOTS, 1: {"offset": 5, "quality": {"scored": 10, "accuracy": 0.5}}}, [running]),
     )
@@ -179,6 +179,6 @@ def test_a_worker_of_this_machine_whose_process_is_gone_is_not_alive() -> None:
 
 def test_a_worker_that_still_connects_is_shown_with_no_partitions() -> None:
     connecting = {"token": "t", "host": "here", "pid": 7, "ordinal": 0, "started_ms": 1, "state": "connecting"}
-    (told,) = report("p", Observations(PLACES, {}, [connecting])).workers
+    (told,) = summarise("p", Observations(PLACES, {}, [connecting])).workers
     assert (told["partitions"], told["relearning"], told["state"]) == ([], {}, "connecting")
     assert "token" not in told

@@ -205,7 +205,8 @@ def test_show_tells_each_value_and_where_it_comes_from(
 
 
 @pytest.mark.parametrize(
-    ("source", "words"), [(None, "there is no"), ("def build(:\n", "is no Python"), ("\0", "is no Python")]
+    ("source", "words"),
+    [(None, "there is no"), ("def build(:\n", "is not valid Python"), ("\0", "is not valid Python")],
 )
 def test_check_refuses_a_model_that_is_missing_or_no_python(file: Path, source: str | None, words: str) -> None:
     file.write_text('[model]\nfactory = "mymodel:build"\n')
