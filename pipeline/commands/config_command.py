@@ -48,7 +48,7 @@ def find_module(config: Config) -> None:
     if hidden:
         raise ConfigError(
             f"{config.directory / hidden} hides a module of the same name of Headrace, Python or a library",
-            hint=f"give {hidden}.py another name",
+            hint=f"give {hidden} another name",
         )
     factory = config.model.factory
     module = factory.partition(":")[0]

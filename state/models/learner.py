@@ -242,7 +242,7 @@ def load_factory(reference: str, directory: Path) -> Callable[[], Any]:
     if hidden:
         raise ModelError(
             f"{directory / hidden} hides a module of the same name that Headrace, Python or a library has",
-            hint=f"give {hidden}.py another name",
+            hint=f"give {hidden} another name",
         )
     # A worker's own process is started for one project, so the project's folder goes first.
     if str(directory) not in sys.path:
@@ -254,7 +254,7 @@ def load_factory(reference: str, directory: Path) -> Callable[[], Any]:
     except BaseException as error:  # whatever it is, such as a panic of a part in Rust
         raise ModelError(
             f"model.factory = {reference!r} can't be loaded: {type(error).__name__}: {error}",
-            hint=f"put a function {function_name or 'build'}() into {directory / (module_name + '.py')}",
+            hint=_way_to(error, module_name, function_name or "build", directory),
         ) from error
     if not callable(factory):
         raise ModelError(
@@ -262,6 +262,16 @@ def load_factory(reference: str, directory: Path) -> Callable[[], Any]:
             hint="name a function that takes nothing and returns a River model",
         )
     return functools.partial(factory)
+
+
+def _way_to(error: BaseException, module: str, function: str, directory: Path) -> str:
+    """Say what to do about a factory that can't be loaded: its module is missing, lacks the function, or fails."""
+    file = directory.joinpath(*module.split(".")).with_suffix(".py")
+    if module in sys.modules:
+        return f"put a function {function}() into {sys.modules[module].__file__ or file}"
+    if isinstance(error, ModuleNotFoundError) and error.name == module:
+        return f"write {file} with a function {function}() in it"
+    return f"mend what {file} does when it is imported: cd {directory} && python -c 'import {module}'"
 
 
 def build(factory: Callable[[], Any], *, trusted: frozenset[str] = frozenset(), pickles: bool = False) -> RiverLearner:

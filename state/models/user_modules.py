@@ -18,14 +18,15 @@ def modules_beside(directory: Path) -> frozenset[str]:
 
 
 def shadowing(directory: Path) -> str:
-    """Name a file of a project's folder that hides a module of Headrace's, of Python's or of a library; "" if none."""
+    """Name a file or folder of a project that hides a module of Headrace's, Python's or a library's; "" if none."""
     elsewhere = [path for path in sys.path if Path(path or ".").resolve() != directory.resolve()]
     for name in sorted(_stems(directory) - _HARMLESS):
+        found = f"{name}.py" if (directory / f"{name}.py").is_file() else name
         if name == _OURS or name in sys.stdlib_module_names:
-            return name
+            return found
         spec = PathFinder.find_spec(name, elsewhere)
         if spec is not None and spec.loader is not None and not _lies_in(spec.origin, directory):
-            return name
+            return found
     return ""
 
 

@@ -221,7 +221,7 @@ def test_check_refuses_a_file_that_hides_a_module_of_ours_or_of_a_library(file: 
     file.write_text('[model]\nfactory = "mymodel:build"\n')
     (file.parent / "mymodel.py").touch()
     (file.parent / f"{name}.py").touch()
-    with pytest.raises(ConfigError, match=f"{name} hides a module"):
+    with pytest.raises(ConfigError, match=f"{name}.py hides a module"):
         config_command.find_module(load(file))
 
 

@@ -302,19 +302,19 @@ def test_the_factory_is_looked_up_beside_the_configuration(project: tuple[Path, 
 
 
 @pytest.mark.parametrize(
-    ("source", "reason"),
+    ("source", "reason", "hint"),
     [
-        (None, "ModuleNotFoundError"),
-        ("def other(): ...\n", "AttributeError"),
-        ("import no_such_package\n", "no_such_package"),
-        ("def build(:\n", "SyntaxError"),
-        ("1 / 0\n", "ZeroDivisionError"),
-        ("raise SystemExit('needs more memory')\n", "SystemExit: needs more memory"),
-        ("build = 7\n", "is no function"),
+        (None, "ModuleNotFoundError", "write "),
+        ("def other(): ...\n", "AttributeError", "put a function build() into "),
+        ("import no_such_package\n", "no_such_package", "mend "),
+        ("def build(:\n", "SyntaxError", "mend "),
+        ("1 / 0\n", "ZeroDivisionError", "mend "),
+        ("raise SystemExit('needs more memory')\n", "SystemExit: needs more memory", "mend "),
+        ("build = 7\n", "is no function", "name a function"),
     ],
 )
-def test_a_factory_that_is_not_there_says_what_is_missing(
-    project: tuple[Path, str], source: str | None, reason: str
+def test_a_factory_that_is_not_there_says_what_is_missing_and_what_to_do(
+    project: tuple[Path, str], source: str | None, reason: str, hint: str
 ) -> None:
     directory, name = project
     if source is not None:
@@ -322,7 +322,7 @@ def test_a_factory_that_is_not_there_says_what_is_missing(
     with pytest.raises(ModelError, match=reason) as caught:
         load_factory(f"{name}:build", directory)
     assert f"{name}:build" in str(caught.value)
-    assert caught.value.hint
+    assert caught.value.hint.startswith(hint)
 
 
 def test_the_modules_of_a_project_are_its_files_and_packages(tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_a_file_that_hides_a_module_of_ours_or_of_a_library_is_refused(name: str
     (directory / f"{model}.py").write_text("from river import dummy\n\nbuild = dummy.NoChangeClassifier\n")
     load_factory(f"{model}:build", directory)
     (directory / f"{name}.py").touch()
-    with pytest.raises(ModelError, match=f"{name} hides a module") as caught:
+    with pytest.raises(ModelError, match=f"{name}.py hides a module") as caught:
         load_factory(f"{model}:build", directory)
     assert f"{name}.py another name" in caught.value.hint
     if name in sys.modules:
