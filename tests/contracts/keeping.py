@@ -14,7 +14,7 @@ from headrace.consumers.record import LabelRecord, Record
 from headrace.consumers.source import Committed
 from headrace.consumers.topics import Topic
 from headrace.pipeline import assembly
-from headrace.pipeline.commands import model
+from headrace.pipeline.commands import model_command
 from headrace.pipeline.commands.status_report import Observations, summarise
 from headrace.pipeline.config import config as configuration
 from headrace.pipeline.config.config import Config
@@ -266,11 +266,11 @@ class Case:
             snapshots = {p: notes[0] for p in store.partitions() if (notes := store.notes(p))}
             workers = list(Roster(store, name="fraud").notes().values())
             summarise("fraud", Observations(None, snapshots, workers, ["Kafka was not asked"]))
-            model.ls(self.config, json=False)
-            model.ls(self.config, json=True)
-            model.show(self.config, which=None, version=None, json=True)
+            model_command.ls(self.config, json=False)
+            model_command.ls(self.config, json=True)
+            model_command.show(self.config, which=None, version=None, json=True)
             if self.kind == "keys":
-                model.show(self.config, which="k1", version=None, json=False)
+                model_command.show(self.config, which="k1", version=None, json=False)
         except (model.VersionUnknown, StoreRefused, TableDamaged) as error:
             if not error.hint:
                 raise

@@ -121,7 +121,7 @@ def test_an_interrupt_ends_everything_within_seconds(tmp_path: Path) -> None:
 def test_a_pipeline_that_dies_fails_the_demo_with_its_last_words(tmp_path: Path) -> None:
     with demo(tmp_path, HEADRACE_EMBEDDED_KAFKA="mock") as process:
         read_until(process, "drift: ")
-        found = subprocess.run(["pgrep", "-o", "-f", f"pipeline run -c {tmp_path}"], capture_output=True, check=True)
+        found = subprocess.run(["pgrep", "-o", "-f", f"headrace run -c {tmp_path}"], capture_output=True, check=True)
         os.kill(int(found.stdout), signal.SIGKILL)
         told, faults = process.communicate(timeout=60)
     assert process.returncode == 1, told
