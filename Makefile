@@ -16,7 +16,7 @@ SOAKED := $(addprefix tests/e2e/test_,kills.py zombies.py rebalances.py brokers.
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command "make lock" $(ARGS)
 
-.PHONY: help demo test soak check fmt bench lock clean setup
+.PHONY: help demo test soak check fmt docs bench lock clean setup
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,9 +38,12 @@ check: setup ## what needs no server: lint, format, types, the rules of the hous
 	@$(BIN)/mypy
 	@$(BIN)/pytest --quiet tests/house
 
-fmt: setup ## format, and mend what can be mended
+fmt: setup ## format, and fix what can be fixed
 	@$(BIN)/ruff format
 	@$(BIN)/ruff check --fix
+
+docs: setup ## write the tables of docs/ anew from the code
+	@$(BIN)/python docs/generate.py
 
 bench: setup ## how fast it is beside what one would pick instead
 	@$(BIN)/python tests/bench/run.py $(ARGS)

@@ -40,22 +40,22 @@ class Refusal(msgspec.Struct, frozen=True):
 NO_KEY = Refusal("no_key", "validate", 'the record has no key; with scope = "key" each needs one', "key")
 
 CODES = {
-    "no_value": "The record has no value at all (a tombstone, or nothing but white space).",
+    "no_value": "The record has no value (a tombstone), or only white space.",
     "not_utf8": "The value is not UTF-8 text.",
-    "not_json": "The value is not JSON as RFC 8259 has it; NaN and Infinity are not, nor is endless nesting.",
+    "not_json": "The value is not JSON (RFC 8259). NaN, Infinity and very deep nesting are not accepted.",
     "not_object": "The value is JSON, but not an object.",
-    "missing_field": "A field that must be there is not: `features`, or a feature that the schema requires.",
-    "wrong_type": "A field is of another type than it must be: a nested feature, a null, a number as an id.",
-    "not_finite": "A number that no double can hold, such as 1e999.",
-    "out_of_range": "An integer too large for a double, a negative time, or a value outside the schema's range.",
-    "unknown_feature": "A feature that the schema does not declare, where it says that no others may come.",
-    "no_key": 'The record has no key, where each key has a model of its own (scope = "key"). An empty key is one.',
-    "too_large": "The value is larger than its limit, or the prediction, with key and traces, than its topic takes.",
-    "bad_label": "A label that a model of this task can't learn from.",
-    "learn_failed": "The model itself raised on this record; it stands as it did before.",
+    "missing_field": "A required field is missing: `features`, or a feature that the schema requires.",
+    "wrong_type": "A field has the wrong type, such as a nested feature, a null, or a number as an id.",
+    "not_finite": "A number is too large for a double, such as 1e999.",
+    "out_of_range": "An integer is too large for a double, a time is negative, or a value is outside its range.",
+    "unknown_feature": "The schema does not declare the feature, and `schema.extra` is false.",
+    "no_key": 'The record has no key, but each key has its own model (scope = "key"). An empty key is a key.',
+    "too_large": "The value exceeds `records.value_bytes_max`, or the prediction exceeds the limit of its topic.",
+    "bad_label": "A model of this task can't learn from the label.",
+    "learn_failed": "The model raised an error on this record. The model is unchanged.",
     "sink_refused": "The HTTP sink answered 400 or 422 to this record's prediction.",
 }
-"""Every code of a dead letter and what it means; the README's table is tested against it."""
+"""Every code of a dead letter and what it means, for docs/dead-letters.md."""
 
 
 def read_json(value: bytes | None, decode: Callable[[bytes], Any], *, bytes_max: int, faults: Faults) -> Any:

@@ -1,4 +1,4 @@
-"""What the operator sees: every metric with its name, unit and meaning in one place, and the logs' shape."""
+"""The metrics, each with its name, unit and meaning, and the configuration of the logs."""
 
 import logging
 import sys
@@ -20,82 +20,84 @@ class Telemetry:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
-        self.records = counter("records", "Records that were handled, by outcome.", ["outcome"])
-        self.dead_letters = counter("dead_letters", "Records that were refused, by code.", ["code"])
-        self.learned = counter("learned", "Labelled records that the model learned.")
-        self.times_ahead = counter("times_ahead", "Records whose event time lay too far ahead to be believed.")
-        self.relearned = counter("relearned", "Records that were learned again in silence after a restart.")
-        self.batch_seconds = histogram("batch_seconds", "Time of one batch by stage.", ["stage"])
+        self.records = counter("records", "Records handled, by outcome.", ["outcome"])
+        self.dead_letters = counter("dead_letters", "Records refused, by code.", ["code"])
+        self.learned = counter("learned", "Labelled records learned.")
+        self.times_ahead = counter("times_ahead", "Records whose event time is too far in the future to count.")
+        self.relearned = counter("relearned", "Records learned again after a restart, without output.")
+        self.batch_seconds = histogram("batch_seconds", "Time of a batch in each stage.", ["stage"])
         self.latency_seconds = histogram(
-            "latency_seconds", "Time from a batch's newest record to its confirmed prediction."
+            "latency_seconds", "Time from the newest record of a batch to the commit of its prediction."
         )
-        self.state = gauge("state", "1 for the state that the worker is in, 0 for the others.", ["state"])
-        self.paused_seconds = counter("paused_seconds", "Time that the stream was paused, by reason.", ["why"])
-        self.failures = counter("failures", "Calls that failed and are tried again, by dependency.", ["dependency"])
-        self.offset = gauge("committed_offset", "Next offset to handle (Y).", ["partition"])
-        self.snapshot_offset = gauge("snapshot_offset", "Offset of the newest snapshot (X).", ["partition"])
+        self.state = gauge("state", "1 for the worker's current state, 0 for the others.", ["state"])
+        self.paused_seconds = counter("paused_seconds", "Time for which the stream was paused, by reason.", ["why"])
+        self.failures = counter("failures", "Failed calls that are retried, by dependency.", ["dependency"])
+        self.offset = gauge("committed_offset", "Committed offset: the next record to handle.", ["partition"])
+        self.snapshot_offset = gauge("snapshot_offset", "Offset of the newest snapshot.", ["partition"])
         self.version = gauge("model_version", "Newest version of the model in the store.", ["partition"])
-        self.quality = gauge("model_quality", "Quality of the predictions sent, by measure.", ["partition", "measure"])
-        self.epoch = gauge("epoch", "Owner's epoch of the partition.", ["partition"])
+        self.quality = gauge("model_quality", "Quality of the predictions, by measure.", ["partition", "measure"])
+        self.epoch = gauge("epoch", "Number of the partition's owner; each takeover raises it.", ["partition"])
         self.snapshots = counter("snapshots", "Snapshots by result: saved, fenced or failed.", ["result"])
-        self.snapshot_bytes = gauge("snapshot_bytes", "Size of the model in its newest snapshot.", ["partition"])
-        self.snapshot_seconds = histogram("snapshot_seconds", "Time that the stream stood still for one snapshot.")
-        self.takeovers = counter("takeovers", "Partitions that were taken over.")
-        self.stale_batches = counter("stale_batches", "Batches dropped because their partitions had moved on.")
-        self.aborts = gauge("transaction_aborts", "Transactions that were aborted since the worker began.")
-        self.transaction_seconds = gauge("transaction_age_seconds", "Age of the transaction that is open, or 0.")
-        self.restarts = gauge("worker_restarts", "Workers that died in this one's place and were started again.")
-        self.state_losses = counter("state_losses", "Takeovers that found less in the store than Kafka knows of.")
-        self.relearn_remaining = gauge("relearn_remaining", "Records left to relearn (Y - place).", ["partition"])
-        self.relearn_rate = gauge("relearn_records_per_second", "Speed of the relearning that is under way.")
+        self.snapshot_bytes = gauge("snapshot_bytes", "Size of the newest snapshot.", ["partition"])
+        self.snapshot_seconds = histogram("snapshot_seconds", "Time for which a snapshot stopped the stream.")
+        self.takeovers = counter("takeovers", "Partitions taken over.")
+        self.stale_batches = counter("stale_batches", "Batches dropped because their partitions had moved.")
+        self.aborts = gauge("transaction_aborts", "Transactions aborted since the worker started.")
+        self.transaction_seconds = gauge("transaction_age_seconds", "Age of the open transaction, or 0.")
+        self.restarts = gauge("worker_restarts", "Restarts of this worker after it died.")
+        self.state_losses = counter("state_losses", "Takeovers at which the store lacked models that Kafka knows of.")
+        self.relearn_remaining = gauge("relearn_remaining", "Records left to relearn.", ["partition"])
+        self.relearn_rate = gauge("relearn_records_per_second", "Speed of the current relearning.")
         self.retention_slack = gauge(
-            "retention_slack_records", "Records of the log below the newest snapshot (X - log start).", ["partition"]
+            "retention_slack_records", "Records that the log still has before the newest snapshot.", ["partition"]
         )
         self._make_labels()
-        self.mixes = counter("mixes", "Rounds of mixing by result: mixed, pulled or refused.", ["result"])
-        self.mixed = counter("mixed_examples", "Examples that this worker has brought into the mix.")
-        self.mix_seconds = histogram("mix_seconds", "Time of one round of mixing.")
-        self.mix_version = gauge("mix_version", "Number of the mix that the worker's model grew from.")
-        self.unknown_outcomes = counter("unknown_outcomes", "Transactions whose end had to be read from the offsets.")
+        self.mixes = counter("mixes", "Merges into the shared model, by result: mixed, pulled or refused.", ["result"])
+        self.mixed = counter("mixed_examples", "Examples that this worker added to the shared model.")
+        self.mix_seconds = histogram("mix_seconds", "Time of one merge.")
+        self.mix_version = gauge("mix_version", "Version of the shared model that this worker's copy started from.")
+        self.unknown_outcomes = counter("unknown_outcomes", "Transactions whose outcome was read from the offsets.")
 
     def _make_labels(self) -> None:
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
-        self.labels = counter("labels", "Records of the labels topic that were handled.")
+        self.labels = counter("labels", "Records of the labels topic handled.")
         self.label_delay = histogram(
-            "label_delay_seconds", "Event time from features to their label.", buckets=_DELAY_BUCKETS
+            "label_delay_seconds", "Event time between features and their label.", buckets=_DELAY_BUCKETS
         )
         self.labels_waiting = gauge(
             "labels_waiting",
-            "Features that wait for labels (asked), and labels for features (early).",
+            "Features that wait for a label (asked), and labels that wait for features (early).",
             ["partition", "what"],
         )
-        self.labels_waiting_bytes = gauge("labels_waiting_bytes", "Memory that the join takes.", ["partition"])
+        self.labels_waiting_bytes = gauge(
+            "labels_waiting_bytes", "Memory of the waiting features and labels.", ["partition"]
+        )
         self.labels_outcome = gauge(
-            "labels_outcome", "Labels and waits by outcome, since the history began.", ["partition", "outcome"]
+            "labels_outcome", "Labels and features by outcome, since the first record.", ["partition", "outcome"]
         )
         self.labelled_share = gauge(
-            "labelled_share", "Share of the features that are done waiting that got their label.", ["partition"]
+            "labelled_share", "Share of the features that got a label, of those whose wait is over.", ["partition"]
         )
-        self.labels_offset = gauge("labels_committed_offset", "Next offset of the labels to handle.", ["partition"])
+        self.labels_offset = gauge("labels_committed_offset", "Committed offset of the labels topic.", ["partition"])
         self.version_quality = gauge(
             "model_version_quality",
-            "Mean score of a model version's predictions.",
+            "Mean score of the predictions of a model version.",
             ["partition", "version"],
         )
 
     def note_labels(self, labels: int, delays_ms: list[int]) -> None:
-        """Count labels that were handled, and after how long they were joined."""
+        """Count handled labels, and observe their delays."""
         self.labels.inc(labels)
         for delay_ms in delays_ms:
             self.label_delay.observe(delay_ms / 1_000)
 
     def set_state(self, state: str) -> None:
-        """Show the one state that holds."""
+        """Show the worker's state."""
         for name in _STATES:
             self.state.labels(name).set(name == state)
 
     def forget(self, partition: int) -> None:
-        """Show a partition no more: it is another worker's now."""
+        """Remove a partition that another worker has now."""
         for gauge in (
             self.offset,
             self.snapshot_offset,
@@ -131,7 +133,7 @@ class Telemetry:
 
 
 def configure_logs(*, level: str, style: Literal["auto", "console", "json"]) -> None:
-    """Send all logs to stderr, librdkafka's and the libraries' among them, in one shape."""
+    """Send all logs to stderr in one format, including those of librdkafka and other libraries."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -159,11 +161,11 @@ def configure_logs(*, level: str, style: Literal["auto", "console", "json"]) -> 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # librdkafka warns of each property that is the other client's; both get the same table.
+    # Consumers and producers get the same properties; librdkafka warns of each that belongs to the other one.
     logging.getLogger("librdkafka").addFilter(_worth_saying)
     logging.captureWarnings(capture=True)
 
 
 def _worth_saying(record: logging.LogRecord) -> bool:
-    # Connection errors come by the dozen while a broker is away; the gate says once that it is.
+    # While a broker is away librdkafka logs many connection errors; the gate says once that it is away.
     return not any(word in record.getMessage() for word in ("CONFWARN", "FAIL [", "ERROR ["))

@@ -20,24 +20,24 @@ TopicOption = Annotated[
 ]
 CodeOption = Annotated[str | None, typer.Option(metavar="CODE", help="Only dead letters with this code.")]
 SinceOption = Annotated[
-    str | None, typer.Option(metavar="TIME", help="Only those since a time, or as young as 10m or 2h.")
+    str | None, typer.Option(metavar="TIME", help="Only dead letters since this time, or not older than 10m or 2h.")
 ]
-LimitOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="No more than this many.")]
+LimitOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after this many.")]
 
-app = group("Learn from a Kafka stream while it runs: predictions out, models in Redis, exactly once.")
-dlq = group("Browse dead letters and replay them.")
-model = group("Show the versions of the models that the store keeps.")
+app = group("Online learning on Kafka: predict each record, learn from it, keep the models in Redis, exactly once.")
+dlq = group("List, show and replay dead letters.")
+model = group("List, show and explain the models, or reset the model of a key.")
 config = group("Check the configuration, or show where each value comes from. Connects to nothing.")
 
 
 @command(app)
 def demo(
     source: ConfigSource,  # noqa: ARG001 the demo brings a configuration of its own
-    keep: Annotated[bool, typer.Option("--keep", help="Stay up afterwards, until Ctrl-C.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep everything running afterwards, until Ctrl-C.")] = False,
 ) -> int:
     """Show the whole story on an embedded Kafka and Valkey, in about a minute.
 
-    A stream in, predictions out, a bad record, an outage, a replay. Exits 0 only if all of it held.
+    A stream, its predictions, bad records, an outage, a crash and a replay. Exits 0 only if every check passed.
     """
     from headrace.pipeline.demo import demo
 
@@ -49,7 +49,10 @@ def up(
     source: ConfigSource,  # noqa: ARG001 the servers choose their own addresses
     json: JsonOption = False,
     data_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep the data here; without it, it goes with the servers.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Keep the data in this directory. Without it, the data is deleted at the end."
+        ),
     ] = None,
 ) -> int:
     """Run an embedded Kafka and Valkey until Ctrl-C, and print their addresses."""
@@ -61,9 +64,11 @@ def up(
 @command(app)
 def init(
     source: ConfigSource,  # noqa: ARG001 it writes the configuration
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the project goes; made if need be.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Directory of the project. It is created if necessary.")
+    ],
 ) -> int:
-    """Write a project to start from: headrace.toml, model.py and a sample of records."""
+    """Write a project to start from: headrace.toml, model.py and sample records."""
     from headrace.pipeline.commands.init import init
 
     return init(directory)
@@ -73,20 +78,21 @@ def init(
 def run(
     source: ConfigSource,
     workers: Annotated[
-        int, typer.Option(min=1, max=128, metavar="N", help="How many processes share the partitions.")
+        int, typer.Option(min=1, max=128, metavar="N", help="Number of processes that share the partitions.")
     ] = 1,
     until_end: Annotated[
-        bool, typer.Option("--until-end", help="Stop at the offsets that are the end of the log now.")
+        bool, typer.Option("--until-end", help="Stop at the offsets that are the end of the topics now.")
     ] = False,
     on_state_loss: Annotated[
         Literal["relearn", "fresh", "stop"],
         typer.Option(
-            help="When the store lost its memory: learn again from the log as far as it reaches, begin a new history "
-            "at the committed offset, or stop."
+            metavar="relearn|fresh|stop",
+            help="What to do if the store has lost models: relearn them from the log, start with fresh models at the "
+            "committed offset, or stop.",
         ),
     ] = "relearn",
 ) -> int:
-    """Run the pipeline: predict, learn, and start again whatever dies.
+    """Run the pipeline: predict, learn, and restart a worker that dies.
 
     Ctrl-C and SIGTERM finish the batch, commit, save, and exit 0.
     """
@@ -100,21 +106,21 @@ def run(
 def produce(
     source: ConfigSource,
     *,
-    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="JSON lines or CSV; default: stdin.")] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="JSON lines or CSV. Default: stdin.")] = None,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Print what became of each record: its prediction or its dead letter.")
+        bool, typer.Option("--wait", help="Print the outcome of each record: its prediction or its dead letter.")
     ] = False,
-    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="The CSV column that is the label.")] = None,
-    key: Annotated[str | None, typer.Option(metavar="FIELD", help="The field that is the Kafka key.")] = None,
-    id_: Annotated[str | None, typer.Option("--id", metavar="FIELD", help="The field that is the record's id.")] = None,
-    csv: Annotated[bool, typer.Option("--csv", help="Read CSV with a header, whatever the file is called.")] = False,
-    labels: Annotated[bool, typer.Option("--labels", help="Send labels that come later, to the labels topic.")] = False,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="CSV column with the label.")] = None,
+    key: Annotated[str | None, typer.Option(metavar="FIELD", help="Field with the Kafka key.")] = None,
+    id_: Annotated[str | None, typer.Option("--id", metavar="FIELD", help="Field with the record's id.")] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Read CSV with a header, whatever the file's name.")] = False,
+    labels: Annotated[bool, typer.Option("--labels", help="Send labels to the labels topic.")] = False,
     timeout_s: Annotated[
         float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="How long to wait for an answer.")
     ] = 30.0,
     json: JsonOption = False,
 ) -> int:
-    """Put records into the features topic, from a file or from stdin."""
+    """Send records to the features topic, from a file or from stdin."""
     from headrace.pipeline.commands.produce import produce
 
     return produce(
@@ -136,10 +142,10 @@ def tail(
     source: ConfigSource,
     *,
     which: Annotated[
-        Literal["predictions", "dlq"], typer.Argument(metavar="predictions|dlq", help="Which topic to read.")
+        Literal["predictions", "dlq"], typer.Argument(metavar="predictions|dlq", help="Topic to read.")
     ] = "predictions",
-    n: Annotated[int, typer.Option("-n", min=0, metavar="N", help="How many of the last records.")] = 10,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what comes, until Ctrl-C.")] = False,
+    n: Annotated[int, typer.Option("-n", min=0, metavar="N", help="Number of records.")] = 10,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with new records, until Ctrl-C.")] = False,
     topic: TopicOption = None,
     json: JsonOption = False,
 ) -> int:
@@ -157,7 +163,7 @@ def dlq_ls(
     topic: TopicOption = None,
     json: JsonOption = False,
 ) -> int:
-    """Count dead letters by their code, and tell what became of them."""
+    """Count dead letters by code, and how many of them were replayed."""
     from headrace.pipeline.dlq import dlq
 
     return dlq.ls(source.load(), code=code, since=since, topic=topic, json=json)
@@ -167,14 +173,16 @@ def dlq_ls(
 def dlq_show(
     source: ConfigSource,
     *,
-    position: Annotated[str | None, typer.Argument(metavar="PARTITION:OFFSET", help="One dead letter.")] = None,
+    position: Annotated[
+        str | None, typer.Argument(metavar="PARTITION:OFFSET", help="Show this dead letter only.")
+    ] = None,
     code: CodeOption = None,
     since: SinceOption = None,
     limit: LimitOption = None,
     topic: TopicOption = None,
     json: JsonOption = False,
 ) -> int:
-    """Show dead letters in full: the record and why it was refused."""
+    """Show dead letters in full: the record, and why it was refused."""
     from headrace.pipeline.dlq import dlq
 
     return dlq.show(source.load(), position=position, code=code, since=since, limit=limit, topic=topic, json=json)
@@ -184,7 +192,9 @@ def dlq_show(
 def dlq_replay(
     source: ConfigSource,
     *,
-    execute: Annotated[bool, typer.Option("--execute", help="Send them; without it, only say what would be.")] = False,
+    execute: Annotated[
+        bool, typer.Option("--execute", help="Send them. Without it, only print what would be sent.")
+    ] = False,
     code: CodeOption = None,
     since: SinceOption = None,
     limit: LimitOption = None,
@@ -192,16 +202,16 @@ def dlq_replay(
         str | None,
         typer.Option(
             metavar="MODULE:FUNCTION",
-            help="Change each record on its way: bytes in, bytes out, or None to leave it where it is.",
+            help="Function that changes each value: bytes in, bytes out, or None to leave the record where it is.",
         ),
     ] = None,
     topic: TopicOption = None,
     foreign: Annotated[
-        bool, typer.Option("--foreign", help="Also those that came from another topic than this pipeline's.")
+        bool, typer.Option("--foreign", help="Also replay dead letters of topics that are not this pipeline's.")
     ] = False,
     json: JsonOption = False,
 ) -> int:
-    """Send dead letters back into the features topic, each at most once. A dry run unless --execute."""
+    """Send dead letters back to the features topic, each at most once. A dry run unless --execute."""
     from headrace.pipeline.dlq import dlq
 
     return dlq.replay(
@@ -227,7 +237,7 @@ def model_ls(source: ConfigSource, json: JsonOption = False) -> int:
 
 @command(model, "explain")
 def model_explain(source: ConfigSource, json: JsonOption = False) -> int:
-    """Tell which steps of the model run as compiled code, which as River, and why; connects to nothing."""
+    """Say which steps of the model run as compiled code, which as River, and why. Connects to nothing."""
     from headrace.pipeline.commands import explain
 
     return explain.explain(source.load(), json=json)
@@ -243,7 +253,7 @@ def model_show(
     version: Annotated[int | None, typer.Argument(min=1, metavar="VERSION", help="Default: the newest.")] = None,
     json: JsonOption = False,
 ) -> int:
-    """Show one version in full, with the model as text, or the model of one key. Nothing of it is run."""
+    """Show one version in full, with the model as text, or the model of one key. None of its code is run."""
     from headrace.pipeline.commands import model_command
 
     return model_command.show(source.load(), which=which, version=version, json=json)
@@ -252,10 +262,10 @@ def model_show(
 @command(model, "reset")
 def model_reset(
     source: ConfigSource,
-    key: Annotated[str, typer.Argument(metavar="KEY", help="The Kafka key whose model is to begin anew.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Kafka key whose model starts anew.")],
     json: JsonOption = False,
 ) -> int:
-    """Let the model of one key begin anew (scope = "key"), also while the pipeline runs."""
+    """Start the model of one key anew (scope = "key"). The pipeline may be running."""
     from headrace.pipeline.commands import model_command
 
     return model_command.reset(source.load(), key=key, json=json)
@@ -264,10 +274,10 @@ def model_reset(
 @command(app, endless="watch")
 def status(
     source: ConfigSource,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again each second, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh every second, until Ctrl-C.")] = False,
     json: JsonOption = False,
 ) -> int:
-    """Show how the pipeline is: its state, lag, counts, quality and workers."""
+    """Show the state of the pipeline: lag, counts, quality and workers."""
     from headrace.pipeline.commands.status import status
 
     return status(source.load(), watch=watch, json=json)
@@ -275,7 +285,7 @@ def status(
 
 @command(app)
 def doctor(source: ConfigSource, json: JsonOption = False) -> int:
-    """Connect to everything and say what is wrong, one line a check."""
+    """Connect to everything and report what is wrong, one line for each check."""
     from headrace.pipeline.commands.doctor import doctor
 
     return doctor(source.load, json=json)
@@ -283,7 +293,7 @@ def doctor(source: ConfigSource, json: JsonOption = False) -> int:
 
 @command(config, "check")
 def config_check(source: ConfigSource, json: JsonOption = False) -> int:
-    """Check the file, the environment and the flags, and that the model's module is there."""
+    """Check the file, the environment and the flags, and that the model's module exists."""
     from headrace.pipeline.commands.config_command import check
 
     return check(source.load(), file=source.file, json=json)
@@ -291,7 +301,7 @@ def config_check(source: ConfigSource, json: JsonOption = False) -> int:
 
 @command(config, "show")
 def config_show(source: ConfigSource, json: JsonOption = False) -> int:
-    """Print every key with its value and whether it is the default's, the file's, the environment's or a flag's."""
+    """Print every key with its value and its source: default, file, environment or flag."""
     from headrace.pipeline.commands.config_command import show
 
     return show(source.load(), file=source.file, flags=source.flags, json=json)
@@ -303,13 +313,13 @@ app.add_typer(config, name="config")
 
 
 def main() -> None:
-    """Be the command `headrace`."""
+    """Run the command `headrace`."""
     reexec.open_standard_files()
     console.open_standard_files()
     try:
         app(prog_name="headrace")
     except OSError as error:
-        # The commands end by themselves; it is their help that found no room to be written.
+        # A command handles its own errors. Only printing the help can end here, for example on a full disk.
         sys.exit(fail(error))
 
 

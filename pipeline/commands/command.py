@@ -40,15 +40,18 @@ _FLAGS = {"name": "name", "bootstrap_servers": "kafka.bootstrap_servers", "redis
 _SHARED: dict[str, Any] = {
     "config": Annotated[
         Path | None,
-        typer.Option("--config", "-c", metavar="FILE", help="The configuration to use (default: headrace.toml)."),
+        typer.Option("--config", "-c", metavar="FILE", help="Configuration file (default: headrace.toml)."),
     ],
-    "name": Annotated[str | None, typer.Option(metavar="NAME", help="The pipeline's name, instead of the file's.")],
+    "name": Annotated[str | None, typer.Option(metavar="NAME", help="Name of the pipeline, instead of the file's.")],
     "bootstrap_servers": Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Where Kafka is, instead of the file's.")
+        str | None, typer.Option(metavar="HOST:PORT", help="Kafka brokers, instead of the file's.")
     ],
     "redis_url": Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Where the store is; a password goes better into HEADRACE__REDIS__URL."),
+        typer.Option(
+            metavar="URL",
+            help="Address of the store, instead of the file's. A password is safer in HEADRACE__REDIS__URL.",
+        ),
     ],
 }
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from headrace.pipeline.config.config import describe
+from headrace.pipeline.config.config import describe, describe_tables
 from headrace.pipeline.console import data
 
 _RECORDS = 200
@@ -39,12 +39,12 @@ _DURATIONS = (".timeout", ".interval", ".wait", ".silent")
 
 _HEAD = """\
 # Headrace reads this file, then the environment (HEADRACE__KAFKA__BOOTSTRAP_SERVERS=host:9092), then flags.
-# A line that starts with `#` and no space is a key at its default: take the `#` away, and that of its [section],
-# to change it.
+# A line such as `#key = value` shows a key with its default. To change it, remove the `#`, and that of its [section].
+# Lines that begin with `# ` say what the next key is for.
 """
 
 _MODEL = '''\
-"""What the pipeline learns: `headrace run` calls build() once for each partition."""
+"""The model of the pipeline. `headrace run` calls build() once for each partition."""
 
 from river import compose, linear_model, optim, preprocessing
 
@@ -63,14 +63,14 @@ def build():
 
 
 class ProjectExists(Exception):
-    """Raised when a file that `init` would write is there already; nothing was written."""
+    """Raised when a file that `init` would write exists; nothing was written."""
 
     status = 409
     hint = "name another directory, or move the file away"
 
 
 class ProjectRefused(Exception):
-    """Raised when the directory can't be made or written."""
+    """Raised when the directory can't be created or written."""
 
     status = 400
     hint = "name a directory that you can write"
@@ -95,7 +95,7 @@ def init(directory: Path) -> int:
         raise ProjectRefused(f"{directory} can't be written: {error}") from error
     data.write(
         f"{directory} holds {', '.join(files)}.\n\nNext, each in a terminal of its own in {directory}:\n"
-        "  headrace up                             a Kafka and a Valkey to try it on; it prints two exports to paste\n"
+        "  headrace up                             a Kafka and a Valkey, if you have none; prints exports to paste\n"
         "  headrace run                            the pipeline\n"
         "  headrace produce sample.jsonl --wait    records in, predictions out\n"
     )
@@ -106,18 +106,19 @@ def configuration(name: str) -> str:
     """Return the text of headrace.toml with every key. Keys that most projects keep at the default are comments."""
     lines = [_HEAD]
     section = ""
+    purposes = dict(describe_tables())
     for key, default, meaning in describe():
         table, _, leaf = key.rpartition(".")
         if table != section and key not in _TABLES:
             section = table
-            lines += ["", f"{'' if _is_set(table) else '#'}[{table}]"]
+            lines += ["", f"# {purposes[table]}", f"{'' if _is_set(table) else '#'}[{table}]"]
         mark = "" if (_is_set(table) and key not in _UNSET) else "#"
         if key in _TABLES:
             lines += _table(key, meaning)
             section = key
             continue
         value = name if key == "name" else _EXAMPLES.get(key, default)
-        lines += [f"# {meaning}", f"{mark}{leaf} = {_toml(key, value)}"]
+        lines += [f"# {meaning}", f"{mark}{leaf} = {toml(key, value)}"]
     return "\n".join(lines) + "\n"
 
 
@@ -157,7 +158,8 @@ def _table(key: str, meaning: str) -> list[str]:
     return ["", f"# {meaning}", *(f"#{line}" for line in (*head, *lines))]
 
 
-def _toml(key: str, value: Any) -> str:
+def toml(key: str, value: Any) -> str:
+    """Write the value of a key as TOML."""
     if isinstance(value, SecretStr):
         value = value.get_secret_value()
     if key.endswith(_DURATIONS):

@@ -1,7 +1,7 @@
 """The configuration: defaults, then the TOML file, then the environment, then flags.
 
-Every key says what it is for in its description; `init` writes them out as comments and the README's table is
-tested against them. An unknown key is an error that names the nearest known one.
+Every key has a description: `init` writes them as comments, and docs/configuration.md has them in tables. An unknown
+key is an error that names the nearest known key.
 """
 
 import difflib
@@ -48,7 +48,7 @@ from headrace.pipeline.config.sections import (
 ENV_PREFIX = "HEADRACE__"
 DEFAULT_FILE = Path("headrace.toml")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
-# What is known of a configuration beside its keys. No file may set it.
+# Attributes that are not keys: no file may set them.
 _OWN = ("directory", "secrets")
 _HINTS = {
     "extra_forbidden": "remove it",
@@ -67,9 +67,9 @@ class ConfigError(Exception):
 
 
 class Config(BaseSettings):
-    """The whole configuration. `directory` is where the file stands: the factory is looked up there.
+    """The whole configuration. `directory` is the file's directory, where the factory is looked up.
 
-    `secrets` are the values that references were replaced by, by key.
+    `secrets` has the values that replaced references, by key.
     """
 
     model_config = SettingsConfigDict(
@@ -81,7 +81,9 @@ class Config(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    name: str = Field("headrace", description="the consumer group; transactional ids and Redis keys start with it")
+    name: str = Field(
+        "headrace", description="Name of the consumer group. Transactional ids and Redis keys start with it."
+    )
     kafka: KafkaConfig = KafkaConfig()  # type: ignore[call-arg]
     topics: TopicsConfig = TopicsConfig()  # type: ignore[call-arg]
     redis: RedisConfig = RedisConfig()  # type: ignore[call-arg]
@@ -117,13 +119,13 @@ class Config(BaseSettings):
 
     @cached_property
     def conceal(self) -> Callable[[str], str]:
-        """A function that replaces this configuration's secrets by `***` in a text."""
+        """A function that replaces the secrets of this configuration with `***` in a text."""
         headers = {} if self.sink.http is None else self.sink.http.headers
         return concealer(secrets_of(self, self.secrets), tokens=[v.get_secret_value() for v in headers.values()])
 
     @property
     def librdkafka(self) -> dict[str, Any]:
-        """The properties that every client gets."""
+        """The librdkafka properties of every client."""
         return {
             "bootstrap.servers": self.kafka.bootstrap_servers,
             "client.id": self.name,
@@ -140,7 +142,7 @@ class Config(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take what `load` gives, which has put the sources together."""
+        """Use only the values from `load`, which has merged the sources."""
         return (init_settings,)
 
 
@@ -160,7 +162,7 @@ def load(file: Path = DEFAULT_FILE, *, flags: Mapping[str, Any] | None = None) -
 
 
 def describe(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Yield every key with its default and what it is for."""
+    """Yield every key with its default and its meaning."""
     for name, field in model.model_fields.items():
         key = f"{prefix}{field.alias or name}"
         section = _section_of(field.annotation)
@@ -172,6 +174,16 @@ def describe(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tupl
         yield key, field.get_default(call_default_factory=True), field.description or ""
 
 
+def describe_tables(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every table with its meaning."""
+    for name, field in model.model_fields.items():
+        section = _section_of(field.annotation)
+        if section is not None:
+            table = f"{prefix}{field.alias or name}"
+            yield table, section.__doc__ or ""
+            yield from describe_tables(section, f"{table}.")
+
+
 def _section_of(annotation: Any) -> type[BaseModel] | None:
     for candidate in (annotation, *getattr(annotation, "__args__", ())):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel) and candidate is not FeatureConfig:
@@ -180,7 +192,7 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Read what a file says, as it is written. Raises ConfigError."""
+    """Read a file without interpreting its values. Raises ConfigError."""
     try:
         content = file.read_bytes()
         # An editor may have put a byte order mark before the first line.
@@ -208,7 +220,7 @@ def _environment() -> dict[str, Any]:
     try:
         return EnvSettingsSource(Config)()
     except SettingsError as error:
-        # Its words name the table, and its cause quotes the value.
+        # The message names the table; its cause quotes the value, which may be a secret.
         table = re.search(r'field "(\w+)"', str(error))
         name = f"{ENV_PREFIX}{table[1].upper()}" if table else "a table"
         raise ConfigError(
@@ -258,11 +270,11 @@ def _readable(error: ValidationError, file: Path, given: Resolved) -> ConfigErro
             f"{file}: the key {key} is not known",
             hint=_nearest(key, _known_beside(key)) or "see `headrace init` for a file with every key",
         )
-    # A validator's words may quote what a reference put in.
+    # The message of a validator may quote the value of a reference.
     conceal = concealer(text for texts in given.secrets.values() for text in texts)
     return ConfigError(
         conceal(_say(first, key, file, given)),
-        hint=_HINTS.get(first["type"], "mend the value; README.md lists every key"),
+        hint=_HINTS.get(first["type"], "correct the value; docs/configuration.md lists every key"),
     )
 
 
@@ -278,7 +290,7 @@ def _say(first: ErrorDetails, key: str, file: Path, given: Resolved) -> str:
     words = first["msg"].removeprefix("Value error, ")
     value = first["input"]
     hidden = not may_show(key) or any(f"{name}.".startswith(f"{key}.") for name in given.secrets)
-    # What has an @ in it may be an address with a password.
+    # A value with an @ may be an address with a password.
     if not key or first["type"] == "missing" or hidden or isinstance(value, Mapping | BaseModel) or "@" in str(value):
         return f"{file}: {key + ': ' if key else ''}{words}"
     return f"{file}: {key} = {value!r}: {words}"

@@ -1,4 +1,7 @@
-"""The tables of the configuration: every key with its type, its default and what it is for."""
+"""The tables of the configuration: every key with its type, its default and its meaning.
+
+Users read these descriptions, and the docstrings of the tables: in headrace.toml and in docs/configuration.md.
+"""
 
 import re
 from typing import Annotated, Any, Literal
@@ -11,11 +14,10 @@ from headrace.consumers.schema import FeatureType
 from headrace.pipeline.config.duration import duration_s, interval_of, records_of
 from headrace.state.seal import SIGN_KEY_BYTES_MIN
 
-# A worker that has nothing to bring in asks this often for a newer mix.
+# How often a worker without new examples asks for a newer mix.
 _MIX_IDLE_S = 1.0
 
 Seconds = Annotated[float, BeforeValidator(duration_s), Field(gt=0, allow_inf_nan=False)]
-
 
 # An address may be written as listeners are: SASL_SSL://host:port.
 _BROKER = re.compile(
@@ -39,7 +41,7 @@ _OPTIONS = _NUMBERS | frozenset(
         "username",
     )
 )
-"""What redis-py takes in a URL, less what the pipeline sets itself."""
+"""Options that redis-py accepts in a URL, without those that the pipeline sets itself."""
 _DATABASE = re.compile(r"(/\d{0,6})?", re.ASCII)
 _ESCAPE = "in a user or a password write %2F for /, %23 for #, %3F for ? and %40 for @"
 
@@ -49,13 +51,13 @@ class _Section(BaseModel):
 
 
 class KafkaConfig(_Section):
-    """Where Kafka is."""
+    """How to reach Kafka."""
 
-    bootstrap_servers: str = Field("127.0.0.1:9092", description="host:port of one broker or more, with commas")
+    bootstrap_servers: str = Field("127.0.0.1:9092", description="Kafka brokers as host:port, separated by commas.")
     librdkafka: dict[str, str | int | float | bool] = Field(
         default_factory=dict,
         repr=False,
-        description="any librdkafka property, passed on as it is, except the few that the pipeline owns",
+        description="Any property of librdkafka, passed on unchanged. The few that Headrace sets itself are refused.",
     )
 
     @field_validator("bootstrap_servers")
@@ -64,7 +66,7 @@ class KafkaConfig(_Section):
         for address in value.split(","):
             found = _BROKER.fullmatch(address.strip())
             if found is None or not 0 < int(found["port"]) < 65_536:  # noqa: PLR2004 ports end
-                # What is no address may be a user and a password.
+                # The value may contain a user and a password: it must not be quoted.
                 raise ValueError("an address is not host:port, as [::1]:9092 and SASL_SSL://host:9092 are, too")
         return value
 
@@ -73,12 +75,12 @@ class KafkaConfig(_Section):
     def _not_owned(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
             if name in OWNED_SETTINGS:
-                raise ValueError(f"{name} is the pipeline's own to set; take it out")
+                raise ValueError(f"{name} is set by the pipeline itself; remove it")
         return value
 
     @model_validator(mode="after")
     def _one_protocol(self) -> "KafkaConfig":
-        """Take the addresses as a broker's listeners are written, where they say what the properties say."""
+        """Accept addresses with a protocol, if it is the protocol of the properties."""
         protocol = str(self.librdkafka.get("security.protocol", "plaintext"))
         brokers = [_BROKER.fullmatch(address.strip()) for address in self.bootstrap_servers.split(",")]
         for broker in filter(None, brokers):
@@ -91,13 +93,20 @@ class KafkaConfig(_Section):
 
 
 class TopicsConfig(_Section):
-    """The topics. Those that are missing are made where the broker allows it."""
+    """The topics. Headrace creates the missing ones if the broker allows it."""
 
-    features: str = Field("features", description="what comes in")
-    predictions: str = Field("predictions", description="what goes out")
-    labels: str | None = Field(None, description="labels that come later, joined to their features by id")
-    dead_letters: str = Field("", description="refused records; empty means dlq.<features>")
-    partitions: int = Field(4, ge=1, le=10_000, description="partitions of a features topic that is made")
+    features: str = Field("features", description="Topic of the records to predict and to learn from.")
+    predictions: str = Field("predictions", description="Topic of the predictions.")
+    labels: str | None = Field(
+        None, description="Topic of labels that come later. Labels and features are joined by id."
+    )
+    dead_letters: str = Field("", description="Topic of the refused records. Empty means dlq.<features>.")
+    partitions: int = Field(
+        4,
+        ge=1,
+        le=10_000,
+        description="Number of partitions of a features topic that Headrace creates.",
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> "TopicsConfig":
@@ -110,21 +119,21 @@ class TopicsConfig(_Section):
 
 
 class RedisConfig(_Section):
-    """Where the model is kept."""
+    """How to reach Redis or Valkey, which keeps the models."""
 
     url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
-        description="redis://, rediss:// or unix://, with the password in it",
+        description="Address: redis://, rediss:// or unix://, with the password if there is one.",
     )
-    timeout: Seconds = Field(3.0, description="how long one answer may take before the store counts as away")
+    timeout: Seconds = Field(3.0, description="How long to wait for an answer before the store counts as away.")
     sign_key: SecretStr | None = Field(
         None,
-        description="signs what is kept, and refuses all else; 16 bytes or more, best as ${file:/run/secrets/NAME}",
+        description="Signs stored data; unsigned data is ignored. 16 bytes or more, best as ${file:/run/secrets/NAME}.",
     )
 
     @property
     def signature(self) -> bytes:
-        """The bytes of the key, none where nothing is signed."""
+        """The bytes of the key; empty if nothing is signed."""
         return b"" if self.sign_key is None else self.sign_key.get_secret_value().encode()
 
     @field_validator("sign_key")
@@ -144,8 +153,8 @@ class RedisConfig(_Section):
             parts = urlsplit(value.get_secret_value())
             port = parts.port
         except ValueError:
-            # Its words quote what it took for the port or the host, which may be part of a password.
-            raise ValueError(f"it is no address; {_ESCAPE}") from None
+            # The message quotes the port or the host as it was parsed, which may be part of a password.
+            raise ValueError(f"it is not an address; {_ESCAPE}") from None
         if parts.scheme not in {"redis", "rediss", "unix"} or not (parts.hostname or parts.path) or port == 0:
             raise ValueError("it must be like redis://host:6379/0, rediss://… or unix:///path")
         if parts.scheme != "unix" and not _DATABASE.fullmatch(parts.path):
@@ -161,111 +170,137 @@ class RedisConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """What learns."""
+    """The model."""
 
     factory: str = Field(
-        "model:build", pattern=r"^[\w.]+:\w+$", description="module:function, looked up beside this file"
+        "model:build",
+        pattern=r"^[\w.]+:\w+$",
+        description="Function that builds the model, as module:function. The module is looked up beside this file.",
     )
     scope: Literal["partition", "key", "global"] = Field(
-        "partition", description="one model for each partition, for each key, or for all workers together"
+        "partition", description="One model for each partition, one for each key, or one for all workers (global)."
     )
     trusted_packages: tuple[str, ...] = Field(
-        (), description="packages whose objects a River model makes only when it learns"
+        (),
+        description="Packages beside River whose objects the model creates only while it learns.",
     )
     allow_pickle: bool = Field(
-        False, description="pickle objects that decide themselves how they are saved; needs redis.sign_key"
+        False, description="Pickle objects of your own classes that define how they are saved. Needs redis.sign_key."
     )
-    compile: bool = Field(True, description="run what is known as compiled code (`headrace model explain`)")
+    compile: bool = Field(
+        True, description="Run the steps that Headrace knows as compiled code. `headrace model explain` lists them."
+    )
 
 
 class LabelsConfig(_Section):
-    """How long features wait for labels that come later (topics.labels). The bounds are each partition's."""
+    """How features wait for labels that come later (topics.labels). Each limit holds for one partition."""
 
-    wait: Seconds = Field(86_400.0, description="how long features wait for their label, in event time (ts)")
+    wait: Seconds = Field(86_400.0, description="How long features wait for their label, in event time (ts).")
     default: bool | int | float | str | None = Field(
-        None, description="the label of features that got none in time; without it they are dropped"
+        None, description="Label to learn if none came in time. Without it, features without a label are dropped."
     )
-    corrections: bool = Field(False, description="whether a second, different label is learned, too")
-    waiting_max: int = Field(1_000_000, ge=1, description="features and early labels that may wait")
-    bytes_max: int = Field(1_000_000_000, ge=100_000, description="memory that they may take, in bytes")
-    remembered_max: int = Field(100_000, ge=0, description="ids whose wait is over that are told from unknown ones")
+    corrections: bool = Field(False, description="Also learn a second label that differs from the first.")
+    waiting_max: int = Field(1_000_000, ge=1, description="Maximum number of features and early labels that wait.")
+    bytes_max: int = Field(1_000_000_000, ge=100_000, description="Maximum memory for them, in bytes.")
+    remembered_max: int = Field(
+        100_000, ge=0, description="Number of finished ids to remember, so that a second or late label is recognised."
+    )
 
 
 class KeysConfig(_Section):
-    """A model for every key (scope = "key")."""
+    """A model for each key (model.scope = "key")."""
 
-    prior: bool = Field(False, description="whether a new key begins as the model of all keys stands, not from nothing")
-    hot_max: int = Field(100_000, ge=1, description="models of one partition in memory; twice as many during a save")
+    prior: bool = Field(False, description="Start a new key with a copy of a model that learns from all keys.")
+    hot_max: int = Field(
+        100_000, ge=1, description="Maximum number of one partition's models in memory; twice as many during a save."
+    )
     silent: Seconds | None = Field(
-        None, description="how long a key may be silent, in event time, before it is forgotten; without it for ever"
+        None,
+        description="Forget a key that sends nothing for this long, in event time. Without it, no key is forgotten.",
     )
 
 
 class DeliveryConfig(_Section):
-    """What is promised."""
+    """What Headrace promises."""
 
     guarantee: Literal["exactly-once", "at-least-once"] = Field(
-        "exactly-once", description="at-least-once sends without transactions: faster, twice round a crash"
+        "exactly-once",
+        description="exactly-once, or at-least-once: faster, but after a crash some predictions come twice.",
     )
 
 
 class BatchConfig(_Section):
-    """How much goes through at once."""
+    """The size of a batch."""
 
-    records_max: int = Field(20_000, ge=1, le=100_000, description="records of one batch at the most")
+    records_max: int = Field(20_000, ge=1, le=100_000, description="Maximum number of records in a batch.")
 
 
 class RecordsConfig(_Section):
-    """What a record may be."""
+    """The size of a record."""
 
-    value_bytes_max: int = Field(262_144, ge=1, le=64_000_000, description="a larger value is a 400, code too_large")
+    value_bytes_max: int = Field(
+        262_144,
+        ge=1,
+        le=64_000_000,
+        description="Maximum size of a record's value, in bytes. A larger one is a dead letter: too_large.",
+    )
 
 
 class FeatureConfig(_Section):
-    """One declared feature."""
+    """One declared feature. NAME is its name in the records."""
 
-    type: FeatureType = Field("number", description="number, integer, string or boolean")
-    required: bool = Field(True, description="whether a record without it is a 400")
-    nullable: bool = Field(False, description="whether null is taken; the model then gets None")
-    min: float | None = Field(None, description="smallest value of a number")
-    max: float | None = Field(None, description="largest value of a number")
-    values: tuple[str, ...] | None = Field(None, description="the strings that may come")
+    type: FeatureType = Field("number", description="Type of the feature: number, integer, string or boolean.")
+    required: bool = Field(True, description="Refuse a record without this feature.")
+    nullable: bool = Field(False, description="Accept null. The model then gets None.")
+    min: float | None = Field(None, description="Smallest number to accept.")
+    max: float | None = Field(None, description="Largest number to accept.")
+    values: tuple[str, ...] | None = Field(None, description="The only strings to accept.")
 
 
 class SchemaConfig(_Section):
-    """What the features must look like. Without it any number, string or boolean is taken."""
+    """What features a record must have. Without it, any number, string or boolean is accepted."""
 
-    extra: bool = Field(True, description="whether features that are not declared are taken")
+    extra: bool = Field(True, description="Accept features that are not declared.")
     features: dict[str, FeatureConfig] = Field(
-        default_factory=dict, description="a table for each declared feature: [schema.features.NAME]"
+        default_factory=dict, description="A table for each declared feature: [schema.features.NAME]."
     )
 
 
 class DeadLettersConfig(_Section):
-    """What becomes of refused records."""
+    """Dead letters, and the guard that pauses a stream of bad records."""
 
-    flood_guard: bool = Field(True, description="pause, instead of dead-lettering, when nearly everything is bad")
-    flood_ratio: float = Field(0.9, gt=0, le=1, description="nearly everything: this share of the window")
-    flood_window: int = Field(500, ge=10, le=1_000_000, description="records that the guard looks back on")
-    replay_max: int = Field(3, ge=1, description="replays of one record before it is parked")
+    flood_guard: bool = Field(
+        True, description="Pause when nearly every record is bad, instead of filling the dead-letter topic."
+    )
+    flood_ratio: float = Field(
+        0.9, gt=0, le=1, description="Share of bad records at which the guard pauses the stream."
+    )
+    flood_window: int = Field(500, ge=10, le=1_000_000, description="Number of latest records that the guard looks at.")
+    replay_max: int = Field(3, ge=1, description="How often one record may be replayed before it is parked.")
 
 
 class SnapshotConfig(_Section):
-    """When the model is saved."""
+    """When a model is saved."""
 
-    interval: Seconds = Field(1.0, description="at least this long between two saves of a partition")
+    interval: Seconds = Field(1.0, description="Minimum time between two saves of a partition.")
     records_max: int = Field(
-        250_000, ge=1, description="records after which it is saved in any case: what a restart relearns"
+        250_000, ge=1, description="Maximum number of records between two saves. A restart relearns about this many."
     )
-    keep: int = Field(3, ge=1, le=1_000, description="versions that are kept of each partition")
+    keep: int = Field(3, ge=1, le=1_000, description="Number of versions to keep of each partition's model.")
 
 
 class HttpSinkConfig(_Section):
-    """The optional HTTP sink."""
+    """An HTTP server that gets the predictions as well."""
 
-    url: str = Field(pattern=r"^https?://\S+$", repr=False, description="where each batch's predictions are POSTed")
-    timeout: Seconds = Field(10.0, description="how long one answer may take")
-    headers: dict[str, SecretStr] = Field(default_factory=dict, description="headers sent along, such as a token")
+    url: str = Field(
+        pattern=r"^https?://\S+$",
+        repr=False,
+        description="Address to POST each batch of predictions to, as JSON lines.",
+    )
+    timeout: Seconds = Field(10.0, description="How long to wait for an answer.")
+    headers: dict[str, SecretStr] = Field(
+        default_factory=dict, description="Headers to send with each request, such as a token."
+    )
 
     @field_validator("url")
     @classmethod
@@ -275,47 +310,54 @@ class HttpSinkConfig(_Section):
             good = parts.hostname and parts.port != 0
         except ValueError:
             good = False
-        # What is behind an unescaped / or # of a password would be taken for a path.
+        # The part of a password after an unescaped / or # would be taken for a path.
         if not good or parts.fragment or "@" in parts.path:
             raise ValueError(f"it must be like https://host:443/path; {_ESCAPE}")
         return value
 
 
 class SinksConfig(_Section):
-    """Where predictions go besides the topic."""
+    """Where predictions go, beside the topic."""
 
-    http: HttpSinkConfig | None = Field(None, description="POST each batch as JSON lines: [sink.http]")
+    http: HttpSinkConfig | None = Field(
+        None, description="An HTTP server that gets each batch of predictions: [sink.http]."
+    )
 
 
 class MetricsConfig(_Section):
     """The Prometheus endpoint."""
 
-    host: str = Field("127.0.0.1", description="address that the endpoint listens on")
-    port: int = Field(0, ge=0, le=65_535, description="port of worker 0; the next workers take the next; 0 is off")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(
+        0, ge=0, le=65_535, description="Port of worker 0. Worker 1 uses the next port, and so on. 0 is off."
+    )
 
 
 class LogConfig(_Section):
-    """What the logs look like."""
+    """The logs."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least that is logged")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Lowest level to log: debug, info, warning or error."
+    )
     format: Literal["auto", "console", "json"] = Field(
-        "auto", description="auto is console on a terminal and JSON elsewhere"
+        "auto", description="console, json, or auto: console on a terminal and JSON elsewhere."
     )
 
 
 class MixConfig(_Section):
-    """How workers share one model (scope = "global")."""
+    """How workers share one model (model.scope = "global")."""
 
     interval: Annotated[str | float, BeforeValidator(interval_of)] = Field(
-        1.0, description='the longest between two rounds, and oftener while the model is young; or "400 records"'
+        1.0,
+        description='Maximum time between two merges, or "400 records". A young model is merged more often.',
     )
 
     @property
     def records(self) -> int | None:
-        """The interval in records, None where it is a time."""
+        """The interval in records; None if it is a time."""
         return records_of(self.interval)
 
     @property
     def seconds(self) -> float:
-        """The longest time between two rounds, in seconds; of an interval in records it is that of who idles."""
+        """The longest time between two merges; if the interval is in records, the time for an idle worker."""
         return float(duration_s(self.interval)) if self.records is None else _MIX_IDLE_S

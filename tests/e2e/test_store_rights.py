@@ -1,4 +1,4 @@
-"""The rights in the store that the README names are all that the pipeline needs, in every scope."""
+"""The rights in the store that docs/security.md names are all that the pipeline needs, in every scope."""
 
 import re
 import shlex
@@ -12,13 +12,13 @@ from harness import Project, nursery, values
 
 from headrace.pipeline.embedded import Stack
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs/security.md"
 
 
 @pytest.fixture
 def limited(stack: Stack, project: Callable[..., Project]) -> Iterator[Callable[..., Project]]:
-    """Make a project whose user in the store has the README's rights, for its own name, and no others."""
-    (rule,) = re.findall(r"valkey-cli ACL SETUSER (.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    """Make a project whose user in the store has the page's rights, for its own name, and no others."""
+    (rule,) = re.findall(r"valkey-cli ACL SETUSER (.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     admin = redis.Redis.from_url(stack.addresses.redis)
     users = []
 
@@ -41,7 +41,7 @@ def limited(stack: Stack, project: Callable[..., Project]) -> Iterator[Callable[
 
 
 @pytest.mark.parametrize("scope", ["partition", "key", "global"])
-def test_the_readmes_rights_in_the_store_are_enough(limited: Callable[..., Project], scope: str) -> None:
+def test_the_rights_in_the_store_that_the_page_names_are_enough(limited: Callable[..., Project], scope: str) -> None:
     p = limited(HEADRACE__MODEL__SCOPE=scope, HEADRACE__DLQ__FLOOD_GUARD="false")
     p.produce(values(60), partition=0)
     p.run_to_end()
