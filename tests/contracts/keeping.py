@@ -271,7 +271,7 @@ class Case:
             model_command.show(self.config, which=None, version=None, json=True)
             if self.kind == "keys":
                 model_command.show(self.config, which="k1", version=None, json=False)
-        except (model.VersionUnknown, StoreRefused, TableDamaged) as error:
+        except (model_command.VersionUnknown, StoreRefused, TableDamaged) as error:
             if not error.hint:
                 raise
         finally:
