@@ -28,6 +28,7 @@ from headrace.producers import deadletter
 ROOT = Path(__file__).parents[2]
 README_LINES_MAX = 250
 ARCHITECTURE_LINES_MAX = 250
+ARCHITECTURE_COLUMNS_MAX = 120
 PACKAGES = ("consumers", "state", "producers", "pipeline")
 PAGES = tuple(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")))
 # In the order in which a stranger asks.
@@ -228,6 +229,7 @@ def test_the_documents_have_no_gap_left_to_fill() -> None:
 def test_the_map_of_the_architecture_names_every_module() -> None:
     text = read("ARCHITECTURE.md")
     assert len(text.splitlines()) <= ARCHITECTURE_LINES_MAX
+    assert max(map(len, text.splitlines())) <= ARCHITECTURE_COLUMNS_MAX
     missing = []
     for package in PACKAGES:
         for file in sorted((ROOT / package).rglob("*.py")):
