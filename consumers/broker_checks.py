@@ -1,4 +1,4 @@
-"""What `doctor` asks of a broker and the pipeline itself need not know: copies, and whether a topic may be made."""
+"""The broker checks of `doctor`: how a topic is replicated, and whether a topic could be created."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ _CALL_S = 5.0
 
 
 class Copies(msgspec.Struct, frozen=True):
-    """How a topic's records are kept: on how many brokers, and how many must have them before they count."""
+    """A topic's replication: `insync_min` replicas must have a record before the producer gets an answer."""
 
     brokers: int
     replicas: int
@@ -27,26 +27,26 @@ class Copies(msgspec.Struct, frozen=True):
     unclean: bool
 
     def weakness(self) -> str:
-        """Say what the loss of one broker would do to the topic; empty where it does nothing."""
+        """Say what the loss of one broker would do to the topic; "" for nothing."""
         if self.replicas == 1:
-            return "it is kept on one broker only: what that broker loses is lost" if self.brokers > 1 else ""
+            return "it has one replica: if that broker loses its disk, the records are lost" if self.brokers > 1 else ""
         if self.insync_min >= self.replicas:
             return f"min.insync.replicas is {self.insync_min} of {self.replicas}: one broker down stops all writes"
         if self.insync_min == 1:
-            return "min.insync.replicas is 1: a write may count while one broker alone has it"
+            return "min.insync.replicas is 1: Kafka may confirm a record that only one broker has"
         if self.unclean:
-            return "unclean.leader.election.enable is on: a copy that lags may take over and lose records"
+            return "unclean.leader.election.enable is on: a replica that lags may become the leader and lose records"
         return ""
 
 
 class BrokerChecks:
-    """Ask the broker, and change nothing. Raises SettingsRefused, and SourceError with what the broker refuses."""
+    """Ask the broker, and change nothing. Raises SettingsRefused, and SourceError when the broker refuses."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._admin = admin(settings)
 
     def copies(self, topic: str) -> Copies:
-        """Return how a topic is kept."""
+        """Return a topic's replication."""
         try:
             brokers = len(self._admin.list_topics(timeout=_CALL_S).brokers)
             asked = self._admin.describe_topics(TopicCollection([topic]), request_timeout=_CALL_S)
@@ -55,7 +55,7 @@ class BrokerChecks:
             settings = self._admin.describe_configs([resource], request_timeout=_CALL_S)[resource].result()
         except KafkaException as error:
             raise SourceError(
-                f"Kafka does not tell how {topic} is kept: {error.args[0].str()}",
+                f"Kafka does not describe the replicas of {topic}: {error.args[0].str()}",
                 hint=f"give the user DESCRIBE and DESCRIBE_CONFIGS on {topic}",
             ) from error
         return Copies(
@@ -65,20 +65,20 @@ class BrokerChecks:
             settings["unclean.leader.election.enable"].value == "true",
         )
 
-    def may_make(self, topic: str, partitions: int) -> None:
-        """Have the broker check that it would make a topic, without making it."""
+    def check_create(self, topic: str, partitions: int) -> None:
+        """Let the broker check, without creating the topic, that it would create it. Raises SourceError."""
         new = NewTopic(topic, num_partitions=partitions)
         try:
             self._admin.create_topics([new], request_timeout=_CALL_S, validate_only=True)[topic].result()
         except KafkaException as error:
             raise SourceError(
-                f"there is no topic {topic}, and Kafka would not make it: {error.args[0].str()}",
-                hint=f"make {topic} by hand, or give the user CREATE on it",
+                f"there is no topic {topic}, and Kafka would not create it: {error.args[0].str()}",
+                hint=f"create {topic} by hand, or give the user CREATE on it",
             ) from error
 
 
 def admin(settings: Mapping[str, Any]) -> AdminClient:
-    """Make an admin client that keeps its own lines to itself. Raises SettingsRefused."""
+    """Make an admin client that logs nothing. Raises SettingsRefused."""
     try:
         return AdminClient({**settings, "log_level": 0})
     except KafkaException as error:

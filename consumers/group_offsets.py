@@ -1,6 +1,6 @@
-"""Where a group stands in the features topic, asked from outside: no membership, no effect, one short wait.
+"""Reads a group's committed offsets and the ends of the logs, without joining the group and within a short time.
 
-`status` and `doctor` look through it at the offsets that the workers move.
+`status` and `doctor` show the workers' progress with it.
 """
 
 import time
@@ -21,25 +21,25 @@ from headrace.consumers.client_properties import outsider
 from headrace.consumers.source import SourceAway, SourceError
 
 TIMEOUT_S = 2.0
-"""How long one answer may take, in seconds: a person waits for it."""
+"""The time for one answer, in seconds: a person waits for it."""
 
 _EARLIEST, _LATEST = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
 
-# A group's coordinator that has just come up, or just moved, answers so for a moment.
+# A group coordinator answers with these for a moment after it has started or moved.
 _PASSING = frozenset(
     {KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR}
 )
-_AGAIN_S = 0.1
-# An open transaction's offsets are not waited for.
+_RETRY_S = 0.1
+# Do not wait for open transactions.
 _OWN = {"log_level": 0, "isolation.level": "read_uncommitted"}
 _UNKNOWN_STATES = frozenset({"", "Dead", "Unknown"})
 
 
 class PartitionOffsets(msgspec.Struct, frozen=True):
-    """One partition: what the group has committed (None for nothing) with its metadata, and the log's two ends.
+    """One partition: the group's committed offset (None: none) with its metadata, and the log's two ends.
 
-    `low` is the first offset that the log still holds, `high` the next that a `read_committed` reader could get;
-    `labels` is the place in the labels topic, where there is one.
+    `low` is the log's first offset, `high` the offset after the last that a `read_committed` reader can get. `labels`
+    holds the same for the labels topic, if there is one.
     """
 
     committed: int | None
@@ -50,9 +50,9 @@ class PartitionOffsets(msgspec.Struct, frozen=True):
 
     @property
     def lag(self) -> int | None:
-        """Records that the group has still to handle, labels too; the whole log when it has committed nothing.
+        """Return the number of records left to handle, labels included; all of the log without a committed offset.
 
-        None where the committed offset lies past the log's end: the records behind it are not known.
+        None if the committed offset lies after the log's end: the log has lost records.
         """
         if self.committed is not None and self.committed > self.high:
             return None
@@ -63,10 +63,7 @@ class PartitionOffsets(msgspec.Struct, frozen=True):
 
 
 class GroupOffsets:
-    """The partitions of `topic`, and of the topic `labels`, as `group` has left them.
-
-    Raises SettingsRefused, SourceAway, SourceError.
-    """
+    """The offsets of `group` in `topic`, and in the topic `labels`. Raises SettingsRefused, SourceAway, SourceError."""
 
     def __init__(
         self,
@@ -78,8 +75,8 @@ class GroupOffsets:
         timeout_s: float = TIMEOUT_S,
     ) -> None:
         self._admin = admin(settings)
-        # Asks as a consumer that never joins: the admin client's questions to a group's coordinator end the process
-        # where the connection breaks under them (librdkafka #4605).
+        # A consumer reads the committed offsets: an admin client's request to a group coordinator ends the process if
+        # the connection breaks meanwhile (librdkafka #4605).
         self._consumer = outsider(settings, group=group, own=_OWN)
         self._group = group
         self._topic = topic
@@ -87,7 +84,7 @@ class GroupOffsets:
         self._timeout_s = timeout_s
 
     def read(self) -> dict[int, PartitionOffsets]:
-        """Return every partition's place, by number; nothing when there is no such topic."""
+        """Return the offsets of every partition; empty when there is no such topic."""
         until = time.monotonic() + self._timeout_s
         while True:
             try:
@@ -102,18 +99,18 @@ class GroupOffsets:
             except KafkaException as error:
                 if error.args[0].code() not in _PASSING or time.monotonic() > until:
                     raise _fault(error) from error
-            time.sleep(_AGAIN_S)
+            time.sleep(_RETRY_S)
 
     def members(self) -> int | None:
-        """Return how many members the group has now; None when that can't be known.
+        """Return the number of the group's members; None when it can't be known.
 
-        A broker that is silent may be the one that knows, and groups of the newer protocol are not told of.
+        The coordinator may not answer, and this request does not list groups of the newer protocol.
         """
         try:
-            told = self._admin.list_groups(self._group, timeout=self._timeout_s)
+            groups = self._admin.list_groups(self._group, timeout=self._timeout_s)
         except KafkaException:
             return None
-        known = [group for group in told if group.error is None and group.state not in _UNKNOWN_STATES]
+        known = [group for group in groups if group.error is None and group.state not in _UNKNOWN_STATES]
         return sum(len(group.members) for group in known) if known else None
 
     def _places(self, name: str) -> dict[int, PartitionOffsets]:
@@ -121,8 +118,7 @@ class GroupOffsets:
         partitions = [TopicPartition(name, partition) for partition in sorted(topic.partitions)]
         if not partitions:
             return {}
-        # The last offset that was committed: one of a transaction that is still open is no place yet. First, since the
-        # log goes on meanwhile.
+        # Read the committed offsets before the logs' ends, which may grow meanwhile.
         committed = self._consumer.committed(partitions, timeout=self._timeout_s)
         for place in committed:
             if place.error is not None:
@@ -135,7 +131,7 @@ class GroupOffsets:
             )
             for spec in (_EARLIEST, _LATEST)
         ]
-        low, high = ({place.partition: told.result().offset for place, told in end.items()} for end in ends)
+        low, high = ({place.partition: answer.result().offset for place, answer in end.items()} for end in ends)
         return {
             place.partition: PartitionOffsets(
                 place.offset if place.offset >= 0 else None,

@@ -1,7 +1,7 @@
-"""Which partitioner placed keys: Java's clients hash a key in another way than librdkafka's do by default.
+"""Finds out which partitioner the producers use: by default Java's clients and librdkafka hash a key differently.
 
-Records of one key that were placed in two ways lie in two partitions: a label then never meets its features. And when
-partitions are added, most keys move. Pure: keys with their partitions in, a verdict out.
+With two partitioners the records of one key lie in two partitions, and a label never meets its features. After
+partitions were added, most keys go to another one. Pure: the input is keys with their partitions.
 """
 
 import zlib
@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 KEYS_MIN = 12
-"""Of fewer keys nothing is said: half of them fit any partitioner where there are two partitions."""
+"""With fewer keys there is no answer: of two partitions, half of all keys fit any partitioner by chance."""
 
 PartitionerKind = Literal["murmur2", "crc32", "both", "other"]
 
@@ -23,14 +23,14 @@ _MASK = 0xFFFFFFFF
 
 
 class Placement(msgspec.Struct, frozen=True):
-    """How keys were placed: by which partitioner, and over how many partitions some of them were, once."""
+    """The partitioner of the keys, and the number of partitions with which it placed some of them."""
 
-    way: PartitionerKind
+    partitioner: PartitionerKind
     partitions: int
 
 
 def murmur2(key: bytes) -> int:
-    """Hash a key as Java's producers do, whose partition is this modulo the number of partitions."""
+    """Hash a key as Java's producers do; the partition is the hash modulo the number of partitions."""
     hashed = (0x9747B28C ^ len(key)) & _MASK
     whole = len(key) - len(key) % 4
     for at in range(0, whole, 4):
@@ -46,37 +46,37 @@ def murmur2(key: bytes) -> int:
 _HASHES: dict[PartitionerKind, Callable[[bytes], int]] = {"murmur2": murmur2, "crc32": zlib.crc32}
 
 
-def judge(keys: Mapping[int, Collection[bytes]], partitions: int) -> Placement | None:
-    """Tell by which partitioner keys came to their partitions; None where they are too few.
+def placement_of(keys: Mapping[int, Collection[bytes]], partitions: int) -> Placement | None:
+    """Find out which partitioner chose the partitions of keys; None for too few keys.
 
-    `partitions` is how many the topic has now.
+    `partitions` is the topic's present number of partitions.
     """
-    # librdkafka spreads empty keys as if they were none.
+    # librdkafka treats an empty key as no key.
     placed = [(partition, key) for partition, some in keys.items() for key in some if key]
-    if partitions < 2 or len(placed) < KEYS_MIN:  # noqa: PLR2004 of one partition nothing can be told
+    if partitions < 2 or len(placed) < KEYS_MIN:  # noqa: PLR2004 one partition proves nothing
         return None
-    for way, hash_ in _HASHES.items():
+    for kind, hash_ in _HASHES.items():
         hashed = [(partition, hash_(key)) for partition, key in placed]
         misfits = [(partition, number) for partition, number in hashed if number % partitions != partition]
         if len(misfits) <= (1 - _NEARLY) * len(placed):
-            return Placement(way, partitions)
-        before = _before(misfits, hashed, partitions)
+            return Placement(kind, partitions)
+        before = _partitions_before(misfits, hashed, partitions)
         if before is not None:
-            return Placement(way, before)
+            return Placement(kind, before)
     fitting = sum(any(h(key) % partitions == partition for h in _HASHES.values()) for partition, key in placed)
     if len(placed) < _OTHER_MIN:
         return None
     return Placement("both" if fitting >= _NEARLY * len(placed) else "other", partitions)
 
 
-def _before(misfits: list[tuple[int, int]], hashed: list[tuple[int, int]], partitions: int) -> int | None:
-    """Return the smaller number of partitions over which keys were placed that are where they would not be now."""
+def _partitions_before(misfits: list[tuple[int, int]], hashed: list[tuple[int, int]], partitions: int) -> int | None:
+    """Return the smaller number of partitions that explains the keys which do not fit the present number."""
     if len(misfits) < _MISFITS_MIN:
         return None
     for before in range(partitions - 1, 0, -1):
         if sum(number % before == partition for partition, number in misfits) < _NEARLY * len(misfits):
             continue
-        # All keys of one partition are where one partition would have them: others must tell of this partitioner.
+        # Any key fits a topic of one partition, so the keys of later partitions must confirm the partitioner.
         later = [number % partitions == partition for partition, number in hashed if partition >= before]
         if before > 1 or (len(later) >= _MISFITS_MIN and sum(later) >= _NEARLY * len(later)):
             return before

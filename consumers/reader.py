@@ -1,7 +1,7 @@
-"""Reads topics outside of any membership: what lies between two offsets, or what comes from now on.
+"""Reads topics without joining a group: the records between two offsets, or the new ones as they come.
 
-For commands that look or replay (`tail`, `dlq`, `produce --wait`), never for the stream itself. All of it is
-`read_committed`, so offsets are not dense: markers and aborted records stand between them.
+The commands use it (`tail`, `dlq`, `produce --wait`), never the stream itself. It reads `read_committed`, so offsets
+have gaps: transaction markers and aborted records.
 """
 
 import time
@@ -20,16 +20,16 @@ T = TypeVar("T")
 
 _CALL_S = 5.0
 _SILENCE_S = 10.0
-_AGAIN_S = 0.1
+_RETRY_S = 0.1
 _RECORDS_MAX = 500
-# What retention takes away while somebody looks is gone; the reader goes on with what there is.
+# Retention may delete records while a command reads: go on with the first that is left.
 _OWN = {"auto.offset.reset": "earliest"}
 _DEFAULTS = {
     "log_level": 0,
-    # The end of a partition is told by an empty answer, which a command should not wait for long.
+    # An empty fetch reports the end of a partition; a command should not wait long for it.
     "fetch.wait.max.ms": 20,
     "queued.max.messages.kbytes": 16_384,
-    # Once so much is fetched ahead the client asks for no more for as long, by default a second.
+    # The client stops fetching for this time when its queue is full; by default a second.
     "fetch.queue.backoff.ms": 10,
 }
 _DENIED = frozenset(
@@ -55,7 +55,7 @@ class ReaderAway(Exception):
     """Raised when Kafka does not answer a reader in time."""
 
     status = 503
-    hint = "see that Kafka runs at kafka.bootstrap_servers (`headrace doctor`), then run it again"
+    hint = "check that Kafka runs at kafka.bootstrap_servers (`headrace doctor`), then run it again"
 
 
 class ReaderDenied(Exception):
@@ -66,16 +66,16 @@ class ReaderDenied(Exception):
 
 
 class Span(msgspec.Struct, frozen=True):
-    """What a partition holds for a reader: offsets from `start` up to, but not including, `end`."""
+    """The readable offsets of a partition: from `start` up to, but not including, `end`."""
 
     start: int
     end: int
 
 
 class Reader:
-    """Read topics on behalf of `group`, which it never joins. Every call is bounded in time.
+    """Read topics for `group` without joining it; every call has a timeout.
 
-    Raises ReaderAway when Kafka does not answer, ReaderDenied when it refuses, and SettingsRefused.
+    Raises ReaderAway when Kafka does not answer, ReaderDenied when the user lacks a right, and SettingsRefused.
     """
 
     def __init__(self, settings: Mapping[str, Any], *, group: str) -> None:
@@ -83,56 +83,56 @@ class Reader:
         self._consumer = self._client()
 
     def spans(self, topic: str) -> dict[int, Span]:
-        """Return what each partition holds now; nothing when there is no such topic."""
-        asked = _patiently(
+        """Return the readable offsets of each partition; empty when there is no such topic."""
+        partitions = _with_retries(
             f"{topic} can't be read",
             lambda: self._consumer.list_topics(topic, timeout=_CALL_S).topics[topic].partitions,
         )
-        return {partition: self._span(TopicPartition(topic, partition)) for partition in sorted(asked)}
+        return {partition: self._span(TopicPartition(topic, partition)) for partition in sorted(partitions)}
 
     def between(self, topic: str, partition: int, start: int, end: int) -> Iterator[Record]:
         """Yield a partition's records from offset `start` up to, but not including, `end`, in order."""
         if start >= end:
             return
         self._consumer.assign([TopicPartition(topic, partition, start)])
-        heard, why = time.monotonic(), ""
+        read_at, why = time.monotonic(), ""
         while True:
             for message in self._consume(wait_s=0.5):
                 error = message.error()
                 if error is not None and error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001
-                    why = f": {_judge(topic, error)}"
+                    why = f": {_passing(topic, error)}"
                     continue
-                # A record past the end, or the end itself: nothing before it is still to come. The broker may
-                # tell of an earlier end for a moment while a partition's leader changes; that one is not it.
+                # A record after the end, or the partition's end: all before it has come. An end before `end` is not
+                # final: the broker may report one for a moment while a partition's leader changes.
                 if message.offset() >= end:
                     return
                 if error is None:
                     yield Chunk([message]).record(0)
-                    heard = time.monotonic()
-            if time.monotonic() - heard > _SILENCE_S:
+                    read_at = time.monotonic()
+            if time.monotonic() - read_at > _SILENCE_S:
                 raise ReaderAway(f"{topic}[{partition}] gave nothing for {_SILENCE_S:.0f} s{why}")
 
-    def watch(self, places: Mapping[tuple[str, int], int]) -> None:
-        """Go on from these offsets, by topic and partition; `poll` gives what comes."""
+    def watch(self, offsets: Mapping[tuple[str, int], int]) -> None:
+        """Read on from these offsets, by topic and partition; `poll` returns the records."""
         self._consumer.assign(
-            [TopicPartition(topic, partition, offset) for (topic, partition), offset in places.items()]
+            [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
         )
 
     def poll(self, *, wait_s: float) -> list[tuple[str, Record]]:
-        """Wait for the first record of those that are watched and return what is there, each with its topic."""
+        """Wait for the first record of the watched partitions; return all that are fetched, each with its topic."""
         found = []
         for message in self._consume(wait_s=wait_s):
             error = message.error()
             if error is None:
                 found.append((message.topic(), Chunk([message]).record(0)))
             else:
-                _judge(message.topic(), error)
+                _passing(message.topic(), error)
         return found
 
     def committed(self, topic: str, partitions: list[int], *, stable: bool) -> dict[int, Committed]:
-        """Return what the group has committed, for the partitions that it has committed anything for.
+        """Return the group's committed offsets, without the partitions that have none.
 
-        With `stable`, a transaction that is still open is waited for; else its offsets do not count.
+        With `stable`, wait until an open transaction has ended; otherwise ignore its offsets.
         """
         consumer = self._client(**{} if stable else {"isolation.level": "read_uncommitted"})
         asked = [TopicPartition(topic, partition) for partition in partitions]
@@ -145,7 +145,7 @@ class Reader:
             return places
 
         try:
-            places = _patiently("the committed offsets can't be read", ask)
+            places = _with_retries("the committed offsets can't be read", ask)
         finally:
             consumer.close()
         return {place.partition: Committed(place.offset, place.metadata or "") for place in places if place.offset >= 0}
@@ -154,35 +154,35 @@ class Reader:
         return outsider(self._settings, group=self._group, own={**_OWN, **own})
 
     def membership(self) -> Any:
-        """Return the group's metadata, with which offsets can be committed while nobody is a member."""
+        """Return the group metadata with which a transaction can commit offsets while the group has no member."""
         return self._consumer.consumer_group_metadata()
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._consumer.close()
 
     def _span(self, place: TopicPartition) -> Span:
-        low, high = _patiently(
+        low, high = _with_retries(
             f"{place.topic} can't be read",
             lambda: self._consumer.get_watermark_offsets(place, timeout=_CALL_S, cached=False),
         )
         return Span(low, high)
 
     def _consume(self, *, wait_s: float) -> list[Any]:
-        # Asking for many at once waits for all of them or for the whole time.
+        # `consume` would wait until it has all of them, or for the whole time.
         first = self._consumer.poll(wait_s)
         return [] if first is None else [first, *self._consumer.consume(_RECORDS_MAX - 1, 0)]
 
 
-def _judge(topic: str | None, error: KafkaError) -> str:
-    """Return the words of an error that may pass; raise the one that will not."""
+def _passing(topic: str | None, error: KafkaError) -> str:
+    """Return the text of an error that may pass. Raises ReaderDenied for a missing right."""
     if error.code() in _DENIED:
         raise ReaderDenied(f"Kafka denies it for {topic}: {error.str()}")
     return "" if error.code() == KafkaError._PARTITION_EOF else error.str()  # noqa: SLF001
 
 
-def _patiently(what: str, ask: Callable[[], T]) -> T:
-    """Ask again while a leader or a coordinator is being found or starts, as after a broker's start."""
+def _with_retries(what: str, ask: Callable[[], T]) -> T:
+    """Repeat a request while its leader or coordinator is not ready, as after a broker's start."""
     until = time.monotonic() + _SILENCE_S
     while True:
         try:
@@ -193,4 +193,4 @@ def _patiently(what: str, ask: Callable[[], T]) -> T:
                 raise ReaderDenied(f"{what}: {fault.str()}") from error
             if fault.code() not in _PASSING or time.monotonic() > until:
                 raise ReaderAway(f"{what}: {fault.str()}") from error
-            time.sleep(_AGAIN_S)
+            time.sleep(_RETRY_S)

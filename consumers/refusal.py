@@ -1,4 +1,4 @@
-"""Why a record is a 400: the codes, and the slow road that finds out which field is wrong and how to say so."""
+"""The reasons for which a record is refused (400): their codes, and the slow search for the wrong field."""
 
 import json
 import math
@@ -10,26 +10,26 @@ import msgspec
 
 RefusalStage = Literal["decode", "validate", "join", "learn", "sink"]
 Faults = Callable[[dict[str, Any]], Iterator["Refusal"]]
-"""Yields what is wrong with the fields of a JSON object, in their order."""
+"""Yields the refusals of a JSON object's fields, in their order."""
 
-# A double ends at 1.8e308, so an integer that does not fit one has at least 309 digits.
+# The largest double is 1.8e308, so an integer that does not fit has at least 309 digits.
 _DIGITS_MAX = 308
 _HUGE_INTEGER = re.compile(rb"\d{309}")
-# Of so many digits in a row, each thirtieth is one of ten in a row: few records have as many, and few bytes are asked.
+# A cheap test first: 309 digits in a row leave at least ten in a row in a sample of every 30th byte.
 _STEP = 30
 _SAMPLED = re.compile(rb"\d{10}")
 _NUMBER = (int, float)
 _WHITE_SPACE = " \t\n\r"
 _BYTE_ORDER_MARK = "\ufeff"
-# What the decoder says of JSON that lacks its end, and of half a surrogate pair.
+# msgspec's error for JSON without its end, and for half of a surrogate pair.
 _TRUNCATED = "Input data was truncated"
 _decode_any = msgspec.json.Decoder().decode
-# What `json.loads` calls in the end; its own errors take longer to make than all of a short value to parse.
+# `json.loads` calls this; its own errors take longer to make than a short value takes to parse.
 _scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # the stubs lack it
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Why a record is a 400: a code for machines, a field where there is one, a message for people."""
+    """The reason for which a record is refused: a code for programs, a message for people, and the wrong field."""
 
     code: str
     stage: RefusalStage
@@ -59,11 +59,11 @@ CODES = {
 
 
 def read_json(value: bytes | None, decode: Callable[[bytes], Any], *, bytes_max: int, faults: Faults) -> Any:
-    """Decode a record's value with a typed decoder of msgspec's, or return the Refusal that says what is wrong."""
+    """Decode a record's value with a typed msgspec decoder; return a Refusal for a wrong one."""
     if not value or len(value) > bytes_max:
         return _refuse_size(value, bytes_max)
     try:
-        # The decoder skips fields that it does not know without looking at their encoding.
+        # msgspec skips unknown fields without a check that they are UTF-8.
         if not value.isascii():
             value.decode()
         found = decode(value)
@@ -77,7 +77,7 @@ def read_json(value: bytes | None, decode: Callable[[bytes], Any], *, bytes_max:
 
 
 def refuse_ts(ts: Any) -> Refusal | None:
-    """Return the refusal of an event time that is no time; one that is not set is none either."""
+    """Return the refusal of an invalid event time; None for a valid one, or when it is not set."""
     if ts is msgspec.UNSET or 0 <= ts < 2**63:
         return None
     return Refusal("out_of_range", "validate", f"ts is {ts}; it must be milliseconds since 1970", "ts")
@@ -89,14 +89,14 @@ def _refuse_size(value: bytes | None, bytes_max: int) -> Refusal:
     return Refusal(
         "too_large",
         "decode",
-        f"the value has {len(value)} bytes; at most {bytes_max} are taken (records.value_bytes_max)",
+        f"the value has {len(value)} bytes; the limit is {bytes_max} (records.value_bytes_max)",
     )
 
 
 def _diagnose(value: bytes, error: Exception, faults: Faults) -> Refusal:
-    """Say why `value` can't be read, given what the typed decoder raised. Slow, and only for bad records."""
+    """Find out why `value` can't be decoded; `error` is the typed decoder's. Slow, and only for bad records."""
     if not value.strip():
-        return Refusal("no_value", "decode", "the value is nothing but white space; a JSON object is needed")
+        return Refusal("no_value", "decode", "the value is only white space; a JSON object is needed")
     try:
         text = value.decode()
     except UnicodeDecodeError as fault:
@@ -113,17 +113,17 @@ def _diagnose(value: bytes, error: Exception, faults: Faults) -> Refusal:
         return Refusal("not_object", "decode", f"the value is {_kind(whole)}; a JSON object is needed")
     for refusal in faults(whole):
         return refusal
-    # A name that stands twice, first with a wrong value: the decoder looks at each, `json` keeps the last.
+    # The same name twice, first with a wrong value: msgspec checks both values, `json` keeps the last.
     code = "wrong_type" if isinstance(error, msgspec.ValidationError) else "not_json"
     return Refusal(code, "decode", f"the value can't be read: {error}")
 
 
 def _parse(value: bytes, text: str, error: Exception) -> Any:
-    """Parse as RFC 8259 has it, but keep numbers that overflow, so that the field can be named."""
+    """Parse as RFC 8259 says, but keep numbers that overflow, so that their field can be named."""
     if _may_have_huge_integer(value) or "NaN" in text or "Infinity" in text or text[0] == _BYTE_ORDER_MARK:
         return _parse_odd(text)
     if isinstance(error, msgspec.ValidationError):
-        # Most likely it is JSON, just not what was asked for; and what this decoder takes, `json` takes as the same.
+        # Most likely it is JSON of another type. This decoder is faster than `json`, with the same result.
         try:
             return _decode_any(value)
         except (msgspec.DecodeError, ValueError, RecursionError):
@@ -142,14 +142,14 @@ def _parse(value: bytes, text: str, error: Exception) -> Any:
 
 
 def _refuse_text(text: str, fault: str, position: int) -> Refusal:
-    """Refuse what is no JSON in the very words of `json.JSONDecodeError`."""
+    """Refuse text that is not JSON, in the same words as `json.JSONDecodeError`."""
     line, column = text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position)
     where = f"line {line} column {column} (char {position})"
     return Refusal("not_json", "decode", f"the value is not JSON: {fault}: {where}")
 
 
 def _parse_odd(text: str) -> Any:
-    """Parse what may have numbers that are none in JSON, or more digits than Python parses."""
+    """Parse text that may have NaN, Infinity, or more digits than Python parses."""
     constants: list[str] = []
 
     def note(name: str) -> float:
@@ -174,11 +174,11 @@ def _parse_odd(text: str) -> Any:
 
 
 def leaf_faults(whole: dict[str, Any]) -> Iterator[Refusal]:
-    """Yield the values of a JSON object, however deep, that no record may have."""
+    """Yield refusals of the values, at any depth, that no record may have."""
     for place, leaf in _leaves(whole):
         if isinstance(leaf, float) and math.isinf(leaf):
             path = _path(*place)
-            yield Refusal("not_finite", "decode", f"{path} is a number that no double can hold", path)
+            yield Refusal("not_finite", "decode", f"{path} is a number too large for a double", path)
         if isinstance(leaf, str) and not leaf.isascii() and not _encodable(leaf):
             path = _path(*place)
             yield Refusal("not_json", "decode", f"{path} has half of a surrogate pair", path)
@@ -188,9 +188,10 @@ def leaf_faults(whole: dict[str, Any]) -> Iterator[Refusal]:
 
 
 def _leaves(node: Any) -> Iterator[tuple[tuple[str, str | int], Any]]:
-    """Walk a parsed value in its order, without recursion, so that no nesting can exhaust the stack.
+    """Walk a parsed value in its order, without recursion: deep nesting must not exhaust the stack.
 
-    A leaf's place is the path of what holds it, and its name or index in there; few are ever asked for their own path.
+    A leaf comes with the path of its parent and its name or index there; `_path` joins the two for the few that are
+    refused.
     """
     stack: list[tuple[tuple[str, str | int], Any]] = [(("", ""), node)]
     while stack:
@@ -218,7 +219,7 @@ def _may_have_huge_integer(value: bytes) -> bool:
 
 
 def _integer(digits: str) -> int:
-    # Python refuses to parse more than 4,300 digits; any integer past the end of a double serves here.
+    # Python refuses to parse more than 4,300 digits; any integer above the largest double is enough here.
     return int(digits) if len(digits.lstrip("-")) <= _DIGITS_MAX else 10 ** (_DIGITS_MAX + 1)
 
 
@@ -234,7 +235,7 @@ def _refuse_huge_integers(node: Any) -> Refusal | None:
 
 
 def wrong_type(field: str, value: Any, wanted: str) -> Refusal:
-    """Refuse a field for what it is, saying what it must be."""
+    """Return the refusal of a field whose value has another type than the wanted one."""
     return Refusal("wrong_type", "decode", f"{field} is {_kind(value)}; it must be {wanted}", field)
 
 

@@ -1,6 +1,6 @@
-"""What the features must look like, when the configuration declares it: types, ranges, required or not.
+"""Checks the features of a record against the declared schema: their types, ranges, and which are required.
 
-The decoder asks it about each record; without a schema any finite number, string or boolean is taken.
+The decoder checks each record. Without a schema every finite number, string or boolean is accepted.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class Feature(msgspec.Struct, frozen=True):
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """The first feature that breaks the schema, and how."""
+    """The first feature that breaks the schema, and the reason."""
 
     code: str
     feature: str
@@ -38,7 +38,7 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Schema:
-    """Check a record's features against their declarations. `extra` says whether others may come too."""
+    """Check a record's features against their declarations. With `extra`, undeclared features are accepted."""
 
     def __init__(self, features: Mapping[str, Feature], *, extra: bool = True) -> None:
         self._features = dict(features)
@@ -46,7 +46,7 @@ class Schema:
         self.nullable = any(feature.nullable for feature in features.values())
 
     def check(self, features: Mapping[str, Any]) -> Fault | None:
-        """Return the first fault of `features`, or None when they keep the schema."""
+        """Return the first fault of `features`, None when they match the schema."""
         for name, declared in self._features.items():
             if name not in features:
                 if declared.required:
@@ -75,7 +75,7 @@ def _check_one(name: str, value: float | str | None, declared: Feature) -> Fault
         if declared.nullable:
             return None
         return Fault("wrong_type", name, f"{name} is null; the schema wants a {declared.type}")
-    # A boolean is an int to Python, but not to the one who wrote the schema.
+    # In Python a boolean is an int, but not in a schema.
     if isinstance(value, bool) != (declared.type == "boolean") or not isinstance(value, _TYPES[declared.type]):
         return Fault("wrong_type", name, f"{name} is {value!r}; the schema wants a {declared.type}")
     if declared.values is not None and value not in declared.values:

@@ -1,4 +1,4 @@
-"""The topics themselves: how many partitions, what the broker keeps, and making those that are missing."""
+"""Describes the pipeline's topics, creates those that are missing, and checks that they fit together."""
 
 import contextlib
 import time
@@ -19,16 +19,16 @@ from headrace.consumers.consumer_errors import meaning_of
 from headrace.consumers.source import SourceAway, SourceError
 
 _CALL_S = 5.0
-# A broker that answers does so in milliseconds, and one that does not must not hold up a batch for long.
+# Short, since a batch waits for it: a broker that is up answers within milliseconds.
 _IDS_S = 1.0
 _RETENTION_MS = 30 * 24 * 3_600_000
 _MADE_S = 30.0
 _MOCK_BYTES_MAX = 1_000_000
-# What a topic takes for which nothing else was set.
+# Kafka's default for max.message.bytes.
 _BATCH_BYTES_MAX = 1_048_588
-# A dead letter carries its record and a dozen headers more.
+# For the dozen headers that a dead letter has besides its record.
 _HEADERS_BYTES = 65_536
-# A broker weighs a record as it came, compressed; its dead letter may weigh what a client can fetch at most.
+# The limit of the features topic holds for compressed records; their dead letters may be much larger.
 _LETTER_BYTES_MAX = 100_000_000
 _URL_SAFE = str.maketrans("+/", "-_")
 _NO_ID = "A" * 22
@@ -38,9 +38,9 @@ _DENIED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_A
 
 
 class Topic(msgspec.Struct, frozen=True):
-    """What the broker says of a topic. `id` changes when a topic is deleted and made again; it may be unknown ("").
+    """A topic as the broker describes it. `id` changes when the topic is deleted and created again; "" is unknown.
 
-    `labels` is the labels topic that belongs to this one, if there is one.
+    `labels` is the labels topic of this features topic, if there is one.
     """
 
     name: str
@@ -52,9 +52,9 @@ class Topic(msgspec.Struct, frozen=True):
 
 
 class Topics:
-    """The broker's topics, by way of its admin calls. Every call is bounded in time.
+    """The admin requests about topics, each with a timeout.
 
-    Raises SourceAway when the broker does not answer, SourceError when it refuses, SettingsRefused at once.
+    They raise SourceAway when the broker does not answer, and SourceError when it refuses. Raises SettingsRefused.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -65,14 +65,14 @@ class Topics:
             raise SettingsRefused(error.args[0].str()) from error
 
     def is_mock(self) -> bool:
-        """Tell librdkafka's mock cluster, which keeps little, knows no transactions and answers no admin call."""
+        """Tell whether this is librdkafka's mock cluster, which has no transactions and answers no admin request."""
         try:
             return str(self._admin.list_topics(timeout=_CALL_S).cluster_id).startswith("mockCluster")
         except KafkaException as error:
             raise SourceAway(f"Kafka does not answer: {error.args[0].str()}") from error
 
     def partitions(self) -> dict[str, int]:
-        """Return every topic's number of partitions."""
+        """Return the number of partitions of every topic."""
         try:
             topics = self._admin.list_topics(timeout=_CALL_S).topics
         except KafkaException as error:
@@ -80,7 +80,7 @@ class Topics:
         return {name: len(topic.partitions) for name, topic in topics.items() if topic.error is None}
 
     def describe(self, name: str) -> Topic:
-        """Return what the broker says of one topic."""
+        """Return one topic as the broker describes it."""
         try:
             described = self._admin.describe_topics(TopicCollection([name]), request_timeout=_CALL_S)
             topic = described[name].result()
@@ -99,7 +99,7 @@ class Topics:
     def limits(self, *names: str) -> dict[str, int]:
         """Return the largest batch of records that each topic takes, in bytes.
 
-        Where this user may not ask, that is Kafka's default.
+        Assume Kafka's default for a topic that this user may not describe.
         """
         if self.is_mock():
             return dict.fromkeys(names, _BATCH_BYTES_MAX)
@@ -109,7 +109,7 @@ class Topics:
         for name, resource in resources.items():
             try:
                 settings = asked[resource].result()
-                # A batch is never spread over two files of the log.
+                # A batch must fit one segment of the log.
                 found[name] = min(int(settings[key].value) for key in ("max.message.bytes", "segment.bytes"))
             except KafkaException as error:
                 if error.args[0].code() not in _DENIED:
@@ -118,7 +118,7 @@ class Topics:
         return found
 
     def ids(self, names: Collection[str]) -> dict[str, str]:
-        """Return the ids of those topics that are there, or raise soon; the next call may be answered elsewhere."""
+        """Return the ids of the topics that exist. After an error the next call asks the present controller."""
         asked = self._admin.describe_topics(TopicCollection(list(names)), request_timeout=_IDS_S)
         found: dict[str, str] = {}
         for name in names:
@@ -131,12 +131,12 @@ class Topics:
         return found
 
     def _find_controller(self, name: str) -> None:
-        """Have the client learn which broker answers for the cluster: by itself it waits for the one that it knew."""
+        """Make the client look for the cluster's controller: by itself it waits for the one that it knew."""
         with contextlib.suppress(KafkaException):
             self._admin.list_topics(name, timeout=_IDS_S)
 
     def identify(self, features: str, labels: str | None) -> Topic:
-        """Return the topics' names and ids, and nothing else of them; no ids of those that are not there."""
+        """Return the topics with their names and ids alone; the id of a missing topic is empty."""
         found = self.ids([features] if labels is None else [features, labels])
         named = [
             None if name is None else Topic(name, 0, found.get(name, ""), 0, compacted=False)
@@ -180,12 +180,12 @@ class Topics:
         try:
             is_compacted = self.describe(name).compacted
         except SourceError:
-            # To write into a topic one need not be allowed to see how it is kept.
+            # A user with the right to write may lack the right to describe.
             return
         if is_compacted:
             raise SourceError(
-                f"the topic {name} is compacted: Kafka refuses a record without a key, and drops those of a key "
-                "but the last",
+                f"the topic {name} is compacted: Kafka refuses a record without a key there, and keeps only the last "
+                "record of each key",
                 hint=f"set cleanup.policy=delete on {name}, or name another topic",
             )
 
@@ -193,7 +193,8 @@ class Topics:
         topic = self.describe(name)
         if topic.compacted:
             raise SourceError(
-                f"the topic {name} is compacted: Kafka drops records that a model was taught with",
+                f"the topic {name} is compacted: Kafka deletes records that a model has learned and may have to learn "
+                "again",
                 hint=f"set cleanup.policy=delete on {name}",
             )
         return topic
@@ -205,28 +206,28 @@ class Topics:
         if labels.partitions != source.partitions:
             raise SourceError(
                 f"{name} has {labels.partitions} partitions and {source.name} has {source.partitions}; "
-                "a label is looked for in the partition of its features",
-                hint="give both as many partitions; those of a topic can only grow (kafka-topics --alter), "
-                "and then keys move",
+                "a label must come in the partition of its features",
+                hint="give both the same number of partitions (kafka-topics --alter can only add some); "
+                "the partitions of most keys change with it",
             )
         return labels
 
     def create(self, name: str, partitions: int, settings: Mapping[str, str] | None = None) -> None:
-        """Make a topic, and wait until the broker shows it. That it is there already is as good."""
+        """Create a topic, if it does not exist, and wait until the broker lists it."""
         topic = NewTopic(name, num_partitions=partitions, config=dict(settings or {}))
         try:
             self._admin.create_topics([topic], request_timeout=_CALL_S)[name].result()
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise self._fault(error, name) from error
-            # It may be there and hidden from this user, who would wait for it in vain.
+            # Raises if this user may not see the topic: the broker would never list it, and the wait would be in vain.
             self.describe(name)
         _wait(lambda: self.partitions().get(name, 0) >= partitions, f"the topic {name} to be made")
 
     def _touch(self, features: str, *outputs: str) -> Topic:
-        # The mock cluster makes a topic when a client that allows it asks about it, and has no other way.
-        asking = AdminClient({**self._settings, "allow.auto.create.topics": True})
-        found = {name: asking.list_topics(name, timeout=_CALL_S) for name in (features, *outputs)}
+        # The mock cluster creates a topic only when a client with this property asks about it.
+        client = AdminClient({**self._settings, "allow.auto.create.topics": True})
+        found = {name: client.list_topics(name, timeout=_CALL_S) for name in (features, *outputs)}
         return Topic(features, len(found[features].topics[features].partitions), "", _MOCK_BYTES_MAX, compacted=False)
 
     def _fit(self, source: Topic, outputs: Mapping[str, int]) -> None:
@@ -244,12 +245,12 @@ class Topics:
             return SourceAway(f"Kafka does not answer about {name}: {fault.str()}")
         return SourceError(
             f"Kafka refuses what {name} needs: {fault.str()}",
-            hint=f"make {name} by hand, or give the user CREATE and DESCRIBE on it",
+            hint=f"create {name} by hand, or give the user CREATE and DESCRIBE on it",
         )
 
 
 def _id_of(described: Any) -> str:
-    """Return a topic's id as Kafka's own tools print it; nothing of a broker that gives topics none."""
+    """Return a topic's id as Kafka's own tools print it; "" from a broker without topic ids."""
     id_ = str(described.topic_id).translate(_URL_SAFE)
     return "" if id_ == _NO_ID else id_
 

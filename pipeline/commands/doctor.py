@@ -134,7 +134,7 @@ def _kafka(config: Config, model: list[learner.RiverLearner]) -> Iterator[Findin
                 found[name] = _ask("topics", lambda name=name: topics.describe(name))  # type: ignore[misc]
             else:
                 wanted = there.get(names.features, names.partitions)
-                _ask("topics", lambda name=name, wanted=wanted: broker.may_make(name, wanted))  # type: ignore[misc]
+                _ask("topics", lambda name=name, wanted=wanted: broker.check_create(name, wanted))  # type: ignore[misc]
                 yield Finding("topics", "good", f"{name} is not there; `headrace run` makes it")
         yield from told
     yield from _topics(config, found)

@@ -14,7 +14,7 @@ import structlog
 
 from headrace.consumers.chunk import Records, first_keys
 from headrace.consumers.interleave import Log
-from headrace.consumers.partitioner import KEYS_MIN, PartitionerKind, judge
+from headrace.consumers.partitioner import KEYS_MIN, PartitionerKind, placement_of
 from headrace.consumers.reader import Reader, ReaderAway, ReaderDenied
 from headrace.consumers.topics import Topic
 from headrace.pipeline.config.config import Config
@@ -64,24 +64,24 @@ def advise(
     `keyless` counts labels that have none.
     """
     found = []
-    first, second = judge(features, partitions), judge(labels, partitions)
-    ways = {first.way if first else None, second.way if second else None}
+    first, second = placement_of(features, partitions), placement_of(labels, partitions)
+    ways = {first.partitioner if first else None, second.partitioner if second else None}
     if first and second and ways != {"other"} and (len(ways) > 1 or ways == {"both"}):
         found.append(
             PlacementAdvice(
-                f"keys of {names[0]} are placed {_WAYS[first.way]}, those of {names[1]} {_WAYS[second.way]}: "
-                "labels come to other partitions than their features",
+                f"keys of {names[0]} are placed {_WAYS[first.partitioner]}, those of {names[1]} "
+                f"{_WAYS[second.partitioner]}: labels come to other partitions than their features",
                 _SET,
             )
         )
-    elif by_key and first and first.way == "both":
+    elif by_key and first and first.partitioner == "both":
         found.append(
             PlacementAdvice(f"keys of {names[0]} are placed {_WAYS['both']}: a key has a model in each place", _SET)
         )
-    if first and first.way != "other" and keyless >= max(KEYS_MIN, sum(map(len, labels.values()))):
+    if first and first.partitioner != "other" and keyless >= max(KEYS_MIN, sum(map(len, labels.values()))):
         message = f"labels of {names[1]} have no key: they come to any partition, not to that of their features"
         found.append(PlacementAdvice(message, "send each label with the key of its features"))
-    kept = judge(stored, partitions)
+    kept = placement_of(stored, partitions)
     asked = (kept, first if by_key or labels else None, second)
     before = min((placed.partitions for placed in asked if placed is not None), default=partitions)
     if before < partitions:

@@ -11,9 +11,9 @@ from headrace.consumers.client_properties import SettingsRefused
     [
         (Copies(brokers=1, replicas=1, insync_min=1, unclean=False), ""),
         (Copies(brokers=3, replicas=3, insync_min=2, unclean=False), ""),
-        (Copies(brokers=3, replicas=1, insync_min=1, unclean=False), "one broker only"),
+        (Copies(brokers=3, replicas=1, insync_min=1, unclean=False), "one replica"),
         (Copies(brokers=3, replicas=3, insync_min=3, unclean=False), "stops all writes"),
-        (Copies(brokers=3, replicas=3, insync_min=1, unclean=False), "one broker alone"),
+        (Copies(brokers=3, replicas=3, insync_min=1, unclean=False), "only one broker"),
         (Copies(brokers=3, replicas=3, insync_min=2, unclean=True), "unclean"),
     ],
 )

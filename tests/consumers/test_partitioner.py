@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from headrace.consumers.partitioner import Placement, judge, murmur2
+from headrace.consumers.partitioner import Placement, murmur2, placement_of
 
 KEYS = [b"customer-%d" % number for number in range(200)]
 Hash = Callable[[bytes], int]
@@ -41,34 +41,34 @@ def test_murmur2_hashes_as_kafkas_own_tests_say(key: bytes, hashed: int) -> None
 @pytest.mark.parametrize("partitions", [2, 3, 4, 12])
 def test_each_partitioner_is_told_from_forty_keys(partitions: int) -> None:
     some = KEYS[:40]
-    assert judge(placed(murmur2, partitions, some), partitions) == Placement("murmur2", partitions)
-    assert judge(placed(zlib.crc32, partitions, some), partitions) == Placement("crc32", partitions)
+    assert placement_of(placed(murmur2, partitions, some), partitions) == Placement("murmur2", partitions)
+    assert placement_of(placed(zlib.crc32, partitions, some), partitions) == Placement("crc32", partitions)
 
 
 @pytest.mark.parametrize(("before", "now"), [(2, 4), (4, 8), (3, 4), (4, 5)])
 def test_partitions_that_were_added_are_told_from_the_keys_that_would_lie_elsewhere(before: int, now: int) -> None:
     for way, hash_ in (("murmur2", murmur2), ("crc32", zlib.crc32)):
         old = placed(hash_, before, KEYS[:100])
-        assert judge(old, now) == Placement(way, before)  # type: ignore[arg-type]
-        assert judge(together(old, placed(hash_, now, KEYS[100:])), now) == Placement(way, before)  # type: ignore[arg-type]
+        assert placement_of(old, now) == Placement(way, before)  # type: ignore[arg-type]
+        assert placement_of(together(old, placed(hash_, now, KEYS[100:])), now) == Placement(way, before)  # type: ignore[arg-type]
 
 
 def test_a_topic_of_one_partition_that_has_more_now_is_told_once_the_others_have_keys() -> None:
     old = placed(murmur2, 1, KEYS[:100])
-    assert judge(together(old, placed(murmur2, 4, KEYS[100:])), 4) == Placement("murmur2", 1)
-    assert judge(old, 4) == Placement("other", 4), "somebody may send all to the first partition"
+    assert placement_of(together(old, placed(murmur2, 4, KEYS[100:])), 4) == Placement("murmur2", 1)
+    assert placement_of(old, 4) == Placement("other", 4), "somebody may send all to the first partition"
 
 
 def test_two_partitioners_at_once_and_none_of_the_known_are_told_apart() -> None:
     both = together(placed(murmur2, 4, KEYS[:100]), placed(zlib.crc32, 4, KEYS[100:]))
-    assert judge(both, 4) == Placement("both", 4)
+    assert placement_of(both, 4) == Placement("both", 4)
     rng = random.Random(1)
-    assert judge(placed(lambda _key: rng.randrange(4), 4), 4) == Placement("other", 4)
-    assert judge(placed(lambda key: int(key.rpartition(b"-")[2]), 4), 4) == Placement("other", 4)
+    assert placement_of(placed(lambda _key: rng.randrange(4), 4), 4) == Placement("other", 4)
+    assert placement_of(placed(lambda key: int(key.rpartition(b"-")[2]), 4), 4) == Placement("other", 4)
 
 
 def test_of_few_keys_and_of_one_partition_nothing_is_said() -> None:
-    assert judge(placed(murmur2, 4, KEYS[:11]), 4) is None
-    assert judge(placed(murmur2, 1), 1) is None
-    assert judge({0: {b""}}, 4) is None
-    assert judge({}, 4) is None
+    assert placement_of(placed(murmur2, 4, KEYS[:11]), 4) is None
+    assert placement_of(placed(murmur2, 1), 1) is None
+    assert placement_of({0: {b""}}, 4) is None
+    assert placement_of({}, 4) is None
