@@ -1,7 +1,7 @@
-"""Dead letters: a refused record as it came, with headers that say where it stood and what is wrong.
+"""The headers of dead letters: a refused record keeps its key, value and headers, and gets the reason as headers.
 
-Written with the names that Kafka itself is taking up for share groups (KIP-1191) and Headrace's own `dlq.*`;
-read in those of Kafka Connect (KIP-298), Kafka Streams (KIP-1034) and Spring as well.
+Headrace writes Kafka's own names for share groups (KIP-1191) and `dlq.*`. It also reads the headers of Kafka Connect
+(KIP-298), Kafka Streams (KIP-1034) and Spring.
 """
 
 import functools
@@ -27,13 +27,13 @@ STAGE = "dlq.stage"
 TIMESTAMP = "dlq.timestamp"
 REPLAY_COUNT = "dlq.replay.count"
 LEARNED = "dlq.learned"
-"""Set to `true` where the model had learned the record before a sink refused it: a replay must not teach it."""
+"""`true` if the model had learned the record before a sink refused it: a replay must not teach it again."""
 REPLAY_PROOF = "dlq.replay.proof"
-"""Header of a replayed record: without it the others of a replay do not count (`producers/replay_proof.py`)."""
+"""The signature of a replayed record: without it the other replay headers do not count (`replay_proof.py`)."""
 KEY_OMITTED = "dlq.key.omitted"
 HEADERS_OMITTED = "dlq.headers.omitted"
 VALUE_OMITTED = "dlq.value.omitted"
-"""How many bytes the record's key, headers or value has, where the dead letter had no room for it."""
+"""The size in bytes of the record's key, headers or value, if the dead letter had no room for it."""
 
 _OMITTED = {"key": KEY_OMITTED, "headers": HEADERS_OMITTED, "value": VALUE_OMITTED}
 _OWN = frozenset(
@@ -42,24 +42,23 @@ _OWN = frozenset(
 )
 _FOREIGN = ("__connect.errors.", "__streams.errors.", "kafka_dlt-")
 _MESSAGE_BYTES_MAX = 1_024
-# Whatever text has no more characters has no more bytes.
-_WHOLE_MAX = _MESSAGE_BYTES_MAX // 4
-# So many places, and so many kinds of reason, are kept rendered.
-_RENDERED_MAX = 4_096
+# UTF-8 has at most four bytes a character, so a text of this length needs no cut.
+_UNCUT_CHARACTERS_MAX = _MESSAGE_BYTES_MAX // 4
+_CACHED_MAX = 4_096
 
 
 _DELIVERED_ONCE = (DELIVERY_COUNT, b"1")
 _MALFORMED = (STATUS, b"400")
 _NEVER_REPLAYED = (REPLAY_COUNT, b"0")
-# A longer number is no place, time or count of Kafka's.
+# A longer number is not an offset, a time or a count of Kafka's.
 _DIGITS_MAX = 18
 
 
 class Reason(msgspec.Struct, frozen=True):
-    """Where a dead letter came from and why, in whichever dialect its headers are.
+    """The origin of a dead letter and the reason, read from the headers of any dialect.
 
-    `partition` and `offset` are -1 and `timestamp_ms` is None where the headers do not tell. `omitted` has the size in
-    bytes of what the dead letter had no room for: the record's `key`, `headers` or `value`.
+    Without such headers `partition` and `offset` are -1 and `timestamp_ms` is None. `omitted` has the size in bytes of
+    each part of the record that the dead letter had no room for: `key`, `headers` or `value`.
     """
 
     dialect: Dialect
@@ -76,7 +75,7 @@ class Reason(msgspec.Struct, frozen=True):
     omitted: Mapping[str, int] = {}
 
 
-def seal(
+def add_reason(
     headers: MessageHeaders | None,
     *,
     topic: str,
@@ -92,15 +91,15 @@ def seal(
     learned: bool = False,
     omitted: Mapping[str, int] | None = None,
 ) -> list[tuple[str, bytes | None]]:
-    """Return a refused record's headers in their order, then those that say why it was refused.
+    """Return a refused record's headers in their order, followed by the headers that give the reason.
 
-    Those of an earlier dead letter are replaced, whoever wrote them. `omitted` has the sizes of what was left out.
+    They replace those of an earlier dead letter. `omitted` has the sizes of the parts that were left out.
     """
-    sealed = [header for header in headers or () if header[0] not in _OWN]
-    # A flood of bad records comes through here: what is the same for many of them is rendered once.
-    in_topic, in_partition, for_group = _place(topic, partition, group)
-    with_code, of_field, at_stage = _kind(code, field, stage)
-    sealed += (
+    found = [header for header in headers or () if header[0] not in _OWN]
+    # Bad records may come in floods: the headers that many of them share are encoded once.
+    in_topic, in_partition, for_group = _origin_headers(topic, partition, group)
+    with_code, of_field, at_stage = _code_headers(code, field, stage)
+    found += (
         in_topic,
         in_partition,
         (OFFSET, b"%d" % offset),
@@ -115,31 +114,30 @@ def seal(
         (REPLAY_COUNT, b"%d" % replays) if replays else _NEVER_REPLAYED,
     )
     if learned:
-        sealed.append((LEARNED, b"true"))
+        found.append((LEARNED, b"true"))
     if omitted:
-        sealed += [(_OMITTED[part], b"%d" % size) for part, size in omitted.items()]
-    return sealed
+        found += [(_OMITTED[part], b"%d" % size) for part, size in omitted.items()]
+    return found
 
 
 def strip(headers: MessageHeaders | None) -> list[tuple[str, bytes | None]]:
-    """Return the headers that the record had before it was a dead letter, of whichever dialect."""
+    """Return the record's own headers, without those that any dialect adds to a dead letter."""
     return [h for h in headers or () if h[0] not in _OWN and not h[0].startswith(_FOREIGN)]
 
 
 def replay_count(headers: MessageHeaders | None) -> int:
-    """Return the count of replays that headers tell; 0 where none says so, or none that can be read."""
+    """Return the number of replays from the headers; 0 when it is missing or invalid."""
     return _integer(dict(headers or ()).get(REPLAY_COUNT), default=0)
 
 
 def is_learned(headers: MessageHeaders | None) -> bool:
-    """Tell whether a dead letter says that the model learned its record before a sink refused it."""
+    """Tell whether the model learned the record of a dead letter before a sink refused it."""
     return dict(headers or ()).get(LEARNED) == b"true"
 
 
 def read(headers: MessageHeaders | None) -> Reason:
-    """Read a dead letter's headers, in the dialect that they are in."""
-    # Where a name stands twice, the last one was added last. So was the last dialect, where a record was a dead letter
-    # of two systems: the newer one tells where it came from.
+    """Read the reason from a dead letter's headers, of any dialect."""
+    # A header that was added later comes later: of two headers with one name, or of two dialects, take the last.
     named = dict(headers or ())
     dialects = [_DIALECTS[name] for name, _ in headers or () if name in _DIALECTS]
     return dialects[-1](named) if dialects else Reason("none")
@@ -156,7 +154,7 @@ def _read_own(named: Mapping[str, bytes | None]) -> Reason:
         stage=_text(named.get(STAGE)),
         field=_text(named.get(FIELD)),
         message=_text(named.get(MESSAGE)),
-        timestamp_ms=_moment(_integer(named.get(TIMESTAMP), default=-1)),
+        timestamp_ms=_known_time(_integer(named.get(TIMESTAMP), default=-1)),
         replay_count=_integer(named.get(REPLAY_COUNT), default=0),
         omitted={part: _integer(named[name], default=0) for part, name in _OMITTED.items() if name in named},
     )
@@ -198,7 +196,7 @@ def _read_spring(named: Mapping[str, bytes | None]) -> Reason:
         group=_text(named.get("kafka_dlt-original-consumer-group")),
         code=_text(named.get("kafka_dlt-exception-cause-fqcn")) or _text(named.get("kafka_dlt-exception-fqcn")),
         message=_text(named.get("kafka_dlt-exception-message")),
-        timestamp_ms=_moment(_binary(named.get("kafka_dlt-original-timestamp"), default=-1)),
+        timestamp_ms=_known_time(_binary(named.get("kafka_dlt-original-timestamp"), default=-1)),
         replay_count=_integer(named.get(REPLAY_COUNT), default=0),
     )
 
@@ -209,25 +207,25 @@ _DIALECTS = {
     "__streams.errors.topic": _read_streams,
     "kafka_dlt-original-topic": _read_spring,
 }
-"""How to read a dead letter, by the header that names its topic."""
+"""The reader of each dialect, by the header that has the topic."""
 
 
-def _moment(timestamp_ms: int) -> int | None:
+def _known_time(timestamp_ms: int) -> int | None:
     return timestamp_ms if timestamp_ms >= 0 else None
 
 
-@functools.lru_cache(maxsize=_RENDERED_MAX)
-def _place(topic: str, partition: int, group: str) -> tuple[tuple[str, bytes], ...]:
+@functools.lru_cache(maxsize=_CACHED_MAX)
+def _origin_headers(topic: str, partition: int, group: str) -> tuple[tuple[str, bytes], ...]:
     return (TOPIC, _cut(topic)), (PARTITION, _cut(str(partition))), (GROUP, _cut(group))
 
 
-@functools.lru_cache(maxsize=_RENDERED_MAX)
-def _kind(code: str, field: str, stage: str) -> tuple[tuple[str, bytes], ...]:
+@functools.lru_cache(maxsize=_CACHED_MAX)
+def _code_headers(code: str, field: str, stage: str) -> tuple[tuple[str, bytes], ...]:
     return (CODE, _cut(code)), (FIELD, _cut(field)), (STAGE, _cut(stage))
 
 
 def _cut(text: str) -> bytes:
-    if len(text) <= _WHOLE_MAX:
+    if len(text) <= _UNCUT_CHARACTERS_MAX:
         return text.encode("utf-8", "replace")
     return text.encode(errors="replace")[:_MESSAGE_BYTES_MAX].decode(errors="ignore").encode()
 
@@ -237,7 +235,7 @@ def _text(value: bytes | None) -> str:
 
 
 def _integer(value: bytes | None, *, default: int) -> int:
-    """Read a number that is 0 or more; the default where the digits are none, or too many."""
+    """Read a decimal number of 0 or more; return the default for anything else."""
     return int(value) if value and value.isdigit() and len(value) <= _DIGITS_MAX else default
 
 

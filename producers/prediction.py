@@ -1,4 +1,4 @@
-"""A prediction on its way out: the record that the predictions topic and the HTTP sink get."""
+"""A prediction as the predictions topic and the HTTP sink get it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,20 +8,20 @@ import msgspec
 from headrace.producers.record_size import MessageHeaders
 
 TRACE_HEADERS = frozenset({"traceparent", "tracestate", "baggage"})
-"""W3C headers that pass from a record to its prediction."""
+"""W3C headers that are copied from a record to its prediction."""
 BYTES_MAX = 900_000
-"""A prediction must fit a topic with Kafka's default limit of a megabyte."""
+"""The largest prediction in bytes; it must fit a topic with Kafka's default limit of a megabyte."""
 
 
 class ModelVersion(msgspec.Struct, frozen=True):
-    """Which model answered: its name, and the version (a snapshot's number) that it grew from."""
+    """The model that answered: its name, and the number of its latest snapshot."""
 
     name: str
     version: int
 
 
 class SourceRecord(msgspec.Struct, frozen=True):
-    """Where the record stood that was answered. Readers tell duplicates by it."""
+    """The record that was answered. Consumers find duplicates by it."""
 
     topic: str
     partition: int
@@ -29,7 +29,7 @@ class SourceRecord(msgspec.Struct, frozen=True):
 
 
 class Prediction(msgspec.Struct, frozen=True):
-    """What the model answered before it learned from the record. `ts` is milliseconds since 1970."""
+    """The model's answer, made before it learned the record. `ts` is in milliseconds since 1970."""
 
     id: str
     prediction: Any
@@ -40,20 +40,20 @@ class Prediction(msgspec.Struct, frozen=True):
 
 
 def _plain(value: Any) -> Any:
-    # numpy's scalars are what some of River's models answer with.
+    # Some of River's models answer with numpy's scalars.
     if hasattr(value, "item"):
         return value.item()
     raise TypeError(f"a prediction can't be a {type(value).__name__}")
 
 
 encode_plain = msgspec.json.Encoder(enc_hook=_plain).encode
-"""Encode anything that JSON can hold, numpy's scalars among it."""
+"""Encode any JSON value, numpy's scalars included."""
 
 
 def encode(
     *, id_: str, prediction: Any, proba: Mapping[Any, Any] | None, model: ModelVersion, source: SourceRecord, ts: int
 ) -> bytes:
-    """Encode a prediction as a JSON object. A number that is not finite becomes null, as JSON has none."""
+    """Encode a prediction as a JSON object. JSON has no NaN or infinity: such a number becomes null."""
     return encode_plain(
         Prediction(
             id_,
@@ -67,12 +67,12 @@ def encode(
 
 
 def trace(headers: MessageHeaders | None) -> MessageHeaders | None:
-    """Return the headers of a record that pass to its prediction, None for none."""
+    """Return a record's trace headers; None when it has none."""
     return [header for header in headers or () if header[0] in TRACE_HEADERS] or None
 
 
 def class_name(label: Any) -> str:
-    """Name a class as `proba` has it: JSON's own words for booleans, digits for whole numbers, numpy's as well."""
+    """Return the name of a class in `proba`: `true` or `false` for booleans, digits for whole numbers."""
     if label is True:
         return "true"
     if label is False:

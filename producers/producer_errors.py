@@ -1,8 +1,8 @@
-"""What each of Kafka's errors means to who sends: which pass by themselves, and what mends the others.
+"""Sorts Kafka's error codes for producers: which pass by themselves, and what to do about the others.
 
-An error that no waiting mends and that is waited for holds the pipeline up for ever; one that passes and is not waited
-for ends it for nothing. So every code that the client knows stands here once, whether a producer is likely to see it or
-not. What Kafka itself calls retriable passes, and so does what a new producer does not meet again.
+To wait for an error that does not pass would stop the pipeline for ever; to give up on one that passes would end it for
+no reason. So every code of the client is listed once. An error passes if Kafka calls it retriable, or if a new producer
+does not get it again.
 """
 
 from typing import Literal
@@ -10,8 +10,8 @@ from typing import Literal
 from confluent_kafka import KafkaError
 
 SendErrorMeaning = Literal["passes", "stale", "large", "record", "topic", "right", "setting"]
-"""Whether a fault passes, says that the group has moved on, or will never pass: for the record's size, the record
-itself, its topic, a right that is missing, or a setting of the client or the broker."""
+"""The error passes by itself; the group has a new generation; or it does not pass, because of the record's size, the
+record itself, its topic, a missing right, or a setting of the client or the broker."""
 
 _CODES: dict[SendErrorMeaning, str] = {
     "passes": """
@@ -72,7 +72,7 @@ _CODES: dict[SendErrorMeaning, str] = {
 MEANINGS: dict[int, SendErrorMeaning] = {
     getattr(KafkaError, name): meaning for meaning, names in _CODES.items() for name in names.split()
 }
-"""What each code of the client means."""
+"""The meaning of each error code."""
 
 _WORDS: dict[SendErrorMeaning, tuple[str, str]] = {
     "large": (
@@ -80,43 +80,43 @@ _WORDS: dict[SendErrorMeaning, tuple[str, str]] = {
         "raise max.message.bytes of the predictions and dead-letter topics above that of the features",
     ),
     "record": (
-        "Kafka will never take a record of the batch",
-        "set cleanup.policy=delete on the output topics: a compacted one takes no record without a key",
+        "Kafka refuses a record of the batch",
+        "set cleanup.policy=delete on the output topics: a compacted topic refuses a record without a key",
     ),
     "topic": (
-        "an output topic is not there, or has too few partitions",
-        "give the predictions and dead-letter topics as many partitions as the features topic",
+        "an output topic does not exist, or has too few partitions",
+        "give the predictions and dead-letter topics as many partitions as the features topic has",
     ),
     "right": (
         "Kafka denies it",
-        "give the user WRITE on the output topics and on transactional ids that start with the name",
+        "give the user WRITE on the output topics, and on transactional ids that start with the pipeline's name",
     ),
     "setting": (
-        "Kafka does not take a request as it is",
-        "look at [kafka.librdkafka], and at the broker's own settings and version; `headrace doctor` asks each",
+        "Kafka refuses a request",
+        "check [kafka.librdkafka], and the broker's own settings and version (`headrace doctor`)",
     ),
 }
 _OF_CODES: dict[int, tuple[str, str]] = {
     KafkaError.OFFSET_METADATA_TOO_LARGE: (
-        "the broker keeps too little beside an offset",
-        "set offset.metadata.max.bytes to 4096, the default, or more",
+        "the broker's limit for the metadata of an offset is too low",
+        "set the broker's offset.metadata.max.bytes to 4096, the default, or more",
     ),
     KafkaError.INVALID_TRANSACTION_TIMEOUT: (
-        "the broker lets no transaction stay open for as long",
+        "the broker allows only a shorter transaction timeout",
         "lower transaction.timeout.ms in [kafka.librdkafka], or raise the broker's transaction.max.timeout.ms",
     ),
     KafkaError.POLICY_VIOLATION: (
         "a policy of the broker forbids it",
-        "ask who runs the broker what its policies want of the output topics and their records",
+        "ask the broker's administrator about its policies for the output topics and their records",
     ),
 }
 
 
 def meaning_of(code: int) -> SendErrorMeaning:
-    """Return the meaning of a code. A code that this release does not know counts as an outage that passes."""
+    """Return the meaning of a code. An unknown code counts as an outage that passes."""
     return MEANINGS.get(code, "passes")
 
 
 def refusal(code: int) -> tuple[str, str] | None:
-    """Return what to say of a code that no waiting mends, and what mends it; None for one that passes or is stale."""
+    """Return the message and the hint for a code that does not pass; None for one that passes or is stale."""
     return _OF_CODES.get(code) or _WORDS.get(meaning_of(code))

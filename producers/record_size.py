@@ -1,7 +1,7 @@
-"""How large a record is to a broker, which compares its whole batch with a topic's `max.message.bytes`.
+"""Computes the size of a record as the broker does, which compares a whole batch with `max.message.bytes`.
 
-A record that is too large for any batch but its own is weighed alone: the batch's header, and the record as format 2
-writes it (KIP-98). The size is that before compression, so that it does not depend on what else is in the batch.
+The size is that of a batch with this record alone, in record format 2 (KIP-98), before compression: so it does not
+depend on the other records of the real batch.
 """
 
 import sys
@@ -13,27 +13,27 @@ import msgspec
 MessageHeaders = Sequence[tuple[str, bytes | None]]
 
 PLAIN_BYTES_MAX = 88
-"""What a record without headers has at most besides its key and value: 61 bytes of the batch, and its own numbers."""
+"""The most bytes of a record without headers besides its key and value: 61 for the batch, the rest for lengths."""
 HEADER_BYTES_MAX = 10
-"""What a header has at most besides its name and value."""
+"""The most bytes of a header besides its name and value."""
 
 _BATCH_BYTES = 61
 # librdkafka's own default.
 _BATCH_SIZE = 1_000_000
-# Attributes, and the distances to the batch's time and offset, which are 0 for its first record.
+# The attributes, and the differences to the batch's first timestamp and offset, which are 0 for the first record.
 _FIXED_BYTES = 3
 _SEVEN_BITS = 7
 
 
 class SizeLimits(msgspec.Struct, frozen=True):
-    """The largest batch that each output topic takes, in bytes."""
+    """The largest batch of each output topic, in bytes."""
 
     predictions: int = sys.maxsize
     dead_letters: int = sys.maxsize
 
     @property
     def batch(self) -> int:
-        """The largest batch that both topics take."""
+        """The largest batch that both topics allow."""
         return min(self.predictions, self.dead_letters)
 
 
@@ -46,9 +46,9 @@ def record_bytes(key: bytes | None, value: bytes | None, headers: MessageHeaders
 
 
 def batch_bytes(settings: Mapping[str, Any], bytes_max: int | None) -> int:
-    """Return librdkafka's `batch.size` for topics that take batches of this size at most.
+    """Return librdkafka's `batch.size` for topics whose largest batch has `bytes_max` bytes.
 
-    A broker refuses a batch of many small records as it does a single large one.
+    A broker refuses a batch of many small records as it refuses a single large one.
     """
     asked = int(settings.get("batch.size", _BATCH_SIZE))
     return asked if bytes_max is None else min(asked, bytes_max)
@@ -59,5 +59,5 @@ def _field_bytes(field: bytes | None) -> int:
 
 
 def _number_bytes(number: int) -> int:
-    """Return how many bytes a length takes: zigzag, which doubles it, and then seven bits a byte."""
+    """Return the number of bytes of a length: zigzag doubles it, and a byte holds seven bits."""
     return max(1, -(-(2 * number).bit_length() // _SEVEN_BITS))

@@ -1,9 +1,8 @@
-"""The proof that a record is a replay of this pipeline's: only with it do the headers that control a replay count.
+"""The signature by which a replayed record is known: without it the headers of a replay do not count.
 
-Anyone may write a header, and tools copy them along. So a replay signs what it says of a record (how often it was
-replayed, and whether the model has learned it) together with the record itself and its partition. The secret is the
-partition's own: it rides in the mark of the committed offsets and in every snapshot, so it is the same as long as the
-history is, and relearning comes to the same verdicts.
+Anyone can write headers, and tools copy them. So a replay signs its claims (the number of replays, and whether the
+model has learned the record) together with the record and its partition. Each partition has its own secret, kept in the
+metadata of the committed offset and in every snapshot: relearning the same history accepts the same signatures.
 """
 
 import hashlib
@@ -20,25 +19,25 @@ _SECRET_BYTES = 16
 
 
 class ReplayClaim(msgspec.Struct, frozen=True):
-    """What a replay says of a record: how often it was replayed, and whether the model has learned it before."""
+    """The claims of a replay: the number of replays, and whether the model has learned the record before."""
 
     count: int = 0
     learned: bool = False
 
 
 NEVER = ReplayClaim()
-"""What is true of a record that no replay has sent, whatever its headers say."""
+"""The claims of a record that no replay has sent, or whose signature is wrong."""
 
 
 def new_secret() -> str:
-    """Make the secret of a partition whose history begins."""
+    """Make the secret of a partition whose first record is about to be learned."""
     return secrets.token_hex(_SECRET_BYTES)
 
 
 def sign(
     claim: ReplayClaim, *, secret: str, topic: str, partition: int, key: bytes | None, value: bytes | None
 ) -> list[tuple[str, bytes]]:
-    """Return the headers with which a replay sends a record to a partition."""
+    """Return the headers of a replay: its claims, and their signature."""
     headers = [(REPLAY_COUNT, b"%d" % claim.count)]
     if claim.learned:
         headers.append((LEARNED, b"true"))
@@ -51,7 +50,7 @@ def is_claimed(headers: MessageHeaders) -> bool:
 
 
 def read(headers: MessageHeaders | None, *, secret: str, topic: str, record: Any) -> ReplayClaim:
-    """Return what a replay of this pipeline's says of a record, and NEVER where no such replay has sent it.
+    """Return the signed claims of a replayed record; NEVER for any other record.
 
     The record has `partition`, `key` and `value`.
     """
@@ -63,5 +62,5 @@ def read(headers: MessageHeaders | None, *, secret: str, topic: str, record: Any
     return claim if secret and hmac.compare_digest(wanted, named[REPLAY_PROOF] or b"") else NEVER
 
 
-def _signature(secret: str, *said: Any) -> bytes:
-    return hmac.new(secret.encode(), msgspec.msgpack.encode(said), hashlib.sha256).hexdigest().encode()
+def _signature(secret: str, *signed: Any) -> bytes:
+    return hmac.new(secret.encode(), msgspec.msgpack.encode(signed), hashlib.sha256).hexdigest().encode()

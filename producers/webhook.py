@@ -1,6 +1,6 @@
-"""The optional HTTP sink: each batch's predictions POSTed as JSON lines, before they are committed.
+"""The optional HTTP sink: POSTs the predictions of each batch as JSON lines, before they are committed.
 
-An HTTP server knows no transactions, so it may get a batch again after a crash; each line's `source` tells.
+HTTP has no transactions: after a crash the server may get a batch again. It finds duplicates by the `source` of a line.
 """
 
 import email.utils
@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import urllib3
 
-# Too large is a batch, as a rule: its halves may be taken.
+# A server that finds a batch too large (413) may accept its halves.
 _REFUSED = frozenset(
     {
         http.HTTPStatus.BAD_REQUEST,
@@ -22,12 +22,12 @@ _REFUSED = frozenset(
 _RETRY_AFTER_MAX_S = 300.0
 _WORDS_BYTES = 200
 _CHUNK_BYTES = 4_096
-# A longer answer costs a new connection.
+# After a longer answer the connection is closed.
 _READ_BYTES_MAX = 65_536
 
 
 class WebhookAway(Exception):
-    """Raised when the server can't take the batch for now. `after_s`: when it asked to be tried again."""
+    """Raised when the server can't accept the batch now. `after_s`: the wait that it asked for."""
 
     status = 503
     hint = "nothing is lost: the pipeline waits for the HTTP sink and goes on by itself"
@@ -38,9 +38,9 @@ class WebhookAway(Exception):
 
 
 class Webhook:
-    """POST predictions to `url`; `timeout_s` bounds each answer, in seconds.
+    """POST predictions to `url`, with `timeout_s` seconds for each answer.
 
-    A user and password in the URL are sent as curl sends them. `conceal` keeps secrets out of the server's words.
+    A user and password in the URL are sent as basic authentication. `conceal` removes secrets from the server's answer.
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class Webhook:
         self._pool = urllib3.PoolManager(timeout=urllib3.Timeout(total=timeout_s), retries=False, maxsize=1, block=True)
 
     def send(self, lines: Sequence[bytes]) -> dict[int, str]:
-        """Send lines and return those that were refused, by position, with the server's words.
+        """Send lines; return the refused ones by position, each with the server's message.
 
-        A batch that is refused as a whole is halved until the lines to blame are found. Raises WebhookAway.
+        A refused batch is halved until the wrong lines are found. Raises WebhookAway.
         """
         refusal = self.post(lines)
         if refusal is None:
@@ -69,7 +69,7 @@ class Webhook:
         return {**first, **{middle + position: words for position, words in second.items()}}
 
     def post(self, lines: Sequence[bytes]) -> str | None:
-        """Return None when the lines were taken, the server's words when they were refused. Raises WebhookAway."""
+        """Return None when the lines were accepted, the server's message when not. Raises WebhookAway."""
         if not lines:
             return None
         until = time.monotonic() + self._timeout_s
@@ -82,7 +82,7 @@ class Webhook:
                 redirect=False,
                 preload_content=False,
             )
-            # As a whole, before it is cut: half a secret would not be known.
+            # Conceal before the cut: a secret that is cut in half would not be found.
             words = self._conceal(_words(answer, until=until)).encode()[:_WORDS_BYTES].decode(errors="ignore").strip()
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise WebhookAway(f"the HTTP sink does not answer: {self._conceal(str(error))}") from error
@@ -97,9 +97,9 @@ class Webhook:
 
 
 def _words(answer: urllib3.BaseHTTPResponse, *, until: float) -> str:
-    """Read the beginning of the answer's body, at least, and leave the rest: a server may let it drip for ever.
+    """Read the answer's body up to a size and a time: a server may send it for ever.
 
-    A connection whose answer was read to its end is used again.
+    The connection of an answer that was read to its end is reused.
     """
     words = b""
     while chunk := answer.read1(_CHUNK_BYTES):
@@ -119,9 +119,9 @@ def _credentials(url: str) -> dict[str, str]:
 
 
 def retry_after_s(value: str | None, *, now_s: float) -> float | None:
-    """Read a Retry-After header (RFC 9110): seconds or a date; None when there is none that can be read.
+    """Read a Retry-After header (RFC 9110), seconds or a date; None when it is missing or invalid.
 
-    At most five minutes are granted: a date in a wrong year must not stop the stream.
+    At most five minutes: a date in a wrong year must not stop the stream.
     """
     if value is None:
         return None

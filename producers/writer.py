@@ -1,7 +1,7 @@
-"""Writes outside of the stream: a user's records into a topic, or replayed ones in transactions of their own.
+"""Writes records outside of the stream: those of a user (`produce`), or those of a replay.
 
-`Feed` takes records one by one and checks each delivery. `Writer` sends a handful of records, to any topics,
-in one transaction with a group's offsets: all of it is there afterwards, or none.
+`Feed` sends records one by one and checks each delivery. `Writer` sends some records, to any topics, in one transaction
+with a group's offsets.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from headrace.producers.producer_errors import refusal
 from headrace.producers.record_size import PLAIN_BYTES_MAX, MessageHeaders, batch_bytes, record_bytes
 
 Delivered = Callable[[int, int], None]
-"""Gets the partition and the offset that Kafka gave a record; both are -1 when it was refused."""
+"""Called with the partition and the offset of a record; both are -1 when it was refused."""
 
 _CALL_S = 5.0
 _OPEN_S = 30.0
@@ -27,23 +27,22 @@ _HANG_S = 20.0
 _POLL_RECORDS = 100
 _SETTINGS = {
     "log_level": 0,
-    # Java's way to choose a partition, so that a key keeps its own whichever client writes.
+    # Java's partitioner, so that a key has the same partition for every client.
     "partitioner": "murmur2_random",
-    # Records without a key are spread one by one; a small file would else land in one partition.
+    # Choose a partition for each record without a key; otherwise a small file goes to one partition.
     "sticky.partitioning.linger.ms": 0,
-    # The broker judges what is too large: it knows each topic's limit.
+    # Let the broker refuse records that are too large: it knows each topic's limit.
     "message.max.bytes": 100_000_000,
     "queue.buffering.max.messages": 50_000,
     "queue.buffering.max.kbytes": 262_144,
     "linger.ms": 5,
     "retry.backoff.ms": 5,
-    # As the pipeline's own clients: a broker that is back is found within a second, and who has none to ask begins with
-    # the bootstrap servers again.
+    # As for the pipeline's consumers (`client_properties`): reconnect soon, and return to the bootstrap servers.
     "reconnect.backoff.max.ms": 1_000,
     "metadata.recovery.rebootstrap.trigger.ms": 5_000,
 }
-# With more on their way an idempotent client was seen never to deliver what a broker had frozen on (librdkafka #4134),
-# and to take most of a core meanwhile; on one connection the records went out no faster.
+# With more requests in flight, an idempotent client never delivered the records of a broker that had frozen, and used
+# most of a core (librdkafka #4134). One connection is not slower.
 _FEED_SETTINGS = {"max.in.flight.requests.per.connection": 1}
 _AWAY = frozenset({KafkaError._MSG_TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN})  # noqa: SLF001 librdkafka's own codes start with an underscore
 _PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})  # noqa: SLF001
@@ -61,7 +60,7 @@ _DENIED = frozenset(
 
 
 class Outbound(msgspec.Struct, frozen=True, gc=False):
-    """One record and where it goes. Without a partition its key chooses one; `timestamp_ms` 0 means now."""
+    """One record to send. Without a partition its key chooses one; a `timestamp_ms` of 0 means now."""
 
     topic: str
     partition: int | None
@@ -72,21 +71,21 @@ class Outbound(msgspec.Struct, frozen=True, gc=False):
 
 
 class WriterAway(Exception):
-    """Raised when Kafka did not confirm in time; whether the last transaction counts, its readers will know."""
+    """Raised when Kafka did not confirm in time; the last transaction may be committed or not."""
 
     status = 503
-    hint = "run it again when Kafka answers: it goes on where it stood, and nothing is sent twice"
+    hint = "run it again when Kafka answers: it continues where it stopped, and sends nothing twice"
 
 
 class WriterFenced(Exception):
     """Raised when another writer of the same transactional id has taken over."""
 
     status = 409
-    hint = "wait until the other one is done, then run it again: what it left is sent, and nothing twice"
+    hint = "wait until the other one has ended, then run it again: it sends the rest, and nothing twice"
 
 
 class WriterRefused(Exception):
-    """Raised when Kafka will never take the records as things are."""
+    """Raised when Kafka refuses the records until something is changed."""
 
     status = 400
 
@@ -96,11 +95,11 @@ class WriterRefused(Exception):
 
 
 class Feed:
-    """Put records into `topic`; each is taken or counted as refused within `timeout_s` seconds.
+    """Send records to `topic`; each is acknowledged, or counted as refused, within `timeout_s` seconds.
 
-    `fault` holds the first refusal's words, and `away` tells that Kafka itself does not answer. To hear of each
-    delivery costs as much again as the sending; without `each` only refusals are heard of. What is larger than
-    `bytes_max` is refused here: a broker would refuse with it what it comes with.
+    `fault` holds the message of the first refusal; `away` is true when Kafka does not answer. With `each`, every
+    delivery is reported, which doubles the cost; otherwise only refusals are. Records larger than `bytes_max` are
+    refused here, since a broker would refuse the whole batch.
     """
 
     def __init__(
@@ -129,19 +128,19 @@ class Feed:
         self.away = False
 
     @property
-    def taken(self) -> int:
-        """How many records Kafka has taken, as far as it has answered."""
+    def acked(self) -> int:
+        """The number of records that Kafka has acknowledged so far."""
         return self._sent - self.refused - len(self._producer)
 
     def send(self, value: bytes, key: bytes | None, delivered: Delivered | None = None) -> None:
-        """Hand a record over, waiting while the queue is full. Refusals are counted, not raised."""
+        """Queue a record; wait while the queue is full. Refusals are counted, not raised."""
         assert self._each or delivered is None
         report = self._report if delivered is None else partial(self._report, delivered=delivered)
         self._sent += 1
         if self._bytes_max is not None and (size := _size(key, value, self._bytes_max)) > self._bytes_max:
             self.refused += 1
             self.fault = self.fault or (
-                f"one has {size} bytes, and {self._topic} takes {self._bytes_max} (max.message.bytes)"
+                f"a record has {size} bytes; the limit of {self._topic} is {self._bytes_max} (max.message.bytes)"
             )
             if delivered is not None:
                 delivered(-1, -1)
@@ -150,7 +149,7 @@ class Feed:
             try:
                 self._producer.produce(self._topic, value, key, on_delivery=report)
             except BufferError:
-                # What is queued is answered or given up in bounded time, so there will be room.
+                # Each queued record is answered or given up within `timeout_s`, so this ends.
                 self._producer.poll(0.1)
             except KafkaException as error:
                 report(error.args[0], None)
@@ -161,12 +160,12 @@ class Feed:
             self._producer.poll(0)
 
     def poll(self) -> bool:
-        """Take in what Kafka has answered; tell whether it has answered about every record."""
+        """Handle Kafka's answers; tell whether it has answered for every record."""
         self._producer.poll(0)
         return not len(self._producer)
 
     def finish(self) -> None:
-        """Wait until each record is taken or refused."""
+        """Wait until every record is acknowledged or refused."""
         left = self._producer.flush(self._timeout_s + _CALL_S)
         if left:
             self.refused += left
@@ -185,9 +184,9 @@ class Feed:
 
 
 class Writer:
-    """Send records and a group's offsets, all or nothing, under one transactional id.
+    """Send records and a group's offsets in transactions of one transactional id.
 
-    `batch_bytes_max` is the largest batch that all topics take which it writes to.
+    `batch_bytes_max` is the largest batch that all its topics allow.
     """
 
     def __init__(
@@ -203,19 +202,19 @@ class Writer:
         self._fault: tuple[KafkaError, str] | None = None
 
     def open(self) -> None:
-        """Fence an earlier writer of this id, end what it left open, and be ready to write."""
+        """Initialise transactions: this fences an earlier writer of the id and aborts its open transaction."""
         self._producer = Producer(self._settings)
         try:
-            self._insist("init_transactions", self._producer.init_transactions, for_s=_OPEN_S)
+            self._retry("init_transactions", self._producer.init_transactions, for_s=_OPEN_S)
         except KafkaException as error:
-            raise self._why(error.args[0]) from error
+            raise self._error(error.args[0]) from error
 
     def write(
         self, messages: Sequence[Outbound], *, topic: str, offsets: Mapping[int, int], metadata: str, membership: Any
     ) -> None:
         """Send messages and commit offsets of `topic` in one transaction; return when it is confirmed.
 
-        Raises WriterAway, WriterFenced or WriterRefused; the writer can't be used any more then.
+        Raises WriterAway, WriterFenced or WriterRefused; the writer can't be used afterwards.
         """
         producer = self._producer
         assert producer is not None
@@ -227,13 +226,13 @@ class Writer:
                 self._produce(producer, message)
             if places:
                 _bounded("send_offsets_to_transaction", producer.send_offsets_to_transaction, places, membership)
-            self._insist("commit_transaction", producer.commit_transaction, for_s=_COMMIT_S)
+            self._retry("commit_transaction", producer.commit_transaction, for_s=_COMMIT_S)
         except KafkaException as error:
             self._abort(producer, error.args[0])
-            raise self._why(error.args[0]) from error
+            raise self._error(error.args[0]) from error
 
     def close(self) -> None:
-        """Let go of the connection. An open transaction is ended by the next writer of this id."""
+        """Close the connection. The next writer of this id aborts an open transaction."""
         if self._producer is not None:
             self._producer.purge()
             self._producer = None
@@ -253,8 +252,8 @@ class Writer:
         if fault is not None and self._fault is None:
             self._fault = fault, message.topic()
 
-    def _insist(self, name: str, call: Callable[..., Any], *, for_s: float) -> None:
-        """Call again what only ran out of time: it goes on where it stood."""
+    def _retry(self, name: str, call: Callable[..., Any], *, for_s: float) -> None:
+        """Repeat a call after a timeout: librdkafka continues it where it stopped."""
         until = time.monotonic() + for_s
         while True:
             try:
@@ -267,21 +266,21 @@ class Writer:
                 return
 
     def _abort(self, producer: Producer, fault: KafkaError) -> None:
-        # Readers need not wait for the broker to time the transaction out. Where this fails too, they do.
+        # Without an abort, readers wait until the broker's transaction timeout.
         if not fault.fatal() and not fault.retriable():
             with contextlib.suppress(KafkaException, WriterAway):
                 _bounded("abort_transaction", producer.abort_transaction)
 
-    def _why(self, fault: KafkaError) -> Exception:
+    def _error(self, fault: KafkaError) -> Exception:
         words = fault.str()
         if self._fault is not None:
             first, topic = self._fault
             words += f" ({topic}: {first.str()})"
             if refusal(first.code()) is not None:
-                # The transaction itself may only say that it can't go on.
+                # The transaction's own error may only say that it can't continue.
                 fault = first
         if fault.code() in _FENCED:
-            return WriterFenced(f"another replay has taken over, or this one stood still for too long: {words}")
+            return WriterFenced(f"another replay has taken over, or this one paused for too long: {words}")
         if fault.code() in _TOO_LARGE:
             return WriterRefused(
                 f"a record is too large for its topic: {words}", hint="raise the topic's max.message.bytes"
@@ -293,17 +292,17 @@ class Writer:
             )
         if (found := refusal(fault.code())) is not None:
             return WriterRefused(f"{found[0]}: {words}", hint=found[1])
-        return WriterAway(f"Kafka did not take the records: {words}")
+        return WriterAway(f"Kafka did not accept the records: {words}")
 
 
 def _size(key: bytes | None, value: bytes, bytes_max: int) -> int:
-    """Return a record's size in bytes; one that is far below the limit is not measured."""
-    most = len(key or b"") + len(value) + PLAIN_BYTES_MAX
-    return most if most <= bytes_max else record_bytes(key, value, None)
+    """Return a record's size in bytes: an upper bound if that is below the limit, otherwise the exact size."""
+    size_max = len(key or b"") + len(value) + PLAIN_BYTES_MAX
+    return size_max if size_max <= bytes_max else record_bytes(key, value, None)
 
 
 def _bounded(name: str, call: Callable[..., Any], *args: Any) -> None:
-    """Call what may hang in C beyond its own timeout, in a thread that is left behind if it does."""
+    """Run a call in a thread of its own, and abandon the thread if the C client hangs beyond its own timeout."""
     faults: list[BaseException] = []
 
     def run() -> None:

@@ -69,7 +69,7 @@ def produce(
             feed.finish()
             _summarise(feed, topic, time.monotonic() - started, wait=wait, json=json)
     if feed.away:
-        raise ProduceAway(f"Kafka took {feed.taken:,} records and then no more: {feed.fault}")
+        raise ProduceAway(f"Kafka took {feed.acked:,} records and then no more: {feed.fault}")
     if missing:
         sys.stderr.write(
             f"{missing:,} have no outcome after {timeout_s:g} s\n  → `headrace status` tells what it waits for\n"
@@ -179,12 +179,12 @@ def _opened(file: Path | None) -> Iterator[BinaryIO]:
 def _summarise(feed: Feed, topic: str, took_s: float, *, wait: bool, json: bool) -> None:
     """Print the number of records that Kafka has taken; to stderr with `wait`, as stdout has the outcomes."""
     if feed.refused:
-        sys.stderr.write(f"{feed.refused:,} of {feed.taken + feed.refused:,} records were not taken: {feed.fault}\n")
+        sys.stderr.write(f"{feed.refused:,} of {feed.acked + feed.refused:,} records were not taken: {feed.fault}\n")
     if json and not wait:
-        _write_line(as_json({"records": feed.taken, "topic": topic, "refused": feed.refused}))
+        _write_line(as_json({"records": feed.acked, "topic": topic, "refused": feed.refused}))
     elif not json:
-        noun = "record" if feed.taken == 1 else "records"
-        summary = f"{feed.taken:,} {noun} to {topic} in {took_s:.1f} s\n"
+        noun = "record" if feed.acked == 1 else "records"
+        summary = f"{feed.acked:,} {noun} to {topic} in {took_s:.1f} s\n"
         (sys.stderr if wait else data).write(summary)
 
 

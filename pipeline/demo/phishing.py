@@ -31,7 +31,7 @@ def feed(project: Project) -> int:
     feed.finish()
     if feed.fault:
         raise ClaimFailed(f"Kafka did not take the Phishing data: {feed.fault}")
-    return feed.taken
+    return feed.acked
 
 
 def phishing(screen: Screen, project: Project, *, exact: bool) -> None:

@@ -55,7 +55,7 @@ class DeadLetter(msgspec.Struct, frozen=True, gc=False):
         """
         record, refusal = self.record, self.refusal
         say = _abridged if self.brief else str
-        return deadletter.seal(
+        return deadletter.add_reason(
             None if "headers" in self.omitted else record.headers,
             topic=self.topic,
             partition=record.partition,

@@ -61,8 +61,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         name="stored keys not looked at",
         file="pipeline/recovery/key_placement.py",
-        old="kept = judge(stored, partitions)",
-        new="kept = judge({}, partitions)",
+        old="kept = placement_of(stored, partitions)",
+        new="kept = placement_of({}, partitions)",
         test="pipeline/recovery/test_key_placement.py::test_the_stores_keys_are_looked_at_and_a_store_that_is_away_is_no_harm",
         says="IndexError",
     ),

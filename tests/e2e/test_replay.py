@@ -113,7 +113,7 @@ def config_of(project: Project, **flags: Any) -> Config:
 def seal(
     project: Project, *, partition: int, offset: int, code: str = "not_json", headers: Headers = (), **more: Any
 ) -> list[tuple[str, bytes | None]]:
-    return deadletter.seal(
+    return deadletter.add_reason(
         headers,
         topic=project.features,
         partition=partition,

@@ -236,7 +236,7 @@ def test_an_output_that_is_compacted_under_the_pipeline_ends_it(project: Make) -
         admin.incremental_alter_configs([resource])[resource].result(10)
         p.produce(values(10, seed=1), partition=0)
         log = _ends(run)
-    assert "Kafka will never take a record of the batch" in log
+    assert "Kafka refuses a record of the batch" in log
     assert "→ set cleanup.policy=delete on the output topics" in log
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.producers.deadletter import REPLAY_COUNT, Reason, is_learned, read, replay_count, seal, strip
+from headrace.producers.deadletter import REPLAY_COUNT, Reason, add_reason, is_learned, read, replay_count, strip
 
 NAMES = st.text(max_size=20).filter(lambda name: not name.startswith(("__dlq.", "dlq.")))
 HEADERS = st.lists(st.tuples(NAMES, st.none() | st.binary(max_size=20)), max_size=8)
@@ -25,7 +25,7 @@ def sealed(headers: Any = None, **more: Any) -> list[tuple[str, bytes | None]]:
         "message": "no JSON",
         "timestamp_ms": 1_700_000_000_000,
     }
-    return seal(headers, **{**told, **more})
+    return add_reason(headers, **{**told, **more})
 
 
 def test_the_headers_say_where_it_stood_and_why_it_was_refused_in_utf8() -> None:

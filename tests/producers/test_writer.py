@@ -13,7 +13,7 @@ def test_a_record_that_is_larger_than_its_topic_takes_is_refused_before_it_is_se
     room = LIMIT - record_bytes(b"k", b"", None) - 2
     feed.send(b"x" * (room + 1), b"k", lambda *place: told.append(place))
     assert (feed.refused, told) == (1, [(-1, -1)])
-    assert feed.fault == f"one has {LIMIT + 1} bytes, and in takes {LIMIT} (max.message.bytes)"
+    assert feed.fault == f"a record has {LIMIT + 1} bytes; the limit of in is {LIMIT} (max.message.bytes)"
     assert not feed.away
     feed.send(b"x" * room, b"k", lambda *_: None)
     assert feed.refused == 1, "this one is the broker's to judge"
