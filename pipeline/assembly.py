@@ -69,6 +69,18 @@ def warm(config: Config) -> None:
         importlib.import_module("headrace.pipeline.engine.columnar").warm(machine=not by_key)
 
 
+def tell_models(config: Config, partitions: int) -> None:
+    """Log that the partitions have a model each, if there are several: many users expect one model for all records."""
+    if config.model.scope == "partition" and partitions > 1:
+        log.info(
+            "each partition has its own model",
+            partitions=partitions,
+            share=f"each model sees about 1/{partitions} of the records",
+            hint='model.scope = "global" merges the models of all workers, "key" keeps one for each Kafka key; '
+            "a features topic with one partition has one model",
+        )
+
+
 def has_numba() -> bool:
     """Tell whether this machine can compile kernels."""
     return importlib.util.find_spec("numba") is not None

@@ -164,7 +164,7 @@ def run(file: Path, *, workers: int, until_end: bool, on_loss: OnLoss, flags: di
     # The objects of a batch live until it is confirmed: a collector that runs more often would find nothing to free.
     gc.set_threshold(*_COLLECT_AFTER)
     job = Job(str(file.resolve()), flags, until_end=until_end, on_loss=on_loss)
-    seats = [_Seat(msgspec.structs.replace(job, ordinal=number)) for number in numbers]
+    seats = [_Seat(msgspec.structs.replace(job, ordinal=o, is_first=not i)) for i, o in enumerate(numbers)]
     try:
         while not stopping and any(seat.ended is None for seat in seats):
             now = time.monotonic()

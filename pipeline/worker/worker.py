@@ -75,7 +75,8 @@ _PATIENCES_MAX = 4
 class Job(msgspec.Struct, frozen=True):
     """What the parent asks of a worker: which configuration, with which flags, and where to stop.
 
-    `restarts` counts the workers that died in this one's place; `ordinal` is None where workers agree on theirs.
+    `restarts` counts the workers that died in this one's place; `ordinal` is None where workers agree on theirs. The
+    first worker of a run, `is_first`, logs what concerns the whole run.
     """
 
     config: str
@@ -84,6 +85,7 @@ class Job(msgspec.Struct, frozen=True):
     on_loss: OnLoss
     ordinal: int | None = None
     restarts: int = 0
+    is_first: bool = False
 
 
 class AddressError(Exception):
@@ -141,6 +143,8 @@ class Worker:
         topic = self._wait_for("kafka", lambda: _ensure(topics, config))
         ends = self._wait_for("kafka", lambda: self._find_ends(topic)) if self._job.until_end and topic else None
         if topic is not None and not self._stop.asked:
+            if self._job.is_first and not self._job.restarts:
+                assembly.tell_models(config, topic.partitions)
             mock = self._wait_for("kafka", topics.is_mock)
             runner = self._runner(
                 topic=topic,

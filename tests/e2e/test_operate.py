@@ -154,6 +154,14 @@ def test_the_sample_goes_from_init_to_versions_in_the_store(servers: Stack, tmp_
     assert "0 records to do" in project.call("doctor")
 
 
+def test_a_run_says_once_that_each_partition_has_its_own_model(project: Project) -> None:
+    env = {**os.environ, **project.settings}
+    done = nursery().call(["run", "--workers", "2", "--until-end"], env=env, cwd=project.directory)
+    lines = [json.loads(line) for line in done.stderr.splitlines() if "each partition has its own model" in line]
+    assert done.returncode == 0
+    assert [line["partitions"] for line in lines] == [4]
+
+
 def test_the_versions_are_listed_newest_first_and_shown_in_full(project: Project) -> None:
     project.call("produce", "sample.jsonl")
     project.call("run", "--until-end")
