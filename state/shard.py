@@ -12,13 +12,10 @@ from typing import Annotated, Any
 import msgspec
 
 from headrace.state.event_time import StrayTimes
-from headrace.state.keyed.keyring import TABLE as KEYS
-from headrace.state.keyed.keyring import Keyring
 from headrace.state.labels.label_join import TABLE as LABELS
 from headrace.state.labels.label_join import Labels
 from headrace.state.labels.read_order import Order
-from headrace.state.models.learner import Task
-from headrace.state.models.model import Mind, UndoableModel
+from headrace.state.models.model import Model, Task
 from headrace.state.row_packing import PackedRows, pack
 from headrace.state.seal import Number, RowSeal
 
@@ -76,17 +73,16 @@ class Quality(msgspec.Struct):
 
 
 class Shard:
-    """A mind and its place: `offset` is the next to learn, `start` the first of its history.
+    """A model and its place: `offset` is the next to learn, `start` the first of its history.
 
     `committed` is the offset up to which outputs are out (exclusive); below it the shard relearns in silence.
     `version` and `snapshot_offset` are those of the newest snapshot in the store; `mark` is what was last committed
-    beside the offset; `secret` signs replays and is the same for the whole history. `cell` is the mind where it is one
-    model, `keys` where each key has one of its own. With a labels topic `labels` is its join, the `labels_…` are places
-    in that topic, and `order` tells how the two were read.
+    beside the offset; `secret` signs replays and is the same for the whole history. With a labels topic `labels` is its
+    join, the `labels_…` are places in that topic, and `order` tells how the two were read.
     """
 
     def __init__(
-        self, mind: Mind, *, partition: int, start: int, labels: Labels | None = None, labels_start: int = -1
+        self, model: Model, *, partition: int, start: int, labels: Labels | None = None, labels_start: int = -1
     ) -> None:
         self.partition = partition
         self.start = self.offset = self.committed = self.snapshot_offset = start
@@ -97,10 +93,8 @@ class Shard:
         self.mark = ""
         self.secret = ""
         self.counts = Counts()
-        self.quality = Quality(task=mind.task)
-        self.mind = mind
-        self.cell = mind if isinstance(mind, UndoableModel) else None
-        self.keys = mind if isinstance(mind, Keyring) else None
+        self.quality = Quality(task=model.task)
+        self.model = model
         self.labels = labels
         self.strays = StrayTimes()
         self._recent: deque[float] = deque(maxlen=_WINDOW)
@@ -113,7 +107,8 @@ class Shard:
     @property
     def model_version(self) -> int:
         """The version of the model that answers: that of the shard's newest snapshot, or of the mix."""
-        return self.version if self.mind.version is None else self.mind.version
+        version = self.model.version
+        return self.version if version is None else version
 
     @property
     def is_relearning(self) -> bool:
@@ -128,20 +123,19 @@ class Shard:
     def tables(self) -> dict[str, int]:
         """Return how many rows each of its tables in the store has."""
         tables = {} if self.labels is None else {LABELS: len(self.labels)}
-        return tables if self.keys is None else {**tables, KEYS: len(self.keys)}
+        return {**tables, **self.model.tables()}
 
     @property
     def is_heavy(self) -> bool:
         """Whether it is known that to write down what is to be saved would hold up the stream."""
-        return any(part is not None and part.is_heavy for part in (self.cell, self.keys, self.labels))
+        return self.model.is_heavy or (self.labels is not None and self.labels.is_heavy)
 
     def begin_save(self) -> None:
         """Take the rows that differ from the store's as those to be saved: `saved` or `not_saved` follows.
 
         Raises StoreAway and TableDamaged.
         """
-        if self.keys is not None:
-            self.keys.begin_save()
+        self.model.begin_save()
         if self.labels is not None:
             self.labels.begin_save()
 
@@ -151,20 +145,18 @@ class Shard:
         `seal` gives what seals the rows of a table.
         """
         packed = {} if self.labels is None else {LABELS: pack(self.labels.changes(), seal(LABELS))}
-        if self.keys is None:
-            return packed, {}
-        packed[KEYS], models = self.keys.packed(seal(KEYS))
-        return packed, models
+        rows, models = self.model.packed(seal)
+        return packed | rows, models
 
     @property
     def is_crowded(self) -> bool:
         """Whether it holds so much that only a snapshot makes room for more."""
-        return (self.order is not None and self.order.is_due) or (self.keys is not None and self.keys.is_crowded)
+        return (self.order is not None and self.order.is_due) or self.model.is_crowded
 
     @property
     def is_full(self) -> bool:
         """Whether it can't take any more before a snapshot is saved."""
-        return (self.order is not None and self.order.is_full) or (self.keys is not None and self.keys.is_full)
+        return (self.order is not None and self.order.is_full) or self.model.is_full
 
     def saved(self, models: Mapping[bytes, bytes], *, place: tuple[int, int], version: int) -> None:
         """Note that the store has it as it stood at `place`, as a version. `models` are those of `packed`."""
@@ -172,8 +164,7 @@ class Shard:
         self.snapshot_offset, self.labels_snapshot_offset = place
         if self.labels is not None:
             self.labels.saved()
-        if self.keys is not None:
-            self.keys.saved(models, version)
+        self.model.saved(models, version)
         if self.order is not None:
             self.order.saved(place)
 
@@ -181,12 +172,11 @@ class Shard:
         """Note that what was to be saved is not, or only in part."""
         if self.labels is not None:
             self.labels.not_saved()
-        if self.keys is not None:
-            self.keys.not_saved()
+        self.model.not_saved()
 
     def restore(self, *, offset: int, labels_offset: int, counts: Counts, quality: Quality, model: bytes) -> None:
         """Become what a snapshot held. Raises ModelError when the bytes are no model of this kind."""
-        self.mind.restore(model)
+        self.model.load(model)
         self.offset = self.snapshot_offset = offset
         self.labels_offset = self.labels_snapshot_offset = labels_offset
         self.counts = counts

@@ -16,7 +16,7 @@ from headrace.consumers.broker_checks import BrokerChecks
 from headrace.consumers.client_properties import SettingsRefused
 from headrace.consumers.group_offsets import GroupOffsets
 from headrace.consumers.topics import Topic, Topics
-from headrace.pipeline import assembly
+from headrace.pipeline import model_factory
 from headrace.pipeline.commands import config_command
 from headrace.pipeline.commands.status_report import total_lag
 from headrace.pipeline.config.config import Config, ConfigError
@@ -101,7 +101,7 @@ def _discreet(finding: Finding, config: Config) -> Finding:
 def _model(config: Config, built: list[learner.RiverLearner]) -> Iterator[Finding]:
     _ask("model", lambda: config_command.find_module(config))
     # Its module is imported there, which may fail as the model may.
-    built.append(_ask("model", lambda: assembly.builder(config)()))  # noqa: PLW0108
+    built.append(_ask("model", lambda: model_factory.builder(config)()))  # noqa: PLW0108
     yield Finding("model", "good", f"{config.model.factory} builds a {built[0].task} model that can be saved")
     if config.model.scope == "global":
         _ask("model", lambda: importlib.import_module("headrace.state.shared.merge").check(built[0].model))
@@ -250,7 +250,7 @@ def _store(config: Config, model: list[learner.RiverLearner]) -> Iterator[Findin
         return
     # With scope = "key" the models lie elsewhere, in a form of their own.
     scope = config.model.scope
-    codec = saved.codec if scope == "key" else assembly.fastest(config, model[0]).codec
+    codec = saved.codec if scope == "key" else model_factory.fastest(config, model[0]).codec
     found_other = compatibility.model_mismatch(saved, scope=scope, spec=model[0].spec, codec=codec)
     if found_other is not None:
         hint = f"{found_other.hint}, or leave it behind: `headrace run --on-state-loss fresh`"

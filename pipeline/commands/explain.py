@@ -6,7 +6,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from headrace.pipeline import assembly
+from headrace.pipeline import model_factory
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.console import as_json, data
 from headrace.state.compiled import compiler
@@ -17,7 +17,7 @@ _WIDTH = 120
 
 def explain(config: Config, *, json: bool) -> int:
     """Print what each step of the model runs as. Connects to nothing. Raises ModelError."""
-    model = assembly.builder(config)().model
+    model = model_factory.builder(config)().model
     verdicts = compiler.explain(model)
     runs_as, reason = _whole(config, model, verdicts)
     if json:
@@ -45,7 +45,7 @@ def _whole(config: Config, model: Any, verdicts: list[compiler.CompiledStep]) ->
         return "river", "labels that come later are learned one by one (topics.labels)"
     if not config.model.compile:
         return "river", "model.compile = false"
-    if not assembly.has_numba():
+    if not model_factory.has_numba():
         return "river", "numba is not installed here"
     refused = next((verdict for verdict in verdicts if not verdict.compiled), None)
     return ("compiled", "") if refused is None else ("river", f"{refused.step}: {refused.reason}")

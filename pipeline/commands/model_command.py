@@ -16,8 +16,8 @@ from rich.table import Table
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.console import as_json, data
 from headrace.pipeline.storage import open_store
+from headrace.state.keyed.key_row import read_row
 from headrace.state.keyed.keyring import TABLE as KEYS
-from headrace.state.keyed.keyring import read_row
 from headrace.state.keyed.row_codec import describe
 from headrace.state.shared.mix_store import MixDamaged, MixStore
 from headrace.state.store.store import Store

@@ -21,11 +21,10 @@ from headrace.producers.fastjson import encoder
 from headrace.producers.fastjson.encoder import Encoder, Ids
 from headrace.producers.output import OutputRecords
 from headrace.state.compiled import compiled_learner
-from headrace.state.compiled.compiled_learner import CompiledLearner
 from headrace.state.event_time import StrayTime, StrayTimes
-from headrace.state.keyed.keyring import Keyring
-from headrace.state.models.columns import BOOLEAN, STRING, Answers, Columns, Many
+from headrace.state.models.columns import BOOLEAN, STRING, Answers, Columns
 from headrace.state.models.learner import LabelError
+from headrace.state.models.model import Model
 from headrace.state.shard import Shard
 
 # What a prediction has besides its id and its classes, and what a probability takes, in bytes, at most.
@@ -58,17 +57,16 @@ class ColumnarEngine:
 
     def cross(self, shard: Shard, chunk: Chunk, *, now_ms: int, silent: bool) -> Crossing | None:
         """Predict and learn a chunk, or return None, with nothing changed, for one that wants to be taken in pieces."""
-        learner = shard.mind.compiled
-        assert learner is not None
+        model = shard.model
         found = chunk.values()
         scan = self._scanner.scan(found)
         headers = chunk.headers()
         refusals: dict[int, Refusal] = {}
         events = self._read(found, scan, refusals)
         ids = _ids(scan, events)
-        keys = None if shard.keys is None else _Keys(chunk, shard.keys, scan, events, refusals)
-        labels = _Labels(learner, len(chunk), refusals)
-        if not labels.read(scan, events, self._scanner.vocabulary.words) or _is_long(ids, learner):
+        keys = _Keys(chunk, scan, events, refusals) if model.can.keys else None
+        labels = _Labels(model, len(chunk), refusals)
+        if not labels.read(scan, events, self._scanner.vocabulary.words) or _is_long(ids, model):
             return None
         labels.withhold(self._learned_before(shard, chunk, headers))
         if keys is not None:
@@ -76,25 +74,22 @@ class ColumnarEngine:
         scan = self._scanner.fill(scan, {position: event.features for position, event in events.items()})
         good = _others(len(chunk), refusals)
         columns, truths = self._columns(scan, good), labels.values[good]
-        if keys is not None:
-            answers = keys.take(good, columns, truths)
-        else:
-            assert isinstance(learner, CompiledLearner)
-            answers = learner.run(columns, truths, silent=silent)
+        met: Mapping[str, Any] = {} if keys is None else keys.met(good)
+        answers = model.learn_batch(columns, truths, silent=silent, **met)
         if answers is None:
             return None
         if keys is not None:
-            keys.note(shard.strays)
+            keys.note(model.ahead, shard.strays)
         if answers.fault.any():
-            good, answers = self._refuse_faults(found, learner, good, answers, refusals)
+            good, answers = self._refuse_faults(found, model, good, answers, refusals)
         truths = labels.values[good]
         predictions = OutputRecords()
         if not silent:
             offsets = _array(chunk.offsets)[good]
             places = {"partition": shard.partition, "offsets": offsets, "version": shard.model_version, "ts": now_ms}
-            values = self._encode(learner, answers, Ids(ids.text, ids.at[good], ids.size[good]), places)
+            values = self._encode(model, answers, Ids(ids.text, ids.at[good], ids.size[good]), places)
             predictions = _parcel(chunk, good, values, headers)
-        _score(shard, learner, answers, truths)
+        _score(shard, answers, truths)
         learned = int(np.count_nonzero(~np.isnan(truths)))
         return Crossing(good, predictions, refusals, learned, labels.told[good])
 
@@ -134,7 +129,7 @@ class ColumnarEngine:
     def _refuse_faults(
         self,
         values: Sequence[bytes | None],
-        learner: Many,
+        model: Model,
         good: Any,
         answers: Answers,
         refusals: dict[int, Refusal],
@@ -142,31 +137,31 @@ class ColumnarEngine:
         """Refuse the records on which River would have raised; return the others and their answers."""
         fault = answers.fault
         for position, code in zip(good[fault != 0].tolist(), fault[fault != 0].tolist(), strict=True):
-            error = learner.fault(code, self._decoder.features(values[position] or b""))
+            error = model.fault(code, self._decoder.features(values[position] or b""))
             words = f"the model raised {type(error).__name__}: {error}"
             refusals[position] = Refusal("learn_failed", "learn", words)
         sound = fault == 0
         return good[sound], Answers(*(None if column is None else column[sound] for column in answers))
 
-    def _encode(self, learner: Many, answers: Answers, ids: Ids, places: Mapping[str, Any]) -> list[bytes]:
-        if learner.task == "regression":
+    def _encode(self, model: Model, answers: Answers, ids: Ids, places: Mapping[str, Any]) -> list[bytes]:
+        if model.task == "regression":
             return self._encoder.number(ids, values=answers.value, **places)
-        if learner.task == "binary":
-            proba = answers.value if learner.has_proba else None
+        if model.task == "binary":
+            proba = answers.value if model.has_proba else None
             return self._encoder.binary(ids, chosen=answers.chosen, proba=proba, **places)
-        proba = answers.proba if learner.has_proba else None
+        proba = answers.proba if model.has_proba else None
         return self._encoder.classes(
-            ids, chosen=answers.value, proba=proba, known=answers.known, names=learner.classes, **places
+            ids, chosen=answers.value, proba=proba, known=answers.known, names=model.classes, **places
         )
 
 
 class _Labels:
-    """The labels of a chunk as the learner takes them (`values`, NaN for none), and who was `told` one."""
+    """The labels of a chunk as the model takes them (`values`, NaN for none), and which records were `told` one."""
 
-    def __init__(self, learner: Many, count: int, refusals: dict[int, Refusal]) -> None:
+    def __init__(self, model: Model, count: int, refusals: dict[int, Refusal]) -> None:
         self.values = np.full(count, np.nan)
         self.told = np.zeros(count, dtype=bool)
-        self._learner = learner
+        self._model = model
         self._refusals = refusals
 
     def read(self, scan: Scan, events: Mapping[int, Event], words: Sequence[str]) -> bool:
@@ -174,9 +169,9 @@ class _Labels:
         kinds, found = scan.label_kinds, scan.label_values
         self.told = kinds != _NO_LABEL
         odd = self.told
-        if self._learner.task == "binary":
+        if self._model.task == "binary":
             odd = odd & ((kinds == STRING) | ((found != 0.0) & (found != 1.0)))
-        elif self._learner.task == "regression":
+        elif self._model.task == "regression":
             odd = odd & ((kinds == STRING) | (kinds == BOOLEAN))
         plain = self.told & ~odd
         self.values[plain] = found[plain]
@@ -184,7 +179,7 @@ class _Labels:
             position: _raw(kinds[position], found[position], words) for position in np.flatnonzero(odd).tolist()
         }
         odd_ones.update({i: event.label for i, event in events.items() if event.label is not msgspec.UNSET})
-        if self._learner.task == "multiclass" and len({isinstance(raw, str) for raw in odd_ones.values()}) > 1:
+        if self._model.task == "multiclass" and len({isinstance(raw, str) for raw in odd_ones.values()}) > 1:
             # Whether a class is of the right kind hangs on which was learned first.
             return False
         for position in sorted(odd_ones):
@@ -199,23 +194,17 @@ class _Labels:
     def _take(self, position: int, raw: Any) -> None:
         self.told[position] = True
         try:
-            label = self._learner.label(raw)
+            label = self._model.label(raw)
         except LabelError as error:
             self._refusals[position] = Refusal("bad_label", "validate", str(error), "label")
             return
-        if isinstance(self._learner, CompiledLearner) and self._learner.task == "multiclass":
-            self.values[position] = self._learner.class_index(label)
-        else:
-            self.values[position] = float(label)
+        self.values[position] = self._model.label_number(label)
 
 
 class _Keys:
     """The keys of a chunk, each with a model of its own; a record without one is to be refused."""
 
-    def __init__(
-        self, chunk: Chunk, keyring: Keyring, scan: Scan, events: Mapping[int, Event], refusals: Mapping[int, Refusal]
-    ) -> None:
-        self._keyring = keyring
+    def __init__(self, chunk: Chunk, scan: Scan, events: Mapping[int, Event], refusals: Mapping[int, Refusal]) -> None:
         self._offsets = chunk.offsets
         found = keys_of(chunk)
         self._keys = [key or b"" for key in found]
@@ -239,14 +228,14 @@ class _Keys:
         """Refuse the records that have no key, whatever else they lack."""
         refusals.update(dict.fromkeys(self._keyless, NO_KEY))
 
-    def take(self, good: Any, columns: Columns, labels: Any) -> Answers | None:
-        """Let each key's model take the good records; None, with nothing changed, where they go one by one."""
-        keys = self._keys if len(good) == len(self._keys) else [self._keys[position] for position in good.tolist()]
-        return self._keyring.take(self._met, self._times, keys, columns, labels)
+    def met(self, good: Any) -> Mapping[str, Any]:
+        """Return what `learn_batch` is told of keys, where the good records are answered."""
+        answered = None if len(good) == len(self._met) else np.searchsorted(self._places, good)
+        return {"keys": self._met, "answered": answered, "times": self._times}
 
-    def note(self, strays: StrayTimes) -> None:
+    def note(self, ahead: Iterable[tuple[int, int]], strays: StrayTimes) -> None:
         """Note the records whose event time was not believed."""
-        for place, ahead_ms in self._keyring.strays:
+        for place, ahead_ms in ahead:
             strays.note(StrayTime(self._offsets[self._places[place]], ahead_ms))
 
 
@@ -281,9 +270,9 @@ def _ids(scan: Scan, events: Mapping[int, Event]) -> Ids:
     return Ids(np.concatenate(more), at, size)
 
 
-def _is_long(ids: Ids, learner: Many) -> bool:
+def _is_long(ids: Ids, model: Model) -> bool:
     """Tell whether some prediction may be larger than it may be: then each is measured before it is learned."""
-    classes = sum(len(str(label)) + _NUMBER_BYTES_MAX for label in learner.classes)
+    classes = sum(len(str(label)) + _NUMBER_BYTES_MAX for label in model.classes)
     longest = int(ids.size.max(initial=0))
     return longest + 2 * classes + _REST_BYTES_MAX > prediction.BYTES_MAX
 
@@ -313,16 +302,16 @@ def _parcel(
     return parcel
 
 
-def _score(shard: Shard, learner: Many, answers: Answers, truths: Any) -> None:
+def _score(shard: Shard, answers: Answers, truths: Any) -> None:
     """Score the answers whose truth is known."""
     known = ~np.isnan(truths)
     truths = truths[known]
-    if learner.task == "regression":
+    if shard.model.task == "regression":
         # As Python's own numbers, these grow to infinity and say nothing of it.
         with np.errstate(over="ignore", invalid="ignore"):
             errors = np.abs(answers.value[known] - truths)
             shard.score_all(errors[errors < np.inf])
-    elif learner.task == "binary":
+    elif shard.model.task == "binary":
         shard.score_all((answers.chosen[known] == truths).astype(np.float64))
     else:
         chosen = answers.value[known]

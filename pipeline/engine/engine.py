@@ -112,7 +112,7 @@ class Engine:
         """
         if isinstance(records, Chunk):
             lane = self._lane
-            if lane is not None and len(records) > _FEW and shard.labels is None and shard.mind.compiled is not None:
+            if lane is not None and len(records) > _FEW and shard.labels is None and shard.model.can.batches:
                 crossing = lane.cross(shard, records, now_ms=now_ms, silent=silent)
                 if crossing is not None:
                     return self._arrive(shard, records, crossing, silent=silent)
@@ -137,7 +137,7 @@ class Engine:
         )
         for position in sorted(crossing.refusals):
             self._refuse(shard, chunk.record(position), crossing.refusals[position], result)
-        shard.mind.trim()
+        shard.model.trim()
         if not silent:
             self.fit(shard, result)
         return result
@@ -148,9 +148,8 @@ class Engine:
         model = prediction.ModelVersion(self._name, shard.model_version)
         counts = shard.counts
         before = counts.learned
-        if shard.keys is not None:
-            # What is in the store of them comes at once, not with each record by itself.
-            shard.keys.warm(key for key in keys_of(records) if key is not None)
+        # The models of all keys come from the store at once, not with each record by itself.
+        shard.model.fetch(key for key in keys_of(records) if key is not None)
         for record in records:
             if type(record) is LabelRecord:
                 self._one_label(shard, record, result)
@@ -164,7 +163,7 @@ class Engine:
                 self._refuse(shard, record, refusal, result)
             shard.offset = record.offset + 1
         result.learned = counts.learned - before
-        shard.mind.trim()
+        shard.model.trim()
         if not silent:
             self.fit(shard, result)
         return result
@@ -232,11 +231,11 @@ class Engine:
         assert isinstance(event, Event)
         replay = replay_proof.read(record.headers, secret=shard.secret, topic=self._topic, record=record)
         id_ = self._id(record, event)
-        if shard.keys is not None:
+        if shard.model.can.keys:
             if record.key is None:
                 return NO_KEY
             ts = None if event.ts is msgspec.UNSET else event.ts
-            ahead_ms = shard.keys.meet(record.key, ts, record.timestamp_ms)
+            ahead_ms = shard.model.meet(record.key, ts, record.timestamp_ms)
             # With a labels topic the join notes it.
             if ahead_ms and shard.labels is None:
                 shard.strays.note(StrayTime(record.offset, ahead_ms))
@@ -267,9 +266,9 @@ class Engine:
     ) -> Refusal | None:
         """Predict, encode, and learn the label if there is one; return why the record is refused where that fails."""
         # A function of the user's own may change the features in its hands; an undo learns them as they came.
-        features = event.features.copy()
+        features, key = event.features.copy(), record.key or b""
         try:
-            answer, proba = shard.mind.predict(record.key, event.features)
+            answer, proba = shard.model.predict(event.features, key)
             value = prediction.encode(
                 id_=id_,
                 prediction=answer,
@@ -281,14 +280,14 @@ class Engine:
             # Less what is another in each run: a relearning must come to the same verdict.
             size = len(value) - len(f"{model.version}{now_ms}")
             if size <= prediction.BYTES_MAX and label is not None:
-                shard.mind.learn(record.key, event.features, label)
+                shard.model.learn(event.features, label, key)
         except (Exception, SystemExit) as error:  # noqa: BLE001 a model may raise anything, and none of it may stop the stream
-            shard.mind.undo(record.key)
+            shard.model.undo(key)
             return Refusal("learn_failed", "learn", f"the model raised {type(error).__name__}: {error}")
         if size > prediction.BYTES_MAX:
-            shard.mind.undo(record.key)
+            shard.model.undo(key)
             return Refusal("too_large", "learn", f"its prediction would have {len(value)} bytes")
-        shard.mind.keep(record.key, features, label)
+        shard.model.keep(features, label, key)
         if label is not None:
             shard.counts.learned += 1
             shard.score(answer, label, model.version)
@@ -311,7 +310,7 @@ class Engine:
     def _label(self, shard: Shard, event: Event, *, learned: bool) -> Any:
         if event.label is msgspec.UNSET:
             return None
-        label = shard.mind.label(event.label)
+        label = shard.model.label(event.label)
         # A replay of what only a sink refused: the model has learned it where it stood first.
         return None if learned else label
 

@@ -33,7 +33,7 @@ class LabelsStep:
         if early is None:
             return own
         try:
-            return shard.mind.label(early)
+            return shard.model.label(early)
         except LabelError:
             # Since it came, the model has seen classes of the other kind.
             return None
@@ -79,7 +79,7 @@ class LabelsStep:
             if labels.default is None:
                 continue
             try:
-                label = shard.mind.label(labels.default)
+                label = shard.model.label(labels.default)
                 self._learn(shard, entry, label)
             except LabelError:
                 # The model has seen classes of another kind than the default's; one such would spoil it for good.
@@ -87,7 +87,7 @@ class LabelsStep:
             except STORE_ERRORS:
                 raise
             except (Exception, SystemExit):  # noqa: BLE001 there is no record to refuse: the wait has ended, and that is counted
-                shard.mind.undo(entry.key)
+                shard.model.undo(entry.key or b"")
             else:
                 shard.score(entry.said, label, entry.version)
 
@@ -107,7 +107,7 @@ class LabelsStep:
             return found
         self.pass_time(shard, record, found.ts)
         try:
-            label = shard.mind.label(found.label)
+            label = shard.model.label(found.label)
         except LabelError as error:
             return Refusal("bad_label", "validate", str(error), "label")
         ts = None if found.ts is msgspec.UNSET else found.ts
@@ -119,7 +119,7 @@ class LabelsStep:
                 # No fault of the record's: a key's model could not be fetched.
                 raise
             except (Exception, SystemExit) as error:  # noqa: BLE001 a model may raise anything, and none of it may stop the stream
-                shard.mind.undo(entry.key)
+                shard.model.undo(entry.key or b"")
                 return Refusal("learn_failed", "join", f"the model raised {type(error).__name__}: {error}")
             if verdict == "learn":
                 shard.score(entry.said, label, entry.version)
@@ -130,7 +130,7 @@ class LabelsStep:
         return None
 
     def _learn(self, shard: Shard, entry: Entry, label: Any) -> None:
-        features = self._decoder.features(entry.value)
-        shard.mind.learn(entry.key, features.copy(), label)
-        shard.mind.keep(entry.key, features, label, predicted=False)
+        features, key = self._decoder.features(entry.value), entry.key or b""
+        shard.model.learn(features.copy(), label, key)
+        shard.model.keep(features, label, key, predicted=False)
         shard.counts.learned += 1

@@ -7,7 +7,7 @@ import msgspec
 
 from headrace.consumers.topics import Topic
 from headrace.pipeline.recovery.offset_metadata import OffsetMetadata
-from headrace.state.models.model import Mind, Scope
+from headrace.state.models.model import Model, Scope
 from headrace.state.models.spec import brief_difference, difference
 from headrace.state.snapshot import Snapshot
 
@@ -29,9 +29,11 @@ class Mismatch(msgspec.Struct, frozen=True):
     hint: str = ""
 
 
-def mismatch(snapshot: Snapshot, *, topic: Topic, mind: Mind) -> Mismatch | None:
+def mismatch(snapshot: Snapshot, *, topic: Topic, model: Model) -> Mismatch | None:
     """Compare a snapshot with the topic that is read and the models that are asked for; None where it is theirs."""
-    return _topics(snapshot, topic) or model_mismatch(snapshot, scope=mind.scope, spec=mind.spec, codec=mind.codec)
+    return _topics(snapshot, topic) or model_mismatch(
+        snapshot, scope=model.can.scope, spec=model.spec, codec=model.codec
+    )
 
 
 def model_mismatch(snapshot: Snapshot, *, scope: Scope, spec: str, codec: str) -> Mismatch | None:

@@ -84,7 +84,7 @@ def of(shard: Shard, *, topic: str = "", labels: str = "") -> str:
         counts.dead_letters,
         counts.learned,
         _join(shard, labels),
-        brief(shard.mind.spec, shard.mind.scope),
+        brief(shard.model.spec, shard.model.can.scope),
         shard.secret,
         shard.offset,
         topic,

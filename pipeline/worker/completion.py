@@ -8,7 +8,7 @@ from headrace.consumers.topics import Topic
 from headrace.pipeline.recovery import consistency, survey
 from headrace.pipeline.recovery.consistency import PartitionFacts, mark_of
 from headrace.pipeline.worker.takeover import OnLoss, check_mark, say_left_out
-from headrace.state.models.model import Mind
+from headrace.state.models.model import Model
 from headrace.state.shard import Shard
 from headrace.state.store.store import Store
 
@@ -16,7 +16,7 @@ _ASK_S = 0.25
 
 
 class Completion:
-    """Watch for `ends`, by partition, of `topic` and of its labels. `shards` are the runner's, `make` gives minds.
+    """Watch for `ends`, by partition, of `topic` and of its labels. `shards` are the runner's, `make` makes models.
 
     Other workers have partitions, too, so the committed offsets decide.
     """
@@ -28,7 +28,7 @@ class Completion:
         store: Store,
         topic: Topic,
         on_loss: OnLoss,
-        make: Callable[[int], Mind],
+        make: Callable[[int], Model],
         shards: Mapping[int, Shard],
         ends: Mapping[int, LogOffsets],
         clock: Callable[[], float],
@@ -78,10 +78,10 @@ class Completion:
     def _tell_of_the_untaken(self) -> None:
         """Tell of partitions in which nothing was to do what a takeover would have told. Raises StateError."""
         untaken = [facts for facts in self._facts if facts.partition not in self._shards]
-        mind = self._make(0) if untaken else None
+        model = self._make(0) if untaken else None
         for facts in untaken:
-            if mind is not None:
-                check_mark(facts, mind)
+            if model is not None:
+                check_mark(facts, model)
             if facts.saved is None:
                 say_left_out(facts)
 

@@ -85,7 +85,7 @@ class Learning:
             self._weaves[shard.partition] = Interleave(shard.place, committed=committed, steps=steps)
             if steps is None:
                 self._unmarked.add(shard.partition)
-        if shard.keys is not None:
+        if shard.model.can.keys:
             self._watch.see_stored(shard.partition)
         if not shard.is_relearning:
             self._takeover.settle(shard)

@@ -7,8 +7,8 @@ import msgspec
 
 from headrace.consumers.source import Source
 from headrace.consumers.topics import Topic
-from headrace.pipeline.assembly import ModelFactory
 from headrace.pipeline.engine.engine import Engine
+from headrace.pipeline.model_factory import ModelFactory
 from headrace.pipeline.process.watchdog import Watchdog
 from headrace.pipeline.recovery.key_placement import PlacementWatch
 from headrace.pipeline.recovery.retention import Retention
@@ -56,7 +56,7 @@ class Given(msgspec.Struct, frozen=True):
     topic: Topic
     identity: TopicIdentity
     engine: Engine
-    minds: ModelFactory
+    models: ModelFactory
     sink: Sink
     store: Store
     webhook: Webhook | None
@@ -88,7 +88,7 @@ class Parts:
             store=store,
             topic=given.topic,
             identity=given.identity,
-            minds=given.minds,
+            models=given.models,
             rules=limits.rules,
             on_loss=limits.on_loss,
             telemetry=telemetry,
@@ -141,7 +141,7 @@ class Parts:
             store=given.store,
             topic=given.topic,
             on_loss=limits.on_loss,
-            make=given.minds.make,
+            make=given.models.make,
             shards=shards,
             clock=clock,
         )
@@ -171,10 +171,10 @@ class Parts:
     def _mixer(
         self, given: Given, limits: Limits, shards: Mapping[int, Shard], clock: Callable[[], float]
     ) -> Mixer | None:
-        if given.minds.commons is None:
+        if given.models.replica is None:
             return None
         return Mixer(
-            given.minds.commons,
+            given.models.replica,
             saver=self.saver,
             shards=shards,
             interval_s=limits.mix_interval_s,

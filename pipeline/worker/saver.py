@@ -21,7 +21,6 @@ from headrace.pipeline.process.forked_writer import ForkedWriter, ForkedWriterEr
 from headrace.pipeline.telemetry import Telemetry
 from headrace.pipeline.worker.sender_thread import SenderThread
 from headrace.state import snapshot
-from headrace.state.models.model import UndoToken
 from headrace.state.row_packing import PackedRows, TableDamaged
 from headrace.state.seal import RowSeal
 from headrace.state.shard import Shard
@@ -56,7 +55,6 @@ class BackgroundSave(msgspec.Struct):
     """
 
     shard: Shard
-    token: UndoToken | None
     place: tuple[int, int]
     draft: Snapshot
     base: int
@@ -119,9 +117,7 @@ class Saver:
         at = self._due.setdefault(shard.partition, self._clock() + self._interval_s)
         if behind <= 0 or self._must_wait(shard):
             return False
-        if self._clock() >= at or behind >= self._records_max or shard.is_crowded:
-            return True
-        return shard.cell is not None and shard.cell.is_long
+        return self._clock() >= at or behind >= self._records_max or shard.is_crowded
 
     def first_due(self, shards: Iterable[Shard]) -> list[Shard]:
         """Return the shards that are to be saved now, that first which has waited longest."""
@@ -147,7 +143,7 @@ class Saver:
             return self.finish(shard)
         started_s = self._clock()
         if not shard.is_heavy:
-            model = shard.mind.checkpoint() if shard.cell is None else shard.cell.checkpoint_if_light()
+            model = shard.model.dump_if_light()
             if model is not None:
                 return self._save(shard, model, started_s)
         if self._errand is not None:
@@ -159,9 +155,8 @@ class Saver:
             shard.begin_save()
         except (StoreFenced, TableDamaged) as error:
             return self._refused(shard, error)
-        token = None if shard.cell is None else shard.cell.begin_checkpoint()
         draft = self._take(shard, b"")
-        errand = BackgroundSave(shard, token, shard.place, draft, _base(shard, draft), started_s)
+        errand = BackgroundSave(shard, shard.place, draft, _base(shard, draft), started_s)
         try:
             child = ForkedWriter(partial(_write_down, shard, self._seal_of(shard)), reach=self._reach)
         except OSError as error:
@@ -182,9 +177,9 @@ class Saver:
         assert errand is not None
         assert errand.shard is shard
         written = errand.written
-        if written is not None and errand.token is not None and shard.cell is not None:
+        if written is not None:
             # These bytes are the model's, whatever the store makes of them.
-            shard.cell.end_checkpoint(errand.token, written.model)
+            shard.model.checkpointed(written.model)
         try:
             self._courier.hear()
         except ForkedWriterError as error:
@@ -299,4 +294,4 @@ def _base(shard: Shard, taken: Snapshot) -> int:
 
 def _write_down(shard: Shard, seal: Callable[[str], RowSeal]) -> bytes:
     """Write a shard's model and rows down, as they stood when the save was begun: for a child, which has them so."""
-    return msgspec.msgpack.encode(SaveParts(shard.mind.checkpoint(), *shard.packed(seal)))
+    return msgspec.msgpack.encode(SaveParts(shard.model.dump(), *shard.packed(seal)))

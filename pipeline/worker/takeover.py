@@ -15,7 +15,7 @@ import structlog
 from headrace.consumers.interleave import LogOffsets
 from headrace.consumers.source import Committed, Source, SourceLost
 from headrace.consumers.topics import Topic
-from headrace.pipeline.assembly import ModelFactory
+from headrace.pipeline.model_factory import ModelFactory
 from headrace.pipeline.recovery import compatibility, consistency, offset_metadata, survey
 from headrace.pipeline.recovery.consistency import PartitionFacts, SavedSnapshot, StateError
 from headrace.pipeline.recovery.offset_metadata import OffsetMetadata
@@ -23,12 +23,11 @@ from headrace.pipeline.recovery.topic_identity import TopicIdentity
 from headrace.pipeline.telemetry import Telemetry
 from headrace.pipeline.worker import mixer
 from headrace.producers import replay_proof
-from headrace.state.keyed.keyring import TABLE as KEYS
 from headrace.state.labels.label_join import TABLE as LABELS
 from headrace.state.labels.label_join import LabelCounts, LabelRules, Labels
 from headrace.state.labels.read_order import Order, OrderError
 from headrace.state.labels.read_order import decode as decode_order
-from headrace.state.models.model import Mind
+from headrace.state.models.model import Model
 from headrace.state.row_packing import TableDamaged, TableVersion
 from headrace.state.shard import Shard
 from headrace.state.shared.mix_store import MixOffset
@@ -43,7 +42,7 @@ reaches, begin a new history at the committed offset, or stop."""
 
 
 class Takeover:
-    """Make shards for partitions of `topic`; `minds` gives what learns, `rules` how labels are waited for."""
+    """Make shards for partitions of `topic`; `models` makes models, `rules` how labels are waited for."""
 
     def __init__(
         self,
@@ -52,7 +51,7 @@ class Takeover:
         store: Store,
         topic: Topic,
         identity: TopicIdentity,
-        minds: ModelFactory,
+        models: ModelFactory,
         rules: LabelRules | None,
         on_loss: OnLoss,
         telemetry: Telemetry,
@@ -62,8 +61,8 @@ class Takeover:
         self._source = source
         self._store = store
         self._topic = topic
-        self._build = minds.make
-        self._commons = minds.commons
+        self._build = models.make
+        self._commons = models.replica
         self.places: dict[int, MixOffset | None] = {}
         self._on_loss = on_loss
         self._telemetry = telemetry
@@ -236,9 +235,9 @@ class Takeover:
         self._store.rewind(shard.partition, epoch=shard.epoch, version=shard.version, sums=sums)
         if shard.labels is not None:
             shard.labels.restore(self._store.rows(shard.partition, LABELS))
-        if shard.keys is not None:
-            rows, version = self._store.count(shard.partition, KEYS), self._store.version(shard.partition)
-            shard.keys.resume(TableVersion(shard.epoch, version, rows))
+        for table in shard.model.tables():
+            rows, version = self._store.count(shard.partition, table), self._store.version(shard.partition)
+            shard.model.resume(TableVersion(shard.epoch, version, rows))
         for table, rows in shard.tables().items():
             if (told := told_rows.get(table, 0)) != rows:
                 raise TableDamaged(f"the table {table} has {rows} rows; with version {shard.version} it had {told}")
@@ -341,7 +340,7 @@ class Takeover:
         # Where the labels topic is new to the model, its history of labels begins now.
         labels_start = _later(committed, lows)[1] if join is None else join.start
         shard = self._begin(partition, (snapshot.start, labels_start))
-        self._check(snapshot, shard.mind)
+        self._check(snapshot, shard.model)
         self._reach("features", partition, low=lows[0], offset=snapshot.offset)
         if join is not None:
             self._reach("labels", partition, low=lows[1], offset=join.offset)
@@ -396,16 +395,18 @@ class Takeover:
         labels = None if self._rules is None else Labels(self._rules)
         return Shard(self._build(partition), partition=partition, start=start[0], labels=labels, labels_start=start[1])
 
-    def _check(self, snapshot: Snapshot, mind: Mind) -> None:
-        found = compatibility.mismatch(snapshot, topic=self._topic, mind=mind)
+    def _check(self, snapshot: Snapshot, model: Model) -> None:
+        found = compatibility.mismatch(snapshot, topic=self._topic, model=model)
         if found is not None:
             hint = f"{found.hint}, or {consistency.FRESH}" if found.hint else consistency.CHOICES
             raise StateError(f"partition {snapshot.partition}: {found.message}", hint=hint)
 
 
-def check_mark(facts: PartitionFacts, mind: Mind) -> None:
+def check_mark(facts: PartitionFacts, model: Model) -> None:
     """Compare the model that left a mark with the one that is to learn its history again. Raises StateError."""
-    found = None if facts.mark is None else compatibility.mark_mismatch(facts.mark, scope=mind.scope, spec=mind.spec)
+    found = (
+        None if facts.mark is None else compatibility.mark_mismatch(facts.mark, scope=model.can.scope, spec=model.spec)
+    )
     if found is not None:
         message = f"partition {facts.partition}, at offset {facts.place.committed}: {found.message}"
         raise StateError(message, hint=f"{found.hint}, or {consistency.FRESH}")

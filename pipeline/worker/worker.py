@@ -26,7 +26,7 @@ from headrace.consumers.client_properties import SettingsRefused, session_s
 from headrace.consumers.interleave import LogOffsets
 from headrace.consumers.source import Source, SourceAway, SourceError, SourceLost
 from headrace.consumers.topics import Topic, Topics
-from headrace.pipeline import assembly, console
+from headrace.pipeline import assembly, console, model_factory
 from headrace.pipeline.config import config as configuration
 from headrace.pipeline.config.config import Config, ConfigError
 from headrace.pipeline.process import failpoint, ordinal
@@ -134,7 +134,7 @@ class Worker:
             # A name may go with its server: once a worker has been at work, that is an outage.
             _resolve_hosts(config)
         store = open_store(config)
-        minds = assembly.minds(config, store)
+        models = model_factory.models(config, store)
         roster = Roster(store, name=config.name)
         self._take_ordinal(roster)
         self._roster = roster
@@ -149,7 +149,7 @@ class Worker:
             runner = self._runner(
                 topic=topic,
                 topics=topics,
-                minds=minds,
+                models=models,
                 store=store,
                 roster=roster,
                 ends=ends,
@@ -166,7 +166,7 @@ class Worker:
         self,
         *,
         topic: Topic,
-        minds: assembly.ModelFactory,
+        models: model_factory.ModelFactory,
         store: Store,
         roster: Roster,
         ends: dict[int, LogOffsets] | None,
@@ -179,8 +179,8 @@ class Worker:
         given = Given(
             topic=topic,
             identity=TopicIdentity(topic, ask=topics.ids),
-            engine=assembly.engine(config, compiled=minds.compiled, limits=limits),
-            minds=minds,
+            engine=assembly.engine(config, batches=models.can.batches, limits=limits),
+            models=models,
             sink=self._sink(limits, transactional=transactional),
             store=store,
             webhook=assembly.webhook(config),
@@ -205,7 +205,7 @@ class Worker:
                 config.snapshot.interval,
                 config.snapshot.records_max,
                 self._job.on_loss,
-                assembly.rules(config, default=minds.default),
+                assembly.rules(config, default=models.default),
                 config.mix.seconds,
                 config.mix.records,
             ),

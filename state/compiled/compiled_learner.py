@@ -41,22 +41,23 @@ from headrace.state.compiled.program import (
 )
 from headrace.state.compiled.vocabulary import ModelVocabulary, RecordVocabulary
 from headrace.state.models.columns import Answers, Columns
-from headrace.state.models.learner import Answer, RiverLearner
+from headrace.state.models.learner import RiverLearner
+from headrace.state.models.model import Answer, Capabilities, Model
 
 _CODEC = "arrays-1"
 _NO_PROBA, _NO_KNOWN = np.zeros((0, 0)), np.zeros(0, np.int32)
 
 
-class CompiledLearner:
+class CompiledLearner(Model):
     """A compiled learner; `compiler.compile_model` makes it."""
 
-    atomic = True
+    can = Capabilities(batches=True, undo=True)
     codec = _CODEC
 
     def __init__(self, river: RiverLearner, program: Program) -> None:
         self.task = river.task
         self.spec = river.spec
-        self.has_proba = _has_proba(river)
+        self._has_proba = _has_proba(river)
         self._head = program.parts[-1]
         self._river = river
         self._template = copy.deepcopy(river.model)
@@ -70,11 +71,16 @@ class CompiledLearner:
         return self._river.label(raw)
 
     @property
+    def has_proba(self) -> bool:
+        """Whether a predicted class comes with probabilities."""
+        return self._has_proba
+
+    @property
     def classes(self) -> list[Any]:
         """The classes of a multiclass model that it has learned, in River's order."""
         return self._classes.known
 
-    def predict(self, features: dict[str, Any]) -> Answer:
+    def predict(self, features: dict[str, Any], key: bytes = b"") -> Answer:  # noqa: ARG002 one model for all keys
         """Answer as River does, and change nothing. Raises what River would."""
         answers = self._one(features, np.nan)
         value = float(answers.value[0])
@@ -86,36 +92,37 @@ class CompiledLearner:
         true = value if 0.0 < value < 1.0 or value != value else int(value)  # noqa: PLR0124 NaN
         return bool(answers.chosen[0]), {False: 1.0 - true, True: true}
 
-    def learn(self, features: dict[str, Any], label: Any) -> None:
+    def learn(self, features: dict[str, Any], label: Any, key: bytes = b"") -> None:  # noqa: ARG002 one model for all keys
         """Learn one labelled record. Raises what River would, and has learned nothing then."""
         many = self.task == "multiclass"
-        self._one(features, float(self.class_index(label) if many else label), silent=True)
+        self._one(features, self.label_number(label), silent=True)
         if many:
             self._settle()
 
-    def run(self, columns: Columns, labels: Any, *, silent: bool = False) -> Answers:
-        """Predict each record of a batch, then learn it where it has a label.
+    def learn_batch(self, columns: Columns, labels: Any, *, silent: bool = False, **_keyed: Any) -> Answers:
+        """Predict each record of a batch, then learn it where it has a label: `label_number` as float64, NaN for none.
 
-        `labels` is float64: the number, 0 or 1 of a binary model, `class_index` of a multiclass one, NaN for none. With
-        `silent` nobody reads the answers but the faults: a batch that is learned again.
+        With `silent` only the faults are read: a batch that is learned again.
         """
         atlas, labels = self._atlas, np.ascontiguousarray(labels, dtype=np.float64)
         atlas.turn(columns.vocabulary)
         if self.task != "multiclass":
             return self._run(columns, labels, atlas)
         if (labels >= len(self._classes)).any() or (labels < 0).any():
-            raise ValueError("a label is no number that class_index has given since the last batch")
+            raise ValueError("a label is no number that label_number has given since the last batch")
         try:
             answers = self._run(columns, labels, atlas, silent=silent)
         finally:
             self._settle()
         return answers._replace(proba=answers.proba[:, : len(self.classes)])
 
-    def class_index(self, label: Any) -> int:
-        """Return the number of a class for the next `run`, a new one on first sight.
+    def label_number(self, label: Any) -> float:
+        """Return the number that stands for a label in the next batch; a class gets a new one on first sight.
 
-        It is the class's place in `classes`, or will be, if each that is new is learned, in this order.
+        That is the class's place in `classes`, or will be, if each that is new is learned, in this order.
         """
+        if self.task != "multiclass":
+            return float(label)
         number = self._classes.number(label)
         if number >= self._room.tally.shape[1]:
             self._room.seat(len(self.classes), wanted=number + 1)
@@ -140,11 +147,11 @@ class CompiledLearner:
                 return TypeError(f"{name} is a {type(value).__name__} and no number")
         return TypeError("the features are no numbers")
 
-    def dump(self) -> bytes:
+    def dump(self, key: bytes = b"") -> bytes:  # noqa: ARG002 one model for all keys
         """Return what was learned as bytes: a function of what was taught, and in what order, alone."""
         return compiled_codec.write(self._room.memos(), self.classes, spec=self.spec)
 
-    def load(self, state: bytes) -> None:
+    def load(self, state: bytes, key: bytes = b"") -> None:  # noqa: ARG002 one model for all keys
         """Become the learner that `dump` gave these bytes for. Raises ModelError, and has changed nothing then."""
         self._adopt(compiled_codec.read(state, self._program.parts, spec=self.spec))
 

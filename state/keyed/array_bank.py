@@ -15,6 +15,7 @@ from itertools import filterfalse, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from headrace.state.keyed import row_codec
+from headrace.state.keyed.bank import Bank
 from headrace.state.keyed.rows import (
     CHUNK_BITS,
     CHUNK_ROWS,
@@ -34,7 +35,8 @@ from headrace.state.keyed.rows import (
 )
 from headrace.state.models import spec
 from headrace.state.models.columns import Answers, Columns
-from headrace.state.models.learner import Answer, RiverLearner
+from headrace.state.models.learner import RiverLearner
+from headrace.state.models.model import Answer, Capabilities
 from headrace.state.row_packing import RowPacker
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ class _Options(NamedTuple):
     half: float = 0.5
 
 
-class ArrayBank:
+class ArrayBank(Bank):
     """A bank of linear models, scaled or not, in arrays; `slab_for` makes it.
 
     Equal to River's models to the bit where features are numbers, apart from what River forgives at prediction:
@@ -69,12 +71,12 @@ class ArrayBank:
     one too large for a float OverflowError, before anything has changed.
     """
 
-    atomic = True
     born = b""
-    classes = ()
 
     def __init__(self, model: Any, options: _Options, *, kernel: Kernel) -> None:
         river = RiverLearner(copy.deepcopy(model))
+        # A record that can't be learned is found before anything has changed.
+        self.can = Capabilities(keys=True, batches=kernel.compiled, undo=True)
         self.task = river.task
         self.codec = _CODEC
         self.spec = river.spec
@@ -100,7 +102,7 @@ class ArrayBank:
         """Return the label as River takes it. Raises LabelError."""
         return self._river.label(raw)
 
-    def predict(self, key: bytes, features: dict[str, Any]) -> Answer:
+    def predict(self, features: dict[str, Any], key: bytes = b"") -> Answer:
         """Answer as River does, and change nothing. Raises TypeError or OverflowError for what is no number."""
         names = tuple(features)
         slot = self._slots.get(key, _NEWBORN)
@@ -121,7 +123,7 @@ class ArrayBank:
         false = 1.0 - true
         return true > false, {False: false, True: true}
 
-    def learn(self, key: bytes, features: dict[str, Any], label: Any) -> None:
+    def learn(self, features: dict[str, Any], label: Any, key: bytes = b"") -> None:
         """Teach a key's model one record. Raises TypeError or OverflowError, and then nothing has changed."""
         names = tuple(features)
         table = self._table
@@ -139,33 +141,32 @@ class ArrayBank:
         self._learn(flat, (slot & (CHUNK_ROWS - 1)) * width, offsets, self._desk)
 
     @property
-    def takes_many(self) -> bool:
-        """Whether it takes many records at once."""
-        return self._gather is not None
-
-    @property
     def has_proba(self) -> bool:
         """Whether a class comes with probabilities."""
         return self._logistic
 
     def fault(self, code: int, features: dict[str, Any]) -> Exception:  # noqa: ARG002 there is but one
-        """Return the exception that goes with a fault that `run` found."""
+        """Return the exception that goes with a fault that `learn_batch` found."""
         return _refusal(features)
 
     def admit(self, keys: Sequence[bytes], columns: Columns, labels: Any) -> bool:
-        """Tell whether these records may be learned by `run`: all of their features have a column, then."""
+        """Tell whether these records may be learned by `learn_batch`: all of their features have a column, then."""
         alone = bool(self._loners) and not self._loners.keys().isdisjoint(keys)
         return self._gather is not None and not alone and self._gather.admit(columns, labels)
 
-    def run(self, keys: Sequence[bytes], columns: Columns, labels: Any) -> Answers:
-        """Predict each record, then learn it where it has a label, as `predict` and `learn` do; all are admitted.
-
-        `labels` is float64, NaN for none.
-        """
+    def learn_batch(
+        self,
+        columns: Columns,
+        labels: Any,
+        *,
+        keys: Sequence[bytes] = (),
+        **_others: Any,
+    ) -> Answers:
+        """Predict each record, then learn it where it has a label, as `predict` and `learn` do; all are admitted."""
         assert self._gather is not None
         return self._gather.run(keys, columns, labels)
 
-    def dump(self, key: bytes) -> bytes:
+    def dump(self, key: bytes = b"") -> bytes:
         """Return one key's model as bytes, which are a function of what it was taught alone. Raises KeyError."""
         learned, intercept, names, fields = self._read(key)
         numbers = fields.astype("<f8", copy=False).tobytes()
@@ -182,7 +183,7 @@ class ArrayBank:
         return dumped
 
     def pack(self, packer: RowPacker, keys: list[bytes], seen_ms: Sequence[int]) -> list[bytes]:
-        """Pack the rows of keys, last seen then; return those that there is no model of, of which it does not."""
+        """Pack the rows of keys, last seen at these times; return the keys without a model, which have none packed."""
         seen = self._numpy.array(seen_ms, dtype="int64")
         slots = self._places(keys)
         lengths = self._numpy.fromiter(map(len, keys), "int64", len(keys))
@@ -191,7 +192,7 @@ class ArrayBank:
         missing = [keys[place] for place in self._numpy.flatnonzero(slots == _NEWBORN).tolist()]
         return [key for key in missing if key not in self._loners]
 
-    def load(self, key: bytes, state: bytes) -> None:
+    def load(self, state: bytes, key: bytes = b"") -> None:
         """Give a key the model of these bytes. Raises ModelError, and then changes nothing."""
         row = row_codec.read(state, scaled=self._options.scaled, fields=self._fields)
         fields = self._numpy.frombuffer(row.fields, "<f8").reshape(-1, self._fields)
@@ -243,7 +244,7 @@ class ArrayBank:
         state = struct.pack(f"<{len(fields)}d", *fields)
         learned = linear.optimizer.n_iterations
         intercept = float(linear.intercept)
-        self.load(key, row_codec.write(learned, intercept, names, state, scaled=self._options.scaled))
+        self.load(row_codec.write(learned, intercept, names, state, scaled=self._options.scaled), key)
 
     @property
     def nbytes(self) -> int:

@@ -1,60 +1,55 @@
-"""Many models, one for each key: the protocol, and any River model behind it.
+"""Many models in memory, one for each key: what a keyring asks of them, and River's models as such a bank.
 
-A `slab` keeps those that it knows in arrays; all others are kept here, as objects.
+Models of a shape that `array_bank` knows are kept there, in arrays; all others are kept here, as objects.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from headrace.state.models.learner import Answer, RiverLearner, Task
+from headrace.state.models.columns import Columns
+from headrace.state.models.learner import RiverLearner
+from headrace.state.models.model import Answer, Capabilities, Model
+from headrace.state.row_packing import RowPacker
 
 
-class Bank(Protocol):
-    """Many models of one shape, each under its key, each a function of what it alone was taught, in order.
+class Bank(Model, Protocol):
+    """A model by key that holds every key in memory; each key's model is a function of what it alone learned, in order.
 
-    `atomic` says that a record on which a model raises leaves it as it was, so that there is nothing to undo. `born` is
-    the state of a model that has learned nothing, where it must be made before it predicts; else it is empty.
+    `dump` and `load` are of one key's model. `born` is the state of a model that has learned nothing, where a key needs
+    one before it predicts; else it is empty.
     """
 
-    atomic: bool
     born: bytes
-    task: Task
-    codec: str
-    spec: str
-
-    def label(self, raw: Any) -> Any:
-        """Return the label as the models take it. Raises LabelError for one that they can't learn."""
-
-    def predict(self, key: bytes, features: dict[str, Any]) -> Answer:
-        """Answer for one record as the key's model does, or as one that is new, and change nothing."""
-
-    def learn(self, key: bytes, features: dict[str, Any], label: Any) -> None:
-        """Teach the key's model one labelled record; a key that is new is born."""
-
-    def dump(self, key: bytes) -> bytes:
-        """Return the whole state of one key's model as bytes. Raises KeyError."""
 
     def dump_all(self, keys: Sequence[bytes]) -> list[bytes]:
-        """Return what `dump` does for each of these keys."""
-
-    def load(self, key: bytes, state: bytes) -> None:
-        """Give a key the model that `dump` gave these bytes for. Raises ModelError, and then changes nothing."""
+        """Return what `dump` does for each of these keys. Raises KeyError."""
 
     def drop(self, key: bytes) -> None:
         """Forget a key, if there is one of that name."""
+
+    def strangers(self, keys: Iterable[bytes]) -> Iterable[bytes]:
+        """Return those of these keys that must be in memory before they are learned in a batch."""
+        return keys
+
+    def admit(self, keys: Sequence[bytes], columns: Columns, labels: Any) -> bool:  # noqa: ARG002 a default
+        """Tell whether `learn_batch` takes these records; where it does not, nothing has changed."""
+        return False
+
+    def pack(self, packer: RowPacker, keys: list[bytes], seen_ms: Sequence[int]) -> list[bytes]:  # noqa: ARG002 a default
+        """Pack the rows of keys, last seen at these times, many at once; return the keys whose rows are not packed."""
+        return keys
 
     def __contains__(self, key: bytes) -> bool: ...
 
     def __len__(self) -> int: ...
 
 
-class RiverBank:
+class RiverBank(Bank):
     """Any River model, one object for each key, made by copying `first`, which has learned nothing."""
 
-    atomic = False
-
     def __init__(self, first: RiverLearner) -> None:
+        self.can = Capabilities(keys=True)
         self.task = first.task
         self.codec = first.codec
         self.spec = first.spec
@@ -66,19 +61,19 @@ class RiverBank:
         """Return the label as River takes it. Raises LabelError."""
         return self._first.label(raw)
 
-    def predict(self, key: bytes, features: dict[str, Any]) -> Answer:
+    def predict(self, features: dict[str, Any], key: bytes = b"") -> Answer:
         """Answer as the key's model does, or as one that is new."""
         return self._learners.get(key, self._first).predict(features)
 
-    def learn(self, key: bytes, features: dict[str, Any], label: Any) -> None:
-        """Teach the key's model one labelled record; a key that is new is born."""
+    def learn(self, features: dict[str, Any], label: Any, key: bytes = b"") -> None:
+        """Teach the key's model one labelled record; a key that is new gets a model."""
         if key not in self._learners:
-            self.load(key, self.born)
+            self.load(self.born, key)
         learner = self._learners[key]
         # The classes of one key's model are all of one kind, whatever those of the others are.
         learner.learn(features, learner.label(label))
 
-    def dump(self, key: bytes) -> bytes:
+    def dump(self, key: bytes = b"") -> bytes:
         """Return the key's model as bytes. Raises KeyError, ModelError."""
         return self._learners[key].dump()
 
@@ -86,7 +81,7 @@ class RiverBank:
         """Return what `dump` does for each of these keys."""
         return [self.dump(key) for key in keys]
 
-    def load(self, key: bytes, state: bytes) -> None:
+    def load(self, state: bytes, key: bytes = b"") -> None:
         """Give a key the model that `dump` gave these bytes for. Raises ModelError, and then changes nothing."""
         learner = copy.copy(self._first)
         learner.load(state)

@@ -3,7 +3,7 @@
 import msgspec
 
 from headrace.state.keyed.bank import Bank
-from headrace.state.models.model import UndoStep
+from headrace.state.models.undoable_model import UndoStep
 
 
 class CachedKey(msgspec.Struct, gc=False):
@@ -26,12 +26,12 @@ class CachedKey(msgspec.Struct, gc=False):
         """Rebuild the model from where it was saved and what it went through since; begin from there the next time."""
         bank.drop(key)
         if self.base:
-            bank.load(key, self.base)
+            bank.load(self.base, key)
         for step in self.journal or ():
             if step.predicted:
-                bank.predict(key, step.features.copy())
+                bank.predict(step.features.copy(), key)
             if step.label is not None:
-                bank.learn(key, step.features.copy(), step.label)
+                bank.learn(step.features.copy(), step.label, key)
         self.base, self.journal = bank.dump(key) if key in bank else b"", None
 
 

@@ -10,18 +10,19 @@ there, makes no difference.
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import compress, filterfalse
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
 from headrace.state.event_time import EventClock, Times
-from headrace.state.keyed.array_bank import ArrayBank
 from headrace.state.keyed.bank import Bank
 from headrace.state.keyed.cached_key import CachedKey, KeysSave
+from headrace.state.keyed.key_row import KeyRow, read_row
 from headrace.state.models.columns import Answers, Columns
-from headrace.state.models.learner import Answer, ModelError
-from headrace.state.models.model import Scope, UndoStep
-from headrace.state.row_packing import PackedRows, RowPacker, TableDamaged, TableVersion, pack
+from headrace.state.models.learner import ModelError
+from headrace.state.models.model import Answer, Model
+from headrace.state.models.undoable_model import UndoStep
+from headrace.state.row_packing import PackedRows, RowPacker, TableDamaged, TableVersion
 from headrace.state.seal import UNREADABLE, RowSeal
 
 TABLE = "keys"
@@ -46,13 +47,6 @@ _TRIM_MIN = 1_000
 _FULL = 2
 
 
-class KeyRow(msgspec.Struct, frozen=True, array_like=True):
-    """One key in the store: when it was last seen, by the time of the stream in ms, and its model."""
-
-    seen_ms: Annotated[int, msgspec.Meta(ge=-1, le=2**62)]
-    model: bytes
-
-
 class KeyringState(msgspec.Struct, frozen=True, array_like=True):
     """What a snapshot holds of all keys: the stream's time, and the model of all keys, if there is one."""
 
@@ -60,16 +54,13 @@ class KeyringState(msgspec.Struct, frozen=True, array_like=True):
     prior: bytes
 
 
-class Keyring:
+class Keyring(Model):
     """The models of one partition, one for each key, in a `bank`.
 
     `hot_max` bounds those in memory; what has changed stays until it is saved, so there may be more until then.
     `silent_ms` is how long a key may be silent, None for ever. With `prior`, a bank of its own for the model of all
     keys, a new key begins as that model stands.
     """
-
-    scope: Scope = "key"
-    version = None
 
     def __init__(
         self,
@@ -84,9 +75,8 @@ class Keyring:
         self.task = bank.task
         self.codec = bank.codec
         self.spec = bank.spec
-        self.label = bank.label
         # With a prior, each record that is learned changes what the next new key begins with.
-        self.compiled = bank if isinstance(bank, ArrayBank) and bank.takes_many and prior is None else None
+        self.can = msgspec.structs.replace(bank.can, undo=True, batches=bank.can.batches and prior is None)
         self._bank = bank
         self._fetch = fetch
         self._scan = scan
@@ -96,8 +86,7 @@ class Keyring:
         self._prior_hot = CachedKey()
         # Where no silence ends anything, time need not pass.
         self._clock = EventClock(silent_ms or 0)
-        # The records of the last `take` whose event time was not believed, by place, and how far ahead it was.
-        self.strays: list[tuple[int, int]] = []
+        self._ahead: list[tuple[int, int]] = []
         # Whether any key in memory may tell when it was seen.
         self._has_times = silent_ms is not None
         self._hot: OrderedDict[bytes, CachedKey] = OrderedDict()
@@ -116,6 +105,21 @@ class Keyring:
         self._going: set[bytes] = set()
         self._sweeping: Iterator[Sequence[tuple[bytes, bytes]]] = iter(())
         self._stand = TableVersion(0, 0, 0)
+
+    @property
+    def has_proba(self) -> bool:
+        """Whether a predicted class comes with probabilities."""
+        return self._bank.has_proba
+
+    @property
+    def classes(self) -> Sequence[Any]:
+        """The classes that multiclass models have learned."""
+        return self._bank.classes
+
+    @property
+    def ahead(self) -> Sequence[tuple[int, int]]:
+        """The records of the last batch whose event time was not believed: their places, and how far ahead in ms."""
+        return self._ahead
 
     @property
     def is_crowded(self) -> bool:
@@ -142,8 +146,8 @@ class Keyring:
         saving = self._saving
         return self._stand.rows + len(saving.fresh) - len(saving.swept) + len(self._fresh) - len(self._swept)
 
-    def warm(self, keys: Iterable[bytes]) -> None:
-        """Bring keys into memory, in one round trip or none. Raises what the store raises, and TableDamaged."""
+    def fetch(self, keys: Iterable[bytes]) -> None:
+        """Bring keys into memory, in one round trip or none. Raises StoreAway, StoreFenced, TableDamaged."""
         cold = list(filterfalse(self._hot.__contains__, dict.fromkeys(keys)))
         for key in (self._swept | self._saving.swept).intersection(cold):
             # It is forgotten, whether a save that failed half way, or is under way, has taken its row already or not.
@@ -160,7 +164,7 @@ class Keyring:
                 self._unstored.add(key)
                 continue
             row = self._row(key, packed)
-            self._hot[key] = CachedKey(row.seen_ms, b"" if self._bank.atomic else row.model)
+            self._hot[key] = CachedKey(row.seen_ms, b"" if self._bank.can.undo else row.model)
             self._has_times = self._has_times or row.seen_ms >= 0
 
     def meet(self, key: bytes, at_ms: int | None, logged_ms: int) -> int:
@@ -182,13 +186,24 @@ class Keyring:
             self._change({key})
         self._bear(key, hot)
 
-    def predict(self, key: bytes | None, features: dict[str, Any]) -> Answer:
-        """Answer as the key's model does."""
-        return self._bank.predict(key or b"", features)
+    def label(self, raw: Any) -> Any:
+        """Return the label as the models take it. Raises LabelError."""
+        return self._bank.label(raw)
 
-    def learn(self, key: bytes | None, features: dict[str, Any], label: Any) -> None:
+    def label_number(self, label: Any) -> float:
+        """Return the number that stands for a label in the next batch."""
+        return self._bank.label_number(label)
+
+    def fault(self, code: int, features: dict[str, Any]) -> Exception:
+        """Return the exception that goes with a fault in the answers of a batch."""
+        return self._bank.fault(code, features)
+
+    def predict(self, features: dict[str, Any], key: bytes = b"") -> Answer:
+        """Answer as the key's model does."""
+        return self._bank.predict(features, key)
+
+    def learn(self, features: dict[str, Any], label: Any, key: bytes = b"") -> None:
         """Teach the key's model, and that of all keys."""
-        key = key or b""
         hot = self._see(key, self._clock.now_ms)
         if self._silent_ms is not None:
             # A label counts as being seen: a key that was swept meanwhile is born by it as well.
@@ -196,62 +211,68 @@ class Keyring:
         self._bear(key, hot)
         self._change({key})
         if self._prior is not None:
-            self._prior.learn(_PRIOR, features.copy(), label)
-        self._bank.learn(key, features, label)
+            self._prior.learn(features.copy(), label, _PRIOR)
+        self._bank.learn(features, label, key)
 
-    def take(
-        self, met: Sequence[bytes], times: tuple[Any, Any], keys: Sequence[bytes], columns: Columns, labels: Any
+    def learn_batch(
+        self,
+        columns: Columns,
+        labels: Any,
+        *,
+        keys: Sequence[bytes] = (),
+        answered: Any = None,
+        times: tuple[Any, Any] | None = None,
+        silent: bool = False,  # noqa: ARG002 every answer is written down
     ) -> Answers | None:
-        """Do for many records what `meet`, `predict` and `learn` do for one after the other, if there is `compiled`.
+        """Do for many records what `meet`, `predict` and `learn` do for one after the other.
 
-        `met` are the keys of all that are met, and `times` (int64) those of their events, below zero where they are not
-        told, and of the log; `keys`, `columns` and `labels` (float64, NaN for none) are of the records among them that
-        are answered. Returns None, with nothing changed, where the order of records of different keys matters, or a key
-        has too many features. Raises as `warm` does.
+        Returns None, with nothing changed, where the order of records of different keys matters, or a key has too many
+        features. Raises as `fetch` does.
         """
-        assert self.compiled is not None
         clock, nows = self._clock, list[int]()
-        self.strays = []
-        if self._silent_ms is not None and met:
+        self._ahead = []
+        if self._silent_ms is not None and keys:
+            assert times is not None
             clock = clock.fork()
-            nows, self.strays = clock.tick_all(*(array.tolist() for array in times))
+            nows, self._ahead = clock.tick_all(*(array.tolist() for array in times))
             if max(nows) - min(nows) > self._silent_ms:
                 # A key may be forgotten between two of these records.
                 return None
-        # Before anything is laid out: what comes may bring columns, or be a model that can't be taken with others.
-        # Whoever has a model is in memory: of the others alone that is asked.
-        self.warm(self.compiled.strangers(met))
-        if not self.compiled.admit(keys, columns, labels):
+        # Before anything is laid out: what comes may bring columns, or be a model that can't be taken with others. Keys
+        # that have a model in the bank are in memory.
+        self.fetch(self._bank.strangers(keys))
+        named = keys if answered is None else [keys[place] for place in answered.tolist()]
+        if not self._bank.admit(named, columns, labels):
             return None
         self._clock = clock
         if self._silent_ms is None:
             if 2 * len(self._hot) > self._hot_max:
-                # Who goes first matters only where there may soon be too many.
-                deque(map(self._hot.move_to_end, dict.fromkeys(met)), maxlen=0)
+                # Which key goes first matters only where there may soon be too many.
+                deque(map(self._hot.move_to_end, dict.fromkeys(keys)), maxlen=0)
         else:
-            for key, now_ms in zip(met, nows, strict=True):
+            for key, now_ms in zip(keys, nows, strict=True):
                 self._meet(key, now_ms)
-        answers = self.compiled.run(keys, columns, labels)
+        answers = self._bank.learn_batch(columns, labels, keys=named)
+        assert answers is not None
         taught = (answers.fault == 0) & (labels == labels)  # noqa: PLR0124 not NaN
-        self._change(set(keys) if taught.all() else set(compress(keys, taught.tolist())))
+        self._change(set(named) if taught.all() else set(compress(named, taught.tolist())))
         return answers
 
-    def keep(self, key: bytes | None, features: dict[str, Any], label: Any, *, predicted: bool = True) -> None:
+    def keep(self, features: dict[str, Any], label: Any, key: bytes = b"", *, predicted: bool = True) -> None:
         """Note a record that went well, where it may have to be gone through again."""
-        if self._bank.atomic:
+        if self._bank.can.undo:
             return
         step = UndoStep(features, label, predicted)
-        self._hot[key or b""].note(step)
+        self._hot[key].note(step)
         # Some models draw what they need when they predict.
-        self._change({key or b""})
+        self._change({key})
         if self._prior is not None and label is not None:
             self._prior_hot.note(step)
 
-    def undo(self, key: bytes | None) -> None:
+    def undo(self, key: bytes = b"") -> None:
         """Put a key's model, and that of all keys, back to where they stood after the last record that was kept."""
-        key = key or b""
         # A key that was never met has no model yet that could have been harmed.
-        if self._bank.atomic or key not in self._hot:
+        if self._bank.can.undo or key not in self._hot:
             return
         self._hot[key].go_back(self._bank, key)
         if self._prior is not None:
@@ -268,28 +289,32 @@ class Keyring:
             self._unstored.discard(key)
             self._bank.drop(key)
 
-    def checkpoint(self) -> bytes:
+    def dump(self, key: bytes = b"") -> bytes:  # noqa: ARG002 the keys' models are rows
         """Return the time of the stream, and the model of all keys: the others are rows."""
         has_prior = self._prior is not None and _PRIOR in self._prior
         prior = self._prior.dump(_PRIOR) if has_prior and self._prior else b""
         return msgspec.msgpack.encode(KeyringState(self._clock.times(), prior))
 
-    def restore(self, model: bytes) -> None:
-        """Become what a snapshot held. Raises ModelError when the bytes are none of this kind."""
+    def load(self, state: bytes, key: bytes = b"") -> None:  # noqa: ARG002 the keys' models are rows
+        """Become what `dump` gave these bytes for. Raises ModelError when the bytes are none of this kind."""
         try:
-            ring = msgspec.msgpack.decode(model, type=KeyringState)
+            ring = msgspec.msgpack.decode(state, type=KeyringState)
         except UNREADABLE as error:
             raise ModelError(
                 f"the snapshot is of no models by key: {error}", hint="put model.scope back, or use another `name`"
             ) from error
         self._clock.resume(ring.times)
         if self._prior is not None and ring.prior:
-            self._prior.load(_PRIOR, ring.prior)
+            self._prior.load(ring.prior, _PRIOR)
             self._prior_hot = CachedKey(base=ring.prior)
 
-    def resume(self, stand: TableVersion) -> None:
+    def tables(self) -> Mapping[str, int]:
+        """Return the number of rows that the table of keys has once all is saved."""
+        return {TABLE: len(self)}
+
+    def resume(self, stored: TableVersion) -> None:
         """Note whose the shard is, and how many rows the store has at which version."""
-        self._stand = stand
+        self._stand = stored
 
     def begin_save(self) -> None:
         """Take what differs from the store as what is to be saved; what changes from now on is the next save's.
@@ -298,46 +323,30 @@ class Keyring:
         """
         self._sweep()
         self._going |= self._swept
-        journals = {} if self._bank.atomic else {key: self._hot[key].journal for key in self._changed}
+        journals = {} if self._bank.can.undo else {key: self._hot[key].journal for key in self._changed}
         # A key that went through nothing since its base is its base.
         moments = {key: (journal, len(journal)) for key, journal in journals.items() if journal is not None}
         self._saving = KeysSave(self._changed, self._fresh, self._swept, moments)
         self._changed, self._fresh, self._swept, self._weight = set(), set(), set(), 0
 
-    def changes(self) -> dict[bytes, bytes | None]:
-        """Return the rows of what is to be saved as they stand, None for one that is to go.
+    def packed(self, seal: Callable[[str], RowSeal]) -> tuple[dict[str, PackedRows], dict[bytes, bytes]]:
+        """Return the rows of what is to be saved as they stand, and the models from which the next undo starts.
 
-        Where it is not at once, a fork remembers how they stood.
+        Where that is not at once, a fork remembers how they stood.
         """
-        changed = self._saving.changed
-        rows: dict[bytes, bytes | None] = dict.fromkeys(self._saving.swept)
-        modelled = [key for key in changed if key in self._bank]
-        models = dict(zip(modelled, self._bank.dump_all(modelled), strict=True))
-        for key in changed:
-            rows[key] = msgspec.msgpack.encode(KeyRow(self._hot[key].seen_ms, models.get(key, b"")))
-        return rows
-
-    def packed(self, seal: RowSeal) -> tuple[PackedRows, dict[bytes, bytes]]:
-        """Return what `changes` does, sealed and ready to be sent, and what `saved` needs of it."""
-        if not isinstance(self._bank, ArrayBank):
-            rows = self.changes()
-            return pack(rows, seal), self.serves_undo(rows)
-        packer, keys = RowPacker(seal), list(self._saving.changed)
+        packer, keys = RowPacker(seal(TABLE)), list(self._saving.changed)
         for key in self._saving.swept:
             packer.add_row(key, None)
         seen_ms = [self._hot[key].seen_ms for key in keys] if self._has_times else [-1] * len(keys)
-        for key in self._bank.pack(packer, keys, seen_ms):
-            packer.add_row(key, msgspec.msgpack.encode(KeyRow(self._hot[key].seen_ms, b"")))
-        return packer.packed(), {}
-
-    def serves_undo(self, rows: Mapping[bytes, bytes | None]) -> dict[bytes, bytes]:
-        """Return what `saved` needs of the rows that `changes` gave: the models from which the next undo starts."""
-        if self._bank.atomic:
-            return {}
-        return {key: read_row(key, row).model for key, row in rows.items() if row is not None}
+        rest = self._bank.pack(packer, keys, seen_ms)
+        known = [key for key in rest if key in self._bank]
+        models = dict(zip(known, self._bank.dump_all(known), strict=True))
+        for key in rest:
+            packer.add_row(key, msgspec.msgpack.encode(KeyRow(self._hot[key].seen_ms, models.get(key, b""))))
+        return {TABLE: packer.packed()}, {} if self._bank.can.undo else models
 
     def saved(self, models: Mapping[bytes, bytes], version: int) -> None:
-        """Note that the store has what was to be saved, at a version. `models` are those of `serves_undo`."""
+        """Note that the store has what was to be saved, at a version. `models` are those of `packed`."""
         saving = self._saving
         rows = self._stand.rows + len(saving.fresh) - len(saving.swept)
         self._stand = self._stand._replace(version=version, rows=rows)
@@ -348,10 +357,10 @@ class Keyring:
             hot = self._hot[key]
             # One that was rebuilt meanwhile goes on from there.
             if hot.journal is journal:
-                hot.base, hot.journal = models[key], journal[steps:] or None
+                hot.base, hot.journal = models.get(key, b""), journal[steps:] or None
         self._saving = KeysSave()
         self._going.clear()
-        if self._prior is not None and _PRIOR in self._prior and not self._bank.atomic:
+        if self._prior is not None and _PRIOR in self._prior and not self._bank.can.undo:
             self._prior_hot = CachedKey(base=self._prior.dump(_PRIOR))
         self.trim()
 
@@ -377,7 +386,7 @@ class Keyring:
     def _see(self, key: bytes, now_ms: int) -> CachedKey:
         """Return a key in memory, as of now: used last, and without what silence has made it forget."""
         if key not in self._hot:
-            self.warm([key])
+            self.fetch([key])
         self._hot.move_to_end(key)
         hot = self._hot[key]
         if self._silent_ms is None:
@@ -394,8 +403,8 @@ class Keyring:
         prior = b"" if self._prior is None or _PRIOR not in self._prior else self._prior.dump(_PRIOR)
         state = prior or self._bank.born
         if state:
-            self._bank.load(key, state)
-            hot.base, hot.journal = b"" if self._bank.atomic else state, None
+            self._bank.load(state, key)
+            hot.base, hot.journal = b"" if self._bank.can.undo else state, None
             self._change({key})
 
     def _change(self, keys: set[bytes]) -> None:
@@ -411,7 +420,7 @@ class Keyring:
         self._fresh |= keys & self._saving.swept
 
     def _weigh(self, keys: set[bytes]) -> int:
-        if self._bank.atomic:
+        if self._bank.can.undo:
             return _ROW_BYTES * len(keys)
         return sum(_OBJECT_BYTES + len(self._hot[key].base) for key in keys)
 
@@ -433,15 +442,7 @@ class Keyring:
         row = read_row(key, packed)
         if row.model:
             try:
-                self._bank.load(key, row.model)
+                self._bank.load(row.model, key)
             except ModelError as error:
                 raise TableDamaged(f"the row of key {key!r} can't be read: {error}") from error
         return row
-
-
-def read_row(key: bytes, packed: bytes) -> KeyRow:
-    """Read a key's row. Raises TableDamaged for one that is none."""
-    try:
-        return msgspec.msgpack.decode(packed, type=KeyRow)
-    except UNREADABLE as error:
-        raise TableDamaged(f"the row of key {key!r} can't be read: {error}") from error

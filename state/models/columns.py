@@ -7,8 +7,6 @@ late, vanishes or changes its type needs no place of its own. Names and words ar
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from headrace.state.models.learner import Task
-
 INTEGER, FLOAT, BOOLEAN, STRING, NULL = range(5)
 """Kinds of a feature's value, as JSON has them."""
 
@@ -47,26 +45,6 @@ class Answers(NamedTuple):
     proba: Any
     known: Any
     fault: Any
-
-
-class Many(Protocol):
-    """What takes many records at once, and what it says of them; `run` is its own."""
-
-    task: Task
-
-    @property
-    def has_proba(self) -> bool:
-        """Whether a class comes with probabilities."""
-
-    @property
-    def classes(self) -> Sequence[Any]:
-        """The classes of a multiclass model that it has learned, in River's order."""
-
-    def label(self, raw: Any) -> Any:
-        """Return the label as the models take it. Raises LabelError for one that they can't learn."""
-
-    def fault(self, code: int, features: dict[str, Any]) -> Exception:
-        """Return the exception that goes with a fault of a record of these features."""
 
 
 class Columns(NamedTuple):

@@ -1,7 +1,4 @@
-"""What learns: one protocol, and River behind it.
-
-The engine predicts and teaches through `Learner`; shards and snapshots see a learner only as bytes.
-"""
+"""River's models as models of Headrace: built by the user's factory, checked, and run as River runs them."""
 
 import copy
 import functools
@@ -9,16 +6,13 @@ import gc
 import importlib
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from headrace.state.models import spec
+from headrace.state.models.model import Answer, Capabilities, Model, Task
 from headrace.state.models.user_modules import shadowing
-
-Task = Literal["binary", "multiclass", "regression"]
-Answer = tuple[Any, Mapping[Any, float] | None]
-"""A prediction, and the probability of each class where the learner gives one."""
 
 
 class ModelError(Exception):
@@ -35,42 +29,13 @@ class LabelError(ValueError):
     """Raised when a label is none that a model of this task can learn."""
 
 
-class Learner(Protocol):
-    """What every learner does, whether River runs it or a compiled kernel.
-
-    `atomic` says that a record on which it raises leaves it as it was, so that there is nothing to undo.
-    A learner is a deterministic function of what it was taught, in order: no wall clock, no unseeded
-    randomness. `dump` and `load` carry it over a restart to the bit.
-    """
-
-    atomic: bool
-    task: Task
-    codec: str
-    spec: str
-
-    def label(self, raw: Any) -> Any:
-        """Return the label as the model takes it. Raises LabelError for one that it can't learn."""
-
-    def predict(self, features: dict[str, Any]) -> Answer:
-        """Answer for one record's features, and change nothing."""
-
-    def learn(self, features: dict[str, Any], label: Any) -> None:
-        """Learn one labelled record."""
-
-    def dump(self) -> bytes:
-        """Return the whole state as bytes."""
-
-    def load(self, state: bytes) -> None:
-        """Become the learner that `dump` gave these bytes for."""
-
-
-class RiverLearner:
+class RiverLearner(Model):
     """Any River classifier or regressor, run as River runs it. Raises ModelError for one that can't be saved.
 
     `model` is new: what it is made of is what its saved forms may name, with the modules that are `trusted`.
     """
 
-    atomic = False
+    can = Capabilities()
 
     def __init__(self, model: Any, *, trusted: frozenset[str] = frozenset(), pickles: bool = False) -> None:
         self.task: Task = task_of(model)
@@ -119,7 +84,7 @@ class RiverLearner:
         """Let the labels be of the kind of these classes, or of either if there are none yet."""
         self._class_kind = _class_kind(classes[0]) if classes else ""
 
-    def predict(self, features: dict[str, Any]) -> Answer:
+    def predict(self, features: dict[str, Any], key: bytes = b"") -> Answer:  # noqa: ARG002 one model for all keys
         """Answer with River's prediction, and the probabilities of a classifier that has them."""
         try:
             return self._predict(features)
@@ -127,7 +92,7 @@ class RiverLearner:
             _tell_panic(error)
             raise
 
-    def learn(self, features: dict[str, Any], label: Any) -> None:
+    def learn(self, features: dict[str, Any], label: Any, key: bytes = b"") -> None:  # noqa: ARG002 one model for all keys
         """Learn one labelled record."""
         if not self._class_kind and self.task == "multiclass":
             self._class_kind = _class_kind(label)
@@ -137,12 +102,12 @@ class RiverLearner:
             _tell_panic(error)
             raise
 
-    def dump(self) -> bytes:
+    def dump(self, key: bytes = b"") -> bytes:  # noqa: ARG002 one model for all keys
         """Return the model as bytes. Raises ModelError when a part of it can't be saved."""
         return self._saved(None) or b""
 
     def dump_within(self, bytes_max: int) -> bytes | None:
-        """Return the model as `dump` does, or give up, soon, and return None: when it takes more than so many bytes."""
+        """Return the model as `dump` does, or give up early and return None when it takes more bytes than these."""
         return self._saved(bytes_max)
 
     def _saved(self, bytes_max: int | None) -> bytes | None:
@@ -154,7 +119,7 @@ class RiverLearner:
             raise ModelError(f"the model can't be saved: {error}", hint=error.hint) from error
         return saved
 
-    def load(self, state: bytes) -> None:
+    def load(self, state: bytes, key: bytes = b"") -> None:  # noqa: ARG002 one model for all keys
         """Become the model that `dump` gave these bytes for. Raises ModelError for any others, and runs nothing."""
         from headrace.state.models.codec.graph import CodecError  # noqa: PLC0415 see preload
 

@@ -1,190 +1,206 @@
-"""One model that can be put back: what a learner knows, and how to undo a record on which it raised."""
+"""What predicts and learns: one protocol, and the capabilities that a model declares.
 
-from typing import Any, Literal, Protocol, cast
+The engine and the shards speak to every model by this protocol and ask for no type. A model names the protocol as its
+base. The methods of a capability that it lacks then do nothing: they are the ones that are written here. Models wrap
+one another (River's in one that can undo, that one in a worker's replica), and each passes on what the inner one can.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 import msgspec
 
-from headrace.state.models.columns import Many
-from headrace.state.models.learner import Answer, Learner, RiverLearner, Task
+from headrace.state.models.columns import Answers, Columns
+from headrace.state.row_packing import PackedRows, TableVersion
+from headrace.state.seal import RowSeal
 
-_JOURNAL_MIN = 5_000
-_JOURNAL_MAX = 100_000
-# What takes so many bytes takes milliseconds to write down.
-_HEAVY_BYTES = 200_000
-# To let go of so many steps takes a millisecond.
-_SPENT = 2_000
-
+Task = Literal["binary", "multiclass", "regression"]
 Scope = Literal["partition", "key", "global"]
 """How many models there are: one for each partition, one for each key, or one for all workers."""
+Answer = tuple[Any, Mapping[Any, float] | None]
+"""A prediction, and the probability of each class where the model gives one."""
 
 
-class Mind(Protocol):
-    """What a shard knows: one model for all of its records, or one for each of their keys.
+class Capabilities(msgspec.Struct, frozen=True):
+    """What a model can do beside predicting and learning one record after the other.
 
-    `scope` says which, `spec` what the models are built of, and `codec` how they are saved. `version` is that of the
-    model, where it is another than that of the shard's snapshots.
+    `batches`: it takes many records in one call. `keys`: it keeps a model of its own for every key. `shared`: all
+    workers have one model, and mix what each has learned. `undo`: it can take back a record on which it raised.
+    `unlabelled`: it learns from records without a label.
     """
 
-    scope: Scope
+    batches: bool = False
+    keys: bool = False
+    shared: bool = False
+    undo: bool = False
+    unlabelled: bool = False
+
+    @property
+    def scope(self) -> Scope:
+        """The value of `model.scope` that asks for such models."""
+        if self.keys:
+            return "key"
+        return "global" if self.shared else "partition"
+
+
+class Model(Protocol):
+    """Predicts and learns.
+
+    `spec` says what the model is built of, `codec` how it is saved. A model is a deterministic function of what it
+    learned, in order: no wall clock, no unseeded randomness. `dump` and `load` carry it over a restart to the bit.
+    Models by key take the key that is meant; all others ignore it.
+    """
+
+    can: Capabilities
     task: Task
     codec: str
     spec: str
 
     @property
-    def compiled(self) -> Many | None:
-        """What takes many records at once, where that is known how."""
-
-    @property
     def version(self) -> int | None:
-        """The version of the model; None where it is that of the shard's snapshot."""
+        """The version of the model; None where it is that of the shard's newest snapshot."""
+        return None
 
     def label(self, raw: Any) -> Any:
-        """Return the label as the models take it. Raises LabelError for one that they can't learn."""
+        """Return the label as the model takes it. Raises LabelError for one that it can't learn."""
 
-    def predict(self, key: bytes | None, features: dict[str, Any]) -> Answer:
-        """Answer for features; what the model raises comes through, and must then be undone."""
+    def predict(self, features: dict[str, Any], key: bytes = b"") -> Answer:
+        """Predict for one record. An error of the model's own comes through, and must be undone."""
 
-    def learn(self, key: bytes | None, features: dict[str, Any], label: Any) -> None:
-        """Learn one labelled record; what the model raises comes through, and must then be undone."""
+    def learn(self, features: dict[str, Any], label: Any, key: bytes = b"") -> None:
+        """Learn one labelled record. An error of the model's own comes through, and must be undone."""
 
-    def keep(self, key: bytes | None, features: dict[str, Any], label: Any, *, predicted: bool = True) -> None:
-        """Note a record that went well, so that a later one that goes wrong can be undone.
+    def dump(self, key: bytes = b"") -> bytes:
+        """Return the whole state as bytes. Raises ModelError for a model that can't be saved, KeyError for no key."""
 
-        `label` is None for a record that had none; `predicted` says whether its features were predicted from now.
-        """
+    def load(self, state: bytes, key: bytes = b"") -> None:
+        """Become the model that `dump` gave these bytes for. Raises ModelError for all others, and changes nothing."""
 
-    def undo(self, key: bytes | None) -> None:
-        """Put a key's model back to where it stood after the last record that was kept."""
-
-    def trim(self) -> None:
-        """Bound what is kept, between batches."""
-
-    def checkpoint(self) -> bytes:
-        """Return what a snapshot holds as the model."""
-
-    def restore(self, model: bytes) -> None:
-        """Become what a snapshot held. Raises ModelError when the bytes are no model of this kind."""
-
-
-class UndoStep(msgspec.Struct, frozen=True):
-    """One record that went well."""
-
-    features: dict[str, Any]
-    label: Any
-    predicted: bool
-
-
-class UndoToken(msgspec.Struct, frozen=True):
-    """A moment of a cell: how often it had been written down, and how many steps it had made since."""
-
-    age: int
-    steps: int
-
-
-class UndoableModel:
-    """One model for all records, whatever their keys.
-
-    A model `is_heavy` when to write it down here and now would hold up the stream. Whoever has its bytes of a moment
-    from elsewhere, a fork, has them taken as the checkpoint by `begin_checkpoint` at that moment and `end_checkpoint`.
-    """
-
-    scope: Scope = "partition"
-    version = None
-
-    def __init__(self, learner: Learner) -> None:
-        self.learner = learner
-        self.compiled = cast("Many", learner) if learner.atomic else None
-        self.task = learner.task
-        self.codec = learner.codec
-        self.spec = learner.spec
-        self.label = learner.label
-        self.is_heavy = False
-        self._journal: list[UndoStep] = []
-        # Steps that no undo needs any more; they go a few at a time.
-        self._spent: list[UndoStep] = []
-        self._age = 0
-        self._checkpoint = b""
-        self._adopt(learner.dump())
-
-    def predict(self, key: bytes | None, features: dict[str, Any]) -> Answer:  # noqa: ARG002 the protocol's
-        """Answer for features."""
-        return self.learner.predict(features)
-
-    def learn(self, key: bytes | None, features: dict[str, Any], label: Any) -> None:  # noqa: ARG002 the protocol's
-        """Learn one labelled record."""
-        self.learner.learn(features, label)
-
-    def keep(self, key: bytes | None, features: dict[str, Any], label: Any, *, predicted: bool = True) -> None:  # noqa: ARG002
-        """Note a record that went well."""
-        if self.compiled is None:
-            self._journal.append(UndoStep(features, label, predicted))
-
-    def undo(self, key: bytes | None) -> None:  # noqa: ARG002 the protocol's
-        """Put the model back to where it stood after the last record that was kept.
-
-        A model has no inverse, so it is rebuilt: the last checkpoint, and what was kept since, again.
-        """
-        if self.compiled is not None:
-            return
-        self.learner.load(self._checkpoint)
-        for step in self._journal:
-            if step.predicted:
-                self.learner.predict(step.features)
-            if step.label is not None:
-                self.learner.learn(step.features, step.label)
-        self.checkpoint()
+    # Batches: the capability `batches`.
 
     @property
-    def is_long(self) -> bool:
-        """Whether a heavy model should be written down soon, or the journal comes to its bound."""
-        return self.is_heavy and len(self._journal) >= _JOURNAL_MAX // 2
+    def has_proba(self) -> bool:
+        """Whether a predicted class comes with probabilities."""
+        return False
+
+    @property
+    def classes(self) -> Sequence[Any]:
+        """The classes that a multiclass model has learned, in River's order."""
+        return ()
+
+    @property
+    def ahead(self) -> Sequence[tuple[int, int]]:
+        """The records of the last batch whose event time was not believed: their places, and how far ahead in ms."""
+        return ()
+
+    def label_number(self, label: Any) -> float:
+        """Return the number that stands for a label in the next batch."""
+        return float(label)
+
+    def learn_batch(
+        self,
+        columns: Columns,
+        labels: Any,
+        *,
+        keys: Sequence[bytes] = (),
+        answered: Any = None,
+        times: tuple[Any, Any] | None = None,
+        silent: bool = False,
+    ) -> Answers | None:
+        """Predict each record, then learn it if it has a label; return None, with nothing changed, to get them singly.
+
+        `labels` is float64, NaN for none. Models by key get the `keys` of all records that the partition has met, and
+        the `times` (int64, ms) of their events, below zero for none, and of the log. `answered` (int64) are the places
+        of the records of `columns` among them; None stands for all. With `silent` only the faults are read.
+        """
+        return None
+
+    def fault(self, code: int, features: dict[str, Any]) -> Exception:
+        """Return the exception that goes with a fault in the answers of a batch."""
+        return ValueError(f"fault {code} in {len(features)} features")
+
+    # Undo: the capability `undo`.
+
+    def keep(self, features: dict[str, Any], label: Any, key: bytes = b"", *, predicted: bool = True) -> None:
+        """Note a record that went well, so that an undo keeps it.
+
+        `label` is None for a record without one; `predicted` says whether its features were predicted from now.
+        """
+        return
+
+    def undo(self, key: bytes = b"") -> None:
+        """Go back to where the model stood after the last record that was kept."""
+        return
 
     def trim(self) -> None:
-        """Bound the journal: a light model is checkpointed often, a heavy one at the last moment only."""
-        del self._spent[-_SPENT:]
-        if len(self._journal) >= _JOURNAL_MAX:
-            self.checkpoint()
-        elif len(self._journal) >= max(_JOURNAL_MIN, len(self._checkpoint) // 10):
-            self.checkpoint_if_light()
+        """Bound what is held in memory, between batches."""
+        return
 
-    def checkpoint(self) -> bytes:
-        """Take the model's bytes, from which the next undo starts; the journal begins anew."""
-        self._adopt(self.learner.dump())
-        return self._checkpoint
+    # Keys: the capability `keys`.
 
-    def checkpoint_if_light(self) -> bytes | None:
-        """Do so where it is soon done; return None for a heavy model, which is found to be one here, too."""
-        if self.is_heavy:
-            return None
-        if not isinstance(self.learner, RiverLearner):
-            # Arrays are copied in no time, be they large.
-            return self.checkpoint()
-        model = self.learner.dump_within(_HEAVY_BYTES)
-        if model is None:
-            self.is_heavy = True
-        else:
-            self._adopt(model)
-        return model
+    def fetch(self, keys: Iterable[bytes]) -> None:
+        """Bring the models of keys into memory. Raises StoreAway, StoreFenced, TableDamaged."""
+        return
 
-    def begin_checkpoint(self) -> UndoToken:
-        """Say which moment this is, in which the model's bytes are taken elsewhere."""
-        return UndoToken(self._age, len(self._journal))
+    def meet(self, key: bytes, at_ms: int | None, logged_ms: int) -> int:
+        """See a key at the time of an event, None for no time, and of the log. Raises as `fetch` does.
 
-    def end_checkpoint(self, token: UndoToken, model: bytes) -> None:
-        """Take the bytes of that moment as the checkpoint, unless there is a newer one by now."""
-        if token.age == self._age:
-            self._spent += self._journal[: token.steps]
-            later = self._journal[token.steps :]
-            self._adopt(model)
-            self._journal = later
+        Returns 0, or by how many ms the event is too far ahead of the stream to be believed.
+        """
+        return 0
 
-    def restore(self, model: bytes) -> None:
-        """Become what a snapshot held. Raises ModelError when the bytes are no model of this kind."""
-        self.learner.load(model)
-        self._adopt(model)
+    # Saving. A snapshot holds the bytes of `dump`; what changes row by row has tables of its own in the store.
 
-    def _adopt(self, model: bytes) -> None:
-        self._checkpoint = model
-        self.is_heavy = len(model) >= _HEAVY_BYTES
-        self._journal = []
-        self._age += 1
+    @property
+    def is_heavy(self) -> bool:
+        """Whether the model is known to be so large that writing it down would hold up the stream."""
+        return False
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether the model holds so much that it should be saved soon: only that makes room for more."""
+        return False
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the model can't take any more records before it is saved."""
+        return False
+
+    def dump_within(self, bytes_max: int) -> bytes | None:
+        """Return what `dump` does, or give up, soon, and return None: when it takes more than these bytes."""
+        return self.dump()
+
+    def dump_if_light(self) -> bytes | None:
+        """Return what `dump` does, or None for a model that is found to be heavy."""
+        return self.dump()
+
+    def tables(self) -> Mapping[str, int]:
+        """Return the number of rows that each of the model's tables has once all is saved."""
+        return {}
+
+    def resume(self, stored: TableVersion) -> None:
+        """Go on from the rows that the store has at a version."""
+        return
+
+    def begin_save(self) -> None:
+        """Begin to save the model as it stands; `saved` or `not_saved` follows. Raises as `fetch` does."""
+        return
+
+    def packed(self, seal: Callable[[str], RowSeal]) -> tuple[dict[str, PackedRows], dict[bytes, bytes]]:
+        """Return the rows of each table that are to be saved, and the models that `saved` needs.
+
+        `seal` gives the seal of a table's rows.
+        """
+        return {}, {}
+
+    def checkpointed(self, state: bytes) -> None:
+        """Note the bytes that `dump` gave elsewhere for the moment at which the save began."""
+        return
+
+    def saved(self, models: Mapping[bytes, bytes], version: int) -> None:
+        """Note that the store has what was to be saved, as a version; `models` are those of `packed`."""
+        return
+
+    def not_saved(self) -> None:
+        """Note that the store has not, or only in part, what was to be saved."""
+        return

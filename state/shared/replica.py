@@ -10,9 +10,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from headrace.state.models.learner import Answer, ModelError, RiverLearner
-from headrace.state.models.model import Scope, UndoableModel
+import msgspec
+
+from headrace.state.models.learner import ModelError, RiverLearner
+from headrace.state.models.model import Answer, Model
 from headrace.state.models.spec import difference
+from headrace.state.models.undoable_model import UndoableModel
 from headrace.state.shared.mix_store import Contribution, LoadedMix, Mix, MixDamaged, MixOffset, MixStore
 
 # A round is due when so many examples are not in the mix that they could turn it: a share of it, and some at the least.
@@ -20,7 +23,7 @@ _YOUNG_SHARE = 50
 _YOUNG_MIN = 20
 
 
-class Replica:
+class Replica(Model):
     """A worker's copy of the mix in `pool`; `build` makes a new learner.
 
     Raises ModelError for one that can't be mixed.
@@ -38,12 +41,48 @@ class Replica:
         # Labels are judged by a model that was never taught: which classes it has met depends on the rounds so far.
         self._judge = build()
         merge.check(self._judge.model)
+        self.can = msgspec.structs.replace(self._judge.can, shared=True, undo=True)
+        self.task = self._judge.task
+        self.codec = self._judge.codec
+        self.spec = self._judge.spec
         self.learned = 0
 
     @property
     def version(self) -> int:
         """The number of the mix that the model grew from."""
         return self._found.number
+
+    def label(self, raw: Any) -> Any:
+        """Return the label as the model takes it. Raises LabelError."""
+        return self._judge.label(raw)
+
+    def predict(self, features: dict[str, Any], key: bytes = b"") -> Answer:  # noqa: ARG002 one model for all keys
+        """Predict for one record."""
+        return self.cell.predict(features)
+
+    def learn(self, features: dict[str, Any], label: Any, key: bytes = b"") -> None:  # noqa: ARG002 one model for all keys
+        """Learn one labelled record; `keep` counts it for the mix."""
+        self.cell.learn(features, label)
+
+    def keep(self, features: dict[str, Any], label: Any, key: bytes = b"", *, predicted: bool = True) -> None:  # noqa: ARG002 one model for all keys
+        """Note a record that went well."""
+        self.cell.keep(features, label, predicted=predicted)
+        self.learned += label is not None
+
+    def undo(self, key: bytes = b"") -> None:  # noqa: ARG002 one model for all keys
+        """Put the model back to where it stood after the last record that was kept."""
+        self.cell.undo()
+
+    def trim(self) -> None:
+        """Bound the journal."""
+        self.cell.trim()
+
+    def dump(self, key: bytes = b"") -> bytes:  # noqa: ARG002 the model is in the mix
+        """Return nothing: the model is in the mix."""
+        return b""
+
+    def load(self, state: bytes, key: bytes = b"") -> None:
+        """Do nothing: the model came from the mix."""
 
     @property
     def _base_examples(self) -> int:
@@ -78,10 +117,6 @@ class Replica:
         self._pool.clear(number)
         self.forget()
 
-    def label(self, raw: Any) -> Any:
-        """Return the label as the model takes it. Raises LabelError."""
-        return self._judge.label(raw)
-
     def is_behind(self, places: Mapping[int, MixOffset | None]) -> bool:
         """Tell whether there is a newer mix. Raises StoreAway.
 
@@ -101,7 +136,7 @@ class Replica:
 
         Where others are always quicker it gives up after `within_s` seconds. Raises MixDamaged as `is_behind` does.
         """
-        mine = self.cell.learner
+        mine = self.cell.inner
         assert isinstance(mine, RiverLearner)
         until = time.monotonic() + within_s
         while time.monotonic() < until:
@@ -121,7 +156,7 @@ class Replica:
             if not contributions:
                 self._adopt(cell, found)
                 return True
-            mix = Mix(examples + self.learned, cell.spec, cell.codec, cell.learner.dump())
+            mix = Mix(examples + self.learned, cell.spec, cell.codec, cell.inner.dump())
             if (submitted := self._pool.submit(mix, base=found, contributions=contributions)) is not None:
                 self._adopt(cell, submitted)
                 return True
@@ -143,9 +178,9 @@ class Replica:
         self._adopt(UndoableModel(self._learner_of(model)), found)
 
     def _adopt(self, cell: UndoableModel, found: LoadedMix) -> None:
-        assert isinstance(cell.learner, RiverLearner)
+        assert isinstance(cell.inner, RiverLearner)
         self._cell = cell
-        self._base = copy.deepcopy(cell.learner.model)
+        self._base = copy.deepcopy(cell.inner.model)
         self._found = found
         self.learned = 0
 
@@ -182,54 +217,3 @@ class Replica:
         learner = self._build()
         learner.adopt(model)
         return learner
-
-
-class ReplicaPart:
-    """One partition's part in the commons: its mind, as the shard sees it. What it learns is counted for the mix."""
-
-    scope: Scope = "global"
-    compiled = None
-
-    def __init__(self, commons: Replica) -> None:
-        cell = commons.cell
-        self.task = cell.task
-        self.codec = cell.codec
-        self.spec = cell.spec
-        self._commons = commons
-
-    @property
-    def version(self) -> int:
-        """The number of the mix that the model grew from."""
-        return self._commons.version
-
-    def label(self, raw: Any) -> Any:
-        """Return the label as the model takes it. Raises LabelError."""
-        return self._commons.label(raw)
-
-    def predict(self, key: bytes | None, features: dict[str, Any]) -> Answer:
-        """Answer for features."""
-        return self._commons.cell.predict(key, features)
-
-    def learn(self, key: bytes | None, features: dict[str, Any], label: Any) -> None:
-        """Learn one labelled record."""
-        self._commons.cell.learn(key, features, label)
-
-    def keep(self, key: bytes | None, features: dict[str, Any], label: Any, *, predicted: bool = True) -> None:
-        """Note a record that went well."""
-        self._commons.cell.keep(key, features, label, predicted=predicted)
-        self._commons.learned += label is not None
-
-    def undo(self, key: bytes | None) -> None:
-        """Put the model back to where it stood after the last record that was kept."""
-        self._commons.cell.undo(key)
-
-    def trim(self) -> None:
-        """Bound the journal."""
-        self._commons.cell.trim()
-
-    def checkpoint(self) -> bytes:
-        """Return nothing: the model is in the mix."""
-        return b""
-
-    def restore(self, model: bytes) -> None:
-        """Do nothing: the model came from the mix."""

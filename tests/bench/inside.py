@@ -15,11 +15,13 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
+import msgspec
 from meter import PeerFailed, resident_bytes
 from model import build
 from stream import events
 
 from headrace.state.keyed.array_bank import slab_for
+from headrace.state.keyed.key_row import KeyRow
 from headrace.state.keyed.keyring import Keyring
 from headrace.state.labels.join_entry import Entry
 from headrace.state.labels.label_join import LabelRules, Labels
@@ -180,21 +182,23 @@ def keys(count: int) -> Figures:
 
 def _learn(ring: Keyring, records: Sequence[tuple[bytes, dict[str, Any]]]) -> None:
     """Do with a batch what the engine does, apart from reading and writing it."""
-    ring.warm(key for key, _ in records)
+    ring.fetch(key for key, _ in records)
     for key, event in records:
         ring.meet(key, event["ts"], event["ts"])
         features = event["features"]
-        ring.predict(key, features)
-        ring.learn(key, features, event["label"])
-        ring.keep(key, features, event["label"])
+        ring.predict(features, key)
+        ring.learn(features, event["label"], key)
+        ring.keep(features, event["label"], key)
     ring.trim()
 
 
 def _save(ring: Keyring) -> dict[bytes, bytes]:
     ring.begin_save()
-    changes = ring.changes()
-    ring.saved(ring.serves_undo(changes), 1)
-    return {key: row for key, row in changes.items() if row is not None}
+    keys = list(ring._saving.changed)
+    models = zip(keys, ring._bank.dump_all(keys), strict=True)
+    rows = {key: msgspec.msgpack.encode(KeyRow(ring._hot[key].seen_ms, model)) for key, model in models}
+    ring.saved({}, 1)
+    return rows
 
 
 def _grown(started_bytes: int, count: int) -> dict[str, float]:

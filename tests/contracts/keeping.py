@@ -13,7 +13,7 @@ import redis
 from headrace.consumers.record import LabelRecord, Record
 from headrace.consumers.source import Committed
 from headrace.consumers.topics import Topic
-from headrace.pipeline import assembly
+from headrace.pipeline import assembly, model_factory
 from headrace.pipeline.commands import model_command
 from headrace.pipeline.commands.status_report import Observations, summarise
 from headrace.pipeline.config import config as configuration
@@ -100,14 +100,14 @@ class Life:
         self.store = Store(redis.url.get_secret_value(), name=config.name, keep=2, sign_key=redis.signature)
         self.roster = Roster(self.store, name=config.name)
         self._telemetry = Telemetry()
-        self._minds = assembly.minds(config, self.store)
-        self._engine = assembly.engine(config, compiled=False)
+        self._models = model_factory.models(config, self.store)
+        self._engine = assembly.engine(config, batches=False)
         self._takeover = Takeover(
             source=log,  # type: ignore[arg-type]
             store=self.store,
             topic=TOPIC if not log.labels else Topic("in", 1, "", 1_000_000, compacted=False, labels=TRUTHS),
             identity=TopicIdentity(TOPIC, ask=lambda _names: {}),
-            minds=self._minds,
+            models=self._models,
             rules=assembly.rules(config, default=None),
             on_loss="relearn",
             telemetry=self._telemetry,
@@ -160,7 +160,7 @@ class Life:
 
     def save(self) -> bool:
         """Save what was learned; tell whether it is saved, or the partition must be taken over again."""
-        commons = self._minds.commons
+        commons = self._models.replica
         if commons is None:
             return self._saver.finish(self.shard) == "saved"
         mixer = Mixer(
@@ -196,9 +196,8 @@ class Life:
     def answers(self) -> Iterator[Any]:
         """Tell what the models answer."""
         for key in (b"k0", b"k1", b"k2", b"k3"):
-            if self.shard.keys is not None:
-                self.shard.keys.warm([key])
-            yield self.shard.mind.predict(key, {"a": 1.5, "b": 0.5})
+            self.shard.model.fetch([key])
+            yield self.shard.model.predict({"a": 1.5, "b": 0.5}, key)
 
     def end(self) -> None:
         self.store.client.close()

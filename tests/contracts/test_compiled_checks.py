@@ -16,7 +16,7 @@ from twin import compilable
 from zoo import ZOO
 
 from headrace.state.compiled.compiler import compile_model
-from headrace.state.models.learner import Answer
+from headrace.state.models.model import Answer
 
 MODELS = [
     "linear: SGD",

@@ -119,9 +119,9 @@ def test_the_size_of_batches_makes_no_difference(name: str) -> None:
         part = columns._replace(starts=columns.starts[first : last + 1])
         # The number of a class that was never learned holds for one batch.
         numbers = labels(sliced, records[first:last])
-        said += told(sliced, sliced.run(part, numbers), records[first:last])
+        said += told(sliced, sliced.learn_batch(part, numbers), records[first:last])
     assert_same(said, expected)
-    faults = silent.run(words.columns(records), labels(silent, records), silent=True).fault
+    faults = silent.learn_batch(words.columns(records), labels(silent, records), silent=True).fault
     assert [bool(fault) for fault in faults] == [isinstance(one, Exception) for one in expected]
     assert sliced.dump() == silent.dump() == whole.dump()
 
@@ -237,7 +237,7 @@ def test_a_batch_leaves_its_columns_as_they_were() -> None:
     machine, records = compiled("logistic: numbers and words"), food("logistic: numbers and words")
     columns, numbers = Words().columns(records), labels(machine, records)
     before = [array.copy() for array in (*columns[:4], numbers)]
-    machine.run(columns, numbers)
+    machine.learn_batch(columns, numbers)
     for now, then in zip((*columns[:4], numbers), before, strict=True):
         assert now.tobytes() == then.tobytes()
     assert isinstance(columns, Columns)

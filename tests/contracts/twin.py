@@ -16,7 +16,8 @@ from zoo import ZOO
 from headrace.state.compiled.compiled_learner import CompiledLearner
 from headrace.state.compiled.compiler import compile_model
 from headrace.state.models.columns import Answers
-from headrace.state.models.learner import Answer, RiverLearner, task_of
+from headrace.state.models.learner import RiverLearner, task_of
+from headrace.state.models.model import Answer
 
 SOAK = bool(os.environ.get("HEADRACE_SOAK"))
 COUNT = 10_000 if SOAK else 200
@@ -116,7 +117,7 @@ def labels(machine: CompiledLearner, records: Sequence[Record]) -> Any:
         if raw is None:
             numbers.append(np.nan)
         elif machine.task == "multiclass":
-            numbers.append(float(machine.class_index(machine.label(raw))))
+            numbers.append(float(machine.label_number(machine.label(raw))))
         else:
             numbers.append(float(machine.label(raw)))
     return np.array(numbers, float)
@@ -133,7 +134,7 @@ def batches(records: Sequence[Record], *, seed: int, longest: int = 500) -> Iter
 
 def feed(machine: CompiledLearner, records: Sequence[Record], words: Words | None = None) -> list[Said]:
     """Run one batch, and return what was said to each record."""
-    answers = machine.run((words or Words()).columns(records), labels(machine, records))
+    answers = machine.learn_batch((words or Words()).columns(records), labels(machine, records))
     return told(machine, answers, records)
 
 

@@ -6,7 +6,7 @@ import pytest
 from river import dummy, linear_model, preprocessing, stats
 
 from headrace.state.models.learner import RiverLearner, build
-from headrace.state.models.model import UndoableModel
+from headrace.state.models.undoable_model import UndoableModel
 from headrace.state.seal import Seal
 from headrace.state.shard import Counts, Quality, Shard
 from headrace.state.snapshot import decode, encode, take
@@ -19,8 +19,8 @@ def logistic() -> RiverLearner:
 
 
 def cell(s: Shard) -> UndoableModel:
-    assert isinstance(s.mind, UndoableModel)
-    return s.mind
+    assert isinstance(s.model, UndoableModel)
+    return s.model
 
 
 def linear() -> RiverLearner:
@@ -39,9 +39,9 @@ def records(count: int, seed: int = 1) -> list[tuple[dict[str, Any], bool]]:
 def feed(s: Shard, data: list[tuple[dict[str, Any], Any]]) -> list[Any]:
     answers = []
     for features, label in data:
-        answers.append(s.mind.predict(None, features))
-        s.mind.learn(None, features, label)
-        s.mind.keep(None, features, label)
+        answers.append(s.model.predict(features))
+        s.model.learn(features, label)
+        s.model.keep(features, label)
     return answers
 
 
@@ -59,8 +59,8 @@ def test_an_undo_takes_back_what_was_not_kept() -> None:
     feed(s, first)
     feed(untouched, first)
     for features, label in second[:3]:
-        s.mind.learn(None, features, label)
-    s.mind.undo(None)
+        s.model.learn(features, label)
+    s.model.undo()
     assert feed(s, second) == feed(untouched, second)
 
 
@@ -71,11 +71,11 @@ def test_an_undo_is_exact_however_long_the_journal_was(count: int) -> None:
     data = [({"a": float(index % 7), "b": 1.0}, float(index % 5)) for index in range(count)]
     for start in range(0, count, 500):
         feed(s, data[start : start + 500])
-        s.mind.trim()
+        s.model.trim()
     feed(untouched, data)
     assert len(cell(s)._journal) < 5_500
-    s.mind.learn(None, {"a": 1e6, "c": -1e6}, 1e6)
-    s.mind.undo(None)
+    s.model.learn({"a": 1e6, "c": -1e6}, 1e6)
+    s.model.undo()
     rest = [({"a": 2.0, "b": 1.0, "c": 1.0}, 3.0)] * 5
     assert feed(s, rest) == feed(untouched, rest)
 
@@ -84,23 +84,23 @@ def test_two_undos_in_a_row_change_nothing_more() -> None:
     s, untouched = shard(), shard()
     feed(s, records(20))
     feed(untouched, records(20))
-    s.mind.undo(None)
+    s.model.undo()
     assert cell(s)._journal == [], "what was gone through once is not gone through again at the next"
-    s.mind.undo(None)
-    s.mind.learn(None, {"a": 9.0}, label=True)
-    s.mind.undo(None)
+    s.model.undo()
+    s.model.learn({"a": 9.0}, label=True)
+    s.model.undo()
     assert feed(s, records(5, seed=3)) == feed(untouched, records(5, seed=3))
 
 
 def test_records_without_a_label_are_predicted_again_on_an_undo_and_not_learned() -> None:
     s, untouched = shard(), shard()
     for features, label in records(20):
-        s.mind.predict(None, features)
-        s.mind.keep(None, features, None)
-        untouched.mind.predict(None, features)
+        s.model.predict(features)
+        s.model.keep(features, None)
+        untouched.model.predict(features)
         if label is None:
-            untouched.mind.learn(None, features, label)
-    s.mind.undo(None)
+            untouched.model.learn(features, label)
+    s.model.undo()
     assert feed(s, records(5, seed=3)) == feed(untouched, records(5, seed=3))
 
 
@@ -109,9 +109,9 @@ def test_a_false_label_is_learned_again_on_an_undo() -> None:
     data = [({"a": 1.0}, False)] * 10
     feed(s, data)
     feed(untouched, data)
-    s.mind.undo(None)
-    assert s.mind.predict(None, {"a": 1.0}) == untouched.mind.predict(None, {"a": 1.0})
-    assert s.mind.predict(None, {"a": 1.0})[1][False] > 0.5  # type: ignore[index]
+    s.model.undo()
+    assert s.model.predict({"a": 1.0}) == untouched.model.predict({"a": 1.0})
+    assert s.model.predict({"a": 1.0})[1][False] > 0.5  # type: ignore[index]
 
 
 def test_a_snapshot_is_where_an_undo_starts_from() -> None:
@@ -122,8 +122,8 @@ def test_a_snapshot_is_where_an_undo_starts_from() -> None:
     assert cell(s)._journal == []
     feed(s, records(5, seed=2))
     feed(untouched, records(5, seed=2))
-    s.mind.learn(None, {"a": 1e9}, label=True)
-    s.mind.undo(None)
+    s.model.learn({"a": 1e9}, label=True)
+    s.model.undo()
     assert feed(s, records(5, seed=3)) == feed(untouched, records(5, seed=3))
 
 
@@ -140,8 +140,8 @@ def test_a_restored_shard_goes_on_to_the_bit_and_undoes_as_well() -> None:
     )
     assert (restored.offset, restored.snapshot_offset, restored.counts) == (120, 120, Counts(20, 20, 0, 20))
     assert restored.quality_now() == s.quality_now()
-    restored.mind.learn(None, {"a": 1e9}, label=True)
-    restored.mind.undo(None)
+    restored.model.learn({"a": 1e9}, label=True)
+    restored.model.undo()
     assert feed(restored, records(9, seed=2)) == feed(s, records(9, seed=2))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Message
+from packed import rows_to_save
 from river import linear_model, optim, preprocessing
 
 from headrace.consumers.chunk import Chunk
@@ -23,7 +24,7 @@ from headrace.state.event_time import StrayTime
 from headrace.state.keyed.array_bank import slab_for
 from headrace.state.keyed.keyring import Keyring
 from headrace.state.models.learner import RiverLearner
-from headrace.state.models.model import UndoableModel
+from headrace.state.models.undoable_model import UndoableModel
 from headrace.state.row_packing import TableVersion
 from headrace.state.shard import Shard
 
@@ -245,8 +246,8 @@ def test_a_chunk_of_many_keys_gives_what_its_records_give_one_by_one(
     assert (fast.offset, fast.counts, fast.quality_now()) == (slow.offset, slow.counts, slow.quality_now())
     for ring in rings:
         ring.begin_save()
-    assert rings[0].changes() == rings[1].changes()
-    assert rings[0].checkpoint() == rings[1].checkpoint()
+    assert rows_to_save(rings[0]) == rows_to_save(rings[1])
+    assert rings[0].dump() == rings[1].dump()
     crossed = sum(result.chunk is not None for result in results)
     if names < 64:
         assert crossed >= len(results) * (1 if silent_ms is None else 0.5)
@@ -276,15 +277,15 @@ def test_keys_whose_models_lie_in_the_store_answer_as_they_do_one_by_one(
     before = Shard(taught, partition=3, start=0)
     _run(_engine(Decoder(), fast=False), before, _keyed(keys * 3, names, ', "label": true'), [])
     taught.begin_save()
-    rows = {key: row for key, row in taught.changes().items() if row is not None}
+    rows = {key: row for key, row in rows_to_save(taught)[0].items() if row is not None}
     messages, asked = _keyed(keys * 2, names, label), list[int]()
 
     def told(rows: dict[bytes, bytes], *, fast: bool) -> tuple[Any, Any]:
         ring = _keyring(logistic, silent_ms, rows=rows, asked=asked)
-        ring.restore(taught.checkpoint())
+        ring.load(taught.dump())
         results = _run(_engine(Decoder(), fast=fast), Shard(ring, partition=3, start=0), messages, [])
         ring.begin_save()
-        return _outputs(results), ring.changes()
+        return _outputs(results), rows_to_save(ring)[0]
 
     assert told(rows, fast=True) == told(rows, fast=False) != told({}, fast=False)
     assert asked == [len(keys)] * 2, "all in one round trip, and in none where there is nothing"
@@ -304,7 +305,7 @@ def test_an_empty_key_is_a_key_and_none_is_refused_in_both_lanes() -> None:
         assert [letter.record.offset for letter in result.dead_letters] == [1]
         assert result.predictions.keys == [b"", b"k", b""]
         ring.begin_save()
-        assert set(ring.changes()) == {b"", b"k"}
+        assert set(rows_to_save(ring)[0]) == {b"", b"k"}
 
 
 DAY = 86_400_000
@@ -329,7 +330,7 @@ def test_one_fast_clock_makes_no_key_forgotten_in_both_lanes() -> None:
         count, stray = shard.strays.told()
         assert (count, stray) == (1, StrayTime(20, 30 * DAY + 1))
         ring.begin_save()
-        told.append((_outputs(results), ring.changes(), ring.checkpoint()))
+        told.append((_outputs(results), rows_to_save(ring)[0], ring.dump()))
     assert told[0] == told[1]
     models = {key: logistic() for key in (b"k0", b"k1", b"k2", b"k3")}
     for at, answer in enumerate(told[0][0]["predictions"]):

@@ -17,7 +17,7 @@ from headrace.producers.output import OutputRecords
 from headrace.producers.record_size import SizeLimits
 from headrace.producers.replay_proof import ReplayClaim, sign
 from headrace.state.models.learner import RiverLearner
-from headrace.state.models.model import UndoableModel
+from headrace.state.models.undoable_model import UndoableModel
 from headrace.state.seal import Seal
 from headrace.state.shard import Counts, Shard
 from headrace.state.snapshot import decode, encode, take
@@ -412,7 +412,7 @@ def test_a_shard_that_was_saved_anywhere_goes_on_as_if_it_had_not_been(saved: in
     )
     between = max(saved, undone)
     middle = engine.run(second, records[saved:between], now_ms=5)
-    second.mind.undo(None)
+    second.model.undo()
     after = engine.run(second, records[between:], now_ms=5)
     pieces = (before, middle, after)
     assert [value for piece in pieces for value in piece.predictions.values] == whole.predictions.values

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from packed import rows_to_save
 from river import linear_model, preprocessing, tree
 
 from headrace.consumers.record import Decoder, LabelRecord, Record
@@ -15,7 +16,7 @@ from headrace.state.keyed.bank import RiverBank
 from headrace.state.keyed.keyring import Keyring
 from headrace.state.labels.label_join import LabelRules, Labels
 from headrace.state.models.learner import RiverLearner
-from headrace.state.models.model import UndoableModel
+from headrace.state.models.undoable_model import UndoableModel
 from headrace.state.row_packing import TableVersion
 from headrace.state.shard import Shard
 from headrace.state.store.store_errors import StoreAway
@@ -72,17 +73,17 @@ def test_a_label_teaches_the_model_the_features_that_were_predicted_from() -> No
     for features, label in (({"a": 0.0}, True), ({"a": 1.0}, False)):
         whole.predict_proba_one(features)
         whole.learn_one(features, label)
-    assert shard.mind.predict(b"k", {"a": 3.0})[1] == whole.predict_proba_one({"a": 3.0})
+    assert shard.model.predict({"a": 3.0}, b"k")[1] == whole.predict_proba_one({"a": 3.0})
     assert shard.place == (2, 2)
 
 
 def test_the_prediction_that_was_sent_is_scored_and_not_a_later_one() -> None:
     shard = _shard()
     _run(shard, [_features("a", 5)])
-    sent = shard.mind.predict(b"k", {"a": 5.0})[0]
+    sent = shard.model.predict({"a": 5.0}, b"k")[0]
     for offset in range(30):
         _run(shard, [_features(f"x-{offset}", 5, label=not sent)])
-    assert shard.mind.predict(b"k", {"a": 5.0})[0] != sent, "by now the model would answer otherwise"
+    assert shard.model.predict({"a": 5.0}, b"k")[0] != sent, "by now the model would answer otherwise"
     scored = shard.quality.total
     _run(shard, [_label("a", bool(sent))])
     assert shard.quality.total == scored + 1
@@ -171,7 +172,7 @@ def test_a_label_on_which_the_model_raises_is_a_dead_letter_and_was_never_learne
     result = _run(broken, [*records, _label("a", True), _label("b", True, 1)])
     _run(whole, [records[1], _label("b", True)])
     assert _codes(result) == [(0, "learn_failed", "join")]
-    assert broken.mind.predict(b"k", {"a": 3.0, "bad": 1.0}) == whole.mind.predict(b"k", {"a": 3.0, "bad": 1.0})
+    assert broken.model.predict({"a": 3.0, "bad": 1.0}, b"k") == whole.model.predict({"a": 3.0, "bad": 1.0}, b"k")
     assert broken.labels is not None
     assert broken.labels.asked == 1, "its features wait on, for a label or for the end"
 
@@ -180,7 +181,7 @@ def test_a_default_on_which_the_model_raises_leaves_it_as_it_was() -> None:
     shard = _shard(Picky(), default=True)
     result = _run(shard, [_features("a", 0, features={"bad": 9.0}), _features("b", 1, ts=5_000)])
     assert (result.learned, result.dead_letters) == (0, [])
-    assert shard.mind.predict(b"k", {"bad": 1.0})[1] == {False: 0.5, True: 0.5}
+    assert shard.model.predict({"bad": 1.0}, b"k")[1] == {False: 0.5, True: 0.5}
 
 
 def test_a_refused_record_waits_for_no_label() -> None:
@@ -226,7 +227,7 @@ def test_a_store_that_is_away_is_no_fault_of_a_labels() -> None:
     shard = Shard(keys, partition=0, start=0, labels=Labels(LabelRules(wait_ms=1_000, default=False)), labels_start=0)
     _run(shard, [_features("a"), Record(0, 1, 5, b"other", b'{"features": {"a": 1}}', None)])
     keys.begin_save()
-    keys.saved(keys.serves_undo(keys.changes()), 1)
+    keys.saved(rows_to_save(keys)[1], 1)
     is_away = True
     with pytest.raises(StoreAway):
         _run(shard, [_label("a", True)])

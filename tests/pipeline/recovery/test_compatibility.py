@@ -10,38 +10,39 @@ from headrace.state import snapshot
 from headrace.state.keyed.bank import RiverBank
 from headrace.state.keyed.keyring import Keyring
 from headrace.state.models.learner import RiverLearner
-from headrace.state.models.model import Mind, UndoableModel
+from headrace.state.models.model import Model
+from headrace.state.models.undoable_model import UndoableModel
 from headrace.state.shard import Shard
 
 TOPIC = Topic(name="in", partitions=1, id="t", value_bytes_max=1, compacted=False)
 
 
-def _cell() -> Mind:
+def _cell() -> Model:
     return UndoableModel(RiverLearner(linear_model.LogisticRegression()))
 
 
-def _other() -> Mind:
+def _other() -> Model:
     return UndoableModel(RiverLearner(linear_model.LogisticRegression(l2=0.1)))
 
 
-def _keys() -> Mind:
+def _keys() -> Model:
     bank = RiverBank(RiverLearner(linear_model.LogisticRegression()))
     return Keyring(bank, fetch=lambda keys, _stand: [None] * len(keys), scan=lambda: iter(()), hot_max=9)
 
 
-def _taken(mind: Mind) -> snapshot.Snapshot:
-    return snapshot.take(Shard(mind, partition=0, start=0), topic="in", topic_id="t", now_ms=1)
+def _taken(model: Model) -> snapshot.Snapshot:
+    return snapshot.take(Shard(model, partition=0, start=0), topic="in", topic_id="t", now_ms=1)
 
 
-def _found(saved: snapshot.Snapshot, mind: Mind, topic: Topic = TOPIC) -> compatibility.Mismatch:
-    found = compatibility.mismatch(saved, topic=topic, mind=mind)
+def _found(saved: snapshot.Snapshot, model: Model, topic: Topic = TOPIC) -> compatibility.Mismatch:
+    found = compatibility.mismatch(saved, topic=topic, model=model)
     assert found is not None
     return found
 
 
 def test_a_snapshot_of_the_same_fits() -> None:
-    for mind in (_cell, _keys):
-        assert compatibility.mismatch(_taken(mind()), topic=TOPIC, mind=mind()) is None
+    for model in (_cell, _keys):
+        assert compatibility.mismatch(_taken(model()), topic=TOPIC, model=model()) is None
 
 
 def test_another_scope_is_named_and_no_release_of_river_is_asked_for() -> None:
@@ -82,10 +83,10 @@ def test_a_mark_of_another_model_or_scope_is_told_and_an_empty_one_tells_nothing
     last = offset_metadata.read(offset_metadata.of(shard))
     assert last is not None
     assert empty is not None
-    for mind, fits in ((_cell(), True), (_keys(), False), (_other(), False)):
-        found = compatibility.mark_mismatch(last, scope=mind.scope, spec=mind.spec)
+    for model, fits in ((_cell(), True), (_keys(), False), (_other(), False)):
+        found = compatibility.mark_mismatch(last, scope=model.can.scope, spec=model.spec)
         assert (found is None) == fits
-        assert compatibility.mark_mismatch(empty, scope=mind.scope, spec=mind.spec) is None
+        assert compatibility.mark_mismatch(empty, scope=model.can.scope, spec=model.spec) is None
     found = compatibility.mark_mismatch(last, scope="global", spec=_cell().spec)
     assert found is not None
     assert found.message.startswith("the models that learned the log are one for each partition, and model.scope")

@@ -9,8 +9,8 @@ from river import linear_model
 from headrace.pipeline.recovery import offset_metadata
 from headrace.pipeline.recovery.offset_metadata import OffsetMetadata
 from headrace.state.models.learner import RiverLearner
-from headrace.state.models.model import UndoableModel
 from headrace.state.models.spec import brief
+from headrace.state.models.undoable_model import UndoableModel
 from headrace.state.shard import Counts, Shard
 from headrace.state.store.lua_scripts import NUMBER_MAX
 
@@ -43,7 +43,7 @@ def test_the_names_in_the_log_stay_as_they_are() -> None:
     """Marks of an earlier release stand in the offsets of running groups."""
     text = offset_metadata.of(shard(Counts(4, 5, 6, 7), epoch=1, snapshot=3, start=2), topic="E60VNKObT9WqiQ4rMuiT9g")
     made = shard(Counts())
-    told = {"e": 1, "x": 3, "s": 2, "r": 4, "p": 5, "d": 6, "n": 7, "m": brief(made.mind.spec, "partition"), "o": 2}
+    told = {"e": 1, "x": 3, "s": 2, "r": 4, "p": 5, "d": 6, "n": 7, "m": brief(made.model.spec, "partition"), "o": 2}
     assert json.loads(text) == {**told, "t": "E60VNKObT9WqiQ4rMuiT9g"}
     assert offset_metadata.read(SOUND) == OffsetMetadata(1, 3, 2, 4, 5, 6, 7)
 

@@ -11,8 +11,8 @@ from river import linear_model
 
 from headrace.consumers.record import Decoder
 from headrace.consumers.topics import Topic
-from headrace.pipeline.assembly import ModelFactory
 from headrace.pipeline.engine.engine import Engine
+from headrace.pipeline.model_factory import ModelFactory
 from headrace.pipeline.recovery.topic_identity import TopicIdentity
 from headrace.pipeline.telemetry import Telemetry
 from headrace.pipeline.worker.gate import FloodGuard
@@ -26,7 +26,8 @@ from headrace.producers.record_size import SizeLimits
 from headrace.producers.webhook import WebhookAway
 from headrace.state.labels.label_join import LabelRules
 from headrace.state.models.learner import RiverLearner
-from headrace.state.models.model import UndoableModel
+from headrace.state.models.model import Capabilities
+from headrace.state.models.undoable_model import UndoableModel
 from headrace.state.shard import Shard
 from headrace.state.store.store import Store
 
@@ -117,7 +118,7 @@ class Loop:
             topic=ids,
             identity=TopicIdentity(ids, ask=lambda _names: {}),
             engine=self.engine,
-            minds=ModelFactory(lambda _partition: UndoableModel(RiverLearner(model())), None),
+            models=ModelFactory(lambda _partition: UndoableModel(RiverLearner(model())), Capabilities(), None),
             sink=MemorySink(kafka, commits=commits),
             store=store,
             webhook=webhook,  # type: ignore[arg-type]

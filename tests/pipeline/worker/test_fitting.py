@@ -15,7 +15,7 @@ from headrace.producers.output import Output
 from headrace.producers.record_size import SizeLimits
 from headrace.producers.sink import PlainSink, SinkRefused, SinkTooLarge
 from headrace.state.models.learner import RiverLearner
-from headrace.state.models.model import UndoableModel
+from headrace.state.models.undoable_model import UndoableModel
 from headrace.state.shard import Counts, Shard
 
 TOPICS = {"predictions": "out", "dead_letters": "dlq.in"}

@@ -17,7 +17,7 @@ from headrace.state.models.learner import RiverLearner
 from headrace.state.row_packing import TableDamaged
 from headrace.state.shard import Shard
 from headrace.state.shared.mix_store import LoadedMix, MixOffset, MixStore
-from headrace.state.shared.replica import Replica, ReplicaPart
+from headrace.state.shared.replica import Replica
 from headrace.state.store.store import Store
 from headrace.state.store.store_errors import StoreAway
 
@@ -77,7 +77,7 @@ class Rig:
         place = self.commons.claim(partition, epoch)
         version = 0 if place is None else place.version
         self._store.rewind(partition, epoch=epoch, version=version)
-        shard = Shard(ReplicaPart(self.commons), partition=partition, start=0)
+        shard = Shard(self.commons, partition=partition, start=0)
         shard.epoch, shard.version = epoch, version
         shard.offset = shard.snapshot_offset = 0 if place is None else place.offset
         self.shards[partition] = shard
@@ -89,10 +89,10 @@ class Rig:
         for _ in range(count):
             features = {"a": self._random.gauss(3, 2), "b": self._random.random()}
             label = features["a"] > 3.5 if labelled else None
-            shard.mind.predict(None, features.copy())
+            shard.model.predict(features.copy())
             if label is not None:
-                shard.mind.learn(None, features.copy(), label)
-            shard.mind.keep(None, features, label)
+                shard.model.learn(features.copy(), label)
+            shard.model.keep(features, label)
             shard.offset += 1
 
     def counted(self, result: str) -> float:

@@ -19,7 +19,7 @@ from headrace.state.keyed.keyring import TABLE as KEYS
 from headrace.state.keyed.keyring import Keyring
 from headrace.state.labels.label_join import LabelRules, Labels
 from headrace.state.models.learner import RiverLearner
-from headrace.state.models.model import UndoableModel
+from headrace.state.models.undoable_model import UndoableModel
 from headrace.state.row_packing import TableVersion
 from headrace.state.shard import Shard
 from headrace.state.store.store import Store
@@ -94,9 +94,9 @@ class Rig:
 
 def learn(shard: Shard, features: dict[str, Any], times: int = 1) -> None:
     for _ in range(times):
-        shard.mind.predict(None, features)
-        shard.mind.learn(None, features, True)
-        shard.mind.keep(None, features, True)
+        shard.model.predict(features)
+        shard.model.learn(features, True)
+        shard.model.keep(features, True)
         shard.score(True, True, shard.version)
         shard.counts.records += 1
         shard.offset += 1
@@ -104,8 +104,8 @@ def learn(shard: Shard, features: dict[str, Any], times: int = 1) -> None:
 
 
 def cell(shard: Shard) -> UndoableModel:
-    assert isinstance(shard.mind, UndoableModel)
-    return shard.mind
+    assert isinstance(shard.model, UndoableModel)
+    return shard.model
 
 
 @pytest.fixture
@@ -119,13 +119,13 @@ def test_a_small_shard_is_saved_at_once(rig: Rig) -> None:
     assert rig.saver.begin(shard) == "saved"
     assert (shard.snapshot_offset, shard.version) == (5, 1)
     assert not rig.saver.is_out
-    assert rig.stored(shard).model == cell(shard).learner.dump()
+    assert rig.stored(shard).model == cell(shard).inner.dump()
 
 
 def test_a_big_shard_is_saved_as_it_stood_when_the_save_was_begun(rig: Rig) -> None:
     shard = rig.take(0, big=True)
     learn(shard, {"a": 1.0}, 4)
-    then, version = cell(shard).learner.dump(), shard.version
+    then, version = cell(shard).inner.dump(), shard.version
     rig.begin(shard)
     learn(shard, {"a": 1.0}, 3)
     assert (shard.snapshot_offset, shard.version) == (0, version), "nothing is noted before it is known"
@@ -143,11 +143,11 @@ def test_its_bytes_serve_the_next_undo_and_the_journal_has_but_what_came_after(r
     rig.begin(shard)
     learn(shard, {"a": 1.0}, 3)
     rig.end(shard)
-    now = cell(shard).learner.dump()
+    now = cell(shard).inner.dump()
     assert len(cell(shard)._journal) == 3
-    cell(shard).learn(None, {"b": 1e6}, False)
-    shard.mind.undo(None)
-    assert cell(shard).learner.dump() == now
+    cell(shard).learn({"b": 1e6}, False)
+    shard.model.undo()
+    assert cell(shard).inner.dump() == now
 
 
 def test_one_at_a_time_is_saved_beside_the_loop_and_small_ones_meanwhile(rig: Rig) -> None:
@@ -192,9 +192,9 @@ def test_the_time_of_the_child_counts_when_the_next_is_due(rig: Rig) -> None:
 
 
 def test_a_big_model_with_a_table_is_saved_beside_the_loop_with_its_rows(rig: Rig, store: Store) -> None:
-    mind = UndoableModel(RiverLearner(linear_model.LogisticRegression()))
+    model = UndoableModel(RiverLearner(linear_model.LogisticRegression()))
     labels = Labels(LabelRules(wait_ms=1_000))
-    shard = Shard(mind, partition=0, start=0, labels=labels, labels_start=0)
+    shard = Shard(model, partition=0, start=0, labels=labels, labels_start=0)
     shard.epoch = store.claim(0, floor=0)
     store.rewind(0, epoch=shard.epoch, version=0)
     learn(shard, WIDE)
@@ -233,8 +233,8 @@ def by_key(store: Store, *, keys: int) -> Shard:
 def teach(shard: Shard, numbers: Iterable[int]) -> None:
     for number in numbers:
         key = b"key %d" % number
-        shard.mind.learn(key, {"a": 1.0}, True)
-        shard.mind.keep(key, {"a": 1.0}, True)
+        shard.model.learn({"a": 1.0}, True, key)
+        shard.model.keep({"a": 1.0}, True, key)
         shard.offset += 1
         shard.committed = shard.offset
 
@@ -249,9 +249,8 @@ def test_few_rows_are_saved_at_once_and_many_beside_the_loop(rig: Rig, store: St
     assert not rig.saver.due(shard)
     rig.saver.wait(20)
     assert store.count(0, KEYS) == 1_003
-    shard.mind.learn(b"key 0", {"a": 1.0}, True)
-    assert shard.keys is not None
-    shard.keys.warm([b"unheard of"])
+    shard.model.learn({"a": 1.0}, True, b"key 0")
+    shard.model.fetch([b"unheard of"])
     assert rig.end(shard) == "saved"
     assert (rig.stored(shard).offset, shard.snapshot_offset, shard.offset) == (1_020, 1_020, 1_025)
     assert rig.stored(shard).tables == {KEYS: 1_003}
@@ -324,7 +323,7 @@ def test_a_refusal_of_what_was_forgotten_is_no_news(rig: Rig, store: Store) -> N
 
 def test_a_store_that_is_away_is_told_of_and_the_bytes_serve_all_the_same(rig: Rig, store: Store) -> None:
     shard = rig.take(0, big=True)
-    before = cell(shard).begin_checkpoint()
+    before = cell(shard)._age
     store.client.config_set("maxmemory", 1)
     try:
         rig.begin(shard)
@@ -334,7 +333,7 @@ def test_a_store_that_is_away_is_told_of_and_the_bytes_serve_all_the_same(rig: R
         store.client.config_set("maxmemory", 0)
     assert not rig.saver.is_out
     assert shard.snapshot_offset == 0
-    assert cell(shard).begin_checkpoint().age > before.age
+    assert cell(shard)._age > before
     assert rig.count("failed") == 1
 
 

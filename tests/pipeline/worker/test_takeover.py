@@ -41,7 +41,7 @@ def relearn(loop: Loop, shard: Shard) -> Shard:
 
 
 def model(shard: Shard) -> Any:
-    return shard.mind.checkpoint()
+    return shard.model.dump()
 
 
 def remark(kafka: Kafka, **changes: Any) -> None:

@@ -122,7 +122,7 @@ def assert_same(model: Any, examples: Sequence[Example], *, faults: bool = False
     met: list[str] = []
     for round_, first in enumerate(range(0, len(examples), 30)):
         batch = examples[first : first + 30]
-        answers = machine.run(words.columns(batch), labels(batch))
+        answers = machine.learn_batch(words.columns(batch), labels(batch))
         for ours, theirs in zip(machine_says(machine, answers, batch), river_says(river, batch), strict=True):
             shown = [type(said).__name__ if isinstance(said, Exception) else repr(said) for said in (ours, theirs)]
             # River's sigmoid has whole numbers at its ends.
@@ -216,7 +216,7 @@ def test_overflow_in_the_optimizer_undoes_scaler_and_encoder() -> None:
 def test_one_record_at_a_time_is_the_same_model_as_a_batch() -> None:
     model, examples = (numeric() + categories()) | logistic(), stream(120, words=True)
     batch, single = compiled(model), compiled(model)
-    answers = batch.run(Words().columns(examples), labels(examples))
+    answers = batch.learn_batch(Words().columns(examples), labels(examples))
     for at, (features, label) in enumerate(examples):
         assert single.predict(features)[1][True] == answers.value[at]  # type: ignore[index] it is binary
         if label is not None:

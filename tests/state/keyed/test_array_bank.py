@@ -77,7 +77,7 @@ def bits(answer: Any) -> Any:
 
 def taught(slab: ArrayBank, *, count: int = 60, seed: int = 1) -> ArrayBank:
     for key, features, label in records(slab.task, count=count, seed=seed):
-        slab.learn(key, features, label)
+        slab.learn(features, label, key)
     return slab
 
 
@@ -89,8 +89,8 @@ def test_a_slab_answers_as_rivers_models_do_to_the_bit(
     slab = slab_of(shape, kernel)
     rivers = {key: RiverLearner(SHAPES[shape]()) for key in KEYS}
     for key, features, label in records(slab.task, count=600, seed=names, names=names):
-        assert bits(slab.predict(key, features)) == bits(rivers[key].predict(features))
-        slab.learn(key, features, label)
+        assert bits(slab.predict(features, key)) == bits(rivers[key].predict(features))
+        slab.learn(features, label, key)
         rivers[key].learn(features, label)
     assert slab.task == rivers[b"a"].task
     assert slab.spec == rivers[b"a"].spec
@@ -109,8 +109,8 @@ NUMBERS = st.floats(allow_nan=True, allow_infinity=True) | st.integers(-(10**25)
 def test_any_number_whatever_its_size_is_learned_as_river_learns_it(shape: str, steps: list[Any]) -> None:
     slab, river = slab_of(shape), RiverLearner(SHAPES[shape]())
     for features, label in steps:
-        assert bits(slab.predict(b"k", features)) == bits(river.predict(features))
-        slab.learn(b"k", features, label)
+        assert bits(slab.predict(features, b"k")) == bits(river.predict(features))
+        slab.learn(features, label, b"k")
         river.learn(features, label)
 
 
@@ -123,7 +123,7 @@ def test_compiled_and_interpreted_make_the_same_bytes() -> None:
 def test_a_key_that_is_not_there_answers_as_one_that_is_new() -> None:
     slab = taught(slab_of("fixed intercept"))
     river = RiverLearner(SHAPES["fixed intercept"]())
-    assert bits(slab.predict(b"new", {"f0": 3, "unheard": 1})) == bits(river.predict({"f0": 3, "unheard": 1}))
+    assert bits(slab.predict({"f0": 3, "unheard": 1}, b"new")) == bits(river.predict({"f0": 3, "unheard": 1}))
     assert b"new" not in slab
 
 
@@ -132,7 +132,7 @@ def test_predicting_changes_nothing(shape: str, kernel: Callable[[], rows.Kernel
     slab = taught(slab_of(shape, kernel))
     before = {key: slab.dump(key) for key in KEYS}
     for key in [*KEYS, b"new"]:
-        slab.predict(key, {"f1": 1, "never seen": 2.0, "f0": 1e300})
+        slab.predict({"f1": 1, "never seen": 2.0, "f0": 1e300}, key)
     assert {key: slab.dump(key) for key in KEYS} == before
     assert len(slab) == len(KEYS)
 
@@ -144,33 +144,33 @@ def test_a_model_that_was_dumped_and_loaded_goes_on_to_the_bit_in_any_slot(
 ) -> None:
     slab, other = slab_of(shape, kernel), slab_of(shape, kernel)
     # Another bank has met other features before, and its slots are others.
-    other.learn(b"z", {"f9": 1.0, "f2": 2, "else": 3.0}, True)
+    other.learn({"f9": 1.0, "f2": 2, "else": 3.0}, True, b"z")
     for k, (key, features, label) in enumerate(records(slab.task, count=300, seed=3, names=names)):
-        slab.learn(key, features, label)
+        slab.learn(features, label, key)
         if k == 150:
             for known in reversed(KEYS):
-                other.load(known, slab.dump(known))
+                other.load(slab.dump(known), known)
         if k > 150:
-            assert bits(other.predict(key, features))[0] is not None
-            other.learn(key, features, label)
+            assert bits(other.predict(features, key))[0] is not None
+            other.learn(features, label, key)
     for key in KEYS:
         assert other.dump(key) == slab.dump(key)
-        other.load(key, slab.dump(key))
+        other.load(slab.dump(key), key)
         assert other.dump(key) == slab.dump(key)
 
 
 def test_the_bytes_of_a_model_tell_nothing_of_other_keys() -> None:
     alone, among = slab_of("l2"), slab_of("l2")
-    among.learn(b"other", {f"x{k}": 1.0 for k in range(70)}, True)
+    among.learn({f"x{k}": 1.0 for k in range(70)}, True, b"other")
     for _, features, label in records("binary", count=50, seed=5):
-        alone.learn(b"k", features, label)
-        among.learn(b"k", dict(sorted(features.items())) if len(features) < 2 else features, label)
+        alone.learn(features, label, b"k")
+        among.learn(dict(sorted(features.items())) if len(features) < 2 else features, label, b"k")
     assert alone.dump(b"k") == among.dump(b"k")
 
 
 def test_a_model_of_ten_features_fits_in_600_bytes() -> None:
     slab = slab_of("scaled logistic")
-    slab.learn(b"k", {f"feature_{k:02d}": k / 7 for k in range(10)}, True)
+    slab.learn({f"feature_{k:02d}": k / 7 for k in range(10)}, True, b"k")
     assert len(slab.dump(b"k")) <= 600
 
 
@@ -180,15 +180,15 @@ def test_the_river_model_of_a_key_goes_on_as_the_key_does(shape: str, names: int
     slab = slab_of(shape)
     stream = list(records(slab.task, count=200, seed=7, names=names))
     for key, features, label in stream[:100]:
-        slab.learn(key, features, label)
+        slab.learn(features, label, key)
     rivers = {key: RiverLearner(pickle.loads(pickle.dumps(slab.to_river(key)))) for key in KEYS}
     back = slab_of(shape)
     for key in KEYS:
         back.load_river(key, slab.to_river(key))
         assert back.dump(key) == slab.dump(key)
     for key, features, label in stream[100:]:
-        assert bits(slab.predict(key, features)) == bits(rivers[key].predict(features))
-        slab.learn(key, features, label)
+        assert bits(slab.predict(features, key)) == bits(rivers[key].predict(features))
+        slab.learn(features, label, key)
         rivers[key].learn(features, label)
 
 
@@ -198,7 +198,7 @@ def test_a_river_model_is_loaded_with_all_that_it_has_learned(shape: str) -> Non
     for _, features, label in records(slab.task, count=80, seed=9):
         model.predict_one({**features, "only predicted": 1.0})
         model.learn_one(features, label)
-        slab.learn(b"taught", features, label)
+        slab.learn(features, label, b"taught")
     slab.load_river(b"loaded", model)
     assert slab.dump(b"loaded") == slab.dump(b"taught")
 
@@ -271,7 +271,7 @@ def test_the_model_of_which_a_slab_was_made_is_left_alone() -> None:
     model = scaled(linear_model.LogisticRegression())
     slab = slab_for(model)
     assert slab is not None
-    slab.learn(b"k", {"x": 1.0}, True)
+    slab.learn({"x": 1.0}, True, b"k")
     model.learn_one({"y": 1.0}, True)
     assert set(slab.to_river(b"k")["LogisticRegression"].weights) == {"x"}
 
@@ -297,9 +297,9 @@ def test_a_feature_that_is_no_number_leaves_the_model_as_it_was(
     before = slab.dump(b"a")
     for key in [b"a", b"new"]:
         with pytest.raises(error, match="f1"):
-            slab.predict(key, {"f0": 1.0, "f1": value})
+            slab.predict({"f0": 1.0, "f1": value}, key)
         with pytest.raises(error, match="f1"):
-            slab.learn(key, {"f0": 1.0, "unheard": 2, "f1": value}, True)
+            slab.learn({"f0": 1.0, "unheard": 2, "f1": value}, True, key)
     assert slab.dump(b"a") == before
     assert b"new" not in slab
 
@@ -307,9 +307,9 @@ def test_a_feature_that_is_no_number_leaves_the_model_as_it_was(
 def test_a_feature_without_a_name_that_could_be_saved_is_refused() -> None:
     slab = slab_of("linear")
     with pytest.raises(TypeError, match="no string"):
-        slab.learn(b"k", {1: 2.0}, 1)  # type: ignore[dict-item]
+        slab.learn({1: 2.0}, 1, b"k")  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="surrogates"):
-        slab.learn(b"k", {"\ud800": 2.0}, 1)
+        slab.learn({"\ud800": 2.0}, 1, b"k")
     assert len(slab) == 0
 
 
@@ -343,7 +343,7 @@ def test_bytes_that_are_no_model_are_refused_and_change_nothing() -> None:
     for state in mangled(before):
         for key in [b"a", b"new"]:
             with pytest.raises(ModelError, match="no bytes of a model of this bank") as caught:
-                slab.load(key, state)
+                slab.load(state, key)
             assert caught.value.hint
     assert slab.dump(b"a") == before
     assert b"new" not in slab
@@ -352,7 +352,7 @@ def test_bytes_that_are_no_model_are_refused_and_change_nothing() -> None:
 @given(st.binary(max_size=80))
 def test_random_bytes_are_refused(state: bytes) -> None:
     with pytest.raises(ModelError):
-        slab_of("scaled logistic").load(b"a", state)
+        slab_of("scaled logistic").load(state, b"a")
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -360,7 +360,7 @@ def test_random_bytes_are_refused(state: bytes) -> None:
 def test_a_dropped_row_is_clean_for_the_next_key(shape: str, names: int) -> None:
     slab, fresh = slab_of(shape), slab_of(shape)
     for key, features, label in records(slab.task, count=100, seed=11, names=names):
-        slab.learn(key, features, label)
+        slab.learn(features, label, key)
     for key in KEYS:
         slab.drop(key)
         slab.drop(key)
@@ -370,9 +370,9 @@ def test_a_dropped_row_is_clean_for_the_next_key(shape: str, names: int) -> None
     assert len(slab) == 0
     held = slab.nbytes
     for key, features, label in records(slab.task, count=100, seed=12):
-        assert bits(slab.predict(key, features)) == bits(fresh.predict(key, features))
-        slab.learn(key, features, label)
-        fresh.learn(key, features, label)
+        assert bits(slab.predict(features, key)) == bits(fresh.predict(features, key))
+        slab.learn(features, label, key)
+        fresh.learn(features, label, key)
     assert [slab.dump(key) for key in KEYS] == [fresh.dump(key) for key in KEYS]
     assert slab.nbytes == held
 
@@ -381,12 +381,12 @@ def test_a_key_of_ten_features_costs_less_than_350_bytes() -> None:
     slab = slab_of("scaled logistic")
     state = taught_ten(slab)
     for k in range(3 * rows.CHUNK_ROWS - 2):
-        slab.load(b"%d" % k, state)
+        slab.load(state, b"%d" % k)
     assert slab.nbytes / len(slab) < 350
 
 
 def taught_ten(slab: ArrayBank) -> bytes:
-    slab.learn(b"k", {f"f{k}": 1.0 for k in range(10)}, True)
+    slab.learn({f"f{k}": 1.0 for k in range(10)}, True, b"k")
     return slab.dump(b"k")
 
 
@@ -394,9 +394,9 @@ def test_a_key_with_ever_new_features_costs_the_others_nothing() -> None:
     slab = slab_of("scaled logistic")
     state = taught_ten(slab)
     for k in range(rows.CHUNK_ROWS // 2):
-        slab.load(b"%d" % k, state)
+        slab.load(state, b"%d" % k)
     for k in range(500):
-        slab.learn(b"hostile", {f"new{k}": 1.0, f"new{k}x": 1.0}, True)
+        slab.learn({f"new{k}": 1.0, f"new{k}x": 1.0}, True, b"hostile")
     # All columns there may be, for one chunk, and what the one key has met.
     assert slab.nbytes < rows.CHUNK_ROWS * 64 * 32 + rows.CHUNK_ROWS * 16 + 1_000 * 32 + 64
     assert len(slab.to_river(b"hostile")["LogisticRegression"].weights) == 1_000
@@ -407,18 +407,18 @@ def test_records_with_more_features_than_any_before_find_room() -> None:
     for size in [3, 64, 65, 300, 5]:
         features = {f"f{k}": k / 7 + size for k in range(size)}
         for label in [True, False]:
-            slab.learn(b"k", features, label)
+            slab.learn(features, label, b"k")
             river.learn(features, label)
-        assert bits(slab.predict(b"k", features)) == bits(river.predict(features))
+        assert bits(slab.predict(features, b"k")) == bits(river.predict(features))
 
 
 def test_what_a_slab_keeps_of_records_that_it_has_seen_is_bounded() -> None:
     slab = slab_of("linear")
     for k in range(3_000):
         features = {f"{k} {j}": 1.0 for j in range(60)}
-        slab.predict(b"k", features)
+        slab.predict(features, b"k")
         if k % 100 == 0:
-            slab.learn(b"k", features, 1)
+            slab.learn(features, 1, b"k")
     for table in [slab._table, *slab._loners.values()]:
         assert sum(map(len, table.plans)) <= 65_536
         assert len(table.plans) == 1 or table is slab._table
@@ -432,9 +432,9 @@ def test_a_bank_of_many_chunks_keeps_its_keys_apart(kernel: Callable[[], rows.Ke
         key = b"%d" % k
         for label in [True, False]:
             features = {"x": rng.random(), "late" if label else "y": rng.random()}
-            slab.learn(key, features, label)
+            slab.learn(features, label, key)
             if key in alone:
-                alone[key].learn(key, features, label)
+                alone[key].learn(features, label, key)
     assert len(slab) == 9_000
     for key, one in alone.items():
         assert slab.dump(key) == one.dump(key)
@@ -498,14 +498,14 @@ def test_many_records_at_once_give_what_each_gives_alone(shape: str) -> None:
         labels = np.array([math.nan if label is None else float(label) for *_, label in batch])
         keys = [key for key, *_ in batch]
         assert slab.admit(keys, columns, labels)
-        found = slab.run(keys, columns, labels)
+        found = slab.learn_batch(columns, labels, keys=keys)
         assert not found.fault.any()
         answers += zip(found.value.tolist(), found.chosen.tolist(), strict=True)
         for key, features, label in batch:
-            answer, proba = alone.predict(key, features)
+            answer, proba = alone.predict(features, key)
             wanted.append((proba[True], answer) if proba else (answer, 0))
             if label is not None:
-                alone.learn(key, features, label)
+                alone.learn(features, label, key)
         words.turn()
     assert bits(tuple(float(value) for value, _ in answers)) == bits(tuple(float(value) for value, _ in wanted))
     assert [chosen for _, chosen in answers] == [chosen for _, chosen in wanted]
@@ -518,10 +518,10 @@ def test_a_record_that_is_no_numbers_leaves_no_trace_among_many() -> None:
     keys = [b"k", b"k", b"new", b"k"]
     columns, labels = words.columns(batch), np.ones(4)
     assert slab.admit(keys, columns, labels)
-    assert slab.run(keys, columns, labels).fault.tolist() == [0, 1, 1, 0]
+    assert slab.learn_batch(columns, labels, keys=keys).fault.tolist() == [0, 1, 1, 0]
     alone = slab_of("scaled logistic")
     for at in (0, 3):
-        alone.learn(b"k", batch[at][0], True)
+        alone.learn(batch[at][0], True, b"k")
     assert slab.dump(b"k") == alone.dump(b"k")
     assert b"new" not in slab
 
@@ -533,7 +533,7 @@ def test_with_too_many_features_no_records_are_admitted_and_those_of_a_key_apart
     assert slab.admit([b"k"], words.columns(few), np.ones(1))
     assert not slab.admit([b"k"], words.columns(many), np.ones(1))
     assert slab.admit([b"k"], words.columns(many), np.full(1, math.nan)), "what is only asked takes no column"
-    slab.learn(b"apart", many[0][0], True)
+    slab.learn(many[0][0], True, b"apart")
     assert not slab.admit([b"k", b"apart"], words.columns([*few, *few]), np.ones(2))
     assert slab.admit([b"k", b"k"], words.columns([*few, *few]), np.ones(2))
 
@@ -544,8 +544,8 @@ def test_models_that_are_written_down_together_are_those_that_are_written_down_a
     keys = [b"%d" % k for k in range(5_000)]
     for key in keys:
         names = chance.sample("abcdef", chance.randint(0, 6)) if chance.random() < 0.3 else "abc"
-        slab.learn(key, {name: chance.random() for name in names}, True)
-    slab.learn(b"7", {f"f{k}": 1.0 for k in range(100)}, True)
+        slab.learn({name: chance.random() for name in names}, True, key)
+    slab.learn({f"f{k}": 1.0 for k in range(100)}, True, b"7")
     asked = [*chance.sample(keys, 4_000), b"7"]
     assert slab.dump_all(asked) == [slab.dump(key) for key in asked]
     assert slab.dump_all([]) == []

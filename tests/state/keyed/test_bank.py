@@ -56,8 +56,8 @@ def test_each_key_is_a_model_of_its_own(kind: str) -> None:
     learners = {key: RiverLearner(MODELS[kind]()) for key in KEYS}
     for key, row, label in records(bank.task, count=200, seed=1):
         features = numbers(kind, row)
-        assert bits(bank.predict(key, features.copy())) == bits(learners[key].predict(features.copy()))
-        bank.learn(key, features.copy(), label)
+        assert bits(bank.predict(features.copy(), key)) == bits(learners[key].predict(features.copy()))
+        bank.learn(features.copy(), label, key)
         learners[key].learn(features.copy(), label)
     assert len(bank) == len(KEYS)
     assert (bank.task, bank.codec, bank.spec) == (learners[b"a"].task, learners[b"a"].codec, learners[b"a"].spec)
@@ -68,15 +68,15 @@ def test_a_model_that_was_dumped_and_loaded_at_any_time_goes_on_to_the_bit(kind:
     bank, other = bank_of(kind), bank_of(kind)
     for step, (key, row, label) in enumerate(records(bank.task, count=200, seed=2)):
         features = numbers(kind, row)
-        assert bits(bank.predict(key, features.copy())) == bits(other.predict(key, features.copy())), step
+        assert bits(bank.predict(features.copy(), key)) == bits(other.predict(features.copy(), key)), step
         for one in (bank, other):
-            one.learn(key, features.copy(), label)
+            one.learn(features.copy(), label, key)
         if step % 17 == 0:
             known = [name for name in KEYS if name in other]
             states = [other.dump(name) for name in known]
             other = bank_of(kind)
             for name, state in zip(known, states, strict=True):
-                other.load(name, state)
+                other.load(state, name)
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -84,11 +84,11 @@ def test_predicting_makes_no_key_and_leaves_the_new_ones_new(kind: str) -> None:
     bank, blank = bank_of(kind), RiverLearner(MODELS[kind]())
     features = numbers(kind, {"x": 1.0, "y": 2.0, "c": "u"})
     first = bits(blank.predict(features.copy()))
-    assert [bits(bank.predict(b"new", features.copy())) for _ in range(3)] == [first] * 3
+    assert [bits(bank.predict(features.copy(), b"new")) for _ in range(3)] == [first] * 3
     assert b"new" not in bank
     assert len(bank) == 0
-    bank.learn(b"a", features.copy(), next(records(bank.task, count=1, seed=1))[2])
-    assert bits(bank.predict(b"new", features.copy())) == first
+    bank.learn(features.copy(), next(records(bank.task, count=1, seed=1))[2], b"a")
+    assert bits(bank.predict(features.copy(), b"new")) == first
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -96,66 +96,66 @@ def test_a_key_is_born_as_the_factory_makes_it_whatever_others_were_asked_before
     bank, blank = bank_of(kind), RiverLearner(MODELS[kind]())
     assert bank.born
     for _, row, _ in records(bank.task, count=10, seed=3):
-        bank.predict(b"somebody", dict(reversed(numbers(kind, row).items())))
-    bank.load(b"a", bank.born)
+        bank.predict(dict(reversed(numbers(kind, row).items())), b"somebody")
+    bank.load(bank.born, b"a")
     assert b"a" in bank
     for _, row, label in records(bank.task, count=10, seed=4):
         features = numbers(kind, row)
-        assert bits(bank.predict(b"a", features.copy())) == bits(blank.predict(features.copy()))
+        assert bits(bank.predict(features.copy(), b"a")) == bits(blank.predict(features.copy()))
         for key in (b"a", b"b"):
-            bank.learn(key, features.copy(), label)
+            bank.learn(features.copy(), label, key)
         blank.learn(features.copy(), label)
     probe = numbers(kind, {"x": 1.0, "y": 2.0, "c": "u"})
-    assert bits(bank.predict(b"a", probe.copy())) == bits(blank.predict(probe.copy()))
+    assert bits(bank.predict(probe.copy(), b"a")) == bits(blank.predict(probe.copy()))
 
 
 def test_a_key_that_was_dropped_is_new_again_and_the_others_stay() -> None:
     bank = bank_of("pipeline")
     for key in (b"a", b"b"):
-        bank.learn(key, {"x": 3.0}, True)
-        bank.learn(key, {"x": 1.0}, False)
+        bank.learn({"x": 3.0}, True, key)
+        bank.learn({"x": 1.0}, False, key)
     kept = bank.dump(b"b")
     bank.drop(b"a")
     bank.drop(b"never there")
     assert (b"a" in bank, b"b" in bank, len(bank)) == (False, True, 1)
     assert bank.dump(b"b") == kept
-    assert bits(bank.predict(b"a", {"x": 3.0})) == bits(bank_of("pipeline").predict(b"a", {"x": 3.0}))
+    assert bits(bank.predict({"x": 3.0}, b"a")) == bits(bank_of("pipeline").predict({"x": 3.0}, b"a"))
     with pytest.raises(KeyError):
         bank.dump(b"a")
 
 
 def test_a_copy_under_another_key_shares_nothing() -> None:
     bank = bank_of("pipeline")
-    bank.learn(b"a", {"x": 3.0}, True)
+    bank.learn({"x": 3.0}, True, b"a")
     state = bank.dump(b"a")
-    bank.load(b"b", state)
-    bank.learn(b"b", {"x": -3.0}, False)
+    bank.load(state, b"b")
+    bank.learn({"x": -3.0}, False, b"b")
     assert bank.dump(b"a") == state != bank.dump(b"b")
 
 
 def test_the_classes_of_one_key_are_of_one_kind_whatever_those_of_the_others_are() -> None:
     bank = bank_of("bayes")
-    bank.learn(b"a", {"x": 1.0}, bank.label("yes"))
-    bank.learn(b"b", {"x": 1.0}, bank.label(1.0))
+    bank.learn({"x": 1.0}, bank.label("yes"), b"a")
+    bank.learn({"x": 1.0}, bank.label(1.0), b"b")
     with pytest.raises(LabelError, match="no string"):
-        bank.learn(b"a", {"x": 1.0}, bank.label(1))
+        bank.learn({"x": 1.0}, bank.label(1), b"a")
     with pytest.raises(LabelError, match="no number"):
-        bank.learn(b"b", {"x": 1.0}, bank.label("yes"))
+        bank.learn({"x": 1.0}, bank.label("yes"), b"b")
     other = bank_of("bayes")
-    other.load(b"a", bank.dump(b"a"))
+    other.load(bank.dump(b"a"), b"a")
     with pytest.raises(LabelError, match="no string"):
-        other.learn(b"a", {"x": 1.0}, other.label(1))
+        other.learn({"x": 1.0}, other.label(1), b"a")
     with pytest.raises(LabelError, match="no class"):
         bank.label(0.5)
 
 
 def test_bytes_that_are_no_model_change_nothing() -> None:
     bank = bank_of("pipeline")
-    bank.learn(b"a", {"x": 3.0}, True)
+    bank.learn({"x": 3.0}, True, b"a")
     state = bank.dump(b"a")
     for damaged in (b"", state[:-5], b"\x80\x05.", b"something else"):
         for key in (b"a", b"new"):
             with pytest.raises(ModelError):
-                bank.load(key, damaged)
+                bank.load(damaged, key)
     assert bank.dump(b"a") == state
     assert b"new" not in bank

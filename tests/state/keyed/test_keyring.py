@@ -8,22 +8,21 @@ from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 import pytest
-from packed import texts_of
+from packed import SEAL, rows_of, rows_to_save
 from river import facto, linear_model, preprocessing, tree
 
 from headrace.state.event_time import EventClock
 from headrace.state.keyed import rows as kernels
 from headrace.state.keyed.array_bank import slab_for
 from headrace.state.keyed.bank import Bank, RiverBank
-from headrace.state.keyed.keyring import Keyring, KeyRow
+from headrace.state.keyed.key_row import KeyRow
+from headrace.state.keyed.keyring import TABLE, Keyring
 from headrace.state.models.learner import ModelError, RiverLearner
-from headrace.state.row_packing import PackedRows, TableDamaged, TableVersion
-from headrace.state.seal import ROW_BYTES, Seal
+from headrace.state.row_packing import TableDamaged, TableVersion
 
 SILENT_MS = 400
 EVERYTHING = 10**9
 EPOCH = 3
-SEAL = Seal("fraud", b"a key of some length").rows(3, "keys")
 NAMES = [b"key %d" % n for n in range(60)]
 
 
@@ -137,25 +136,20 @@ def keyring(
 
 def save(keys: Keyring, disk: Disk) -> dict[bytes, bytes | None]:
     keys.begin_save()
-    told, changes = len(keys), keys.changes()
-    packed, models = keys.packed(SEAL)
-    assert (rows_of(packed), models) == (changes, keys.serves_undo(changes))
+    told, (changes, models) = len(keys), rows_to_save(keys)
+    assert changes == one_by_one(keys)
     bring(disk, changes, told)
-    keys.saved(keys.serves_undo(changes), disk.version)
+    keys.saved(models, disk.version)
     assert len(keys) == told
     return changes
 
 
-def rows_of(packed: PackedRows) -> dict[bytes, bytes | None]:
-    """Read what the store would, and hold its seals."""
-    texts = [text for chunk in packed.chunks for text in texts_of(chunk)]
-    rows: dict[bytes, bytes | None] = {}
-    for key, sealed in zip(texts[::2], texts[1::2], strict=True):
-        rows[key] = SEAL.open(key, sealed) if sealed else None
-    assert len(rows) == packed.rows == len(texts) // 2
-    kept = [(key, sealed[:ROW_BYTES]) for key, sealed in zip(texts[::2], texts[1::2], strict=True) if sealed]
-    weight = SEAL.weigh([key for key, _ in kept], b"".join(seal for _, seal in kept))
-    assert weight == int.from_bytes(packed.weight)
+def one_by_one(keys: Keyring) -> dict[bytes, bytes | None]:
+    """Write down by hand the rows that are to be saved."""
+    rows: dict[bytes, bytes | None] = dict.fromkeys(keys._saving.swept)
+    for key in keys._saving.changed:
+        model = keys._bank.dump(key) if key in keys._bank else b""
+        rows[key] = msgspec.msgpack.encode(KeyRow(keys._hot[key].seen_ms, model))
     return rows
 
 
@@ -168,7 +162,7 @@ def bring(disk: Disk, changes: dict[bytes, bytes | None], told: int) -> None:
 def fail(keys: Keyring) -> dict[bytes, bytes | None]:
     """Begin a save that fails; what of it is written is for the caller to do."""
     keys.begin_save()
-    changes = keys.changes()
+    changes, _ = rows_to_save(keys)
     keys.not_saved()
     return changes
 
@@ -220,15 +214,15 @@ def handle(keys: Keyring, record: Record) -> Any:
         keys.meet(record.key, record.at_ms, record.at_ms)
     try:
         if record.asked:
-            answer = keys.predict(record.key, record.features.copy())
+            answer = keys.predict(record.features.copy(), record.key)
         if record.label is not None:
-            keys.learn(record.key, record.features.copy(), record.label)
+            keys.learn(record.features.copy(), record.label, record.key)
     except (ArithmeticError, TypeError):
         assert record.trap
         keys.undo(record.key)
         return "raised"
     assert not record.trap
-    keys.keep(record.key, record.features, record.label, predicted=record.asked)
+    keys.keep(record.features, record.label, record.key, predicted=record.asked)
     return bits(answer)
 
 
@@ -289,6 +283,7 @@ class Errand(NamedTuple):
     """A save that goes on beside the stream: what it brings, and from when."""
 
     changes: dict[bytes, bytes | None]
+    models: dict[bytes, bytes]
     told: int
     at: int
     checkpoint: bytes
@@ -306,12 +301,12 @@ class Life:
         self.at = 0
         self.disk = Disk()
         self.keys = make(self.disk)
-        self._found: tuple[int, dict[bytes, bytes], int, bytes] = (0, {}, 0, self.keys.checkpoint())
+        self._found: tuple[int, dict[bytes, bytes], int, bytes] = (0, {}, 0, self.keys.dump())
 
     def save(self) -> None:
         assert self._half_written <= save(self.keys, self.disk).keys()
         self._half_written = set()
-        self._note(self.at, self.keys.checkpoint())
+        self._note(self.at, self.keys.dump())
 
     def fail(self) -> None:
         """Let a save fail at once, half way."""
@@ -321,7 +316,7 @@ class Life:
     def begin(self) -> None:
         """Begin a save that goes on beside the stream."""
         self.keys.begin_save()
-        self.errand = Errand(self.keys.changes(), len(self.keys), self.at, self.keys.checkpoint())
+        self.errand = Errand(*rows_to_save(self.keys), len(self.keys), self.at, self.keys.dump())
         self._arrived = False
         assert self._half_written <= self.errand.changes.keys(), "what may be written is written until a save succeeds"
         self.disk.is_half_written = True
@@ -342,7 +337,7 @@ class Life:
     def end(self) -> None:
         self.arrive()
         assert self.errand is not None
-        self.keys.saved(self.keys.serves_undo(self.errand.changes), self.disk.version)
+        self.keys.saved(self.errand.models, self.disk.version)
         self.disk.is_half_written, self._half_written, self.errand = False, set(), None
 
     def lose(self) -> None:
@@ -360,7 +355,7 @@ class Life:
         self.disk = Disk()
         self.disk.rows, self.disk.version = dict(self._rng.sample(list(rows.items()), len(rows))), version
         self.keys = self._make(self.disk)
-        self.keys.restore(checkpoint)
+        self.keys.load(checkpoint)
 
     def restart(self) -> None:
         self.save()
@@ -384,7 +379,7 @@ def test_keys_that_are_saved_evicted_and_restored_anywhere_answer_as_if_they_had
     first = ["save", "fail", "restart", "fail", "die", "save", "begin", "", "write", "arrive", "end", "begin", "lose"]
     while life.at < len(records):
         batch = records[life.at : life.at + rng.randint(1, 20)]
-        life.keys.warm(record.key for record in batch)
+        life.keys.fetch(record.key for record in batch)
         trips = len(life.disk.asked)
         for record in batch:
             assert handle(life.keys, record) == expected[life.at], life.at
@@ -516,7 +511,7 @@ def test_rows_from_before_silence_counted_are_not_swept_and_not_forgotten(kind: 
     save(before, disk)
     assert set(disk.seen().values()) == {-1}
     keys = keyring(disk, kind, hot_max=1, silent_ms=SILENT_MS)
-    keys.restore(before.checkpoint())
+    keys.load(before.dump())
     handle(keys, Record(b"late", 10 * SILENT_MS, {"a": 1.0}))
     for _ in range(5):
         save(keys, disk)
@@ -592,16 +587,16 @@ def test_rows_that_a_save_has_taken_before_it_failed_are_not_missed(taken: int) 
     disk.write([(key, None) for key in NAMES[:taken]])
     disk.is_half_written = True
     # One comes back, of one a refused record is all that comes, and one was never there.
-    keys.warm([NAMES[0], NAMES[1]])
-    keys.warm([b"new"])
+    keys.fetch([NAMES[0], NAMES[1]])
+    keys.fetch([b"new"])
     handle(keys, Record(NAMES[0], SILENT_MS + 2, {"a": 1.0}))
-    keys.warm([b"newer"])
+    keys.fetch([b"newer"])
     assert fail(keys)[NAMES[1]] is None, "what is only warm is still to go"
     assert len(keys) == 4
-    keys.warm([b"newest"])
+    keys.fetch([b"newest"])
     save(keys, disk)
     assert disk.rows.keys() == {NAMES[0], *NAMES[2:5]}
-    keys.warm(NAMES)
+    keys.fetch(NAMES)
 
 
 def test_rows_that_nobody_took_are_missed() -> None:
@@ -615,10 +610,10 @@ def test_rows_that_nobody_took_are_missed() -> None:
     save(keys, disk)
     assert len(keys) == 1
     del disk.rows[NAMES[4]]
-    keys.warm([b"other"])
+    keys.fetch([b"other"])
     keys.trim()
     with pytest.raises(TableDamaged, match="there were 1"):
-        keys.warm([b"new"])
+        keys.fetch([b"new"])
 
 
 def test_the_cold_keys_of_a_batch_are_fetched_in_one_call() -> None:
@@ -628,9 +623,9 @@ def test_the_cold_keys_of_a_batch_are_fetched_in_one_call() -> None:
         handle(keys, Record(key, 0, {"a": 1.0}, label=True))
     save(keys, disk)
     disk.asked.clear()
-    keys.warm(NAMES[index] for index in (9, 2, 2, 8, 20, 3, 2))
+    keys.fetch(NAMES[index] for index in (9, 2, 2, 8, 20, 3, 2))
     assert disk.asked == [[NAMES[2], NAMES[20], NAMES[3]]]
-    keys.warm(NAMES[index] for index in (9, 2, 20))
+    keys.fetch(NAMES[index] for index in (9, 2, 20))
     assert len(disk.asked) == 1, "also that a key has no row is known"
 
 
@@ -640,13 +635,13 @@ def test_nothing_is_fetched_until_a_key_that_was_saved_has_been_let_go() -> None
     for saved in (False, True):
         for key in NAMES[3 * saved : 3 * saved + 3]:
             handle(keys, Record(key, 0, {"a": 1.0}, label=True))
-            keys.warm([b"never learned"])
+            keys.fetch([b"never learned"])
         assert not disk.asked, "all that the store has is in memory"
         save(keys, disk)
-    keys.warm([NAMES[0]])
+    keys.fetch([NAMES[0]])
     assert disk.asked == [[NAMES[0]]]
     handle(keys, Record(NAMES[0], 0, {"a": 1.0}, label=True))
-    keys.warm([b"new"])
+    keys.fetch([b"new"])
     assert disk.asked[1:] == [[b"new"]], "others may be in the store"
 
 
@@ -661,9 +656,9 @@ def test_trim_keeps_what_is_not_saved_and_lets_the_longest_unused_go_of_what_is(
     save(keys, disk)
     assert (keys.hot, keys.is_crowded, len(keys)) == (2, False, 5)
     disk.asked.clear()
-    keys.warm([NAMES[0], NAMES[4]])
+    keys.fetch([NAMES[0], NAMES[4]])
     assert disk.asked == [], "these two were used last"
-    keys.warm(NAMES)
+    keys.fetch(NAMES)
     assert (keys.hot, keys.is_crowded) == (60, False), "none of them waits for a save"
     keys.trim()
     assert keys.hot == 2
@@ -678,7 +673,7 @@ def test_what_many_saved_keys_leave_behind_is_let_go_a_few_at_a_time() -> None:
     assert (keys.hot, keys.is_full) == (5_010, True)
     save(keys, disk)
     assert (keys.hot, keys.is_crowded, keys.is_full) == (4_010, False, False), "a thousand, which takes a millisecond"
-    keys.warm(b"cold %d" % index for index in range(600))
+    keys.fetch(b"cold %d" % index for index in range(600))
     keys.trim()
     assert keys.hot == 4_610 - 2_200, "more than have come"
 
@@ -708,7 +703,7 @@ def test_a_row_that_is_none_is_refused_by_the_name_of_its_key(row: bytes) -> Non
     disk = Disk()
     disk.rows[b"card 7"] = row
     with pytest.raises(TableDamaged, match="card 7"):
-        keyring(disk).warm([b"card 7"])
+        keyring(disk).fetch([b"card 7"])
     with pytest.raises(TableDamaged, match="card 7"):
         fail(keyring(disk, silent_ms=SILENT_MS))
 
@@ -719,12 +714,12 @@ def test_a_row_whose_model_is_none_is_refused_by_the_name_of_its_key(kind: str) 
     disk.rows[b"card 7"] = msgspec.msgpack.encode(KeyRow(5, b"no model"))
     keys = keyring(disk, kind)
     with pytest.raises(TableDamaged, match="card 7"):
-        keys.warm([b"card 7"])
+        keys.fetch([b"card 7"])
 
 
 def test_a_snapshot_that_is_none_is_refused() -> None:
     with pytest.raises(ModelError):
-        keyring(Disk()).restore(b"something else")
+        keyring(Disk()).load(b"something else")
 
 
 def test_a_fetch_that_fails_leaves_the_keyring_as_it_was() -> None:
@@ -737,7 +732,7 @@ def test_a_fetch_that_fails_leaves_the_keyring_as_it_was() -> None:
     keys = Keyring(bank_of("a slab"), fetch=away, scan=Disk().scan, hot_max=5)
     keys.resume(TableVersion(EPOCH, 1, 3))
     with pytest.raises(AwayError):
-        keys.warm([b"a"])
+        keys.fetch([b"a"])
     with pytest.raises(AwayError):
         keys.meet(b"a", 0, 0)
     assert (keys.hot, len(keys), fail(keys)) == (0, 3, {})
@@ -777,7 +772,7 @@ def test_the_time_of_the_stream_goes_on_where_it_was_saved() -> None:
     handle(keys, Record(b"b", SILENT_MS + 1, {"a": 1.0}, label=True))
     save(keys, disk)
     restored = keyring(disk, silent_ms=SILENT_MS)
-    restored.restore(keys.checkpoint())
+    restored.restore(keys.dump())
     late = Record(b"a", 0, {"a": 1.0})
     assert handle(restored, late) == handle(keys, late) == handle(keyring(Disk()), late)
 
@@ -797,7 +792,7 @@ def test_a_swept_key_that_was_only_warmed_is_a_row_again_when_it_comes_back() ->
     save(keys, disk)
     handle(keys, Record(b"c", 401, {"a": 1.0}))
     fail(keys)
-    keys.warm([b"a"])
+    keys.fetch([b"a"])
     save(keys, disk)
     handle(keys, Record(b"a", 402, {"a": 1.0}))
     save(keys, disk)
@@ -813,7 +808,7 @@ def test_an_undo_after_a_save_keeps_what_was_learned_while_it_was_under_way(kind
     for record in good[:20]:
         handle(keys, record)
     keys.begin_save()
-    changes, told = keys.changes(), len(keys)
+    (changes, models), told = rows_to_save(keys), len(keys)
     for record in good[20:30]:
         handle(keys, record)
     if rebuilt:
@@ -821,7 +816,7 @@ def test_an_undo_after_a_save_keeps_what_was_learned_while_it_was_under_way(kind
     for record in good[30:]:
         handle(keys, record)
     bring(disk, changes, told)
-    keys.saved(keys.serves_undo(changes), disk.version)
+    keys.saved(models, disk.version)
     assert handle(keys, trap) == "raised"
     for record in good:
         handle(twin, record)
@@ -837,18 +832,18 @@ def test_a_key_that_comes_back_while_its_row_is_being_deleted_is_known_for_what_
     disk = Disk()
     keys = with_a_silent_key(disk)
     keys.begin_save()
-    changes, told = keys.changes(), len(keys)
+    (changes, models), told = rows_to_save(keys), len(keys)
     assert changes[b"a"] is None
     disk.is_half_written = True
     if taken:
         disk.rows.pop(b"a")
-    keys.warm([b"a"])
+    keys.fetch([b"a"])
     blank = handle(keyring(Disk()), Record(b"a", 0, {"a": 1.0}))
     for _ in range(["to nothing", "back", "back twice"].index(comes)):
         assert handle(keys, Record(b"a", SILENT_MS + 2, {"a": 1.0})) == blank
     if goes_well:
         bring(disk, changes, told)
-        keys.saved(keys.serves_undo(changes), disk.version)
+        keys.saved(models, disk.version)
     else:
         keys.not_saved()
     assert len(keys) == 2 - (comes == "to nothing")
@@ -865,7 +860,7 @@ def test_a_save_that_is_under_way_counts_for_what_should_be_in_memory() -> None:
     for key in NAMES[:3]:
         handle(keys, Record(key, 0, {"a": 1.0}, label=True))
     keys.begin_save()
-    changes, told = keys.changes(), len(keys)
+    (changes, models), told = rows_to_save(keys), len(keys)
     assert (keys.is_crowded, keys.is_full) == (True, False)
     disk.is_half_written = True
     for key in NAMES[3:5]:
@@ -873,7 +868,7 @@ def test_a_save_that_is_under_way_counts_for_what_should_be_in_memory() -> None:
     keys.trim()
     assert (keys.hot, keys.is_full, len(keys)) == (5, True, 5)
     bring(disk, changes, told)
-    keys.saved(keys.serves_undo(changes), disk.version)
+    keys.saved(models, disk.version)
     assert (keys.hot, keys.is_full) == (2, False), "those that changed meanwhile"
     assert save(keys, disk).keys() == set(NAMES[3:5])
 
@@ -908,6 +903,6 @@ def test_the_rows_of_many_keys_of_all_lengths_are_packed_as_one_by_one() -> None
     handle(keys, Record(b"wide", 2**33, {f"f{index}": 1.0 for index in range(100)}, label=True))
     keys.meet(b"only met", 2**33, 2**33)
     keys.begin_save()
-    packed, _ = keys.packed(SEAL)
-    assert rows_of(packed) == keys.changes()
-    assert max(map(len, packed.chunks)) <= 1_100_000
+    packed, _ = keys.packed(lambda table: SEAL.rows(3, table))
+    assert rows_of(packed[TABLE]) == one_by_one(keys)
+    assert max(map(len, packed[TABLE].chunks)) <= 1_100_000

@@ -71,12 +71,12 @@ def stream(
 
 def numbered(machine: CompiledLearner, examples: Sequence[Example]) -> Any:
     return np.array(
-        [np.nan if label is None else machine.class_index(machine.label(label)) for _, label in examples], float
+        [np.nan if label is None else machine.label_number(machine.label(label)) for _, label in examples], float
     )
 
 
 def machine_says(machine: CompiledLearner, examples: Sequence[Example], words: Words) -> Iterator[Any]:
-    answers = machine.run(words.columns(examples), numbered(machine, examples))
+    answers = machine.learn_batch(words.columns(examples), numbered(machine, examples))
     for at, (features, _) in enumerate(examples):
         if answers.fault[at]:
             yield machine.fault(int(answers.fault[at]), features)
@@ -167,15 +167,15 @@ def test_one_record_at_a_time_is_the_same_model_as_a_batch(model: Any) -> None:
 def test_class_is_known_once_it_was_learned_in_that_order() -> None:
     machine = compiled(gaussian())
     examples: list[Example] = [({"a": "bad"}, "first"), ({"a": 1.0}, "second"), ({"a": 2.0}, "third")]
-    answers = machine.run(Words().columns(examples), numbered(machine, examples))
+    answers = machine.learn_batch(Words().columns(examples), numbered(machine, examples))
     assert answers.fault.tolist() == [1, 0, 0]
     assert answers.known.tolist()[1:] == [0, 1]
     assert answers.value.tolist()[1:] == [-1, 0]
     assert machine.classes == ["second", "third"]
-    assert [machine.class_index(label) for label in ("third", "second", "first")] == [1, 0, 2]
+    assert [machine.label_number(label) for label in ("third", "second", "first")] == [1, 0, 2]
     assert machine.predict({"a": 1.0})[0] == "second"
-    with pytest.raises(ValueError, match="class_index"):
-        machine.run(Words().columns(examples[:1]), np.array([3.0]))
+    with pytest.raises(ValueError, match="label_number"):
+        machine.learn_batch(Words().columns(examples[:1]), np.array([3.0]))
 
 
 def test_labels_are_of_the_kind_that_was_learned() -> None:

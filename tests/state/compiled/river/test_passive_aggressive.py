@@ -54,7 +54,7 @@ def assert_same(model: Any, examples: Sequence[Example], *, faults: bool = False
     river, machine, words, met = RiverLearner(copy.deepcopy(model)), compiled(model), Words(), False
     for round_, first in enumerate(range(0, len(examples), 30)):
         batch = examples[first : first + 30]
-        answers = machine.run(words.columns(batch), labels(batch))
+        answers = machine.learn_batch(words.columns(batch), labels(batch))
         for ours, theirs in zip(machine_says(machine, answers, batch), river_says(river, batch), strict=True):
             assert same(ours, theirs), (ours, theirs)
             met = met or isinstance(theirs, Exception)
@@ -143,7 +143,7 @@ def test_whole_numbers_that_numpy_has_no_word_for_are_refused_as_river_refuses_t
 def test_one_record_at_a_time_is_the_same_model_as_a_batch(head: Any) -> None:
     examples = stream(90, number=isinstance(head, linear_model.PARegressor))
     batch, single = compiled(head), compiled(head)
-    answers = batch.run(Words().columns(examples), labels(examples))
+    answers = batch.learn_batch(Words().columns(examples), labels(examples))
     for at, (features, label) in enumerate(examples):
         value, proba = single.predict(features)
         assert (proba[True] if proba else value) == answers.value[at]

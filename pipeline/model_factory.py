@@ -1,0 +1,125 @@
+"""From the configuration to models: what the user's factory builds, in the scope and the form in which it runs."""
+
+import importlib.util
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import structlog
+
+from headrace.pipeline.config.config import ENV_PREFIX, Config, ConfigError
+from headrace.state.compiled import compiler
+from headrace.state.keyed.array_bank import slab_for
+from headrace.state.keyed.bank import Bank, RiverBank
+from headrace.state.keyed.keyring import TABLE as KEYS
+from headrace.state.keyed.keyring import Keyring
+from headrace.state.models import learner
+from headrace.state.models.learner import RiverLearner
+from headrace.state.models.model import Capabilities, Model
+from headrace.state.models.undoable_model import UndoableModel
+from headrace.state.models.user_modules import modules_beside
+from headrace.state.shared.mix_store import MixStore
+from headrace.state.shared.replica import Replica
+from headrace.state.store.store import Store
+
+log = structlog.get_logger("headrace")
+
+
+class ModelFactory(msgspec.Struct, frozen=True):
+    """Makes the models of a worker: `make` returns that of a partition, and `can` says what they can do.
+
+    `default` is the label of features that got none, None to learn nothing from them. Where all partitions share one
+    model, `replica` is it.
+    """
+
+    make: Callable[[int], Model]
+    can: Capabilities
+    default: Any
+    replica: Replica | None = None
+
+
+def models(config: Config, store: Store) -> ModelFactory:
+    """Return what makes the configured models, having made one. Raises ModelError, ConfigError."""
+    build = builder(config)
+    first = build()
+    if first.unseeded:
+        log.warning("the model draws random numbers without a seed: give it one, or it can't be relearned")
+    if first.unread:
+        log.warning("code without a source is not watched: a change of it goes unnoticed", definitions=first.unread)
+    default = _default(config, first)
+    if config.model.scope == "key":
+        can = _keyring(config, store, 0, build).can
+        can = msgspec.structs.replace(can, batches=can.batches and may_compile(config))
+        return ModelFactory(lambda partition: _keyring(config, store, partition, build), can, default)
+    if config.model.scope == "global":
+        replica = Replica(MixStore(store, name=config.name), build)
+        return ModelFactory(lambda _partition: replica, replica.can, default, replica)
+    return ModelFactory(lambda _partition: UndoableModel(fastest(config, build())), fastest(config, first).can, default)
+
+
+def builder(config: Config) -> Callable[[], RiverLearner]:
+    """Return what builds a new model with the user's factory. Raises ModelError, as does what is returned."""
+    factory = learner.load_factory(config.model.factory, config.directory)
+    trusted = frozenset(config.model.trusted_packages) | modules_beside(config.directory)
+    # A pickle runs what it says: it must be known who wrote it.
+    pickles = config.model.allow_pickle and bool(config.redis.signature)
+    return lambda: learner.build(factory, trusted=trusted, pickles=pickles)
+
+
+def fastest(config: Config, built: RiverLearner) -> Model:
+    """Return the model that runs all records of a partition as this one would: compiled where that can be."""
+    compiled = compiler.compile_model(built.model) if config.model.scope != "key" and may_compile(config) else None
+    return built if compiled is None else compiled
+
+
+def may_compile(config: Config) -> bool:
+    """Tell whether models may run compiled."""
+    # A kernel is fast over many records at once, and slower than River for one: labels of their own come one by one.
+    return config.model.scope != "global" and config.model.compile and config.topics.labels is None
+
+
+def has_numba() -> bool:
+    """Tell whether this machine can compile kernels."""
+    return importlib.util.find_spec("numba") is not None
+
+
+def _keyring(config: Config, store: Store, partition: int, build: Callable[[], RiverLearner]) -> Keyring:
+    keys = config.keys
+    return Keyring(
+        _bank(build),
+        fetch=lambda asked, stand: store.fetch(partition, KEYS, asked, base=stand),
+        scan=lambda: store.pages(partition, KEYS),
+        hot_max=keys.hot_max,
+        silent_ms=None if keys.silent is None else round(keys.silent * 1_000),
+        prior=_bank(build) if keys.prior else None,
+    )
+
+
+def _bank(build: Callable[[], RiverLearner]) -> Bank:
+    """Return an empty bank of the models that the factory builds: in arrays where that can be."""
+    first = build()
+    arrays = slab_for(first.model)
+    return RiverBank(first) if arrays is None else arrays
+
+
+def _default(config: Config, model: Model) -> Any:
+    """Return the default label as the model takes it, None for none. Raises ConfigError where it is no label."""
+    default = config.labels.default
+    if config.topics.labels is None or default is None:
+        return None
+    # From the environment all comes as text, and what was meant is what JSON would make of it.
+    told = _unquoted(default) if f"{ENV_PREFIX}LABELS__DEFAULT" in map(str.upper, os.environ) else default
+    try:
+        return model.label(told)
+    except learner.LabelError as error:
+        raise ConfigError(f"labels.default: {error}", hint="give it a label of the model's own kind") from error
+
+
+def _unquoted(said: Any) -> Any:
+    """Read what came as text, as all does from the environment, as the JSON that it may be."""
+    try:
+        return json.loads(said) if isinstance(said, str) else said
+    except ValueError:
+        return said

@@ -1,0 +1,23 @@
+"""The row of one key in the store."""
+
+from typing import Annotated
+
+import msgspec
+
+from headrace.state.row_packing import TableDamaged
+from headrace.state.seal import UNREADABLE
+
+
+class KeyRow(msgspec.Struct, frozen=True, array_like=True):
+    """One key in the store: when it was last seen, by the time of the stream in ms, and its model."""
+
+    seen_ms: Annotated[int, msgspec.Meta(ge=-1, le=2**62)]
+    model: bytes
+
+
+def read_row(key: bytes, packed: bytes) -> KeyRow:
+    """Read a key's row. Raises TableDamaged for one that is none."""
+    try:
+        return msgspec.msgpack.decode(packed, type=KeyRow)
+    except UNREADABLE as error:
+        raise TableDamaged(f"the row of key {key!r} can't be read: {error}") from error
