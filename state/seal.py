@@ -1,13 +1,13 @@
-"""What is written to the store is sealed, and is read only if it is what was sealed for that very place.
+"""Seals all bytes that are written to the store, and checks the seals of those that are read.
 
-A seal is of the bytes and of what they are: their kind, the pipeline, and the partition, table and key where there are
-such. Without a key it is a checksum, which finds what was cut, flipped or mixed up. With one, `redis.sign_key`, it is a
-signature, which nobody makes who lacks the key: HMAC-SHA256, and for rows, of which there are very many, keyed BLAKE2b
-(RFC 7693) under a key that HMAC derives from it.
+A seal covers the bytes and their place: their kind, the pipeline, and the partition, table and key, if they have one.
+Without `redis.sign_key` it is a checksum, which finds damaged and misplaced bytes. With it, it is a signature, which
+nobody can make without the key: HMAC-SHA256, and for rows, which are many, BLAKE2b (RFC 7693) with a key that HMAC
+derives from `redis.sign_key`.
 
-A row that was put back to older bytes has a right seal. What tells it from the newest is the sum of a whole table: each
-row has a weight, which is that of its seal under its key, and a snapshot holds the sum of them (Clarke et al. 2003,
-MSet-Add-Hash). With a key the weights are secret, so that nobody finds other rows of the same sum.
+An older version of a row still has a valid seal. So each row also has a weight, computed from its key and its seal, and
+a snapshot holds the sum of a table's weights (Clarke et al. 2003, MSet-Add-Hash): an old row makes the sum wrong. With
+`redis.sign_key` the weights are secret, so that nobody can find other rows with the same sum.
 """
 
 import hashlib
@@ -28,27 +28,27 @@ _SIGNATURE = b',"signature":"'
 _NOTE_END_BYTES = len(_SIGNATURE) + 2 * _TAG_BYTES + len(b'"}')
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""Whatever msgspec raises for bytes that it can't read."""
+"""The errors that msgspec raises for bytes that it can't decode."""
 SIGN_KEY_BYTES_MIN = 16
-"""How long a key must be."""
+"""The shortest `redis.sign_key`."""
 ROW_BYTES = 16
-"""How long the seal before a row's value is."""
+"""The length of the seal before a row's value."""
 _LENGTHS_MAX = 256
 _ROW_MODULUS = 1 << (8 * ROW_BYTES)
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
-"""A count in a sealed value: whatever the bytes say, it fits 63 bits and is not negative."""
+"""A number in a sealed value: not negative, and small enough for 63 bits."""
 
 
 class SealError(Exception):
-    """Raised when bytes are not what was sealed for their place."""
+    """Raised when the seal of bytes does not match the bytes and their place."""
 
     status = 409
-    hint = "nothing of it is used: what it held is learned again from the log"
+    hint = "it is not used: its content is learned again from the log"
 
 
 class Seal:
-    """The seals of the pipeline `name`: signatures with a `key`, checksums without."""
+    """Seals for the pipeline `name`: signatures with a `key`, otherwise checksums."""
 
     def __init__(self, name: str, key: bytes = b"") -> None:
         self.name = name
@@ -61,14 +61,14 @@ class Seal:
         return bool(self._key)
 
     def wrap(self, body: bytes, *place: str | int) -> bytes:
-        """Seal bytes for a place: their kind, and all that tells them from others which the bytes do not tell."""
+        """Seal bytes for a place: their kind, and what tells them apart from other bytes of that kind."""
         return self._flag + self._tag(place, body) + body
 
     def unwrap(self, sealed: bytes, *place: str | int) -> bytes:
-        """Return what `wrap` was given. Raises SealError for anything else."""
+        """Return the bytes that `wrap` sealed for this place. Raises SealError for any others."""
         flag, tag, body = sealed[:1], sealed[1:_HEAD_BYTES], sealed[_HEAD_BYTES:]
         if len(tag) < _TAG_BYTES or flag not in {_SIGNED, _PLAIN}:
-            raise SealError("it is cut short, or something else")
+            raise SealError("it is cut off, or it is not from Headrace")
         if flag != self._flag and self.is_signed:
             raise SealError("it is not signed, and redis.sign_key is set")
         if flag != self._flag:
@@ -82,13 +82,13 @@ class Seal:
         return body
 
     def sign_note(self, note: bytes, *place: str | int) -> bytes:
-        """Return a JSON object with its signature as the last field, or as it is where there is no key."""
+        """Return a JSON object with its signature as the last field; unchanged without a key."""
         if not self.is_signed:
             return note
         return note[:-1] + _SIGNATURE + self._tag(place, note).hex().encode() + b'"}'
 
     def check_note(self, note: bytes, *place: str | int) -> bool:
-        """Tell whether `sign_note` gave this; without a key any note is taken."""
+        """Tell whether the signature of a note is right; without a key every note passes."""
         if not self.is_signed:
             return True
         end = note[-_NOTE_END_BYTES:]
@@ -97,7 +97,7 @@ class Seal:
         return hmac.compare_digest(whole, end)
 
     def rows(self, partition: int, table: str) -> "RowSeal":
-        """Return what seals the rows of a table."""
+        """Return the seal for the rows of one table."""
         place = _framed((self.name, "rows", partition, table))
         if not self.is_signed:
             return RowSeal(hashlib.blake2b(place, digest_size=ROW_BYTES), None)
@@ -117,15 +117,15 @@ class Seal:
 
 
 class RowSeal:
-    """Seals the rows of one table, and weighs them. `seal` and `weight` are hashes that have been given what is common.
+    """Seals and weighs the rows of one table. `seal` and `weight` are hashes that already have the table's place.
 
-    Without a `weight` a row's weight is its seal times a checksum of its key.
+    Without `weight` (no key), a row's weight is its seal times a checksum of its key.
     """
 
     def __init__(self, seal: "hashlib.blake2b", weight: "hashlib.blake2b | None") -> None:
         self._seal = seal
         self._weight = weight
-        # By the length of keys, which comes first: most tables have keys of one or a few.
+        # A hash for each length of keys, which is hashed first: a table's keys have few lengths.
         self._begun: dict[int, hashlib.blake2b] = {}
 
     def of(self, key: bytes, value: bytes | memoryview) -> bytes:
@@ -144,21 +144,21 @@ class RowSeal:
         return made
 
     def put(self, key: bytes, value: bytes) -> bytes:
-        """Put the seal of a row before its value; what is sealed is never empty."""
+        """Return a row's seal and value together; never empty."""
         return self.of(key, value) + value
 
     def open(self, key: bytes, sealed: bytes) -> bytes:
-        """Return the value that `put` was given. Raises SealError for anything else."""
+        """Return the value of a sealed row. Raises SealError when its seal is wrong."""
         value = sealed[ROW_BYTES:]
         if not hmac.compare_digest(self.of(key, value), sealed[:ROW_BYTES]):
-            raise SealError("it is not as it was saved")
+            raise SealError("it was changed after it was saved")
         return value
 
     def weigh(self, keys: Sequence[bytes], seals: bytes) -> int:
-        """Return the sum of the weights of rows, whose seals follow one another in the order of their keys."""
+        """Return the sum of the weights of rows; `seals` holds their seals, in the order of the keys."""
         if self._weight is None:
             halves: tuple[int, ...] = struct.unpack(f">{2 * len(keys)}Q", seals)
-            # Odd, so that no seal is multiplied away.
+            # A product with an odd factor keeps every bit of the seal.
             factors = [2 * check + 1 for check in map(zlib.crc32, keys)]
             high: int = sum(map(operator.mul, halves[::2], factors))
             low: int = sum(map(operator.mul, halves[1::2], factors))
@@ -171,23 +171,23 @@ class RowSeal:
         return total % _ROW_MODULUS
 
 
-def written(total: int) -> bytes:
-    """Return a sum of weights as a snapshot holds it."""
+def sum_bytes(total: int) -> bytes:
+    """Return a sum of weights as bytes, for a snapshot."""
     return total.to_bytes(ROW_BYTES)
 
 
-def add(total: int, weight: int) -> int:
-    """Add to the sum of a table; what goes is added with a weight below zero."""
+def add_weight(total: int, weight: int) -> int:
+    """Add a weight to the sum of a table, or subtract the weight of a row that is deleted or replaced."""
     return (total + weight) % _ROW_MODULUS
 
 
-def split(texts: bytes, lengths: bytes) -> list[bytes]:
-    """Return keys that follow one another, whose lengths are decimals with spaces between."""
+def split_keys(keys: bytes, lengths: bytes) -> list[bytes]:
+    """Split keys that follow one another; `lengths` are decimal numbers with spaces between."""
     ends = list(itertools.accumulate(map(int, lengths.split())))
-    return [texts[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    return [keys[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _framed(parts: tuple[str | int, ...]) -> bytes:
-    """Write parts down so that no others look the same."""
+    """Join parts with their lengths, so that no other parts give the same bytes."""
     texts = [part.encode() if isinstance(part, str) else b"%d" % part for part in parts]
     return b"".join(itertools.chain.from_iterable((b"%d " % len(text), text) for text in texts))

@@ -225,7 +225,7 @@ class Learning:
 
     def _warn_of_clocks(self, shard: Shard, *, silent: bool) -> None:
         """Name the first record whose event time was not believed; at most once a minute for each partition."""
-        count, stray = shard.strays.told()
+        count, stray = shard.strays.drain()
         if stray is None or silent:
             return
         self._telemetry.times_ahead.inc(count)

@@ -124,7 +124,7 @@ class Labels:
         clock = self.clock
         if at_ms is None and not self._memory.dated:
             at_ms = logged_ms
-        if at_ms is not None and is_time(at_ms, logged_ms) and clock.believes(at_ms):
+        if at_ms is not None and is_time(at_ms, logged_ms) and clock.accepts(at_ms):
             return at_ms
         return max(0, clock.now_ms)
 

@@ -1,4 +1,4 @@
-"""What `doctor` asks of the store: may it be written, will it drop keys, does it keep them over a restart."""
+"""The store checks of `doctor`: can it be written, does it evict keys, and does it keep them over a restart."""
 
 import contextlib
 from typing import Any, cast
@@ -12,7 +12,7 @@ _KEY_MS = 10_000
 
 
 class StoreHealth(msgspec.Struct, frozen=True):
-    """What the server says of itself. `server` is empty, `policy` and `persistent` are None where it does not tell."""
+    """The server's name and settings. `server` is empty, `policy` and `persistent` are None when it does not say."""
 
     server: str
     policy: str | None
@@ -27,7 +27,7 @@ def probe(store: Store, *, name: str) -> StoreHealth:
     store.client.set(key, b"written by headrace doctor", px=_KEY_MS)
     store.client.delete(key)
     info: dict[str, Any] = {}
-    # The pipeline itself does not need it, so a user may be without the right to it.
+    # The user may lack the right to INFO, since the pipeline itself does not need it.
     with contextlib.suppress(ResponseError):
         info = store.client.info()
     version = info.get("valkey_version") or info.get("redis_version", "")
@@ -35,12 +35,12 @@ def probe(store: Store, *, name: str) -> StoreHealth:
         server=f"{info.get('server_name', 'redis')} {version}" if info else "",
         policy=info.get("maxmemory_policy"),
         memory_bytes_max=int(info.get("maxmemory", 0)),
-        persistent=True if info.get("aof_enabled") else _dumps(store),
+        persistent=True if info.get("aof_enabled") else _saves_dumps(store),
     )
 
 
-def _dumps(store: Store) -> bool | None:
-    # A managed server often keeps CONFIG to itself.
+def _saves_dumps(store: Store) -> bool | None:
+    # Managed servers often forbid CONFIG.
     with contextlib.suppress(ResponseError):
         return bool(cast("dict[str, str]", store.client.config_get("save")).get("save"))
     return None

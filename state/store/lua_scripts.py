@@ -1,10 +1,10 @@
-"""The scripts by which a shard's rows change in the store: how they fit together is told in `table`.
+"""The Lua scripts that change a shard's rows in the store; `tables.py` explains how they work together.
 
 A row's seal, before its value, has 16 bytes.
 """
 
 NUMBER_MAX = 5_000_000_000_000
-"""Above any version, epoch or token that there will be. Lua writes numbers out whole up to 99,999,999,999,999."""
+"""The largest version, epoch or token. Lua writes integers up to 99,999,999,999,999 without an exponent."""
 
 WHOLE = """
 local function whole(text)
@@ -14,7 +14,7 @@ local function whole(text)
   if found <= 5000000000000 then return found end
 end
 """
-"""Reads a number that may be anything: a whole one from 0 to `NUMBER_MAX`, else nil."""
+"""Reads a whole number from 0 to `NUMBER_MAX`; nil for any other text."""
 
 PRELUDE = (
     WHOLE
@@ -25,7 +25,7 @@ local held = number('epoch')
 if held > tonumber(ARGV[1]) then return {-1, held} end
 local function damaged(...) return {-2, table.concat({...})} end
 local function newest()
-  -- A store that runs full may have dropped the head and kept the snapshots: the new one must be the newest.
+  -- A full store may have evicted the head and kept the snapshots: the new version must be above all of them.
   local version, kept = number('version'), {}
   for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
     local old = whole(field)
@@ -56,10 +56,10 @@ local function tables()
 end
 """
 )
-"""What every script begins with: KEYS[1] is the head, ARGV[1] the epoch, KEYS[2] the snapshots where it asks."""
+"""The beginning of every script: KEYS[1] is the head, ARGV[1] the epoch; `newest` reads the snapshots at KEYS[2]."""
 
-# ARGV: epoch, digest, base, undo prefix, rows prefix, tables. A token of 0 says that it is saved already. The digest
-# that it gives is that of the save, or empty after a rewind, after which the rows stand as they do.
+# ARGV: epoch, digest, base, undo prefix, rows prefix, tables. Returns version, token and digest: a token of 0 if this
+# digest is saved already; the digest is that of the last save, or empty after a rewind.
 BEGIN = (
     PRELUDE
     + """
@@ -78,19 +78,19 @@ if attempt == 0 then
 end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'by', ARGV[1], 'attempt', attempt)
 for i = 6, #ARGV do
-  -- Rows of a table that the head does not know were left behind when the store dropped an older head.
+  -- Rows of a table that the head does not list are left over from a head that the store evicted.
   if redis.call('HSETNX', KEYS[1], 'table:' .. ARGV[i], attempt) == 1 then redis.call('UNLINK', ARGV[5] .. ARGV[i]) end
 end
 return {0, attempt, draw(), head('digest') or ''}
 """
 )
 
-# KEYS: head, rows, undo. ARGV: epoch, token, table, a packed chunk. Gives the seals of the rows as of the last version.
+# KEYS: head, rows, undo. ARGV: epoch, token, table, a packed chunk. Returns the seals of the rows in the last version.
 WRITE = (
     PRELUDE
     + r"""
 if head('token') ~= ARGV[2] then return {-3} end
--- A few calls for all rows: each costs as much as a row does.
+-- Few calls for all rows: a call costs as much as a row.
 local prefix, chunk, keys, fields = ARGV[3] .. '\0', cmsgpack.unpack(ARGV[4]), {}, {}
 for i = 1, #chunk, 2 do
   keys[#keys + 1] = chunk[i]
@@ -101,7 +101,7 @@ local undo, rows, gone, past, owners, lengths = {}, {}, {}, {}, {}, {}
 for i, key in ipairs(keys) do
   local was = noted[i] or were[i] or ''
   if was ~= '' then
-    if #was < 16 then return damaged('a row of the table ', ARGV[3], ' is none') end
+    if #was < 16 then return damaged('a row of the table ', ARGV[3], ' has no seal') end
     past[#past + 1] = string.sub(was, 1, 16)
     owners[#owners + 1] = key
     lengths[#lengths + 1] = #key
@@ -125,8 +125,8 @@ return {0, table.concat(past), table.concat(owners), table.concat(lengths, ' ')}
 """
 )
 
-# KEYS: head, snapshots, notes. ARGV: epoch, version, undo prefix, rows prefix, keys that nobody knows any more.
-# The versions go before their rows do, so that nobody loads one whose rows are half way back already.
+# KEYS: head, snapshots, notes. ARGV: epoch, version, undo prefix, rows prefix, keys that a lost head no longer lists.
+# Delete the versions before the rows change, so that nobody loads a version whose rows are partly rewound.
 REWIND = (
     PRELUDE
     + """
@@ -191,7 +191,7 @@ return {0, page[1], #entries / 2, bytes}
 """
 )
 
-# KEYS: rows. ARGV: cursor, count. Gives the seals of a page of rows, and how long all of it is.
+# KEYS: rows. ARGV: cursor, count. Returns the seals and keys of a page of rows, and its size in bytes.
 SEALS = """
 local page, seals, bytes = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2]), {}, 0
 local entries, keys, lengths = page[2], {}, {}

@@ -1,7 +1,7 @@
-"""Who is at work: each worker holds an ordinal, and says how it is, in one key that ends with it.
+"""The running workers: each holds an ordinal, and reports its status in a key that ends with the ordinal.
 
-The ordinal makes the worker's transactional id, which must be its own while it lives and the same after a
-restart; the key's time to live makes room for another when a machine is gone for good.
+The ordinal is part of the worker's transactional id, which must be unique among running workers and the same after a
+restart. The key expires, so that another worker can take the ordinal of a machine that never returns.
 """
 
 from typing import Annotated, Any, cast
@@ -12,12 +12,12 @@ from headrace.state.seal import UNREADABLE, Seal
 from headrace.state.store.store import Store, plain_errors
 
 LEASE_MS = 15_000
-"""How long a worker that says nothing keeps its ordinal, in milliseconds."""
+"""A silent worker keeps its ordinal for this time, in milliseconds."""
 WORKERS_MAX = 128
 
 _KIND = "worker"
-# So often may what stands there change while it is looked at; the next try comes in a second.
-_LOOKS_MAX = 3
+# The note may change between two tries; the worker's next call comes within a second.
+_TRIES_MAX = 3
 
 # ARGV: the note, the one that may be replaced, the lease. Gives the one that stands in the way.
 _HOLD = """
@@ -36,7 +36,7 @@ _Number = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
 
 
 class _Note(msgspec.Struct):
-    """What a note may hold, as far as anybody goes by it."""
+    """The fields of a note that are used, with the values that they may have."""
 
     token: str
     place: str
@@ -57,32 +57,32 @@ class _Note(msgspec.Struct):
 
 
 class Roster:
-    """The workers of one pipeline, as they announce themselves in the store."""
+    """The notes in the store by which the workers of one pipeline know each other."""
 
     def __init__(self, store: Store, *, name: str) -> None:
         self.store = store
         self._name = name
-        # What a worker has written last, by its ordinal and token.
+        # The last note of each worker of this process, by its ordinal and token.
         self._held: dict[tuple[int, str], bytes] = {}
         self._hold = store.client.register_script(_HOLD)
         self._leave = store.client.register_script(_LEAVE)
 
     @plain_errors
     def hold(self, ordinal: int, note: dict[str, Any], *, evict_place: str = "") -> bool:
-        """Take or renew an ordinal with the worker's note (its `token` and `place` among it).
+        """Take or renew an ordinal with the worker's note, which has its `token` and its lock folder (`place`).
 
-        Returns False when another worker holds it. `evict_place` names the lock folder whose holder is known to
-        be dead, because this worker has the lock that the holder had.
+        Returns False when another worker holds it. `evict_place` is a folder whose lock this worker has: a holder with
+        that place is dead and loses the ordinal.
         """
         written = self.store.seal.sign_note(msgspec.json.encode(note), _KIND, self._name, ordinal)
         known = self._held.get((ordinal, note["token"]), b"")
-        for _ in range(_LOOKS_MAX):
+        for _ in range(_TRIES_MAX):
             held = cast("bytes", self._hold(keys=[self._key(ordinal)], args=[written, known, LEASE_MS]))
             if not held:
                 self._held[ordinal, note["token"]] = written
                 return True
             other = _read(held, self.store.seal, self._name, ordinal)
-            # What is no note holds nothing.
+            # An invalid note holds nothing.
             if other is not None and other["token"] != note["token"] and other["place"] != (evict_place or None):
                 return False
             known = held
@@ -90,12 +90,12 @@ class Roster:
 
     @plain_errors
     def leave(self, ordinal: int, token: str) -> None:
-        """Give the ordinal back, if it is still this worker's."""
+        """Give the ordinal back, if this worker still has it."""
         self._leave(keys=[self._key(ordinal)], args=[self._held.pop((ordinal, token), b"")])
 
     @plain_errors
     def notes(self) -> dict[int, dict[str, Any]]:
-        """Return the note of every worker that is at work, by ordinal; what is no note is passed over."""
+        """Return the note of every running worker, by ordinal; skip invalid ones."""
         keys = [self._key(ordinal) for ordinal in range(WORKERS_MAX)]
         held = cast("list[bytes | None]", self.store.client.mget(keys))
         read = {
@@ -110,13 +110,13 @@ class Roster:
 
 
 def _read(note: bytes, seal: Seal, name: str, ordinal: int) -> dict[str, Any] | None:
-    """Read a note; None for what is none, or is not signed as it should be."""
+    """Read a note; None for one that is invalid or not signed."""
     if not seal.check_note(note, _KIND, name, ordinal):
         return None
     try:
         msgspec.json.decode(note, type=_Note)
-        told: dict[str, Any] = msgspec.json.decode(note)
+        fields: dict[str, Any] = msgspec.json.decode(note)
     except UNREADABLE:
         return None
-    told.pop("signature", None)
-    return told
+    fields.pop("signature", None)
+    return fields

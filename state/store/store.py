@@ -1,12 +1,12 @@
-"""Redis as the keeper of snapshots: claim a shard, save its versions in one step, load the newest whole one.
+"""Keeps snapshots in Redis: claims a shard, saves its versions atomically, loads the newest valid one.
 
-What Redis has acknowledged it may still lose, so nothing here is the truth: the offsets that Kafka holds
-are, and any snapshot at or below them is a valid start. The epoch keeps an owner that was replaced while it
-slept from writing over its successor.
+Redis may lose data that it has acknowledged. So the offsets committed in Kafka decide: any snapshot at or below them is
+a valid start. An owner that was replaced while its process slept can't overwrite its successor's snapshots, since
+its epoch is older.
 
-Keys of a shard, on one hash tag so that a script may touch them together on a cluster:
-`<name>:{<name>/<partition>}:head` (epoch, version, offset, digest), `…:snapshots` (version to bytes) and
-`…:notes` (version to what `model ls` shows); those of its rows are told in `table`.
+The keys of a shard share one hash tag, so that a script may use them together on a cluster:
+`<name>:{<name>/<partition>}:head` (epoch, version, offset, digest), `…:snapshots` (version to bytes) and `…:notes`
+(version to its note, `version_note.py`). The keys of its rows are described in `tables.py`.
 """
 
 import contextlib
@@ -37,11 +37,11 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from headrace.state.row_packing import PackedRows, TableDamaged, TableVersion, pack
-from headrace.state.seal import Seal, written
+from headrace.state.seal import Seal, sum_bytes
 from headrace.state.snapshot import Snapshot, SnapshotError, decode, encode
 from headrace.state.store.lua_scripts import PRELUDE, WHOLE
 from headrace.state.store.store_errors import StoreAway, StoreFenced, StoreRefused
-from headrace.state.store.tables import Tables, escape, stray, whole
+from headrace.state.store.tables import Tables, escape, find_wrong_type, whole
 from headrace.state.store.version_note import read as read_note
 from headrace.state.store.version_note import write as write_note
 
@@ -49,13 +49,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 TIMEOUT_S = 3.0
-"""How long one answer of the store may take, in seconds, before the store counts as away."""
+"""Without an answer for this time, in seconds, the store counts as away."""
 
 _SHOWN_BYTES = 40
 _FENCED, _DAMAGED, _LATE = -1, -2, -3
 
-# What a server answers that is there but can't serve for now; each passes without anyone's doing. The client
-# has a class for some of them and takes their code off the text; a script's error has it in the middle.
+# Errors of a server that can't serve now, and that pass by themselves. The client has classes for some and removes
+# their codes from the text; an error inside a script has the code in the middle of the text.
 _PASSING = (ClusterDownError, MasterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
 _PASSING_CODE = re.compile(r"(^|-)(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|TRYAGAIN) ")
 
@@ -63,16 +63,16 @@ _CLAIM = (
     WHOLE
     + """
 local held = whole(redis.call('HGET', KEYS[1], 'epoch')) or 0
-if held > 4000000000000 then held = 0 end -- Garbage: those above it would soon be no numbers to whoever reads them.
+if held > 4000000000000 then held = 0 end -- Garbage: the epochs above it would soon pass NUMBER_MAX.
 local epoch = math.max(held, tonumber(ARGV[1])) + 1
 redis.call('HSET', KEYS[1], 'epoch', epoch)
 return epoch
 """
 )
 
-# A reply that is lost makes the client send the same save again; the digest tells that it is the same.
-# KEYS: head, snapshots, notes. ARGV: epoch, offset, digest, snapshot, note, how many to keep, base, token, rows
-# changed, version of the attempt, undo prefix, rows prefix, then tables and how many rows each must have.
+# After a lost reply the client sends the same save again; the script knows it by the digest.
+# KEYS: head, snapshots, notes. ARGV: epoch, offset, digest, snapshot, note, number of versions to keep, base, token,
+# number of changed rows, version of the attempt, undo prefix, rows prefix, then each table and its number of rows.
 _SAVE = (
     PRELUDE
     + """
@@ -120,7 +120,7 @@ for i, old in ipairs(kept) do
     redis.call('HDEL', KEYS[2], old)
     redis.call('HDEL', KEYS[3], old)
   end
-  -- Nothing before the oldest version that is kept is gone back to, so its own journal has no use any more.
+  -- No rewind goes back before the oldest version that is kept, so its journal is not needed any more.
   if i >= math.min(tonumber(ARGV[6]), #kept) then redis.call('UNLINK', undo .. old) end
 end
 return {0, version}
@@ -132,7 +132,7 @@ _NOTHING: Mapping[str, Mapping[bytes, bytes | None]] = MappingProxyType({})
 
 
 def plain_errors(call: Callable[P, T]) -> Callable[P, T]:
-    """Turn what the client library raises into StoreAway and StoreRefused."""
+    """Turn the errors of the Redis client into StoreAway and StoreRefused."""
 
     @functools.wraps(call)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -146,9 +146,9 @@ def plain_errors(call: Callable[P, T]) -> Callable[P, T]:
             if isinstance(error, _PASSING) or _PASSING_CODE.search(str(error)):
                 raise StoreAway(f"the store can't serve: {error}") from error
             if "WRONGTYPE" in str(error):
-                hint = f"delete {_stray(args)}; what stood there is learned again"
+                hint = f"delete {_wrong_key(args)}; its content is learned again"
                 raise StoreRefused(f"a key of the pipeline is of another type: {error}", hint=hint) from error
-            raise StoreRefused(f"the store does not take the command: {error}") from error
+            raise StoreRefused(f"the store refuses the command: {error}") from error
         except RedisError as error:
             raise StoreAway(f"the store failed: {error}") from error
 
@@ -156,10 +156,10 @@ def plain_errors(call: Callable[P, T]) -> Callable[P, T]:
 
 
 class LoadedSnapshot(msgspec.Struct):
-    """What the store has of a shard: the newest usable snapshot and its version, or (None, 0).
+    """A shard's newest usable snapshot and its version, or (None, 0).
 
-    `faults` says of each newer one why it was passed over; `ahead` is the oldest of those that are whole and
-    stand too far on.
+    `faults` has the reason why each newer one is not usable; `ahead` is the oldest valid snapshot whose offset is too
+    high.
     """
 
     snapshot: Snapshot | None = None
@@ -180,37 +180,37 @@ class Store:
         self.client = connect(url, timeout_s=timeout_s)
         self._claim = self.client.register_script(_CLAIM)
         self._save = self.client.register_script(_SAVE)
-        self._tables = Tables(self.client, seal=self.seal, key=self._key, judge=_judge)
+        self._tables = Tables(self.client, seal=self.seal, key=self._key, check=_check_answer)
 
     @plain_errors
     def ping(self) -> None:
-        """Ask whether the store is there. Raises StoreAway or StoreRefused."""
+        """Check that the store answers. Raises StoreAway or StoreRefused."""
         self.client.ping()
 
     @plain_errors
     def claim(self, partition: int, *, floor: int) -> int:
-        """Become the owner of a shard: return an epoch above every earlier one and above `floor`."""
+        """Become the owner of a shard; return a new epoch, above every earlier one and above `floor`."""
         self._tables.forget(partition)
         return int(cast("int", self._claim(keys=[self._key(partition, "head")], args=[floor])))
 
     def save(
         self, snapshot: Snapshot, *, changes: Mapping[str, Mapping[bytes, bytes | None]] = _NOTHING, base: int = 0
     ) -> int:
-        """Save a version in one atomic step and return its number. Raises StoreFenced, StoreAway, TableDamaged.
+        """Save a version atomically and return its number. Raises StoreFenced, StoreAway, TableDamaged.
 
-        `changes` are the rows of each table that changed since version `base`, None for one to delete; all others
-        stay as they are. After StoreAway some are written and there is no version: until a save goes through, the
-        next must bring each of those rows again, changed back or not. With 0 the base is not checked.
+        `changes` has the rows of each table that changed since version `base`, None for a row to delete. After
+        StoreAway some rows may be written, without a version: until a save succeeds, each must bring these rows again,
+        even if they have changed back. A base of 0 is not checked.
         """
         packed = {table: pack(rows, self.seal.rows(snapshot.partition, table)) for table, rows in changes.items()}
         return self.save_packed(snapshot, packed=packed, base=base)
 
     @plain_errors
     def save_packed(self, snapshot: Snapshot, *, packed: Mapping[str, PackedRows], base: int) -> int:
-        """Save as `save` does, with changes that were packed elsewhere."""
+        """Save as `save` does, with changes that are packed already."""
         partition, epoch, digest = snapshot.partition, snapshot.epoch, self._digest(snapshot, packed)
         attempt = self._tables.write(partition, epoch=epoch, digest=digest, base=base, packed=packed)
-        sums = {table: written(total) for table, total in attempt.sums.items()}
+        sums = {table: sum_bytes(total) for table, total in attempt.sums.items()}
         sealed = encode(msgspec.structs.replace(snapshot, sums=sums), self.seal)
         note = write_note(snapshot, self.seal, size=len(sealed))
         self._tables.expect(partition, digest, attempt.sums)
@@ -223,12 +223,12 @@ class Store:
                 *(part for table in snapshot.tables.items() for part in table),
             ],
         )
-        version = int(_judge(answer, partition, epoch)[0])
+        version = int(_check_answer(answer, partition, epoch)[0])
         self._tables.confirm(partition, digest)
         return version
 
     def _digest(self, snapshot: Snapshot, packed: Mapping[str, PackedRows]) -> str:
-        """Return what tells a save from any other: of the rows it is their sums."""
+        """Return a digest that differs for each save; it covers the changed rows by their weights."""
         model = hashlib.sha256(snapshot.model).digest()
         weights = {table: changed.weight for table, changed in packed.items()}
         return hashlib.sha256(
@@ -237,14 +237,13 @@ class Store:
 
     @plain_errors
     def rewind(self, partition: int, *, epoch: int, version: int, sums: Mapping[str, bytes] | None = None) -> None:
-        """Make the tables stand as they did at a version that is kept, and drop every newer one; 0 empties all.
+        """Put the tables back to their state at a version that is kept, and drop every newer version; 0 empties all.
 
-        `sums` are those of its snapshot, which is read for them if they are not given.
+        `sums` are those of the version's snapshot; without them the snapshot is read.
 
-        To be done by every new owner before its first save, and again after one that failed half way. Numbers of
-        versions that are dropped are not used again. Raises StoreFenced, StoreAway, and TableDamaged when the way
-        back is lost, where nothing has changed, or when the rows are not those of that version: 0 can always be gone
-        back to.
+        Every new owner calls this before its first save, and again after a rewind that failed. The numbers of dropped
+        versions are not used again. Raises StoreFenced, StoreAway, and TableDamaged: when a journal is lost, and then
+        nothing has changed, or when the rows are afterwards not those of the version. 0 always succeeds.
         """
         if sums is None:
             sums = self._sums_of(partition, version)
@@ -258,12 +257,12 @@ class Store:
             raise TableDamaged(f"partition {partition}: version {version} can't be read: {error}") from error
 
     def rows(self, partition: int, table: str) -> Iterator[tuple[bytes, bytes]]:
-        """Go through the rows of a table in no order; one may come twice. Raises StoreAway, TableDamaged."""
+        """Yield the rows of a table in no order; a row may come twice. Raises StoreAway, TableDamaged."""
         for page in self.pages(partition, table):
             yield from page
 
     def pages(self, partition: int, table: str) -> Iterator[Sequence[tuple[bytes, bytes]]]:
-        """Go through the rows as `rows` does, a page at a time, each as it is when it is asked for."""
+        """Yield the rows as `rows` does, in pages; a page is read when it is asked for."""
         pages = self._tables.pages(partition, table)
         while (page := _next(pages)) is not None:
             yield page
@@ -272,41 +271,41 @@ class Store:
     def fetch(
         self, partition: int, table: str, keys: Sequence[bytes], *, base: TableVersion | None = None
     ) -> list[bytes | None]:
-        """Return the values of rows, None for one that is not there, in one round trip. Raises StoreAway.
+        """Return the values of rows, None for a missing one, in one round trip. Raises StoreAway.
 
-        With `base`, where the shard of its owner stands, raises StoreFenced when it has a newer owner, and TableDamaged
-        for a store that has lost versions or rows.
+        `base` is the owner's version of the table: with it, raises StoreFenced when the shard has a newer owner, and
+        TableDamaged when the store has lost versions or rows.
         """
-        values, stand = self._tables.fetch(partition, table, keys)
-        if base is not None and stand.epoch > base.epoch:
-            raise StoreFenced(f"partition {partition} belongs to epoch {stand.epoch}; this worker has {base.epoch}")
-        # A save that is under way, or failed half way, may have brought more than there was.
-        if base is not None and (stand.version < base.version or stand.rows < base.rows):
+        values, found = self._tables.fetch(partition, table, keys)
+        if base is not None and found.epoch > base.epoch:
+            raise StoreFenced(f"partition {partition} belongs to epoch {found.epoch}; this worker has {base.epoch}")
+        # More rows than at `base` are no fault: a save may be under way, or have failed after some chunks.
+        if base is not None and (found.version < base.version or found.rows < base.rows):
             raise TableDamaged(
-                f"partition {partition}: at version {stand.version} the table {table} has {stand.rows} rows; it had "
+                f"partition {partition}: at version {found.version} the table {table} has {found.rows} rows; it had "
                 f"{base.rows} at version {base.version}"
             )
         return values
 
     @plain_errors
     def has_tables(self, partition: int) -> bool:
-        """Tell whether a shard has, or had, rows beside its snapshots."""
+        """Tell whether a shard has, or had, tables of rows."""
         fields = cast("list[bytes]", self.client.hkeys(self._key(partition, "head")))
         return any(field.startswith(b"table:") for field in fields)
 
     @plain_errors
     def version(self, partition: int) -> int:
-        """Return the number of the newest version that there ever was of a shard, 0 when there was none."""
+        """Return the highest version number that a shard ever had; 0 when it had none."""
         return whole(cast("bytes | None", self.client.hget(self._key(partition, "head"), "version"))) or 0
 
     @plain_errors
     def epoch(self, partition: int) -> int:
-        """Return the epoch of a shard's newest owner, 0 when there was none."""
+        """Return the epoch of a shard's newest owner; 0 when it had none."""
         return whole(cast("bytes | None", self.client.hget(self._key(partition, "head"), "epoch"))) or 0
 
     @plain_errors
     def count(self, partition: int, table: str) -> int:
-        """Return how many rows a table has."""
+        """Return the number of a table's rows."""
         return self._tables.count(partition, table)
 
     @plain_errors
@@ -319,15 +318,15 @@ class Store:
         newest: int | None = None,
         topic: tuple[str, str] | None = None,
     ) -> LoadedSnapshot:
-        """Find the newest whole snapshot whose offset is at most `at_most`, and whose version at most `newest`.
+        """Find the newest valid snapshot with an offset of at most `at_most` and a version of at most `newest`.
 
-        With `start`, one whose history began elsewhere is passed over: it is of a model that was left behind. So is one
-        of another topic than `topic`, a name and an id.
+        With `start`, skip snapshots whose model began at another offset. With `topic`, a name and an id, skip those of
+        other topics.
         """
         fields = cast("list[bytes]", self.client.hkeys(self._key(partition, "snapshots")))
         versions = {field: whole(field) for field in fields}
-        strays = [field for field, version in versions.items() if version is None]
-        found = LoadedSnapshot(faults=[f"version {field[:_SHOWN_BYTES]!r} is no number" for field in strays])
+        invalid = [field for field, version in versions.items() if version is None]
+        found = LoadedSnapshot(faults=[f"version {field[:_SHOWN_BYTES]!r} is not a number" for field in invalid])
         for version in sorted((version for version in versions.values() if version is not None), reverse=True):
             if newest is not None and version > newest:
                 continue
@@ -355,7 +354,7 @@ class Store:
 
     @plain_errors
     def notes(self, partition: int) -> list[dict[str, Any]]:
-        """Return what is known of each version of a shard, newest first, without loading any model."""
+        """Return the note of each version of a shard, the newest first, without loading a model."""
         notes = cast("dict[bytes, bytes]", self.client.hgetall(self._key(partition, "notes")))
         read = {whole(version): read_note(note, self.seal, partition=partition) for version, note in notes.items()}
         known = ((version, note) for version, note in read.items() if version is not None and note is not None)
@@ -363,14 +362,14 @@ class Store:
 
     @plain_errors
     def partitions(self) -> list[int]:
-        """Return the partitions that have a shard in the store, in order."""
+        """Return the partitions of all shards in the store, in order."""
         return sorted(set(self._partitions()))
 
     def _partitions(self) -> Iterator[int]:
         for key in self.client.scan_iter(match=f"{escape(self._name)}:{{*}}:head", count=1_000):
             tag = bytes(key).rpartition(b"}:")[0]
             partition = whole(tag.rpartition(b"/")[2])
-            # Somebody else's key may look like one.
+            # The pattern may also match a key of another pipeline.
             if partition is not None and bytes(key) == self._key(partition, "head").encode():
                 yield partition
 
@@ -378,20 +377,19 @@ class Store:
         return f"{self._name}:{{{self._name}/{partition}}}:{part}"
 
 
-def _stray(parts: Sequence[Any]) -> str:
-    """Name the key that is of another type than the pipeline's keys are, for whoever was called of these parts."""
+def _wrong_key(args: Sequence[Any]) -> str:
+    """Name the key of the wrong type; the store is one of a call's arguments, or belongs to one."""
     with contextlib.suppress(StopIteration, RedisError):
-        store = next(found for part in parts if isinstance(found := getattr(part, "store", part), Store))
-        if (key := stray(store.client, store.seal.name)) is not None:
+        store = next(found for arg in args if isinstance(found := getattr(arg, "store", arg), Store))
+        if (key := find_wrong_type(store.client, store.seal.name)) is not None:
             return f"the key {key}"
-    return "the key of the pipeline's name that is neither a hash nor a worker's note (redis-cli: SCAN, TYPE)"
+    return "the key of the pipeline that is neither a hash nor a worker's note (redis-cli: SCAN, TYPE)"
 
 
 def connect(url: str, *, timeout_s: float) -> "redis.Redis":
-    """Make a client that fails fast: the gate retries, so the client need not.
+    """Make a client that fails fast, since the caller retries; only a broken connection is tried once more.
 
-    One attempt more is made on a connection that broke while it lay idle. Raises StoreRefused for a URL
-    that is none.
+    Raises StoreRefused for an invalid URL.
     """
     try:
         return redis.Redis.from_url(
@@ -401,7 +399,7 @@ def connect(url: str, *, timeout_s: float) -> "redis.Redis":
             retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
         )
     except ValueError as error:
-        raise StoreRefused(f"redis.url is no address: {error}") from error
+        raise StoreRefused(f"redis.url is not a valid address: {error}") from error
 
 
 @plain_errors
@@ -409,13 +407,13 @@ def _next(pages: Iterator[T]) -> T | None:
     return next(pages, None)
 
 
-def _judge(answer: Any, partition: int, epoch: int) -> list[Any]:
-    """Return what a script answered behind its verdict. Raises what it refused."""
-    verdict, *rest = cast("list[Any]", answer)
-    if verdict == _FENCED:
-        raise StoreFenced(f"partition {partition} belongs to epoch {rest[0]}; this worker has {epoch}")
-    if verdict == _DAMAGED:
-        raise TableDamaged(f"partition {partition}: {rest[0].decode()}")
-    if verdict == _LATE:
-        raise StoreAway(f"partition {partition}: another try came between; the store may have been slow")
-    return rest
+def _check_answer(answer: Any, partition: int, epoch: int) -> list[Any]:
+    """Return a script's result. Raises StoreFenced, TableDamaged, or StoreAway, as its first number says."""
+    status, *result = cast("list[Any]", answer)
+    if status == _FENCED:
+        raise StoreFenced(f"partition {partition} belongs to epoch {result[0]}; this worker has {epoch}")
+    if status == _DAMAGED:
+        raise TableDamaged(f"partition {partition}: {result[0].decode()}")
+    if status == _LATE:
+        raise StoreAway(f"partition {partition}: a newer attempt has begun; the store may have been slow")
+    return result

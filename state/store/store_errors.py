@@ -1,4 +1,4 @@
-"""The errors of the store, apart from its client: the engine lets them through and imports no Redis."""
+"""The errors of the store. They are apart from its client, so that the engine need not import Redis."""
 
 from headrace.state.row_packing import TableDamaged
 
@@ -11,14 +11,14 @@ class StoreAway(Exception):
 
 
 class StoreFenced(Exception):
-    """Raised when a newer owner has claimed the shard; this one must let go of it."""
+    """Raised when a newer owner has claimed the shard; this worker must give it up."""
 
     status = 409
     hint = "nothing to do: another worker has taken the partition over"
 
 
 class StoreRefused(Exception):
-    """Raised when the store turns the client away: a wrong password, or a command that it may not call."""
+    """Raised when the store refuses the client: a wrong password, or a command that the user may not call."""
 
     status = 400
     hint = "check redis.url, the password in it and the user's rights (`headrace doctor` tells which)"
@@ -30,4 +30,4 @@ class StoreRefused(Exception):
 
 
 STORE_ERRORS = (StoreAway, StoreFenced, StoreRefused, TableDamaged)
-"""All that a store raises which does not serve, or which serves another owner by now."""
+"""The errors of a store that can't serve, has lost rows, or serves a newer owner."""

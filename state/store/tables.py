@@ -1,24 +1,24 @@
-"""Rows that belong to a shard and are saved with it, too many to be written each time: only what changed goes out.
+"""The rows of a shard's tables. They are saved with its snapshots, but are too many to write all: only changes are.
 
-No single script may write a million rows, since Redis serves nobody meanwhile. So rows are changed in place, in
-chunks, with a rollback journal as in SQLite: before a row changes for the first time in a version, what it was
-goes into that version's journal, in the same script. An attempt begins with its version's number in the head and
-ends in the script that saves the snapshot. Whoever takes the shard over rewinds: journals are applied newest
-first, each puts the rows back to where they stood before its version, and doing it twice is doing it once.
+No script may write a million rows: Redis serves no other client meanwhile. So rows are changed in place, in chunks,
+with a rollback journal as in SQLite. The script that changes a row for the first time in a version first copies the old
+row into that version's journal. An attempt begins when its version's number is written into the head, and ends with the
+script that saves the snapshot. A new owner of the shard rewinds: it applies the journals, the newest first. Each puts
+the rows back to their state before its version; applying it twice is the same as once.
 
-Three things make every script harmless that comes late, or twice, or to a store that went back in time:
-each try has a token, drawn when it begins, and what carries an older one is refused; an owner must have rewound
-before it saves; and a journal must hold as many rows as were changed, or the version does not come about.
+Scripts may come late or twice, or to a store that went back in time. Three rules make them harmless: each attempt has a
+token, and a script with an older one is refused; an owner must rewind before it saves; and a version is saved only if
+its journal has as many rows as were changed.
 
-A snapshot holds the sum of each table's rows (`seal`). The owner knows it as of the version that it took over or saved
-last, and changes it by what the rows weigh that it writes, and what those weighed that the journal has. Whoever takes
-the shard over adds up what is there: rows that somebody put back to older bytes are found, be it one of a million.
-Nothing that stands in the head is believed beyond that: a field that holds no number counts as none.
+A snapshot holds the sum of the weights of each table's rows (`state/seal.py`). The owner keeps the sum: it adds the
+weight of each row that it writes, and subtracts that of the row before. A new owner adds up all rows: so it finds rows
+that were replaced by older ones, even one of a million. A field of the head that should hold a number and does not is
+read as missing.
 
-Keys, beside those of `store`: `…:rows:<table>` (key to sealed value), `…:undo:<version>` (table, NUL, key to
-what was there; empty for nothing; and a mark under the empty field, so that no rows differ from no journal).
-In the head: `attempt`, `token`, `by` (the epoch that last rewound or saved), `doomed` (versions that a rewind
-has not finished with) and `table:<name>` (the version in which a table began).
+Keys, beside those of `store.py`: `…:rows:<table>` (key to sealed value) and `…:undo:<version>`, the journal (table,
+NUL, key to the old row; empty for a row that did not exist; an empty field marks a journal without rows). Fields of the
+head: `attempt`, `token`, `by` (the epoch that last rewound or saved), `doomed` (versions that an unfinished rewind has
+to undo) and `table:<name>` (the version in which a table began).
 """
 
 import itertools
@@ -30,19 +30,19 @@ import msgspec
 import redis
 
 from headrace.state.row_packing import BYTES_MAX, ROWS_MAX, PackedRows, TableDamaged, TableVersion
-from headrace.state.seal import ROW_BYTES, RowSeal, Seal, SealError, add, split
+from headrace.state.seal import ROW_BYTES, RowSeal, Seal, SealError, add_weight, split_keys
 from headrace.state.store.lua_scripts import BEGIN, DROP, NUMBER_MAX, RESTORE, REWIND, SEALS, WRITE
 
-# Nothing is known of the rows' sizes before the first page: a small one asks.
+# A small first page, since the size of the rows is not known yet.
 _FIRST_PAGE = 16
 _SCANS_MAX = 5
-_DOUBTS_MAX = 100
+_UNCONFIRMED_MAX = 100
 
 
 class TableWrite(msgspec.Struct, frozen=True):
-    """Changes that stand in the store and wait for the script that makes a version of them; token 0: there are none.
+    """Changes that are written and wait for the script that saves their version. A token of 0: no changes.
 
-    `sums` are those of the tables with these changes.
+    `sums` are the sums of the tables after these changes.
     """
 
     sums: Mapping[str, int]
@@ -51,20 +51,22 @@ class TableWrite(msgspec.Struct, frozen=True):
     version: int = 0
 
 
-Judge = Callable[[Any, int, int], list[Any]]
-"""Gives what a script answered, or raises what it refused; of answer, partition, epoch."""
+CheckAnswer = Callable[[Any, int, int], list[Any]]
+"""Returns a script's result, or raises its refusal; called with the answer, the partition and the epoch."""
 
 
 class Tables:
-    """The rows and journals of one pipeline's shards; what the client raises comes through."""
+    """The rows and journals of one pipeline's shards; errors of the Redis client are not translated here."""
 
-    def __init__(self, client: "redis.Redis", *, seal: Seal, key: Callable[[int, str], str], judge: Judge) -> None:
+    def __init__(
+        self, client: "redis.Redis", *, seal: Seal, key: Callable[[int, str], str], check: CheckAnswer
+    ) -> None:
         self._client = client
         self._seal = seal
         self._key = key
-        self._judge = judge
-        # The sums of each shard's tables, by the digest of the save after which they are that. There are several while
-        # it is not known which was the last to go through.
+        self._check = check
+        # The sums of each shard's tables after a save, by the digest of the save: several, while it is not known which
+        # save was the last to succeed.
         self._sums: dict[int, dict[bytes, Mapping[str, int]]] = {}
         self._begin, self._write, self._rewind, self._restore, self._drop, self._seals = (
             client.register_script(script) for script in (BEGIN, WRITE, REWIND, RESTORE, DROP, SEALS)
@@ -75,29 +77,29 @@ class Tables:
         self._sums.pop(partition, None)
 
     def expect(self, partition: int, digest: str, sums: Mapping[str, int]) -> None:
-        """Note what the sums of a shard are after a save that is about to go through."""
+        """Note the sums of a shard after a save that is about to be sent."""
         known = self._sums.setdefault(partition, {b"": {}})
         known[digest.encode()] = sums
-        if len(known) > _DOUBTS_MAX:
-            # The first is the last that was heard of. Of those that were not heard of the newest are the likelier.
+        if len(known) > _UNCONFIRMED_MAX:
+            # Keep the first, the last confirmed save; drop the oldest of the others, the least likely.
             del known[next(itertools.islice(known, 1, None))]
 
     def confirm(self, partition: int, digest: str) -> None:
-        """Note that a save has gone through."""
+        """Note that a save has succeeded."""
         known = self._sums[partition]
         self._sums[partition] = {digest.encode(): known[digest.encode()]}
 
     def write(
         self, partition: int, *, epoch: int, digest: str, base: int, packed: Mapping[str, PackedRows]
     ) -> TableWrite:
-        """Write the changed rows in chunks, each with what it was before; a version is for the caller to make of it.
+        """Write the changed rows in chunks, and the old ones to the journal; the caller then saves the version.
 
-        Raises TableDamaged, StoreFenced, StoreAway; after the last the same owner may go on where it stopped.
+        Raises TableDamaged, StoreFenced, StoreAway; after StoreAway the same owner may continue the attempt.
         """
         named = [table for table, changed in packed.items() if changed.rows]
         known = self._sums.get(partition, {b"": {}})
         if not named:
-            # Where it is not known which save was the last, they differ in no row.
+            # All saves that may be the last have the same rows.
             return TableWrite(next(iter(known.values())))
         if not all(named) or any("\0" in table for table in named):
             raise ValueError("a table's name is not empty and has no NUL in it")
@@ -106,28 +108,28 @@ class Tables:
         if not token:
             return TableWrite(known.get(after, {}))
         if after not in known:
-            raise TableDamaged(f"partition {partition}: what was saved last was not saved by this worker")
+            raise TableDamaged(f"partition {partition}: another worker made the last save")
         self._sums[partition] = {after: known[after]}
         sums = dict(known[after])
         for table in named:
             parts, seal = ("head", f"rows:{table}", f"undo:{version}"), self._seal.rows(partition, table)
-            total = add(sums.get(table, 0), int.from_bytes(packed[table].weight))
+            total = add_weight(sums.get(table, 0), int.from_bytes(packed[table].weight))
             for chunk in packed[table].chunks:
-                past, *keys = self._ask(self._write, partition, parts, [epoch, token, table, chunk])
-                total = add(total, -seal.weigh(split(*keys), past))
+                old_seals, *keys = self._ask(self._write, partition, parts, [epoch, token, table, chunk])
+                total = add_weight(total, -seal.weigh(split_keys(*keys), old_seals))
             sums[table] = total
         return TableWrite(sums, token, sum(packed[table].rows for table in named), version)
 
     def rewind(self, partition: int, *, epoch: int, version: int, sums: Mapping[str, bytes]) -> None:
-        """Put the rows back to where they stood at a version, which has these sums, and drop what came after it.
+        """Put the rows back to their state at a version, which has these sums, and drop all newer versions.
 
-        Raises TableDamaged where the rows are not those of that version.
+        Raises TableDamaged when the rows are then not those of that version.
         """
         self.forget(partition)
         undo, rows = self._key(partition, "undo:"), self._key(partition, "rows:")
-        lost = self._lost(partition) if version == 0 else []
+        orphans = self._orphans(partition) if version == 0 else []
         parts = ("head", "snapshots", "notes")
-        token, *doomed = self._ask(self._rewind, partition, parts, [epoch, version, undo, rows, *lost])
+        token, *doomed = self._ask(self._rewind, partition, parts, [epoch, version, undo, rows, *orphans])
         for newer in doomed:
             self._undo(partition, epoch, token, newer)
         if doomed:
@@ -141,7 +143,7 @@ class Tables:
         self._sums[partition] = {b"": totals}
 
     def pages(self, partition: int, table: str) -> Iterator[list[tuple[bytes, bytes]]]:
-        """Go through all rows, a page of bounded size at a time; a row may come twice. Raises TableDamaged."""
+        """Yield all rows in pages of bounded size; a row may come twice. Raises TableDamaged."""
         name, cursor, count = self._key(partition, f"rows:{table}"), 0, _FIRST_PAGE
         seal = self._seal.rows(partition, table)
         while True:
@@ -152,16 +154,16 @@ class Tables:
                 return
 
     def fetch(self, partition: int, table: str, keys: Sequence[bytes]) -> tuple[list[bytes | None], TableVersion]:
-        """Return the values of rows, None for one that is not there, and where the shard stands, in one round trip.
+        """Return the values of rows, None for a missing one, and the shard's version, in one round trip.
 
         Raises TableDamaged.
         """
-        asked = self._client.pipeline(transaction=False)
-        asked.hmget(self._key(partition, "head"), "epoch", "version")
-        asked.hlen(self._key(partition, f"rows:{table}"))
+        commands = self._client.pipeline(transaction=False)
+        commands.hmget(self._key(partition, "head"), "epoch", "version")
+        commands.hlen(self._key(partition, f"rows:{table}"))
         for start in range(0, len(keys), ROWS_MAX):
-            asked.hmget(self._key(partition, f"rows:{table}"), list(keys[start : start + ROWS_MAX]))
-        (epoch, version), rows, *parts = asked.execute()
+            commands.hmget(self._key(partition, f"rows:{table}"), list(keys[start : start + ROWS_MAX]))
+        (epoch, version), rows, *parts = commands.execute()
         seal = self._seal.rows(partition, table)
         values = [
             None if sealed is None else _open(seal, partition, table, key, sealed)
@@ -170,7 +172,7 @@ class Tables:
         return values, TableVersion(whole(epoch) or 0, whole(version) or 0, rows)
 
     def count(self, partition: int, table: str) -> int:
-        """Return how many rows a table has."""
+        """Return the number of a table's rows."""
         return self._client.hlen(self._key(partition, f"rows:{table}"))
 
     def _undo(self, partition: int, epoch: int, token: int, version: int) -> None:
@@ -192,22 +194,22 @@ class Tables:
             while True:
                 cursor, found, size, seals, *keys = self._seals(keys=[name], args=[cursor, count])
                 if len(seals) != found * ROW_BYTES:
-                    raise TableDamaged(f"partition {partition}: a row of the table {table} is none")
-                rows, total = rows + found, add(total, seal.weigh(split(*keys), seals))
+                    raise TableDamaged(f"partition {partition}: a row of the table {table} has no seal")
+                rows, total = rows + found, add_weight(total, seal.weigh(split_keys(*keys), seals))
                 count = _page(found, size)
                 if cursor == b"0":
                     break
-            # While the store lays a hash out anew, a row may come twice.
+            # A scan may return a row twice while the store resizes the hash: then scan again.
             if rows == self._client.hlen(name):
                 return total
         raise TableDamaged(f"partition {partition}: the table {table} changes while its rows are added up")
 
     def _ask(self, script: Callable[..., Any], partition: int, parts: Sequence[str], args: list[Any]) -> list[Any]:
-        """Run a script over keys of a shard; the first argument is the epoch."""
-        return self._judge(script(keys=[self._key(partition, part) for part in parts], args=args), partition, args[0])
+        """Run a script on keys of a shard; the first argument is the epoch."""
+        return self._check(script(keys=[self._key(partition, part) for part in parts], args=args), partition, args[0])
 
-    def _lost(self, partition: int) -> list[bytes]:
-        """Return the keys of rows and journals of a shard without a head, which alone knows their names."""
+    def _orphans(self, partition: int) -> list[bytes]:
+        """Return the keys of a shard's rows and journals when the head, which lists their names, is lost."""
         if self._client.hexists(self._key(partition, "head"), "version"):
             return []
         found: list[bytes] = []
@@ -227,14 +229,14 @@ def _open(seal: RowSeal, partition: int, table: str, key: bytes, sealed: bytes) 
 
 
 def whole(text: bytes | None) -> int | None:
-    """Read a number that may be anything: a whole one from 0 to `NUMBER_MAX`, else None."""
+    """Read a whole number from 0 to `NUMBER_MAX`; None for any other bytes."""
     if text is None or not re.fullmatch(rb"0|[1-9][0-9]{0,12}", text):
         return None
     return found if (found := int(text)) <= NUMBER_MAX else None
 
 
-def stray(client: "redis.Redis", name: str) -> str | None:
-    """Find a key of a pipeline that is of another type than it should be."""
+def find_wrong_type(client: "redis.Redis", name: str) -> str | None:
+    """Return a key of the pipeline that has the wrong Redis type."""
     for key in client.scan_iter(match=f"{escape(name)}:{{*", count=ROWS_MAX):
         wanted = b"string" if b":worker:" in key else b"hash"
         if client.type(key) != wanted:
@@ -243,10 +245,10 @@ def stray(client: "redis.Redis", name: str) -> str | None:
 
 
 def escape(name: str) -> str:
-    """Make a pattern that matches the name alone."""
+    """Escape a name for use in a pattern of SCAN."""
     return "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in name)
 
 
 def _page(rows: int, size: int) -> int:
-    """Return how many rows to ask for next, when the last page had `rows` of `size` bytes together."""
+    """Return the number of rows to ask for next, after a page of `rows` rows and `size` bytes."""
     return max(1, min(ROWS_MAX, BYTES_MAX * max(rows, 1) // max(size, 1)))

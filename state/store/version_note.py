@@ -1,6 +1,7 @@
-"""What is known of a version beside its bytes, as a line of JSON: what `model ls` and `status` show.
+"""A snapshot's note: a line of JSON with the figures that `model ls` and `status` show, without loading the model.
 
-Anybody may have written it: what is none is passed over. It may keep a worker off, and decides nothing of a model.
+Without a signature anyone may have written it: invalid notes are skipped. A note may stop a worker from starting, but
+never changes a model.
 """
 
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ _KIND = "note"
 
 
 class _Note(msgspec.Struct):
-    """What a note must hold, whatever else it tells."""
+    """The fields that a note must have; it may have more."""
 
     topic: str
     topic_id: str
@@ -35,19 +36,19 @@ class _Note(msgspec.Struct):
 
 
 def write(snapshot: Snapshot, seal: Seal, *, size: int) -> bytes:
-    """Write the note of a version whose sealed bytes are so many."""
+    """Write the note of a version; `size` is the length of its sealed bytes."""
     note = msgspec.json.encode({**describe(snapshot), "bytes": size})
     return seal.sign_note(note, _KIND, seal.name, snapshot.partition)
 
 
 def read(note: bytes, seal: Seal, *, partition: int) -> dict[str, Any] | None:
-    """Read a note; None for what is none, or is not signed as it should be."""
+    """Read a note; None for one that is invalid or not signed."""
     if not seal.check_note(note, _KIND, seal.name, partition):
         return None
     try:
-        whole = msgspec.json.decode(note, type=_Note)
-        told: dict[str, Any] = msgspec.json.decode(note)
+        checked = msgspec.json.decode(note, type=_Note)
+        fields: dict[str, Any] = msgspec.json.decode(note)
     except UNREADABLE:
         return None
-    told.pop("signature", None)
-    return told if whole.partition == partition else None
+    fields.pop("signature", None)
+    return fields if checked.partition == partition else None

@@ -37,7 +37,7 @@ MUTANTS: list[Mutant] = [
     Mutant(
         name="time of any record",
         file="state/event_time.py",
-        old="limit_ms = max(most, most_logged) + self._lead_ms",
+        old="limit_ms = max(reached, reached_logged) + self._lead_ms",
         new="limit_ms = 2**63",
         test="state/test_event_time.py::test_a_record_a_day_ahead_moves_nothing_and_is_told",
         says="assert not True",
@@ -45,8 +45,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         name="clocks of keys unwatched",
         file="state/event_time.py",
-        old="            if not self.tick(told_ms, logged):",
-        new="            if not self.tick(told_ms, 2**62):",
+        old="            if not self.tick(time_ms, logged):",
+        new="            if not self.tick(time_ms, 2**62):",
         test="pipeline/engine/test_columnar.py::test_one_fast_clock_makes_no_key_forgotten_in_both_lanes",
         says="the fast lane takes it",
     ),

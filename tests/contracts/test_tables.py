@@ -346,7 +346,7 @@ def test_a_save_that_begins_late_amid_another_makes_that_one_try_again(
             store.save(_snapshot(20, epoch=epoch), changes=CHANGES)
     with monkeypatch.context() as patch:
         _scripts(store, patch, _amid(late))
-        with pytest.raises(StoreAway, match="another try"):
+        with pytest.raises(StoreAway, match="a newer attempt"):
             store.save(_snapshot(20, epoch=epoch), changes=CHANGES)
     assert store.save(_snapshot(20, epoch=epoch), changes=CHANGES) == 2
     assert _rows(store) == _after(BEFORE, CHANGES)

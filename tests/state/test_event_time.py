@@ -122,13 +122,13 @@ def test_a_clock_that_was_saved_anywhere_goes_on_as_if_it_had_not_been(saved: in
 def test_a_clock_of_no_times_is_new() -> None:
     clock = EventClock(HOUR)
     clock.resume(Times())
-    assert (clock.now_ms, clock.believes(2**62)) == (-1, True)
+    assert (clock.now_ms, clock.accepts(2**62)) == (-1, True)
 
 
 def test_strays_are_counted_and_the_first_is_named_once() -> None:
     strays = StrayTimes()
-    assert strays.told() == (0, None)
+    assert strays.drain() == (0, None)
     strays.note(StrayTime(7, 1))
     strays.note(StrayTime(8, 2))
-    assert strays.told() == (2, StrayTime(7, 1))
-    assert strays.told() == (0, None)
+    assert strays.drain() == (2, StrayTime(7, 1))
+    assert strays.drain() == (0, None)

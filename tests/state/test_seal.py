@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from headrace.state.seal import ROW_BYTES, RowSeal, Seal, SealError, add
+from headrace.state.seal import ROW_BYTES, RowSeal, Seal, SealError, add_weight
 
 KEY = b"sixteen bytes or more"
 SEALS = {"a checksum": Seal("fraud"), "a signature": Seal("fraud", KEY)}
@@ -98,9 +98,9 @@ def test_the_sum_of_rows_has_no_order_and_every_change_is_in_it(seal: Seal) -> N
     assert weight(dict(shuffled)) == whole < 1 << 8 * ROW_BYTES
     older = {b"7": made.of(b"7", b"older")}
     newest = {b"7": rows[b"7"]}
-    changed = add(add(whole, weight(older)), -weight(newest))
+    changed = add_weight(add_weight(whole, weight(older)), -weight(newest))
     assert changed == weight(rows | older) != whole
-    assert add(add(changed, -weight(older)), weight(newest)) == whole
+    assert add_weight(add_weight(changed, -weight(older)), weight(newest)) == whole
     assert weight({}) == 0
     assert weight(rows | {b"7": rows[b"8"], b"8": rows[b"7"]}) != whole, "the seals of two keys have changed places"
     assert weight({key if key != b"7" else b"stranger": seal for key, seal in rows.items()}) != whole
