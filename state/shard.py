@@ -73,21 +73,20 @@ class Quality(msgspec.Struct):
 
 
 class Shard:
-    """A model and its place: `offset` is the next to learn, `start` the first of its history.
+    """A model, and how far it has come in the logs of its partition. Only the shard moves its offsets.
 
-    `committed` is the offset up to which outputs are out (exclusive); below it the shard relearns in silence.
-    `version` and `snapshot_offset` are those of the newest snapshot in the store; `mark` is what was last committed
-    beside the offset; `secret` signs replays and is the same for the whole history. With a labels topic `labels` is its
-    join, the `labels_…` are places in that topic, and `order` tells how the two were read.
+    `version` is that of the newest snapshot in the store, `epoch` that of the partition's owner. `mark` is what was
+    last committed beside the offset. `secret` signs replays and is the same for the whole history. With a labels topic
+    `labels` is its join, and `order` tells how the two logs were read.
     """
 
     def __init__(
         self, model: Model, *, partition: int, start: int, labels: Labels | None = None, labels_start: int = -1
     ) -> None:
         self.partition = partition
-        self.start = self.offset = self.committed = self.snapshot_offset = start
-        self.labels_start = self.labels_offset = self.labels_committed = self.labels_snapshot_offset = labels_start
-        self.order = None if labels is None else Order((start, labels_start))
+        self.start, self.labels_start = start, labels_start
+        self._place = self._committed = self._snapshot = start, labels_start
+        self.order = None if labels is None else Order(self._place)
         self.version = 0
         self.epoch = 0
         self.mark = ""
@@ -102,23 +101,83 @@ class Shard:
     @property
     def place(self) -> tuple[int, int]:
         """The offsets that are the next to learn, of the features and of the labels."""
-        return self.offset, self.labels_offset
+        return self._place
+
+    @property
+    def offset(self) -> int:
+        """The offset of the features that is the next to learn."""
+        return self._place[0]
+
+    @property
+    def labels_offset(self) -> int:
+        """The offset of the labels that is the next to learn."""
+        return self._place[1]
+
+    @property
+    def committed(self) -> int:
+        """The offset of the features up to which outputs are out (exclusive): below it the shard learns in silence."""
+        return self._committed[0]
+
+    @property
+    def labels_committed(self) -> int:
+        """The offset of the labels up to which outputs are out (exclusive)."""
+        return self._committed[1]
+
+    @property
+    def snapshot_offset(self) -> int:
+        """The offset of the features at which the newest snapshot stands."""
+        return self._snapshot[0]
+
+    @property
+    def labels_snapshot_offset(self) -> int:
+        """The offset of the labels at which the newest snapshot stands."""
+        return self._snapshot[1]
+
+    @property
+    def is_relearning(self) -> bool:
+        """Whether the shard has not come to its committed place yet."""
+        return self._place[0] < self._committed[0] or self._place[1] < self._committed[1]
+
+    @property
+    def unsaved(self) -> int:
+        """The number of offsets, of features and labels, behind the newest snapshot."""
+        return sum(self._place) - sum(self._snapshot)
+
+    def advance(self, offset: int, labels_offset: int = -1) -> None:
+        """Note that all features below an offset are learned, and all labels below another. Nothing moves back."""
+        self._place = max(self._place[0], offset), max(self._place[1], labels_offset)
+
+    def end_step(self, place: tuple[int, int], *, is_recorded: bool = False) -> None:
+        """Advance to the end of a step through the logs, and add it to the order unless that has it already."""
+        self.advance(*place)
+        if self.order is not None and not is_recorded:
+            self.order.add(place)
+
+    def relearn_to(self, offset: int, labels_offset: int) -> None:
+        """Note how far the outputs of an earlier owner are out: up to there the shard learns in silence."""
+        self._committed = offset, max(labels_offset, self._place[1])
+
+    def confirm(self, offset: int, labels_offset: int, mark: str) -> None:
+        """Note that outputs up to these offsets are committed, with a mark beside them."""
+        self._committed, self.mark = (offset, labels_offset), mark
+
+    def take_over(self, *, epoch: int, mark: str, secret: str) -> None:
+        """Note the epoch of the owner, the committed mark that it found, and the secret of the history."""
+        self.epoch, self.mark, self.secret = epoch, mark, secret
+
+    def follow(self, order: Order) -> None:
+        """Note the order in which the two logs are read."""
+        self.order = order
+
+    def settle(self, counts: Counts) -> None:
+        """Take the counts that the mark of the committed place has: refusals of a sink are not in the logs."""
+        self.counts = counts
 
     @property
     def model_version(self) -> int:
         """The version of the model that answers: that of the shard's newest snapshot, or of the mix."""
         version = self.model.version
         return self.version if version is None else version
-
-    @property
-    def is_relearning(self) -> bool:
-        """Whether it has not arrived at the committed place yet."""
-        return self.offset < self.committed or self.labels_offset < self.labels_committed
-
-    @property
-    def unsaved(self) -> int:
-        """How many offsets, of features and labels, lie behind the newest snapshot."""
-        return self.offset - self.snapshot_offset + self.labels_offset - self.labels_snapshot_offset
 
     def tables(self) -> dict[str, int]:
         """Return how many rows each of its tables in the store has."""
@@ -161,7 +220,7 @@ class Shard:
     def saved(self, models: Mapping[bytes, bytes], *, place: tuple[int, int], version: int) -> None:
         """Note that the store has it as it stood at `place`, as a version. `models` are those of `packed`."""
         self.version = version
-        self.snapshot_offset, self.labels_snapshot_offset = place
+        self._snapshot = place
         if self.labels is not None:
             self.labels.saved()
         self.model.saved(models, version)
@@ -174,13 +233,21 @@ class Shard:
             self.labels.not_saved()
         self.model.not_saved()
 
-    def restore(self, *, offset: int, labels_offset: int, counts: Counts, quality: Quality, model: bytes) -> None:
+    def restore(
+        self,
+        *,
+        place: tuple[int, int],
+        counts: Counts,
+        quality: Quality,
+        model: bytes,
+        version: int = 0,
+        secret: str = "",
+    ) -> None:
         """Become what a snapshot held. Raises ModelError when the bytes are no model of this kind."""
         self.model.load(model)
-        self.offset = self.snapshot_offset = offset
-        self.labels_offset = self.labels_snapshot_offset = labels_offset
-        self.counts = counts
-        self.quality = quality
+        self._place = self._snapshot = place
+        self.counts, self.quality = counts, quality
+        self.version, self.secret = version, secret
         self._recent = deque(quality.recent, maxlen=_WINDOW)
 
     def score(self, prediction: Any, label: Any, version: int) -> None:

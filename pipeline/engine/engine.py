@@ -127,7 +127,7 @@ class Engine:
         counts.predictions += good
         counts.dead_letters += len(crossing.refusals)
         counts.learned += crossing.learned
-        shard.offset = chunk.offsets[-1] + 1
+        shard.advance(chunk.offsets[-1] + 1)
         result = Result(
             predictions=crossing.predictions,
             chunk=chunk,
@@ -161,7 +161,7 @@ class Engine:
             else:
                 counts.dead_letters += 1
                 self._refuse(shard, record, refusal, result)
-            shard.offset = record.offset + 1
+            shard.advance(record.offset + 1)
         result.learned = counts.learned - before
         shard.model.trim()
         if not silent:
@@ -305,7 +305,7 @@ class Engine:
             result.labels += 1
         else:
             self._refuse(shard, record, refusal, result)
-        shard.labels_offset = record.offset + 1
+        shard.advance(-1, record.offset + 1)
 
     def _label(self, shard: Shard, event: Event, *, learned: bool) -> Any:
         if event.label is msgspec.UNSET:

@@ -160,10 +160,7 @@ class Learning:
         end = batch.ends.get(shard.partition, -1)
         if shard.is_relearning:
             # What lies between the last record and the end of the log: control records, aborted ones.
-            if end >= shard.committed or len(fresh) > len(silent):
-                shard.offset = shard.committed
-            else:
-                shard.offset = max(shard.offset, end)
+            shard.advance(shard.committed if end >= shard.committed or len(fresh) > len(silent) else end)
         if shard.is_relearning:
             return len(silent)
         if behind:
@@ -194,9 +191,7 @@ class Learning:
                 self._add(shard, taken.records, taken.end, pending, now_ms)
                 break
             self._relearn(shard, taken.records, now_ms)
-            shard.offset, shard.labels_offset = taken.end
-            if shard.order is not None and not taken.recorded:
-                shard.order.add(taken.end)
+            shard.end_step(taken.end, is_recorded=taken.recorded)
             if not shard.is_relearning:
                 self._takeover.settle(shard)
         if partition in self._unmarked and not shard.is_relearning:
@@ -257,9 +252,7 @@ class Learning:
         if records:
             self._reach("learned")
             pending.newest_ms = max(pending.newest_ms, newest_ms(records))
-        shard.offset, shard.labels_offset = end
-        if shard.order is not None:
-            shard.order.add(end)
+        shard.end_step(end)
         pending.ends[partition] = end
 
     def _is_at_end(self, partition: int, log: Log, offset: int) -> bool:

@@ -210,8 +210,7 @@ class Runner:
         for output in pending.outputs:
             partition = output.partition
             shard, result = self._shards[partition], pending.results[partition]
-            shard.committed, shard.labels_committed = output.offset, output.labels_offset
-            shard.mark = output.mark
+            shard.confirm(output.offset, output.labels_offset, output.mark)
             self._telemetry.records.labels("predicted").inc(len(result.predictions))
             self._telemetry.records.labels("dead_lettered").inc(sum(result.codes.values()))
             self._telemetry.note_labels(result.labels, result.delays_ms)

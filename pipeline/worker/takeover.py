@@ -134,10 +134,9 @@ class Takeover:
             steps = self._follow(shard, last)
             if last is not None and steps is not None:
                 self._marks[partition] = last
-        shard.epoch = epoch
-        shard.mark = facts.place.metadata
         # The mark's before the snapshot's: it is what a replay signs with.
-        shard.secret = (last.secret if last is not None else "") or shard.secret or replay_proof.new_secret()
+        secret = (last.secret if last is not None else "") or shard.secret or replay_proof.new_secret()
+        shard.take_over(epoch=epoch, mark=facts.place.metadata, secret=secret)
         self._bring_tables(shard)
         return shard, steps
 
@@ -184,7 +183,7 @@ class Takeover:
                 hint="the log, model.py or [labels] is no longer what it was: undo that, or start under another `name`",
             )
         # A sink's refusals are not in the log, so relearning can't count them.
-        shard.counts = told
+        shard.settle(told)
 
     def _say_relearned(self, shard: Shard) -> None:
         offset, began = self._began.pop(shard.partition)
@@ -208,15 +207,17 @@ class Takeover:
         Then the history is learned in an order of its own, and a mark of its own must be committed.
         """
         turn = self._turns.pop(shard.partition, 0)
-        shard.order = None if shard.labels is None else Order(shard.place, turn=turn)
-        if shard.order is None or last is None or last.join is None:
+        if shard.labels is None:
+            return []
+        if last is None or last.join is None:
+            shard.follow(Order(shard.place, turn=turn))
             return []
         order = _order_of(last.join)
         steps = None if order is None or order.turn != turn else order.since(shard.place)
         if order is not None and steps is not None:
-            shard.order = order
+            shard.follow(order)
             return steps
-        shard.order = Order(shard.place, turn=1 + max(turn, 0 if order is None else order.turn))
+        shard.follow(Order(shard.place, turn=1 + max(turn, 0 if order is None else order.turn)))
         log.warning(
             "the order of features and labels is not known this far back, they are relearned by their timestamps",
             partition=shard.partition,
@@ -345,20 +346,18 @@ class Takeover:
         if join is not None:
             self._reach("labels", partition, low=lows[1], offset=join.offset)
         shard.restore(
-            offset=snapshot.offset,
-            labels_offset=labels_start if join is None else join.offset,
+            place=(snapshot.offset, labels_start if join is None else join.offset),
             counts=snapshot.counts,
             quality=snapshot.quality,
             model=snapshot.model,
+            version=version,
+            secret=snapshot.secret,
         )
         if shard.labels is not None and join is not None:
             shard.labels.resume(join.memory)
             self._turns[partition] = join.turn
-        shard.version = version
         self._rows[partition] = snapshot.tables, snapshot.sums
-        shard.secret = snapshot.secret
-        shard.committed = committed.offset
-        shard.labels_committed = max(committed.labels, shard.labels_offset)
+        shard.relearn_to(committed.offset, committed.labels)
         return shard
 
     def _reach(self, topic: str, partition: int, *, low: int, offset: int) -> None:
@@ -387,8 +386,7 @@ class Takeover:
             committed=committed.offset,
         )
         shard = self._begin(partition, start)
-        shard.committed = committed.offset
-        shard.labels_committed = max(committed.labels, start[1])
+        shard.relearn_to(committed.offset, committed.labels)
         return shard
 
     def _begin(self, partition: int, start: LogOffsets) -> Shard:

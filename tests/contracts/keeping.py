@@ -143,9 +143,8 @@ class Life:
         for end in self._log.ends:
             if end > self.shard.place:
                 self._learn(self.shard, end, again=False)
-        self.shard.committed, self.shard.labels_committed = self.shard.place
         self._log.place = Committed(self.shard.offset, offset_metadata.of(self.shard), self.shard.labels_offset)
-        self.shard.mark = self._log.place.metadata
+        self.shard.confirm(*self.shard.place, mark=self._log.place.metadata)
         assert self.roster.hold(0, {"token": "mine", "place": "here"}, evict_place="here")
 
     def _learn(self, shard: Shard, end: tuple[int, int], *, again: bool) -> None:
@@ -154,9 +153,7 @@ class Life:
         except TableDamaged as error:
             self._takeover.distrust(0)
             raise StoreAway(f"learned again: {error}") from error
-        shard.offset, shard.labels_offset = end
-        if shard.order is not None and not again:
-            shard.order.add(end)
+        shard.end_step(end, is_recorded=again)
 
     def save(self) -> bool:
         """Save what was learned; tell whether it is saved, or the partition must be taken over again."""

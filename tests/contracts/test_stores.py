@@ -37,7 +37,8 @@ def store(server: ValkeyServer) -> Iterator[Store]:
 
 def _snapshot(offset: int, *, epoch: int, created_ms: int = 1, partition: int = 3) -> Snapshot:
     shard = Shard(UndoableModel(RiverLearner(linear_model.LogisticRegression())), partition=partition, start=0)
-    shard.offset, shard.epoch = offset, epoch
+    shard.advance(offset)
+    shard.epoch = epoch
     return take(shard, topic="in", topic_id="t", now_ms=created_ms)
 
 

@@ -133,7 +133,7 @@ MUTANTS = [
         "pipeline/worker/learning.py",
         "            self._relearn(shard, silent, now_ms)\n",
         "            self._relearn(shard, Chunk(silent.messages[::-1]), now_ms)\n"
-        "            shard.offset = silent.offsets[-1] + 1\n",
+        "            shard._place = silent.offsets[-1] + 1, -1\n",
         "e2e/test_kills.py::test_killed_while_it_takes_over[relearning]",
         "AssertionError",
     ),

@@ -130,13 +130,14 @@ def test_a_snapshot_is_where_an_undo_starts_from() -> None:
 def test_a_restored_shard_goes_on_to_the_bit_and_undoes_as_well() -> None:
     s = shard()
     feed(s, records(20))
-    s.offset, s.counts = 120, Counts(20, 20, 0, 20)
+    s.advance(120)
+    s.counts = Counts(20, 20, 0, 20)
     s.score(prediction=True, label=True, version=1)
     snapshot = decode(encode(take(s, topic="t", topic_id="i", now_ms=1), SEAL), SEAL, partition=s.partition)
     restored = shard()
     feed(restored, records(7, seed=9))
     restored.restore(
-        offset=snapshot.offset, labels_offset=-1, counts=snapshot.counts, quality=snapshot.quality, model=snapshot.model
+        place=(snapshot.offset, -1), counts=snapshot.counts, quality=snapshot.quality, model=snapshot.model
     )
     assert (restored.offset, restored.snapshot_offset, restored.counts) == (120, 120, Counts(20, 20, 0, 20))
     assert restored.quality_now() == s.quality_now()

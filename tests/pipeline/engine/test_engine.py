@@ -404,8 +404,7 @@ def test_a_shard_that_was_saved_anywhere_goes_on_as_if_it_had_not_been(saved: in
     snapshot = decode(encode(take(first, topic="in", topic_id="", now_ms=5), SEAL), SEAL, partition=first.partition)
     second = _shard()
     second.restore(
-        offset=snapshot.offset,
-        labels_offset=-1,
+        place=(snapshot.offset, -1),
         counts=snapshot.counts,
         quality=snapshot.quality,
         model=snapshot.model,

@@ -23,7 +23,8 @@ _EPOCHS = st.integers(0, NUMBER_MAX)
 
 def shard(counts: Counts, *, epoch: int = 0, start: int = 0, snapshot: int = 0) -> Shard:
     made = Shard(UndoableModel(RiverLearner(linear_model.LogisticRegression())), partition=0, start=start)
-    made.epoch, made.snapshot_offset, made.counts = epoch, snapshot, counts
+    made.epoch, made.counts = epoch, counts
+    made.saved({}, place=(snapshot, made.labels_offset), version=0)
     return made
 
 

@@ -73,7 +73,7 @@ def test_what_lies_between_the_last_record_and_the_committed_offset_is_passed_ov
 ) -> None:
     # Control records and aborted ones: the log's end tells that there is nothing more.
     loop, shard = heir(kafka, store, committed=12)
-    shard.committed = 15
+    shard.relearn_to(15, -1)
     loop.takeover._marks.clear()
     del kafka.logs[0][12:]
     loop.source.poll = lambda **_: _batch(loop, end)  # type: ignore[method-assign]

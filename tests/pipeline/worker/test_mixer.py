@@ -78,8 +78,9 @@ class Rig:
         version = 0 if place is None else place.version
         self._store.rewind(partition, epoch=epoch, version=version)
         shard = Shard(self.commons, partition=partition, start=0)
-        shard.epoch, shard.version = epoch, version
-        shard.offset = shard.snapshot_offset = 0 if place is None else place.offset
+        shard.epoch = epoch
+        at = 0 if place is None else place.offset, -1
+        shard.restore(place=at, counts=shard.counts, quality=shard.quality, model=b"", version=version)
         self.shards[partition] = shard
         self.mixer.stand(partition, place)
         return shard
@@ -93,7 +94,7 @@ class Rig:
             if label is not None:
                 shard.model.learn(features.copy(), label)
             shard.model.keep(features, label)
-            shard.offset += 1
+            shard.advance(shard.offset + 1)
 
     def counted(self, result: str) -> float:
         return self.telemetry.registry.get_sample_value("headrace_mixes_total", {"result": result}) or 0.0

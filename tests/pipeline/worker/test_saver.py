@@ -99,8 +99,8 @@ def learn(shard: Shard, features: dict[str, Any], times: int = 1) -> None:
         shard.model.keep(features, True)
         shard.score(True, True, shard.version)
         shard.counts.records += 1
-        shard.offset += 1
-        shard.committed = shard.offset
+        shard.advance(shard.offset + 1)
+        shard.confirm(*shard.place, mark="")
 
 
 def cell(shard: Shard) -> UndoableModel:
@@ -203,7 +203,7 @@ def test_a_big_model_with_a_table_is_saved_beside_the_loop_with_its_rows(rig: Ri
     labels.take("later", True, at_ms=5, logged_ms=0, order=2)
     assert shard.order is not None
     shard.order.add((2, 0))
-    shard.offset = 2
+    shard.advance(2)
     assert rig.end(shard) == "saved"
     assert (rig.stored(shard).offset, rig.stored(shard).tables) == (1, {"labels": 1})
     assert [key for key, _ in store.rows(0, "labels")] == [b"early"]
@@ -235,8 +235,8 @@ def teach(shard: Shard, numbers: Iterable[int]) -> None:
         key = b"key %d" % number
         shard.model.learn({"a": 1.0}, True, key)
         shard.model.keep({"a": 1.0}, True, key)
-        shard.offset += 1
-        shard.committed = shard.offset
+        shard.advance(shard.offset + 1)
+        shard.confirm(*shard.place, mark="")
 
 
 def test_few_rows_are_saved_at_once_and_many_beside_the_loop(rig: Rig, store: Store) -> None:

@@ -772,7 +772,7 @@ def test_the_time_of_the_stream_goes_on_where_it_was_saved() -> None:
     handle(keys, Record(b"b", SILENT_MS + 1, {"a": 1.0}, label=True))
     save(keys, disk)
     restored = keyring(disk, silent_ms=SILENT_MS)
-    restored.restore(keys.dump())
+    restored.load(keys.dump())
     late = Record(b"a", 0, {"a": 1.0})
     assert handle(restored, late) == handle(keys, late) == handle(keyring(Disk()), late)
 
