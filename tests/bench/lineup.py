@@ -24,7 +24,7 @@ TITLES = {
     "faust": "Faust",
     HEADRACE: "headrace, exactly-once",
     f"{HEADRACE}-alo": "headrace, at-least-once",
-    "copy": "bare copy (the limit)",
+    "copy": "bare copy, without a model",
 }
 """The programs in the order in which they are told."""
 COMMIT_S = 1.0

@@ -55,7 +55,7 @@ NOT_UNDERSTOOD = (
     "A model that `model.py` no longer builds is not mistaken for the saved one",
     "as long as all keys together have no more than 64",
     "(Y - place)",
-    "bare copy",
+    "bare copy (the limit)",
 )
 
 
