@@ -1,11 +1,11 @@
-"""The user's own code that a model rests on: each function, class and constant, as a checksum of its syntax.
+"""Checksums of the user's code that a model depends on: each function, class and constant.
 
-A model is a fold of a log by code. What River's parts are built with is data (`spec`); what a function in `model.py`
-does is not, and a changed body would let a relearning make another model in silence. So each definition that is
-reachable by name has a checksum: of its syntax tree, since bytecode differs between Python versions, and comments,
-docstrings, annotations and layout mean nothing. Names are resolved as the modules' own imports say, within the user's
-modules: those that no package manager installed. What is computed once, such as a table that is read from a file,
-counts by its value where that is numbers, or a collection.
+The log and the code together determine a model. `spec` compares the parameters of River's parts, but not the body of a
+function in `model.py`: if that changed, relearning would make another model without an error. So each definition that
+is reachable by name has a checksum. It covers the syntax tree, since bytecode differs between Python versions, without
+comments, docstrings, annotations and layout. Names are resolved through the imports of the user's own modules, those
+that no package manager installed. A value that is computed when its module is loaded, such as a table read from a file,
+is covered by its value, if that is a number or a collection.
 """
 
 import ast
@@ -20,27 +20,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 UNREAD = "unread"
-"""The checksum of what has no source: compiled files alone, an interactive session."""
+"""The checksum of code without a source file: compiled files, or an interactive session."""
 COMPUTED = "="
-"""What stands behind the name of a value that is computed when its module is loaded."""
+"""Added to the name of a value that is computed when its module is loaded."""
 
 _CHECKSUM_DIGITS = 12
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
 _LIBRARIES = frozenset({"river", "numpy"})
-# What a node holds that changes nothing in what the code does.
+# Fields of syntax nodes that do not change what the code does.
 _MEANINGLESS = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
 _VALUES_MAX = 1_000_000
 
 
 class DefinedName(NamedTuple):
-    """A name at the top level of a module; an empty one is the module itself."""
+    """A name at the top level of a module; an empty name is the module itself."""
 
     module: str
     name: str
 
 
 def name_of(found: Any) -> DefinedName | None:
-    """Return the top-level name of a function or a class of the user's; None for one of a library."""
+    """Return the top-level name of a user's function or class; None for one of a library."""
     module = getattr(found, "__module__", None)
     if not isinstance(module, str) or not is_own(module):
         return None
@@ -49,7 +49,7 @@ def name_of(found: Any) -> DefinedName | None:
 
 @functools.lru_cache(maxsize=64)
 def checksums(roots: frozenset[DefinedName]) -> dict[str, str]:
-    """Return a checksum for each definition that the roots reach, themselves among them, by `module.name`."""
+    """Return the checksums of the roots and of all definitions that they reach, by `module.name`."""
     found: dict[DefinedName, str] = {}
     computed: set[DefinedName] = set()
     left = list(roots)
@@ -65,8 +65,8 @@ def checksums(roots: frozenset[DefinedName]) -> dict[str, str]:
         value = _value(name, statements)
         if value:
             computed.add(name)
-        said = "".join(map(_dump, statements)) + value
-        found[name] = hashlib.sha256(said.encode(errors="surrogatepass")).hexdigest()[:_CHECKSUM_DIGITS]
+        text = "".join(map(_dump, statements)) + value
+        found[name] = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:_CHECKSUM_DIGITS]
         for statement in statements:
             left.extend(module.reach(statement))
     names = {name: f"{name.module}.{name.name}{COMPUTED if name in computed else ''}" for name in sorted(found)}
@@ -75,9 +75,9 @@ def checksums(roots: frozenset[DefinedName]) -> dict[str, str]:
 
 @functools.lru_cache(maxsize=256)
 def is_own(module: str) -> bool:
-    """Tell whether a module is the user's: not built in, and installed by no package manager."""
+    """Tell whether a module is the user's: neither built in nor installed by a package manager."""
     root = module.partition(".")[0]
-    # To ask for a module of a package imports the package: not one that is a library.
+    # Finding a submodule imports its package, so check the package first: it may be a library.
     if root in _LIBRARIES or (root != module and not is_own(root)):
         return False
     path = _path(module)
@@ -87,7 +87,7 @@ def is_own(module: str) -> bool:
 
 
 class _Module:
-    """The top level of a module: the statements that bind each name, and what it has from other modules."""
+    """The top level of a module: the statements that bind each name, and its imports."""
 
     def __init__(self, name: str, source: str, *, package: str) -> None:
         self._name = name
@@ -117,7 +117,7 @@ class _Module:
                         yield from _follow(DefinedName(star, root), rest)
 
     def origin(self, name: str) -> DefinedName | None:
-        """Return what a name is in the module that this one has it from; None where it is this one's own."""
+        """Return the module and the name from which this module imports a name; None for its own names."""
         if name in self.bindings:
             return None
         if name in self._imports:
@@ -125,7 +125,7 @@ class _Module:
         return next((DefinedName(star, name) for star in self._stars if _has(star, name)), None)
 
     def _imported(self, statement: ast.stmt) -> Iterator[tuple[str, DefinedName]]:
-        """Yield each name that is imported in a statement, and what it means."""
+        """Yield each name that a statement imports, and its definition."""
         for node in ast.walk(statement):
             if isinstance(node, ast.ImportFrom):
                 module = self._absolute(node)
@@ -147,15 +147,15 @@ class _Module:
         return ""
 
 
-def _follow(meant: DefinedName, rest: list[str]) -> Iterator[DefinedName]:
-    """Yield the definition to which a path of attributes leads: through modules, and what they have from others."""
-    module, name = meant
+def _follow(start: DefinedName, rest: list[str]) -> Iterator[DefinedName]:
+    """Yield the definition to which a path of attributes leads, through modules and their imports."""
+    module, name = start
     for _ in range(len(rest) + 50):
         if not is_own(module):
             return
         if not name:
             if not rest:
-                # A module as a whole: what is asked of it can't be told.
+                # The module itself is used, so any of its names may be.
                 found = _module(module)
                 yield from (DefinedName(module, bound) for bound in (found.bindings if found else ()))
                 return
@@ -180,7 +180,7 @@ def _has(module: str, name: str) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _module(name: str) -> _Module | None:
-    """Read a module's source; None where there is none, or none that Python reads."""
+    """Read a module's source; None when it has none, or Python can't read it."""
     spec = _find(name)
     if spec is None or spec.origin is None:
         return None
@@ -214,14 +214,14 @@ def _find(module: str) -> Any:
 
 
 def _is_script(statement: ast.stmt) -> bool:
-    """Tell what runs only where the file is the program: `if __name__ == "__main__"`."""
+    """Tell whether a statement runs only in the main program: `if __name__ == "__main__"`."""
     return isinstance(statement, ast.If) and any(
         isinstance(node, ast.Name) and node.id == "__name__" for node in ast.walk(statement.test)
     )
 
 
 def _bound(statement: ast.stmt) -> set[str]:
-    """Return the names that a statement at the top level binds, or whose values it changes."""
+    """Return the names that a top-level statement binds or whose values it changes."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return {statement.name}
     bound = set()
@@ -248,7 +248,7 @@ def _root(node: ast.AST) -> str:
 
 
 def _paths(statement: ast.stmt) -> set[tuple[str, ...]]:
-    """Return the names that a statement uses, each with the attributes that are asked of it."""
+    """Return the names that a statement uses, each with the attributes that follow it."""
     paths: set[tuple[str, ...]] = set()
     nodes: list[Any] = [statement]
     while nodes:
@@ -267,12 +267,12 @@ def _paths(statement: ast.stmt) -> set[tuple[str, ...]]:
 
 
 class _Plain(ast.NodeTransformer):
-    """Leaves out of a syntax tree what changes nothing: docstrings, `pass`, annotations outside the body of a class."""
+    """Removes parts without effect from a syntax tree: docstrings, `pass`, annotations outside the body of a class."""
 
     _in_class = False
 
     def visit(self, node: ast.AST) -> Any:
-        """Return the node without what changes nothing, or None for one of which nothing is left."""
+        """Return the node without the parts that have no effect; None when nothing is left."""
         match node:
             case ast.Pass() | ast.Expr(value=ast.Constant()):
                 return None
@@ -281,7 +281,7 @@ class _Plain(ast.NodeTransformer):
             case ast.arg():
                 node.annotation = None
             case ast.JoinedStr():
-                # Python 3.12 puts empty texts behind a format's fields, other releases do not.
+                # Only Python 3.12 adds empty strings after the fields of an f-string.
                 node.values = [part for part in node.values if not _is_empty_text(part)]
             case ast.FunctionDef() | ast.AsyncFunctionDef():
                 node.returns = None
@@ -298,7 +298,7 @@ def _is_empty_text(node: ast.AST) -> bool:
 
 
 def _dump(node: Any) -> str:
-    """Write a syntax tree down, the same in every release of Python."""
+    """Return a syntax tree as text that is the same in every release of Python."""
     if isinstance(node, list):
         return f"[{','.join(map(_dump, node))}]"
     if not isinstance(node, ast.AST):
@@ -307,16 +307,16 @@ def _dump(node: Any) -> str:
 
 
 def _fields(node: ast.AST) -> Iterator[tuple[str, Any]]:
-    """Yield the fields of a node that mean something."""
+    """Yield the fields of a node that have a meaning."""
     for name, value in ast.iter_fields(node):
         if name not in _MEANINGLESS and value is not None and value != []:
             yield name, value
 
 
 def _value(name: DefinedName, statements: list[ast.stmt]) -> str:
-    """Return the value of what is computed at the top level, as text; nothing for all else.
+    """Return the value that a top-level call computes, as text; "" for any other statement.
 
-    Texts by themselves don't count, since paths and names of hosts are such.
+    A plain string does not count, since it may be a path or a host name.
     """
     if not any(isinstance(node, ast.Call) for one in statements for node in ast.walk(one)) or any(
         isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) for one in statements

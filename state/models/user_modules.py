@@ -1,24 +1,24 @@
-"""The user's own modules: the files beside the configuration, and none that only has the name of one."""
+"""Finds the user's own modules: the files beside the configuration that Python really imports from there."""
 
 import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
 
 _OURS = "headrace"
-# Names that many a project gives its folders, and some a library leaves behind where it is installed.
+# Common folder names in projects; some libraries install folders of these names, too.
 _HARMLESS = frozenset({"benchmarks", "conftest", "docs", "examples", "scripts", "setup", "test", "tests"})
 
 
 def modules_beside(directory: Path) -> frozenset[str]:
-    """Name the modules of a project's own folder: what its author wrote may be named by a saved model.
+    """Return the names of the modules in a project's folder; saved models may refer to them.
 
-    One that has been imported from elsewhere is none of them.
+    A module that was imported from another folder is not among them.
     """
     return frozenset(name for name in _stems(directory) if _is_beside(name, directory))
 
 
 def shadowing(directory: Path) -> str:
-    """Name a file or folder of a project that hides a module of Headrace's, Python's or a library's; "" if none."""
+    """Return a file or folder of the project that hides a module of Headrace, Python or a library; "" if none does."""
     elsewhere = [path for path in sys.path if Path(path or ".").resolve() != directory.resolve()]
     for name in sorted(_stems(directory) - _HARMLESS):
         found = f"{name}.py" if (directory / f"{name}.py").is_file() else name

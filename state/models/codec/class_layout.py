@@ -1,7 +1,7 @@
-"""How the objects of a class are laid out in memory: which container they are made of, and where attributes are kept.
+"""The memory layout of a class: the built-in type that it is derived from, and where its attributes are.
 
-Attributes are read and written by the class's own slots and by the dict of the instance, never by `getattr` and
-`setattr`: those would run what a class has put in their way.
+Attributes are read and written through the class's slots and the instance's dict, never with `getattr` and `setattr`,
+which could run code of the class.
 """
 
 import collections
@@ -28,14 +28,14 @@ _ROOTS: tuple[type, ...] = (
 )
 _HEAP_TYPE = 1 << 9
 OR_PICKLED = (
-    "let its objects be what they hold, without __reduce__, __getstate__ and native code, "
-    "or have them pickled: model.allow_pickle = true and redis.sign_key"
+    "write the class in Python without __reduce__ and __getstate__, so that its attributes can be saved, "
+    "or allow pickle: model.allow_pickle = true and redis.sign_key"
 )
 _STATE_METHODS = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__", "__getnewargs_ex__")
 
 
 class Layout(NamedTuple):
-    """A class's memory: `root` is the built-in that it is made of, `get_dict` reads an instance's dict."""
+    """The layout of a class: `root` is the built-in type it is derived from, `get_dict` reads an instance's dict."""
 
     root: type
     get_dict: Callable[[Any], dict[str, Any]] | None
@@ -44,10 +44,10 @@ class Layout(NamedTuple):
 
 @functools.cache
 def layout_of(cls: type) -> Layout:
-    """Find out how a class keeps what it holds. Raises CodecError for one that is not written in Python."""
+    """Return the layout of a class. Raises CodecError for one that is not written in Python."""
     built_in = next(base for base in cls.__mro__ if not base.__flags__ & _HEAP_TYPE)
     if built_in not in _ROOTS:
-        raise CodecError(f"{cls.__module__}.{cls.__qualname__} keeps what it holds in native code", hint=OR_PICKLED)
+        raise CodecError(f"{cls.__module__}.{cls.__qualname__} keeps its state in native code", hint=OR_PICKLED)
     get_dict, slots = None, {}
     for base in reversed(cls.__mro__):
         if not base.__flags__ & _HEAP_TYPE:
@@ -57,13 +57,12 @@ def layout_of(cls: type) -> Layout:
                 slots[name] = found
             elif name == "__dict__" and type(found) is types.GetSetDescriptorType:
                 get_dict = found.__get__
-    # A container's subclass that has no slots has its dict from where it was first made from the built-in.
     return Layout(built_in, get_dict, slots)
 
 
 @functools.cache
 def is_data(cls: type) -> bool:
-    """Tell whether all that a class's instances are is what they hold: it has no say in how it is saved."""
+    """Tell whether the attributes and items of instances are all of their state: no method changes how it is saved."""
     try:
         root = layout_of(cls).root
     except CodecError:
@@ -73,14 +72,14 @@ def is_data(cls: type) -> bool:
     return all(
         getattr(cls, name, None) is getattr(root, name, None)
         for name in _STATE_METHODS
-        # A named tuple says what it is made of: its members.
+        # A named tuple's __getnewargs__ only returns its members.
         if not (root is tuple and name == "__getnewargs__")
     )
 
 
 @contextlib.contextmanager
 def without_collection() -> Iterator[None]:
-    """Let no memory be searched for circles meanwhile: all that is made stays, and the search takes half the time."""
+    """Turn the garbage collector off: nothing is freed meanwhile, and its searches would take half of the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -91,10 +90,10 @@ def without_collection() -> Iterator[None]:
 
 
 def state_getter(cls: type) -> Callable[[Any], dict[str, Any]] | None:
-    """Return what reads the attributes of a class's instances that are saved: mostly all of them, None for no dict."""
+    """Return the function that reads the attributes to save of an instance; None when it has no dict."""
     if name_of(cls) == _EMBEDDING:
         return _embedding_state
-    # A River class may say by itself what need not be saved: a compressor that can be made anew.
+    # The __getstate__ of a River class leaves out parts that can be made again, like a compressor.
     custom = getattr(cls, "__getstate__", None)
     if cls.__module__.startswith("river.") and isinstance(custom, types.FunctionType):
         found: Callable[[Any], dict[str, Any]] = custom
@@ -108,7 +107,7 @@ def name_of(cls: type) -> str:
 
 
 def _embedding_state(one: Any) -> dict[str, Any]:
-    """Hold the leaves of RandomTreesEmbedding's trees themselves: it knows them by where they lie in memory."""
+    """Save the leaves of RandomTreesEmbedding's trees themselves: the class knows them by their memory addresses."""
     held: dict[str, Any] = vars(one)
     return held | {"_leaf_indices": [[*tree.iter_leaves()] for tree in one.trees]}
 
@@ -117,17 +116,17 @@ def _finish_embedding(one: Any) -> None:
     held = vars(one)
     rows = held["_leaf_indices"]
     if type(rows) is not list or any(type(row) is not list for row in rows):
-        raise CodecError("they hold leaves that are no lists")
+        raise CodecError("they have leaves that are not in lists")
     held["_leaf_indices"] = indices = []
     for row in rows:
         indices.append({id(leaf): place for place, leaf in enumerate(row)})
-        # A list that stands in many places is gone through once.
+        # The same list may come again: empty it, so that its leaves are counted once.
         row.clear()
 
 
 _EMBEDDING = "river.feature_extraction.kernel_approx:RandomTreesEmbedding"
 FINISHES: dict[str, Callable[[Any], None]] = {_EMBEDDING: _finish_embedding}
-"""What is left to do for instances of a class, once all that they hold is there."""
+"""The last step for instances of a class, after all their attributes are set."""
 
 
 def make(cls: type, count: int) -> list[Any]:

@@ -1,16 +1,16 @@
-"""The form in which a River model is saved: its objects as tables, one a class, with a column an attribute.
+"""The format of a saved River model: its objects as tables, a table for each class, a column for each attribute.
 
-An object is known by its number: the leaves come first, then the mutable objects, then the immutable ones that hold
-others, each behind those that it holds. A reader makes the first two before it looks at what they hold, so references
-may be shared and may go in circles. `graph_writer.py` writes this, `graph_reader.py` reads it. Each value
-takes at least a byte, so that few bytes can't ask for much memory.
+Every object has a number. First come the leaves, which hold no other objects, then the mutable objects, then the
+immutable objects that hold others, each after those that it holds. The reader makes all leaves and empty mutable
+objects before it fills them, so objects may be shared and may refer to each other in circles. `graph_writer.py` writes
+this format, `graph_reader.py` reads it. Each value takes at least a byte, so that few bytes can't ask for much memory.
 """
 
 from typing import Annotated, Literal
 
 import msgspec
 
-# `hash` goes down through tuples in C, without a bound of its own.
+# Python's `hash` of nested tuples recurses in C without a limit.
 NESTED_MAX = 64
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 48)]
@@ -23,7 +23,7 @@ INLINE = PLAIN | {str}
 
 
 class CodecError(ValueError):
-    """Raised for an object that can't be saved, and for bytes that are no model."""
+    """Raised for an object that can't be saved, and for bytes that are not a saved model."""
 
     status = 400
 
@@ -33,9 +33,9 @@ class CodecError(ValueError):
 
 
 class Column(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Values, in order: numbers as they are, strings and objects by number.
+    """Values in order: numbers themselves, strings and objects by their numbers.
 
-    `kinds` has a byte a value, 0 for a number, 1 for a string, 2 for an object; None where all are of one kind.
+    `kinds` has a byte for each value: 0 for a number, 1 for a string, 2 for an object; None if all are of one kind.
     """
 
     kinds: bytes | None
@@ -51,16 +51,16 @@ class Named(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 class Values(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="values"):
-    """Objects that hold no others: numpy's, dates, generators of random numbers, River's native parts."""
+    """Objects that hold no others: numpy arrays, dates, random number generators, River's native parts."""
 
     kind: str
     states: list[bytes]
 
 
 class Instances(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="instances"):
-    """Instances of one class that have the same attributes, with a column for each.
+    """Instances of one class with the same attributes, and a column for each attribute.
 
-    A single instance has all of its values in one column: many columns of one value cost more than those values.
+    A single instance has all its values in one column: a column for each would cost more than the values.
     """
 
     cls: str
@@ -70,9 +70,9 @@ class Instances(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 
 
 class Containers(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="containers"):
-    """Lists, sets, deques, or dicts, of one class: what they hold, one after the other.
+    """Lists, sets, deques or dicts of one class; `items` has the items of all of them, one container after the other.
 
-    A dict's `items` are its keys, and it has `values`; `extra` holds a deque's maxlen, or a defaultdict's factory.
+    For dicts `items` has the keys. `extra` has the maxlen of deques, or the factories of defaultdicts.
     """
 
     cls: str
@@ -83,7 +83,7 @@ class Containers(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
 
 class Attributes(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="attributes"):
-    """Attributes of containers whose class is made from list, dict, set or deque."""
+    """Attributes of containers whose class is derived from list, dict, set or deque."""
 
     cls: str
     owners: list[_Count]
@@ -92,11 +92,11 @@ class Attributes(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
 
 class Frozen(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="frozen"):
-    """Immutable objects that hold others, of one kind, which says what `items` are.
+    """Immutable objects of one kind that hold others.
 
-    A tuple's or frozenset's members; a partial's function, positional arguments, then those that have `names`; a
-    method's owner, the function's name in `names`; a VectorDict's factory, mask, keys, then values; an iterator's list
-    and place; a numpy generator's source of bits.
+    Their `items` depend on the kind: the members of a tuple or frozenset; a partial's function, positional arguments
+    and named arguments (`names`); a method's owner (its function is in `names`); a VectorDict's factory, mask, keys and
+    values; an iterator's list and position; a numpy generator's bit generator.
     """
 
     kind: Literal["tuple", "frozenset", "partial", "method", "vector", "iterator", "generator"]
@@ -107,7 +107,7 @@ class Frozen(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 class Graph(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A whole model. `root` is its number."""
+    """A whole model. `root` is the number of its outermost object."""
 
     version: Literal[1]
     strings: list[str]
@@ -123,8 +123,8 @@ _decoder = msgspec.msgpack.Decoder(Graph)
 
 
 def decode(raw: bytes) -> Graph:
-    """Return what the bytes hold, checked for their form alone. Raises CodecError."""
+    """Decode bytes, and check only their format. Raises CodecError."""
     try:
         return _decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CodecError(f"they have another form: {error}") from None
+        raise CodecError(f"they have another format: {error}") from None

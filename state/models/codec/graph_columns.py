@@ -1,4 +1,4 @@
-"""Columns of a model's objects while they are written: what was looked through, grouped, joined, and put in order."""
+"""The tables and columns of a model while it is being written: grouped by class, joined, and put in order."""
 
 import itertools
 from collections import defaultdict
@@ -11,14 +11,14 @@ Objects = list[Any]
 
 
 class InspectedColumn(NamedTuple):
-    """A column that has been looked through: its values, and their types."""
+    """A column's values, and their types."""
 
     values: list[Any]
     types: set[type]
 
 
 class ClassTable(NamedTuple):
-    """Objects of one class, and the columns that were made of them."""
+    """Objects of one class, and their columns."""
 
     cls: type
     objects: Objects
@@ -28,7 +28,7 @@ class ClassTable(NamedTuple):
 
 
 def shapes(cls: type, layout: Any, objects: Objects) -> Iterator[tuple[tuple[str, ...], Objects, list[Any]]]:
-    """Yield instances that have the same attributes: their names, the instances, and a row of values of each."""
+    """Group instances by their attributes: yield the attributes' names, the instances, and their rows of values."""
     if not layout.slots and layout.get_dict is None:
         yield (), objects, [() for _ in objects]
         return
@@ -63,7 +63,7 @@ def _slotted(layout: Any, one: Any) -> dict[str, Any]:
 
 
 def joined(tables: list[ClassTable]) -> list[ClassTable]:
-    """Make one table of those that have the same class and columns."""
+    """Join the tables that have the same class and columns."""
     groups: dict[tuple[type, tuple[str, ...]], list[ClassTable]] = defaultdict(list)
     for table in tables:
         groups[table.cls, table.names].append(table)
@@ -86,21 +86,21 @@ def joined(tables: list[ClassTable]) -> list[ClassTable]:
 
 
 def _columns(table: ClassTable) -> list[InspectedColumn]:
-    """Return a column for each name, of what may be a row."""
+    """Return a column for each name; the table of one object has its values as a row."""
     if len(table.objects) > 1 or not table.names:
         return table.columns
     (row,) = table.columns
     return [InspectedColumn([value], {type(value)}) for value in row.values]
 
 
-def parted(table: ClassTable, left: set[int]) -> tuple[ClassTable, ClassTable]:
-    """Part the objects that hold none of those that are left from the others."""
+def split_ready(table: ClassTable, unwritten: set[int]) -> tuple[ClassTable, ClassTable]:
+    """Split a table into the objects that hold none of the unwritten ones, and the others."""
     (column,) = table.columns
-    if left.isdisjoint(map(id, column.values)):
+    if unwritten.isdisjoint(map(id, column.values)):
         return table, table._replace(objects=[])
     ends = itertools.accumulate(table.lengths)
     rows = [column.values[end - length : end] for end, length in zip(ends, table.lengths, strict=True)]
-    is_ready = [left.isdisjoint(map(id, row)) for row in rows]
+    is_ready = [unwritten.isdisjoint(map(id, row)) for row in rows]
     return _chosen(table, rows, is_ready), _chosen(table, rows, [not ready for ready in is_ready])
 
 

@@ -1,9 +1,9 @@
-"""Makes a River model of its tables (`state/models/codec/graph.py`), and runs nothing on the way.
+"""Makes a River model from its tables (`graph.py`) without running code of the model.
 
-Objects are made empty by the `__new__` of object, or of the container that their class is made from, and are then
-given what they hold: by the slots and the dict of the instance itself. No method of theirs is called: no `__init__`,
-`__setattr__`, `__setstate__`, and no `__hash__` or `__eq__`, since only what Python itself compares may be a key.
-Beside those, only the constructors of `state/models/codec/values.py` are called, with arguments that are checked.
+Objects are first made empty, by the `__new__` of object or of the built-in container that their class is derived from.
+Then they are filled through their slots and their dict. No method of their classes is called: no `__init__`,
+`__setattr__` or `__setstate__`, and no `__hash__` or `__eq__`, since a key must be of a type that Python itself hashes
+and compares. The only other calls are the constructors in `values.py`, with checked arguments.
 """
 
 import collections
@@ -41,7 +41,7 @@ from headrace.state.models.codec.trust import ARGUMENT, FACTORY, ITEM, VECTOR, T
 _TEXTS = frozenset({type(None), bool, str, bytes})
 _WHOLES = frozenset({bool, int})
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
-# So many keys of one container may have the same hash: who can choose them makes each new one be compared with all.
+# The keys of one container that may have the same hash. With many, each new key would be compared with all of them.
 _SAME_HASH_MAX = 64
 _SMALL = sys.hash_info.modulus
 _ORDERS_MAX = 20_000
@@ -49,27 +49,27 @@ _COMPARES = ((tuple.__hash__, tuple.__eq__), (frozenset.__hash__, frozenset.__eq
 _PAIR = 2
 _LAYOUTS_MAX = 12
 _SHUFFLED_MAX = 64
-# To hash a tuple goes through all that it holds, and through a tuple that it holds twice twice, and so on.
+# The hash of a tuple visits all values in it; a tuple that it holds twice is visited twice, at every level.
 _UNFOLDED_MIN, _UNFOLDED_PER_BYTE = 1 << 20, 16
-# When a deque is given up, C goes down into those that it holds, and has no bound there.
+# Freeing nested deques recurses in C without a limit.
 _DEQUES_MAX = 5_000
 _NUMERIC = frozenset({int, float, bool, np.float64, np.float32, np.int64})
 
 
 def read(raw: bytes, trust: Trust) -> Any:
-    """Return the model that bytes stand for. Raises CodecError for any that are none."""
+    """Return the model that was saved as bytes. Raises CodecError for invalid bytes."""
     graph = decode(raw)
     try:
         with without_collection():
             return _Reader(graph, trust, objects_max=len(raw)).model()
     except CodecError:
         raise
-    except Exception as error:  # noqa: BLE001 bytes that are no model may fail in any way
+    except Exception as error:  # noqa: BLE001 invalid bytes may fail in any way
         raise CodecError(f"they contradict themselves: {type(error).__name__}: {error}") from None
 
 
 class _Reader:
-    """Makes one model."""
+    """Reads one model."""
 
     def __init__(self, graph: Graph, trust: Trust, *, objects_max: int) -> None:
         self._graph = graph
@@ -78,9 +78,9 @@ class _Reader:
         self._objects: list[Any] = []
         self._strings = graph.strings
         self._orders_left = _ORDERS_MAX
-        # An iterator's place is set when its list is filled.
+        # The position of each iterator, which is set after its list is filled.
         self._iterators: list[tuple[Any, int]] = []
-        # How deep immutable objects lie in one another, of those that hold any, and how many values each unfolds to.
+        # For each immutable object that holds others: the depth of its nesting, and the values that its hash visits.
         self._depths: dict[int, int] = {}
         self._unfolded: dict[int, int] = {}
         self._unfolded_max = self._hashed_left = max(_UNFOLDED_MIN, _UNFOLDED_PER_BYTE * objects_max)
@@ -129,7 +129,7 @@ class _Reader:
     # Columns.
 
     def _column(self, column: Column, count: int, place: str = ITEM, names: Sequence[str] = ()) -> list[Any]:
-        """Return a column's values, checked for what may stand in this place, or each in that of its name."""
+        """Return a column's values, after a check that they may be in this place, or in the place of their names."""
         kinds, plain, strings, places = column.kinds, column.plain, column.strings, column.objects
         _require(len(plain) + len(strings) + len(places) == count, "a column's length")
         objects = [*map(self._objects.__getitem__, places)]
@@ -150,7 +150,7 @@ class _Reader:
         ends = itertools.accumulate(lengths)
         return (held[end - length : end] for end, length in zip(ends, lengths, strict=True))
 
-    # Objects that hold others.
+    # Fill the objects that hold others.
 
     def _fill(self, table: Instances | Attributes, objects: list[Any]) -> None:
         cls = self._trust.instance_class(table.cls)
@@ -248,7 +248,7 @@ class _Reader:
         made = []
         for function, *arguments in rows:
             _require(len(arguments) >= len(names) and callable(function), "a partial's arguments")
-            # It would take over all that the other holds.
+            # `functools.partial` would merge the two, and the arguments would not be checked.
             _require(not isinstance(function, functools.partial), "a partial of a partial")
             self._trust.check_arguments(function, arguments, names)
             split = len(arguments) - len(names)
@@ -273,10 +273,10 @@ class _Reader:
         for factory, mask, *held in rows:
             keys, numbers = held[: len(held) // 2], held[len(held) // 2 :]
             self._check_keys(keys, [len(keys)])
-            # Its native code adds them up while it holds them by borrowed references.
+            # Its native code adds them while it has only borrowed references to them.
             _require(_NUMERIC.issuperset(map(type, numbers)), "a vector of other things than numbers")
             _require(mask is None or type(mask) is frozenset, "a vector's mask")
-            # It is copied, for each vector anew.
+            # Each vector copies its mask.
             self._hashed_left -= len(mask or ())
             _require(self._hashed_left >= 0, "vectors' masks hold too much")
             _require(_is_factory(factory), "a vector's factory")
@@ -311,11 +311,11 @@ class _Reader:
         return made
 
     def _lay_out(self, held: set[Any], members: list[Any]) -> None:
-        """Fill a set so that it is gone through in the order in which it was when it was saved.
+        """Fill a set so that it iterates in the same order as when it was saved.
 
-        That order decides the last bits of a sum over the members. It hangs on the order in which they came: of two
-        that want the same slot, the second gets one that may lie before or behind. So orders are tried, first the one
-        that `models/learner.py` gives a new model's sets; of a large set that has grown since, none may be found.
+        The order decides the last bits of a sum over the members. It depends on the order in which they were added: of
+        two that need the same slot, the second gets another. So several orders are tried, first the one that
+        `models/learner.py` gives to a new model's sets; for a large set that has grown since, none may fit.
         """
         set.update(held, members)
         if len(members) < _PAIR or [*set.__iter__(held)] == members:
@@ -328,7 +328,7 @@ class _Reader:
                 return
 
     def _check_keys(self, keys: list[Any], lengths: list[int]) -> None:
-        """Let nothing be a key whose hash or comparison is a method that a class defines, nor many of one hash."""
+        """Refuse keys that a class's own method would hash or compare, and too many keys with one hash."""
         kinds = set(map(type, keys))
         if not kinds <= _SCALARS:
             self._hashed_left -= sum(map(self._unfolded.get, map(id, keys), itertools.repeat(1)))
@@ -347,7 +347,7 @@ class _Reader:
 
 
 def _is_factory(factory: Any) -> bool:
-    """Tell whether a factory may be called: containers in one another by their factories have no bound in C."""
+    """Tell whether a value may be a factory; a container may not, since C recurses into it without a limit."""
     return factory is None or callable(factory)
 
 
@@ -379,9 +379,9 @@ def _orders(members: list[Any]) -> Iterator[list[Any]]:
     yield members
 
 
-def _require(holds: bool, what: str) -> None:  # noqa: FBT001 what is required, in words
+def _require(holds: bool, invalid: str) -> None:  # noqa: FBT001 a condition, and the part that is invalid without it
     if not holds:
-        raise CodecError(f"they contradict themselves: {what}")
+        raise CodecError(f"they contradict themselves: {invalid}")
 
 
 _exhaust = collections.deque[Any](maxlen=0).extend

@@ -1,8 +1,7 @@
-"""Writes a River model down as tables of its objects (`state/models/codec/graph.py`).
+"""Writes a River model as tables of its objects (`graph.py`).
 
-It goes through the objects type by type and round by round, and never calls itself, so that no model is too deep. What
-is done for each object is done by functions of Python's own over whole columns: a loop over a million objects would
-take longer than what it replaces.
+It visits the objects in rounds, type by type, without recursion, so that no model is too deep. Work for each object is
+done by Python's built-in functions on whole columns: a Python loop over a million objects would be too slow.
 """
 
 import collections
@@ -36,7 +35,7 @@ from headrace.state.models.codec.graph import (
     Values,
     encode,
 )
-from headrace.state.models.codec.graph_columns import ClassTable, InspectedColumn, Objects, joined, parted, shapes
+from headrace.state.models.codec.graph_columns import ClassTable, InspectedColumn, Objects, joined, shapes, split_ready
 from headrace.state.models.codec.trust import (
     ARGUMENT,
     FACTORY,
@@ -65,13 +64,13 @@ _FROZEN: dict[type, str] = {
 
 
 class _FullError(Exception):
-    """Raised when a model takes more bytes than it may."""
+    """Raised when a model takes more than `bytes_max`."""
 
 
 def write(root: Any, trust: Trust, *, bytes_max: int | None = None) -> bytes | None:
-    """Return a model as bytes; None, soon, for one that takes more than `bytes_max`.
+    """Return a model as bytes; stop early and return None when it takes more than `bytes_max`.
 
-    Raises CodecError for one that can't be saved.
+    Raises CodecError for a model that can't be saved.
     """
     try:
         with without_collection():
@@ -84,14 +83,14 @@ def write(root: Any, trust: Trust, *, bytes_max: int | None = None) -> bytes | N
 
 
 class _Writer:
-    """Goes through one model. `odd_texts` says that some string may be none that UTF-8 has."""
+    """Writes one model. With `odd_texts`, UTF-8 can't encode some of its strings."""
 
     def __init__(self, trust: Trust, bytes_max: int | None, *, odd_texts: bool = False) -> None:
         self._trust = trust
-        # Each value takes a byte at least.
+        # Each value takes at least a byte.
         self._bytes_left = sys.maxsize if bytes_max is None else bytes_max
         self._odd_texts = odd_texts
-        # All that was met, so that no number of an object is given to another one meanwhile.
+        # Keeps every object alive, so that no other object gets its id.
         self._seen: dict[int, Any] = {}
         self._found: list[Objects] = []
         self._groups: dict[type, Objects] = defaultdict(list)
@@ -103,7 +102,7 @@ class _Writer:
 
     def graph(self, root: Any) -> Graph:
         """Return the model as tables."""
-        start = self._look([root])
+        start = self._inspect([root])
         while self._found:
             found, self._found = self._found, []
             groups: dict[type, Objects] = defaultdict(list)
@@ -129,11 +128,11 @@ class _Writer:
         (number,) = self._column(start).objects
         return Graph(1, list(self._strings), leaves, mutables, frozen, attributes, number)
 
-    # What there is, and what holds it.
+    # Find all objects.
 
-    def _look(self, column: list[Any], place: str = ITEM, names: tuple[str, ...] = ()) -> InspectedColumn:
-        """Look through a column for objects that have not been met; `names` are its values', where each has one."""
-        self._spend(len(column))
+    def _inspect(self, column: list[Any], place: str = ITEM, names: tuple[str, ...] = ()) -> InspectedColumn:
+        """Look for new objects in a column; for the row of one instance `names` has the name of each value."""
+        self._count_bytes(len(column))
         kinds = set(map(type, column))
         if int in kinds and _has_big(column, kinds):
             column = [values.BigInt(value) if type(value) is int and _is_big(value) else value for value in column]
@@ -142,10 +141,10 @@ class _Writer:
             column = [values.OddText(value) if type(value) is str and _is_odd(value) else value for value in column]
             kinds = set(map(type, column))
         if not kinds <= INLINE:
-            self._meet(column, kinds, place, names)
+            self._add_new(column, kinds, place, names)
         return InspectedColumn(column, kinds)
 
-    def _meet(self, column: list[Any], kinds: set[type], place: str, names: tuple[str, ...]) -> None:
+    def _add_new(self, column: list[Any], kinds: set[type], place: str, names: tuple[str, ...]) -> None:
         seen = self._seen
         new = [value for value in column if type(value) not in INLINE and id(value) not in seen]
         if new:
@@ -160,13 +159,13 @@ class _Writer:
         if any(map(is_placed, kinds)):
             check_places(self._trust, column, place, names)
 
-    def _spend(self, count: int) -> None:
+    def _count_bytes(self, count: int) -> None:
         self._bytes_left -= count
         if self._bytes_left < 0:
             raise _FullError
 
     def _expand(self, cls: type, objects: Objects) -> None:
-        """Look through what objects of one class hold."""
+        """Inspect the values that the objects of one class hold."""
         if is_named(cls) or values.kind_of(cls) is not None:
             return
         try:
@@ -186,7 +185,7 @@ class _Writer:
         root = layout_of(cls).root
         self._trust.instance_class(self._trust.note(cls))
         if not is_data(cls):
-            raise CodecError(f"{cls.__module__}.{cls.__qualname__} decides itself how it is saved", hint=OR_PICKLED)
+            raise CodecError(f"{cls.__module__}.{cls.__qualname__} defines itself how it is saved", hint=OR_PICKLED)
         if root is object:
             self._expand_instances(cls, objects, "instances")
             return
@@ -206,24 +205,24 @@ class _Writer:
                 self._trust.check_attribute(cls, name)
             place = name_of(cls)
             if len(group) == 1:
-                columns = [self._look(list(rows[0]), place, names)] if names else []
+                columns = [self._inspect(list(rows[0]), place, names)] if names else []
             else:
                 columns = [
-                    self._look(list(column), f"{place}.{name}")
+                    self._inspect(list(column), f"{place}.{name}")
                     for name, column in zip(names, zip(*rows, strict=True), strict=True)
                 ]
             self._tables[kind].append(ClassTable(cls, group, names, [], columns))
 
     def _expand_containers(self, cls: type, root: type, objects: Objects) -> None:
         lengths = [*map(root.__len__, objects)]  # type: ignore[attr-defined]
-        columns = [self._look([*itertools.chain.from_iterable(map(root.__iter__, objects))])]  # type: ignore[attr-defined]
+        columns = [self._inspect([*itertools.chain.from_iterable(map(root.__iter__, objects))])]  # type: ignore[attr-defined]
         if issubclass(root, dict):
-            columns.append(self._look([*itertools.chain.from_iterable(map(root.values, objects))]))
+            columns.append(self._inspect([*itertools.chain.from_iterable(map(root.values, objects))]))
         if root is collections.defaultdict:
             get_factory = vars(root)["default_factory"].__get__
-            columns.append(self._look([*map(get_factory, objects)], FACTORY))
+            columns.append(self._inspect([*map(get_factory, objects)], FACTORY))
         if root is collections.deque:
-            columns.append(self._look([*map(vars(root)["maxlen"].__get__, objects)]))
+            columns.append(self._inspect([*map(vars(root)["maxlen"].__get__, objects)]))
         self._tables["containers"].append(ClassTable(cls, objects, (), lengths, columns))
 
     def _expand_tuple(self, cls: type, objects: Objects) -> None:
@@ -247,7 +246,7 @@ class _Writer:
     def _expand_vector(self, cls: type, objects: Objects) -> None:
         for vector in objects:
             _, (data, factory, mask, _) = vector.__reduce__()
-            # What a vector is made with must be whole by then, as what is immutable is.
+            # The vector is made from its mask, so the mask must be immutable, and complete before the vector.
             held = None if mask is None else frozenset(mask)
             self._hold(cls, [vector], [[factory, held, *data, *data.values()]], (), VECTOR)
 
@@ -266,10 +265,10 @@ class _Writer:
 
     def _hold(self, cls: type, objects: Objects, held: list[Any], names: tuple[str, ...], place: str = ITEM) -> None:
         held = [*map(list, held)]
-        column = self._look([*itertools.chain.from_iterable(held)], place)
+        column = self._inspect([*itertools.chain.from_iterable(held)], place)
         self._tables["frozen"].append(ClassTable(cls, objects, names, [*map(len, held)], [column]))
 
-    # What has a number, and which.
+    # Number the objects.
 
     def _number(self, objects: Objects) -> None:
         self._numbers.update(zip(map(id, objects), itertools.count(len(self._numbers)), strict=False))
@@ -295,33 +294,33 @@ class _Writer:
             raise CodecError(
                 f"{type(value).__module__}.{type(value).__qualname__} can't be pickled: {error}"
             ) from error
-        self._spend(len(state))
+        self._count_bytes(len(state))
         return state
 
     def _state(self, kind: str, value: Any) -> bytes:
         state = values.dump(kind, value)
-        self._spend(len(state))
+        self._count_bytes(len(state))
         return state
 
     def _ordered(self) -> Iterator[ClassTable]:
-        """Yield the immutable objects behind those that they hold."""
+        """Yield the immutable objects, each after those that it holds."""
         waiting = self._tables["frozen"]
-        left = {key for table in waiting for key in map(id, table.objects)}
+        unwritten = {key for table in waiting for key in map(id, table.objects)}
         for _ in range(NESTED_MAX):
             later = []
             for table in waiting:
-                ready, rest = parted(table, left)
+                ready, rest = split_ready(table, unwritten)
                 if ready.objects:
                     yield ready
                 if rest.objects:
                     later.append(rest)
             if not later:
                 return
-            left = {key for table in later for key in map(id, table.objects)}
+            unwritten = {key for table in later for key in map(id, table.objects)}
             waiting = later
-        raise CodecError(f"tuples lie in one another more than {NESTED_MAX} deep")
+        raise CodecError(f"tuples are nested more than {NESTED_MAX} deep")
 
-    # Tables of values become tables of numbers.
+    # Turn the columns of values into columns of numbers.
 
     def _column(self, column: InspectedColumn) -> Column:
         held, kinds = column
@@ -367,8 +366,8 @@ class _Writer:
 
 
 def _has_big(column: list[Any], kinds: set[type]) -> bool:
-    wholes = column if len(kinds) == 1 else [value for value in column if type(value) is int]
-    return max(wholes) > _INT_MAX or min(wholes) < _INT_MIN
+    integers = column if len(kinds) == 1 else [value for value in column if type(value) is int]
+    return max(integers) > _INT_MAX or min(integers) < _INT_MIN
 
 
 def _is_big(value: int) -> bool:

@@ -1,6 +1,6 @@
-"""Saves a River model as data, and loads it: what the store's bytes may do is make objects, and nothing else.
+"""Saves River models as data and loads them: bytes from the store can make objects, but run no code.
 
-`state/models/codec/graph.py` is the form, `state/models/codec/trust.py` says what it may name.
+`graph.py` defines the format; `trust.py` decides which classes and functions the bytes may name.
 """
 
 from collections.abc import Iterable
@@ -18,9 +18,9 @@ _DAMAGED = (
 
 
 class ModelCodec:
-    """Saves and loads models of one shape: that of `first`, which the factory has just built. Raises CodecError.
+    """Saves and loads models of one factory, whose new model is `first`. Raises CodecError.
 
-    `pickles` lets objects that decide themselves how they are saved be pickled: for bytes whose writer is known.
+    `pickles` allows pickle for objects that define how they are saved. Only for signed bytes: a pickle can run code.
     """
 
     def __init__(self, first: Any, *, modules: Iterable[str] = (), pickles: bool = False) -> None:
@@ -33,7 +33,7 @@ class ModelCodec:
             self._trust.learns = False
 
     def dump(self, model: tuple[str, Any], *, bytes_max: int | None = None) -> bytes | None:
-        """Return a string and a model as bytes; None where that takes more than `bytes_max`."""
+        """Return a string and a model as bytes; None when they take more than `bytes_max`."""
         try:
             raw = graph_writer.write(model, self._trust, bytes_max=bytes_max)
         except CodecError as error:
@@ -42,7 +42,7 @@ class ModelCodec:
         return raw if bytes_max is None or raw is None or len(raw) <= bytes_max else None
 
     def load(self, raw: bytes) -> tuple[str, Any]:
-        """Return what `dump` was given: a string, and the model."""
+        """Return the string and the model that `dump` saved."""
         try:
             found = graph_reader.read(raw, self._trust)
         except CodecError as error:

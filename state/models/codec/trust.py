@@ -1,9 +1,9 @@
-"""What the bytes of a model may name: the classes of River and of the model itself, and hardly any function.
+"""Decides which classes and functions the bytes of a saved model may name.
 
-A `Trust` is made of the model that the factory has just built. What that model refers to may be named in its saved
-form, in the places where it stood: its functions, its user's classes, its patterns. Beside those, all that may be
-named are the classes that River, or a module of the user's that has been imported, defines, and a short list of
-functions. A class is only ever made an instance of by `object.__new__`, or that of a container; nothing is imported.
+A `Trust` learns them from the model that the factory has just built: bytes may name that model's functions, classes and
+patterns, in the places where the model has them. They may also name the classes of River and of the user's imported
+modules, and a short list of functions. Instances are made by `object.__new__` or that of a container; nothing is
+imported.
 """
 
 import collections
@@ -19,7 +19,7 @@ import numpy as np
 
 from headrace.state.models.codec.graph import CodecError
 
-# These parts of River read files and the network, evaluate strings, or need other libraries.
+# These parts of River read files or the network, evaluate strings, or need other libraries.
 _UNTRUSTED_PARTS = frozenset({"checks", "compat", "datasets", "evaluate", "stream", "_river_rust"})
 _PLAIN: dict[str, type] = {
     f"{kind.__module__}:{kind.__qualname__}": kind
@@ -30,11 +30,11 @@ _PLAIN: dict[str, type] = {
 }
 _DATA = frozenset({"statistics:NormalDist", "collections:UserDict", "collections:UserList"})
 FACTORY, ARGUMENT, VECTOR, ITEM = "factory", "argument", "vector", "item"
-"""Places of classes and functions: a defaultdict's factory, what a partial holds, a VectorDict, any other container."""
+"""The places of classes and functions: in a defaultdict's factory, a partial, a VectorDict, or another container."""
 
 _HIDDEN = "hidden"
 _NAME_MAX = 1_000
-# What River's own objects hold that first appear when it learns. `Trust` finds the rest in the model.
+# Functions that River's objects get only when they learn, so that a new model does not have them yet.
 _MADE_LATER = ("random:Random.gauss", "river.naive_bayes.gaussian:GaussianNB._make_gaussian")
 _UPDATES = ("_update_estimator_multivariate", "_update_estimator_univariate")
 _UPDATED = ("ebst_splitter:EBSTNode", "nominal_splitter_reg:NominalSplitterReg", "qo_splitter:Slot")
@@ -63,13 +63,13 @@ _PLACED = (*_FUNCTIONS, types.MethodType, functools.partial, operator.itemgetter
 
 @functools.cache
 def is_named(kind: type) -> bool:
-    """Tell whether values of a type are saved by their name alone."""
+    """Tell whether values of a type are saved by name."""
     return issubclass(kind, (type, *_FUNCTIONS, *_DESCRIBED))
 
 
 @functools.cache
 def is_placed(kind: type) -> bool:
-    """Tell whether values of a type may stand in known places only: what can be called, and classes."""
+    """Tell whether values of a type are allowed only in known places: classes, and other things that can be called."""
     return issubclass(kind, (type, *_PLACED))
 
 
@@ -88,14 +88,14 @@ def name_of(named: Any) -> str:
         raise CodecError(f"{named!r} has no name")
     if "<" in qualname:
         raise CodecError(
-            f"{module} has a {qualname.rpartition('.')[2]} in it, which has no name at the top level of its module",
-            hint="give every function in it a name at the top level of model.py; a lambda has none",
+            f"{module} has a {qualname.rpartition('.')[2]}, which has no name at the top level of its module",
+            hint="define every function that the model uses at the top level of model.py, with a name (no lambda)",
         )
     return f"{module}:{qualname}"
 
 
 class Trust:
-    """Says what may be named, and where. `modules` are the user's own, by name; `pickles` may be loaded."""
+    """Says what may be named, and in which places. `modules` are the user's; `pickles` allows pickle."""
 
     def __init__(self, modules: Iterable[str] = (), *, pickles: bool = False) -> None:
         self._modules = frozenset(modules)
@@ -108,7 +108,7 @@ class Trust:
         self.learns = False
 
     def note(self, named: Any) -> str:
-        """Return the name of a class or function that is to be saved. Raises CodecError for one that may not be."""
+        """Return the name under which a class or function is saved. Raises CodecError for one that is not allowed."""
         name = name_of(named)
         if self.learns:
             if self._named.setdefault(name, named) is not named and not isinstance(named, _DESCRIBED):
@@ -118,7 +118,7 @@ class Trust:
         return name
 
     def find(self, name: str) -> Any:
-        """Return the class or function of a name. Raises CodecError for one that is not trusted."""
+        """Return the class or function with a name. Raises CodecError for one that is not trusted."""
         if name in self._named:
             return self._named[name]
         found = self._found.get(name)
@@ -127,26 +127,26 @@ class Trust:
         return found
 
     def instance_class(self, name: str) -> type:
-        """Return a class of which instances may be made."""
+        """Return the class with a name, whose instances may be made. Raises CodecError when they may not."""
         found = self.find(name)
         if not isinstance(found, type) or issubclass(found, type):
-            raise CodecError(f"{name} is no class of objects")
+            raise CodecError(f"{name} is not a class of objects")
         if hasattr(found, "__del__"):
-            raise CodecError(f"{name} does something when its objects are gone (__del__)")
+            raise CodecError(f"{name} runs code when its objects are freed (__del__)")
         return found
 
     def check(self, value: Any, place: str) -> None:
-        """Let a class or function stand in a place. Raises CodecError where it may not."""
+        """Check that a class or function may be in a place. Raises CodecError."""
         key = _key(value)
         if self.learns:
             self._places.add((key, place))
         elif (key, place) not in self._places and not (place in {FACTORY, ARGUMENT} and _is_ours(value)):
-            raise CodecError(f"{key} may not stand in {place}")
+            raise CodecError(f"{key} is not allowed in {place}")
 
     def check_arguments(self, function: Any, arguments: Sequence[Any], names: Sequence[str]) -> None:
-        """Let a partial hold arguments for a function, the last of them by names. Raises CodecError where it may not.
+        """Check the arguments of a partial, the last of them with names. Raises CodecError.
 
-        What is text or a number is what the factory's model has there: a path, a size, a table's name.
+        Strings and numbers must be those of the factory's model: they may be a path, a size, or a table's name.
         """
         if not isinstance(function, (*_FUNCTIONS, types.MethodType)) or _key(function) in _LISTED:
             return
@@ -161,7 +161,7 @@ class Trust:
                 raise CodecError(f"{key} is called with another argument {at} than in the factory's model")
 
     def check_attribute(self, cls: type, name: str) -> None:
-        """Let instances have an attribute. Raises CodecError for one that would hide a part of the class."""
+        """Check that instances may have an attribute. Raises CodecError for one that hides a part of the class."""
         if (cls, name) in self._attributes:
             return
         if (name.startswith("__") and name.endswith("__")) or len(name) > _NAME_MAX:
@@ -189,7 +189,7 @@ class Trust:
             found = found.__func__
         is_class = isinstance(found, type)
         if not is_class and not is_listed:
-            raise CodecError(f"they name {name[:200]}, which is no class of the model")
+            raise CodecError(f"they name {name[:200]}, which is not a class of the model")
         if is_class and (vars(found).get("__module__"), found.__qualname__) != (module_name, qualname):
             raise CodecError(f"they name {name[:200]}, which is defined elsewhere")
         return found
@@ -199,7 +199,7 @@ class Trust:
 
 
 def check_places(trust: Trust, held: Sequence[Any], place: str, names: Sequence[str] = ()) -> None:
-    """Let the classes and functions among values stand in a place, or each in that of its name. Raises CodecError."""
+    """Check that classes and functions may be in a place, or each in the place of its name. Raises CodecError."""
     if names:
         for name, value in zip(names, held, strict=True):
             kind: Any = type(value)
@@ -216,23 +216,23 @@ def _defined(module_name: str, qualname: str) -> Any:
     found: Any = sys.modules.get(module_name)
     for part in qualname.split("."):
         if part.startswith("__") or not isinstance(found, type | types.ModuleType) or part not in vars(found):
-            raise CodecError(f"they name {module_name[:100]}:{qualname[:100]}, which is not there")
+            raise CodecError(f"they name {module_name[:100]}:{qualname[:100]}, which does not exist")
         found = vars(found)[part]
     return found
 
 
 def _is_part(found: Any) -> bool:
-    """Tell whether what a class has under a name is more than a default value, or the place of an attribute."""
+    """Tell whether a member of a class is more than a default value or a slot."""
     if isinstance(found, types.MemberDescriptorType | functools.cached_property):
         return False
     return callable(found) or hasattr(type(found), "__get__")
 
 
 def _is_ours(value: Any) -> bool:
-    """Tell whether to call a value makes an object of River's, or of Python's own, and nothing else."""
+    """Tell whether calling a value only makes an object of River or of a built-in type."""
     while isinstance(value, functools.partial):
         value = value.func
-    # An instance that can be called is none of the types that need a place.
+    # Of instances, only callable objects of River count; functions do not.
     cls = value if isinstance(value, type) else type(value)
     is_object = isinstance(value, type) or not isinstance(value, _PLACED)
     return is_object and (cls.__module__.startswith("river.") or cls in _PLAIN.values())

@@ -1,7 +1,7 @@
-"""What a model holds that holds nothing itself, as bytes: numpy's arrays, dates, sources of random numbers, and such.
+"""Saves the objects of a model that hold no others: numpy arrays, dates, random number generators, and others.
 
-Each kind is read by a function of its own, which takes numbers from the bytes and checks them before it makes anything
-of them: native code would believe a shape, or a place in a generator's state.
+Each kind has a function that checks the numbers from the bytes before it makes an object of them: native code would use
+a wrong shape, or a wrong index in a generator's state, without a check.
 """
 
 import _random
@@ -32,13 +32,13 @@ _DAY_US = 86_400_000_000
 
 
 class BigInt(NamedTuple):
-    """A whole number that has no place in 64 bits."""
+    """An integer that does not fit 64 bits."""
 
     value: int
 
 
 class OddText(NamedTuple):
-    """A string that is not UTF-8: it has half of a pair of surrogates."""
+    """A string that UTF-8 can't encode: it has half of a surrogate pair."""
 
     value: str
 
@@ -51,7 +51,7 @@ class _Array(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 class _Bits(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A source of bits: its numbers, each as little-endian bytes, and the seed that it may be parted by."""
+    """A numpy bit generator: its state as numbers, each as little-endian bytes, and its seed sequence."""
 
     numbers: list[bytes]
     seed: list[list[bytes]] | None
@@ -65,7 +65,7 @@ class _Date(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 @functools.cache
 def kind_of(cls: type) -> str | None:
-    """Name the kind of value that a type's instances are; None where they are none."""
+    """Return the kind of value of a type's instances; None when they are no values."""
     if issubclass(cls, np.generic):
         return "scalar"
     if rust.is_native(cls):
@@ -79,20 +79,20 @@ def dump(kind: str, value: Any) -> bytes:
 
 
 def load(kind: str, raw: bytes) -> Any:
-    """Return the value that bytes stand for. Raises CodecError."""
+    """Return the value that was saved as bytes. Raises CodecError."""
     try:
         if kind in _KINDS:
             return _KINDS[kind].load(raw)
         if rust.is_name(kind):
             return rust.load(kind, raw)
     except (ValueError, TypeError, OverflowError, KeyError, struct.error, decimal.DecimalException) as error:
-        raise CodecError(f"they hold a {kind} that is none: {error}") from None
-    raise CodecError(f"they hold a {kind[:80]!r}, which is not known")
+        raise CodecError(f"they have an invalid {kind}: {error}") from None
+    raise CodecError(f"they have a value of an unknown kind, {kind[:80]!r}")
 
 
-def _require(holds: bool, what: str) -> None:  # noqa: FBT001 what is required, in a word
+def _require(holds: bool, invalid: str) -> None:  # noqa: FBT001 a condition, and the part that is invalid without it
     if not holds:
-        raise CodecError(what)
+        raise CodecError(invalid)
 
 
 def _packed(whole: int) -> bytes:
@@ -108,9 +108,9 @@ def _reader(shape: Any, load_value: Callable[[Any], Any]) -> Callable[[bytes], A
     return lambda raw: load_value(decode(raw))
 
 
-def _writer(take: Callable[[Any], Any]) -> Callable[[Any], bytes]:
+def _writer(get_state: Callable[[Any], Any]) -> Callable[[Any], bytes]:
     encode = msgspec.msgpack.Encoder().encode
-    return lambda value: encode(take(value))
+    return lambda value: encode(get_state(value))
 
 
 def _array_state(array: Any) -> _Array:
@@ -146,7 +146,7 @@ def _twister_state(source: random.Random) -> bytes:
 def _twister(raw: bytes) -> random.Random:
     new: Any = _random.Random.__new__
     made: random.Random = new(random.Random, 0)
-    # It checks the place in the state itself.
+    # `setstate` checks the index in the state.
     _random.Random.setstate(made, _TWISTER.unpack_from(raw))
     left = raw[_TWISTER.size :]
     vars(made)["gauss_next"] = _DOUBLE.unpack(left)[0] if left else None
@@ -189,7 +189,7 @@ def _bits_state(source: Any) -> _Bits:
 
 
 def _bits(name: str, form: str) -> Callable[[_Bits], Any]:
-    """Make a reader of one kind of source; `form` says how many bits its numbers have, a `p` for a place."""
+    """Make a reader for one kind of bit generator; `form` has the widths of its numbers in bits, and their counts."""
     bits = [(int(width), int(count)) for width, count in re.findall(r"(\d+)x(\d+)", form)]
     limits = [1 << width for width, count in bits for _ in range(count)]
 
@@ -199,7 +199,7 @@ def _bits(name: str, form: str) -> Callable[[_Bits], Any]:
         _require(all(0 <= number < limit for number, limit in zip(numbers, limits, strict=True)), "its state")
         made = getattr(np.random, name)(_seed(state.seed))
         if state.seed is None and name == "MT19937":
-            made._legacy_seeding(0)  # noqa: SLF001 the one way to one that has no seed
+            made._legacy_seeding(0)  # noqa: SLF001 the only way to a generator without a seed
         made.state = _filled(made.state, iter(numbers))
         return made
 
@@ -207,7 +207,7 @@ def _bits(name: str, form: str) -> Callable[[_Bits], Any]:
 
 
 def _filled(state: dict[str, Any], numbers: Any) -> dict[str, Any]:
-    """Return a state of the same shape with other numbers. A place in it is within its bounds."""
+    """Return a state of the same shape with other numbers; check that each index in it is within its bounds."""
     filled: dict[str, Any] = {}
     for key, value in state.items():
         match value:
@@ -223,7 +223,7 @@ def _filled(state: dict[str, Any], numbers: Any) -> dict[str, Any]:
     return filled
 
 
-# The last place in the state of MT19937, and in the buffer of Philox.
+# The largest index in the state of MT19937, and in the buffer of Philox.
 _PLACES_MAX = {"pos": 624, "buffer_pos": 4, "has_uint32": 1}
 
 
@@ -242,21 +242,21 @@ def _zone(zone_us: int | None) -> dt.timezone | None:
     return dt.timezone(dt.timedelta(microseconds=zone_us)) if zone_us else dt.UTC
 
 
-def _moment_state(value: dt.datetime) -> _Date:
+def _datetime_state(value: dt.datetime) -> _Date:
     numbers = [value.year, value.month, value.day, value.hour, value.minute, value.second, value.microsecond]
     return _Date(numbers, value.fold, _zone_us(value))
 
 
-def _moment(state: _Date) -> dt.datetime:
+def _datetime(state: _Date) -> dt.datetime:
     return dt.datetime(*state.numbers, tzinfo=_zone(state.zone_us), fold=state.fold)  # type: ignore[misc,arg-type]
 
 
-def _clock_state(value: dt.time) -> _Date:
+def _time_state(value: dt.time) -> _Date:
     zone_us = None if value.tzinfo is None else _zone_us(dt.datetime.combine(dt.date.min, value))
     return _Date([value.hour, value.minute, value.second, value.microsecond], value.fold, zone_us)
 
 
-def _clock(state: _Date) -> dt.time:
+def _time(state: _Date) -> dt.time:
     return dt.time(*state.numbers, tzinfo=_zone(state.zone_us), fold=state.fold)  # type: ignore[misc,arg-type]
 
 
@@ -266,9 +266,9 @@ def _decimal(text: str) -> decimal.Decimal:
 
 
 def _fraction(numbers: list[bytes]) -> fractions.Fraction:
-    above, below = map(_unpacked, numbers)
-    _require(below > 0 and all(len(number) <= _DIGITS_MAX for number in numbers), "a fraction")
-    return fractions.Fraction(above, below)
+    numerator, denominator = map(_unpacked, numbers)
+    _require(denominator > 0 and all(len(number) <= _DIGITS_MAX for number in numbers), "a fraction")
+    return fractions.Fraction(numerator, denominator)
 
 
 class _Kind(NamedTuple):
@@ -306,8 +306,8 @@ _KINDS: dict[str, _Kind] = {
         _writer(lambda value: [value.year, value.month, value.day]),
         _reader(tuple[int, int, int], lambda numbers: dt.date(*numbers)),
     ),
-    "datetime": _Kind(dt.datetime, _writer(_moment_state), _reader(_Date, _moment)),
-    "time": _Kind(dt.time, _writer(_clock_state), _reader(_Date, _clock)),
+    "datetime": _Kind(dt.datetime, _writer(_datetime_state), _reader(_Date, _datetime)),
+    "time": _Kind(dt.time, _writer(_time_state), _reader(_Date, _time)),
     "timedelta": _Kind(
         dt.timedelta,
         _writer(lambda value: [value.days, value.seconds, value.microseconds]),
