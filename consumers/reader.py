@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from headrace.consumers.chunk import Chunk
 from headrace.consumers.client_properties import outsider
+from headrace.consumers.messages import batch_of
 from headrace.consumers.record import Record
 from headrace.consumers.source import Committed
 
@@ -107,7 +107,7 @@ class Reader:
                 if message.offset() >= end:
                     return
                 if error is None:
-                    yield Chunk([message]).record(0)
+                    yield batch_of([message]).record(0)
                     read_at = time.monotonic()
             if time.monotonic() - read_at > _SILENCE_S:
                 raise ReaderAway(f"{topic}[{partition}] gave nothing for {_SILENCE_S:.0f} s{why}")
@@ -124,7 +124,7 @@ class Reader:
         for message in self._consume(wait_s=wait_s):
             error = message.error()
             if error is None:
-                found.append((message.topic(), Chunk([message]).record(0)))
+                found.append((message.topic(), batch_of([message]).record(0)))
             else:
                 _passing(message.topic(), error)
         return found

@@ -1,7 +1,7 @@
-"""A feature record on its way in: from a message's bytes to an event, or to a refusal with its reason.
+"""A record on its way in: from a message's bytes to an event or a label, or to a refusal with its reason.
 
-First stop of every record. A good record is decoded and checked by one typed pass in C; only a bad one
-takes the slow road that finds out which field is wrong and how to say so.
+First stop of every record. One typed pass in C decodes and checks a good record; only a bad one takes the slow road,
+which finds the field that is wrong and says why.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,20 +33,8 @@ class LabelRecord(Record, frozen=True, gc=False):
     """One message of the labels topic."""
 
 
-def record_of(message: Any, kind: type[Record], headers: RecordHeaders | None) -> Record:
-    """Take a client's message, whose headers were asked for already."""
-    return kind(
-        message.partition(),
-        message.offset(),
-        message.timestamp()[1],
-        message.key(),
-        message.value(),
-        headers,
-    )
-
-
 class Event(msgspec.Struct, frozen=True):
-    """A decoded feature record: the features that the model gets, and the label when it came along."""
+    """A decoded feature record: the features that the model gets, and the label if the record has one."""
 
     features: dict[str, int | float | str | bool]
     id: str | msgspec.UnsetType = msgspec.UNSET
@@ -58,6 +46,14 @@ class NullableEvent(Event, frozen=True):
     """An event in which the schema lets some features be null; the model gets None for them."""
 
     features: dict[str, int | float | str | bool | None]  # type: ignore[assignment]
+
+
+class Label(msgspec.Struct, frozen=True, gc=False):
+    """A decoded label: the `id` of its features, the truth, and the event time in ms, if given."""
+
+    id: str
+    label: Any
+    ts: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class Decoder:
@@ -78,7 +74,7 @@ class Decoder:
 
     def read(self, value: bytes | None) -> Event | Refusal:
         """Decode a record's value, as `decode` does."""
-        event = read_json(value, self._decode, bytes_max=self.value_bytes_max, faults=_faults)
+        event = read_json(value, self._decode, bytes_max=self.value_bytes_max, faults=_event_faults)
         if type(event) is Refusal:
             return event
         assert isinstance(event, Event)
@@ -91,28 +87,71 @@ class Decoder:
         return event
 
     def features(self, value: bytes) -> dict[str, Any]:
-        """Decode the features of a value that was an event before, whatever the schema says by now."""
+        """Decode the features of a value that was an event before, even if the schema has changed since."""
         return _decode_again(value).features
+
+
+class LabelDecoder:
+    """Turn records of the labels topic into labels, or into refusals that say what is wrong.
+
+    `value_bytes_max` bounds the value in bytes. The model decides which labels it can learn, not this class.
+    """
+
+    def __init__(self, *, value_bytes_max: int = VALUE_BYTES_MAX) -> None:
+        self._value_bytes_max = value_bytes_max
+        self._decode = msgspec.json.Decoder(Label).decode
+
+    def decode(self, record: Record) -> Label | Refusal:
+        """Decode one record. Never raises: whatever the bytes are, the answer is a label or a refusal."""
+        label = read_json(record.value, self._decode, bytes_max=self._value_bytes_max, faults=_label_faults)
+        if type(label) is Refusal:
+            return label
+        assert isinstance(label, Label)
+        return refuse_ts(label.ts) or label
 
 
 _NESTED = (dict, list)
 _decode_again = msgspec.json.Decoder(NullableEvent).decode
 
 
-def _faults(whole: dict[str, Any]) -> Iterator[Refusal]:
-    """Yield what is wrong with a JSON object that should have been an event, top level first."""
+def _event_faults(whole: dict[str, Any]) -> Iterator[Refusal]:
+    """Yield the faults of a JSON object that should have been an event, top level first."""
     if "features" not in whole:
-        yield Refusal("missing_field", "decode", "the field `features` is missing", "features")
+        yield _missing("features")
         return
     features = whole["features"]
     if not isinstance(features, dict):
         yield wrong_type("features", features, "an object of names and values")
         return
-    if "id" in whole and not isinstance(whole["id"], str):
-        yield wrong_type("id", whole["id"], "a string")
-    if "ts" in whole and (isinstance(whole["ts"], bool) or not isinstance(whole["ts"], int)):
-        yield wrong_type("ts", whole["ts"], "a whole number of milliseconds since 1970")
+    if "id" in whole:
+        yield from _id_faults(whole["id"], "a string")
+    yield from _ts_faults(whole)
     for name, value in features.items():
         if value is None or type(value) in _NESTED:
             yield wrong_type(f"features.{name}", value, "a number, a string or a boolean")
     yield from leaf_faults(whole)
+
+
+def _label_faults(whole: dict[str, Any]) -> Iterator[Refusal]:
+    """Yield the faults of a JSON object that should have been a label."""
+    for field in ("id", "label"):
+        if field not in whole:
+            yield _missing(field)
+            return
+    yield from _id_faults(whole["id"], "a string, the id of the features that the label belongs to")
+    yield from _ts_faults(whole)
+    yield from leaf_faults(whole)
+
+
+def _id_faults(found: Any, wanted: str) -> Iterator[Refusal]:
+    if not isinstance(found, str):
+        yield wrong_type("id", found, wanted)
+
+
+def _ts_faults(whole: dict[str, Any]) -> Iterator[Refusal]:
+    if "ts" in whole and (isinstance(whole["ts"], bool) or not isinstance(whole["ts"], int)):
+        yield wrong_type("ts", whole["ts"], "a whole number of milliseconds since 1970")
+
+
+def _missing(field: str) -> Refusal:
+    return Refusal("missing_field", "decode", f"the field `{field}` is missing", field)

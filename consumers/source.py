@@ -19,10 +19,11 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from headrace.consumers.chunk import Chunk
 from headrace.consumers.client_properties import SettingsRefused, consumer_settings
 from headrace.consumers.consumer_errors import meaning_of
+from headrace.consumers.messages import batch_of
 from headrace.consumers.record import LabelRecord, Record
+from headrace.consumers.record_batch import RecordBatch
 
 _Log = tuple[bool, int]
 """One of a partition's two logs: whether it is the log of the labels, and the partition."""
@@ -83,10 +84,10 @@ class Batch(msgspec.Struct, frozen=True):
     the labels topic.
     """
 
-    records: Mapping[int, Chunk]
+    records: Mapping[int, RecordBatch]
     ends: Mapping[int, int]
     membership: Any
-    labels: Mapping[int, Chunk] = {}
+    labels: Mapping[int, RecordBatch] = {}
     label_ends: Mapping[int, int] = {}
 
 
@@ -156,7 +157,7 @@ class Source:
         for partition, run in groupby(messages, Message.partition):
             for labels, part in groupby(run, self._is_label) if self._labels is not None else ((False, run),):
                 found.setdefault((labels, cast("int", partition)), []).extend(part)
-        records = {log: Chunk(run, LabelRecord if log[0] else Record) for log, run in found.items()}
+        records = {log: batch_of(run, LabelRecord if log[0] else Record) for log, run in found.items()}
         # A log that this same poll revoked is not in `_next` any more.
         for log in records.keys() & self._next.keys():
             self._next[log] = records[log].offsets[-1] + 1
@@ -380,7 +381,7 @@ class Source:
                 hint="check [kafka.librdkafka], and the broker's own settings and version (`headrace doctor`)",
             )
 
-    def _batch(self, records: Mapping[_Log, Chunk], ends: Mapping[_Log, int]) -> Batch:
+    def _batch(self, records: Mapping[_Log, RecordBatch], ends: Mapping[_Log, int]) -> Batch:
         return Batch(
             {partition: found for (labels, partition), found in records.items() if not labels},
             {partition: end for (labels, partition), end in ends.items() if not labels},

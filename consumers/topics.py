@@ -21,18 +21,16 @@ from headrace.consumers.source import SourceAway, SourceError
 _CALL_S = 5.0
 # Short, since a batch waits for it: a broker that is up answers within milliseconds.
 _IDS_S = 1.0
-_RETENTION_MS = 30 * 24 * 3_600_000
 _MADE_S = 30.0
 _MOCK_BYTES_MAX = 1_000_000
 # Kafka's default for max.message.bytes.
 _BATCH_BYTES_MAX = 1_048_588
-# For the dozen headers that a dead letter has besides its record.
-_HEADERS_BYTES = 65_536
-# The limit of the features topic holds for compressed records; their dead letters may be much larger.
-_LETTER_BYTES_MAX = 100_000_000
 _URL_SAFE = str.maketrans("+/", "-_")
 _NO_ID = "A" * 22
 
+
+TopicSettings = Callable[[int], Mapping[str, str]]
+"""Gives the settings with which a topic is created, from the `max.message.bytes` of the features topic."""
 
 _DENIED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED})
 
@@ -146,33 +144,28 @@ class Topics:
         return msgspec.structs.replace(named[0], labels=named[1])
 
     def ensure(
-        self, *, features: str, predictions: str, dead_letters: str, labels: str | None = None, partitions: int
+        self, *, features: str, outputs: Mapping[str, TopicSettings], labels: str | None = None, partitions: int
     ) -> Topic:
         """Make the topics that are missing, and check that those that are there fit together.
 
-        A missing features topic gets `partitions`; the others get as many as the features have.
+        A missing features topic gets `partitions`; the others get as many as the features have. `outputs` are the
+        settings of each output topic, by its name.
         """
         inputs = [features] if labels is None else [features, labels]
         if self.is_mock():
-            return self._touch(*inputs, predictions, dead_letters)
+            return self._touch(*inputs, *outputs)
         there = self.partitions()
         if features not in there:
             self.create(features, partitions)
         source = self._describe_input(features)
         if labels is not None:
             source = msgspec.structs.replace(source, labels=self._ensure_labels(labels, source, exists=labels in there))
-        room = max(source.value_bytes_max + _HEADERS_BYTES, _LETTER_BYTES_MAX)
-        if predictions not in there:
-            self.create(predictions, source.partitions)
-        if dead_letters not in there:
-            self.create(
-                dead_letters,
-                source.partitions,
-                {"max.message.bytes": str(room), "retention.ms": str(_RETENTION_MS)},
-            )
-        outputs = [name for name in (predictions, dead_letters) if name in there]
-        self._fit(source, {name: there[name] for name in outputs})
-        for name in outputs:
+        for name, settings in outputs.items():
+            if name not in there:
+                self.create(name, source.partitions, settings(source.value_bytes_max))
+        found = {name: there[name] for name in outputs if name in there}
+        self._fit(source, found)
+        for name in found:
             self._check_output(name)
         return source
 

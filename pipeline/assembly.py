@@ -7,8 +7,7 @@ from typing import Any
 import structlog
 
 from headrace.consumers import schema
-from headrace.consumers.label import LabelDecoder
-from headrace.consumers.record import Decoder
+from headrace.consumers.record import Decoder, LabelDecoder
 from headrace.consumers.source import SourceError
 from headrace.consumers.topics import Topics
 from headrace.pipeline import model_factory
@@ -87,7 +86,7 @@ def engine(config: Config, *, batches: bool, limits: SizeLimits | None = None) -
     return Engine(
         limits=limits,
         decoder=reading,
-        lane=_lane(config, reading) if batches else None,
+        columnar=_columnar(config, reading) if batches else None,
         topic=config.topics.features,
         name=config.name,
         labels=config.topics.labels or "",
@@ -95,8 +94,8 @@ def engine(config: Config, *, batches: bool, limits: SizeLimits | None = None) -
     )
 
 
-def _lane(config: Config, reading: Decoder) -> Any:
-    # What it needs of numba is imported where a model is compiled, and nowhere else.
+def _columnar(config: Config, reading: Decoder) -> Any:
+    # It imports numba: only where a model is compiled.
     columnar = importlib.import_module("headrace.pipeline.engine.columnar")
     return columnar.ColumnarEngine(decoder=reading, topic=config.topics.features, name=config.name)
 
@@ -104,7 +103,7 @@ def _lane(config: Config, reading: Decoder) -> Any:
 def size_limits(config: Config, topics: Topics) -> SizeLimits:
     """Ask for the largest batch that each output topic takes. Raises SourceAway, SourceError."""
     names = config.topics
-    found = topics.limits(names.predictions, names.dead_letters)
+    found = topics.limits(*names.outputs.values())
     # The client itself refuses a larger record.
     client = int(config.librdkafka.get("message.max.bytes", sys.maxsize))
     needed = dead_letter.least_bytes(topic=names.features, group=config.name)
@@ -113,7 +112,7 @@ def size_limits(config: Config, topics: Topics) -> SizeLimits:
             f"{names.dead_letters} takes {least} bytes at most; where a record stood and what is wrong takes {needed}",
             hint=f"raise max.message.bytes of {names.dead_letters}",
         )
-    return SizeLimits(min(found[names.predictions], client), min(found[names.dead_letters], client))
+    return SizeLimits({output: min(found[topic], client) for output, topic in names.outputs.items()})
 
 
 def webhook(config: Config) -> Webhook | None:

@@ -1,41 +1,61 @@
-"""What a batch gives on its way out, as columns, and how it is handed to the client."""
+"""The outputs of the pipeline by name: their records as columns, and what each asks of its topic. No client in here.
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+An output's name is its key in the configuration's `[topics]`, where it is declared as well.
+"""
+
+from collections.abc import Callable, Container, Iterable
 from typing import Any, Protocol
 
 import msgspec
-from confluent_kafka import KafkaException, Producer
 
-from headrace.producers.record_size import HEADER_BYTES_MAX, PLAIN_BYTES_MAX, MessageHeaders, record_bytes
+from headrace.producers.record_size import HEADER_BYTES_MAX, PLAIN_BYTES_MAX, record_bytes
+
+PREDICTIONS = "predictions"
+DEAD_LETTERS = "dead_letters"
 
 Reach = Callable[[str], None]
 """Told of each place that a batch passes on its way."""
+OutputHeaders = Iterable[tuple[str, bytes | None]]
+"""The headers of a record. They may be made anew each time they are iterated, and are the same each time."""
+
+# A dead letter carries its record and a dozen headers more.
+_ADDED_BYTES = 65_536
+# A broker weighs a record as it came, compressed; a copy of it may weigh what a client can fetch at most.
+_COPY_BYTES_MAX = 100_000_000
 
 
-class Message(Protocol):
-    """One record on its way out."""
+class OutputTopic(msgspec.Struct, frozen=True):
+    """What an output asks of its topic: how the topic is created, and what `doctor` checks.
 
-    @property
-    def key(self) -> bytes | None:
-        """The key, None for none."""
+    An output that `carries_records` holds whole records of the features topic, with headers added. `retention_ms` is
+    that of a topic that is created, None for the broker's default.
+    """
 
-    @property
-    def value(self) -> bytes | None:
-        """The value, None for none."""
+    carries_records: bool = False
+    retention_ms: int | None = None
 
-    @property
-    def headers(self) -> list[tuple[str, bytes | None]] | None:
-        """The headers, None for none: asked for when it goes, each time that it goes, and the same each time."""
+    def bytes_wanted(self, record_bytes_max: int) -> int:
+        """Return the `max.message.bytes` that the topic needs beside features of this size; 0 for any."""
+        return record_bytes_max + _ADDED_BYTES if self.carries_records else 0
+
+    def settings(self, record_bytes_max: int) -> dict[str, str]:
+        """Return the settings with which the topic is created beside features of this size."""
+        settings = {}
+        if wanted := self.bytes_wanted(record_bytes_max):
+            settings["max.message.bytes"] = str(max(wanted, _COPY_BYTES_MAX))
+        if self.retention_ms is not None:
+            settings["retention.ms"] = str(self.retention_ms)
+        return settings
 
 
 class OutputRecords(msgspec.Struct):
-    """Records on their way out as columns, in order; `headers` has those that have any, by position."""
+    """The records of one output, in order; `headers` holds, by position, those of the records that have any."""
 
     keys: list[bytes | None] = []
-    values: list[bytes] = []
-    headers: dict[int, MessageHeaders] = {}
+    values: list[bytes | None] = []
+    headers: dict[int, OutputHeaders] = {}
 
-    def add(self, key: bytes | None, value: bytes, headers: MessageHeaders | None) -> None:
+    def add(self, key: bytes | None, value: bytes | None, headers: OutputHeaders | None = None) -> None:
         """Add one record at the end."""
         if headers is not None:
             self.headers[len(self.values)] = headers
@@ -43,7 +63,7 @@ class OutputRecords(msgspec.Struct):
         self.values.append(value)
 
     def without(self, positions: Container[int]) -> "OutputRecords":
-        """Return a parcel that lacks some of the records."""
+        """Return the records without some of them."""
         kept = OutputRecords()
         for position, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):
             if position not in positions:
@@ -51,23 +71,23 @@ class OutputRecords(msgspec.Struct):
         return kept
 
     def larger_than(self, bytes_max: int) -> dict[int, int]:
-        """Return the records that are larger than a topic takes: the size of each by position.
+        """Return the size in bytes of each record that is larger than its topic takes, by position.
 
         Lengths are compared first; only a record that comes near the limit is measured.
         """
         keys, values, room = self.keys, self.values, bytes_max - PLAIN_BYTES_MAX
         near: Iterable[int] = ()
-        if max(map(len, values), default=0) + max(map(len, filter(None, keys)), default=0) > room:
+        if max(map(len, filter(None, values)), default=0) + max(map(len, filter(None, keys)), default=0) > room:
             pairs = enumerate(zip(keys, values, strict=True))
-            near = [place for place, (key, value) in pairs if len(value) + len(key or b"") > room]
+            near = [place for place, (key, value) in pairs if len(value or b"") + len(key or b"") > room]
         found = {place for place in near if place not in self.headers}
         for place, headers in self.headers.items():
-            most = len(keys[place] or b"") + len(values[place])
+            most = len(keys[place] or b"") + len(values[place] or b"")
             for name, text in headers:
                 most += 4 * len(name) + len(text or b"") + HEADER_BYTES_MAX
             if most > room:
                 found.add(place)
-        sizes = {place: record_bytes(keys[place], values[place], self.headers.get(place)) for place in sorted(found)}
+        sizes = {place: self._bytes(place) for place in sorted(found)}
         return {place: size for place, size in sizes.items() if size > bytes_max}
 
     def messages(self, begin: int, end: int) -> list[dict[str, Any]]:
@@ -75,56 +95,23 @@ class OutputRecords(msgspec.Struct):
         pairs = zip(self.keys[begin:end], self.values[begin:end], strict=True)
         return [{"key": key, "value": value} for key, value in pairs]
 
+    def _bytes(self, position: int) -> int:
+        headers = self.headers.get(position)
+        return record_bytes(self.keys[position], self.values[position], None if headers is None else list(headers))
+
     def __len__(self) -> int:
         return len(self.values)
 
 
-class Output(msgspec.Struct, frozen=True):
-    """What a batch gives for one partition, in order, and where the partition stands after it.
+class Committable(Protocol):
+    """What a batch gives for one partition, as a sink takes it.
 
-    `offset` is the next to consume, `labels_offset` that of the labels topic, if there is one; `mark` rides in the
-    metadata of `offset`.
+    `records` are those of each output, by the output's name. `offset` is the next to consume, and `mark` its metadata;
+    `labels_offset` is that of the labels topic, -1 where there is none.
     """
 
     partition: int
-    predictions: OutputRecords
-    dead_letters: Sequence[Message]
+    records: dict[str, OutputRecords]
     offset: int
+    labels_offset: int
     mark: str
-    labels_offset: int = -1
-
-
-def produce(producer: Producer, outputs: Sequence[Output], topics: Mapping[str, str], *, reach: Reach) -> None:
-    """Hand the outputs to the producer, each to its own partition and in order.
-
-    Raises KafkaException with what the client refused.
-    """
-    for output in outputs:
-        _produce_parcel(producer, topics["predictions"], output.partition, output.predictions)
-        reach("between")
-        _produce_letters(producer, topics["dead_letters"], output.partition, output.dead_letters)
-
-
-def _produce_letters(producer: Producer, topic: str, partition: int, letters: Sequence[Message]) -> None:
-    for letter in letters:
-        # Its type says that it might put text into the list.
-        headers: Any = letter.headers
-        producer.produce(topic, letter.value, letter.key, partition=partition, headers=headers)
-
-
-def _produce_parcel(producer: Producer, topic: str, partition: int, parcel: OutputRecords) -> None:
-    # The batch call knows no headers: those that have some go one by one, in their places.
-    begin = 0
-    for position, headers in parcel.headers.items():
-        _produce_plain(producer, topic, partition, parcel.messages(begin, position))
-        key, value = parcel.keys[position], parcel.values[position]
-        producer.produce(topic, value, key, partition=partition, headers=list(headers))
-        begin = position + 1
-    _produce_plain(producer, topic, partition, parcel.messages(begin, len(parcel)))
-
-
-def _produce_plain(producer: Producer, topic: str, partition: int, messages: list[dict[str, Any]]) -> None:
-    # It would let its partitioner choose if it were not told.
-    if messages and producer.produce_batch(topic, messages, partition=partition) != len(messages):
-        fault = next(message["_error"] for message in messages if "_error" in message)
-        raise KafkaException(fault)

@@ -26,15 +26,18 @@ _SEVEN_BITS = 7
 
 
 class SizeLimits(msgspec.Struct, frozen=True):
-    """The largest batch of each output topic, in bytes."""
+    """The largest batch that the topic of each output allows, in bytes, by the output's name."""
 
-    predictions: int = sys.maxsize
-    dead_letters: int = sys.maxsize
+    by_output: Mapping[str, int] = {}
+
+    def of(self, output: str) -> int:
+        """Return the limit of an output; one that is not known has none."""
+        return self.by_output.get(output, sys.maxsize)
 
     @property
     def batch(self) -> int:
-        """The largest batch that both topics allow."""
-        return min(self.predictions, self.dead_letters)
+        """The largest batch that all topics allow."""
+        return min(self.by_output.values(), default=sys.maxsize)
 
 
 def record_bytes(key: bytes | None, value: bytes | None, headers: MessageHeaders | None) -> int:

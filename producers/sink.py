@@ -1,4 +1,4 @@
-"""The way out: predictions, dead letters and consumed offsets, sent together or not at all.
+"""The way out: the outputs of a batch and the offsets behind it, sent together or not at all.
 
 `TransactionalSink` is exactly-once, `PlainSink` at-least-once. A batch's outputs are values that stay with
 the caller until they are confirmed, so whatever happens on the way, the very same outputs can be sent again.
@@ -12,14 +12,14 @@ What a transaction's errors mean was learned on a real broker. Three cases matte
 
 import contextlib
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
-from headrace.producers.output import Output, Reach, produce
+from headrace.producers.output import Committable, Reach
+from headrace.producers.producer_client import let_go, produce, producer_settings
 from headrace.producers.producer_errors import meaning_of, refusal
 from headrace.producers.record_size import batch_bytes
 
@@ -34,12 +34,6 @@ _CALL_S = 5.0
 _AWAY = 503
 # A reply that was lost on a connection that lives is missed within the time that a call may take.
 _SOCKET_MS = 5_000
-_HELD_S = 10.0
-_LOOK_S = 0.01
-# By the list in `_Last`, and by who asks.
-_HELD_HERE = 2
-_QUEUE_MESSAGES_MAX = 1_000_000
-_QUEUE_KBYTES_MAX = 2_000_000
 
 
 def _permit() -> None:
@@ -94,10 +88,9 @@ class SinkTooLarge(Exception):
 class Sink(Protocol):
     """Where a batch goes. `commits` tells whether the offsets go with it.
 
-    `batch_bytes_max` is the largest batch that the output topics take: it holds for the next producer that is made.
-
-    `begun_at` is when the transaction that is open began, in seconds of the monotonic clock; `aborts` counts
-    those that were aborted.
+    `batch_bytes_max` is the largest batch that the output topics take; it holds for the next producer that is made.
+    `begun_at` is when the open transaction began, in seconds of the monotonic clock; `aborts` counts the transactions
+    that were aborted.
     """
 
     commits: bool
@@ -108,7 +101,7 @@ class Sink(Protocol):
     def open(self) -> None:
         """Be ready to send. Raises SinkAway, SinkRefused."""
 
-    def send(self, outputs: Sequence[Output], membership: Any, permit: Permit = _permit) -> None:
+    def send(self, batch: Sequence[Committable], membership: Any, permit: Permit = _permit) -> None:
         """Return when the outputs are confirmed. Raises the errors of this module.
 
         The membership is the one that held when the batch was consumed. Where the sink `commits`, `permit` is called
@@ -121,7 +114,7 @@ class Sink(Protocol):
 
 
 class TransactionalSink:
-    """Predictions, dead letters and offsets in one Kafka transaction a batch."""
+    """All outputs and the offsets in one Kafka transaction a batch. `outputs` are the topics, by the output's name."""
 
     commits = True
 
@@ -130,7 +123,9 @@ class TransactionalSink:
         settings: Mapping[str, Any],
         *,
         transactional_id: str,
-        topics: Mapping[str, str],
+        outputs: Mapping[str, str],
+        features: str,
+        labels: str | None = None,
         deadline: Deadline,
         reach: Reach,
     ) -> None:
@@ -139,11 +134,13 @@ class TransactionalSink:
             "transaction.timeout.ms": timeout_ms,
             # The offsets' own request waits as long, whatever the call is told.
             "socket.timeout.ms": min(_SOCKET_MS, int(timeout_ms)),
-            **_producer_settings(settings),
+            **producer_settings(settings),
             "transactional.id": transactional_id,
         }
         self.batch_bytes_max = sys.maxsize
-        self._topics = topics
+        self._outputs = outputs
+        self._features = features
+        self._labels = labels
         self._deadline = deadline
         self._reach = reach
         self._producer: Producer | None = None
@@ -166,13 +163,13 @@ class TransactionalSink:
             raise _away_or_refused(error) from error
         self._ready = True
 
-    def send(self, outputs: Sequence[Output], membership: Any, permit: Permit = _permit) -> None:
+    def send(self, batch: Sequence[Committable], membership: Any, permit: Permit = _permit) -> None:
         """Send the outputs with the offsets, or go on where only the permit, or the commit, is left."""
         if self._producer is None or not self._ready:
             raise OutcomeUnknown("the producer is gone")
         try:
             if not self._filled:
-                self._fill(self._producer, outputs, membership)
+                self._fill(self._producer, batch, membership)
             self._filled = True
             self._ask(self._producer, permit)
             self._committing = True
@@ -189,7 +186,7 @@ class TransactionalSink:
         """Leave the producer. An open transaction is ended by the next one of this id."""
         self._discard()
 
-    def _fill(self, producer: Producer, outputs: Sequence[Output], membership: Any) -> None:
+    def _fill(self, producer: Producer, batch: Sequence[Committable], membership: Any) -> None:
         """Begin a transaction with the offsets, then hand over the outputs.
 
         In this order: until the last transaction's markers are written, the first request of the next is turned back.
@@ -198,18 +195,14 @@ class TransactionalSink:
         producer.begin_transaction()
         self.begun_at = time.monotonic()
         self._reach("begun")
-        self._send_offsets(producer, outputs, membership)
-        produce(producer, outputs, self._topics, reach=self._reach)
+        self._send_offsets(producer, batch, membership)
+        produce(producer, batch, self._outputs, reach=self._reach)
         self._reach("produced")
 
-    def _send_offsets(self, producer: Producer, outputs: Sequence[Output], membership: Any) -> None:
-        offsets = [
-            TopicPartition(self._topics["features"], output.partition, output.offset, output.mark) for output in outputs
-        ]
-        if "labels" in self._topics:
-            offsets += [
-                TopicPartition(self._topics["labels"], output.partition, output.labels_offset) for output in outputs
-            ]
+    def _send_offsets(self, producer: Producer, batch: Sequence[Committable], membership: Any) -> None:
+        offsets = [TopicPartition(self._features, outputs.partition, outputs.offset, outputs.mark) for outputs in batch]
+        if self._labels is not None:
+            offsets += [TopicPartition(self._labels, outputs.partition, outputs.labels_offset) for outputs in batch]
         self._call("send_offsets_to_transaction", producer.send_offsets_to_transaction, offsets, membership)
         self._reach("offsets")
 
@@ -253,7 +246,7 @@ class TransactionalSink:
 
     def _named(self, fault: KafkaError) -> str:
         """Return the topic that an error names; to be told of each delivery would cost more than all else."""
-        return next((topic for topic in self._topics.values() if f" {topic} [" in fault.str()), "")
+        return next((topic for topic in self._outputs.values() if f" {topic} [" in fault.str()), "")
 
     def _call(self, name: str, call: Callable[..., Any], *args: Any) -> None:
         with self._deadline(name):
@@ -262,7 +255,7 @@ class TransactionalSink:
     def _discard(self, *, keep: bool = False) -> None:
         if keep or self._producer is None:
             return
-        _let_go(self._producer)
+        let_go(self._producer)
         self._producer = None
         self._ready = False
         self._committing = self._filled = False
@@ -270,23 +263,23 @@ class TransactionalSink:
 
 
 class PlainSink:
-    """Predictions and dead letters, flushed a batch; the caller commits the offsets afterwards."""
+    """All outputs, flushed a batch; the caller commits the offsets afterwards."""
 
     commits = False
     aborts = 0
     begun_at: float | None = None
 
     def __init__(
-        self, settings: Mapping[str, Any], *, topics: Mapping[str, str], deadline: Deadline, reach: Reach
+        self, settings: Mapping[str, Any], *, outputs: Mapping[str, str], deadline: Deadline, reach: Reach
     ) -> None:
         self._reach = reach
         self._settings = {
             "socket.timeout.ms": _SOCKET_MS,
-            **_producer_settings(settings),
+            **producer_settings(settings),
             "delivery.report.only.error": True,
             "on_delivery": self._failed,
         }
-        self._topics = topics
+        self._outputs = outputs
         self._deadline = deadline
         self.batch_bytes_max = sys.maxsize
         self._producer: Producer | None = None
@@ -298,7 +291,7 @@ class PlainSink:
 
     def send(
         self,
-        outputs: Sequence[Output],
+        batch: Sequence[Committable],
         membership: Any,  # noqa: ARG002 the protocol's
         permit: Permit = _permit,  # noqa: ARG002
     ) -> None:
@@ -307,7 +300,7 @@ class PlainSink:
         assert self._producer is not None
         self._faults.clear()
         try:
-            produce(self._producer, outputs, self._topics, reach=self._reach)
+            produce(self._producer, batch, self._outputs, reach=self._reach)
         except KafkaException as error:
             self.close()
             raise _after_abort(error.args[0]) from error
@@ -327,31 +320,11 @@ class PlainSink:
     def close(self) -> None:
         """Leave the producer with what it still holds; it is sent again by the next."""
         if self._producer is not None:
-            _let_go(self._producer)
+            let_go(self._producer)
             self._producer = None
 
     def _failed(self, fault: KafkaError, message: Any) -> None:
         self._faults.append((fault, message.topic()))
-
-
-class _Last:
-    """Hold the last reference to a producer, so that the thread that drops it is the one that waits."""
-
-    def __init__(self, producer: Producer) -> None:
-        self._held: list[Producer] = [producer]
-
-    def let_go(self) -> None:
-        self._held[0].purge()
-        # The error that made it useless holds it, too, until it has been dealt with.
-        until = time.monotonic() + _HELD_S
-        while sys.getrefcount(self._held[0]) > _HELD_HERE and time.monotonic() < until:
-            time.sleep(_LOOK_S)
-        self._held.clear()
-
-
-def _let_go(producer: Producer) -> None:
-    """Let a client end; that can take as long as a broker takes not to answer, and nobody waits for it."""
-    threading.Thread(target=_Last(producer).let_go, daemon=True).start()
 
 
 def _producer(settings: dict[str, Any], batch_bytes_max: int) -> Producer:
@@ -361,27 +334,6 @@ def _producer(settings: dict[str, Any], batch_bytes_max: int) -> Producer:
         raise SinkRefused(
             f"librdkafka does not take a property: {error.args[0].str()}", hint="mend it in [kafka.librdkafka]"
         ) from error
-
-
-def _producer_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "linger.ms": 5,
-        # The next transaction often comes before the last one's markers are written. With the default of
-        # 100 ms the stream would stand still for as long, each time. It is doubled from one try to the next.
-        "retry.backoff.ms": 1,
-        # A broker that is back is found within a second, not ten.
-        "reconnect.backoff.max.ms": 1_000,
-        # As a consumer does, it begins with the bootstrap servers again when no broker has answered for so long.
-        "metadata.recovery.rebootstrap.trigger.ms": 5_000,
-        # A first answer that was lost is missed after this, as a consumer's is; after ten seconds by default.
-        "api.version.request.timeout.ms": 5_000,
-        # What is too large the topics decide; the client's own limit is below that of a topic.
-        "message.max.bytes": 100_000_000,
-        "queue.buffering.max.messages": _QUEUE_MESSAGES_MAX,
-        "queue.buffering.max.kbytes": _QUEUE_KBYTES_MAX,
-        **settings,
-        "enable.idempotence": True,
-    }
 
 
 def _after_abort(fault: KafkaError, *, topic: str = "") -> Exception:

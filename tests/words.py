@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from headrace.state.models.columns import BOOLEAN, FLOAT, INTEGER, NULL, STRING, Columns
+from headrace.state.models.columns import BOOLEAN, FLOAT, INTEGER, NULL, STRING, FeatureColumns
 
 _KINDS = {int: INTEGER, float: FLOAT, bool: BOOLEAN, str: STRING, type(None): NULL}
 
@@ -35,7 +35,7 @@ class Words:
     def word(self, word: str) -> int:
         return self._number(self.words, (True, word))
 
-    def columns(self, records: Sequence[tuple[dict[str, Any], Any]]) -> Columns:
+    def columns(self, records: Sequence[tuple[dict[str, Any], Any]]) -> FeatureColumns:
         starts, names, kinds, values = [0], [], [], []
         for features, _ in records:
             for name, value in features.items():
@@ -43,7 +43,7 @@ class Words:
                 kinds.append(_KINDS[type(value)])
                 values.append(self._value(value))
             starts.append(len(names))
-        return Columns(
+        return FeatureColumns(
             np.array(starts, np.int64),
             np.array(names, np.int32),
             np.array(kinds, np.int8),

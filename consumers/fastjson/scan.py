@@ -48,13 +48,14 @@ class FeatureVocabulary:
 
 
 class Scan(NamedTuple):
-    """What n records are: columns as those of a learner, and of each record its id, its time and its label.
+    """A batch of n records as columns: the features as a model takes them, and each record's id, time and label.
 
-    `text` (uint8) has all values behind one another, with a zero byte after each. `slow` (bool) marks what the decoder
-    must read, which has no entries until they are filled in. Record i has the entries from `starts[i]` to
+    `text` (uint8) has all values behind one another, with a zero byte after each. `slow` (bool) marks the records that
+    the decoder must read; they have no entries until they are filled in. Record i has the entries from `starts[i]` to
     `starts[i + 1]` (int64, n + 1) of `names` (int32), `kinds` (int8) and `values` (float64: 0 or 1 for a boolean, the
-    word's number for a string, 0 for null). The bytes of an id stand in `text` at `id_at`, `id_size` of them (int64, -1
-    for none); `ts` is int64, -1 for none. `label_kinds` (int8) is -1 for none, and `label_values` is as `values`.
+    word's number for a string, 0 for null). The bytes of an id stand in `text` from `id_at` on, `id_size` of them
+    (int64, -1 for none); `ts` is int64, -1 for none. `label_kinds` (int8) is -1 for none, `label_values` is as
+    `values`. `vocabulary` has the meaning of names and words.
     """
 
     text: Any
@@ -68,6 +69,23 @@ class Scan(NamedTuple):
     ts: Any
     label_kinds: Any
     label_values: Any
+    vocabulary: FeatureVocabulary
+
+    def only(self, kept: Any) -> "Scan":
+        """Return a scan that has the features of these records only (int64, ascending); all else stays."""
+        count = len(self.starts) - 1
+        if len(kept) == count:
+            return self
+        sizes = np.diff(self.starts)
+        is_kept = np.zeros(count, np.bool_)
+        is_kept[kept] = True
+        entries = np.repeat(is_kept, sizes)
+        return self._replace(
+            starts=np.concatenate(([0], np.cumsum(sizes[kept]))),
+            names=self.names[entries],
+            kinds=self.kinds[entries],
+            values=self.values[entries],
+        )
 
 
 class Scanner:
@@ -116,7 +134,9 @@ class Scanner:
         starts, *entries = columns
         names, kinds, numbers = (entry[: starts[-1]] for entry in entries)
         slow, (id_at, id_size, ts), label_kinds, label_values = heads
-        return Scan(text, slow, starts, names, kinds, numbers, id_at, id_size, ts, label_kinds, label_values)
+        return Scan(
+            text, slow, starts, names, kinds, numbers, id_at, id_size, ts, label_kinds, label_values, self.vocabulary
+        )
 
     def fill(self, scan: Scan, rows: Mapping[int, Mapping[str, Any]]) -> Scan:
         """Return a scan that has the features of these slow records as well, by the record's place in the batch.

@@ -35,8 +35,6 @@ _EXITS: tuple[tuple[FindingLevel, int], ...] = (("misconfigured", 78), ("away", 
 _SIGNS: dict[FindingLevel, str] = {"good": "✔", "warning": "!"}
 _CONNECT_S = 3.0
 _OFFSET_MAX = 2**63 - 1
-# A dead letter carries its record and a dozen headers more.
-_HEADERS_BYTES = 65_536
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -128,7 +126,7 @@ def _kafka(config: Config, model: list[learner.RiverLearner]) -> Iterator[Findin
     names = config.topics
     found: dict[str, Topic] = {}
     inputs = (names.features,) if names.labels is None else (names.features, names.labels)
-    for name in (*inputs, names.predictions, names.dead_letters):
+    for name in (*inputs, *names.outputs.values()):
         with _telling() as told:
             if name in there:
                 found[name] = _ask("topics", lambda name=name: topics.describe(name))  # type: ignore[misc]
@@ -156,7 +154,7 @@ def _kafka(config: Config, model: list[learner.RiverLearner]) -> Iterator[Findin
 
 def _topics(config: Config, found: dict[str, Topic]) -> Iterator[Finding]:
     names = config.topics
-    features, letters = found.get(names.features), found.get(names.dead_letters)
+    features = found.get(names.features)
     for name, topic in found.items():
         is_input = topic is features or name == names.labels
         if features is not None and (
@@ -178,21 +176,22 @@ def _topics(config: Config, found: dict[str, Topic]) -> Iterator[Finding]:
             )
         else:
             yield Finding("topics", "good", f"{name} has {topic.partitions} partitions")
-    if features is not None and letters is not None:
-        yield from _room(features, letters)
+    declared = names.declared()
+    for output, name in names.outputs.items():
+        if features is not None and name in found:
+            yield from _room(features, found[name], declared[output].bytes_wanted(features.value_bytes_max))
 
 
-def _room(features: Topic, letters: Topic) -> Iterator[Finding]:
-    """Tell whether every record of the features topic, refused, fits the dead letters with its headers."""
-    room = features.value_bytes_max + _HEADERS_BYTES
-    if letters.value_bytes_max >= room:
+def _room(features: Topic, topic: Topic, wanted: int) -> Iterator[Finding]:
+    """Warn when an output topic takes less than the records of the features topic need there."""
+    if topic.value_bytes_max >= wanted:
         return
     yield Finding(
         "topics",
         "warning",
-        f"{letters.name} takes {letters.value_bytes_max} bytes, {features.name} {features.value_bytes_max}: "
+        f"{topic.name} takes {topic.value_bytes_max} bytes, {features.name} {features.value_bytes_max}: "
         "a large record that is refused may not fit whole, and its dead letter leaves a part out",
-        f"set max.message.bytes={room} on {letters.name}",
+        f"set max.message.bytes={wanted} on {topic.name}",
     )
 
 

@@ -158,7 +158,7 @@ def _read_ahead(rows: Iterator[InputRow]) -> Iterator[InputRow | None]:
 def _ensure(config: Config, topic: str) -> int:
     """Create the topics that are missing; return the size of the largest record that `topic` takes."""
     topics = Topics({"log_level": 0, **config.librdkafka})
-    topics.ensure(**config.topics.model_dump())
+    topics.ensure(**config.topics.wanted)
     return topics.limits(topic)[topic]
 
 

@@ -12,10 +12,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, f
 from headrace.consumers.client_properties import OWNED_SETTINGS
 from headrace.consumers.schema import FeatureType
 from headrace.pipeline.config.duration import duration_s, interval_of, records_of
+from headrace.producers.output import OutputTopic
 from headrace.state.seal import SIGN_KEY_BYTES_MIN
 
 # How often a worker without new examples asks for a newer mix.
 _MIX_IDLE_S = 1.0
+_MONTH_MS = 30 * 24 * 3_600_000
 
 Seconds = Annotated[float, BeforeValidator(duration_s), Field(gt=0, allow_inf_nan=False)]
 
@@ -95,12 +97,16 @@ class KafkaConfig(_Section):
 class TopicsConfig(_Section):
     """The topics. Headrace creates the missing ones if the broker allows it."""
 
+    # A key with an `OutputTopic` is the whole declaration of an output, and the key is the output's name. The check and
+    # the creation of the topic, its limits, `doctor` and the transaction follow from it. An empty topic is none.
     features: str = Field("features", description="Topic of the records to predict and to learn from.")
-    predictions: str = Field("predictions", description="Topic of the predictions.")
+    predictions: Annotated[str, OutputTopic()] = Field("predictions", description="Topic of the predictions.")
     labels: str | None = Field(
         None, description="Topic of labels that come later. Labels and features are joined by id."
     )
-    dead_letters: str = Field("", description="Topic of the refused records. Empty means dlq.<features>.")
+    dead_letters: Annotated[str, OutputTopic(carries_records=True, retention_ms=_MONTH_MS)] = Field(
+        "", description="Topic of the refused records. Empty means dlq.<features>."
+    )
     partitions: int = Field(
         4,
         ge=1,
@@ -108,13 +114,32 @@ class TopicsConfig(_Section):
         description="Number of partitions of a features topic that Headrace creates.",
     )
 
+    @property
+    def outputs(self) -> dict[str, str]:
+        """The topic of each output, by the output's name."""
+        return {name: topic for name in self.declared() if (topic := getattr(self, name))}
+
+    @property
+    def wanted(self) -> dict[str, Any]:
+        """The topics as `consumers.topics.Topics.ensure` takes them."""
+        declared, names = self.declared(), self.outputs
+        settings = {topic: declared[name].settings for name, topic in names.items()}
+        return {"features": self.features, "labels": self.labels, "partitions": self.partitions, "outputs": settings}
+
+    @classmethod
+    def declared(cls) -> dict[str, OutputTopic]:
+        """Return what each output asks of its topic, by the output's name."""
+        fields = cls.model_fields.items()
+        return {name: found for name, field in fields for found in field.metadata if isinstance(found, OutputTopic)}
+
     @model_validator(mode="after")
     def _distinct(self) -> "TopicsConfig":
         if not self.dead_letters:
             object.__setattr__(self, "dead_letters", f"dlq.{self.features}")
-        names = [self.features, self.predictions, self.dead_letters, *([] if self.labels is None else [self.labels])]
+        names = [self.features, *self.outputs.values(), *([] if self.labels is None else [self.labels])]
         if len(set(names)) < len(names):
-            raise ValueError(f"features, predictions, dead_letters and labels must differ; they are {names}")
+            keys = ", ".join(("features", *self.outputs))
+            raise ValueError(f"{keys} and labels must differ; they are {names}")
         return self
 
 

@@ -37,12 +37,7 @@ def feed(project: Project) -> int:
 def phishing(screen: Screen, project: Project, *, exact: bool) -> None:
     """Learn the data, and hold the accuracy of the predictions topic against what River publishes. Raises Untrue."""
     config = project.config
-    Topics({"log_level": 0, **config.librdkafka}).ensure(
-        features=config.topics.features,
-        predictions=config.topics.predictions,
-        dead_letters=config.topics.dead_letters,
-        partitions=config.topics.partitions,
-    )
+    Topics({"log_level": 0, **config.librdkafka}).ensure(**config.topics.wanted)
     count = feed(project)
     screen.act(f"River's Phishing data: {count:,} websites, through one partition, predicted and then learned")
     with screen.step("headrace run --until-end"):

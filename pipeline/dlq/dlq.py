@@ -182,7 +182,7 @@ def _secrets(config: Config, partitions: int) -> dict[int, str]:
 
 
 def _make(config: Config, topics: Topics, name: str) -> None:
-    topics.ensure(**config.topics.model_dump())
+    topics.ensure(**config.topics.wanted)
     source, there = topics.describe(name), topics.partitions()
     receipts_topic, parked = receipts.topic_of(name), parked_topic(name)
     if receipts_topic not in there:

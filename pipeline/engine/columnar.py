@@ -1,8 +1,8 @@
-"""The fast lane: a whole chunk of records at once, where the learner is compiled and nothing else is to be asked.
+"""Many records at once: a whole batch as columns, where the model takes batches and there is no labels topic.
 
-Values become columns, columns become answers, answers become the bytes that go out, each in one call; a record is
-looked at by itself only where it is refused, or where the scanner leaves it to the decoder. What comes out is what the
-engine makes of one record after the other, to the bit.
+Values become columns, columns become answers, answers become the bytes that go out, each in one call. A record is
+handled by itself only where it is refused, or where the scanner leaves it to the decoder. The outputs are those of the
+engine that takes one record after the other, to the bit.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,18 +11,19 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from headrace.consumers.chunk import Chunk, keys_of
 from headrace.consumers.fastjson import scan as scanning
 from headrace.consumers.fastjson.scan import Scan, Scanner
-from headrace.consumers.record import Decoder, Event, RecordHeaders
+from headrace.consumers.record import Decoder, Event
+from headrace.consumers.record_batch import RecordBatch
 from headrace.consumers.refusal import NO_KEY, Refusal
+from headrace.pipeline.engine.outputs import PartitionOutputs
 from headrace.producers import prediction, replay_proof
 from headrace.producers.fastjson import encoder
 from headrace.producers.fastjson.encoder import Encoder, Ids
-from headrace.producers.output import OutputRecords
+from headrace.producers.output import PREDICTIONS, OutputRecords
 from headrace.state.compiled import compiled_learner
 from headrace.state.event_time import StrayTime, StrayTimes
-from headrace.state.models.columns import BOOLEAN, STRING, Answers, Columns
+from headrace.state.models.columns import BOOLEAN, STRING, Answers
 from headrace.state.models.learner import LabelError
 from headrace.state.models.model import Model
 from headrace.state.shard import Shard
@@ -33,21 +34,8 @@ _NUMBER_BYTES_MAX = 32
 _NO_LABEL = _NO_TIME = -1
 
 
-class Crossing(msgspec.Struct):
-    """What came of a chunk: the `places` of its good records, their predictions, and why the others are refused.
-
-    `taught` says of each good record whether it had a label; `learned` counts those that were learned.
-    """
-
-    places: Any
-    predictions: OutputRecords
-    refusals: Mapping[int, Refusal]
-    learned: int
-    taught: Any
-
-
 class ColumnarEngine:
-    """Move shards forward over chunks of `topic`, read as `decoder` does, on behalf of the pipeline `name`."""
+    """Move shards forward over batches of `topic`, read as `decoder` does, on behalf of the pipeline `name`."""
 
     def __init__(self, *, decoder: Decoder, topic: str, name: str) -> None:
         self._decoder = decoder
@@ -55,108 +43,89 @@ class ColumnarEngine:
         self._scanner = Scanner(value_bytes_max=decoder.value_bytes_max, schema=decoder.schema)
         self._encoder = Encoder(topic=topic, name=name)
 
-    def cross(self, shard: Shard, chunk: Chunk, *, now_ms: int, silent: bool) -> Crossing | None:
-        """Predict and learn a chunk, or return None, with nothing changed, for one that wants to be taken in pieces."""
+    def run(
+        self, shard: Shard, batch: RecordBatch, outputs: PartitionOutputs, *, now_ms: int, silent: bool
+    ) -> dict[int, Refusal] | None:
+        """Predict and learn a batch, and return why records of it are refused, by position.
+
+        Returns None, with nothing changed, for a batch whose records go one by one.
+        """
         model = shard.model
-        found = chunk.values()
-        scan = self._scanner.scan(found)
-        headers = chunk.headers()
+        scan = self._scanner.scan(batch.values)
         refusals: dict[int, Refusal] = {}
-        events = self._read(found, scan, refusals)
+        events = self._read(batch, scan, refusals)
         ids = _ids(scan, events)
-        keys = _Keys(chunk, scan, events, refusals) if model.can.keys else None
-        labels = _Labels(model, len(chunk), refusals)
-        if not labels.read(scan, events, self._scanner.vocabulary.words) or _is_long(ids, model):
+        keys = _Keys(batch, scan, events, refusals) if model.can.keys else None
+        labels = _Labels(model, len(batch), refusals)
+        if not labels.read(scan, events) or _is_long(ids, model):
             return None
-        labels.withhold(self._learned_before(shard, chunk, headers))
+        labels.withhold(self._learned_before(shard, batch))
         if keys is not None:
             keys.refuse(refusals)
-        scan = self._scanner.fill(scan, {position: event.features for position, event in events.items()})
-        good = _others(len(chunk), refusals)
-        columns, truths = self._columns(scan, good), labels.values[good]
+        good = _others(len(batch), refusals)
+        columns = self._scanner.fill(scan, {at: event.features for at, event in events.items()}).only(good)
         met: Mapping[str, Any] = {} if keys is None else keys.met(good)
-        answers = model.learn_batch(columns, truths, silent=silent, **met)
+        answers = model.learn_batch(columns, labels.values[good], silent=silent, **met)
         if answers is None:
             return None
         if keys is not None:
             keys.note(model.ahead, shard.strays)
         if answers.fault.any():
-            good, answers = self._refuse_faults(found, model, good, answers, refusals)
-        truths = labels.values[good]
-        predictions = OutputRecords()
+            good, answers = self._refuse_faults(batch, model, good, answers, refusals)
         if not silent:
-            offsets = _array(chunk.offsets)[good]
-            places = {"partition": shard.partition, "offsets": offsets, "version": shard.model_version, "ts": now_ms}
-            values = self._encode(model, answers, Ids(ids.text, ids.at[good], ids.size[good]), places)
-            predictions = _parcel(chunk, good, values, headers)
-        _score(shard, answers, truths)
-        learned = int(np.count_nonzero(~np.isnan(truths)))
-        return Crossing(good, predictions, refusals, learned, labels.told[good])
+            ids = Ids(ids.text, ids.at[good], ids.size[good])
+            place = {"offsets": _array(batch.offsets)[good], "version": shard.model_version, "ts": now_ms}
+            lines = self._encode(model, answers, ids, partition=shard.partition, **place)
+            outputs.records[PREDICTIONS] = _records(batch, good, lines)
+        outputs.places, outputs.taught = good, labels.told[good]
+        _score(shard, answers, labels.values[good])
+        return refusals
 
-    def _learned_before(
-        self, shard: Shard, chunk: Chunk, headers: Sequence[RecordHeaders | None] | None
-    ) -> Iterator[int]:
-        """Yield the places of records that a replay has sent, and that the model learned where they stood first."""
-        for place, claim in enumerate(headers or ()):
+    def _learned_before(self, shard: Shard, batch: RecordBatch) -> Iterator[int]:
+        """Yield the positions of records that a replay has sent, and that the model learned where they stood first."""
+        for position, claim in enumerate(batch.headers or ()):
             if claim and replay_proof.is_claimed(claim):
-                replay = replay_proof.read(claim, secret=shard.secret, topic=self._topic, record=chunk.record(place))
-                if replay.learned:
-                    yield place
+                record = batch.record(position)
+                if replay_proof.read(claim, secret=shard.secret, topic=self._topic, record=record).learned:
+                    yield position
 
-    def _read(self, values: Sequence[bytes | None], scan: Scan, refusals: dict[int, Refusal]) -> dict[int, Event]:
-        """Decode, one by one, what the scanner was not sure of."""
+    def _read(self, batch: RecordBatch, scan: Scan, refusals: dict[int, Refusal]) -> dict[int, Event]:
+        """Decode one by one the records that the scanner is not sure of."""
         events: dict[int, Event] = {}
         for position in np.flatnonzero(scan.slow).tolist():
-            event = self._decoder.read(values[position])
+            event = self._decoder.read(batch.values[position])
             if isinstance(event, Refusal):
                 refusals[position] = event
             else:
                 events[position] = event
         return events
 
-    def _columns(self, scan: Scan, good: Any) -> Columns:
-        """Return the columns of the good records."""
-        starts, names, kinds, values = scan.starts, scan.names, scan.kinds, scan.values
-        if len(good) < len(starts) - 1:
-            sizes = np.diff(starts)
-            kept = np.zeros(len(sizes), dtype=bool)
-            kept[good] = True
-            entries = np.repeat(kept, sizes)
-            names, kinds, values = names[entries], kinds[entries], values[entries]
-            starts = np.concatenate(([0], np.cumsum(sizes[good])))
-        return Columns(starts, names, kinds, values, self._scanner.vocabulary)
-
     def _refuse_faults(
-        self,
-        values: Sequence[bytes | None],
-        model: Model,
-        good: Any,
-        answers: Answers,
-        refusals: dict[int, Refusal],
+        self, batch: RecordBatch, model: Model, good: Any, answers: Answers, refusals: dict[int, Refusal]
     ) -> tuple[Any, Answers]:
         """Refuse the records on which River would have raised; return the others and their answers."""
         fault = answers.fault
         for position, code in zip(good[fault != 0].tolist(), fault[fault != 0].tolist(), strict=True):
-            error = model.fault(code, self._decoder.features(values[position] or b""))
+            error = model.fault(code, self._decoder.features(batch.values[position] or b""))
             words = f"the model raised {type(error).__name__}: {error}"
             refusals[position] = Refusal("learn_failed", "learn", words)
         sound = fault == 0
         return good[sound], Answers(*(None if column is None else column[sound] for column in answers))
 
-    def _encode(self, model: Model, answers: Answers, ids: Ids, places: Mapping[str, Any]) -> list[bytes]:
+    def _encode(self, model: Model, answers: Answers, ids: Ids, **place: Any) -> list[bytes]:
         if model.task == "regression":
-            return self._encoder.number(ids, values=answers.value, **places)
+            return self._encoder.number(ids, values=answers.value, **place)
         if model.task == "binary":
             proba = answers.value if model.has_proba else None
-            return self._encoder.binary(ids, chosen=answers.chosen, proba=proba, **places)
+            return self._encoder.binary(ids, chosen=answers.chosen, proba=proba, **place)
         proba = answers.proba if model.has_proba else None
         return self._encoder.classes(
-            ids, chosen=answers.value, proba=proba, known=answers.known, names=model.classes, **places
+            ids, chosen=answers.value, proba=proba, known=answers.known, names=model.classes, **place
         )
 
 
 class _Labels:
-    """The labels of a chunk as the model takes them (`values`, NaN for none), and which records were `told` one."""
+    """The labels of a batch as the learner takes them (`values`, NaN for none), and which records were `told` one."""
 
     def __init__(self, model: Model, count: int, refusals: dict[int, Refusal]) -> None:
         self.values = np.full(count, np.nan)
@@ -164,8 +133,8 @@ class _Labels:
         self._model = model
         self._refusals = refusals
 
-    def read(self, scan: Scan, events: Mapping[int, Event], words: Sequence[str]) -> bool:
-        """Take the labels, and refuse the records of those that are none; False where their order matters."""
+    def read(self, scan: Scan, events: Mapping[int, Event]) -> bool:
+        """Take the labels, and refuse records whose label can't be learned; False where the order of labels matters."""
         kinds, found = scan.label_kinds, scan.label_values
         self.told = kinds != _NO_LABEL
         odd = self.told
@@ -175,19 +144,18 @@ class _Labels:
             odd = odd & ((kinds == STRING) | (kinds == BOOLEAN))
         plain = self.told & ~odd
         self.values[plain] = found[plain]
-        odd_ones = {
-            position: _raw(kinds[position], found[position], words) for position in np.flatnonzero(odd).tolist()
-        }
-        odd_ones.update({i: event.label for i, event in events.items() if event.label is not msgspec.UNSET})
+        words = scan.vocabulary.words
+        odd_ones = {at: _raw(kinds[at], found[at], words) for at in np.flatnonzero(odd).tolist()}
+        odd_ones.update({at: event.label for at, event in events.items() if event.label is not msgspec.UNSET})
         if self._model.task == "multiclass" and len({isinstance(raw, str) for raw in odd_ones.values()}) > 1:
-            # Whether a class is of the right kind hangs on which was learned first.
+            # Whether a class is of the right kind depends on which was learned first.
             return False
         for position in sorted(odd_ones):
             self._take(position, odd_ones[position])
         return True
 
     def withhold(self, positions: Iterable[int]) -> None:
-        """Learn nothing of what was learned where it stood first: a replay of what only a sink refused."""
+        """Learn nothing of records that were learned where they stood first: replays of what only a sink refused."""
         for position in positions:
             self.values[position] = np.nan
 
@@ -202,41 +170,46 @@ class _Labels:
 
 
 class _Keys:
-    """The keys of a chunk, each with a model of its own; a record without one is to be refused."""
+    """The keys of a batch, each with a model of its own; a record without a key is to be refused."""
 
-    def __init__(self, chunk: Chunk, scan: Scan, events: Mapping[int, Event], refusals: Mapping[int, Refusal]) -> None:
-        self._offsets = chunk.offsets
-        found = keys_of(chunk)
-        self._keys = [key or b"" for key in found]
+    def __init__(
+        self,
+        batch: RecordBatch,
+        scan: Scan,
+        events: Mapping[int, Event],
+        refusals: Mapping[int, Refusal],
+    ) -> None:
+        self._offsets = batch.offsets
+        self._keys = [key or b"" for key in batch.keys]
         told = scan.ts.copy()
         for position, event in events.items():
             told[position] = _NO_TIME if event.ts is msgspec.UNSET else event.ts
-        logged = np.array(chunk.timestamps(), dtype=np.int64)
+        logged = np.fromiter(batch.timestamps, np.int64, len(batch))
         self._keyless = []
         self._met = self._keys
-        self._places: Sequence[int] = range(len(chunk))
+        self._positions: Sequence[int] = range(len(batch))
         self._times = told, logged
-        if refusals or None in found:
+        if refusals or None in batch.keys:
             # An empty key is a key.
-            self._keyless = [place for place, key in enumerate(found) if key is None and place not in refusals]
+            self._keyless = [at for at, key in enumerate(batch.keys) if key is None and at not in refusals]
             # A record whose label is refused has been seen as well.
-            met = [place for place, key in enumerate(found) if key is not None and place not in refusals]
-            self._met, self._places = [self._keys[place] for place in met], met
+            met = [at for at, key in enumerate(batch.keys) if key is not None and at not in refusals]
+            self._met, self._positions = [self._keys[at] for at in met], met
             self._times = told[met], logged[met]
 
     def refuse(self, refusals: dict[int, Refusal]) -> None:
-        """Refuse the records that have no key, whatever else they lack."""
+        """Refuse the records that have no key, whatever else is wrong with them."""
         refusals.update(dict.fromkeys(self._keyless, NO_KEY))
 
     def met(self, good: Any) -> Mapping[str, Any]:
         """Return what `learn_batch` is told of keys, where the good records are answered."""
-        answered = None if len(good) == len(self._met) else np.searchsorted(self._places, good)
+        answered = None if len(good) == len(self._met) else np.searchsorted(self._positions, good)
         return {"keys": self._met, "answered": answered, "times": self._times}
 
     def note(self, ahead: Iterable[tuple[int, int]], strays: StrayTimes) -> None:
         """Note the records whose event time was not believed."""
         for place, ahead_ms in ahead:
-            strays.note(StrayTime(self._offsets[self._places[place]], ahead_ms))
+            strays.note(StrayTime(self._offsets[self._positions[place]], ahead_ms))
 
 
 def _raw(kind: int, value: float, words: Sequence[str]) -> Any:
@@ -249,12 +222,12 @@ def _raw(kind: int, value: float, words: Sequence[str]) -> Any:
 
 
 def _array(offsets: Sequence[int]) -> Any:
-    # numpy goes through a range one number after the other.
+    # numpy reads a range number by number.
     return np.arange(offsets.start, offsets.stop) if isinstance(offsets, range) else np.array(offsets, dtype=np.int64)
 
 
 def _ids(scan: Scan, events: Mapping[int, Event]) -> Ids:
-    """Return where the ids stand; those that the decoder read are put behind the text."""
+    """Return where the ids stand; the ids that the decoder read are put behind the text."""
     if not events:
         return Ids(scan.text, scan.id_at, scan.id_size)
     at, size, more = scan.id_at.copy(), scan.id_size.copy(), [scan.text]
@@ -271,14 +244,14 @@ def _ids(scan: Scan, events: Mapping[int, Event]) -> Ids:
 
 
 def _is_long(ids: Ids, model: Model) -> bool:
-    """Tell whether some prediction may be larger than it may be: then each is measured before it is learned."""
+    """Return whether a prediction may exceed its bound: then each is measured before its record is learned."""
     classes = sum(len(str(label)) + _NUMBER_BYTES_MAX for label in model.classes)
     longest = int(ids.size.max(initial=0))
     return longest + 2 * classes + _REST_BYTES_MAX > prediction.BYTES_MAX
 
 
 def _others(count: int, refusals: Mapping[int, Refusal]) -> Any:
-    """Return the places of a chunk that are not refused."""
+    """Return the positions of a batch that are not refused."""
     if not refusals:
         return np.arange(count)
     good = np.ones(count, dtype=bool)
@@ -286,26 +259,25 @@ def _others(count: int, refusals: Mapping[int, Refusal]) -> Any:
     return np.flatnonzero(good)
 
 
-def _parcel(
-    chunk: Chunk, good: Any, values: list[bytes], headers: Sequence[RecordHeaders | None] | None
-) -> OutputRecords:
-    keys = chunk.keys()
-    places: Sequence[int] = range(len(chunk))
-    if len(good) < len(chunk):
-        places = good.tolist()
-        keys = [keys[place] for place in places]
-    parcel = OutputRecords(keys, values)
-    if headers is not None:
-        for position, place in enumerate(places):
-            if (passed := prediction.trace(headers[place])) is not None:
-                parcel.headers[position] = passed
-    return parcel
+def _records(batch: RecordBatch, good: Any, lines: list[Any]) -> OutputRecords:
+    """Return the predictions of the good records with the keys of those, and the headers that pass on."""
+    keys, positions = batch.keys, range(len(batch))
+    if len(good) < len(batch):
+        positions = good.tolist()
+        keys = [keys[position] for position in positions]
+    records = OutputRecords(keys, lines)
+    if batch.headers is not None:
+        for place, position in enumerate(positions):
+            if (passed := prediction.trace(batch.headers[position])) is not None:
+                records.headers[place] = passed
+    return records
 
 
 def _score(shard: Shard, answers: Answers, truths: Any) -> None:
-    """Score the answers whose truth is known."""
+    """Count the labels that were learned, and score the answers to them."""
     known = ~np.isnan(truths)
     truths = truths[known]
+    shard.counts.learned += len(truths)
     if shard.model.task == "regression":
         # As Python's own numbers, these grow to infinity and say nothing of it.
         with np.errstate(over="ignore", invalid="ignore"):
@@ -319,6 +291,6 @@ def _score(shard: Shard, answers: Answers, truths: Any) -> None:
 
 
 def warm(*, machine: bool = True) -> None:
-    """Compile all that a lane runs, or load what another process has compiled; the machine is not for models by key."""
+    """Compile what batches run, or load what another process has compiled; models by key do not need the `machine`."""
     for part in (scanning, compiled_learner, encoder) if machine else (scanning, encoder):
         part.warm()

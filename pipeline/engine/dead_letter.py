@@ -4,6 +4,7 @@ What is left out can be read at the record's own place for as long as the log ho
 place, and the size of each part that is missing.
 """
 
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
@@ -46,12 +47,16 @@ class DeadLetter(msgspec.Struct, frozen=True, gc=False):
         """The record's own, byte for byte."""
         return None if "value" in self.omitted else self.record.value
 
+    def __iter__(self) -> Iterator[tuple[str, bytes | None]]:
+        """Go through the headers: an output takes a dead letter for the headers of its record."""
+        return iter(self.headers)
+
     @property
     def headers(self) -> list[tuple[str, bytes | None]]:
-        """The record's own, and behind them the reason.
+        """The record's own headers, then those of the reason.
 
-        Made each time that they are asked for: a flood of them, held until it is confirmed, would keep the collector
-        busy.
+        They are made each time that they are asked for: held until they are confirmed, those of a flood would keep the
+        garbage collector busy.
         """
         record, refusal = self.record, self.refusal
         say = _abridged if self.brief else str

@@ -1,89 +1,45 @@
-"""The engine: what happens to a record, with no Kafka, no Redis and no clock in it.
+"""The engine: what happens to a record. It has no Kafka, no Redis and no clock in it.
 
-decode → predict → encode → learn, one record after the other, each either good or refused with its reason. With a
-labels topic, records of both come in one order, and `join` brings a label to its features.
+decode → join labels → predict → encode → learn, one record after the other; each record is handled, or refused with its
+reason. Where the model takes batches, `columnar` does the same for many records at once.
 `run` and the tests host this same engine, so a bug that is reproduced here is the bug.
 
-Relearning after a restart runs the very same steps and throws the outputs away: verdicts, model and counts
-come out as they did the first time, because nothing here depends on when it happens.
+Relearning after a restart runs the same steps and drops the outputs: predictions, model and counts come out as they did
+the first time, because nothing here depends on when it happens.
 """
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+import operator
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from headrace.consumers.chunk import Chunk, Records, keys_of
-from headrace.consumers.label import LabelDecoder
-from headrace.consumers.record import Decoder, Event, LabelRecord, Record
+from headrace.consumers.record import Decoder, Event, LabelDecoder, LabelRecord, Record
+from headrace.consumers.record_batch import RecordBatch, Records, keys_of
 from headrace.consumers.refusal import NO_KEY, Refusal
 from headrace.pipeline.engine.dead_letter import DeadLetter, fitted
 from headrace.pipeline.engine.join import LabelsStep
+from headrace.pipeline.engine.outputs import PartitionOutputs
 from headrace.producers import prediction, replay_proof
-from headrace.producers.output import OutputRecords
+from headrace.producers.output import DEAD_LETTERS, PREDICTIONS
 from headrace.producers.record_size import SizeLimits
 from headrace.state.event_time import StrayTime
 from headrace.state.models.learner import LabelError
 from headrace.state.shard import Shard
 
 if TYPE_CHECKING:
-    # It brings numba along, which takes its time, and which not every machine has.
-    from headrace.pipeline.engine.columnar import ColumnarEngine, Crossing
+    # It imports numba, which takes its time, and which not every machine has.
+    from headrace.pipeline.engine.columnar import ColumnarEngine
 
 
-# To lay columns out takes as long as to handle so many by themselves.
-_FEW = 2
-
-
-class Result(msgspec.Struct):
-    """What a batch gave for one partition.
-
-    `sources` are the records behind the predictions, in order, or else their `places` in the `chunk` that has them.
-    `label_letters` are the dead letters of the labels topic, of which `labels` were good; `delays_ms` tells after how
-    long each was joined. `codes` counts both kinds of dead letters by code. `learned` says how many were taught;
-    `taught` tells of each prediction whether the model has, or awaits, its label. `posted` says that the HTTP sink has
-    had its say; all of it fits `limits`.
-    """
-
-    predictions: OutputRecords = msgspec.field(default_factory=OutputRecords)
-    sources: list[Record] = []
-    chunk: Chunk | None = None
-    places: Sequence[int] = ()
-    dead_letters: list[DeadLetter] = []
-    label_letters: list[DeadLetter] = []
-    codes: dict[str, int] = {}
-    labels: int = 0
-    delays_ms: list[int] = []
-    learned: int = 0
-    taught: Any = msgspec.field(default_factory=list)
-    posted: bool = False
-    limits: SizeLimits = SizeLimits()
-
-    @property
-    def letters(self) -> list[DeadLetter]:
-        """All dead letters, those of the labels last."""
-        return self.dead_letters + self.label_letters
-
-    def source(self, position: int) -> Record:
-        """Return the record behind a prediction."""
-        return self.sources[position] if self.chunk is None else self.chunk.record(self.places[position])
-
-    def leave_out(self, positions: Container[int]) -> None:
-        """Leave out some of the predictions, and with them what is known of their records."""
-        self.predictions = self.predictions.without(positions)
-        self.sources = _without(self.sources, positions)
-        self.places = _without(self.places, positions)
-        self.taught = _without(self.taught, positions)
-
-    def count(self, code: str) -> None:
-        """Count a dead letter by its code."""
-        self.codes[code] = self.codes.get(code, 0) + 1
+# To lay out columns takes as long as to handle this number of records one by one.
+_FEW_RECORDS = 2
 
 
 class Engine:
     """Move shards forward over records of `topic`, and of the topic `labels`, on behalf of the pipeline `name`.
 
-    What it gives fits `limits`, which may be replaced: they decide what goes out, and never what is learned.
+    The outputs fit `limits`, which may be replaced: they decide what goes out, and never what is learned.
     """
 
     def __init__(
@@ -94,110 +50,101 @@ class Engine:
         name: str,
         labels: str = "",
         label_decoder: LabelDecoder | None = None,
-        lane: "ColumnarEngine | None" = None,
+        columnar: "ColumnarEngine | None" = None,
         limits: SizeLimits | None = None,
     ) -> None:
         self._decoder = decoder
         self._topic = topic
         self._labels = labels
         self._name = name
-        self._lane = lane
+        self._columnar = columnar
         self.limits = limits or SizeLimits()
         self._join = LabelsStep(decoder=decoder, label_decoder=label_decoder or LabelDecoder())
 
-    def run(self, shard: Shard, records: Records, *, now_ms: int, silent: bool = False) -> Result:
-        """Predict and learn a batch in the order given; the shard stands behind its last records afterwards.
+    def run(self, shard: Shard, records: Records, *, now_ms: int, silent: bool = False) -> PartitionOutputs:
+        """Predict and learn a batch in the order given; the shard stands behind its last record afterwards.
 
-        Where `silent`, nobody looks at what would go out, so it may be missing.
+        With `silent` nobody reads the outputs, so they may be missing.
         """
-        if isinstance(records, Chunk):
-            lane = self._lane
-            if lane is not None and len(records) > _FEW and shard.labels is None and shard.model.can.batches:
-                crossing = lane.cross(shard, records, now_ms=now_ms, silent=silent)
-                if crossing is not None:
-                    return self._arrive(shard, records, crossing, silent=silent)
-            records = records.records()
-        return self._run_each(shard, records, now_ms=now_ms, silent=silent)
-
-    def _arrive(self, shard: Shard, chunk: Chunk, crossing: "Crossing", *, silent: bool) -> Result:
-        """Count what a chunk gave that was handled at once, and seal what was refused."""
-        counts = shard.counts
-        good = len(crossing.places)
-        counts.records += len(chunk)
-        counts.predictions += good
-        counts.dead_letters += len(crossing.refusals)
-        counts.learned += crossing.learned
-        shard.advance(chunk.offsets[-1] + 1)
-        result = Result(
-            predictions=crossing.predictions,
-            chunk=chunk,
-            places=crossing.places,
-            learned=crossing.learned,
-            taught=crossing.taught,
-        )
-        for position in sorted(crossing.refusals):
-            self._refuse(shard, chunk.record(position), crossing.refusals[position], result)
+        outputs = PartitionOutputs(shard.partition, source=records)
+        learned_before = shard.counts.learned
+        if not self._run_columns(shard, records, outputs, now_ms=now_ms, silent=silent):
+            self._run_each(shard, records, outputs, now_ms=now_ms)
+        outputs.learned = shard.counts.learned - learned_before
         shard.model.trim()
         if not silent:
-            self.fit(shard, result)
-        return result
+            self.fit(shard, outputs)
+        return outputs
 
-    def _run_each(self, shard: Shard, records: Sequence[Record], *, now_ms: int, silent: bool) -> Result:
-        """Take one record after the other."""
-        result = Result()
-        model = prediction.ModelVersion(self._name, shard.model_version)
+    def _run_columns(
+        self, shard: Shard, records: Records, outputs: PartitionOutputs, *, now_ms: int, silent: bool
+    ) -> bool:
+        """Take a batch as columns; return False, with nothing changed, for one whose records go one by one."""
+        columnar = self._columnar
+        if not isinstance(records, RecordBatch) or columnar is None or len(records) <= _FEW_RECORDS:
+            return False
+        if shard.labels is not None or not shard.model.can.batches:
+            return False
+        refusals = columnar.run(shard, records, outputs, now_ms=now_ms, silent=silent)
+        if refusals is None:
+            return False
+        for position in sorted(refusals):
+            self._refuse(shard, records.record(position), refusals[position], outputs)
         counts = shard.counts
-        before = counts.learned
-        # The models of all keys come from the store at once, not with each record by itself.
+        counts.records += len(records)
+        counts.predictions += len(outputs.places)
+        counts.dead_letters += len(refusals)
+        shard.advance(records.offsets[-1] + 1)
+        return True
+
+    def _run_each(self, shard: Shard, records: Records, outputs: PartitionOutputs, *, now_ms: int) -> None:
+        """Take one record after the other."""
+        model, counts = prediction.ModelVersion(self._name, shard.model_version), shard.counts
+        # One round trip to the store for the models of all keys, instead of one for each record.
         shard.model.fetch(key for key in keys_of(records) if key is not None)
-        for record in records:
+        outputs.source = records = records.records() if isinstance(records, RecordBatch) else records
+        for place, record in enumerate(records):
             if type(record) is LabelRecord:
-                self._one_label(shard, record, result)
+                self._one_label(shard, record, outputs)
                 continue
-            refusal = self._one(shard, record, result, model, now_ms)
+            refusal = self._one(shard, record, outputs, model, now_ms)
             counts.records += 1
             if refusal is None:
                 counts.predictions += 1
+                outputs.places.append(place)
             else:
                 counts.dead_letters += 1
-                self._refuse(shard, record, refusal, result)
+                self._refuse(shard, record, refusal, outputs)
             shard.advance(record.offset + 1)
-        result.learned = counts.learned - before
-        shard.model.trim()
-        if not silent:
-            self.fit(shard, result)
-        return result
 
-    def withdraw(self, shard: Shard, result: Result, refused: Mapping[int, str]) -> None:
-        """Make dead letters of predictions that the HTTP sink refused, given by position with its words."""
-        self._withdraw(shard, result, {at: Refusal("sink_refused", "sink", words) for at, words in refused.items()})
+    def withdraw(self, shard: Shard, outputs: PartitionOutputs, refused: Mapping[int, str]) -> None:
+        """Make dead letters of the predictions that the HTTP sink refused, given by position with its words."""
+        self._withdraw(shard, outputs, {at: Refusal("sink_refused", "sink", words) for at, words in refused.items()})
 
-    def fit(self, shard: Shard, result: Result) -> bool:
-        """Make what goes out fit the limits of its topics; tell whether anything had to change.
+    def fit(self, shard: Shard, outputs: PartitionOutputs) -> bool:
+        """Make the outputs fit the limits of their topics; return whether anything had to change.
 
         A prediction that is too large becomes a dead letter, and a dead letter loses what there is no room for. The
-        model stays as it is: a limit may be another one when the same records are relearned.
+        model stays as it is: the limits may be others when the same records are relearned.
         """
         limits = self.limits
-        if result.limits == limits:
+        if outputs.limits == limits:
             return False
-        result.limits = limits
-        large = result.predictions.larger_than(limits.predictions)
-        words = f"their topic takes {limits.predictions} (max.message.bytes)"
-        self._withdraw(
-            shard,
-            result,
-            {
-                at: Refusal("too_large", "sink", f"its prediction, with key and headers, has {size} bytes; {words}")
-                for at, size in large.items()
-            },
-        )
-        before = result.letters
-        result.dead_letters = [fitted(letter, limits.dead_letters) for letter in result.dead_letters]
-        result.label_letters = [fitted(letter, limits.dead_letters) for letter in result.label_letters]
-        return bool(large) or any(new is not old for new, old in zip(result.letters, before, strict=True))
+        outputs.limits = limits
+        room = limits.of(PREDICTIONS)
+        large = outputs.predictions.larger_than(room)
+        words = f"their topic takes {room} (max.message.bytes)"
+        refusals = {
+            at: Refusal("too_large", "sink", f"its prediction, with key and headers, has {size} bytes; {words}")
+            for at, size in large.items()
+        }
+        self._withdraw(shard, outputs, refusals)
+        letters = [fitted(letter, limits.of(DEAD_LETTERS)) for letter in outputs.dead_letters]
+        changed = bool(large) or any(map(operator.is_not, letters, outputs.dead_letters))
+        outputs.lay_out(letters)
+        return changed
 
-    def _withdraw(self, shard: Shard, result: Result, refusals: Mapping[int, Refusal]) -> None:
+    def _withdraw(self, shard: Shard, outputs: PartitionOutputs, refusals: Mapping[int, Refusal]) -> None:
         """Make dead letters of predictions, given by position.
 
         Where the model has learned a record already, or will when its label comes, the dead letter says so.
@@ -205,24 +152,24 @@ class Engine:
         if not refusals:
             return
         for position, refusal in refusals.items():
-            learned = bool(result.taught[position])
-            self._refuse(shard, result.source(position), refusal, result, learned=learned)
-        result.dead_letters.sort(key=lambda letter: letter.record.offset)
-        result.leave_out(refusals)
+            learned = bool(outputs.taught[position])
+            self._refuse(shard, outputs.origin(position), refusal, outputs, learned=learned)
+        outputs.leave_out(refusals)
+        outputs.lay_out(outputs.dead_letters)
         shard.counts.predictions -= len(refusals)
         shard.counts.dead_letters += len(refusals)
 
-    def _refuse(self, shard: Shard, record: Record, refusal: Refusal, result: Result, *, learned: bool = False) -> None:
-        """Make a dead letter of a record, and count it."""
-        of_labels = type(record) is LabelRecord
-        topic = self._labels if of_labels else self._topic
+    def _refuse(
+        self, shard: Shard, record: Record, refusal: Refusal, outputs: PartitionOutputs, *, learned: bool = False
+    ) -> None:
+        """Make a dead letter of a record."""
+        topic = self._labels if type(record) is LabelRecord else self._topic
         replay = replay_proof.read(record.headers, secret=shard.secret, topic=topic, record=record)
         letter = DeadLetter(record, refusal, topic, self._name, replay.count, learned or replay.learned)
-        (result.label_letters if of_labels else result.dead_letters).append(fitted(letter, self.limits.dead_letters))
-        result.count(refusal.code)
+        outputs.dead_letters.append(fitted(letter, self.limits.of(DEAD_LETTERS)))
 
     def _one(
-        self, shard: Shard, record: Record, result: Result, model: prediction.ModelVersion, now_ms: int
+        self, shard: Shard, record: Record, outputs: PartitionOutputs, model: prediction.ModelVersion, now_ms: int
     ) -> Refusal | None:
         """Handle one record: append its prediction and learn, or return why it is refused."""
         event = self._decoder.decode(record)
@@ -248,7 +195,7 @@ class Engine:
         if shard.labels is not None:
             label = self._join.truth(shard, shard.labels, id_, own)
         return self._answer(
-            shard, record, event, result, model, id_=id_, label=label, learned=replay.learned, now_ms=now_ms
+            shard, record, event, outputs, model, id_=id_, label=label, learned=replay.learned, now_ms=now_ms
         )
 
     def _answer(
@@ -256,7 +203,7 @@ class Engine:
         shard: Shard,
         record: Record,
         event: Event,
-        result: Result,
+        outputs: PartitionOutputs,
         model: prediction.ModelVersion,
         *,
         id_: str,
@@ -294,17 +241,16 @@ class Engine:
         if shard.labels is not None:
             told = learned or event.label is not msgspec.UNSET
             self._join.note(shard, record, event, id_, answer=answer, told=told, label=label)
-        result.predictions.add(record.key, value, prediction.trace(record.headers))
-        result.sources.append(record)
-        result.taught.append(label is not None or shard.labels is not None or event.label is not msgspec.UNSET)
+        outputs.predictions.add(record.key, value, prediction.trace(record.headers))
+        outputs.taught.append(label is not None or shard.labels is not None or event.label is not msgspec.UNSET)
         return None
 
-    def _one_label(self, shard: Shard, record: Record, result: Result) -> None:
-        refusal = self._join.take(shard, record, result.delays_ms)
+    def _one_label(self, shard: Shard, record: Record, outputs: PartitionOutputs) -> None:
+        refusal = self._join.take(shard, record, outputs.delays_ms)
         if refusal is None:
-            result.labels += 1
+            outputs.labels += 1
         else:
-            self._refuse(shard, record, refusal, result)
+            self._refuse(shard, record, refusal, outputs)
         shard.advance(-1, record.offset + 1)
 
     def _label(self, shard: Shard, event: Event, *, learned: bool) -> Any:
@@ -321,7 +267,3 @@ class Engine:
         if event.id is msgspec.UNSET:
             return f"{self._topic}-{record.partition}-{record.offset}"
         return event.id
-
-
-def _without(items: Iterable[Any], positions: Container[int]) -> list[Any]:
-    return [item for position, item in enumerate(items) if position not in positions]

@@ -4,8 +4,7 @@ from typing import Any
 
 import msgspec
 
-from headrace.consumers.label import LabelDecoder
-from headrace.consumers.record import Decoder, Event, LabelRecord, Record
+from headrace.consumers.record import Decoder, Event, LabelDecoder, LabelRecord, Record
 from headrace.consumers.refusal import Refusal
 from headrace.state.event_time import StrayTime
 from headrace.state.labels.join_entry import Entry

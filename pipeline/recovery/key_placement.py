@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 import structlog
 
-from headrace.consumers.chunk import Records, first_keys
 from headrace.consumers.interleave import Log
 from headrace.consumers.partitioner import KEYS_MIN, PartitionerKind, placement_of
 from headrace.consumers.reader import Reader, ReaderAway, ReaderDenied
+from headrace.consumers.record_batch import Records, keys_of
 from headrace.consumers.topics import Topic
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.storage import open_store
@@ -117,7 +117,7 @@ class PlacementWatch:
         if topic.partitions > 1 and (self._by_key or topic.labels is not None):
             seen = self._seen[which].setdefault(partition, set())
             if len(seen) < _KEYS_MAX:
-                keys = first_keys(records, _KEYS_MAX)
+                keys = keys_of(records)[:_KEYS_MAX]
                 self._note(seen, keys)
                 self._keyless += keys.count(None) if which == 1 else 0
 

@@ -20,11 +20,11 @@ import structlog
 from headrace.consumers.interleave import LogOffsets
 from headrace.consumers.source import Committed, Source
 from headrace.consumers.topics import Topic
-from headrace.pipeline.engine.engine import Engine, Result
+from headrace.pipeline.engine.engine import Engine
+from headrace.pipeline.engine.outputs import PartitionOutputs
 from headrace.pipeline.recovery import offset_metadata
 from headrace.pipeline.recovery.topic_identity import TopicIdentity
 from headrace.pipeline.worker.fitting import Fitting
-from headrace.producers.output import Output
 from headrace.producers.sink import BatchStale, OutcomeUnknown, Sink, SinkAway, SinkTooLarge
 from headrace.producers.webhook import Webhook, WebhookAway
 from headrace.state.shard import Shard
@@ -36,21 +36,19 @@ _POSTING_S = 5.0
 _SLICE_LINES = 100
 
 
-class Pending(msgspec.Struct):
-    """A batch that is learned and not yet confirmed, by partition.
+class PendingBatch(msgspec.Struct):
+    """A batch that is learned and not yet confirmed: its `outputs` by partition, with the offsets behind them.
 
-    `ends` are the offsets behind it, of the features and of the labels. Once it was tried for the first time `outputs`
-    are what is sent, with what is to be committed, and `starts` what was committed before. `settled` counts the lines
-    that the HTTP sink has taken or refused one by one, and `refused` holds the refused ones by position. `too_large` is
-    the error of a topic that refused the batch for its size, and `refusals` counts these errors. `done_s` is the wall
-    clock at which the batch was sent, and `read_at` the monotonic clock at which its last record was read.
+    `membership` is the one that held when its records were read, the last of them at `read_at` on the monotonic clock.
+    The first try to send it fixes the marks of the outputs, and `starts`, which was committed before. `settled` counts
+    the lines that the HTTP sink has taken or refused one by one, and `refused` holds the refused ones by position.
+    `too_large` is the error of a topic that refused the batch for its size, and `refusals` counts these errors.
+    `newest_ms` is the time of the newest record, and `done_s` the wall clock when the batch was sent.
     """
 
     membership: Any
-    results: dict[int, Result] = {}
-    ends: dict[int, LogOffsets] = {}
+    outputs: dict[int, PartitionOutputs] = {}
     starts: dict[int, Committed] = {}
-    outputs: list[Output] = []
     newest_ms: int = 0
     done_s: float = 0.0
     read_at: float = 0.0
@@ -61,6 +59,11 @@ class Pending(msgspec.Struct):
     refusals: int = 0
     settled: dict[int, int] = msgspec.field(default_factory=dict)
     refused: dict[int, dict[int, str]] = msgspec.field(default_factory=dict)
+
+    @property
+    def ends(self) -> dict[int, LogOffsets]:
+        """The offsets behind the batch, of the features and of the labels, by partition."""
+        return {partition: (outputs.offset, outputs.labels_offset) for partition, outputs in self.outputs.items()}
 
 
 class Delivery:
@@ -89,7 +92,7 @@ class Delivery:
         self._webhook = webhook
         self._shards = shards
 
-    def start(self, pending: Pending) -> None:
+    def start(self, pending: PendingBatch) -> None:
         """Make a batch ready to be sent, which `finish` does.
 
         The shards stand where the batch has brought them, and what came before it is confirmed. Raises what `finish`
@@ -99,16 +102,16 @@ class Delivery:
             pending.sent = True
             return
         if pending.too_large is not None:
-            self._fitting.shrink(pending.results, pending.outputs, pending.too_large, refusals=pending.refusals)
+            self._fitting.shrink(pending.outputs, pending.too_large, refusals=pending.refusals)
             pending.too_large = None
         else:
             # It was learned when another limit held, perhaps.
-            self._fitting.fit(pending.results, pending.outputs)
+            self._fitting.fit(pending.outputs)
         self._post(pending)
         self._fix(pending)
         self._sink.open()
 
-    def finish(self, pending: Pending) -> None:
+    def finish(self, pending: PendingBatch) -> None:
         """Send a batch that is ready, and return when it is confirmed; touches no shard.
 
         Where `registers`, that is without its offsets, which `register` commits. Raises SinkAway when it must be tried
@@ -121,7 +124,8 @@ class Delivery:
                 # Where to send twice is no harm, that is all that is waited for before the offsets are committed.
                 self._identity.refresh()
             try:
-                self._sink.send(pending.outputs, pending.membership, partial(self._identity.confirm, pending.read_at))
+                permit = partial(self._identity.confirm, pending.read_at)
+                self._sink.send(list(pending.outputs.values()), pending.membership, permit)
             except OutcomeUnknown:
                 pending.unknown = True
                 self._on_unknown()
@@ -139,21 +143,21 @@ class Delivery:
         """Whether offsets are committed apart from the outputs, after them."""
         return not self._sink.commits
 
-    def register(self, batches: Sequence[Pending]) -> None:
+    def register(self, batches: Sequence[PendingBatch]) -> None:
         """Commit the offsets behind batches that were sent, in this order; touches no shard.
 
         Raises SourceAway, and StateError where the records were read from another topic.
         """
         self._identity.confirm(max(batch.read_at for batch in batches))
-        outputs = [output for batch in batches for output in batch.outputs]
+        outputs = [outputs for batch in batches for outputs in batch.outputs.values()]
         self._source.commit({o.partition: Committed(o.offset, o.mark, o.labels_offset) for o in outputs})
 
-    def _resolve(self, pending: Pending) -> Literal["sent", "unsent"]:
+    def _resolve(self, pending: PendingBatch) -> Literal["sent", "unsent"]:
         """Learn from the committed offsets how a transaction ended whose end was not heard of."""
         self._sink.open()
         committed = self._source.committed(pending.ends)
         # Not by the offset alone: a batch of labels moves none of the features'.
-        if all(_is_at(committed[output.partition], output.offset, output.mark) for output in pending.outputs):
+        if all(_is_at(committed[p], outputs.offset, outputs.mark) for p, outputs in pending.outputs.items()):
             log.info("transaction had been committed", offsets=pending.ends)
             return "sent"
         if all(
@@ -165,27 +169,27 @@ class Delivery:
             return "unsent"
         raise BatchStale("the committed offsets are another owner's")
 
-    def _post(self, pending: Pending) -> None:
+    def _post(self, pending: PendingBatch) -> None:
         if self._webhook is None or pending.posted:
             return
         self._identity.confirm(pending.read_at)
         until = time.monotonic() + _POSTING_S
-        for partition, result in pending.results.items():
-            if not result.posted:
+        for partition, outputs in pending.outputs.items():
+            if not outputs.posted:
                 if time.monotonic() > until:
                     raise WebhookAway("the HTTP sink takes long; the rest of the batch is still to be sent", after_s=0)
                 refused = self._post_one(self._webhook, pending, partition)
-                self._engine.withdraw(self._shards[partition], result, refused)
+                self._engine.withdraw(self._shards[partition], outputs, refused)
                 # Accepted lines are not posted again when a later partition's must wait.
-                result.posted = True
+                outputs.posted = True
         pending.posted = True
 
-    def _post_one(self, webhook: Webhook, pending: Pending, partition: int) -> dict[int, str]:
+    def _post_one(self, webhook: Webhook, pending: PendingBatch, partition: int) -> dict[int, str]:
         """POST a partition's lines and return the refused ones; what was settled is not asked about again.
 
         Raises WebhookAway between two slices when it takes long, so that the loop comes to poll.
         """
-        lines = pending.results[partition].predictions.values
+        lines: list[Any] = pending.outputs[partition].predictions.values
         if partition not in pending.refused:
             if webhook.post(lines) is None:
                 return {}
@@ -202,27 +206,18 @@ class Delivery:
             pending.settled[partition] = settled + _SLICE_LINES
         return refused
 
-    def _fix(self, pending: Pending) -> None:
-        """Fix what is sent, at the first try: the shards move on while it is waited for.
+    def _fix(self, pending: PendingBatch) -> None:
+        """Fix the marks, at the first try: the shards move on while the batch is waited for.
 
-        Not when it was learned, since what the HTTP sink refused has moved from one count to another.
+        They are not fixed when the batch is learned, since the HTTP sink's refusals move from one count to another.
         """
-        if pending.outputs:
+        if pending.starts:
             return
         labels_id = "" if self._topic.labels is None else self._topic.labels.id
-        for partition, result in pending.results.items():
-            shard, end = self._shards[partition], pending.ends[partition]
+        for partition, outputs in pending.outputs.items():
+            shard = self._shards[partition]
             pending.starts[partition] = Committed(shard.committed, shard.mark, shard.labels_committed)
-            pending.outputs.append(
-                Output(
-                    partition,
-                    result.predictions,
-                    result.letters,
-                    end[0],
-                    offset_metadata.of(shard, topic=self._topic.id, labels=labels_id),
-                    end[1],
-                )
-            )
+            outputs.mark = offset_metadata.of(shard, topic=self._topic.id, labels=labels_id)
 
 
 def _is_at(committed: Committed, offset: int, metadata: str) -> bool:

@@ -1,32 +1,32 @@
-"""Makes a batch fit its topics after one of them did not take it: an operator may lower a limit while the stream runs.
+"""Makes a batch fit its topics after one of them refused it: an operator may lower a limit while the stream runs.
 
-The limits are read anew. Where they explain nothing (this user may not read them, or a broker that compresses anew
-made a record larger), the largest record of the batch is taken for too large. Each time something becomes smaller, so
-it comes to an end. Of the batch only what goes out changes, and its mark: it was learned, and that stands.
+The limits are read anew. Where they explain nothing (this user may not read them, or a broker that compresses anew made
+a record larger), the largest record of the batch counts as too large. Each time something becomes smaller, so it comes
+to an end. Only the outputs of the batch change, and its mark: the batch was learned, and stays learned.
 """
 
-from collections.abc import Callable, Mapping, MutableSequence
+from collections.abc import Callable, Iterable, Mapping
 
-import msgspec
 import structlog
 
-from headrace.pipeline.engine.engine import Engine, Result
+from headrace.pipeline.engine.engine import Engine
+from headrace.pipeline.engine.outputs import PartitionOutputs
 from headrace.pipeline.recovery import offset_metadata
-from headrace.producers.output import Output
-from headrace.producers.record_size import SizeLimits, record_bytes
+from headrace.producers.output import DEAD_LETTERS, PREDICTIONS
+from headrace.producers.record_size import SizeLimits
 from headrace.producers.sink import Sink, SinkRefused, SinkTooLarge
 from headrace.state.shard import Shard
 
 log = structlog.get_logger("headrace")
 
-# What is taken off at first, and at most: this part of the largest record.
+# This part of the largest record is taken off: at first, and at most.
 _SHARE, _SHARE_MIN = 64, 4
 
 
 class Fitting:
     """Keep the limits of the engine and the sink. `ask` reads those of the topics; it raises SourceAway, SourceError.
 
-    `topics` names the output topics, `shards` are the runner's, by partition.
+    `topics` are the output topics by the output's name, `shards` are the runner's, by partition.
     """
 
     def __init__(
@@ -45,73 +45,54 @@ class Fitting:
         self._ask = ask
         self._told = engine.limits
 
-    def fit(self, results: Mapping[int, Result], outputs: MutableSequence[Output]) -> bool:
-        """Make results fit the limits as they are by now, and what is sent of them; tell whether anything changed."""
+    def fit(self, batch: Mapping[int, PartitionOutputs]) -> bool:
+        """Make the outputs of each partition fit the limits as they are now; return whether anything changed."""
         changed = False
-        for partition, result in results.items():
-            before = len(result.predictions)
-            if not self._engine.fit(self._shards[partition], result):
-                continue
-            changed = True
-            for place, output in enumerate(outputs):
-                if output.partition == partition:
-                    outputs[place] = msgspec.structs.replace(
-                        output,
-                        predictions=result.predictions,
-                        dead_letters=result.letters,
-                        mark=offset_metadata.withdraw(output.mark, before - len(result.predictions)),
-                    )
+        for partition, outputs in batch.items():
+            before = len(outputs.predictions)
+            if self._engine.fit(self._shards[partition], outputs):
+                changed = True
+                if outputs.mark:
+                    outputs.mark = offset_metadata.withdraw(outputs.mark, before - len(outputs.predictions))
         return changed
 
-    def shrink(
-        self,
-        results: Mapping[int, Result],
-        outputs: MutableSequence[Output],
-        error: SinkTooLarge,
-        *,
-        refusals: int,
-    ) -> None:
-        """Make results fit after a topic has refused them, so often by now.
+    def shrink(self, batch: Mapping[int, PartitionOutputs], error: SinkTooLarge, *, refusals: int) -> None:
+        """Make the outputs fit after a topic has refused them; `refusals` counts how often it has.
 
         Raises SinkRefused where nothing can become smaller.
         """
         told, before = self._ask(), self._engine.limits
         self._set(told if told != self._told else before)
         self._told = told
-        if self.fit(results, outputs) or self._engine.limits.batch < before.batch:
+        if self.fit(batch) or self._engine.limits.batch < before.batch:
             return
-        self._set(self._narrowed(results, error.topic, refusals))
-        if not self.fit(results, outputs):
-            raise SinkRefused(
-                str(error), hint=f"raise max.message.bytes of {self._topics['dead_letters']}, then start again"
-            )
+        self._set(self._narrowed(batch.values(), error.topic, refusals))
+        if not self.fit(batch):
+            # A prediction that is too large becomes a dead letter; of any other output its own topic has to take it.
+            own = error.topic not in {"", self._topics[PREDICTIONS]}
+            topic = error.topic if own else self._topics[DEAD_LETTERS]
+            raise SinkRefused(str(error), hint=f"raise max.message.bytes of {topic}, then start again")
 
     def _set(self, limits: SizeLimits) -> None:
         if limits != self._engine.limits:
-            log.warning("the limits of the output topics are others now", **msgspec.structs.asdict(limits))
+            log.warning("the limits of the output topics are others now", **limits.by_output)
         self._engine.limits = limits
         self._sink.batch_bytes_max = limits.batch
 
-    def _narrowed(self, results: Mapping[int, Result], topic: str, refusals: int) -> SizeLimits:
-        """Return limits below the largest of what goes to the topic that refused it, or to both topics.
+    def _narrowed(self, batch: Iterable[PartitionOutputs], topic: str, refusals: int) -> SizeLimits:
+        """Return limits below the largest record of the topic that refused the batch, or of all topics.
 
         To compress anew adds little to a record, so little is taken off at first, and more with each refusal.
         """
         share = max(_SHARE_MIN, _SHARE >> (refusals - 1))
         limits = self._engine.limits
-        narrowed = {}
-        for kind, largest in (
-            ("predictions", max((_largest_prediction(result) for result in results.values()), default=0)),
-            ("dead_letters", max((_largest_letter(result) for result in results.values()), default=0)),
-        ):
-            if largest and topic in {"", self._topics[kind]}:
-                narrowed[kind] = min(getattr(limits, kind), largest - max(1, largest // share))
-        return msgspec.structs.replace(limits, **narrowed)
+        narrowed = dict(limits.by_output)
+        for name, named in self._topics.items():
+            largest = max((_largest(outputs, name) for outputs in batch), default=0)
+            if largest and topic in {"", named}:
+                narrowed[name] = min(limits.of(name), largest - max(1, largest // share))
+        return SizeLimits(narrowed)
 
 
-def _largest_prediction(result: Result) -> int:
-    return max(result.predictions.larger_than(0).values(), default=0)
-
-
-def _largest_letter(result: Result) -> int:
-    return max((record_bytes(letter.key, letter.value, letter.headers) for letter in result.letters), default=0)
+def _largest(outputs: PartitionOutputs, name: str) -> int:
+    return max(outputs.records[name].larger_than(0).values(), default=0) if name in outputs.records else 0

@@ -14,7 +14,7 @@ from functools import partial
 from headrace.consumers.source import SourceLost
 from headrace.pipeline.telemetry import Telemetry
 from headrace.pipeline.worker.breakers import Breakers
-from headrace.pipeline.worker.delivery import Delivery, Pending
+from headrace.pipeline.worker.delivery import Delivery, PendingBatch
 from headrace.pipeline.worker.sender_thread import SenderThread
 from headrace.producers.sink import BatchStale
 
@@ -41,7 +41,7 @@ class InFlight:
         delivery: Delivery,
         *,
         trial: Breakers,
-        confirmed: Callable[[Pending], None],
+        confirmed: Callable[[PendingBatch], None],
         stale: Callable[[str], None],
         telemetry: Telemetry,
         clock: Callable[[], float],
@@ -54,12 +54,12 @@ class InFlight:
         self._clock = clock
         self._courier = SenderThread()
         self._registrar = SenderThread()
-        self._sent: list[Pending] = []
-        self._registering: list[Pending] = []
+        self._sent: list[PendingBatch] = []
+        self._registering: list[PendingBatch] = []
         self._owes = False
-        self._first: Pending | None = None
-        self._next: Pending | None = None
-        self._held: Pending | None = None
+        self._first: PendingBatch | None = None
+        self._next: PendingBatch | None = None
+        self._held: PendingBatch | None = None
         self._started_at = 0.0
         self._usual_s = 0.0
 
@@ -102,18 +102,18 @@ class InFlight:
     def partitions(self) -> set[int]:
         """Return the partitions of all batches that are not confirmed."""
         batches = (self._first, self._next, *self._sent, *self._registering)
-        return {partition for batch in batches if batch is not None for partition in batch.ends}
+        return {partition for batch in batches if batch is not None for partition in batch.outputs}
 
     def touches(self, partitions: Iterable[int]) -> bool:
         """Tell whether anything of these partitions is not confirmed."""
         return not self.partitions().isdisjoint(partitions)
 
-    def add(self, batch: Pending) -> None:
+    def add(self, batch: PendingBatch) -> None:
         """Take on a batch that is learned."""
         assert self._next is None
         self._next = batch
 
-    def hold(self, batch: Pending) -> None:
+    def hold(self, batch: PendingBatch) -> None:
         """Keep a batch from being sent, for good."""
         self._held = batch
 

@@ -11,14 +11,15 @@ from functools import partial
 
 import structlog
 
-from headrace.consumers.chunk import Chunk, Records, newest_ms
 from headrace.consumers.interleave import LOGS, Interleave, Log, LogOffsets
+from headrace.consumers.record_batch import RecordBatch, Records, newest_ms
 from headrace.consumers.source import Batch, Source, SourceAway
 from headrace.consumers.topics import Topic
-from headrace.pipeline.engine.engine import Engine, Result
+from headrace.pipeline.engine.engine import Engine
+from headrace.pipeline.engine.outputs import PartitionOutputs
 from headrace.pipeline.recovery.key_placement import PlacementWatch
 from headrace.pipeline.telemetry import Telemetry
-from headrace.pipeline.worker.delivery import Pending
+from headrace.pipeline.worker.delivery import PendingBatch
 from headrace.pipeline.worker.takeover import Takeover
 from headrace.state.row_packing import TableDamaged
 from headrace.state.shard import Shard
@@ -26,7 +27,7 @@ from headrace.state.store.store_errors import StoreAway, StoreFenced
 
 log = structlog.get_logger("headrace")
 
-_NOTHING = Chunk(())
+_NOTHING = RecordBatch(-1, offsets=(), timestamps=(), keys=[], values=[])
 _BATCH_S = 0.5
 _FIRST_RECORDS = 500
 _SPELL_S = 5.0
@@ -111,14 +112,14 @@ class Learning:
                     self._source.read_log_from(partition, records.offsets[0], labels=labels)
                     self._source.pause_log(partition, labels=labels)
 
-    def learn(self, batch: Batch, *, read_at: float = 0.0) -> Pending | None:
+    def learn(self, batch: Batch, *, read_at: float = 0.0) -> PendingBatch | None:
         """Learn a batch, read at that time, and return what it has to send; None when all of it was learned before.
 
         Raises StateError when a shard does not arrive at the counts that its committed offset tells.
         """
         started = self._clock()
         now_ms = time.time_ns() // 1_000_000
-        pending = Pending(batch.membership, read_at=read_at)
+        pending = PendingBatch(batch.membership, read_at=read_at)
         learned = 0
         # Each partition is the first at some time: those behind a full batch wait for the next one.
         self._turn += 1
@@ -135,7 +136,7 @@ class Learning:
         self.took_s = took_s
         self._fit(learned, took_s)
         self._watch.look()
-        return pending if pending.ends else None
+        return pending if pending.outputs else None
 
     def _fit(self, records: int, took_s: float) -> None:
         """Let a batch take about _BATCH_S to learn: a slow model gets small ones, so that its end is near."""
@@ -143,7 +144,7 @@ class Learning:
             fitting = int(records * _BATCH_S / max(took_s, 1e-6))
             self.batch_records = max(1, min(self._records_max, fitting, 2 * self.batch_records))
 
-    def _advance(self, shard: Shard, batch: Batch, pending: Pending, now_ms: int, *, room: int) -> int:
+    def _advance(self, shard: Shard, batch: Batch, pending: PendingBatch, now_ms: int, *, room: int) -> int:
         """Move a shard on by what a batch brought; return the number of records that were learned.
 
         Of what had waited no more than `room` records are learned.
@@ -171,7 +172,7 @@ class Learning:
         return len(fresh)
 
     def _advance_both(
-        self, shard: Shard, weave: Interleave, batch: Batch, pending: Pending, now_ms: int, *, room: int
+        self, shard: Shard, weave: Interleave, batch: Batch, pending: PendingBatch, now_ms: int, *, room: int
     ) -> int:
         """Move a shard on by slices of its two logs: those that are relearned, and then one that is new."""
         partition = shard.partition
@@ -196,12 +197,12 @@ class Learning:
                 self._takeover.settle(shard)
         if partition in self._unmarked and not shard.is_relearning:
             self._unmarked.discard(partition)
-            if partition not in pending.ends:
+            if partition not in pending.outputs:
                 self._add(shard, (), shard.place, pending, now_ms)
         self._balance(partition, weave)
         return learned
 
-    def _learn(self, shard: Shard, records: Records, now_ms: int, *, silent: bool) -> Result:
+    def _learn(self, shard: Shard, records: Records, now_ms: int, *, silent: bool) -> PartitionOutputs:
         """Run the engine over records. Raises StoreAway.
 
         A store that can't serve in the middle of it, or serves another owner, or has lost rows, is away for this shard:
@@ -209,14 +210,14 @@ class Learning:
         """
         partition = shard.partition
         try:
-            result = self._engine.run(shard, records, now_ms=now_ms, silent=silent)
+            outputs = self._engine.run(shard, records, now_ms=now_ms, silent=silent)
         except StoreFenced as error:
             raise StoreAway(f"partition {partition} is taken over again: {error}") from error
         except TableDamaged as error:
             self._takeover.distrust(partition)
             raise StoreAway(f"partition {partition} is learned again: {error}") from error
         self._warn_of_clocks(shard, silent=silent)
-        return result
+        return outputs
 
     def _warn_of_clocks(self, shard: Shard, *, silent: bool) -> None:
         """Name the first record whose event time was not believed; at most once a minute for each partition."""
@@ -245,15 +246,16 @@ class Learning:
         self.relearned += len(records)
         self._reach("relearning")
 
-    def _add(self, shard: Shard, records: Records, end: LogOffsets, pending: Pending, now_ms: int) -> None:
+    def _add(self, shard: Shard, records: Records, end: LogOffsets, pending: PendingBatch, now_ms: int) -> None:
         """Learn new records, for output; the shard stands at `end` afterwards."""
         partition = shard.partition
-        pending.results[partition] = self._learn(shard, records, now_ms, silent=False)
+        outputs = self._learn(shard, records, now_ms, silent=False)
         if records:
             self._reach("learned")
             pending.newest_ms = max(pending.newest_ms, newest_ms(records))
         shard.end_step(end)
-        pending.ends[partition] = end
+        outputs.offset, outputs.labels_offset = end
+        pending.outputs[partition] = outputs
 
     def _is_at_end(self, partition: int, log: Log, offset: int) -> bool:
         return self._source.is_at_end(partition, offset, labels=log == 1)

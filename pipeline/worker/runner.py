@@ -23,7 +23,7 @@ import structlog
 from headrace.consumers.interleave import LogOffsets
 from headrace.consumers.source import Batch, OffsetGone, Source
 from headrace.pipeline.worker.breakers import Breakers
-from headrace.pipeline.worker.delivery import Pending
+from headrace.pipeline.worker.delivery import PendingBatch
 from headrace.pipeline.worker.gate import FloodGuard
 from headrace.pipeline.worker.heartbeat import LEAVE_S
 from headrace.pipeline.worker.inflight import InFlight
@@ -199,23 +199,22 @@ class Runner:
         if pending is None:
             return
         self._flight.add(pending)
-        good = sum(len(result.predictions) + result.labels for result in pending.results.values())
-        bad = sum(sum(result.codes.values()) for result in pending.results.values())
+        good = sum(outputs.good for outputs in pending.outputs.values())
+        bad = sum(len(outputs.dead_letters) for outputs in pending.outputs.values())
         if self._flood is not None and self._flood.flooded(good=good, bad=bad):
             self._hold_flood(pending)
 
-    def _confirm(self, pending: Pending) -> None:
+    def _confirm(self, pending: PendingBatch) -> None:
         self._reach("committed")
         self._at_work()
-        for output in pending.outputs:
-            partition = output.partition
-            shard, result = self._shards[partition], pending.results[partition]
-            shard.confirm(output.offset, output.labels_offset, output.mark)
-            self._telemetry.records.labels("predicted").inc(len(result.predictions))
-            self._telemetry.records.labels("dead_lettered").inc(sum(result.codes.values()))
-            self._telemetry.note_labels(result.labels, result.delays_ms)
-            self._telemetry.learned.inc(result.learned)
-            for code, count in result.codes.items():
+        for partition, outputs in pending.outputs.items():
+            shard = self._shards[partition]
+            shard.confirm(outputs.offset, outputs.labels_offset, outputs.mark)
+            self._telemetry.records.labels("predicted").inc(len(outputs.predictions))
+            self._telemetry.records.labels("dead_lettered").inc(len(outputs.dead_letters))
+            self._telemetry.note_labels(outputs.labels, outputs.delays_ms)
+            self._telemetry.learned.inc(outputs.learned)
+            for code, count in outputs.codes.items():
                 self._telemetry.dead_letters.labels(code).inc(count)
         if pending.newest_ms:
             self._telemetry.latency_seconds.observe(max(0.0, pending.done_s - pending.newest_ms / 1_000))
@@ -403,8 +402,8 @@ class Runner:
         for shard in self._shards.values():
             self._progress.read_again(shard)
 
-    def _hold_flood(self, pending: Pending) -> None:
-        codes = sorted({code for result in pending.results.values() for code in result.codes})
+    def _hold_flood(self, pending: PendingBatch) -> None:
+        codes = sorted({code for outputs in pending.outputs.values() for code in outputs.codes})
         reason = (
             f"flood of bad records ({', '.join(codes)}): nearly every record is refused, so none of this batch "
             f"was dead-lettered; {FloodError.hint}, then start again"

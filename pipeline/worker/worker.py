@@ -193,7 +193,7 @@ class Worker:
             ),
             watchdog=self._watchdog,
             reach=self._reach,
-            outputs=config.topics.model_dump(),
+            outputs=config.topics.outputs,
             ask_limits=ask_limits,
         )
         return Runner(
@@ -235,24 +235,20 @@ class Worker:
 
     def _any_sink(self, *, transactional: bool) -> Sink:
         config = self._config
-        names = {
-            "features": config.topics.features,
-            "predictions": config.topics.predictions,
-            "dead_letters": config.topics.dead_letters,
-        }
-        if config.topics.labels is not None:
-            names["labels"] = config.topics.labels
+        names = config.topics
         if config.delivery.guarantee == "exactly-once" and transactional:
             return TransactionalSink(
                 self._clients(),
                 transactional_id=f"{config.name}-{self._ordinal}",
-                topics=names,
+                outputs=names.outputs,
+                features=names.features,
+                labels=names.labels,
                 deadline=self._watchdog.deadline,
                 reach=self._reach,
             )
         if config.delivery.guarantee == "exactly-once":
             log.warning("the mock cluster knows no transactions: at-least-once, and nothing is kept")
-        return PlainSink(self._clients(), topics=names, deadline=self._watchdog.deadline, reach=self._reach)
+        return PlainSink(self._clients(), outputs=names.outputs, deadline=self._watchdog.deadline, reach=self._reach)
 
     def _clients(self) -> dict[str, Any]:
         import logging  # noqa: PLC0415 librdkafka wants a logger of the standard library
@@ -416,7 +412,7 @@ def _end_of(source: Source, partition: int, *, labels: bool) -> LogOffsets:
 
 
 def _ensure(topics: Topics, config: Config) -> Topic:
-    return topics.ensure(**config.topics.model_dump())
+    return topics.ensure(**config.topics.wanted)
 
 
 def _resolve_hosts(config: Config) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from headrace.state.compiled.ops.encoding import enter
 from headrace.state.compiled.program import FeatureName, Pairs
-from headrace.state.models.columns import BOOLEAN, FLOAT, INTEGER, NULL, STRING, Columns, Vocabulary
+from headrace.state.models.columns import BOOLEAN, FLOAT, INTEGER, NULL, STRING, FeatureColumns, Vocabulary
 
 _WORDS_MAX = 65_536
 _PAIRS_MIN = 64
@@ -23,7 +23,7 @@ class RecordVocabulary:
         self._names: dict[str, int] = {}
         self._words: dict[str, int] = {}
 
-    def columns(self, features: dict[str, Any]) -> Columns:
+    def columns(self, features: dict[str, Any]) -> FeatureColumns:
         """Write down one record. Raises TypeError, ValueError or OverflowError for what has no place in columns."""
         if len(self.names) + len(self.words) > _WORDS_MAX:
             self.generation += 1
@@ -35,7 +35,7 @@ class RecordVocabulary:
         for at, (name, value) in enumerate(features.items()):
             names[at] = self._name(name)
             kinds[at], values[at] = self._value(name, value)
-        return Columns(np.array([0, count]), names, kinds, values, self)
+        return FeatureColumns(np.array([0, count]), names, kinds, values, self)
 
     def _name(self, name: Any) -> int:
         if not isinstance(name, str):

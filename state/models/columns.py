@@ -47,13 +47,35 @@ class Answers(NamedTuple):
     fault: Any
 
 
-class Columns(NamedTuple):
+class Columns(Protocol):
     """The features of n records: record i has the entries from `starts[i]` to `starts[i + 1]`.
 
-    `starts` is int64 (n + 1); of each entry `names` (int32) tells the feature, `kinds` (int8) what its value is, and
-    `values` (float64) the value: a number, 0 or 1 for a boolean, the word's number for a string, 0 for null. No name
-    stands twice in a record, and whole numbers are exact up to 2 ** 53.
+    No name stands twice in a record, and whole numbers are exact up to 2 ** 53.
     """
+
+    @property
+    def starts(self) -> Any:
+        """Where the entries of each record begin, and where the last one's end: int64 (n + 1)."""
+
+    @property
+    def names(self) -> Any:
+        """The number of each entry's feature: int32."""
+
+    @property
+    def kinds(self) -> Any:
+        """The kind of each entry's value: int8."""
+
+    @property
+    def values(self) -> Any:
+        """Each value as float64: a number, 0 or 1 for a boolean, the word's number for a string, 0 for null."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What the numbers of names and words stand for."""
+
+
+class FeatureColumns(NamedTuple):
+    """Columns that are nothing else."""
 
     starts: Any
     names: Any

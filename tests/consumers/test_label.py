@@ -2,8 +2,7 @@ from typing import Any
 
 import pytest
 
-from headrace.consumers.label import Label, LabelDecoder
-from headrace.consumers.record import LabelRecord
+from headrace.consumers.record import Label, LabelDecoder, LabelRecord
 from headrace.consumers.refusal import Refusal
 
 

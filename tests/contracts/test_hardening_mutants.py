@@ -144,8 +144,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         name="only the value is weighed",
         file="producers/output.py",
-        old="record_bytes(keys[place], values[place], self.headers.get(place))",
-        new="record_bytes(None, values[place], None)",
+        old="record_bytes(self.keys[position], self.values[position], None if headers is None else list(headers))",
+        new="record_bytes(None, self.values[position], None)",
         test="pipeline/engine/test_engine.py::"
         "test_what_its_topic_does_not_take_is_learned_and_only_its_prediction_is_a_dead_letter",
         says="too_large",
@@ -153,8 +153,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         name="a batch that was refused keeps its mark",
         file="pipeline/worker/fitting.py",
-        old="mark=offset_metadata.withdraw(output.mark, before - len(result.predictions)),",
-        new="mark=output.mark,",
+        old="outputs.mark = offset_metadata.withdraw(outputs.mark, before - len(outputs.predictions))",
+        new="pass",
         test="pipeline/worker/test_fitting.py::"
         "test_a_limit_that_was_lowered_is_read_anew_and_what_it_excludes_is_dead_lettered",
         says="Counts(",

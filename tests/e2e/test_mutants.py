@@ -42,8 +42,8 @@ MUTANTS = [
     Mutant(
         "fresh membership",
         "pipeline/worker/delivery.py",
-        "pending.membership, partial(",
-        "self._source._consumer.consumer_group_metadata(), partial(",
+        "pending.membership, permit)",
+        "self._source._consumer.consumer_group_metadata(), permit)",
         "e2e/test_zombies.py::test_a_batch_that_waits_for_its_sink_while_its_partition_moves_is_its_new_owners",
         "predictions of partition",
         also=(
@@ -86,19 +86,20 @@ MUTANTS = [
     ),
     Mutant(
         "letters outside",
-        "producers/output.py",
-        '        _produce_letters(producer, topics["dead_letters"], output.partition, output.dead_letters)\n',
-        '        plain = Producer({"bootstrap.servers": os.environ["HEADRACE__KAFKA__BOOTSTRAP_SERVERS"]})\n'
-        '        _produce_letters(plain, topics["dead_letters"], output.partition, output.dead_letters)\n'
-        "        plain.flush()\n",
+        "producers/producer_client.py",
+        "            _produce(producer, topics[name], outputs.partition, records)\n",
+        '            plain = Producer({"bootstrap.servers": os.environ["HEADRACE__KAFKA__BOOTSTRAP_SERVERS"]})\n'
+        '            target = plain if name == "dead_letters" else producer\n'
+        "            _produce(target, topics[name], outputs.partition, records)\n"
+        "            plain.flush()\n",
         "e2e/test_kills.py::test_killed_at_work[produced-3-0.2]",
         "dead letters of partition",
     ),
     Mutant(
         "off by one",
         "producers/sink.py",
-        "output.partition, output.offset, output.mark)",
-        "output.partition, output.offset + 1, output.mark)",
+        "outputs.partition, outputs.offset, outputs.mark)",
+        "outputs.partition, outputs.offset + 1, outputs.mark)",
         "e2e/test_restart.py::test_sigterm_ends_within_five_seconds_and_the_next_start_goes_on_to_the_bit",
         "Error",
     ),
@@ -114,8 +115,8 @@ MUTANTS = [
         "changed batch",
         "pipeline/worker/delivery.py",
         "        self._fix(pending)\n",
-        "        for output in pending.outputs:\n"
-        "            output.predictions.keys[:1] = output.predictions.values[:1] = []\n"
+        "        for outputs in pending.starts and pending.outputs.values():\n"
+        "            outputs.predictions.keys[:1] = outputs.predictions.values[:1] = []\n"
         "        self._fix(pending)\n",
         "e2e/test_network.py::test_records_that_kafka_has_from_an_aborted_transaction_are_not_taken_for_those_sent_again",
         "predictions of partition",
@@ -132,7 +133,8 @@ MUTANTS = [
         "unordered relearn",
         "pipeline/worker/learning.py",
         "            self._relearn(shard, silent, now_ms)\n",
-        "            self._relearn(shard, Chunk(silent.messages[::-1]), now_ms)\n"
+        "            columns = {n: getattr(silent, n)[::-1] for n in ('offsets', 'timestamps', 'keys', 'values')}\n"
+        "            self._relearn(shard, RecordBatch(silent.partition, **columns), now_ms)\n"
         "            shard._place = silent.offsets[-1] + 1, -1\n",
         "e2e/test_kills.py::test_killed_while_it_takes_over[relearning]",
         "AssertionError",

@@ -24,6 +24,7 @@ from headrace.consumers.source import SourceAway
 from headrace.consumers.topics import Topics
 from headrace.pipeline.config import config as configuration
 from headrace.pipeline.config.config import Config
+from headrace.pipeline.config.sections import TopicsConfig
 from headrace.pipeline.dlq import dlq
 from headrace.pipeline.dlq.dead_letters import DeadLetterError
 from headrace.pipeline.dlq.replay import ReplayError
@@ -83,9 +84,8 @@ def ready(project: Make) -> Callable[..., Project]:
 
     def make(**options: Any) -> Project:
         made = project(**options)
-        _topics(made).ensure(
-            features=made.features, predictions=made.predictions, dead_letters=made.dead_letters, partitions=2
-        )
+        names = TopicsConfig(features=made.features, predictions=made.predictions, partitions=2)  # type: ignore[call-arg]
+        _topics(made).ensure(**names.wanted)
         return made
 
     return make

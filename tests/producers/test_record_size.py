@@ -54,4 +54,4 @@ def test_a_parcel_finds_all_records_that_are_larger_than_a_limit_and_no_others(r
 
 
 def test_the_smaller_limit_is_that_of_a_batch() -> None:
-    assert SizeLimits(predictions=5, dead_letters=7).batch == SizeLimits(predictions=9, dead_letters=5).batch == 5
+    assert SizeLimits({"a": 5, "b": 7}).batch == SizeLimits({"a": 9, "b": 5}).batch == SizeLimits({"a": 5}).of("a") == 5

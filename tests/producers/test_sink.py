@@ -3,15 +3,16 @@
 import contextlib
 import uuid
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient  # type: ignore[attr-defined]
 
+from headrace.pipeline.engine.outputs import PartitionOutputs
 from headrace.pipeline.process.failpoint import reach
 from headrace.producers import sink
-from headrace.producers.output import Message, Output, OutputRecords
+from headrace.producers.output import OutputRecords
 from headrace.producers.sink import (
     BatchStale,
     OutcomeUnknown,
@@ -116,6 +117,14 @@ class Cluster:
             asking.list_topics(topic, timeout=BOUND_S)
         return self
 
+    @property
+    def outputs(self) -> dict[str, str]:
+        return {kind: self.topics[kind] for kind in ("predictions", "dead_letters")}
+
+    @property
+    def names(self) -> dict[str, Any]:
+        return {"features": self.topics["features"], "outputs": self.outputs}
+
     def consumer(self, group: str = "g", **settings: Any) -> Consumer:
         return Consumer(
             {**self.settings, "group.id": group, "enable.auto.commit": False, "fetch.wait.max.ms": 10, **settings}
@@ -135,7 +144,7 @@ class Cluster:
             found.append((message.key(), message.value(), message.headers()))
 
 
-def send(made: Sink, outputs: list[Output], membership: Any) -> None:
+def send(made: Sink, outputs: list[PartitionOutputs], membership: Any) -> None:
     made.send(outputs, membership)
 
 
@@ -152,7 +161,7 @@ def cluster(host: Cluster) -> Cluster:
 @pytest.fixture
 def transactional(cluster: Cluster) -> Iterator[TransactionalSink]:
     made = TransactionalSink(
-        cluster.settings, transactional_id="fraud-0", topics=cluster.topics, deadline=deadline, reach=reach
+        cluster.settings, transactional_id="fraud-0", deadline=deadline, reach=reach, **cluster.names
     )
     yield made
     made.close()
@@ -160,7 +169,7 @@ def transactional(cluster: Cluster) -> Iterator[TransactionalSink]:
 
 @pytest.fixture
 def plain(cluster: Cluster) -> Iterator[PlainSink]:
-    made = PlainSink(cluster.settings, topics=cluster.topics, deadline=deadline, reach=reach)
+    made = PlainSink(cluster.settings, outputs=cluster.outputs, deadline=deadline, reach=reach)
     yield made
     made.close()
 
@@ -174,16 +183,18 @@ ODD: list[tuple[bytes | None, bytes | None, Any]] = [
 ]
 
 
-class Letter(NamedTuple):
-    """A record on its way out."""
+def letters(*messages: tuple[bytes | None, bytes | None, Any]) -> OutputRecords:
+    records = OutputRecords()
+    for message in messages:
+        records.add(*message)
+    return records
 
-    key: bytes | None
-    value: bytes | None
-    headers: list[tuple[str, bytes | None]] | None
 
-
-def letters() -> list[Message]:
-    return [Letter(*message) for message in ODD]
+def given(
+    partition: int, predictions: OutputRecords, dead_letters: OutputRecords, offset: int, mark: str
+) -> PartitionOutputs:
+    records = {"predictions": predictions, "dead_letters": dead_letters}
+    return PartitionOutputs(partition, records, offset=offset, mark=mark)
 
 
 def predictions(count: int) -> OutputRecords:
@@ -199,8 +210,8 @@ def test_a_transaction_holds_the_outputs_to_the_byte(transactional: Transactiona
     transactional.open()
     member = cluster.consumer("fraud")
     outputs = [
-        Output(0, predictions(10), letters(), 42, "mark 0"),
-        Output(1, OutputRecords(), letters()[:1], 7, "mark 1"),
+        given(0, predictions(10), letters(*ODD), 42, "mark 0"),
+        given(1, OutputRecords(), letters(*ODD[:1]), 7, "mark 1"),
     ]
     send(transactional, outputs, member.consumer_group_metadata())
     assert cluster.read("dead_letters", 0) == ODD, "keys, values and headers to the byte, none for none"
@@ -218,7 +229,9 @@ def test_batches_follow_one_another(transactional: TransactionalSink, cluster: C
     member = cluster.consumer("fraud")
     for number in range(1, 4):
         transactional.open()
-        send(transactional, [Output(0, predictions(2), [], number, f"m{number}")], member.consumer_group_metadata())
+        send(
+            transactional, [given(0, predictions(2), letters(), number, f"m{number}")], member.consumer_group_metadata()
+        )
         assert len(cluster.read("predictions", 0)) == 2 * number
     member.close()
 
@@ -228,14 +241,14 @@ def test_every_call_that_may_hang_has_a_deadline(transactional: TransactionalSin
     member = cluster.consumer("fraud")
     transactional.open()
     transactional.open()
-    send(transactional, [Output(0, predictions(1), [], 1, "")], member.consumer_group_metadata())
+    send(transactional, [given(0, predictions(1), letters(), 1, "")], member.consumer_group_metadata())
     assert CALLS == ["init_transactions", "send_offsets_to_transaction", "commit_transaction"]
     member.close()
 
 
 def test_a_sink_that_is_not_open_does_not_know_the_outcome(transactional: TransactionalSink, cluster: Cluster) -> None:
     member = cluster.consumer("fraud")
-    output = Output(0, predictions(1), [], 1, "")
+    output = given(0, predictions(1), letters(), 1, "")
     with pytest.raises(OutcomeUnknown):
         send(transactional, [output], member.consumer_group_metadata())
     transactional.open()
@@ -252,8 +265,8 @@ def test_a_sink_that_is_not_open_does_not_know_the_outcome(transactional: Transa
 def test_a_record_that_the_client_never_takes_is_refused_and_not_tried_for_ever(cluster: Cluster) -> None:
     small = {**cluster.settings, "message.max.bytes": 2_000}
     sinks = [
-        TransactionalSink(small, transactional_id="fraud-1", topics=cluster.topics, deadline=deadline, reach=reach),
-        PlainSink(small, topics=cluster.topics, deadline=deadline, reach=reach),
+        TransactionalSink(small, transactional_id="fraud-1", deadline=deadline, reach=reach, **cluster.names),
+        PlainSink(small, outputs=cluster.outputs, deadline=deadline, reach=reach),
     ]
     member = cluster.consumer("fraud")
     for made in sinks:
@@ -262,7 +275,7 @@ def test_a_record_that_the_client_never_takes_is_refused_and_not_tried_for_ever(
             parcel.add(b"k", b"x" * 3_000, headers)
             made.open()
             with pytest.raises(SinkTooLarge, match="too large"):
-                send(made, [Output(0, parcel, [], 1, "")], member.consumer_group_metadata())
+                send(made, [given(0, parcel, letters(), 1, "")], member.consumer_group_metadata())
         made.close()
     member.close()
 
@@ -273,24 +286,26 @@ def test_a_dead_letter_as_large_as_a_broker_takes_by_default_goes_out(
     """The client's own limit is 1,000,000 bytes, that of a broker 1,048,588, and a record may lie between."""
     member = cluster.consumer("fraud")
     transactional.open()
-    letter = Letter(None, b"x" * 1_040_000, [("dlq.code", b"too_large")])
-    send(transactional, [Output(0, OutputRecords(), [letter], 1, "")], member.consumer_group_metadata())
+    letter = None, b"x" * 1_040_000, [("dlq.code", b"too_large")]
+    send(transactional, [given(0, OutputRecords(), letters(letter), 1, "")], member.consumer_group_metadata())
     [(_, value, _)] = cluster.read("dead_letters", 0)
-    assert value == letter.value
+    assert value == letter[1]
     member.close()
 
 
 def test_without_transactions_the_outputs_are_the_same(plain: PlainSink, cluster: Cluster) -> None:
     assert not plain.commits
-    send(plain, [Output(1, predictions(5), letters(), 42, "mark")], None)
+    send(plain, [given(1, predictions(5), letters(*ODD), 42, "mark")], None)
     assert cluster.read("dead_letters", 1) == ODD
     assert [value for _, value, _ in cluster.read("predictions", 1)] == predictions(5).values
 
 
 def test_a_property_that_librdkafka_does_not_know_is_refused() -> None:
     for made in (
-        TransactionalSink({"no.such": 1}, transactional_id="x", topics={}, deadline=deadline, reach=reach),
-        PlainSink({"no.such": 1}, topics={}, deadline=deadline, reach=reach),
+        TransactionalSink(
+            {"no.such": 1}, transactional_id="x", outputs={}, features="in", deadline=deadline, reach=reach
+        ),
+        PlainSink({"no.such": 1}, outputs={}, deadline=deadline, reach=reach),
     ):
         with pytest.raises(SinkRefused, match=r"no\.such"):
             made.open()

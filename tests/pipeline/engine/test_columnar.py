@@ -11,12 +11,14 @@ from confluent_kafka import Message
 from packed import rows_to_save
 from river import linear_model, optim, preprocessing
 
-from headrace.consumers.chunk import Chunk
+from headrace.consumers.messages import batch_of
 from headrace.consumers.record import Decoder
+from headrace.consumers.record_batch import RecordBatch
 from headrace.consumers.schema import Feature, Schema
 from headrace.pipeline.engine import columnar
 from headrace.pipeline.engine.dead_letter import DeadLetter
-from headrace.pipeline.engine.engine import Engine, Result
+from headrace.pipeline.engine.engine import Engine
+from headrace.pipeline.engine.outputs import PartitionOutputs
 from headrace.producers.record_size import SizeLimits
 from headrace.producers.replay_proof import ReplayClaim, sign
 from headrace.state.compiled.compiler import compile_model
@@ -32,7 +34,7 @@ NOW_MS = 1_700_000_000_005
 TRACE = [("traceparent", b"00-1"), ("secret", b"x"), ("baggage", b"b")]
 SECRET = "0f" * 16
 # Long ids and traces have no room, nor have whole dead letters of them.
-LIMITS = SizeLimits(predictions=500, dead_letters=1_000)
+LIMITS = SizeLimits({"predictions": 500, "dead_letters": 1_000})
 
 
 def logistic() -> Any:
@@ -109,7 +111,7 @@ def _messages(seed: int, count: int, label: Callable[[random.Random], Any], *, n
 
 def _engine(decoder: Decoder, *, fast: bool) -> Engine:
     made = columnar.ColumnarEngine(decoder=decoder, topic="in", name="fraud") if fast else None
-    engine = Engine(decoder=decoder, topic="in", name="fraud", lane=made)
+    engine = Engine(decoder=decoder, topic="in", name="fraud", columnar=made)
     engine.limits = LIMITS
     return engine
 
@@ -120,7 +122,7 @@ def _shard(learner: Any) -> Shard:
     return shard
 
 
-def _outputs(results: list[Result]) -> dict[str, Any]:
+def _outputs(results: list[PartitionOutputs]) -> dict[str, Any]:
     return {
         "predictions": [json.loads(value) for result in results for value in result.predictions.values],
         "keys": [key for result in results for key in result.predictions.keys],
@@ -132,7 +134,7 @@ def _outputs(results: list[Result]) -> dict[str, Any]:
         "codes": [result.codes for result in results],
         "learned": [result.learned for result in results],
         "taught": [[bool(taught) for taught in result.taught] for result in results],
-        "sources": [[result.source(position) for position in range(len(result.predictions))] for result in results],
+        "sources": [[result.origin(position) for position in range(len(result.predictions))] for result in results],
     }
 
 
@@ -143,10 +145,10 @@ def _plain(letter: DeadLetter) -> tuple[Any, ...]:
     return letter.record.offset, letter.key, letter.value, own if differs else letter.headers
 
 
-def _run(engine: Engine, shard: Shard, messages: list[Message], cuts: list[int]) -> list[Result]:
+def _run(engine: Engine, shard: Shard, messages: list[Message], cuts: list[int]) -> list[PartitionOutputs]:
     bounds = [0, *cuts, len(messages)]
     pieces = [messages[start:end] for start, end in itertools.pairwise(bounds) if end > start]
-    return [engine.run(shard, Chunk(piece), now_ms=NOW_MS) for piece in pieces]
+    return [engine.run(shard, batch_of(piece), now_ms=NOW_MS) for piece in pieces]
 
 
 SCHEMA = Schema({"a": Feature(required=False, minimum=-2, maximum=1e301), "b": Feature(required=False, nullable=True)})
@@ -185,7 +187,7 @@ def test_however_the_stream_is_cut_and_whether_anybody_listens_the_model_is_the_
         shard, engine = _shard(learner), _engine(Decoder(), fast=True)
         cuts = sorted(random.Random(seed).sample(range(1, 2_000), 10 * seed))
         for start, end in zip([0, *cuts], [*cuts, 2_000], strict=True):
-            engine.run(shard, Chunk(messages[start:end]), now_ms=seed, silent=start % 2 == 1)
+            engine.run(shard, batch_of(messages[start:end]), now_ms=seed, silent=start % 2 == 1)
         # What is too large for its topic is counted where somebody listens, and learned all the same.
         told = shard.counts.records, shard.counts.learned
         dumps.add((learner.dump(), told, repr(shard.quality_now())))
@@ -199,7 +201,7 @@ def test_what_may_make_too_large_a_prediction_is_measured_one_by_one() -> None:
     shard = _shard(learner)
     values = [b'{"id": "%s", "features": {"a": 1}, "label": true}' % (b"x" * size) for size in (950_000, 5)]
     messages = [Message(topic="in", partition=3, offset=i, value=value) for i, value in enumerate(values)]
-    result = _engine(Decoder(value_bytes_max=2_000_000), fast=True).run(shard, Chunk(messages), now_ms=5)
+    result = _engine(Decoder(value_bytes_max=2_000_000), fast=True).run(shard, batch_of(messages), now_ms=5)
     assert result.codes == {"too_large": 1}
     assert (shard.counts.learned, len(result.predictions)) == (1, 1)
 
@@ -248,7 +250,7 @@ def test_a_chunk_of_many_keys_gives_what_its_records_give_one_by_one(
         ring.begin_save()
     assert rows_to_save(rings[0]) == rows_to_save(rings[1])
     assert rings[0].dump() == rings[1].dump()
-    crossed = sum(result.chunk is not None for result in results)
+    crossed = sum(isinstance(result.source, RecordBatch) for result in results)
     if names < 64:
         assert crossed >= len(results) * (1 if silent_ms is None else 0.5)
     else:
@@ -326,7 +328,7 @@ def test_one_fast_clock_makes_no_key_forgotten_in_both_lanes() -> None:
                 Message(topic="in", partition=3, offset=at, key=key, value=value, timestamp=(1, log_ms + at))
             )
         results = _run(_engine(Decoder(), fast=fast), shard, messages, [18, 30])
-        assert (results[1].chunk is not None) == fast, "the fast lane takes it"
+        assert isinstance(results[1].source, RecordBatch) == fast, "the fast lane takes it"
         count, stray = shard.strays.drain()
         assert (count, stray) == (1, StrayTime(20, 30 * DAY + 1))
         ring.begin_save()

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from river import compose, dummy, linear_model, preprocessing, stats, tree
 
 from headrace.consumers.record import Decoder, Record
-from headrace.pipeline.engine.engine import Engine, Result
+from headrace.pipeline.engine.engine import Engine
+from headrace.pipeline.engine.outputs import PartitionOutputs
 from headrace.producers.output import OutputRecords
 from headrace.producers.record_size import SizeLimits
 from headrace.producers.replay_proof import ReplayClaim, sign
@@ -92,7 +93,7 @@ def _event(a: float, label: object = None) -> bytes:
     return json.dumps({"features": {"a": a}, **({} if label is None else {"label": label})}).encode()
 
 
-def _answers(result: Result) -> list[dict[str, Any]]:
+def _answers(result: PartitionOutputs) -> list[dict[str, Any]]:
     return [json.loads(value) for value in result.predictions.values]
 
 
@@ -163,7 +164,7 @@ def test_headers_that_were_copied_from_a_replay_to_another_record_do_not_count()
 
 def test_what_its_topic_does_not_take_is_learned_and_only_its_prediction_is_a_dead_letter() -> None:
     tight, loose = _engine(), _engine()
-    tight.limits = SizeLimits(predictions=600, dead_letters=3_000)
+    tight.limits = SizeLimits({"predictions": 600, "dead_letters": 3_000})
     shards = _shard(), _shard()
     values = [_event(1, True), b"{", _event(2, True), _event(3)]
     records = [msgspec.structs.replace(record, headers=None) for record in _records(values)]
@@ -216,7 +217,7 @@ def test_however_the_stream_is_cut_into_batches_the_outputs_are_the_same_bytes(c
     values = [_event((index * 7 % 31) / 9, index % 4 == 0) if index % 11 else b"{" for index in range(200)]
     records = _records(values)
     whole = _engine().run(_shard(), records, now_ms=5)
-    shard, engine, pieces = _shard(), _engine(), Result()
+    shard, engine, pieces = _shard(), _engine(), PartitionOutputs(0)
     for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), 200], strict=True):
         piece = engine.run(shard, records[start:end], now_ms=5)
         for key, value in zip(piece.predictions.keys, piece.predictions.values, strict=True):

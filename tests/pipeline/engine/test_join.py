@@ -9,7 +9,8 @@ from packed import rows_to_save
 from river import linear_model, preprocessing, tree
 
 from headrace.consumers.record import Decoder, LabelRecord, Record
-from headrace.pipeline.engine.engine import Engine, Result
+from headrace.pipeline.engine.engine import Engine
+from headrace.pipeline.engine.outputs import PartitionOutputs
 from headrace.producers import deadletter
 from headrace.producers.replay_proof import ReplayClaim, sign
 from headrace.state.keyed.bank import RiverBank
@@ -53,13 +54,13 @@ def _label(id_: str, label: Any, offset: int = 0, **more: Any) -> Record:
     return LabelRecord(0, offset, 9, b"k", json.dumps({"id": id_, "label": label, **more}).encode(), None)
 
 
-def _run(shard: Shard, records: Sequence[Record]) -> Result:
+def _run(shard: Shard, records: Sequence[Record]) -> PartitionOutputs:
     return _engine().run(shard, records, now_ms=5)
 
 
-def _codes(result: Result) -> list[tuple[int, str, str]]:
+def _codes(result: PartitionOutputs) -> list[tuple[int, str, str]]:
     found = []
-    for letter in result.label_letters:
+    for letter in result.dead_letters:
         headers = {name: (value or b"").decode() for name, value in letter.headers}
         assert headers["__dlq.errors.topic"] == "truths"
         found.append((letter.record.offset, headers[deadletter.CODE], headers["dlq.stage"]))

@@ -131,7 +131,7 @@ class Loop:
             ),
             watchdog=self.dog,  # type: ignore[arg-type]
             reach=self._reach,
-            outputs=TOPICS,
+            outputs={"predictions": "out", "dead_letters": "dlq.in"},
             ask_limits=SizeLimits,
         )
         self.runner = Runner(

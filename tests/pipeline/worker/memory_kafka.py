@@ -12,10 +12,11 @@ from typing import Any
 
 from confluent_kafka import Message
 
-from headrace.consumers.chunk import Chunk
+from headrace.consumers.messages import batch_of
 from headrace.consumers.record import LabelRecord, Record
+from headrace.consumers.record_batch import RecordBatch
 from headrace.consumers.source import Batch, Committed
-from headrace.producers.output import Output
+from headrace.pipeline.engine.outputs import PartitionOutputs
 from headrace.producers.sink import BatchStale
 
 TOPIC_NAME, LABELS_NAME = "in", "truths"
@@ -61,11 +62,11 @@ class Kafka:
         """Let the next calls of this name fail, one error each."""
         self.faults.setdefault(name, deque()).extend(errors)
 
-    def take(self, outputs: Sequence[Output]) -> None:
+    def take(self, outputs: Sequence[PartitionOutputs]) -> None:
         """Take what a transaction brings: its outputs and its offsets together."""
         for output in outputs:
             self.predictions[output.partition] += map(json.loads, output.predictions.values)
-            self.letters[output.partition] += [letter.record.offset for letter in output.dead_letters]  # type: ignore[attr-defined]
+            self.letters[output.partition] += [letter.record.offset for letter in output.dead_letters]
             self.offsets[output.partition] = Committed(output.offset, output.mark, output.labels_offset)
 
     def predicted(self, partition: int = 0) -> list[int]:
@@ -78,7 +79,7 @@ Log = tuple[int, bool]
 
 
 def _of(
-    records: Mapping[Log, Chunk], ends: Mapping[Log, int], *, labels: bool
+    records: Mapping[Log, RecordBatch], ends: Mapping[Log, int], *, labels: bool
 ) -> tuple[dict[int, Any], dict[int, int]]:
     return (
         {log[0]: found for log, found in records.items() if log[1] == labels},
@@ -118,12 +119,12 @@ class MemorySource:
         if self.changes:
             self._change(*self.changes.popleft())
             return None
-        records: dict[Log, Chunk] = {}
+        records: dict[Log, RecordBatch] = {}
         ends: dict[Log, int] = {}
         for log in sorted(self.next.keys() - self.paused):
             at = self.next[log]
             if run := self._log(log)[at : at + records_max]:
-                records[log] = Chunk(run, LabelRecord if log[1] else Record)
+                records[log] = batch_of(run, LabelRecord if log[1] else Record)
                 self.next[log] = at + len(run)
                 records_max -= len(run)
             elif self._told.get(log) != at:
@@ -213,7 +214,7 @@ class MemorySink:
     def open(self) -> None:
         self._kafka.call("open")
 
-    def send(self, outputs: Sequence[Output], membership: Any, permit: Callable[[], None]) -> None:
+    def send(self, outputs: Sequence[PartitionOutputs], membership: Any, permit: Callable[[], None]) -> None:
         self._kafka.call("send")
         assert self._kafka.may_answer.wait(20)
         if not self.commits:

@@ -8,10 +8,9 @@ import pytest
 from river import linear_model
 
 from headrace.consumers.record import Decoder, Record
-from headrace.pipeline.engine.engine import Engine, Result
+from headrace.pipeline.engine.engine import Engine
 from headrace.pipeline.recovery import offset_metadata
 from headrace.pipeline.worker.fitting import Fitting
-from headrace.producers.output import Output
 from headrace.producers.record_size import SizeLimits
 from headrace.producers.sink import PlainSink, SinkRefused, SinkTooLarge
 from headrace.state.models.learner import RiverLearner
@@ -21,11 +20,15 @@ from headrace.state.shard import Counts, Shard
 TOPICS = {"predictions": "out", "dead_letters": "dlq.in"}
 
 
+def limits(predictions: int, dead_letters: int) -> SizeLimits:
+    return SizeLimits({"predictions": predictions, "dead_letters": dead_letters})
+
+
 class Batch:
     """A batch that was learned and fixed, of a record for each key, and what is asked of the topics."""
 
     def __init__(self, *keys: bytes) -> None:
-        self.told = SizeLimits(2_000, 2_000)
+        self.told = limits(2_000, 2_000)
         self.engine = Engine(decoder=Decoder(), topic="in", name="fraud")
         self.engine.limits = self.told
         self.shard = Shard(UndoableModel(RiverLearner(linear_model.LogisticRegression())), partition=0, start=0)
@@ -33,20 +36,20 @@ class Batch:
         self.result = self.engine.run(
             self.shard, [Record(0, i, 5, key, value, None) for i, key in enumerate(keys)], now_ms=5
         )
-        self.outputs = [
-            Output(0, self.result.predictions, self.result.letters, len(keys), offset_metadata.of(self.shard))
-        ]
-        self.sink = PlainSink({}, topics=TOPICS, deadline=_never, reach=_never)
+        self.result.offset, self.result.mark = len(keys), offset_metadata.of(self.shard)
+        self.sink = PlainSink({}, outputs=TOPICS, deadline=_never, reach=_never)
         self.fitting = Fitting(
             self.engine, sink=self.sink, shards={0: self.shard}, topics=TOPICS, ask=lambda: self.told
         )
 
     def shrink(self, topic: str = "out", refusals: int = 1) -> None:
         error = SinkTooLarge("too large", topic=topic)
-        self.fitting.shrink({0: self.result}, self.outputs, error, refusals=refusals)
+        self.fitting.shrink({0: self.result}, error, refusals=refusals)
 
     def sent(self) -> tuple[int, list[int]]:
-        return len(self.outputs[0].predictions), [letter.record.offset for letter in self.result.letters]
+        records = self.result.records
+        letters: Any = records["dead_letters"].headers.values()
+        return len(records["predictions"]), [letter.record.offset for letter in letters]
 
 
 def _never(*_: Any) -> Any:
@@ -63,17 +66,17 @@ def test_a_limit_that_was_lowered_is_read_anew_and_what_it_excludes_is_dead_lett
     batch = Batch(b"a", b"b" * 900, b"c")
     # The next batch is learned by now.
     batch.shard.counts = msgspec.structs.replace(batch.shard.counts, records=5, predictions=5)
-    batch.told = SizeLimits(1_000, 1_500)
+    batch.told = limits(1_000, 1_500)
     batch.shrink()
     assert batch.sent() == (2, [1])
-    assert _counts(batch.outputs[0].mark) == Counts(records=3, predictions=2, dead_letters=1, learned=3)
+    assert _counts(batch.result.mark) == Counts(records=3, predictions=2, dead_letters=1, learned=3)
     assert batch.shard.counts == Counts(records=5, predictions=4, dead_letters=1, learned=3)
     assert (batch.engine.limits, batch.sink.batch_bytes_max) == (batch.told, 1_000)
 
 
 def test_a_batch_of_small_records_is_sent_again_in_smaller_ones() -> None:
     batch = Batch(b"a", b"b")
-    batch.told = SizeLimits(1_500, 2_000)
+    batch.told = limits(1_500, 2_000)
     batch.shrink()
     assert (batch.sent(), batch.sink.batch_bytes_max) == ((2, []), 1_500)
 
@@ -84,8 +87,8 @@ def test_where_the_limits_explain_nothing_the_largest_is_taken_for_too_large(top
     batch.shrink(topic)
     assert batch.sent() == (2, [1])
     # What is known of a topic stays known: the next batch is not refused first.
-    assert 1_000 < batch.engine.limits.predictions < 1_200
-    assert batch.engine.limits.dead_letters == 2_000
+    assert 1_000 < batch.engine.limits.of("predictions") < 1_200
+    assert batch.engine.limits.of("dead_letters") == 2_000
 
 
 def test_it_comes_to_an_end_with_what_to_do_where_nothing_can_become_smaller() -> None:
@@ -103,7 +106,6 @@ def test_it_comes_to_an_end_with_what_to_do_where_nothing_can_become_smaller() -
 
 def test_what_fits_is_left_as_it_is() -> None:
     batch = Batch(b"a", b"b")
-    before = list(batch.outputs)
-    assert not batch.fitting.fit({0: batch.result}, batch.outputs)
-    assert batch.outputs == before
-    assert isinstance(batch.result, Result)
+    before = msgspec.structs.replace(batch.result, records=dict(batch.result.records))
+    assert not batch.fitting.fit({0: batch.result})
+    assert batch.result == before

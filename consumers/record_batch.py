@@ -1,0 +1,86 @@
+"""The records of one partition as columns: a batch is read, learned and answered without an object a record.
+
+A record becomes an object of its own where it is handled by itself, and where it is refused.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+
+from headrace.consumers.record import Record, RecordHeaders
+
+
+class RecordBatch:
+    """Records of one partition, in offset order, a sequence for each of their fields.
+
+    `headers` is None where no record has any. Each record becomes an object of `kind` when it is asked for.
+    """
+
+    def __init__(
+        self,
+        partition: int,
+        *,
+        offsets: Sequence[int],
+        timestamps: Sequence[int],
+        keys: list[bytes | None],
+        values: list[bytes | None],
+        headers: list[RecordHeaders | None] | None = None,
+        kind: type[Record] = Record,
+    ) -> None:
+        self.partition = partition
+        self.offsets = offsets
+        self.timestamps = timestamps
+        self.keys = keys
+        self.values = values
+        self.headers = headers
+        self._kind = kind
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def since(self, offset: int) -> "RecordBatch":
+        """Return what has this offset or a later one."""
+        return self.split(offset)[1]
+
+    def split(self, offset: int) -> tuple["RecordBatch", "RecordBatch"]:
+        """Return what lies below an offset, and the rest."""
+        at = bisect_left(self.offsets, offset)
+        return self._piece(0, at), self._piece(at, len(self))
+
+    def record(self, position: int) -> Record:
+        """Return one record as an object."""
+        headers = None if self.headers is None else self.headers[position]
+        place = self.partition, self.offsets[position], self.timestamps[position]
+        return self._kind(*place, self.keys[position], self.values[position], headers)
+
+    def records(self) -> list[Record]:
+        """Return each record as an object."""
+        headers = [None] * len(self) if self.headers is None else self.headers
+        columns = zip(self.offsets, self.timestamps, self.keys, self.values, headers, strict=True)
+        return [self._kind(self.partition, *fields) for fields in columns]
+
+    def _piece(self, begin: int, end: int) -> "RecordBatch":
+        if end - begin == len(self):
+            return self
+        return RecordBatch(
+            self.partition,
+            offsets=self.offsets[begin:end],
+            timestamps=self.timestamps[begin:end],
+            keys=self.keys[begin:end],
+            values=self.values[begin:end],
+            headers=None if self.headers is None else self.headers[begin:end],
+            kind=self._kind,
+        )
+
+
+Records = RecordBatch | Sequence[Record]
+"""Records of one partition, as columns or as objects."""
+
+
+def keys_of(records: Records) -> list[bytes | None]:
+    """Return the key of each record."""
+    return records.keys if isinstance(records, RecordBatch) else [record.key for record in records]
+
+
+def newest_ms(records: Records) -> int:
+    """Return the timestamp of the last record."""
+    return records.timestamps[-1] if isinstance(records, RecordBatch) else records[-1].timestamp_ms

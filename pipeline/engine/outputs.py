@@ -1,0 +1,84 @@
+"""What a batch gives for one partition: one value from the engine to the commit."""
+
+from collections import Counter
+from collections.abc import Container, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from headrace.consumers.record import LabelRecord, Record
+from headrace.consumers.record_batch import RecordBatch, Records
+from headrace.pipeline.engine.dead_letter import DeadLetter
+from headrace.producers.output import DEAD_LETTERS, PREDICTIONS, OutputRecords
+from headrace.producers.record_size import SizeLimits
+
+
+def _no_records() -> dict[str, OutputRecords]:
+    return {PREDICTIONS: OutputRecords(), DEAD_LETTERS: OutputRecords()}
+
+
+class PartitionOutputs(msgspec.Struct):
+    """The outputs of a batch for one partition, by name, and where the partition stands behind the batch.
+
+    `offset` and `labels_offset` are the next to consume; `mark` is committed with them, and is empty until the batch is
+    sent for the first time. What goes out fits `limits`, and `posted` says that the HTTP sink has taken or refused it.
+    Prediction i answers the record at `places[i]` of `source`, and `taught[i]` tells whether the model has learned its
+    label, or waits for it. `dead_letters` are the refused records. `learned` counts the labels that the model learned,
+    `labels` the good records of the labels topic; `delays_ms` tells after how long each of those was joined.
+    """
+
+    partition: int
+    records: dict[str, OutputRecords] = msgspec.field(default_factory=_no_records)
+    offset: int = -1
+    labels_offset: int = -1
+    mark: str = ""
+    source: Records = ()
+    places: Any = []
+    taught: Any = []
+    dead_letters: list[DeadLetter] = []
+    learned: int = 0
+    labels: int = 0
+    delays_ms: list[int] = []
+    limits: SizeLimits = SizeLimits()
+    posted: bool = False
+
+    @property
+    def predictions(self) -> OutputRecords:
+        """The records of the predictions topic."""
+        return self.records[PREDICTIONS]
+
+    @property
+    def good(self) -> int:
+        """The number of records that were handled: with a prediction, or as a label."""
+        return len(self.predictions) + self.labels
+
+    @property
+    def codes(self) -> Counter[str]:
+        """The number of dead letters by code."""
+        return Counter(letter.refusal.code for letter in self.dead_letters)
+
+    def origin(self, position: int) -> Record:
+        """Return the record that a prediction answers."""
+        place = self.places[position]
+        return self.source.record(place) if isinstance(self.source, RecordBatch) else self.source[place]
+
+    def leave_out(self, positions: Container[int]) -> None:
+        """Leave out some of the predictions, and with them what is known of their records."""
+        self.records[PREDICTIONS] = self.predictions.without(positions)
+        self.places = _without(self.places, positions)
+        self.taught = _without(self.taught, positions)
+
+    def lay_out(self, dead_letters: Iterable[DeadLetter]) -> None:
+        """Make records of these dead letters: those of the features in order, then those of the labels."""
+        self.dead_letters = sorted(dead_letters, key=_order)
+        self.records[DEAD_LETTERS] = letters = OutputRecords()
+        for letter in self.dead_letters:
+            letters.add(letter.key, letter.value, letter)
+
+
+def _order(letter: DeadLetter) -> tuple[bool, int]:
+    return type(letter.record) is LabelRecord, letter.record.offset
+
+
+def _without(items: Sequence[Any], positions: Container[int]) -> list[Any]:
+    return [item for position, item in enumerate(items) if position not in positions]
