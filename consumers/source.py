@@ -97,8 +97,7 @@ class Source:
     The group assigns only partitions of the features. A member also reads the labels partition of the same number, so
     that one worker has both, whatever the group's assignor does.
 
-    `settings` are librdkafka's. `poll` calls `rebalanced` with the partitions that came and the partitions that went;
-    it must return at once. `unreachable` is true after the client has lost every broker, until one answers
+    `settings` are librdkafka's. `unreachable` is true after the client has lost every broker, until one answers
     `partitions`. `joined` is true while the group has assigned partitions to this member. Raises SettingsRefused.
     """
 
@@ -108,7 +107,6 @@ class Source:
         *,
         group: str,
         topic: str,
-        rebalanced: Callable[[Sequence[int], Sequence[int]], None],
         labels: str | None = None,
     ) -> None:
         settings = {**consumer_settings(settings, group=group), "error_cb": self._on_error}
@@ -117,7 +115,6 @@ class Source:
         )
         self._topic = topic
         self._labels = labels
-        self._rebalanced = rebalanced
         try:
             self._consumer = Consumer(settings)
         except KafkaException as error:
@@ -129,8 +126,12 @@ class Source:
         self._next: dict[_Log, int] = {}
         self._paused: set[_Log] = set()
 
-    def subscribe(self) -> None:
-        """Join the group. The partitions come with later polls."""
+    def subscribe(self, rebalanced: Callable[[Sequence[int], Sequence[int]], None]) -> None:
+        """Join the group. The partitions come with later polls.
+
+        `poll` calls `rebalanced` with the partitions that came and the partitions that went; it must return at once.
+        """
+        self._rebalanced = rebalanced
         self._consumer.subscribe(
             [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )

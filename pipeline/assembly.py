@@ -1,20 +1,24 @@
 """From the configuration to the parts: how records are read, how labels are waited for, and where results go."""
 
 import importlib
+import logging
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
 
 from headrace.consumers import schema
 from headrace.consumers.record import Decoder, LabelDecoder
-from headrace.consumers.source import SourceError
+from headrace.consumers.source import Source, SourceError
 from headrace.consumers.topics import Topics
 from headrace.pipeline import model_factory
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.engine import dead_letter
 from headrace.pipeline.engine.engine import Engine
+from headrace.producers.output import Reach
 from headrace.producers.record_size import SizeLimits
+from headrace.producers.sink import Deadline, PlainSink, Sink, TransactionalSink
 from headrace.producers.webhook import Webhook
 from headrace.state.keyed.rows import kernel
 from headrace.state.labels.label_join import LabelRules
@@ -113,6 +117,54 @@ def size_limits(config: Config, topics: Topics) -> SizeLimits:
             hint=f"raise max.message.bytes of {names.dead_letters}",
         )
     return SizeLimits({output: min(found[topic], client) for output, topic in names.outputs.items()})
+
+
+def client_properties(config: Config, ordinal: int) -> dict[str, Any]:
+    """Return the properties of a worker's Kafka clients."""
+    properties = {**config.librdkafka, "logger": logging.getLogger("librdkafka")}
+    # A static member: one that is killed and started again has its partitions back without a rebalance, and a broker
+    # that comes back waits for no session. An empty name makes the member dynamic. So is a member of the newer
+    # protocol, where the broker turns it back until the session of the one that died is over.
+    newer = properties.get("group.protocol") == "consumer"
+    member = properties.get("group.instance.id", "" if newer else config.name)
+    properties["group.instance.id"] = f"{member}-{ordinal}" if member else ""
+    return properties
+
+
+def source(config: Config, properties: Mapping[str, Any]) -> Source:
+    """Return what reads the features topic, and the labels topic if there is one. Raises SettingsRefused."""
+    return Source(properties, group=config.name, topic=config.topics.features, labels=config.topics.labels)
+
+
+def sink(
+    config: Config,
+    properties: Mapping[str, Any],
+    *,
+    ordinal: int,
+    is_mock: bool,
+    limits: SizeLimits,
+    deadline: Deadline,
+    reach: Reach,
+) -> Sink:
+    """Return what sends batches: in transactions where exactly-once is asked for, and a mock cluster has none."""
+    topics = config.topics
+    made: Sink
+    if config.delivery.guarantee == "exactly-once" and not is_mock:
+        made = TransactionalSink(
+            properties,
+            transactional_id=f"{config.name}-{ordinal}",
+            features=topics.features,
+            labels=topics.labels,
+            outputs=topics.outputs,
+            deadline=deadline,
+            reach=reach,
+        )
+    else:
+        if config.delivery.guarantee == "exactly-once":
+            log.warning("the mock cluster knows no transactions: at-least-once, and nothing is kept")
+        made = PlainSink(properties, outputs=topics.outputs, deadline=deadline, reach=reach)
+    made.batch_bytes_max = limits.batch
+    return made
 
 
 def webhook(config: Config) -> Webhook | None:

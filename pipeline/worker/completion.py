@@ -98,3 +98,26 @@ class Completion:
 
 def _is_before(place: LogOffsets, end: LogOffsets | None) -> bool:
     return end is not None and any(offset < to for offset, to in zip(place, end, strict=True))
+
+
+def find_ends(source: Source, topic: Topic) -> dict[int, LogOffsets]:
+    """Return where the logs of each partition end now, -1 for one that is empty, and close the source.
+
+    A partition is left out if both its logs are empty. Raises SourceAway.
+    """
+    try:
+        ends = {
+            partition: (
+                _end_of(source, partition, labels=False),
+                -1 if topic.labels is None else _end_of(source, partition, labels=True),
+            )
+            for partition in range(topic.partitions)
+        }
+    finally:
+        source.close()
+    return {partition: end for partition, end in ends.items() if end != (-1, -1)}
+
+
+def _end_of(source: Source, partition: int, *, labels: bool) -> int:
+    low, high = source.watermarks(partition, labels=labels)
+    return high if high > low else -1

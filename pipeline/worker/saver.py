@@ -17,9 +17,9 @@ import structlog
 
 from headrace.consumers.topics import Topic
 from headrace.pipeline.process import failpoint, forked_writer
+from headrace.pipeline.process.background import BackgroundCall
 from headrace.pipeline.process.forked_writer import ForkedWriter, ForkedWriterError
 from headrace.pipeline.telemetry import Telemetry
-from headrace.pipeline.worker.sender_thread import SenderThread
 from headrace.state import snapshot
 from headrace.state.row_packing import PackedRows, TableDamaged
 from headrace.state.seal import RowSeal
@@ -94,7 +94,7 @@ class Saver:
         self._clock = clock
         self._due: dict[int, float] = {}
         self._failures: dict[int, int] = {}
-        self._courier = SenderThread()
+        self._call = BackgroundCall("save")
         self._errand: BackgroundSave | None = None
         self._is_away = False
 
@@ -106,7 +106,7 @@ class Saver:
     @property
     def back(self) -> Shard | None:
         """The shard whose save has ended beside the loop and is to be heard of by `end`."""
-        return self._errand.shard if self._errand is not None and self._courier.is_back else None
+        return self._errand.shard if self._errand is not None and self._call.ended else None
 
     def due(self, shard: Shard) -> bool:
         """Tell whether a shard is to be saved now; one that was never asked about has just been taken over.
@@ -163,7 +163,7 @@ class Saver:
             shard.not_saved()
             return self._failed(errand, f"no child can be forked to write the snapshot down: {error}")
         self._errand = errand
-        self._courier.send(partial(self._go, child, errand))
+        self._call.start(partial(self._go, child, errand))
         errand.held_s = self._clock() - started_s
         return "begun"
 
@@ -181,7 +181,7 @@ class Saver:
             # These bytes are the model's, whatever the store makes of them.
             shard.model.checkpointed(written.model)
         try:
-            self._courier.hear()
+            self._call.result()
         except ForkedWriterError as error:
             shard.not_saved()
             return self._failed(errand, str(error))
@@ -201,7 +201,7 @@ class Saver:
 
     def wait(self, seconds: float) -> None:
         """Wait so long at most for the save that goes on beside the loop."""
-        self._courier.wait(seconds)
+        self._call.wait(seconds)
 
     def finish(self, shard: Shard) -> Outcome:
         """Save a shard, however big it is, before anything else is done. Raises StoreAway."""

@@ -1,19 +1,17 @@
-"""One worker process: builds the parts, holds its ordinal, runs the loop, and ends with its parent.
+"""One worker process: takes an ordinal, connects, runs the loop, and ends with its parent.
 
-Forked by `headrace run`, which has imported this module and made nothing of it: clients live in here only.
+Forked by `headrace run`, which has imported this module and made no object of it: clients live in this process only.
 """
 
 import contextlib
 import os
-import platform
 import signal
 import socket
 import sys
 import threading
 import time
 import traceback
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,33 +21,28 @@ import msgspec
 import structlog
 
 from headrace.consumers.client_properties import SettingsRefused, session_s
-from headrace.consumers.interleave import LogOffsets
-from headrace.consumers.source import Source, SourceAway, SourceError, SourceLost
+from headrace.consumers.source import SourceAway, SourceError, SourceLost
 from headrace.consumers.topics import Topic, Topics
 from headrace.pipeline import assembly, console, model_factory
 from headrace.pipeline.config import config as configuration
 from headrace.pipeline.config.config import Config, ConfigError
-from headrace.pipeline.process import failpoint, ordinal
+from headrace.pipeline.process import failpoint
 from headrace.pipeline.process.fork import EXIT_RAISED, CauseReporter
-from headrace.pipeline.process.ordinal import OrdinalTaken
+from headrace.pipeline.process.ordinal import Ordinal, OrdinalTaken
 from headrace.pipeline.process.rundir import FolderRefused, RunDir
 from headrace.pipeline.process.watchdog import EXIT_HUNG, Watchdog
 from headrace.pipeline.recovery.consistency import StateError
-from headrace.pipeline.recovery.topic_identity import TopicIdentity
 from headrace.pipeline.storage import open_store
 from headrace.pipeline.telemetry import Telemetry, configure_logs
-from headrace.pipeline.worker.gate import BACKOFF_MAX_S, FloodGuard
-from headrace.pipeline.worker.heartbeat import Peers
-from headrace.pipeline.worker.parts import Given, Limits
-from headrace.pipeline.worker.runner import Runner
-from headrace.pipeline.worker.stop import FloodError, Stop
+from headrace.pipeline.worker.breakers import BACKOFF_MAX_S
+from headrace.pipeline.worker.completion import find_ends
+from headrace.pipeline.worker.runner import FloodError, Stop
 from headrace.pipeline.worker.takeover import OnLoss
-from headrace.pipeline.worker.unowned_partitions import Notes, UnownedPartitions
+from headrace.pipeline.worker.wiring import Wiring
 from headrace.producers.record_size import SizeLimits
-from headrace.producers.sink import PlainSink, Sink, SinkRefused, TransactionalSink
+from headrace.producers.sink import Sink, SinkRefused
 from headrace.state.models import learner
-from headrace.state.store.roster import WORKERS_MAX, Roster
-from headrace.state.store.store import Store
+from headrace.state.store.roster import Roster
 from headrace.state.store.store_errors import StoreAway, StoreRefused
 
 log = structlog.get_logger("headrace")
@@ -60,23 +53,23 @@ EXIT_CONFIG = 78
 EXIT_AWAY = 69
 EXIT_STOPPED = 76
 
-# Its calls are given five seconds each: what takes so much longer hangs.
+# The clients' calls are given five seconds each: one that takes this long hangs.
 _DEADLINE_S = 12.0
-# Far above what the longest step of the loop may take before the group gives the worker up.
+# Far above the longest step of the loop, after which the group gives the worker up.
 _SILENCE_S = 300.0
 _FRAMES_MAX = 1_000
 _END_S = 3.5
 _WAIT_S = 0.2
-# Longer than a dead worker's session may partitions be nobody's.
-_VACANT_S = 5.0
+# After a worker has died, its partitions have no owner for its session, and for a rebalance.
+_REBALANCE_S = 5.0
 _PATIENCES_MAX = 4
 
 
 class Job(msgspec.Struct, frozen=True):
     """What the parent asks of a worker: which configuration, with which flags, and where to stop.
 
-    `restarts` counts the workers that died in this one's place; `ordinal` is None where workers agree on theirs. The
-    first worker of a run, `is_first`, logs what concerns the whole run.
+    `restarts` counts the workers that died in this one's place; `ordinal` is None where the workers choose their own.
+    The first worker of a run, `is_first`, logs what concerns the whole run.
     """
 
     config: str
@@ -96,227 +89,101 @@ class AddressError(Exception):
 
 
 class Worker:
-    """Everything that one process needs for its part of the stream."""
+    """The process of one worker, until its loop ends. `at_work` is called when a batch is confirmed."""
 
     def __init__(self, config: Config, job: Job, at_work: Callable[[], None]) -> None:
         self._config = config
         self._job = job
         self._at_work = at_work
         self._stop = Stop()
-        self._rundir = RunDir(config)
         poll_ms = float(config.librdkafka.get("max.poll.interval.ms", 0))
         self._watchdog = Watchdog(deadline_s=_DEADLINE_S, silence_s=max(_SILENCE_S, 2 * poll_ms / 1_000))
         self._telemetry = Telemetry()
         self._telemetry.restarts.set(job.restarts)
         self._reach = failpoint.from_environment()
-        self._note: dict[str, Any] = {
-            "token": uuid.uuid4().hex,
-            "place": self._rundir.place(),
-            "host": platform.node(),
-            "pid": os.getpid(),
-            "started_ms": time.time_ns() // 1_000_000,
-            "restarts": job.restarts,
-        }
-        self._ordinal = -1
-        self._lock: Any = None
-        self._roster: Roster | None = None
+        self._store = open_store(config)
+        roster = Roster(self._store, name=config.name)
+        self._ordinal = Ordinal(RunDir(config), roster, conceal=config.conceal, restarts=job.restarts)
 
     def run(self) -> bool:
         """Connect, waiting for what is away, then work; tell whether somebody asked it to stop.
 
-        Raises what needs somebody's help.
+        Raises what somebody must see to.
         """
         signal.signal(signal.SIGTERM, self._asked_to_stop)
         signal.signal(signal.SIGINT, self._asked_to_stop)
         threading.Thread(target=self._end_with_parent, name="parent", daemon=True).start()
-        config = self._config
         if not self._job.restarts:
             # A name may go with its server: once a worker has been at work, that is an outage.
-            _resolve_hosts(config)
-        store = open_store(config)
-        models = model_factory.models(config, store)
-        roster = Roster(store, name=config.name)
-        self._take_ordinal(roster)
-        self._roster = roster
-        self._serve_metrics()
-        topics = Topics({"log_level": 0, **config.librdkafka})
-        topic = self._wait_for("kafka", lambda: _ensure(topics, config))
-        ends = self._wait_for("kafka", lambda: self._find_ends(topic)) if self._job.until_end and topic else None
-        if topic is not None and not self._stop.asked:
-            if self._job.is_first and not self._job.restarts:
-                assembly.tell_models(config, topic.partitions)
-            mock = self._wait_for("kafka", topics.is_mock)
-            runner = self._runner(
-                topic=topic,
-                topics=topics,
-                models=models,
-                store=store,
-                roster=roster,
-                ends=ends,
-                transactional=not mock,
-            )
-            runner.run()
-            if not runner.store_answers:
-                # To ask it once more would hold up the end for nothing: the ordinal ends with its lease.
-                return self._stop.asked
-        self._leave(roster)
-        return self._stop.asked
-
-    def _runner(
-        self,
-        *,
-        topic: Topic,
-        models: model_factory.ModelFactory,
-        store: Store,
-        roster: Roster,
-        ends: dict[int, LogOffsets] | None,
-        topics: Topics,
-        transactional: bool,
-    ) -> Runner:
-        config, dlq = self._config, self._config.dlq
-        ask_limits = partial(assembly.size_limits, config, topics)
-        limits = self._wait_for("kafka", ask_limits) or SizeLimits()
-        given = Given(
-            topic=topic,
-            identity=TopicIdentity(topic, ask=topics.ids),
-            engine=assembly.engine(config, batches=models.can.batches, limits=limits),
-            models=models,
-            sink=self._sink(limits, transactional=transactional),
-            store=store,
-            webhook=assembly.webhook(config),
-            telemetry=self._telemetry,
-            company=Peers(
-                self._ordinal,
-                self._announce,
-                partial(self._hold, roster),
-                UnownedPartitions(partitions=topic.partitions, patience_s=self._patience_s()),
-            ),
-            watchdog=self._watchdog,
-            reach=self._reach,
-            outputs=config.topics.outputs,
-            ask_limits=ask_limits,
-        )
-        return Runner(
-            given,
-            make_source=self._source,
-            flood=FloodGuard(window=dlq.flood_window, ratio=dlq.flood_ratio) if dlq.flood_guard else None,
-            limits=Limits(
-                config.batch.records_max,
-                config.snapshot.interval,
-                config.snapshot.records_max,
-                self._job.on_loss,
-                assembly.rules(config, default=models.default),
-                config.mix.seconds,
-                config.mix.records,
-            ),
-            stop=self._stop,
-            at_work=self._at_work,
-            ends=ends,
-        )
-
-    def _source(self, rebalanced: Callable[[Sequence[int], Sequence[int]], None]) -> Source:
-        topics = self._config.topics
-        return Source(
-            self._clients(),
-            group=self._config.name,
-            topic=topics.features,
-            rebalanced=rebalanced,
-            labels=topics.labels,
-        )
-
-    def _patience_s(self) -> float:
-        # Longer each time that a worker died here: what to leave the group does not mend must not shake it for ever.
-        return (session_s(self._clients()) + _VACANT_S) * min(_PATIENCES_MAX, 1 + self._job.restarts)
-
-    def _sink(self, limits: SizeLimits, *, transactional: bool) -> Sink:
-        sink = self._any_sink(transactional=transactional)
-        sink.batch_bytes_max = limits.batch
-        return sink
-
-    def _any_sink(self, *, transactional: bool) -> Sink:
-        config = self._config
-        names = config.topics
-        if config.delivery.guarantee == "exactly-once" and transactional:
-            return TransactionalSink(
-                self._clients(),
-                transactional_id=f"{config.name}-{self._ordinal}",
-                outputs=names.outputs,
-                features=names.features,
-                labels=names.labels,
-                deadline=self._watchdog.deadline,
-                reach=self._reach,
-            )
-        if config.delivery.guarantee == "exactly-once":
-            log.warning("the mock cluster knows no transactions: at-least-once, and nothing is kept")
-        return PlainSink(self._clients(), outputs=names.outputs, deadline=self._watchdog.deadline, reach=self._reach)
-
-    def _clients(self) -> dict[str, Any]:
-        import logging  # noqa: PLC0415 librdkafka wants a logger of the standard library
-
-        settings = {**self._config.librdkafka, "logger": logging.getLogger("librdkafka")}
-        # A static member: one that is killed and started again has its partitions back without a rebalance, and
-        # the broker that comes back waits for nobody's session. An empty name makes the member dynamic. So is one of
-        # the newer protocol, where the broker turns a member back until the session of the one that died is over.
-        newer = settings.get("group.protocol") == "consumer"
-        member = settings.get("group.instance.id", "" if newer else self._config.name)
-        settings["group.instance.id"] = f"{member}-{self._ordinal}" if member else ""
-        return settings
-
-    def _take_ordinal(self, roster: Roster) -> None:
-        """Hold an ordinal of this worker's own, waiting for the store. Raises OrdinalTaken."""
-        note, place = {**self._note, "state": "connecting", "reason": ""}, self._note["place"]
-
-        def hold(number: int) -> bool | None:
-            # What it waits for meanwhile is told in its own name.
-            self._ordinal = number
-            mine = {**note, "ordinal": number}
-            return self._wait_for("store", lambda: roster.hold(number, mine, evict_place=place))
-
-        taken = ordinal.take(
-            self._rundir,
-            roster,
+            _resolve_hosts(self._config)
+        models = model_factory.models(self._config, self._store)
+        self._ordinal.take(
             given=self._job.ordinal,
-            among=range(WORKERS_MAX),
-            hold=hold,
+            wait_for=partial(self._wait_for, "store"),
             stopped=lambda: self._stop.asked,
         )
-        if taken is not None:
-            self._ordinal, self._lock = taken
+        self._serve_metrics()
+        wiring = self._connect(models)
+        if wiring is not None:
+            wiring.runner.run()
+            if wiring.breakers.gate.breakers["store"].tripped:
+                # One more call to it would hold up the end for nothing: the ordinal ends with its lease.
+                return self._stop.asked
+        self._ordinal.leave()
+        return self._stop.asked
 
-    def _announce(self, note: dict[str, Any]) -> None:
-        self._rundir.write(self._ordinal, self._told(note))
+    def _connect(self, models: model_factory.ModelFactory) -> Wiring | None:
+        """Ask Kafka what the loop must know, waiting for it; None when asked to stop meanwhile."""
+        config = self._config
+        topics = Topics({"log_level": 0, **config.librdkafka})
+        topic = self._wait_for("kafka", lambda: _ensure(topics, config))
+        if topic is None:
+            return None
+        properties = assembly.client_properties(config, self._ordinal.number)
+        source = partial(assembly.source, config, properties)
+        ends = self._wait_for("kafka", lambda: find_ends(source(), topic)) if self._job.until_end else None
+        if self._stop.asked:
+            return None
+        if self._job.is_first and not self._job.restarts:
+            assembly.tell_models(config, topic.partitions)
+        is_mock = bool(self._wait_for("kafka", topics.is_mock))
+        ask_limits = partial(assembly.size_limits, config, topics)
+        limits = self._wait_for("kafka", ask_limits) or SizeLimits()
+        return Wiring(
+            config=config,
+            topic=topic,
+            ask_ids=topics.ids,
+            ask_limits=ask_limits,
+            limits=limits,
+            source=source(),
+            sink=self._sink(properties, is_mock=is_mock, limits=limits),
+            models=models,
+            store=self._store,
+            ordinal=self._ordinal,
+            unowned_s=self._unowned_s(properties),
+            on_loss=self._job.on_loss,
+            ends=ends,
+            telemetry=self._telemetry,
+            watchdog=self._watchdog,
+            stop=self._stop,
+            reach=self._reach,
+            at_work=self._at_work,
+        )
 
-    def _told(self, note: dict[str, Any]) -> dict[str, Any]:
-        """Complete a note, and keep secrets out of the words in it: others read it."""
-        whole = {**self._note, "ordinal": self._ordinal, **note}
-        return {**whole, "reason": self._config.conceal(str(whole.get("reason", "")))}
+    def _sink(self, properties: dict[str, Any], *, is_mock: bool, limits: SizeLimits) -> Sink:
+        return assembly.sink(
+            self._config,
+            properties,
+            ordinal=self._ordinal.number,
+            is_mock=is_mock,
+            limits=limits,
+            deadline=self._watchdog.deadline,
+            reach=self._reach,
+        )
 
-    def _hold(self, roster: Roster, note: dict[str, Any]) -> Notes:
-        # A store that was put back to an earlier time holds the note of the worker before this one, whose lock this
-        # one has.
-        place = self._note["place"]
-        if not roster.hold(self._ordinal, self._told(note), evict_place=place):
-            log.error("another worker holds this worker's ordinal; this one ends", ordinal=self._ordinal)
-            os._exit(EXIT_HUNG)
-        return roster.notes()
-
-    def _leave(self, roster: Roster) -> None:
-        try:
-            roster.leave(self._ordinal, self._note["token"])
-        except (StoreAway, StoreRefused):
-            log.debug("the store is away; the ordinal ends with its lease")
-
-    def _find_ends(self, topic: Topic) -> dict[int, LogOffsets]:
-        labels = self._config.topics.labels
-        source = self._source(lambda _came, _went: None)
-        try:
-            return {
-                partition: end
-                for partition in range(topic.partitions)
-                if (end := _end_of(source, partition, labels=labels is not None)) != (-1, -1)
-            }
-        finally:
-            source.close()
+    def _unowned_s(self, properties: dict[str, Any]) -> float:
+        # Longer with each worker that has died here: if leaving the group is no cure, it must not go on for ever.
+        return (session_s(properties) + _REBALANCE_S) * min(_PATIENCES_MAX, 1 + self._job.restarts)
 
     def _wait_for(self, dependency: str, call: Callable[[], T]) -> T | None:
         """Call until the dependency answers, paused and saying why; None when asked to stop meanwhile."""
@@ -330,10 +197,10 @@ class Worker:
                 said = True
                 self._telemetry.set_state("paused")
                 note = {"state": "paused", "reason": str(error), "partitions": []}
-                self._announce(note)
-                if dependency == "kafka" and self._roster is not None:
+                self._ordinal.announce(note)
+                if dependency == "kafka":
                     with contextlib.suppress(StoreAway):
-                        self._hold(self._roster, note)
+                        self._ordinal.renew(note)
             self._nap(wait_s)
             wait_s = min(BACKOFF_MAX_S, wait_s * 2)
         return None
@@ -348,9 +215,9 @@ class Worker:
         if not metrics.port:
             return
         try:
-            self._telemetry.serve(metrics.host, metrics.port + self._ordinal)
+            self._telemetry.serve(metrics.host, metrics.port + self._ordinal.number)
         except OSError as error:
-            log.warning("metrics are not served", port=metrics.port + self._ordinal, reason=str(error))
+            log.warning("metrics are not served", port=metrics.port + self._ordinal.number, reason=str(error))
 
     def _asked_to_stop(self, _signal: int, _frame: Any) -> None:
         if not self._stop.asked:
@@ -401,14 +268,6 @@ def main(job: Job, tell: CauseReporter) -> int:
 def _fail(error: Any, code: int) -> int:
     sys.stderr.write(f"headrace: {error}\n  → {error.hint}\n")
     return code
-
-
-def _end_of(source: Source, partition: int, *, labels: bool) -> LogOffsets:
-    """Return the ends of a partition's two logs, -1 where there is nothing to wait for."""
-    logs = (False, True) if labels else (False,)
-    marks = [source.watermarks(partition, labels=log) for log in logs]
-    ends = [high if high > low else -1 for low, high in marks]
-    return ends[0], ends[1] if labels else -1
 
 
 def _ensure(topics: Topics, config: Config) -> Topic:

@@ -199,8 +199,8 @@ MUTANTS: list[Mutant] = [
     ),
     Mutant(
         name="a note tells what it heard",
-        file="pipeline/worker/worker.py",
-        old='"reason": self._config.conceal(str(whole.get("reason", "")))',
+        file="pipeline/process/ordinal.py",
+        old='"reason": self._conceal(str(whole.get("reason", "")))',
         new='"reason": str(whole.get("reason", ""))',
         test="pipeline/commands/test_secrets.py::test_a_note_that_says_why_a_worker_waits_has_no_secret",
         says="assert '***' in",

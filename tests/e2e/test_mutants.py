@@ -30,10 +30,10 @@ MUTANTS = [
     Mutant(
         "snapshot before commit",
         "pipeline/worker/runner.py",
-        '            self._trial.attempt("store", partial(self._process, batch))\n',
-        '            self._trial.attempt("store", partial(self._process, batch))\n'
-        "            for shard in self._shards.values():\n"
-        "                shard.offset > shard.snapshot_offset and self._saver.finish(shard)\n",
+        '            self._breakers.attempt("store", partial(self._learn, batch))\n',
+        '            self._breakers.attempt("store", partial(self._learn, batch))\n'
+        "            for shard in self._assignment.shards.values():\n"
+        "                shard.offset > shard.snapshot_offset and self._snapshots._saver.finish(shard)\n",
         "e2e/test_kills.py::test_killed_at_work[offsets-3-0.3]",
         "AssertionError",
     ),
@@ -47,24 +47,24 @@ MUTANTS = [
         "e2e/test_zombies.py::test_a_batch_that_waits_for_its_sink_while_its_partition_moves_is_its_new_owners",
         "predictions of partition",
         also=(
-            "pipeline/worker/runner.py",
+            "pipeline/worker/assignment.py",
             (
-                "        if self._flight.touches(went):\n"
-                '            self._drop("the group has given them to another")\n'
+                "        if self._inflight.touches(went):\n"
+                '            self.drop("the group has given them to another")\n'
                 "        self._forget(went)\n"
             ),
-            "        if self._flight.is_at_rest:\n            self._forget(went)\n",
+            '        if self._inflight.state == "empty":\n            self._forget(went)\n',
         ),
     ),
     Mutant(
         "rewind and relearn",
         "pipeline/worker/inflight.py",
-        '            if not self._trial.hear("kafka", self._courier.hear):\n',
-        '            if not self._trial.hear("kafka", self._courier.hear):\n'
-        "                for partition, start in batch.starts.items():\n"
-        "                    self._delivery._source.read_from(partition, start.offset)\n"
-        "                    self._delivery._shards[partition].offset = start.offset\n"
-        "                self._first = None\n",
+        '        if not self._breakers.run("kafka", self._send.result):\n',
+        '        if not self._breakers.run("kafka", self._send.result):\n'
+        "            for partition, start in batch.starts.items():\n"
+        "                self._delivery._source.read_from(partition, start.offset)\n"
+        "                self._delivery._shards[partition].offset = start.offset\n"
+        "            self._first = None\n",
         "e2e/test_network.py::test_records_that_kafka_has_from_an_aborted_transaction_are_not_taken_for_those_sent_again",
         "AssertionError",
     ),
@@ -123,8 +123,8 @@ MUTANTS = [
     ),
     Mutant(
         "pause kept",
-        "pipeline/worker/runner.py",
-        "        if self._paused:\n            self._source.pause([partition])\n",
+        "pipeline/worker/assignment.py",
+        "        if self.is_paused:\n            self._source.pause([partition])\n",
         "        self._source.pause([partition])\n",
         "e2e/test_restart.py::test_a_first_run_predicts_and_dead_letters_every_record_once",
         "TimeoutExpired",

@@ -4,34 +4,27 @@ import json
 import threading
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from memory_kafka import LABELS_NAME, TOPIC_NAME, Kafka, MemorySink, MemorySource
 from river import linear_model
 
-from headrace.consumers.record import Decoder
 from headrace.consumers.topics import Topic
-from headrace.pipeline.engine.engine import Engine
+from headrace.pipeline.config.config import Config
 from headrace.pipeline.model_factory import ModelFactory
-from headrace.pipeline.recovery.topic_identity import TopicIdentity
 from headrace.pipeline.telemetry import Telemetry
-from headrace.pipeline.worker.gate import FloodGuard
-from headrace.pipeline.worker.heartbeat import Peers
-from headrace.pipeline.worker.parts import Given, Limits
-from headrace.pipeline.worker.runner import Runner
-from headrace.pipeline.worker.stop import Stop
+from headrace.pipeline.worker.delivery import Delivery
+from headrace.pipeline.worker.runner import Stop
 from headrace.pipeline.worker.takeover import OnLoss
-from headrace.pipeline.worker.unowned_partitions import UnownedPartitions
+from headrace.pipeline.worker.wiring import Wiring
 from headrace.producers.record_size import SizeLimits
 from headrace.producers.webhook import WebhookAway
-from headrace.state.labels.label_join import LabelRules
 from headrace.state.models.learner import RiverLearner
 from headrace.state.models.model import Capabilities
 from headrace.state.models.undoable_model import UndoableModel
 from headrace.state.shard import Shard
 from headrace.state.store.store import Store
-
-TOPICS = {"features": TOPIC_NAME, "predictions": "out", "dead_letters": "dlq.in"}
 
 
 def record(number: int) -> bytes:
@@ -81,8 +74,35 @@ class MemoryWebhook:
         return {position: "refused" for position, line in enumerate(lines) if self.post([line]) is not None}
 
 
+class Number:
+    """A worker's ordinal that neither a lock nor a store holds."""
+
+    number = 0
+
+    def __init__(self) -> None:
+        self.notes: list[dict[str, Any]] = []
+
+    def announce(self, note: dict[str, Any]) -> None:
+        self.notes.append(note)
+
+    def renew(self, note: dict[str, Any]) -> dict[int, dict[str, Any]]:
+        return {self.number: note}
+
+
+class Parts(Wiring, frozen=True, kw_only=True, dict=True):
+    """The parts of a worker, on an HTTP sink in memory."""
+
+    webhook: MemoryWebhook | None
+
+    @cached_property
+    def delivery(self) -> Delivery:
+        made = super().delivery
+        made._webhook = self.webhook  # type: ignore[assignment]
+        return made
+
+
 class Loop:
-    """One worker. `at` says what happens at a place of `pipeline/failpoint.py`, the n-th time that it is passed."""
+    """One worker. `at` says what happens at a place of `pipeline/process/failpoint.py`, the n-th time."""
 
     def __init__(
         self,
@@ -94,64 +114,63 @@ class Loop:
         batch_records: int = 10,
         snapshot_records: int = 1_000_000,
         on_loss: OnLoss = "relearn",
-        flood: FloodGuard | None = None,
+        flood_window: int = 0,
         commits: bool = True,
-        labels: LabelRules | None = None,
-        webhook: "MemoryWebhook | None" = None,
+        labels_wait: str | None = None,
+        webhook: MemoryWebhook | None = None,
         model: Callable[[], Any] = linear_model.LogisticRegression,
     ) -> None:
         self.kafka, self.store = kafka, store
         self.passed: list[str] = []
-        self.notes: list[dict[str, Any]] = []
         self.telemetry = Telemetry()
         self.stop = Stop()
         self.dog = Dog()
+        self.ordinal = Number()
         self.batches = 0
         self._passed_s = 0.0
         self._at: dict[tuple[str, int], Callable[[], None]] = {}
+        has_labels = labels_wait is not None
         truths = Topic(LABELS_NAME, len(kafka.logs), "", 1_000_000, compacted=False)
-        ids = Topic(
-            TOPIC_NAME, len(kafka.logs), "", 1_000_000, compacted=False, labels=None if labels is None else truths
-        )
-        self.engine = Engine(decoder=Decoder(), topic=TOPIC_NAME, name="fraud", labels=LABELS_NAME)
-        given = Given(
-            topic=ids,
-            identity=TopicIdentity(ids, ask=lambda _names: {}),
-            engine=self.engine,
-            models=ModelFactory(lambda _partition: UndoableModel(RiverLearner(model())), Capabilities(), None),
-            sink=MemorySink(kafka, commits=commits),
-            store=store,
-            webhook=webhook,  # type: ignore[arg-type]
-            telemetry=self.telemetry,
-            company=Peers(
-                0,
-                self.notes.append,
-                lambda note: {0: note},
-                UnownedPartitions(partitions=len(kafka.logs), patience_s=1_000.0),
+        self.source = MemorySource(kafka, idle=self.let_pass, assigned=assigned, labels=has_labels)
+        self.parts = Parts(
+            config=Config(
+                name="fraud",
+                topics={"features": TOPIC_NAME, "labels": LABELS_NAME if has_labels else None},  # type: ignore[arg-type]
+                batch={"records_max": batch_records},  # type: ignore[arg-type]
+                snapshot={"interval": "1000s", "records_max": snapshot_records},  # type: ignore[arg-type]
+                labels={"wait": labels_wait or "1s"},  # type: ignore[arg-type]
+                dlq={"flood_guard": bool(flood_window), "flood_window": flood_window or 10},  # type: ignore[arg-type]
             ),
-            watchdog=self.dog,  # type: ignore[arg-type]
-            reach=self._reach,
-            outputs={"predictions": "out", "dead_letters": "dlq.in"},
+            topic=Topic(
+                TOPIC_NAME, len(kafka.logs), "", 1_000_000, compacted=False, labels=truths if has_labels else None
+            ),
+            ask_ids=lambda _names: {},
             ask_limits=SizeLimits,
-        )
-        self.runner = Runner(
-            given,
-            make_source=lambda rebalanced: self._member(rebalanced, assigned, labels=labels is not None),
-            flood=flood,
-            limits=Limits(batch_records, 1_000.0, snapshot_records, on_loss, labels),
-            stop=self.stop,
-            at_work=self._worked,
+            limits=SizeLimits(),
+            source=self.source,  # type: ignore[arg-type]
+            sink=MemorySink(kafka, commits=commits),
+            models=ModelFactory(lambda _partition: UndoableModel(RiverLearner(model())), Capabilities(), None),
+            store=store,
+            ordinal=self.ordinal,  # type: ignore[arg-type]
+            unowned_s=1_000.0,
+            on_loss=on_loss,
             ends=None if ends is None else {partition: (end, -1) for partition, end in ends.items()},
+            telemetry=self.telemetry,
+            watchdog=self.dog,  # type: ignore[arg-type]
+            stop=self.stop,
+            reach=self._reach,
+            at_work=self._worked,
             clock=self.clock,
+            webhook=webhook,
         )
-
-    @property
-    def shards(self) -> dict[int, Any]:
-        return self.runner._shards
-
-    def _member(self, rebalanced: Any, assigned: Sequence[int], *, labels: bool) -> Any:
-        self.source = MemorySource(self.kafka, rebalanced, idle=self.let_pass, assigned=assigned, labels=labels)
-        return self.source
+        # All of them are made now, as `headrace run` does.
+        self.runner = self.parts.runner
+        self.shards = self.parts.shards
+        self.engine = self.parts.engine
+        self.takeover = self.parts.takeover
+        self.learning = self.parts.learning
+        self.inflight = self.parts.inflight
+        self.delivery = self.parts.delivery
 
     def clock(self) -> float:
         return time.monotonic() + self._passed_s
@@ -204,39 +223,18 @@ class Loop:
 
     def learn(self, count: int = 10) -> Any:
         """Poll and learn; return the batch that has something to send, None where all was learned before."""
-        return self.learning.learn(self.source.poll(records_max=count, wait_s=0.0) or self.source.nothing())
-
-    @property
-    def is_sending(self) -> bool:
-        found: bool = self.inflight.is_out
-        return found
-
-    @property
-    def takeover(self) -> Any:
-        return self.runner._takeover
-
-    @property
-    def learning(self) -> Any:
-        return self.runner._progress
-
-    @property
-    def inflight(self) -> Any:
-        return self.runner._flight
-
-    @property
-    def delivery(self) -> Any:
-        return self.runner._flight._delivery
+        return self.learning.learn(self.source.poll(records_max=count, wait_s=0.0) or self.source.empty_batch())
 
     def learns_slowly(self) -> None:
         """Let a batch take longer to learn than it takes to hand one over."""
-        learn = self.runner._progress.learn
+        learn = self.learning.learn
 
         def slow(*args: Any, **options: Any) -> Any:
             pending = learn(*args, **options)
-            self.runner._progress.took_s = 0.5
+            self.learning.took_s = 0.5
             return pending
 
-        self.runner._progress.learn = slow  # type: ignore[method-assign]
+        self.learning.learn = slow  # type: ignore[method-assign]
 
     def answer_soon(self) -> None:
         """Let Kafka answer what it was sent, a moment from now."""
@@ -244,5 +242,5 @@ class Loop:
 
     def save(self, shard: Shard) -> str:
         """Save a shard now, small or big."""
-        outcome: str = self.runner._saver.finish(shard)
+        outcome: str = self.parts.saver.finish(shard)
         return outcome

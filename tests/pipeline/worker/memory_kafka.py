@@ -93,14 +93,12 @@ class MemorySource:
     def __init__(
         self,
         kafka: Kafka,
-        rebalanced: Callable[[Sequence[int], Sequence[int]], None],
         *,
         idle: Callable[[float], None],
         assigned: Sequence[int],
         labels: bool = False,
     ) -> None:
         self._kafka = kafka
-        self._rebalanced = rebalanced
         self._idle = idle
         self._first = list(assigned)
         self._logs = (False, True) if labels else (False,)
@@ -111,7 +109,8 @@ class MemorySource:
         self.paused: set[Log] = set()
         self._told: dict[Log, int] = {}
 
-    def subscribe(self) -> None:
+    def subscribe(self, rebalanced: Callable[[Sequence[int], Sequence[int]], None]) -> None:
+        self._rebalanced = rebalanced
         self.changes.append((self._first, ()))
 
     def poll(self, *, records_max: int, wait_s: float) -> Batch | None:
@@ -148,21 +147,21 @@ class MemorySource:
             self.next.pop(log)
             self.paused.discard(log)
 
-    def nothing(self) -> Batch:
+    def empty_batch(self) -> Batch:
         return Batch({}, {}, self._kafka.generation)
 
     def pause(self, partitions: Iterable[int]) -> None:
         self.paused.update(log for log in self.next if log[0] in set(partitions))
 
-    def hold(self, partition: int, *, labels: bool) -> None:
+    def pause_log(self, partition: int, *, labels: bool) -> None:
         self.paused.add((partition, labels))
 
     def read_from(self, partition: int, offset: int, labels: int = -1) -> None:
         for log in self._logs:
-            self.read_on(partition, labels if log else offset, labels=log)
+            self.read_log_from(partition, labels if log else offset, labels=log)
 
-    def read_on(self, partition: int, offset: int, *, labels: bool) -> None:
-        self._kafka.call("read_on")
+    def read_log_from(self, partition: int, offset: int, *, labels: bool) -> None:
+        self._kafka.call("read_log_from")
         self.next[partition, labels] = offset
         self._told.pop((partition, labels), None)
         self.paused.discard((partition, labels))

@@ -99,7 +99,7 @@ def test_an_offset_at_the_batchs_end_with_another_mark_is_anothers(loop: Loop, k
 def test_a_batch_that_a_topic_refuses_for_its_size_is_made_smaller_before_it_is_sent_again(
     loop: Loop, kafka: Kafka
 ) -> None:
-    kafka.fail("send", SinkTooLarge("too large", topic="out"))
+    kafka.fail("send", SinkTooLarge("too large", topic="predictions"))
     batch = loop.learn(10)
     with pytest.raises(SinkAway):
         send(loop, batch)

@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from headrace.pipeline.worker.gate import BACKOFF_MAX_S, BACKOFF_MIN_S, HOLD_S, Breaker, Dependency, FloodGuard, Gate
+from headrace.pipeline.worker.breakers import (
+    BACKOFF_MAX_S,
+    BACKOFF_MIN_S,
+    HOLD_S,
+    Breaker,
+    Dependency,
+    FloodGuard,
+    Gate,
+)
 
 DEPENDENCIES = get_args(Dependency)
 

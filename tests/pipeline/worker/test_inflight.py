@@ -38,7 +38,7 @@ def test_what_kafka_confirms_moves_the_shards_committed_place_and_its_mark(loop:
     loop.inflight.move()
     loop.inflight.settle()
     assert (shard.committed, shard.mark) == (10, kafka.offsets[0].metadata)
-    assert loop.inflight.is_at_rest
+    assert loop.inflight.state == "empty"
 
 
 def test_the_next_batch_goes_when_the_one_before_is_confirmed(loop: Loop, kafka: Kafka) -> None:
@@ -49,9 +49,9 @@ def test_the_next_batch_goes_when_the_one_before_is_confirmed(loop: Loop, kafka:
     for _ in range(3):
         loop.inflight.move()
     assert (kafka.calls.count("send"), loop.shards[0].committed) == (1, 0)
-    assert loop.inflight.next_s(1.0) == math.inf, "there is no room for a third"
+    assert loop.inflight.learn_in_s(1.0) == math.inf, "there is no room for a third"
     kafka.may_answer.set()
-    bring(loop, until=lambda: loop.inflight.is_at_rest)
+    bring(loop, until=lambda: loop.inflight.state == "empty")
     assert kafka.predicted() == list(range(20))
     assert loop.shards[0].committed == 20
 
@@ -63,8 +63,8 @@ def test_a_batch_that_can_not_be_sent_now_waits_for_its_breaker_and_is_sent_once
     loop.inflight.settle()
     loop.inflight.move()
     assert kafka.calls.count("send") == 1, "not before the breaker allows it"
-    assert loop.inflight.is_stuck
-    bring(loop, until=lambda: loop.inflight.is_at_rest)
+    assert loop.inflight.state == "waiting"
+    bring(loop, until=lambda: loop.inflight.state == "empty")
     assert (kafka.predicted(), kafka.calls.count("send")) == (list(range(10)), 3)
 
 
@@ -75,13 +75,12 @@ def test_a_batch_that_is_held_is_never_sent(loop: Loop, kafka: Kafka) -> None:
     loop.inflight.move()
     loop.inflight.settle()
     assert kafka.calls.count("send") == 0
-    assert loop.inflight.is_held
-    assert loop.inflight.is_stuck
+    assert loop.inflight.state == "held"
 
 
 def test_only_hearing_hands_nothing_over(loop: Loop, kafka: Kafka) -> None:
     loop.inflight.add(loop.learn(10))
-    loop.inflight.move(hears_only=True)
+    loop.inflight.move(hand_over=False)
     assert kafka.calls.count("send") == 0
     loop.inflight.move()
     loop.inflight.settle()
@@ -95,10 +94,25 @@ def test_a_stale_batch_takes_the_one_behind_it_along(loop: Loop, kafka: Kafka) -
     loop.inflight.move()
     loop.inflight.add(loop.learn(10))
     kafka.may_answer.set()
-    loop.inflight.settle()
-    assert loop.inflight.is_at_rest
+    loop.parts.assignment.settle()
+    assert loop.inflight.state == "empty"
     assert (kafka.predicted(), loop.shards) == ([], {}), "the models that learned them are dropped with them"
     assert loop.count("stale_batches_total") == 1
+
+
+def test_what_moves_batches_is_told_that_one_is_stale(loop: Loop, kafka: Kafka) -> None:
+    kafka.fail("send", *[BatchStale("the group has moved on")] * 2)
+    loop.inflight.add(loop.learn(10))
+    loop.inflight.move()
+    with pytest.raises(BatchStale):
+        loop.inflight.settle()
+    assert loop.inflight.partitions() == {0}, "whoever is told drops it"
+    loop.inflight.clear()
+    loop.inflight.add(loop.learn(10))
+    loop.inflight.move()
+    loop.inflight.wait(5.0)
+    with pytest.raises(BatchStale):
+        loop.inflight.move()
 
 
 def test_it_tells_which_partitions_are_not_confirmed(loop: Loop) -> None:
@@ -123,11 +137,11 @@ def test_the_next_batch_is_learned_so_that_it_is_done_when_the_first_is_confirme
     kafka.may_answer.clear()
     loop.inflight.add(loop.learn(5))
     loop.inflight.move()
-    early, late = loop.inflight.next_s(0.1), loop.inflight.next_s(0.3)
+    early, late = loop.inflight.learn_in_s(0.1), loop.inflight.learn_in_s(0.3)
     assert early - late == pytest.approx(0.2, abs=0.01)
     loop.let_pass(1.0)
-    assert loop.inflight.next_s(0.1) == 0.0
-    assert loop.inflight.next_s(0.001) == math.inf, "what is quick is learned afterwards, with all that has come"
+    assert loop.inflight.learn_in_s(0.1) == 0.0
+    assert loop.inflight.learn_in_s(0.001) == math.inf, "what is quick is learned afterwards, with all that has come"
     kafka.may_answer.set()
 
 
@@ -156,8 +170,8 @@ class TestWithoutTransactions:
         kafka.fail("commit", SourceAway("gone"), SourceAway("gone"))
         for _ in range(3):
             loop.inflight.add(loop.learn(5))
-            bring(loop, until=lambda: loop.inflight.is_sent)
-        bring(loop, until=lambda: loop.inflight.is_at_rest)
+            bring(loop, until=lambda: loop.inflight.learn_in_s(0.0) == 0.0)
+        bring(loop, until=lambda: loop.inflight.state == "empty")
         assert kafka.predicted() == list(range(15))
         assert kafka.offsets[0].offset == loop.shards[0].committed == 15
 
@@ -165,8 +179,8 @@ class TestWithoutTransactions:
         kafka.fail("commit", *[SourceAway("gone")] * 99)
         loop.inflight.add(loop.learn(5))
         bring(loop, until=lambda: loop.count("failures_total", dependency="kafka") > 0)
-        assert not loop.inflight.may_send
-        assert not loop.inflight.is_at_rest
+        assert loop.inflight.learn_in_s(0.0) == math.inf
+        assert loop.inflight.state != "empty"
         kafka.faults.clear()
-        bring(loop, until=lambda: loop.inflight.is_at_rest)
-        assert loop.inflight.may_send
+        bring(loop, until=lambda: loop.inflight.state == "empty")
+        assert loop.inflight.learn_in_s(0.0) == 0.0

@@ -8,9 +8,9 @@ from loop_rig import Loop, record, records
 from memory_kafka import Kafka
 
 from headrace.consumers.source import Committed
-from headrace.state.labels.label_join import LabelRules
 from headrace.state.shard import Shard
-from headrace.state.store.store import Store, StoreAway, StoreFenced
+from headrace.state.store.store import Store
+from headrace.state.store.store_errors import StoreAway, StoreFenced
 from headrace.state.store.tables import TableDamaged
 
 
@@ -175,7 +175,7 @@ class TestALabelsTopic:
         return made
 
     def test_a_label_is_learned_with_its_features_and_both_places_go_on(self, kafka: Kafka, store: Store) -> None:
-        loop = Loop(kafka, store, labels=LabelRules(wait_ms=1_000))
+        loop = Loop(kafka, store, labels_wait="1s")
         shard = loop.take()
         while shard.place != (5, 5):
             loop.let_pass(1.0)
@@ -185,10 +185,10 @@ class TestALabelsTopic:
         assert kafka.offsets[0] == Committed(5, shard.mark, 5)
 
     def test_records_wait_for_the_other_log(self, kafka: Kafka, store: Store) -> None:
-        loop = Loop(kafka, store, labels=LabelRules(wait_ms=1_000))
+        loop = Loop(kafka, store, labels_wait="1s")
         shard = loop.take()
         loop.source.is_at_end = lambda *_args, **_options: False  # type: ignore[method-assign]
-        loop.source.hold(0, labels=True)
+        loop.source.pause_log(0, labels=True)
         assert loop.learn(100) is None
         assert loop.learning.waits
         assert shard.place == (0, 0)
@@ -196,7 +196,7 @@ class TestALabelsTopic:
         assert not loop.learning.waits
 
     def test_an_order_that_is_not_known_any_more_is_marked_anew(self, kafka: Kafka, store: Store) -> None:
-        loop = Loop(kafka, store, labels=LabelRules(wait_ms=1_000))
+        loop = Loop(kafka, store, labels_wait="1s")
         shard, steps = loop.takeover.take(0)
         assert steps == []
         loop.source.read_from(0, *shard.place)

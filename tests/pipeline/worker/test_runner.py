@@ -7,10 +7,10 @@ from loop_rig import Loop, MemoryWebhook, records
 from memory_kafka import Kafka
 
 from headrace.consumers.source import SourceAway
-from headrace.pipeline.worker.gate import FloodGuard
-from headrace.pipeline.worker.stop import FloodError
+from headrace.pipeline.worker.runner import FloodError
 from headrace.producers.sink import BatchStale, OutcomeUnknown, SinkAway
-from headrace.state.store.store import Store, StoreAway
+from headrace.state.store.store import Store
+from headrace.state.store.store_errors import StoreAway
 
 
 def test_each_record_is_predicted_and_learned_once_and_the_end_is_saved(kafka: Kafka, store: Store) -> None:
@@ -122,7 +122,7 @@ def test_a_partition_is_taken_over_when_nothing_is_under_way_any_more(store: Sto
     loop.learns_slowly()
     asked: list[bool] = []
     kafka.may_answer.clear()
-    kafka.meanwhile["committed"] = lambda: asked.append(loop.is_sending)
+    kafka.meanwhile["committed"] = lambda: asked.append(loop.inflight.state == "sending")
 
     def come() -> None:
         loop.source.changes.append(((1,), ()))
@@ -165,7 +165,7 @@ def test_the_stream_pauses_while_kafka_is_away_polls_on_and_goes_on_from_the_sam
     assert len(polls) > 1
     assert polls == sorted(set(polls)), "each pause has its poll"
     assert loop.source.paused == set()
-    assert any(note["state"] == "paused" and "gone" in note["reason"] for note in loop.notes)
+    assert any(note["state"] == "paused" and "gone" in note["reason"] for note in loop.ordinal.notes)
 
 
 def test_what_comes_in_spite_of_a_pause_is_put_back(kafka: Kafka, store: Store) -> None:
@@ -193,7 +193,7 @@ def test_the_stream_goes_on_from_where_the_shard_stands_wherever_the_client_beli
     loop.assert_handled(30)
 
 
-@pytest.mark.parametrize("call", ["committed", "watermarks", "read_on", "open"])
+@pytest.mark.parametrize("call", ["committed", "watermarks", "read_log_from", "open"])
 def test_a_takeover_that_kafka_does_not_answer_is_tried_again(kafka: Kafka, store: Store, call: str) -> None:
     loop = Loop(kafka, store, ends={0: 30})
     error = SinkAway("gone") if call == "open" else SourceAway("gone")
@@ -284,7 +284,7 @@ def test_asked_to_stop_while_kafka_is_away_it_leaves_the_batch_to_the_next_start
 def test_a_flood_of_bad_records_ends_a_run_that_is_to_end_by_itself(store: Store) -> None:
     kafka = Kafka()
     kafka.append(0, [b"nonsense"] * 30)
-    loop = Loop(kafka, store, ends={0: 30}, flood=FloodGuard(window=10, ratio=0.9))
+    loop = Loop(kafka, store, ends={0: 30}, flood_window=10)
     with pytest.raises(FloodError, match="not_json"):
         loop.run()
     assert kafka.letters[0] == []
@@ -294,7 +294,7 @@ def test_a_flood_of_bad_records_ends_a_run_that_is_to_end_by_itself(store: Store
 def test_a_flood_holds_the_batch_unsent_and_the_stream_paused(store: Store) -> None:
     kafka = Kafka()
     kafka.append(0, [b"nonsense"] * 30)
-    loop = Loop(kafka, store, flood=FloodGuard(window=10, ratio=0.9))
+    loop = Loop(kafka, store, flood_window=10)
 
     def ask() -> None:
         loop.stop.asked = True
@@ -302,7 +302,7 @@ def test_a_flood_holds_the_batch_unsent_and_the_stream_paused(store: Store) -> N
     loop.at("paused", ask, nth=3)
     loop.run()
     assert kafka.letters[0] == []
-    assert "flood" in loop.notes[-1]["reason"] or loop.runner._gate.flood
+    assert "flood" in loop.ordinal.notes[-1]["reason"] or loop.parts.breakers.gate.flood
     assert loop.saved() is None
 
 

@@ -13,9 +13,9 @@ from river import linear_model
 from headrace.consumers.source import Committed, SourceLost
 from headrace.pipeline.recovery.consistency import NameTaken, StateError
 from headrace.state import snapshot
-from headrace.state.labels.label_join import LabelRules
 from headrace.state.shard import Shard
-from headrace.state.store.store import Store, StoreFenced
+from headrace.state.store.store import Store
+from headrace.state.store.store_errors import StoreFenced
 
 
 def lived(kafka: Kafka, store: Store, *, saved: Sequence[int] = (30,), committed: int = 30) -> Loop:
@@ -233,7 +233,7 @@ class TestALabelsTopic:
         for step in range(3):
             kafka.append(0, _unlabelled(step), at_ms=10 + step)
             kafka.append(0, _labels(step), at_ms=10 + step, labels=True)
-        loop = Loop(kafka, store, labels=LabelRules(wait_ms=100_000))
+        loop = Loop(kafka, store, labels_wait="100s")
         shard = loop.take()
         while shard.place != (15, 15):
             loop.let_pass(1.0)
@@ -248,7 +248,7 @@ class TestALabelsTopic:
         kafka = Kafka()
         before = self.live(kafka, store).shards[0]
         assert before.counts.learned == 15
-        loop = Loop(kafka, store, labels=LabelRules(wait_ms=100_000))
+        loop = Loop(kafka, store, labels_wait="100s")
         shard, steps = loop.takeover.take(0)
         assert steps
         assert steps[-1] == before.place == (shard.committed, shard.labels_committed)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from headrace.pipeline.worker.unowned_partitions import UnownedPartitions
+from headrace.pipeline.worker.liveness import UnownedPartitions
 
 
 def notes(*assigned: list[int] | None) -> dict[int, dict[str, Any]]:

@@ -1,0 +1,219 @@
+"""About once a second: the worker shows how it is, hears how the others are, and looks for partitions that nobody owns.
+
+Cooperative members hand a partition over in two rebalances. A static member that dies between them comes back to the
+assignment that it was to keep, as if nothing had happened. Then the second rebalance never comes, and the partition
+that it gave away has no owner until some member joins or leaves. One worker ends that by leaving the group; it is
+started again.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+from headrace.consumers.source import Source, SourceAway, SourceLost
+from headrace.pipeline.process.ordinal import Notes, Ordinal
+from headrace.pipeline.process.watchdog import Watchdog
+from headrace.pipeline.telemetry import Telemetry
+from headrace.pipeline.worker.breakers import Breakers, Gate
+from headrace.producers.sink import Sink
+from headrace.state.labels.label_join import LabelCounts, Labels
+from headrace.state.shard import Shard
+
+LEAVE_S = 3.5
+"""How long a worker may take to leave its clients, in seconds, before its process is ended."""
+
+_BEAT_S = 1.0
+# Notes that are further apart than this tell nothing of the time between them.
+_LOOKS_S = 5.0
+_OUTCOMES = [name for name in LabelCounts.__struct_fields__ if name != "records"]
+
+WorkerState = Literal["connecting", "running", "paused", "relearning"]
+
+
+class UnownedPartitions:
+    """Watch the partitions of a topic. Pure: the workers' notes and the time are arguments.
+
+    A partition may be unowned for `patience_s` seconds, as those of a worker are that has died.
+    """
+
+    def __init__(self, *, partitions: int, patience_s: float) -> None:
+        self._partitions = partitions
+        self._patience_s = patience_s
+        self._since: dict[int, float] = {}
+        self._looked_at = 0.0
+
+    def mends(self, notes: Notes | None, *, ordinal: int, now_s: float) -> list[int]:
+        """Return the partitions that were unowned for too long if the worker `ordinal` is to leave the group for them.
+
+        That is the member with the fewest partitions. None for `notes` says that nothing is known now.
+        """
+        known = notes is not None and now_s < self._looked_at + _LOOKS_S
+        self._looked_at = now_s
+        if not known:
+            self._since.clear()
+        if notes is None:
+            return []
+        held = {partition for note in notes.values() for partition in note.get("assigned", ())}
+        unowned = set(range(self._partitions)) - held
+        self._since = {partition: self._since.get(partition, now_s) for partition in unowned}
+        late = [partition for partition, since in sorted(self._since.items()) if now_s - since > self._patience_s]
+        if not late:
+            return []
+        self._since.clear()
+        members = [number for number, note in notes.items() if note.get("member")]
+        least = min(members, key=lambda number: (len(notes[number]["assigned"]), number), default=None)
+        return late if least == ordinal else []
+
+
+class StatusReporter:
+    """Tell how a worker is. `shards` are the worker's, by partition; `relearned` returns how many records it relearned.
+
+    `warnings` say what was found wrong with its stream.
+    """
+
+    def __init__(
+        self,
+        *,
+        gate: Gate,
+        shards: Mapping[int, Shard],
+        sink: Sink,
+        relearned: Callable[[], int],
+        warnings: Sequence[str],
+        telemetry: Telemetry,
+    ) -> None:
+        self._gate = gate
+        self._shards = shards
+        self._relearned = relearned
+        self._warnings = warnings
+        self._telemetry = telemetry
+        self._relearned_before = 0
+        self._shown: set[int] = set()
+        self._relearn_rate = 0.0
+        # Read when the metrics are scraped: the loop, which would set them, may be the one that waits.
+        telemetry.aborts.set_function(lambda: sink.aborts)
+        telemetry.transaction_seconds.set_function(lambda: _age_s(sink.begun_at))
+
+    def state(self, *, waiting: bool) -> WorkerState:
+        """Name what the worker is doing; `waiting` says that partitions wait to be taken over."""
+        if not self._gate.open:
+            return "paused"
+        if any(shard.is_relearning for shard in self._shards.values()):
+            return "relearning"
+        return "connecting" if waiting and not self._shards else "running"
+
+    def publish(self, state: WorkerState, *, passed_s: float) -> None:
+        """Bring the metrics up to date; `passed_s` is the time since the last call, in seconds."""
+        self._telemetry.set_state(state)
+        if state == "paused":
+            self._telemetry.paused_seconds.labels("flood" if self._gate.flood else "away").inc(passed_s)
+        relearned = self._relearned()
+        self._relearn_rate = (relearned - self._relearned_before) / passed_s if passed_s else 0.0
+        self._relearned_before = relearned
+        self._telemetry.relearn_rate.set(self._relearn_rate)
+        for gone in self._shown.difference(self._shards):
+            self._telemetry.forget(gone)
+        self._shown = set(self._shards)
+        for shard in self._shards.values():
+            partition = str(shard.partition)
+            self._telemetry.relearn_remaining.labels(partition).set(max(0, shard.committed - shard.offset))
+            self._telemetry.offset.labels(partition).set(shard.committed)
+            self._telemetry.snapshot_offset.labels(partition).set(shard.snapshot_offset)
+            self._telemetry.version.labels(partition).set(shard.version)
+            self._telemetry.epoch.labels(partition).set(shard.epoch)
+            quality = shard.quality_now()
+            for measure, value in quality.summary().items():
+                self._telemetry.quality.labels(partition, measure).set(value)
+            self._telemetry.version_quality.remove_by_labels({"partition": partition})
+            for version, score in quality.versions.items():
+                self._telemetry.version_quality.labels(partition, str(version)).set(score.total / score.scored)
+            if shard.labels is not None:
+                self._publish_labels(partition, shard, shard.labels)
+
+    def _publish_labels(self, partition: str, shard: Shard, labels: Labels) -> None:
+        telemetry, tally = self._telemetry, labels.tally
+        telemetry.labels_offset.labels(partition).set(shard.labels_committed)
+        telemetry.labels_waiting.labels(partition, "asked").set(labels.asked)
+        telemetry.labels_waiting.labels(partition, "early").set(labels.early)
+        telemetry.labels_waiting_bytes.labels(partition).set(labels.bytes)
+        for outcome in _OUTCOMES:
+            telemetry.labels_outcome.labels(partition, outcome).set(getattr(tally, outcome))
+        done = tally.joined + tally.expired + tally.evicted
+        telemetry.labelled_share.labels(partition).set(tally.joined / done if done else 0.0)
+
+    def note(self, state: WorkerState) -> dict[str, Any]:
+        """Return what `status` shows of this worker."""
+        return {
+            "state": state,
+            "reason": self._gate.reason,
+            "warnings": list(self._warnings),
+            "partitions": sorted(self._shards),
+            "relearning": {
+                str(shard.partition): shard.committed - shard.offset
+                for shard in self._shards.values()
+                if shard.is_relearning
+            },
+            "relearn_rate": round(self._relearn_rate),
+            "epochs": {str(shard.partition): shard.epoch for shard in self._shards.values()},
+            "quality": {str(shard.partition): shard.quality_now().summary() for shard in self._shards.values()},
+        }
+
+
+class Heartbeat:
+    """Renew the worker's `ordinal` with a note about once a second, however often the loop calls `beat`."""
+
+    def __init__(
+        self,
+        ordinal: Ordinal,
+        *,
+        unowned: UnownedPartitions,
+        source: Source,
+        status: StatusReporter,
+        breakers: Breakers,
+        watchdog: Watchdog,
+        clock: Callable[[], float],
+    ) -> None:
+        self._ordinal = ordinal
+        self._unowned = unowned
+        self._source = source
+        self._status = status
+        self._breakers = breakers
+        self._watchdog = watchdog
+        self._clock = clock
+        self._beat_at = 0.0
+
+    def beat(self, *, waiting: bool, stopping: bool) -> None:
+        """Show how the worker is, if it is time; the call to the store shows whether the store is there, too.
+
+        `waiting` says that partitions wait to be taken over. Raises SourceLost when the worker is to leave the group.
+        """
+        now = self._clock()
+        if now < self._beat_at:
+            return
+        if not stopping:
+            self._watchdog.alive()
+        passed_s = now - self._beat_at + _BEAT_S if self._beat_at else 0.0
+        self._beat_at = now + _BEAT_S
+        state = self._status.state(waiting=waiting)
+        self._status.publish(state, passed_s=passed_s)
+        # A worker that is no member knows nothing of the others: they may be out for the same reason.
+        member = self._source.joined and not self._breakers.gate.breakers["kafka"].tripped
+        note = {**self._status.note(state), "assigned": sorted(self._source.assigned), "member": member}
+        # First on this machine: `status` must be able to say that the store is away.
+        self._ordinal.announce(note)
+        self._breakers.attempt("store", partial(self._renew, note))
+
+    def _renew(self, note: dict[str, Any]) -> None:
+        notes = self._ordinal.renew(note)
+        known = notes if note["member"] else None
+        unowned = self._unowned.mends(known, ordinal=self._ordinal.number, now_s=self._clock())
+        if unowned:
+            self._watchdog.end_within(LEAVE_S)
+            with contextlib.suppress(SourceAway):
+                self._source.leave()
+            raise SourceLost(f"partitions {unowned} are nobody's: this worker leaves the group and joins it anew")
+
+
+def _age_s(begun_at: float | None) -> float:
+    return 0.0 if begun_at is None else time.monotonic() - begun_at

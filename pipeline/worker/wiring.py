@@ -1,0 +1,285 @@
+"""Makes the parts of a worker's loop, each when another part first asks for it.
+
+A part names here the other parts that it needs, and nobody has to keep an order of making them.
+"""
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from functools import cached_property
+
+import msgspec
+
+from headrace.consumers.interleave import LogOffsets
+from headrace.consumers.source import Source
+from headrace.consumers.topics import Topic
+from headrace.pipeline import assembly, model_factory
+from headrace.pipeline.config.config import Config
+from headrace.pipeline.engine.engine import Engine
+from headrace.pipeline.process.ordinal import Ordinal
+from headrace.pipeline.process.watchdog import Watchdog
+from headrace.pipeline.recovery.key_placement import PlacementWatch
+from headrace.pipeline.recovery.retention import Retention
+from headrace.pipeline.recovery.topic_identity import TopicIdentity
+from headrace.pipeline.telemetry import Telemetry
+from headrace.pipeline.worker.assignment import Assignment
+from headrace.pipeline.worker.breakers import Breakers, FloodGuard
+from headrace.pipeline.worker.completion import Completion
+from headrace.pipeline.worker.delivery import Delivery
+from headrace.pipeline.worker.fitting import Fitting
+from headrace.pipeline.worker.inflight import InFlight
+from headrace.pipeline.worker.learning import Learning
+from headrace.pipeline.worker.liveness import Heartbeat, StatusReporter, UnownedPartitions
+from headrace.pipeline.worker.mixer import Mixer
+from headrace.pipeline.worker.runner import Runner, Stop
+from headrace.pipeline.worker.saver import Saver
+from headrace.pipeline.worker.snapshots import Snapshots
+from headrace.pipeline.worker.takeover import OnLoss, Takeover
+from headrace.producers.record_size import SizeLimits
+from headrace.producers.sink import Sink
+from headrace.state.shard import Shard
+from headrace.state.store.store import Store
+
+
+class Wiring(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """The parts of one worker's loop, of which `runner` is the loop itself.
+
+    `ask_ids` returns the ids of topics, and `ask_limits` the `limits` of the output topics as they are now. Partitions
+    may be without an owner for `unowned_s` seconds. With `ends` the loop ends at these offsets. `at_work` is called
+    when a batch is confirmed. `clock` gives seconds and never jumps.
+    """
+
+    config: Config
+    topic: Topic
+    ask_ids: Callable[[Collection[str]], Mapping[str, str]]
+    ask_limits: Callable[[], SizeLimits]
+    limits: SizeLimits
+    source: Source
+    sink: Sink
+    models: model_factory.ModelFactory
+    store: Store
+    ordinal: Ordinal
+    unowned_s: float
+    on_loss: OnLoss
+    ends: Mapping[int, LogOffsets] | None
+    telemetry: Telemetry
+    watchdog: Watchdog
+    stop: Stop
+    reach: Callable[[str], None]
+    at_work: Callable[[], None]
+    clock: Callable[[], float] = time.monotonic
+
+    @cached_property
+    def shards(self) -> dict[int, Shard]:
+        """The shards of the worker, by partition; the assignment alone adds and removes them."""
+        return {}
+
+    @cached_property
+    def breakers(self) -> Breakers:
+        """The breakers around the calls of the loop."""
+        return Breakers(telemetry=self.telemetry, clock=self.clock)
+
+    @cached_property
+    def identity(self) -> TopicIdentity:
+        """Whether the topics are still the same ones."""
+        return TopicIdentity(self.topic, ask=self.ask_ids)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Decodes, predicts and learns."""
+        return assembly.engine(self.config, batches=self.models.can.batches, limits=self.limits)
+
+    @cached_property
+    def takeover(self) -> Takeover:
+        """Makes the shard of a partition that came."""
+        return Takeover(
+            source=self.source,
+            store=self.store,
+            topic=self.topic,
+            identity=self.identity,
+            models=self.models,
+            rules=assembly.rules(self.config, default=self.models.default),
+            on_loss=self.on_loss,
+            telemetry=self.telemetry,
+        )
+
+    @cached_property
+    def placement(self) -> PlacementWatch:
+        """Whether keys lie where they should."""
+        return PlacementWatch(self.topic, store=self.store, clock=self.clock)
+
+    @cached_property
+    def learning(self) -> Learning:
+        """Learns batches."""
+        return Learning(
+            source=self.source,
+            engine=self.engine,
+            takeover=self.takeover,
+            shards=self.shards,
+            topic=self.topic,
+            watch=self.placement,
+            records_max=self.config.batch.records_max,
+            telemetry=self.telemetry,
+            reach=self.reach,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def delivery(self) -> Delivery:
+        """Brings one batch to the sinks."""
+        fitting = Fitting(
+            self.engine,
+            sink=self.sink,
+            shards=self.shards,
+            topics=self.config.topics.outputs,
+            ask=self.ask_limits,
+        )
+        return Delivery(
+            engine=self.engine,
+            source=self.source,
+            sink=self.sink,
+            webhook=assembly.webhook(self.config),
+            shards=self.shards,
+            topic=self.topic,
+            identity=self.identity,
+            on_unknown=self.telemetry.unknown_outcomes.inc,
+            fitting=fitting,
+        )
+
+    @cached_property
+    def inflight(self) -> InFlight:
+        """The batches between learned and confirmed."""
+        return InFlight(
+            self.delivery,
+            breakers=self.breakers,
+            shards=self.shards,
+            reach=self.reach,
+            at_work=self.at_work,
+            telemetry=self.telemetry,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def saver(self) -> Saver:
+        """Saves one shard."""
+        return Saver(
+            self.store,
+            topic=self.topic,
+            interval_s=self.config.snapshot.interval,
+            records_max=self.config.snapshot.records_max,
+            distrust=self.takeover.distrust,
+            telemetry=self.telemetry,
+            clock=self.clock,
+            reach=self.reach,
+        )
+
+    @cached_property
+    def mixer(self) -> Mixer | None:
+        """Mixes the workers' models, where they share one."""
+        if self.models.replica is None:
+            return None
+        return Mixer(
+            self.models.replica,
+            saver=self.saver,
+            shards=self.shards,
+            interval_s=self.config.mix.seconds,
+            interval_records=self.config.mix.records,
+            telemetry=self.telemetry,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def assignment(self) -> Assignment:
+        """The partitions of the worker."""
+        return Assignment(
+            self.shards,
+            source=self.source,
+            sink=self.sink,
+            takeover=self.takeover,
+            learning=self.learning,
+            inflight=self.inflight,
+            saver=self.saver,
+            mixer=self.mixer,
+            telemetry=self.telemetry,
+            reach=self.reach,
+        )
+
+    @cached_property
+    def snapshots(self) -> Snapshots:
+        """The step of the loop that saves."""
+        return Snapshots(
+            self.assignment,
+            saver=self.saver,
+            mixer=self.mixer,
+            inflight=self.inflight,
+            identity=self.identity,
+            breakers=self.breakers,
+            reach=self.reach,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def heartbeat(self) -> Heartbeat:
+        """Tells how the worker is."""
+        status = StatusReporter(
+            gate=self.breakers.gate,
+            shards=self.shards,
+            sink=self.sink,
+            relearned=lambda: self.learning.relearned,
+            warnings=self.placement.warnings,
+            telemetry=self.telemetry,
+        )
+        return Heartbeat(
+            self.ordinal,
+            unowned=UnownedPartitions(partitions=self.topic.partitions, patience_s=self.unowned_s),
+            source=self.source,
+            status=status,
+            breakers=self.breakers,
+            watchdog=self.watchdog,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def retention(self) -> Retention:
+        """Watches where the log begins."""
+        return Retention(
+            self.source, shards=self.shards, hurry=self.saver.hurry, telemetry=self.telemetry, clock=self.clock
+        )
+
+    @cached_property
+    def completion(self) -> Completion | None:
+        """Tells when the ends are reached, where there are any."""
+        if self.ends is None:
+            return None
+        return Completion(
+            self.source,
+            store=self.store,
+            topic=self.topic,
+            on_loss=self.on_loss,
+            make=self.models.make,
+            shards=self.shards,
+            ends=self.ends,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def runner(self) -> Runner:
+        """The loop."""
+        dlq = self.config.dlq
+        return Runner(
+            source=self.source,
+            sink=self.sink,
+            assignment=self.assignment,
+            learning=self.learning,
+            inflight=self.inflight,
+            snapshots=self.snapshots,
+            heartbeat=self.heartbeat,
+            retention=self.retention,
+            identity=self.identity,
+            completion=self.completion,
+            breakers=self.breakers,
+            flood=FloodGuard(window=dlq.flood_window, ratio=dlq.flood_ratio) if dlq.flood_guard else None,
+            watchdog=self.watchdog,
+            stop=self.stop,
+            reach=self.reach,
+            clock=self.clock,
+        )
