@@ -1,7 +1,7 @@
-"""The metrics port: `GET /metrics` for Prometheus, with a bound on whatever a client may ask, hold and wait for.
+"""The metrics port: `GET /metrics` for Prometheus, with bounds on the size and time of requests and on connections.
 
-A request is read whole within seconds, answered, and its connection closed. When as many connections are open as may
-be, the oldest gives way: clients that say nothing can't keep the one out that does.
+A request must arrive within seconds; it is answered, and its connection is closed. When the maximum of connections is
+open, a new one closes the oldest: silent clients can't keep Prometheus out.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ _PATHS = frozenset({b"/", b"/metrics"})
 
 
 class MetricsServer:
-    """Serve a registry's metrics from threads of its own, until `close`. Raises OSError when the port is taken."""
+    """Serve the metrics of a registry from its own threads, until `close`. Raises OSError if the port is in use."""
 
     def __init__(self, registry: CollectorRegistry, host: str, port: int, *, request_s: float = REQUEST_S) -> None:
         self._registry = registry
@@ -42,7 +42,7 @@ class MetricsServer:
         threading.Thread(target=self._accept, name="metrics", daemon=True).start()
 
     def close(self) -> None:
-        """Take no more connections."""
+        """Accept no more connections."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -55,7 +55,7 @@ class MetricsServer:
             except OSError:
                 if self._listener.fileno() < 0:
                     return
-                # Out of files, for now.
+                # The process has no file descriptor left at the moment.
                 time.sleep(_PAUSE_S)
                 continue
             while not self._slots.acquire(blocking=False):
@@ -68,7 +68,7 @@ class MetricsServer:
             try:
                 threading.Thread(target=self._serve, args=(number, connection), name="metrics", daemon=True).start()
             except RuntimeError:
-                # There can be no more threads, for now.
+                # The process can't start another thread at the moment.
                 self._end(number, connection)
 
     def _end_oldest(self) -> None:
@@ -82,13 +82,13 @@ class MetricsServer:
         try:
             until = time.monotonic() + self._request_s
             answer = self._answer(_request(connection, until))
-            # For the whole of what is sent.
+            # One deadline for the whole answer.
             connection.settimeout(max(0.001, until - time.monotonic()))
             connection.sendall(answer)
         except OSError:
-            # Slow, or gone: it may come again.
+            # The client is slow or gone; it may ask again.
             pass
-        except Exception as error:  # noqa: BLE001 what a scrape makes of the metrics must not end in a traceback
+        except Exception as error:  # noqa: BLE001 no error of an encoder may end in a traceback
             log.warning("metrics were not served", reason=f"{type(error).__name__}: {error}")
         finally:
             self._end(number, connection)
@@ -116,7 +116,7 @@ class MetricsServer:
 
 
 def _request(connection: socket.socket, until: float) -> bytes:
-    """Read a request's head. Raises OSError for one that is too long, or does not come in time."""
+    """Read the head of a request. Raises OSError if it is too long, or does not arrive in time."""
     request = b""
     while _END not in request:
         left = until - time.monotonic()

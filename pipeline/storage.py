@@ -1,11 +1,11 @@
-"""Opens the store that the configuration names, in one way for the worker and for every command."""
+"""Opens the store of a configuration, for the worker and for every command."""
 
 from headrace.pipeline.config.config import Config
 from headrace.state.store.store import Store
 
 
 def open_store(config: Config, *, timeout_s: float | None = None) -> Store:
-    """Return the configured store; `timeout_s` bounds one answer in place of `redis.timeout`. Connects to nothing."""
+    """Return the configured store, without connecting to it; `timeout_s` replaces `redis.timeout`."""
     redis = config.redis
     return Store(
         redis.url.get_secret_value(),

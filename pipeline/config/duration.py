@@ -1,4 +1,4 @@
-"""Durations as people write them in the configuration."""
+"""Durations as people write them in the configuration: "250ms", "1h", or for an interval "400 records"."""
 
 import math
 import re
@@ -10,7 +10,7 @@ _RECORDS = re.compile(r"([1-9]\d{0,8}) records?")
 
 
 def duration_s(value: Any) -> Any:
-    """Read a duration such as "250ms", "1s", "24h" or "7d" in seconds; a bare number is seconds."""
+    """Convert a duration such as "250ms", "1s", "24h" or "7d" to seconds; a bare number is seconds."""
     if isinstance(value, str):
         match = _DURATION.fullmatch(value.strip())
         if match is None:
@@ -20,7 +20,7 @@ def duration_s(value: Any) -> Any:
 
 
 def interval_of(value: Any) -> Any:
-    """Check what is either a duration, which is read in seconds, or a number of records, which stays as it is."""
+    """Convert a duration to seconds; keep a number of records ("400 records") as it is."""
     if records_of(value) is not None:
         return value
     seconds = duration_s(value)
@@ -30,6 +30,6 @@ def interval_of(value: Any) -> Any:
 
 
 def records_of(value: Any) -> int | None:
-    """Return the number in "400 records", None for what is written otherwise."""
+    """Return the number in "400 records", or None for any other value."""
     match = _RECORDS.fullmatch(str(value))
     return int(match[1]) if match else None

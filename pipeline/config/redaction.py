@@ -1,6 +1,6 @@
-"""What may be shown of a configuration. All else is `***`, in `config show`, errors, logs, notes and dead letters.
+"""Decides which values of a configuration may be shown; all others are `***` in output, errors, logs and dead letters.
 
-What may be shown is listed here, so that a key that is new, or that nobody knows, is hidden until somebody decides.
+This file lists the keys that may be shown. So a new or unknown key is hidden until it is added here.
 """
 
 import base64
@@ -67,14 +67,14 @@ _HARMLESS = """
 """
 _PROPERTIES = frozenset(_HARMLESS.split())
 """Properties of librdkafka that hold no secret."""
-# A shorter secret may stand in a text by chance.
+# A text may contain a shorter secret by chance.
 _SECRET_CHARACTERS_MIN = 4
 _PART_CHARACTERS_MIN = 6
 _SHORT_CHARACTERS = 8
 _PIECE = 12
-# How headers and lists of properties are written.
+# The separators in headers and in lists of properties.
 _BETWEEN_PARTS = re.compile(r"[\s,;=\"'&?/]+")
-# Words that all programs say, so that to hide them hides nothing; a user of the store is often called so.
+# Common words. To hide them protects nothing, and many stores have a user with such a name.
 _COMMON = frozenset(
     (
         "headrace",
@@ -102,14 +102,14 @@ _COMMON = frozenset(
 
 
 def may_show(key: str) -> bool:
-    """Tell whether the value of a dotted key may be shown as it is, unless a reference put it there."""
+    """Return whether the value of a dotted key may be shown, if it did not come from a reference."""
     if key.startswith(f"{_LIBRDKAFKA}."):
         return key.removeprefix(f"{_LIBRDKAFKA}.") in _PROPERTIES
     return key in _KEYS or ("." in key and key.partition(".")[0] in _SECTIONS)
 
 
 def shown(key: str, value: Any, *, secrets: Mapping[str, Any]) -> Any:
-    """Return the value of a dotted key as `config show` prints it. `secrets` has the keys that references filled."""
+    """Return the value of a dotted key as `config show` prints it. `secrets` has the keys with references."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json", exclude_none=True)
     if value is None or value in ("", (), {}):
@@ -143,43 +143,43 @@ def address(url: str) -> str:
 def concealer(texts: Iterable[str], *, tokens: Iterable[str] = ()) -> Callable[[str], str]:
     """Return a function that replaces each of these secrets by `***` in a text.
 
-    Of `tokens` it replaces pieces as well: who refuses one may quote its beginning.
+    It also replaces pieces of `tokens`: a server that refuses a token may quote the beginning of it.
     """
     found = {text for text in texts if len(text) >= _SECRET_CHARACTERS_MIN and text not in _COMMON}
     found |= {quoted for text in found for quoted in _quoted(text)}
     pieces = {token[at : at + _PIECE] for token in tokens for at in range(len(token) - _PIECE + 1)}
     if not found and not pieces:
         return lambda text: text
-    # The longest first: one may be a part of another.
+    # The longest first: one secret may be a part of another.
     pattern = re.compile("|".join(_as_pattern(text) for text in sorted(found, key=len, reverse=True)) or r"(?!)")
 
     def conceal(text: str) -> str:
         text = pattern.sub(HIDDEN, text)
-        shown = [True] * len(text)
+        visible = [True] * len(text)
         for at in range(len(text) - _PIECE + 1 if pieces else 0):
             if text[at : at + _PIECE] in pieces:
-                shown[at : at + _PIECE] = [False] * _PIECE
-        if all(shown):
+                visible[at : at + _PIECE] = [False] * _PIECE
+        if all(visible):
             return text
-        runs = itertools.groupby(zip(shown, text, strict=True), key=lambda pair: pair[0])
-        return "".join("".join(sign for _, sign in run) if is_shown else HIDDEN for is_shown, run in runs)
+        runs = itertools.groupby(zip(visible, text, strict=True), key=lambda pair: pair[0])
+        return "".join("".join(sign for _, sign in run) if is_visible else HIDDEN for is_visible, run in runs)
 
     return conceal
 
 
 def _as_pattern(text: str) -> str:
-    """Return what finds a secret; a short one, which a number or a word may hold by chance, only by itself."""
+    """Return a pattern that finds a secret; a short secret is found only as a whole word."""
     escaped = re.escape(text)
     return escaped if len(text) >= _SHORT_CHARACTERS else rf"(?<![A-Za-z0-9]){escaped}(?![A-Za-z0-9])"
 
 
 def _quoted(text: str) -> tuple[str, ...]:
-    """Return a text as URLs, programs, JSON and pages write it."""
+    """Return a text as it is written in URLs, in Python, in JSON and in HTML."""
     return quote(text, safe=""), repr(text)[1:-1], json.dumps(text)[1:-1], html.escape(text)
 
 
 def secrets_of(config: BaseModel, secrets: Mapping[str, Iterable[str]]) -> set[str]:
-    """Return the secrets of a configuration, whole and in the parts that others may quote."""
+    """Return the secrets of a configuration, in full and in the parts that a server may quote."""
     found = {text for key, texts in secrets.items() if not _is_common(key) for text in texts}
     for key, text in _texts(config, ""):
         if key in _ADDRESSES:
@@ -190,7 +190,7 @@ def secrets_of(config: BaseModel, secrets: Mapping[str, Iterable[str]]) -> set[s
 
 
 def parts_of(text: str) -> Iterator[str]:
-    """Yield a secret and what it is made of: the token of a header, the user and password in it, the lines of a key."""
+    """Yield a secret and its parts: the token in a header, the user and password in it, the lines of a key."""
     yield text
     scheme, _, credentials = text.partition(" ")
     if scheme.lower() == "basic":
@@ -216,7 +216,7 @@ def _of_address(url: str) -> Iterator[str]:
         yield from (value for pair in parts.query.split("&") for value in parts_of(pair.partition("=")[2]))
     if parts.scheme in {"http", "https"} and parts.path not in {"", "/"}:
         yield parts.path
-        # A name may stand in a path, a token in a webhook's.
+        # A part with a digit may be a token, as in the paths of webhooks; other parts are names.
         yield from (part for part in parts.path.split("/") if re.search(r"\d", part))
 
 
@@ -237,7 +237,7 @@ def _texts(node: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_common(key: str) -> bool:
-    # One of a few words, a number, a module: to hide it would hide the same word wherever it stands.
+    # These sections hold numbers, modules and a few fixed words. To hide one would hide the same word everywhere.
     return "." in key and key.partition(".")[0] in _SECTIONS - {"topics"}
 
 

@@ -1,7 +1,7 @@
-"""References in the configuration: `${file:PATH}` and `${env:NAME}` in any string stand for what is there.
+"""References in the configuration: `${file:PATH}` and `${env:NAME}` in any string are replaced by their content.
 
-`$${` is a `${` that is no reference. What was put in is not looked through for references again, and is a secret
-wherever it stands: see `pipeline/config/redaction.py`.
+`$${` stands for a plain `${`. The content is not searched for references again. It is a secret wherever it appears:
+see `pipeline/config/redaction.py`.
 """
 
 import os
@@ -18,7 +18,7 @@ _FILE_BYTES_MAX = 1_000_000
 
 
 class ReferenceMissing(Exception):
-    """Raised when a reference leads nowhere, or is none; the message names the key and never its value."""
+    """Raised when a reference has no content or is malformed; the message names the key and never its value."""
 
     status = 400
 
@@ -28,7 +28,7 @@ class ReferenceMissing(Exception):
 
 
 class Resolved(msgspec.Struct, frozen=True):
-    """A configuration whose references are replaced: the values that were put in, by the dotted key of their string."""
+    """A configuration with its references replaced; `secrets` are the inserted values, by the dotted key."""
 
     tree: dict[str, Any]
     secrets: dict[str, frozenset[str]]
@@ -48,7 +48,7 @@ def resolve(tree: Mapping[str, Any], directory: Path) -> Resolved:
         found: set[str] = set()
         text = _REFERENCE.sub(lambda match: _value(match, key, directory, found), node)
         if found:
-            # The whole string as well: a password may be written in two parts.
+            # The whole string is a secret as well: a password may consist of two references.
             secrets[key] = frozenset(found | {text})
         return text
 
@@ -61,14 +61,14 @@ def _value(match: re.Match[str], key: str, directory: Path, found: set[str]) -> 
     if match["kind"] is None:
         raise ReferenceMissing(
             f"{key}: a ${{ in it begins neither ${{file:PATH}} nor ${{env:NAME}}",
-            hint="mend it, or write $${ for a ${ that is meant as it stands",
+            hint="correct it, or write $${ for a plain ${",
         )
     name = match["name"]
     value = os.environ.get(name) if match["kind"] == "env" else _read(directory / name, key)
     if value is None:
         raise ReferenceMissing(f"{key}: the environment variable {name} is not set", hint=f"set {name}")
     if not value:
-        # A secret that was not filled in must not turn off what it protects.
+        # An empty secret would turn off the protection that it stands for.
         where = f"the environment variable {name}" if match["kind"] == "env" else f"the file {name}"
         raise ReferenceMissing(f"{key}: {where} is empty", hint=f"fill it in, or take {key} out of the configuration")
     found.add(value)
@@ -78,11 +78,11 @@ def _value(match: re.Match[str], key: str, directory: Path, found: set[str]) -> 
 def _read(path: Path, key: str) -> str:
     hint = "check the path, which is relative to the configuration's file, and its permissions"
     try:
-        # Without waiting for whoever may write to a pipe: each worker reads the file again.
+        # Do not wait for the writer of a named pipe: each worker reads the file again.
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             if not stat.S_ISREG(os.fstat(file).st_mode):
-                raise ReferenceMissing(f"{key}: {path} is no file", hint=hint)
+                raise ReferenceMissing(f"{key}: {path} is not a file", hint=hint)
             content = os.read(file, _FILE_BYTES_MAX + 1)
         finally:
             os.close(file)
@@ -90,8 +90,8 @@ def _read(path: Path, key: str) -> str:
     except OSError as error:
         raise ReferenceMissing(f"{key}: {path} can't be read: {error.strerror}", hint=hint) from error
     except ValueError:
-        # Of a path with a NUL in it, or of bytes that are no text; its words would show some of them.
-        raise ReferenceMissing(f"{key}: {path} is no UTF-8 text", hint="write the secret as text") from None
+        # A path with a NUL, or bytes that are not text. The words of the error would show some of the secret.
+        raise ReferenceMissing(f"{key}: {path} is not UTF-8 text", hint="write the secret as text") from None
     if len(content) > _FILE_BYTES_MAX:
         raise ReferenceMissing(f"{key}: {path} has more than {_FILE_BYTES_MAX:,} bytes", hint="name a smaller file")
     return text.removesuffix("\n").removesuffix("\r")

@@ -1,4 +1,4 @@
-"""Dead letters: counted, shown, and replayed once each.
+"""The `dlq` commands: count dead letters, show them, and replay each of them once.
 
 Imported by `pipeline.commands` and `pipeline.demo`.
 """

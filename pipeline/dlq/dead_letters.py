@@ -1,6 +1,6 @@
-"""Dead letters as people and scripts see them: which are meant, what each says, how it is printed.
+"""Reads dead letters for commands: their headers, a selection of them, and their JSON form.
 
-`tail`, `dlq` and the replay share it, so that a filter means the same to all of them.
+`tail`, `dlq` and the replay share it, so that a filter has one meaning.
 """
 
 import base64
@@ -19,7 +19,7 @@ _STATUS_DIGITS = 3
 
 
 class DeadLetterError(Exception):
-    """Raised when what was asked for can't be read, or is not there."""
+    """Raised when a dead letter or a topic does not exist, or an option can't be read."""
 
     status = 400
 
@@ -29,39 +29,39 @@ class DeadLetterError(Exception):
 
 
 class DeadLetterRecord(msgspec.Struct, frozen=True):
-    """A dead letter as it stands in its topic, and what its headers tell."""
+    """A dead letter: the record in the dead-letter topic, and the reason from its headers."""
 
     record: Record
     reason: deadletter.Reason
 
     @classmethod
     def of(cls, record: Record) -> Self:
-        """Read a record's headers, whichever of the four dialects they are in."""
+        """Read the headers of a record, in any of the four dialects."""
         return cls(record, deadletter.read(record.headers))
 
     @property
     def code(self) -> str:
-        """Why it was refused, for machines; `unknown` where no header tells."""
+        """The code of the refusal; `unknown` if no header has it."""
         return self.reason.code or "unknown"
 
     @property
     def status(self) -> int:
-        """Which status it was refused with. Another system's dead letters are as malformed as our own: 400."""
-        told = dict(self.record.headers or ()).get(deadletter.STATUS) or b""
-        return int(told) if told.isdigit() and len(told) == _STATUS_DIGITS else 400
+        """The status of the refusal; 400 for a dead letter of another system that has none."""
+        text = dict(self.record.headers or ()).get(deadletter.STATUS) or b""
+        return int(text) if text.isdigit() and len(text) == _STATUS_DIGITS else 400
 
     @property
     def origin(self) -> str:
-        """Where its record stood, for people; `unknown` where no header tells."""
+        """The topic, partition and offset of the refused record; `unknown` if no header has them."""
         reason = self.reason
         return f"{reason.topic}[{reason.partition}]@{reason.offset}" if reason.topic else "unknown"
 
 
 class Selection(msgspec.Struct, frozen=True):
-    """Which dead letters are meant: of a code, since a time in ms, and of these the first `limit`.
+    """A filter for dead letters: with a code, since a time in ms, and of these the first `limit`.
 
-    The order is that of partitions and offsets. Those that were replayed before count as well, so that the same
-    selection stays the same.
+    The order is by partition and offset. Replayed dead letters count as well, so that a selection stays the same
+    after a replay.
     """
 
     code: str | None = None
@@ -69,25 +69,25 @@ class Selection(msgspec.Struct, frozen=True):
     limit: int | None = None
 
     def takes(self, code: str, timestamp_ms: int) -> bool:
-        """Tell whether a dead letter is meant, but for the limit."""
+        """Return whether a dead letter is selected, apart from the limit."""
         return (self.code is None or code == self.code) and (self.since_ms is None or timestamp_ms >= self.since_ms)
 
 
 def select(reader: Reader, topic: str, selection: Selection) -> Iterator[DeadLetterRecord]:
-    """Yield the dead letters of a selection, as many as there are now."""
+    """Yield the selected dead letters up to the present end of the topic."""
     count = 0
     for partition, span in reader.spans(topic).items():
         for record in reader.between(topic, partition, span.start, span.end):
             if count == selection.limit:
                 return
-            letter = DeadLetterRecord.of(record)
-            if selection.takes(letter.code, record.timestamp_ms):
+            dead_letter = DeadLetterRecord.of(record)
+            if selection.takes(dead_letter.code, record.timestamp_ms):
                 count += 1
-                yield letter
+                yield dead_letter
 
 
 def since_ms(text: str | None, *, now_ms: int) -> int | None:
-    """Read a time: how long ago ("1h"), or a date with or without a time, in UTC unless it says so.
+    """Parse a time in ms: an age ("1h"), or a date with or without a time, in UTC if it names no zone.
 
     Raises DeadLetterError.
     """
@@ -101,13 +101,13 @@ def since_ms(text: str | None, *, now_ms: int) -> int | None:
         moment = dt.datetime.fromisoformat(text)
     except ValueError as error:
         raise DeadLetterError(
-            f"--since {text} is no time", hint="write it like 30m, 1h, 7d, 2026-01-31 or 2026-01-31T12:00"
+            f"--since {text} is not a time", hint="write it like 30m, 1h, 7d, 2026-01-31 or 2026-01-31T12:00"
         ) from error
     return int((moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp() * 1_000)
 
 
 def position_of(text: str) -> tuple[int, int]:
-    """Read `PARTITION:OFFSET`. Raises DeadLetterError."""
+    """Parse `PARTITION:OFFSET`. Raises DeadLetterError."""
     partition, _, offset = text.partition(":")
     if not (partition.isdecimal() and offset.isdecimal()):
         raise DeadLetterError(f"{text} names no dead letter", hint="write PARTITION:OFFSET, such as 1:39")
@@ -115,7 +115,7 @@ def position_of(text: str) -> tuple[int, int]:
 
 
 def envelope(topic: str, record: Record) -> dict[str, Any]:
-    """Return a dead letter as JSON has it: bytes as text, or in base64 where they are not UTF-8."""
+    """Return the JSON form of a dead letter: bytes are text, or base64 if they are not UTF-8."""
     reason = deadletter.read(record.headers)
     return {
         "topic": topic,
@@ -136,16 +136,16 @@ def envelope(topic: str, record: Record) -> dict[str, Any]:
 
 
 def printable(text: str) -> str:
-    """Escape what a terminal would obey: a record may come from anyone."""
+    """Escape control characters: anybody may have written the record, and a terminal would obey them."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def moment(at_ms: int) -> str:
-    """Write a time in ms since 1970 for people, in UTC."""
+    """Format a time in ms since 1970 for people, in UTC."""
     try:
         return dt.datetime.fromtimestamp(at_ms / 1_000, tz=dt.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     except (ValueError, OverflowError, OSError):
-        # Whoever wrote the record chose its time; not every number is in the calendar.
+        # The writer of the record chose the number, and not every number is a date.
         return str(at_ms)
 
 
@@ -159,8 +159,8 @@ def _field(name: str, value: bytes | None) -> dict[str, str | None]:
 
 
 def _headers(record: Record) -> dict[str, Any]:
-    """Return the headers by name; one that stands several times has all of its values."""
-    named: dict[str, list[str | None]] = {}
+    """Return the headers by name. A name with several headers has the list of their values."""
+    by_name: dict[str, list[str | None]] = {}
     for name, value in record.headers or ():
-        named.setdefault(name, []).append(None if value is None else value.decode(errors="backslashreplace"))
-    return {name: values[0] if len(values) == 1 else values for name, values in named.items()}
+        by_name.setdefault(name, []).append(None if value is None else value.decode(errors="backslashreplace"))
+    return {name: values[0] if len(values) == 1 else values for name, values in by_name.items()}

@@ -1,4 +1,4 @@
-"""`headrace dlq`: count the dead letters, show them whole, and replay them."""
+"""`headrace dlq`: count the dead letters, show them in full, and replay them."""
 
 import contextlib
 import sys
@@ -28,19 +28,19 @@ from headrace.producers.writer import Writer
 def ls(
     config: Config, *, topic: str | None = None, code: str | None = None, since: str | None = None, json: bool = False
 ) -> int:
-    """Print how many dead letters of each code there are, and their receipts. Raises ReaderAway, DeadLetterError."""
+    """Print the number of dead letters by code and by receipt. Raises ReaderAway, DeadLetterError."""
     name = topic or config.topics.dead_letters
     selection = Selection(code, since_ms(since, now_ms=_now_ms()))
     with _reading(config) as reader:
         states = _states(config, reader, name)
-        tallies: dict[tuple[int, str, str], view.DeadLetterCounts] = {}
-        for letter in select(reader, name, selection):
-            _count(tallies, letter, states)
-    rows = sorted(tallies.values(), key=lambda tally: (-tally.count, tally.code))
+        counts: dict[tuple[int, str, str], view.DeadLetterCounts] = {}
+        for dead_letter in select(reader, name, selection):
+            _count(counts, dead_letter, states)
+    rows = sorted(counts.values(), key=lambda row: (-row.count, row.code))
     if json:
-        _say(as_json(rows))
+        _write_line(as_json(rows))
     elif rows:
-        view.print_tallies(rows)
+        view.print_counts(rows)
     else:
         sys.stderr.write(f"no dead letters in {name}\n")
     return 0
@@ -56,20 +56,21 @@ def show(
     topic: str | None = None,
     json: bool = False,
 ) -> int:
-    """Print dead letters whole: the one at `PARTITION:OFFSET`, or those of a selection. Raises as `ls` does."""
+    """Print dead letters in full: the one at `PARTITION:OFFSET`, or the selected ones. Raises the errors of `ls`."""
     name = topic or config.topics.dead_letters
     selection = Selection(code, since_ms(since, now_ms=_now_ms()), limit)
     with _reading(config) as reader:
         states = None if json else _states(config, reader, name)
-        letters = select(reader, name, selection) if position is None else _one(reader, name, *position_of(position))
-        found = False
-        for letter in letters:
+        found = select(reader, name, selection) if position is None else _one(reader, name, *position_of(position))
+        is_empty = True
+        for dead_letter in found:
+            record = dead_letter.record
             if states is None:
-                _say(as_json(envelope(name, letter.record)))
+                _write_line(as_json(envelope(name, record)))
             else:
-                _say(view.whole(name, letter, states.of(letter.record.partition, letter.record.offset)))
-            found = True
-    if not found:
+                _write_line(view.full_text(name, dead_letter, states.of(record.partition, record.offset)))
+            is_empty = False
+    if is_empty:
         sys.stderr.write(f"no such dead letters in {name}\n")
     return 0
 
@@ -86,15 +87,15 @@ def replay(
     foreign: bool = False,
     json: bool = False,
 ) -> int:
-    """Send dead letters into the stream again, or, without `execute`, say which; return the exit code.
+    """Send dead letters into the stream again, or only list them without `execute`; return the exit code.
 
-    With `foreign` those of other topics than this pipeline's go along.
+    With `foreign`, also send dead letters whose records came from topics of other pipelines.
 
-    Raises what Reader, Writer and Topics raise, ReplayError and DeadLetterError. It may be run again after any of them.
+    Raises ReplayError, DeadLetterError, and the errors of Reader, Writer and Topics. It may run again after any error.
     """
     name = topic or config.topics.dead_letters
     selection = Selection(code, since_ms(since, now_ms=_now_ms()), limit)
-    change = None if edit is None else load_edit(edit, config.directory)
+    edit_value = None if edit is None else load_edit(edit, config.directory)
     topics = Topics({"log_level": 0, **config.librdkafka})
     if topic is not None and topic not in topics.partitions():
         raise DeadLetterError(f"there is no topic {topic}", hint="name the topic that holds the dead letters")
@@ -107,14 +108,14 @@ def replay(
             route=route,
             selection=selection,
             replay_max=config.dlq.replay_max,
-            edit=change,
+            edit=edit_value,
             writer=writer,
             now_ms=_now_ms,
             progress=progress,
         )
         _run(run, writer)
     if json:
-        _say(as_json(view.as_json(run.summary, execute=execute)))
+        _write_line(as_json(view.as_json(run.summary, execute=execute)))
     else:
         view.print_summary(run.summary, route, limit=limit, replay_max=config.dlq.replay_max, execute=execute)
     return int(run.summary.edit_failed + run.summary.lost + run.summary.too_large > 0)
@@ -133,7 +134,7 @@ def _run(run: Replay, writer: Writer | None) -> None:
     except BaseException:
         summary = run.summary
         if writer is not None and summary.sent + summary.parked:
-            sys.stderr.write(f"before it ended {summary.sent:,} were sent and {summary.parked:,} parked\n")
+            sys.stderr.write(f"before the error {summary.sent:,} were sent and {summary.parked:,} parked\n")
         raise
     finally:
         if writer is not None:
@@ -141,20 +142,20 @@ def _run(run: Replay, writer: Writer | None) -> None:
 
 
 def _route(config: Config, topics: Topics, name: str, *, execute: bool, foreign: bool) -> Route:
-    """Find the topics of a replay; make those that are missing if it is to be executed."""
+    """Describe the topics of a replay; create the missing ones if the replay is to be executed."""
     features = config.topics.features
     if execute:
         if topics.is_mock():
             raise ReplayError(
-                "librdkafka's mock cluster knows no transactions, so a replay could send twice",
+                "librdkafka's mock cluster has no transactions, so a replay could send a record twice",
                 hint="replay on a real Kafka (`headrace up` starts one)",
             )
-        _make(config, topics, name)
+        _create_topics(config, topics, name)
     there = topics.partitions()
     targets = (features, config.topics.labels, receipts.topic_of(name), parked_topic(name))
     bytes_max = topics.limits(*(target for target in targets if target in there))
-    # The client itself refuses a larger record.
-    client = int(config.librdkafka.get("message.max.bytes", sys.maxsize))
+    # The client refuses a larger record, whatever the topic takes.
+    client_bytes_max = int(config.librdkafka.get("message.max.bytes", sys.maxsize))
     return Route(
         topic=name,
         topic_id=_topic_id(topics, there, name),
@@ -165,14 +166,14 @@ def _route(config: Config, topics: Topics, name: str, *, execute: bool, foreign:
         parked_partitions=there.get(parked_topic(name), 1),
         group=config.name,
         secrets=_secrets(config, there.get(features, 0)),
-        bytes_max={topic: min(limit, client) for topic, limit in bytes_max.items()},
+        bytes_max={topic: min(limit, client_bytes_max) for topic, limit in bytes_max.items()},
         foreign=foreign,
         is_own=name == config.topics.dead_letters,
     )
 
 
 def _secrets(config: Config, partitions: int) -> dict[int, str]:
-    """Return with what replays are signed, by partition, where the pipeline has committed anything."""
+    """Return the secrets that sign replays, for each partition in which the pipeline has committed a mark."""
     if not partitions:
         return {}
     with _reading(config, group=config.name) as reader:
@@ -181,7 +182,7 @@ def _secrets(config: Config, partitions: int) -> dict[int, str]:
     return {partition: found.secret for partition, found in marks.items() if found is not None}
 
 
-def _make(config: Config, topics: Topics, name: str) -> None:
+def _create_topics(config: Config, topics: Topics, name: str) -> None:
     topics.ensure(**config.topics.wanted)
     source, there = topics.describe(name), topics.partitions()
     receipts_topic, parked = receipts.topic_of(name), parked_topic(name)
@@ -189,13 +190,13 @@ def _make(config: Config, topics: Topics, name: str) -> None:
         topics.create(receipts_topic, source.partitions, {"cleanup.policy": "compact"})
     if not topics.describe(receipts_topic).compacted:
         raise ReplayError(
-            f"{receipts_topic} is not compacted: with a receipt that expires, its dead letter would be sent again",
+            f"{receipts_topic} is not compacted: when a receipt expires, its dead letter could be sent again",
             hint=f"set cleanup.policy=compact on {receipts_topic}",
         )
     if parked not in there:
-        # What nobody could mend in several replays waits for somebody to look, however long that takes.
-        room = str(source.value_bytes_max)
-        topics.create(parked, source.partitions, {"max.message.bytes": room, "retention.ms": "-1"})
+        # A parked record has failed in several replays. It must stay until a person looks at it.
+        bytes_max = str(source.value_bytes_max)
+        topics.create(parked, source.partitions, {"max.message.bytes": bytes_max, "retention.ms": "-1"})
 
 
 def _topic_id(topics: Topics, there: dict[str, int], name: str) -> str:
@@ -206,7 +207,7 @@ def _states(config: Config, reader: Reader, name: str) -> receipts.States:
     topics = Topics({"log_level": 0, **config.librdkafka})
     topic_id = _topic_id(topics, topics.partitions(), name)
     spans = reader.spans(name)
-    # A replay that is under way is not waited for: what it has confirmed counts.
+    # Do not wait for a replay that is running: only its committed transactions count.
     places = reader.committed(name, list(spans), stable=False)
     return receipts.States(receipts.read(reader, name, topic_id), receipts.floors(places, spans, topic_id))
 
@@ -224,15 +225,16 @@ def _one(reader: Reader, name: str, partition: int, offset: int) -> Iterator[Dea
 
 
 def _count(
-    tallies: dict[tuple[int, str, str], view.DeadLetterCounts], letter: DeadLetterRecord, states: receipts.States
+    counts: dict[tuple[int, str, str], view.DeadLetterCounts], dead_letter: DeadLetterRecord, states: receipts.States
 ) -> None:
-    at = letter.record.timestamp_ms
-    kind = letter.status, letter.code, letter.reason.topic or UNKNOWN
-    tally = tallies.setdefault(kind, view.DeadLetterCounts(*kind, 0, 0, 0, 0, at, at, letter.reason.message))
-    state = states.of(letter.record.partition, letter.record.offset)
-    tally.count += 1
-    setattr(tally, state, getattr(tally, state) + 1)
-    tally.first, tally.last = min(tally.first, at), max(tally.last, at)
+    record, reason = dead_letter.record, dead_letter.reason
+    at = record.timestamp_ms
+    kind = dead_letter.status, dead_letter.code, reason.topic or UNKNOWN
+    row = counts.setdefault(kind, view.DeadLetterCounts(*kind, 0, 0, 0, 0, at, at, reason.message))
+    state = states.of(record.partition, record.offset)
+    row.count += 1
+    setattr(row, state, getattr(row, state) + 1)
+    row.first, row.last = min(row.first, at), max(row.last, at)
 
 
 @contextlib.contextmanager
@@ -248,5 +250,5 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _say(line: str) -> None:
+def _write_line(line: str) -> None:
     data.write(line + "\n")

@@ -1,4 +1,4 @@
-"""The record behind a dead letter that had no room for all of it: read at the place where it stood first."""
+"""The original of a dead letter that had to leave out a part: the refused record, read at its own offset."""
 
 from headrace.consumers.reader import Reader, Span
 from headrace.consumers.record import Record
@@ -7,19 +7,19 @@ from headrace.producers.deadletter import Reason
 
 
 class Originals:
-    """Read the records behind dead letters; the reader has nothing else under way."""
+    """Read the originals of dead letters, with a reader that is used for nothing else."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._spans: dict[str, dict[int, Span]] = {}
 
-    def whole(self, letter: DeadLetterRecord) -> Record | None:
-        """Return the dead letter's record with what it leaves out; None where the log no longer holds that."""
-        found = self._read(letter.reason)
-        if found is None or not _is_same(found, letter):
+    def whole(self, dead_letter: DeadLetterRecord) -> Record | None:
+        """Return the dead letter's record with all of its parts; None if the log no longer holds the original."""
+        original = self._read(dead_letter.reason)
+        if original is None or not _is_original(original, dead_letter):
             return None
-        mine = letter.record
-        return Record(mine.partition, mine.offset, mine.timestamp_ms, found.key, found.value, found.headers)
+        kept = dead_letter.record
+        return Record(kept.partition, kept.offset, kept.timestamp_ms, original.key, original.value, original.headers)
 
     def _read(self, reason: Reason) -> Record | None:
         topic, partition, offset = reason.topic, reason.partition, reason.offset
@@ -33,9 +33,9 @@ class Originals:
         return None
 
 
-def _is_same(found: Record, letter: DeadLetterRecord) -> bool:
-    """Tell whether a record is the one that was refused: the topic may have been deleted and made again."""
-    reason, kept = letter.reason, letter.record
+def _is_original(found: Record, dead_letter: DeadLetterRecord) -> bool:
+    """Return whether a record is the refused one. The topic may have been deleted and created again since then."""
+    reason, kept = dead_letter.reason, dead_letter.record
     sizes = {
         "key": len(found.key or b""),
         "headers": sum(len(name.encode()) + len(text or b"") for name, text in found.headers or ()),

@@ -1,7 +1,8 @@
-"""Receipts: what was done with each dead letter, so that a replay sends none of them twice.
+"""Receipts: a note for each dead letter that was replayed or parked, so that no replay sends it twice.
 
-They stand in a compacted topic beside the dead letters, written in the transaction that did what they say, and
-name the topic's id: when the dead letters are deleted and made again, an offset is another record's.
+Receipts are in a compacted topic beside the dead letters. The transaction that sends a record also writes its receipt.
+A receipt names the id of the dead-letter topic: if that topic is deleted and created again, its offsets are those of
+other records.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,14 +17,14 @@ ReceiptState = Literal["waiting", "replayed", "parked"]
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Where a dead letter was sent to; no partition when its key chose one."""
+    """The topic and partition that a dead letter was sent to; the partition is None if the key chose it."""
 
     topic: str
     partition: int | None
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """What was done with a dead letter. Times are milliseconds since 1970; `timestamp` is the dead letter's."""
+    """One receipt. Times are in ms since 1970; `timestamp` is the time of the dead letter."""
 
     at: int
     to: Target
@@ -35,7 +36,7 @@ class Receipt(msgspec.Struct, frozen=True):
 
 
 class States:
-    """Tell what became of each dead letter, from the receipts and the offsets below which all are done."""
+    """The state of each dead letter, from the receipts and from the offsets below which all are done."""
 
     def __init__(self, receipts: Iterator[tuple[int, int, Receipt]], floors: Mapping[int, int]) -> None:
         self._floors = floors
@@ -55,7 +56,7 @@ class States:
 
 
 def topic_of(topic: str) -> str:
-    """Name the topic that holds the receipts for the dead letters of `topic`."""
+    """Return the topic that holds the receipts for the dead letters of `topic`."""
     return f"{topic}.replayed"
 
 
@@ -65,7 +66,7 @@ def key_of(partition: int, offset: int) -> bytes:
 
 
 def read(reader: Reader, topic: str, topic_id: str) -> Iterator[tuple[int, int, Receipt]]:
-    """Yield partition and offset of each dead letter that was dealt with, and its receipt."""
+    """Yield the partition, the offset and the receipt of each dead letter that was replayed or parked."""
     for number, span in reader.spans(topic_of(topic)).items():
         for record in reader.between(topic_of(topic), number, span.start, span.end):
             receipt = msgspec.json.decode(record.value or b"null", type=Receipt | None)
@@ -75,7 +76,7 @@ def read(reader: Reader, topic: str, topic_id: str) -> Iterator[tuple[int, int, 
 
 
 def floors(places: Mapping[int, Committed], spans: Mapping[int, Span], topic_id: str) -> dict[int, int]:
-    """Return the offset of each partition below which every dead letter is done, from what was committed."""
+    """Return for each partition the offset below which every dead letter is done, from the committed offsets."""
     found = {}
     for partition, span in spans.items():
         place = places.get(partition)

@@ -1,11 +1,11 @@
-"""Replay: dead letters back into the stream, each of them once, however often it runs and wherever it is killed.
+"""Replay: sends dead letters into the stream again, each of them once, even if it is killed and runs again.
 
-For each dead letter that is sent a receipt is written, to a compacted topic beside the dead letters. Record,
-receipt, and the group's offset up to which every dead letter of the partition is done go out in one
-transaction. Receipts are read after `init_transactions`, which ends what a killed replay left open, so what
-is found then is all that was ever sent. A replay starts at the group's offset; above it the receipts decide.
+For each dead letter that it sends, the replay writes a receipt to a compacted topic beside the dead letters. One
+transaction holds the record, its receipt, and the group's offset below which all dead letters of the partition are
+done. `init_transactions` ends a transaction that a killed replay left open, so the receipts that are read after it are
+complete. A replay starts at the group's offset; above it, the receipts decide.
 
-The offset and the receipts name the topic's id: when the dead letters were deleted and made again, the same
+The offset and the receipts name the id of the dead-letter topic: if that topic is deleted and created again, the same
 partition and offset is another record.
 """
 
@@ -27,19 +27,19 @@ from headrace.producers.record_size import record_bytes
 from headrace.producers.writer import Outbound, Writer
 
 UNKNOWN = "unknown"
-"""What the topic is called of a dead letter that names none."""
+"""The name of the topic for dead letters whose headers name none."""
 BATCH_RECORDS_MAX = 500
 BATCH_BYTES_MAX = 8_388_608
-# What a topic takes of a time that lies ahead, unless it says otherwise (message.timestamp.after.max.ms).
+# How far ahead the timestamp of a record may be, by default (message.timestamp.after.max.ms).
 _FUTURE_MS = 3_600_000
 FAILURES_MAX = 10
-"""So many failures of the edit function are kept to be shown; all are counted."""
+"""The number of failures of the edit function that are kept to be shown; all of them are counted."""
 
 Edit = Callable[[bytes], Any]
 
 
 class ReplayError(Exception):
-    """Raised when a replay can't be done as it was asked for."""
+    """Raised when a replay with these options or topics is not possible."""
 
     status = 400
 
@@ -49,11 +49,12 @@ class ReplayError(Exception):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """From which topic to which others a replay goes, and how many partitions those have; labels have the features'.
+    """The topics of a replay: where the dead letters are, where they go, and the partitions of each.
 
-    `group` is the pipeline's, whose `secrets` sign what is sent, by partition. `bytes_max` has the largest record that
-    each topic takes. With `foreign` dead letters of other topics go along. `is_own` says that the topic is where this
-    pipeline's dead letters go: what names no origin in there is taken for its own.
+    The labels topic has as many partitions as the features topic. `group` is the pipeline's consumer group. `secrets`
+    sign the sent records, by partition. `bytes_max` is the size of the largest record that each topic takes. With
+    `foreign`, dead letters of other pipelines' topics are sent, too. `is_own` means that `topic` holds this pipeline's
+    dead letters: one that names no origin then belongs to this pipeline.
     """
 
     topic: str
@@ -69,28 +70,28 @@ class Route(msgspec.Struct, frozen=True):
     foreign: bool = False
     is_own: bool = True
 
-    def owns(self, letter: DeadLetterRecord) -> bool:
-        """Tell whether a dead letter came from this pipeline's features or labels, whichever system wrote it."""
-        origin = letter.reason.topic
+    def owns(self, dead_letter: DeadLetterRecord) -> bool:
+        """Return whether a dead letter came from this pipeline's features or labels; any system may have written it."""
+        origin = dead_letter.reason.topic
         return origin in {self.features, self.labels} or (not origin and self.is_own)
 
-    def claim(self, letter: DeadLetterRecord) -> replay_proof.ReplayClaim:
-        """Return how often a dead letter's record was replayed, and whether this pipeline's model has learned it.
+    def claim(self, dead_letter: DeadLetterRecord) -> replay_proof.ReplayClaim:
+        """Return the number of earlier replays of the record, and whether this pipeline's model has learned it.
 
-        The pipeline's own dead letters tell. Those that another system wrote have the record's headers, which count
-        where a replay of this pipeline's has signed them.
+        The pipeline's own dead letters say so themselves. In those of another system, only headers count that a replay
+        of this pipeline has signed.
         """
-        reason, record = letter.reason, letter.record
+        reason, record = dead_letter.reason, dead_letter.record
         if reason.dialect == "headrace" and reason.group == self.group:
             return replay_proof.ReplayClaim(reason.replay_count, deadletter.is_learned(record.headers))
-        stood = msgspec.structs.replace(record, partition=reason.partition)
+        original = msgspec.structs.replace(record, partition=reason.partition)
         return replay_proof.read(
-            record.headers, secret=self.secrets.get(reason.partition, ""), topic=reason.topic, record=stood
+            record.headers, secret=self.secrets.get(reason.partition, ""), topic=reason.topic, record=original
         )
 
 
 class Group(msgspec.Struct):
-    """Dead letters of one code that are to be sent: how many, from when to when (ms), and what one says."""
+    """The dead letters of one code that are to be sent: their number, first and last time (ms), and one message."""
 
     code: str
     count: int
@@ -100,10 +101,11 @@ class Group(msgspec.Struct):
 
 
 class Summary(msgspec.Struct):
-    """What a replay did, or would do. `selected` is the sum of the numbers that follow.
+    """The counts of a replay, or of its dry run. `selected` is the sum of the numbers that follow.
 
-    `lost` counts those whose record was left out and is in the log no more, `too_large` those that their topic does not
-    take; `reasons` has the first of both. `foreign` counts what came from other topics, and was not selected.
+    `lost` counts dead letters whose record is incomplete and whose original is no longer in the log. `too_large` counts
+    those that are too large for their topic. `reasons` explains the first of both. `foreign` counts by topic the dead
+    letters of other pipelines, which are not in `selected`.
     """
 
     selected: int = 0
@@ -123,12 +125,12 @@ class Summary(msgspec.Struct):
 
 
 def parked_topic(topic: str) -> str:
-    """Name the topic that gets the dead letters of `topic` that were replayed too often."""
+    """Return the topic for those dead letters of `topic` that were replayed too often."""
     return f"{topic}.parked"
 
 
 def load_edit(reference: str, directory: Path) -> Edit:
-    """Find `module:function` beside the configuration. Raises ReplayError."""
+    """Import `module:function` from the folder of the configuration. Raises ReplayError."""
     module, _, name = reference.partition(":")
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
@@ -140,16 +142,16 @@ def load_edit(reference: str, directory: Path) -> Edit:
             hint=f"put a function {name or 'fix'}(value: bytes) into {directory / (module + '.py')}",
         ) from error
     if not callable(edit):
-        raise ReplayError(f"--edit {reference} is no function", hint="name a function that takes and returns bytes")
+        raise ReplayError(f"--edit {reference} is not a function", hint="name a function that takes and returns bytes")
     return edit  # type: ignore[no-any-return]
 
 
 class Replay:
     """Go through the dead letters of a route, in the order of partitions and offsets.
 
-    Without a writer nothing is sent, and the summary tells what would be. `edit` changes values on their way.
-    `originals` reads the records of dead letters that had no room for all of it.
-    `progress` gets how many offsets are done, and of how many.
+    Without a writer nothing is sent, and the summary tells what would be sent. `edit` changes the values on their way.
+    `originals` reads the originals of incomplete dead letters. `progress` is called with the number of offsets that are
+    done, and the number of all.
     """
 
     def __init__(
@@ -185,7 +187,7 @@ class Replay:
         self.summary = Summary()
 
     def run(self) -> None:
-        """Replay what was there when it starts. `summary` is right at any time, also after an error."""
+        """Replay the dead letters that are there at the start. `summary` is always correct, also after an error."""
         topic = self._route.topic
         spans = self._reader.spans(topic)
         places = self._reader.committed(topic, list(spans), stable=self._writer is not None)
@@ -206,20 +208,20 @@ class Replay:
                 self._done_below[partition] = self._done_below.get(partition, 0) + 1
 
     def _run_partition(self, partition: int, span: Span) -> bool:
-        """Replay one partition; tell whether the selection may go on with the next."""
+        """Replay one partition; return whether the limit of the selection leaves room for the next partition."""
         self._count_done(self._done_below.get(partition, 0))
-        floor, unbroken, before = self._floors[partition], True, self._passed
+        floor, is_gapless, before = self._floors[partition], True, self._passed
         for record in self._reader.between(self._route.topic, partition, floor, span.end):
             if self._room() == 0:
                 return False
-            # Once a dead letter is left waiting the offset stays before it; receipts tell of those behind it.
-            unbroken = self._handle(record) and unbroken
-            if unbroken:
+            # The offset stops at the first dead letter that keeps waiting. Receipts record those behind it.
+            is_gapless = self._handle(record) and is_gapless
+            if is_gapless:
                 self._floors[partition] = record.offset + 1
             if len(self._batch) >= BATCH_RECORDS_MAX or self._batch_bytes >= BATCH_BYTES_MAX:
                 self._send()
             self._pass(before + record.offset + 1 - floor)
-        if unbroken:
+        if is_gapless:
             self._floors[partition] = span.end
         self._pass(before + span.end - floor)
         return True
@@ -229,7 +231,7 @@ class Replay:
         self._progress(passed, self._total)
 
     def _room(self) -> int:
-        """How many more may be selected."""
+        """Return the number of dead letters that may still be selected."""
         limit = self._selection.limit
         return sys.maxsize if limit is None else limit - self.summary.selected
 
@@ -239,35 +241,35 @@ class Replay:
         self.summary.already += count
 
     def _handle(self, record: Record) -> bool:
-        """Add a dead letter to the batch if it is to be sent or parked; tell whether it is done with."""
-        letter = DeadLetterRecord.of(record)
-        selected = self._selection.takes(letter.code, record.timestamp_ms)
+        """Add a dead letter to the batch if it is to be sent or parked; return whether it is done."""
+        dead_letter = DeadLetterRecord.of(record)
+        selected = self._selection.takes(dead_letter.code, record.timestamp_ms)
         if record.offset in self._done.get(record.partition, ()):
             self._count_done(int(selected))
             return True
         if not selected:
             return False
-        if not (self._route.foreign or self._route.owns(letter)):
-            origin = letter.reason.topic or UNKNOWN
+        if not (self._route.foreign or self._route.owns(dead_letter)):
+            origin = dead_letter.reason.topic or UNKNOWN
             self.summary.foreign[origin] = self.summary.foreign.get(origin, 0) + 1
             return False
         self.summary.selected += 1
-        if self._route.claim(letter).count >= self._replay_max:
-            return self._add(letter, self._parked(record), "parked")
-        if letter.reason.omitted and (found := self._originals.whole(letter)) is None:
+        if self._route.claim(dead_letter).count >= self._replay_max:
+            return self._add(dead_letter, self._to_park(record), "parked")
+        if dead_letter.reason.omitted and (found := self._originals.whole(dead_letter)) is None:
             self.summary.lost += 1
-            self._explain(letter, f"what it leaves out is no longer at {letter.origin}")
+            self._explain(dead_letter, f"the part that it leaves out is no longer at {dead_letter.origin}")
             return False
-        whole = found if letter.reason.omitted and found is not None else record
+        whole = found if dead_letter.reason.omitted and found is not None else record
         taken, value = self._edited(whole)
-        return taken and self._add(letter, self._again(letter, whole, value), "sent")
+        return taken and self._add(dead_letter, self._to_send(dead_letter, whole, value), "sent")
 
-    def _explain(self, letter: DeadLetterRecord, words: str) -> None:
+    def _explain(self, dead_letter: DeadLetterRecord, words: str) -> None:
         if len(self.summary.reasons) < FAILURES_MAX:
-            self.summary.reasons.append(f"{letter.record.partition}:{letter.record.offset} {words}")
+            self.summary.reasons.append(f"{dead_letter.record.partition}:{dead_letter.record.offset} {words}")
 
     def _edited(self, record: Record) -> tuple[bool, bytes | None]:
-        """Return whether the record is to be sent, and with which value."""
+        """Return whether to send the record, and its value after the edit function."""
         if self._edit is None:
             return True, record.value
         try:
@@ -287,33 +289,33 @@ class Replay:
             )
         return True, bytes(value)
 
-    def _again(self, letter: DeadLetterRecord, whole: Record, value: bytes | None) -> Outbound:
-        """Make the record that it was before it was a dead letter, to where it stood first."""
-        reason, route = letter.reason, self._route
-        # What another topic calls a partition is none of this one's.
-        known = route.owns(letter) and 0 <= reason.partition < route.features_partitions
+    def _to_send(self, dead_letter: DeadLetterRecord, whole: Record, value: bytes | None) -> Outbound:
+        """Build the record as it was before it became a dead letter, for its own topic and partition."""
+        reason, route = dead_letter.reason, self._route
+        # A partition number of another topic means nothing in this one.
+        known = route.owns(dead_letter) and 0 <= reason.partition < route.features_partitions
         is_label = reason.topic == route.labels
         topic = route.labels if is_label and route.labels else route.features
-        before = route.claim(letter)
+        before = route.claim(dead_letter)
         claim = replay_proof.ReplayClaim(before.count + 1, before.learned)
         secret = route.secrets.get(reason.partition, "") if known else ""
         partition = reason.partition
         signed = replay_proof.sign(claim, secret=secret, topic=topic, partition=partition, key=whole.key, value=value)
         original_ms = reason.timestamp_ms if reason.timestamp_ms is not None else -1
         if original_ms > self._now_ms() + _FUTURE_MS:
-            # No broker takes it, and with it none of the others.
+            # The broker would refuse this timestamp, and with it the whole batch.
             original_ms = -1
         return Outbound(
             topic,
             reason.partition if known else None,
             whole.key,
             value,
-            # Without a secret there is no history in which it could count.
+            # Without a secret the pipeline has no history, and no replay to prove.
             [*deadletter.strip(whole.headers), *(signed if secret else signed[:-1])],
-            original_ms if original_ms >= 0 else max(letter.record.timestamp_ms, 0),
+            original_ms if original_ms >= 0 else max(dead_letter.record.timestamp_ms, 0),
         )
 
-    def _parked(self, record: Record) -> Outbound:
+    def _to_park(self, record: Record) -> Outbound:
         return Outbound(
             parked_topic(self._route.topic),
             record.partition % self._route.parked_partitions,
@@ -323,51 +325,53 @@ class Replay:
             max(record.timestamp_ms, 0),
         )
 
-    def _add(self, letter: DeadLetterRecord, outbound: Outbound, action: Literal["sent", "parked"]) -> bool:
-        """Add a record and its receipt to the batch; tell whether its topic takes it."""
+    def _add(self, dead_letter: DeadLetterRecord, outbound: Outbound, action: Literal["sent", "parked"]) -> bool:
+        """Add a record and its receipt to the batch, unless the record is too large; return whether it was added."""
         size = record_bytes(outbound.key, outbound.value, outbound.headers)
-        if size > (most := self._route.bytes_max.get(outbound.topic, sys.maxsize)):
+        if size > (size_max := self._route.bytes_max.get(outbound.topic, sys.maxsize)):
             self.summary.too_large += 1
-            self._explain(letter, f"would have {size} bytes, and {outbound.topic} takes {most} (max.message.bytes)")
+            words = f"would have {size} bytes, and {outbound.topic} takes {size_max} (max.message.bytes)"
+            self._explain(dead_letter, words)
             return False
         if action == "sent":
             self.summary.to_send += 1
-            self._show(letter)
+            self._count_group(dead_letter)
         else:
             self.summary.to_park += 1
-        self._note(letter, outbound, action)
+        self._batch.append((outbound, self._receipt(dead_letter, outbound, action)))
+        self._batch_bytes += len(outbound.value or b"") + len(outbound.key or b"")
         return True
 
-    def _note(self, letter: DeadLetterRecord, outbound: Outbound, action: Literal["sent", "parked"]) -> None:
-        record = letter.record
-        written = receipts.Receipt(
+    def _receipt(
+        self, dead_letter: DeadLetterRecord, outbound: Outbound, action: Literal["sent", "parked"]
+    ) -> Outbound:
+        record = dead_letter.record
+        receipt = receipts.Receipt(
             self._now_ms(),
             receipts.Target(outbound.topic, outbound.partition),
             action,
-            self._route.claim(letter).count + (action == "sent"),
-            letter.code,
+            self._route.claim(dead_letter).count + (action == "sent"),
+            dead_letter.code,
             record.timestamp_ms,
             self._route.topic_id,
         )
-        note = Outbound(
+        return Outbound(
             receipts.topic_of(self._route.topic),
             record.partition % self._route.receipts_partitions,
             receipts.key_of(record.partition, record.offset),
-            msgspec.json.encode(written),
+            msgspec.json.encode(receipt),
             (),
             0,
         )
-        self._batch.append((outbound, note))
-        self._batch_bytes += len(outbound.value or b"") + len(outbound.key or b"")
 
-    def _show(self, letter: DeadLetterRecord) -> None:
-        at = letter.record.timestamp_ms
-        group = self.summary.groups.setdefault(letter.code, Group(letter.code, 0, at, at, letter.reason.message))
+    def _count_group(self, dead_letter: DeadLetterRecord) -> None:
+        at, code = dead_letter.record.timestamp_ms, dead_letter.code
+        group = self.summary.groups.setdefault(code, Group(code, 0, at, at, dead_letter.reason.message))
         group.count += 1
         group.first, group.last = min(group.first, at), max(group.last, at)
 
     def _send(self) -> None:
-        """Send the batch with its receipts, and the offsets as far as all before them is done."""
+        """Send the batch with its receipts and, for each partition, the offset below which all is done."""
         moved = {p: offset for p, offset in self._floors.items() if offset != self._committed[p]}
         if self._writer is not None and (self._batch or moved):
             self._writer.write(

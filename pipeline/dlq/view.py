@@ -1,6 +1,6 @@
-"""How `dlq` looks to people: tables, whole dead letters, what a replay would do and what it did.
+"""The output of `dlq` for people: tables, dead letters in full, and the summary of a replay.
 
-All that comes out of a record goes through `printable`: a dead letter is the one record that nobody vouches for.
+All text from a record goes through `printable`: nobody vouches for the content of a dead letter.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ _NUMBERS = frozenset({"count", "waiting", "replayed", "parked"})
 
 
 class DeadLetterCounts(msgspec.Struct):
-    """The dead letters of one status and code out of one topic. `first` and `last` are ms since 1970."""
+    """The number of dead letters with one status and code from one topic. `first` and `last` are ms since 1970."""
 
     status: int
     code: str
@@ -41,38 +41,38 @@ class DeadLetterCounts(msgspec.Struct):
     example: str
 
 
-def print_tallies(tallies: Sequence[DeadLetterCounts]) -> None:
-    """Print a table of dead letters by status, code and the topic that they came from."""
+def print_counts(counts: Sequence[DeadLetterCounts]) -> None:
+    """Print a table of dead letters by status, code and the topic that their records came from."""
     _print(
         [
             {
-                "status": str(tally.status),
-                "code": printable(tally.code),
-                "from": printable(tally.topic),
-                "count": f"{tally.count:,}",
-                "waiting": f"{tally.waiting:,}",
-                "replayed": f"{tally.replayed:,}",
-                "parked": f"{tally.parked:,}",
-                "first": moment(tally.first),
-                "last": moment(tally.last),
-                "example": _short(tally.example),
+                "status": str(row.status),
+                "code": printable(row.code),
+                "from": printable(row.topic),
+                "count": f"{row.count:,}",
+                "waiting": f"{row.waiting:,}",
+                "replayed": f"{row.replayed:,}",
+                "parked": f"{row.parked:,}",
+                "first": moment(row.first),
+                "last": moment(row.last),
+                "example": _short(row.example),
             }
-            for tally in tallies
+            for row in counts
         ]
     )
 
 
-def whole(topic: str, letter: DeadLetterRecord, state: ReceiptState) -> str:
-    """Write one dead letter with everything that it holds."""
-    record, reason = letter.record, letter.reason
+def full_text(topic: str, dead_letter: DeadLetterRecord, state: ReceiptState) -> str:
+    """Format one dead letter with all of its content."""
+    record, reason = dead_letter.record, dead_letter.reason
     lines = [
-        f"{topic}[{record.partition}]@{record.offset}  {letter.status} {letter.code}  {state}",
+        f"{topic}[{record.partition}]@{record.offset}  {dead_letter.status} {dead_letter.code}  {state}",
         f"  time     {moment(record.timestamp_ms)}",
-        f"  source   {letter.origin}",
+        f"  source   {dead_letter.origin}",
         f"  message  {reason.message}",
     ]
-    told = {"field": reason.field, "stage": reason.stage, "group": reason.group, "dialect": reason.dialect}
-    lines += [f"  {name:<7}  {text}" for name, text in told.items() if text]
+    optional = {"field": reason.field, "stage": reason.stage, "group": reason.group, "dialect": reason.dialect}
+    lines += [f"  {name:<7}  {text}" for name, text in optional.items() if text]
     lines.append(f"  replays  {reason.replay_count}")
     lines += [f"  omitted  {part}: {size:,} bytes, still at the source" for part, size in reason.omitted.items()]
     lines.append(f"  key      {_bytes(record.key)}")
@@ -82,7 +82,7 @@ def whole(topic: str, letter: DeadLetterRecord, state: ReceiptState) -> str:
 
 
 def as_json(summary: Summary, *, execute: bool) -> dict[str, Any]:
-    """Return a replay's summary as one object; what a dry run would do stands in `to_send` and `to_park`."""
+    """Return the summary of a replay as one object. `to_send` and `to_park` are only in that of a dry run."""
     plan = {} if execute else {"to_send": summary.to_send, "to_park": summary.to_park}
     return {
         "execute": execute,
@@ -103,7 +103,7 @@ def as_json(summary: Summary, *, execute: bool) -> dict[str, Any]:
 
 
 def print_summary(summary: Summary, route: Route, *, limit: int | None, replay_max: int, execute: bool) -> None:
-    """Print what a replay did, or would do, and what to do next."""
+    """Print what a replay did or would do, and the next command."""
     for failure in summary.failures:
         sys.stderr.write(f"edit failed: {printable(failure)}\n")
     for reason in summary.reasons:
@@ -136,12 +136,12 @@ def print_summary(summary: Summary, route: Route, *, limit: int | None, replay_m
 def _print_foreign(foreign: Mapping[str, int], route: Route) -> None:
     origins = ", ".join(f"{printable(topic)} {count:,}" for topic, count in sorted(foreign.items()))
     count = sum(foreign.values())
-    data.write(f"{count:,} left that are not of {route.features} ({origins}): --foreign takes them too\n")
+    data.write(f"{count:,} left that did not come from {route.features} ({origins}): --foreign sends them, too\n")
 
 
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[int, int], None]]:
-    """Give a function that is told how many offsets are done, of how many; it draws a bar on a terminal."""
+    """Provide a function that takes the number of offsets that are done and of all; on a terminal it draws a bar."""
     if not sys.stderr.isatty():
         yield lambda _done, _total: None
         return
@@ -167,7 +167,7 @@ def _print_groups(groups: Sequence[Group]) -> None:
 
 
 def _print(rows: Sequence[Mapping[str, str]]) -> None:
-    """Print rows in aligned columns; a narrow terminal gets those that matter most."""
+    """Print rows in aligned columns; a narrow terminal gets only the important columns."""
     if not rows:
         return
     console = Console(file=data.file, width=None if data.isatty() else _PLAIN_WIDTH, highlight=False, markup=False)

@@ -110,7 +110,7 @@ MUTANTS: list[Mutant] = [
     Mutant(
         name="letters that a terminal lacks",
         file="pipeline/console.py",
-        old="errors=_JSON if json else _WORDS",
+        old="errors=_JSON if json else _TEXT",
         new='errors="strict"',
         test="pipeline/test_console.py::test_every_command_writes_to_a_terminal_of_any_encoding[cp037-environment2]",
         says="Unicode",

@@ -474,7 +474,7 @@ def test_edit_changes_records_leaves_some_and_tells_of_those_that_it_fails_on(
     refuse(project, 1, first=8)
     for reference, words in (
         ("mending:text", "--edit returned str"),
-        ("mending:number", "is no function"),
+        ("mending:number", "is not a function"),
         ("mending:absent", "can't be loaded"),
         ("nowhere:fix", "can't be loaded"),
         ("nonsense", "can't be loaded"),
@@ -541,7 +541,7 @@ def test_dead_letters_of_connect_streams_and_spring_are_replayed_from_their_topi
     assert (plan["to_send"], plan["foreign"]) == (2, {"another": 1, "unknown": 1})
     dlq.replay(config, topic=topic)
     said = capsys.readouterr().out
-    assert f"2 left that are not of {project.features} (another 1, unknown 1): --foreign" in said
+    assert f"2 left that did not come from {project.features} (another 1, unknown 1): --foreign" in said
     assert replay(capsys, config, execute=True, topic=topic)["sent"] == 2
     found = {int(message.value()): message for message in sent(project)}
     assert sorted(found) == [0, 2]
@@ -759,5 +759,5 @@ def test_what_a_dead_letter_leaves_out_is_read_where_it_stood_as_long_as_it_is_t
     admin.delete_records([place])[place].result(10)
     left = replay(capsys, config, execute=True, limit=3)
     assert (left["sent"], left["lost"], left["already"]) == (0, 1, 2)
-    assert left["reasons"] == [f"0:2 what it leaves out is no longer at {made.features}[0]@2"]
+    assert left["reasons"] == [f"0:2 the part that it leaves out is no longer at {made.features}[0]@2"]
     assert states(capsys, config)["not_json"][0] == 2
