@@ -1,12 +1,12 @@
-# Needs GNU make, Python 3.11 or newer, and pip; everything else is set up on the way, in .venv.
-# A Python of your choice: make test PYTHON=python3.13
+# Needs GNU make, Python 3.11 or newer, and pip. Everything else is installed into .venv.
+# To choose a Python: make test PYTHON=python3.13
 
 .DEFAULT_GOAL := help
-# Every target works on the same .venv and the same ports.
+# All targets use the same .venv and the same ports.
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
-# Hundreds of processes are started here: each would compile every module again.
+# Tests start hundreds of processes. Without bytecode each of them would compile every module again.
 export PYTHONDONTWRITEBYTECODE :=
 ARGS ?=
 BIN := .venv/bin
@@ -24,15 +24,15 @@ help: ## list what can be made
 demo: setup ## the whole story on a real Kafka and Valkey, in about a minute
 	@$(BIN)/headrace demo $(ARGS)
 
-test: setup ## all tests; some of them: make test ARGS="-k takeover"
-	@# Once, and not in each of the processes that follow.
+test: setup ## all tests, or some: make test ARGS="-k takeover"
+	@# Compile once here, and not in each test process.
 	@$(BIN)/python -c "from headrace.pipeline.engine import columnar; from headrace.state.keyed.rows import kernel; columnar.warm(); kernel()"
 	@$(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
-soak: setup ## the long forms of the fault tests and of damage, for hours
+soak: setup ## the long forms of the fault and damage tests, for hours
 	@HEADRACE_SOAK=1 $(BIN)/pytest -n 2 --dist loadgroup -p no:randomly --timeout=7200 $(SOAKED) $(ARGS)
 
-check: setup ## what needs no server: lint, format, types, the rules of the house
+check: setup ## lint, format, types and the rules of the house; needs no server
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
@@ -45,10 +45,10 @@ fmt: setup ## format, and fix what can be fixed
 docs: setup ## write the tables of docs/ anew from the code
 	@$(BIN)/python docs/generate.py
 
-bench: setup ## how fast it is beside what one would pick instead
+bench: setup ## measure Headrace beside the alternatives
 	@$(BIN)/python tests/bench/run.py $(ARGS)
 
-lock: setup ## write the locks anew from pyproject.toml; with newer versions: make lock ARGS=--upgrade
+lock: setup ## write the locks from pyproject.toml; for newer versions: make lock ARGS=--upgrade
 	@command -v $(UV) >/dev/null || $(BIN)/python -m pip install --quiet uv
 	@$(COMPILE) --extra embedded --group dev --output-file requirements.lock pyproject.toml
 	@$(COMPILE) --constraint requirements.lock --output-file deploy/requirements.lock pyproject.toml
@@ -59,7 +59,7 @@ clean: ## remove .venv, caches and builds
 	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The usual case, all is ready, costs one start of Python; otherwise the first Python that is new enough takes over.
+# Usually all is ready, and this costs one start of Python. Otherwise the first Python that is new enough sets up .venv.
 setup:
 	@if [ -z "$(PYTHON)" ] && $(BIN)/python -I -S deploy/bootstrap.py --check 2>/dev/null; then exit 0; fi; \
 	for python in $(PYTHON) $(BIN)/python python3 python3.14 python3.13 python3.12 python3.11 python; do \

@@ -1,8 +1,8 @@
 """Makes `.venv`: the packages of requirements.lock, each checked by its hash, and the project itself, editable.
 
-`make` runs this before everything else, so it needs the standard library only, and its syntax is that of
-Python 3.8: an old Python gets far enough to say which one is needed. A stamp says what a finished `.venv` was
-made from; one without it was interrupted and is made afresh, unless somebody else made it: that one is kept.
+`make` runs this first, so it needs only the standard library and the syntax of Python 3.8: an old Python can then
+say which version is needed. A stamp names what a finished `.venv` was made from. A `.venv` without a stamp was
+interrupted and is made again, unless a person or an editor made it.
 """  # noqa: INP001 a script that stands alone
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ LINES_KEPT = 2_000
 # left to the first import: most modules are never imported, and compiling them all takes as long as the rest.
 CHECKED = ("--require-hashes", "--no-deps", "--only-binary", ":all:", "--no-compile", "--progress-bar", "off")
 PROJECT = ("--no-deps", "--no-build-isolation", "--no-index", "--no-compile", "--editable", str(ROOT))
-# What a worker imports: where bytecode is not to be written later on, every start would take seconds longer.
+# The imports of a worker. Their bytecode is written now: without it every start would take seconds longer.
 LOADS = "from river import anomaly, compose, linear_model, preprocessing; import headrace.pipeline.commands.cli; "
 LOADS += "import headrace.pipeline.engine.columnar; import headrace.pipeline.worker.worker"
 
 AWAY = "NameResolution|NewConnection|ConnectTimeout|ReadTimeout|timed out|ProxyError|SSLError|Connection ?Reset|"
 AWAY += "Connection refused|Connection aborted|Network is unreachable|IncompleteRead|50[0234] Server Error"
-# What pip's words mean, the most telling first: without a network pip ends by saying that a package does not exist.
+# Messages of pip, most specific first: without a network, its last line says that a package does not exist.
 CAUSES = {
     "DO NOT MATCH THE HASHES": (
         "a download is not the file that requirements.lock names",
@@ -73,7 +73,7 @@ class SetupError(Exception):
 
 
 class Progress:
-    """Tells on stderr what is being done: one line that keeps itself up to date, or a few plain ones in a log."""
+    """Shows on stderr what is being done: in a line that is updated, or in a few plain lines if stderr is a log."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -97,7 +97,7 @@ class Progress:
             self.say(f"headrace: {title}")
 
     def tick(self, detail: str) -> None:
-        """Show that the step goes on, and with what."""
+        """Show that the step goes on, with a detail."""
         now = time.monotonic()
         elapsed = f"{now - self._started:.0f} s"
         if self._live:
@@ -110,12 +110,12 @@ class Progress:
             self.say(f"headrace: … {elapsed} {detail}".rstrip())
 
     def end(self, line: str) -> None:
-        """Print the last line, with the time that it all took."""
+        """Print the last line, with the total time."""
         self.say(f"headrace: {line} ({time.monotonic() - self._started:.0f} s)")
 
 
 def wanted() -> dict[str, str]:
-    """Return what a finished `.venv` is made from: another lock, Python, machine or folder asks for a new one."""
+    """Return what a finished `.venv` is made from. If one of these changes, a new one is needed."""
     return {
         "lock": hashlib.sha256(LOCK.read_bytes()).hexdigest(),
         "python": f"{sys.implementation.cache_tag} {sys.platform} {os.uname().machine}",
@@ -125,7 +125,7 @@ def wanted() -> dict[str, str]:
 
 
 def made() -> dict[str, str]:
-    """Return what the present `.venv` was made from; nothing when there is none, or an unfinished one."""
+    """Return what the present `.venv` was made from; empty if there is none, or an unfinished one."""
     try:
         found = json.loads(STAMP.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -134,7 +134,7 @@ def made() -> dict[str, str]:
 
 
 def packages_fit(found: dict[str, str], want: dict[str, str]) -> bool:
-    """Tell whether the packages are right, so that at most the project itself is to be installed again."""
+    """Tell whether the packages fit, so that at most the project itself must be installed again."""
     return {**found, "project": ""} == {**want, "project": ""}
 
 
@@ -144,7 +144,7 @@ def set_up(lock: IO[bytes], progress: Progress) -> None:
     fits = packages_fit(found, want) and _works()
     if fits and found == want:
         return
-    # Whatever interrupts from here on leaves no stamp, and the next run starts afresh.
+    # An interruption from here on leaves no stamp, and the next run starts from the beginning.
     STAMP.unlink(missing_ok=True)
     if not fits:
         version = ".".join(map(str, sys.version_info[:3]))
@@ -164,7 +164,7 @@ def set_up(lock: IO[bytes], progress: Progress) -> None:
 
 
 def refusal(version: tuple[int, int]) -> str:
-    """Say which Python is needed, if `version` is too old; nothing otherwise."""
+    """Say which Python is needed if `version` is too old; return an empty text if it is not."""
     if version >= NEEDED:
         return ""
     have, need = (".".join(map(str, pair)) for pair in (version, NEEDED))
@@ -179,7 +179,7 @@ def explain(output: str) -> SetupError:
         if re.search(pattern, output):
             return SetupError(message, hint=hint)
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    # Where pip itself breaks it prints "ERROR: Exception:" and a traceback, whose last line tells.
+    # If pip itself fails, it prints "ERROR: Exception:" and a traceback: the last line has the cause.
     errors = [line for line in lines if line.lower().startswith("error") and not line.endswith(":")]
     last = (errors or lines or ["it did not say why"])[-1]
     return SetupError(f"a command failed: {last[:300]}", hint=f"all that it said is in {LOG.relative_to(ROOT)}")
@@ -203,7 +203,7 @@ def _make_venv(lock: IO[bytes], progress: Progress) -> None:
         shutil.rmtree(VENV)
     VENV.mkdir()
     OURS.touch()
-    # The Python that runs this may be that of the very .venv that has just gone.
+    # This may run with the Python of the .venv that was just deleted.
     base = getattr(sys, "_base_executable", None) or sys.executable
     bare = [] if importlib.util.find_spec("ensurepip") else ["--without-pip"]
     _run([base, "-I", "-m", "venv", *bare, str(VENV)], lock, progress)
@@ -213,7 +213,7 @@ def _pip() -> list[str]:
     """Return the command of a pip that installs into `.venv`: its own, or one from outside that is new enough."""
     if any(VENV.glob("lib/python*/site-packages/pip/__main__.py")):
         return [str(PYTHON), "-I", "-m", "pip"]
-    # Debian without python3-venv has no ensurepip, but it may well have a pip.
+    # Debian without python3-venv has no ensurepip, but may have a pip.
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip", "--python", str(PYTHON)]
     for name in ("pip3", "pip"):
@@ -225,7 +225,7 @@ def _pip() -> list[str]:
 
 def _run(command: list[str], lock: IO[bytes], progress: Progress) -> None:
     """Run a command to its end, showing what it is at. Raises SetupError when it fails."""
-    # A pip that outlives this process keeps the lock, so that the next run does not work beside it.
+    # If pip outlives this process it keeps the lock, so that the next run waits for it.
     process = subprocess.Popen(  # noqa: S603 our own commands
         command,
         cwd=ROOT,
@@ -268,7 +268,7 @@ def _follow(process: subprocess.Popen[bytes], progress: Progress) -> str:
 
 
 def describe(line: str) -> str:
-    """Say in a word what a line of pip's is about; nothing when it tells nothing."""
+    """Summarise a line of pip in a word; return an empty text if it has nothing to say."""
     collecting = re.match(r"Collecting ([\w.-]+)", line)
     if collecting:
         return collecting[1]
@@ -278,7 +278,7 @@ def describe(line: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Make `.venv`, or with `--check` only tell by the exit code whether it is ready."""
+    """Make `.venv`. With `--check`, only report by the exit code whether it is ready."""
     if arguments == ["--check"]:
         return int(made() != wanted())
     progress = Progress(sys.stderr)
