@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -54,7 +55,7 @@ def models(config: Config, store: Store) -> ModelFactory:
         can = msgspec.structs.replace(can, batches=can.batches and may_compile(config))
         return ModelFactory(lambda partition: _keyring(config, store, partition, build), can, default)
     if config.model.scope == "global":
-        replica = Replica(MixStore(store, name=config.name), build)
+        replica = Replica(MixStore(store, name=config.name), build, run_as=partial(fastest, config))
         return ModelFactory(lambda _partition: replica, replica.can, default, replica)
     return ModelFactory(lambda _partition: UndoableModel(fastest(config, build())), fastest(config, first).can, default)
 
@@ -77,7 +78,7 @@ def fastest(config: Config, built: RiverLearner) -> Model:
 def may_compile(config: Config) -> bool:
     """Tell whether models may run compiled."""
     # A kernel is fast over many records at once, and slower than River for one: labels of their own come one by one.
-    return config.model.scope != "global" and config.model.compile and config.topics.labels is None
+    return config.model.compile and config.topics.labels is None
 
 
 def has_numba() -> bool:

@@ -247,9 +247,9 @@ def _store(config: Config, model: list[learner.RiverLearner]) -> Iterator[Findin
     saved = found.snapshot
     if saved is None:
         return
-    # With scope = "key" the models lie elsewhere, in a form of their own.
+    # With the other scopes the models lie elsewhere, in a form of their own.
     scope = config.model.scope
-    codec = saved.codec if scope == "key" else model_factory.fastest(config, model[0]).codec
+    codec = model_factory.fastest(config, model[0]).codec if scope == "partition" else saved.codec
     found_other = compatibility.model_mismatch(saved, scope=scope, spec=model[0].spec, codec=codec)
     if found_other is not None:
         hint = f"{found_other.hint}, or leave it behind: `headrace run --on-state-loss fresh`"

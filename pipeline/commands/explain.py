@@ -39,8 +39,6 @@ def _whole(config: Config, model: Any, verdicts: list[compiler.CompiledStep]) ->
     """Return what the model as a whole runs as: "compiled", "arrays" or "river", and why not as more."""
     if config.model.scope == "key":
         return ("arrays", "") if is_known(model) else ("river", "one object a key: arrays know linear models with SGD")
-    if config.model.scope == "global":
-        return "river", 'with model.scope = "global" workers mix River models'
     if config.topics.labels is not None:
         return "river", "labels that come later are learned one by one (topics.labels)"
     if not config.model.compile:

@@ -116,7 +116,7 @@ def claim(commons: Replica, partition: int, epoch: int, *, stops: bool) -> MixOf
     """
     for _ in range(_CLAIMS_MAX):
         try:
-            _ = commons.cell
+            _ = commons.local
             return commons.claim(partition, epoch)
         except MixDamaged as error:
             if stops:

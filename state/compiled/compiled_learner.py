@@ -155,7 +155,7 @@ class CompiledLearner(Model):
         """Become the learner that `dump` gave these bytes for. Raises ModelError, and has changed nothing then."""
         self._adopt(compiled_codec.read(state, self._program.parts, spec=self.spec))
 
-    def to_river(self) -> Any:
+    def to_river(self, key: bytes = b"") -> Any:  # noqa: ARG002 one model for all keys
         """Return a River model that goes on as this one, to the bit."""
         model = copy.deepcopy(self._template)
         for part, memo in zip(self._program.parts, self._room.memos(), strict=True):

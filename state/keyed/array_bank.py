@@ -205,7 +205,7 @@ class ArrayBank(Bank):
             self._table.release(slot)
         self._loners.pop(key, None)
 
-    def to_river(self, key: bytes) -> Any:
+    def to_river(self, key: bytes = b"") -> Any:
         """Return a River model that goes on as this key's does. Raises KeyError."""
         learned, intercept, names, fields = self._read(key)
         model = copy.deepcopy(self._template)

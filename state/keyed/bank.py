@@ -87,6 +87,10 @@ class RiverBank(Bank):
         learner.load(state)
         self._learners[key] = learner
 
+    def to_river(self, key: bytes = b"") -> Any:
+        """Return the key's River model itself. Raises KeyError."""
+        return self._learners[key].model
+
     def drop(self, key: bytes) -> None:
         """Forget a key, if there is one of that name."""
         self._learners.pop(key, None)

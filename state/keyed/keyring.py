@@ -1,10 +1,8 @@
-"""A model for every key: the hot ones in memory, all of them in the store.
+"""A model for every key: those that were used last in memory, all of them in the store.
 
-A batch's cold keys are fetched in one round trip before it is learned, and a snapshot writes the keys that have
-changed since the last; the stream may go on while it is on its way. A key that is met for the first time is born as
-the factory makes it, or as a copy of the model of all keys. One that was silent for too long, by the time of the
-stream, is forgotten, and is born again when it comes back; whether it lay in memory or in the store, or was swept from
-there, makes no difference.
+The models of a batch's keys are fetched in one round trip before the batch is learned. A snapshot writes the keys that
+have changed since the last; the stream may go on meanwhile. A new key gets the model that the factory makes, or a copy
+of the model of all keys. A key that was silent for too long, by the time of the stream, begins anew when it comes back.
 """
 
 from collections import OrderedDict, deque
@@ -257,6 +255,10 @@ class Keyring(Model):
         taught = (answers.fault == 0) & (labels == labels)  # noqa: PLR0124 not NaN
         self._change(set(named) if taught.all() else set(compress(named, taught.tolist())))
         return answers
+
+    def to_river(self, key: bytes = b"") -> Any:
+        """Return a River model that goes on as that of a key in memory. Raises KeyError."""
+        return self._bank.to_river(key)
 
     def keep(self, features: dict[str, Any], label: Any, key: bytes = b"", *, predicted: bool = True) -> None:
         """Note a record that went well, where it may have to be gone through again."""

@@ -68,6 +68,10 @@ class RiverLearner(Model):
         """The user's definitions that the model rests on and that have no source: a change of them goes unnoticed."""
         return spec.unread(self.spec)
 
+    def to_river(self, key: bytes = b"") -> Any:  # noqa: ARG002 one model for all keys
+        """Return the River model itself."""
+        return self._model
+
     def label(self, raw: Any) -> Any:
         """Return the label as River takes it. Raises LabelError.
 

@@ -76,6 +76,9 @@ class Model(Protocol):
     def load(self, state: bytes, key: bytes = b"") -> None:
         """Become the model that `dump` gave these bytes for. Raises ModelError for all others, and changes nothing."""
 
+    def to_river(self, key: bytes = b"") -> Any:
+        """Return a River model that goes on as this one does, to the bit. Raises KeyError for no key."""
+
     # Batches: the capability `batches`.
 
     @property

@@ -62,6 +62,10 @@ class UndoableModel(Model):
         """Learn one labelled record."""
         self.inner.learn(features, label, key)
 
+    def to_river(self, key: bytes = b"") -> Any:
+        """Return a River model that goes on as this one does."""
+        return self.inner.to_river(key)
+
     @property
     def has_proba(self) -> bool:
         """Whether a predicted class comes with probabilities."""

