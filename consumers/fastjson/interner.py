@@ -1,11 +1,11 @@
-"""Strings by number, for compiled code that meets them as bytes: the names of a batch's features, or its words.
+"""Numbers for the strings of JSON text, in compiled code: the names of features, or their string values ("words").
 
-A hash table with open addresses in arrays. The bytes of all strings lie in one arena, each with the quote that ends it
-in JSON: a string that is expected is compared with what stands in the text, without looking for its end. The hash
-begins with a secret, so that nobody can send strings that all hash alike.
+A hash table with open addressing, in arrays. The bytes of all strings are in one arena, each with its closing quote: so
+an expected string can be compared with the text without a search for its end. The hash starts from a secret, so that
+nobody can send strings with equal hashes.
 """
 
-# ruff: noqa: PLR0917  What is compiled takes its arguments by place.
+# ruff: noqa: PLR0917  Compiled functions have only positional arguments.
 
 import itertools
 import os
@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from headrace.consumers.fastjson.jit import PADDING, SOURCES, aside, byte, entry, load, piece, product
+from headrace.consumers.fastjson.jit import PADDING, SOURCES, byte, entry, inlined, load, product, subroutine
 
 FULL = -2
-"""In place of a string's number: it is new, and there is no room for it."""
+"""Returned instead of a string's number: the string is new, and the table is full."""
 
 _EIGHT, _BITS = 8, 64
 _0, _8 = np.uint64(0), np.uint64(8)
@@ -28,16 +28,16 @@ _COLUMNS = 4
 _STRINGS_MIN = 256
 _ARENA_BYTES_MIN = 8_192
 _QUOTE = '"'
-# As the escape of half a surrogate pair may write it: it equals no text, but a schema may name it.
-_HALVES = "surrogatepass"
+# A schema may name a feature with half of a surrogate pair (by an escape), though no UTF-8 text has it.
+_SURROGATES = "surrogatepass"
 
 
 class InternTable(NamedTuple):
-    """The memory of a glossary.
+    """The arrays of an interner.
 
-    A slot (int32) holds a string's number, -1 for none. A string's row (int64) has its hash, where its bytes begin in
-    the `arena` (uint8), how many they are, and a stamp for the use of who looks it up. `head` (int64) has the number of
-    strings, the arena's bytes, whether there was no room for a string, and the secret.
+    A slot (int32) has a string's number, or -1. A string's row (int64) has its hash, its start in the `arena` (uint8),
+    its length, and a stamp that the caller may set. `head` (int64) has the number of strings, the used bytes of the
+    arena, whether there was no room for a string, and the secret.
     """
 
     slots: Any
@@ -46,9 +46,9 @@ class InternTable(NamedTuple):
     head: Any
 
 
-@piece
-def same(text: Any, at: int, arena: Any, begin: int, size: int) -> bool:
-    """Tell whether so many bytes, at least one, are the same in both arrays."""
+@inlined
+def same_bytes(text: Any, at: int, arena: Any, begin: int, size: int) -> bool:
+    """Tell whether `size` bytes, at least one, are the same in both arrays."""
     while size > _EIGHT:
         if load(text, at) != load(arena, begin):
             return False
@@ -58,9 +58,9 @@ def same(text: Any, at: int, arena: Any, begin: int, size: int) -> bool:
     return (load(text, at) ^ load(arena, begin)) << np.uint64(_BITS - _EIGHT * size) == _0  # type: ignore[no-any-return]
 
 
-@aside
+@subroutine
 def intern(table: InternTable, text: Any, at: int, size: int) -> Any:
-    """Return the number of the string that the text has at `at`, before a quote; a new one on first sight, or FULL."""
+    """Return the number of the string that is at `at` in the text, before a quote; add a new string. It may be FULL."""
     found = np.int64(_hash(text, at, size + 1, np.uint64(table.head[_SECRET])))
     mask = len(table.slots) - 1
     slot = found & mask
@@ -69,12 +69,12 @@ def intern(table: InternTable, text: Any, at: int, size: int) -> Any:
         if number < 0:
             return _add(table, text, at, size, found, slot)
         if table.rows[number, _HASH] == found and table.rows[number, SIZE] == size:  # noqa: SIM102 the bytes only then
-            if same(text, at, table.arena, table.rows[number, BEGIN], size + 1):
+            if same_bytes(text, at, table.arena, table.rows[number, BEGIN], size + 1):
                 return number
         slot = (slot + 1) & mask
 
 
-@piece
+@inlined
 def _hash(text: Any, at: int, size: int, secret: Any) -> Any:
     found = secret
     while size > _EIGHT:
@@ -86,9 +86,9 @@ def _hash(text: Any, at: int, size: int, secret: Any) -> Any:
     return upper ^ lower
 
 
-@piece
+@inlined
 def _add(table: InternTable, text: Any, at: int, size: int, found: Any, slot: Any) -> Any:
-    """Put a new string at the end, with its quote."""
+    """Add a new string at the end, with its quote."""
     number, begin = table.head[_COUNT], table.head[_USED]
     end = begin + size + 1
     if number == len(table.rows) or end + PADDING > len(table.arena):
@@ -108,9 +108,9 @@ def _add(table: InternTable, text: Any, at: int, size: int, found: Any, slot: An
 
 @entry
 def _enter(table: InternTable, text: Any, ends: Any, numbers: Any, first: int, _sources: int = SOURCES) -> int:
-    """Write the numbers of strings that lie behind one another, each before a quote; return how many found room.
+    """Write the numbers of strings that follow one another, each before a quote; return the number that had room.
 
-    `ends` tells where the quotes are.
+    `ends` has the positions of the quotes.
     """
     for k in range(first, len(ends)):
         begin = ends[k - 1] + 1 if k > 0 else 0
@@ -122,8 +122,8 @@ def _enter(table: InternTable, text: Any, ends: Any, numbers: Any, first: int, _
 
 
 @entry
-def _spread(slots: Any, rows: Any, count: int, _sources: int = SOURCES) -> None:
-    """Give each of so many strings a slot; all are free."""
+def _fill_slots(slots: Any, rows: Any, count: int, _sources: int = SOURCES) -> None:
+    """Give each of `count` strings one of the empty slots."""
     mask = len(slots) - 1
     for number in range(count):
         slot = rows[number, _HASH] & mask
@@ -133,7 +133,7 @@ def _spread(slots: Any, rows: Any, count: int, _sources: int = SOURCES) -> None:
 
 
 class Interner:
-    """Give strings numbers from 0 on, in the order in which they are met, and tell them."""
+    """Give strings numbers from 0 on, in the order in which they come first."""
 
     def __init__(self) -> None:
         self._strings: list[str] = []
@@ -150,25 +150,25 @@ class Interner:
 
     @property
     def arena_bytes(self) -> int:
-        """So many bytes all strings have."""
+        """The bytes of all strings together."""
         return int(self.table.head[_USED])
 
     @property
     def strings(self) -> list[str]:
-        """The strings by number; what is new since the last look is decoded now."""
+        """The strings by number; this decodes those that are new since the last call."""
         known, count = len(self._strings), len(self)
         if known < count:
             begins, sizes = self.table.rows[known:count, BEGIN].tolist(), self.table.rows[known:count, SIZE].tolist()
             base = begins[0]
             blob = self.table.arena[base : self.arena_bytes].tobytes()
             self._strings.extend(
-                blob[begin - base : begin - base + size].decode(errors=_HALVES)
+                blob[begin - base : begin - base + size].decode(errors=_SURROGATES)
                 for begin, size in zip(begins, sizes, strict=True)
             )
         return self._strings
 
     def numbers(self, strings: list[str]) -> list[int]:
-        """Return the numbers of strings, new ones on first sight."""
+        """Return the numbers of strings; add the new ones."""
         known = self._numbers
         if len(known) < len(self):
             first = len(known)
@@ -181,20 +181,20 @@ class Interner:
         return found
 
     def grow(self) -> None:
-        """Make room for more, if one of the strings has found none."""
+        """Make room for more strings, if one had no room."""
         table = self.table
         if table.head[_IS_FULL] == 0:
             return
         table.head[_IS_FULL] = 0
         if len(self) == len(table.rows):
             table = table._replace(slots=np.full(2 * len(table.slots), -1, np.int32), rows=_doubled(table.rows))
-            _spread(table.slots, table.rows, len(self))
+            _fill_slots(table.slots, table.rows, len(self))
         else:
             table = table._replace(arena=_doubled(table.arena))
         self.table = table
 
     def _intern(self, strings: Iterable[str]) -> list[int]:
-        parts = [string.encode(errors=_HALVES) for string in strings]
+        parts = [string.encode(errors=_SURROGATES) for string in strings]
         text = np.frombuffer(b'"'.join([*parts, bytes(PADDING)]), np.uint8)
         sizes = np.fromiter(map(len, parts), np.int64, len(parts))
         ends = np.cumsum(sizes + 1) - 1

@@ -1,6 +1,6 @@
-"""What the compiled part of decoding is made with: numba, and the few instructions of the processor that it lacks.
+"""The numba decorators for the compiled decoder, and the processor instructions that numba lacks.
 
-Only what scans whole batches imports this module, and numba with it.
+Only code that scans whole batches imports this module, and numba with it.
 """
 
 import hashlib
@@ -16,31 +16,31 @@ from numba.extending import intrinsic
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 PADDING = 8
-"""So many bytes must follow the last one of an array that `load` reads."""
+"""The bytes that must follow the last one of an array that `load` reads."""
 
-# Nothing here allocates, so numba needs no counts of references; those would take as long as the work.
+# Nothing here allocates, so numba need not count references, which would double the time.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True, "_nrt": False}
-_ASIDE: dict[str, Any] = {**_OPTIONS, "no_cpython_wrapper": True}
+_INTERNAL: dict[str, Any] = {**_OPTIONS, "no_cpython_wrapper": True}
 
 
-def piece(function: _Function) -> _Function:
-    """Compile a function as a piece of each that calls it, since all of the memory is passed by value, many words."""
-    made: _Function = numba.njit(**_ASIDE, forceinline=True)(function)
+def inlined(function: _Function) -> _Function:
+    """Compile a function into each caller: a call would pass many words, since structs of arrays go by value."""
+    made: _Function = numba.njit(**_INTERNAL, forceinline=True)(function)
     return made
 
 
-def aside(function: _Function) -> _Function:
-    """Compile a function that others call where a call does not matter; it is kept as a part of the entry."""
-    made: _Function = numba.njit(**_ASIDE)(function)
+def subroutine(function: _Function) -> _Function:
+    """Compile a function that compiled code calls; it is cached as a part of the entry."""
+    made: _Function = numba.njit(**_INTERNAL)(function)
     return made
 
 
 def entry(function: _Function) -> _Function:
-    """Compile a function that Python calls, and keep the result for other processes where there is a place."""
+    """Compile a function that Python calls, and cache the result for other processes if a folder can be written."""
     try:
         made: _Function = numba.njit(**_OPTIONS, cache=True)(function)
     except RuntimeError:
-        # No folder takes it, as in a read-only container: then each start compiles.
+        # Without such a folder, as in a read-only container, each start compiles.
         made = numba.njit(**_OPTIONS)(function)
     return made
 
@@ -53,15 +53,15 @@ def _fingerprint() -> int:
 
 
 SOURCES = _fingerprint()
-"""A number that changes with any compiled source of this folder.
+"""A number that changes with every source file of this folder.
 
-numba compiles an entry anew when its own file has changed, not when what it calls has. But it compares the defaults of
-what a caller leaves out, so each entry has this one.
+numba's cache notices a change of an entry's own file, but not of the functions that it calls. It also compares default
+arguments, so each entry has this number as one.
 """
 
 
 def _load(_: Any, text: Any, at: Any) -> Any:
-    """Return the eight bytes of an array from `at` on as a uint64, the first one lowest."""
+    """Return eight bytes of an array from `at` on as a uint64, little-endian."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
@@ -73,7 +73,7 @@ def _load(_: Any, text: Any, at: Any) -> Any:
 
 
 def _byte(_: Any, text: Any, at: Any) -> Any:
-    """Return the byte of an array at `at` as an int64. Unlike `text[at]` it does not ask whether `at` is negative."""
+    """Return the byte of an array at `at` as an int64. Unlike `text[at]` it has no check for a negative index."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
@@ -84,7 +84,7 @@ def _byte(_: Any, text: Any, at: Any) -> Any:
 
 
 def _product(_: Any, a: Any, b: Any) -> Any:
-    """Return the upper and the lower 64 of the 128 bits of a product of two uint64."""
+    """Return the upper and the lower 64 bits of the product of two uint64."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         wide, narrow = ir.IntType(128), ir.IntType(64)
@@ -98,7 +98,7 @@ def _product(_: Any, a: Any, b: Any) -> Any:
 
 
 def _leading(_: Any, bits: Any) -> Any:
-    """Return how many bits of a uint64 that is not zero are zero before its first one."""
+    """Count the leading zero bits of a uint64 that is not zero."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return builder.ctlz(arguments[0], ir.Constant(ir.IntType(1), 1))
@@ -108,7 +108,7 @@ def _leading(_: Any, bits: Any) -> Any:
 
 
 def _trailing(_: Any, bits: Any) -> Any:
-    """Return how many bits of a uint64 that is not zero are zero after its last one."""
+    """Count the trailing zero bits of a uint64 that is not zero."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
@@ -118,7 +118,7 @@ def _trailing(_: Any, bits: Any) -> Any:
 
 
 def _double(_: Any, bits: Any) -> Any:
-    """Return the double that has these bits."""
+    """Return the double with these bits."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], ir.DoubleType())

@@ -1,38 +1,38 @@
-"""From the digits of a JSON number to the double nearest to it, in compiled code.
+"""Parses JSON numbers to the nearest double, in compiled code.
 
 Eight digits are read at once. A short number is the exact quotient or product of two doubles (Clinger, "How to read
-floating point numbers accurately", 1990); the others need one or two products with a power of five of 128 bits
-(Lemire, "Number parsing at a gigabyte per second", 2021), which is always enough for up to 19 digits (Mushtak and
-Lemire, "Fast number parsing without fallback", 2022). What is neither, the decoder reads. Numbers of 64 bits stand
-among uint64 alone, since numba makes a double of a mixture.
+floating point numbers accurately", 1990). The others need one or two products with a power of five of 128 bits
+(Lemire, "Number parsing at a gigabyte per second", 2021); that is always enough for up to 19 digits (Mushtak and
+Lemire, "Fast number parsing without fallback", 2022). The decoder reads longer numbers. Do not mix uint64 with signed
+numbers here: numba would turn the result into a double.
 """
 
 from typing import Any
 
 import numpy as np
 
-from headrace.consumers.fastjson.jit import aside, byte, double, leading, load, piece, product, trailing
+from headrace.consumers.fastjson.jit import byte, double, inlined, leading, load, product, subroutine, trailing
 
 INTEGER, FLOAT, BOOLEAN, STRING, NULL = range(5)
-"""Kinds of a value, as JSON has them; the same as those of the columns that it is for."""
+"""Kinds of JSON values, the same as in the model's columns (`state/models/columns.py`)."""
 SLOW = -1
-"""In place of where something ends: not a number, or one that is for the decoder to read."""
+"""Returned instead of an end position: this code can't read the value, the decoder must."""
 
 _ZERO, _POINT, _MINUS, _PLUS, _E = b"0.-+e"
 _LOWER_CASE = 0x20
 _EIGHT, _BITS = 8, 64
 _DIGITS_MAX = 19
-# The digits of 2 ** 53, and of the longest exponent that is read.
+# The number of digits of 2 ** 53, and of the longest exponent that is read here.
 _EXACT_DIGITS_MAX, _EXPONENT_DIGITS_MAX = 16, 4
 _EXACT_MAX = np.uint64(1 << 53)
 _TS_MAX = np.uint64((1 << 63) - 1)
 
 _0, _1, _2, _3, _8, _16, _32, _63 = (np.uint64(n) for n in (0, 1, 2, 3, 8, 16, 32, 63))
-# For each of eight bytes: the digit 0; all bits but the last; what takes a byte past 127 unless it is a digit's value.
+# Eight copies of a byte: "0"; all bits but the highest; the number that lifts any value above 9 over 127; that bit.
 _ZEROS, _LOW_BITS, _PAST_NINE, _HIGH_BITS = (
     np.uint64(n * 0x0101_0101_0101_0101) for n in (_ZERO, 0x7F, 0x7F - 9, 0x80)
 )
-# Two digits make a byte, four bytes a half; see _eight.
+# For `_eight_digits`, which joins pairs of digits, then pairs of pairs, then both halves.
 _TEN, _BYTES = np.uint64(10), np.uint64(0x0000_00FF_0000_00FF)
 _UPPER, _LOWER = np.uint64(100 + (1_000_000 << 32)), np.uint64(1 + (10_000 << 32))
 _TENS = np.array([10**k for k in range(_EIGHT + 1)], dtype=np.uint64)
@@ -40,7 +40,7 @@ _TENS = np.array([10**k for k in range(_EIGHT + 1)], dtype=np.uint64)
 _CLINGER_MAX = 22
 _EXACT_TENS = np.array([10.0**k for k in range(_CLINGER_MAX + 1)])
 
-# Smaller and larger powers of ten make zero or infinity of any 19 digits.
+# With smaller or larger powers of ten any 19 digits give zero or infinity.
 _POWER_FIRST, _POWER_LAST = -342, 308
 _SURE = np.uint64((1 << 64) - 1 >> 55)
 _FRACTION_BITS, _GUARD_BITS = 52, 9
@@ -50,7 +50,7 @@ _HIDDEN, _SIGN = np.uint64(1 << 52), np.uint64(52)
 
 
 def _power(q: int) -> int:
-    """Return 5 ** q times a power of two, so that it has exactly 128 bits: rounded down, or up where q is negative."""
+    """Return 5 ** q, scaled by a power of two to exactly 128 bits: rounded down, or up for a negative q."""
     power: int = 5 ** abs(q)
     bits = power.bit_length()
     if q < 0:
@@ -61,11 +61,11 @@ def _power(q: int) -> int:
 _POWERS = np.array([divmod(_power(q), 1 << 64) for q in range(_POWER_FIRST, _POWER_LAST + 1)], dtype=np.uint64)
 
 
-@piece
+@inlined
 def number(text: Any, at: int) -> tuple[int, int, float]:
-    """Return where the number that begins at `at` ends, its kind and its value. The end may be SLOW.
+    """Return the end of the number at `at`, its kind and its value. The end may be SLOW.
 
-    An integer is one up to 2 ** 53, so that the double is it.
+    Integers are read up to 2 ** 53, so that a double holds them exactly.
     """
     negative = byte(text, at) == _MINUS
     first = at + 1 if negative else at
@@ -77,16 +77,16 @@ def number(text: Any, at: int) -> tuple[int, int, float]:
     if follows == _POINT or follows | _LOWER_CASE == _E:
         end, value = _decimal(text, first, end, digits)
         return end, FLOAT, -value if negative else value
-    # The decoder makes 0 of -0, whose double has a sign.
+    # The decoder reads -0 as the integer 0, but the double -0.0 has a sign.
     if size > _EXACT_DIGITS_MAX or digits > _EXACT_MAX or (negative and digits == _0):
         return SLOW, INTEGER, 0.0
     value = np.float64(np.int64(digits))
     return end, INTEGER, -value if negative else value
 
 
-@piece
-def moment(text: Any, at: int) -> tuple[int, Any]:
-    """Return where the time that begins at `at` ends, and the time: an integer of 63 bits. The end may be SLOW."""
+@inlined
+def timestamp(text: Any, at: int) -> tuple[int, Any]:
+    """Return the end of the time at `at`, and the time, an integer of 63 bits. The end may be SLOW."""
     digits, end = _digits(text, at, _0)
     size = end - at
     if size == 0 or size > _DIGITS_MAX or (size > 1 and byte(text, at) == _ZERO) or digits > _TS_MAX:
@@ -94,33 +94,33 @@ def moment(text: Any, at: int) -> tuple[int, Any]:
     return end, np.int64(digits)
 
 
-@piece
+@inlined
 def _digits(text: Any, at: int, digits: Any) -> tuple[Any, int]:
-    """Append the digits from `at` on to a number, and return it and where they end. It wraps after 19 digits."""
+    """Append the digits from `at` on to a number; return it and the end of the digits. It overflows after 19 digits."""
     while True:
         chunk = load(text, at) ^ _ZEROS
         others = (((chunk & _LOW_BITS) + _PAST_NINE) | chunk) & _HIGH_BITS
         if others == _0:
-            digits = digits * _TENS[_EIGHT] + _eight(chunk)
+            digits = digits * _TENS[_EIGHT] + _eight_digits(chunk)
             at += _EIGHT
             continue
         size = trailing(others) >> 3
         if size > 0:
-            # Zeros before the first digit.
-            digits = digits * _TENS[size] + _eight(chunk << np.uint64(_BITS - _EIGHT * size))
+            # The shift puts zeros before the first digit.
+            digits = digits * _TENS[size] + _eight_digits(chunk << np.uint64(_BITS - _EIGHT * size))
         return digits, at + size
 
 
-@piece
-def _eight(chunk: Any) -> Any:
-    """Return the number that eight bytes are, each the value of a digit, the first one lowest."""
+@inlined
+def _eight_digits(chunk: Any) -> Any:
+    """Return the number whose eight digits are the bytes of `chunk`, the first digit in the lowest byte."""
     chunk = chunk * _TEN + (chunk >> _8)
     return ((chunk & _BYTES) * _UPPER + ((chunk >> _16) & _BYTES) * _LOWER) >> _32
 
 
-@piece
+@inlined
 def _decimal(text: Any, first: int, end: int, digits: Any) -> tuple[int, float]:
-    """Return where a number with fraction or exponent ends, and its value, given where its whole digits end."""
+    """Return the end of a number with a fraction or an exponent, and its value; `end` is that of its first digits."""
     size, power = end - first, 0
     if byte(text, end) == _POINT:
         fraction = end + 1
@@ -128,7 +128,7 @@ def _decimal(text: Any, first: int, end: int, digits: Any) -> tuple[int, float]:
         if end == fraction:
             return SLOW, 0.0
         size, power = size + end - fraction, fraction - end
-    if size > _DIGITS_MAX and size - _zeros(text, first) > _DIGITS_MAX:
+    if size > _DIGITS_MAX and size - _leading_zeros(text, first) > _DIGITS_MAX:
         return SLOW, 0.0
     if byte(text, end) | _LOWER_CASE == _E:
         end, exponent = _exponent(text, end + 1)
@@ -137,9 +137,9 @@ def _decimal(text: Any, first: int, end: int, digits: Any) -> tuple[int, float]:
     return (end, value) if value >= 0.0 else (SLOW, 0.0)
 
 
-@aside
-def _zeros(text: Any, at: int) -> int:
-    """Count the zeros before the first digit that is none."""
+@subroutine
+def _leading_zeros(text: Any, at: int) -> int:
+    """Count the zeros before the first other digit."""
     count = 0
     while byte(text, at) == _ZERO or byte(text, at) == _POINT:
         count += 1 if byte(text, at) == _ZERO else 0
@@ -147,9 +147,9 @@ def _zeros(text: Any, at: int) -> int:
     return count
 
 
-@aside
+@subroutine
 def _exponent(text: Any, at: int) -> tuple[int, Any]:
-    """Return where an exponent ends, and its value. The end may be SLOW."""
+    """Return the end of an exponent, and its value. The end may be SLOW."""
     sign = byte(text, at)
     first = at + 1 if sign in (_MINUS, _PLUS) else at
     digits, end = _digits(text, first, _0)
@@ -159,9 +159,9 @@ def _exponent(text: Any, at: int) -> tuple[int, Any]:
     return end, -exponent if sign == _MINUS else exponent
 
 
-@piece
+@inlined
 def _nearest(digits: Any, power: int) -> Any:
-    """Return the double nearest to digits * 10 ** power; -1 where it is none, or too small to have 53 bits."""
+    """Return the double nearest to digits * 10 ** power; -1 if it is infinite or subnormal."""
     if power < _POWER_FIRST or power > _POWER_LAST:
         return -1.0
     if digits == _0:
@@ -172,15 +172,15 @@ def _nearest(digits: Any, power: int) -> Any:
     return _lemire(digits, power)
 
 
-@piece
+@inlined
 def _lemire(digits: Any, power: int) -> Any:
-    """Return what `_nearest` does, from the first bits of the product of the digits and the power of five."""
+    """Return the nearest double, from the upper bits of the product of the digits and a power of five."""
     shift = leading(digits)
     digits <<= np.uint64(shift)
     row = power - _POWER_FIRST
     upper, lower = product(digits, _POWERS[row, 0])
     if upper & _SURE == _SURE:
-        # The bits that follow could carry into those that count.
+        # A carry from the lower bits could change the result.
         carry, _ = product(digits, _POWERS[row, 1])
         lower += carry
         upper += _1 if carry > lower else _0
@@ -189,7 +189,7 @@ def _lemire(digits: Any, power: int) -> Any:
     mantissa = upper >> guard
     exponent = ((217_706 * power) >> 16) + 63 + np.int64(high) - shift + _BIAS
     if mantissa & _3 == _1 and lower <= _1 and _HALVES_FIRST <= power <= _HALVES_LAST and mantissa << guard == upper:
-        # Halfway between two doubles: to the even one, which is below.
+        # Exactly between two doubles: round to the even one, which is the lower.
         mantissa -= _1
     mantissa = (mantissa + (mantissa & _1)) >> _1
     if mantissa >= _HIDDEN << _1:

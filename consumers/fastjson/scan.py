@@ -1,8 +1,8 @@
-"""A batch of feature records straight into columns: compiled code reads the JSON, with no object a record.
+"""Reads the JSON of a batch of feature records into columns, in compiled code, without an object for each record.
 
-It stands before the decoder, not in its place: a record of which it is not sure comes out slow, the caller decodes it,
-and `Scanner.fill` puts what the decoder found between what stands here. Whatever is not slow is what the decoder would
-have made of it. Importing this module brings numba along.
+It does not replace the decoder: a record that the scanner is not sure of is marked slow. The caller decodes it, and
+`Scanner.fill` inserts the result into the columns. The other records have exactly the values that the decoder would
+give them. Importing this module imports numba.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,14 @@ from headrace.consumers.fastjson.interner import Interner
 from headrace.consumers.fastjson.jit import PADDING
 from headrace.consumers.fastjson.lexer import GUESSES, Heads, LexerMemory, ScannedColumns, walk
 from headrace.consumers.fastjson.number import BOOLEAN, FLOAT, INTEGER, NULL, STRING
-from headrace.consumers.fastjson.schema_arrays import draw
+from headrace.consumers.fastjson.schema_arrays import arrays_of
 from headrace.consumers.record import VALUE_BYTES_MAX
 from headrace.consumers.schema import Schema
 
 NAMES_MAX = 65_536
 WORDS_MAX = 262_144
 ARENA_BYTES_MAX = 16_777_216
-"""With more names, more words, or more bytes of either, a vocabulary begins anew before the next batch."""
+"""With more names, words, or bytes of either, a new vocabulary begins before the next batch."""
 
 # The shortest feature is `"":1,`.
 _FEATURE_BYTES_MIN = 5
@@ -29,7 +29,7 @@ _KINDS: dict[type, int] = {int: INTEGER, float: FLOAT, bool: BOOLEAN, str: STRIN
 
 
 class FeatureVocabulary:
-    """What the numbers of names and words stand for; both lists grow at their ends when one looks at them."""
+    """The names of features and their string values (words), by number; both lists only grow."""
 
     def __init__(self, generation: int = 0) -> None:
         self.generation = generation
@@ -43,19 +43,18 @@ class FeatureVocabulary:
 
     @property
     def words(self) -> list[str]:
-        """The strings that were values, by number."""
+        """The string values, by number."""
         return self.word_numbers.strings
 
 
 class Scan(NamedTuple):
-    """A batch of n records as columns: the features as a model takes them, and each record's id, time and label.
+    """A batch of n records as columns: the features for the model, and each record's id, time and label.
 
-    `text` (uint8) has all values behind one another, with a zero byte after each. `slow` (bool) marks the records that
+    `text` (uint8) has the values of all records, each followed by a zero byte. `slow` (bool) marks the records that
     the decoder must read; they have no entries until they are filled in. Record i has the entries from `starts[i]` to
     `starts[i + 1]` (int64, n + 1) of `names` (int32), `kinds` (int8) and `values` (float64: 0 or 1 for a boolean, the
-    word's number for a string, 0 for null). The bytes of an id stand in `text` from `id_at` on, `id_size` of them
-    (int64, -1 for none); `ts` is int64, -1 for none. `label_kinds` (int8) is -1 for none, `label_values` is as
-    `values`. `vocabulary` has the meaning of names and words.
+    word's number for a string, 0 for null). A record's id is in `text` at `id_at` with `id_size` bytes (int64, -1 for
+    none); `ts` is int64, -1 for none. `label_kinds` (int8) is -1 for none, `label_values` is like `values`.
     """
 
     text: Any
@@ -72,7 +71,7 @@ class Scan(NamedTuple):
     vocabulary: FeatureVocabulary
 
     def only(self, kept: Any) -> "Scan":
-        """Return a scan that has the features of these records only (int64, ascending); all else stays."""
+        """Return a scan with the features of these records only (int64, ascending); the other fields stay."""
         count = len(self.starts) - 1
         if len(kept) == count:
             return self
@@ -89,10 +88,10 @@ class Scan(NamedTuple):
 
 
 class Scanner:
-    """Read batches of records; what one batch has taught of names and words makes the next one faster.
+    """Read batches of records; names and words that it has seen before are read faster.
 
-    A record with more bytes than `value_bytes_max` is slow, and with a schema one that may break it. The vocabulary is
-    another one, of the next generation, when the one before has passed its bounds.
+    A record with more than `value_bytes_max` bytes is slow, and so is one that may break the schema. A vocabulary that
+    has passed its bounds is replaced by a new one, of the next generation.
     """
 
     def __init__(
@@ -111,7 +110,7 @@ class Scanner:
         self._begin(0)
 
     def scan(self, values: Sequence[bytes | None]) -> Scan:
-        """Read the values of records; None is slow, as all are that the decoder would refuse."""
+        """Read the values of records; None is slow, like any value that the decoder would refuse."""
         if self._is_full():
             self._begin(self.vocabulary.generation + 1)
         rows = [value or b"" for value in values]
@@ -139,9 +138,9 @@ class Scanner:
         )
 
     def fill(self, scan: Scan, rows: Mapping[int, Mapping[str, Any]]) -> Scan:
-        """Return a scan that has the features of these slow records as well, by the record's place in the batch.
+        """Return a scan with the features of these slow records as well, by their index in the batch.
 
-        It must be this scanner's last one. Raises OverflowError for an integer that no double holds.
+        It must be this scanner's last scan. Raises OverflowError for an integer too large for a double.
         """
         if not rows:
             return scan
@@ -166,7 +165,7 @@ class Scanner:
         )
 
     def _numbers(self, values: list[Any], kinds: Any) -> Any:
-        """Return features' values as columns have them."""
+        """Return the values of features as numbers, for the columns."""
         strings = np.flatnonzero(kinds == STRING).tolist()
         if strings:
             words = self.vocabulary.word_numbers.numbers([values[k] for k in strings])
@@ -183,13 +182,13 @@ class Scanner:
         return len(names) > names_max or len(words) > words_max or most > arena_bytes_max
 
     def _begin(self, generation: int) -> None:
-        """Take a new vocabulary, which knows what the schema declares."""
+        """Begin a new vocabulary; the names and words of the schema have its first numbers."""
         self.vocabulary = FeatureVocabulary(generation)
-        features, extra = self._schema._features, self._schema._extra  # noqa: SLF001 the same schema, drawn otherwise
+        features, extra = self._schema._features, self._schema._extra  # noqa: SLF001 another form of the same schema
         self.vocabulary.name_numbers.numbers(list(features))
         words = list(dict.fromkeys(word for feature in features.values() for word in feature.values or ()))
         numbers = dict(zip(words, self.vocabulary.word_numbers.numbers(words), strict=True))
-        self._rules = draw(features, extra=extra, numbers=numbers)
+        self._rules = arrays_of(features, extra=extra, numbers=numbers)
         self._next_names, self._next_words = np.full(GUESSES, -1, np.int32), np.full(GUESSES, -1, np.int32)
 
     def _memory(self) -> LexerMemory:
@@ -198,14 +197,14 @@ class Scanner:
 
 
 def warm() -> None:
-    """Compile all of this, or load what another process has compiled: the first takes seconds."""
+    """Compile the scanner, which takes seconds, or load it from the cache."""
     scanner = Scanner()
     scanner.vocabulary.name_numbers.numbers([str(n) for n in range(1_000)])
     scanner.scan([b'{"features": {"a": 1}}'])
 
 
 def _columns(count: int, entries_max: int) -> ScannedColumns:
-    """Return room for so many records and entries; memory that nothing is written to is none yet."""
+    """Make columns for `count` records and `entries_max` entries; the system adds memory only when they are written."""
     return ScannedColumns(
         starts=np.zeros(count + 1, np.int64),
         names=np.empty(entries_max, np.int32),
@@ -224,7 +223,7 @@ def _heads(count: int) -> Heads:
 
 
 def _merge(mask: Any, filled: Any, scanned: Any) -> Any:
-    """Return one column of two: where the mask is set, what was filled in, elsewhere what was scanned."""
+    """Merge two columns: `filled` where the mask is set, elsewhere `scanned`."""
     column = np.empty(len(mask), scanned.dtype)
     column[mask] = filled
     column[~mask] = scanned

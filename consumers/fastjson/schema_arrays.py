@@ -1,6 +1,6 @@
-"""A schema as arrays, for compiled code to ask whether a record may break it.
+"""A schema as arrays, with which compiled code checks records.
 
-The features that it declares have the first numbers of a vocabulary's names, in their order, and so have its words.
+The declared features have the first numbers among the names of a vocabulary, in their order; so have the listed words.
 """
 
 import math
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from headrace.consumers.fastjson.jit import piece
+from headrace.consumers.fastjson.jit import inlined
 from headrace.consumers.fastjson.number import BOOLEAN, FLOAT, INTEGER, NULL, STRING
 from headrace.consumers.schema import Feature
 
@@ -19,12 +19,12 @@ _REQUIRED, _EXTRA, _NULLABLE = range(3)
 
 
 class SchemaArrays(NamedTuple):
-    """What is declared, by the number of a feature's name.
+    """The declared features, by the numbers of their names.
 
-    A row of `features` (int64) has a bit for each kind that is allowed, whether the feature is required, whether its
-    strings are listed, and from where to where they stand in `words` (int64), in order. A row of `bounds` (float64) has
-    the least and the greatest number. `options` (int64) are the number of required features, whether others may come
-    too, and whether any may be null.
+    A row of `features` (int64) has a bit for each allowed kind, whether the feature is required, whether its strings
+    are listed, and the range of its words in `words` (int64), which are sorted there. A row of `bounds` (float64) has
+    the lowest and the highest value. `options` (int64) has the number of required features, whether undeclared features
+    are allowed, and whether any feature may be null.
     """
 
     features: Any
@@ -33,15 +33,15 @@ class SchemaArrays(NamedTuple):
     options: Any
 
 
-@piece
+@inlined
 def nullable(rules: SchemaArrays) -> bool:
-    """Tell whether a feature may be null at all."""
+    """Tell whether any feature may be null."""
     return rules.options[_NULLABLE] != 0  # type: ignore[no-any-return]
 
 
-@piece
-def keeps(rules: SchemaArrays, columns: Any, first: int, last: int) -> bool:
-    """Tell whether the record with the entries from `first` to `last` keeps the rules for sure."""
+@inlined
+def matches(rules: SchemaArrays, columns: Any, first: int, last: int) -> bool:
+    """Tell whether the record with the entries from `first` to `last` surely matches the schema."""
     required = 0
     for k in range(first, last):
         name, kind = columns.names[k], columns.kinds[k]
@@ -54,7 +54,7 @@ def keeps(rules: SchemaArrays, columns: Any, first: int, last: int) -> bool:
     return required == rules.options[_REQUIRED]  # type: ignore[no-any-return]
 
 
-@piece
+@inlined
 def _fits(rules: SchemaArrays, name: int, kind: int, value: float) -> bool:
     if rules.features[name, _KINDS_ALLOWED] >> kind & 1 == 0:
         return False
@@ -72,8 +72,8 @@ def _fits(rules: SchemaArrays, name: int, kind: int, value: float) -> bool:
     return low < rules.features[name, _LAST] and rules.words[low] == value  # type: ignore[no-any-return]
 
 
-def draw(features: Mapping[str, Feature], *, extra: bool, numbers: Mapping[str, int]) -> SchemaArrays:
-    """Write a schema down as arrays, given the numbers of the words that it lists."""
+def arrays_of(features: Mapping[str, Feature], *, extra: bool, numbers: Mapping[str, int]) -> SchemaArrays:
+    """Return a schema as arrays; `numbers` has the numbers of the words that it lists."""
     declared = features.values()
     rows: list[tuple[int, ...]] = []
     words: list[int] = []
@@ -95,7 +95,7 @@ def draw(features: Mapping[str, Feature], *, extra: bool, numbers: Mapping[str, 
 def _kinds(feature: Feature) -> int:
     kinds = _KINDS[feature.type]
     if feature.values is not None and feature.type != "string":
-        # Values that are listed are strings, and no other value is one of those.
+        # Listed values are strings, so no value of another type is allowed.
         kinds = ()
     if not (_is_exact(feature.minimum) and _is_exact(feature.maximum)):
         kinds = ()
@@ -103,7 +103,7 @@ def _kinds(feature: Feature) -> int:
 
 
 def _is_exact(bound: float | None) -> bool:
-    """Tell whether a bound, which may be an integer of any size, is a double."""
+    """Tell whether a double holds a bound exactly; it may be an integer of any size."""
     try:
         return bound is None or float(bound) == bound
     except OverflowError:

@@ -1,10 +1,9 @@
-"""Numbers as JSON has them, written into an array of bytes by compiled code: whole ones, and doubles at their shortest.
+"""Writes integers and doubles as JSON numbers into an array of bytes, in compiled code.
 
-The bytes are msgspec's to the last one: the shortest decimal that reads back as the same double, and of those the
-nearest; `1.0` for a whole number; an exponent from 1e16 on and below 1e-5. Schubfach (Giulietti, "The Schubfach way
-to render doubles", 2020) finds the decimal with three products of 64 by 128 bits. A double comes as its bits, so that
-nothing in here rounds. Whatever has more than 63 bits stands among uint64 alone, since numba makes a signed number of
-a mixture.
+The bytes are the same as msgspec's: the shortest decimal that reads back as the same double, and the nearest of those;
+`1.0` for a whole number; an exponent from 1e16 on and below 1e-5. Schubfach (Giulietti, "The Schubfach way to render
+doubles", 2020) finds the decimal with three products of 64 by 128 bits. A double comes as its bits, so that nothing is
+rounded here. Do not mix uint64 with signed numbers: numba would make the result signed.
 """
 
 from collections.abc import Callable
@@ -22,11 +21,11 @@ INTEGER_BYTES_MAX = 20
 
 _MANTISSA_BITS = 52
 _NOT_FINITE = 0x7FF
-# The exponent of the mantissa's last bit is the field less this; where the field is 0, it is that of field 1.
+# The exponent of the mantissa's last bit is the exponent field minus this; a field of 0 counts as 1.
 _BIAS = 1_075
-# What a double is in scientific notation decides its form: with an exponent from here to there it is written out.
+# A number with a decimal exponent in this range is written without an exponent.
 _PLAIN_FIRST, _PLAIN_LAST = -5, 15
-# The powers of ten that a double's exponent can ask for.
+# The powers of ten that doubles need.
 _POWER_FIRST, _POWER_LAST = -292, 324
 _EIGHT = 8
 _BYTE_ZERO, _BYTE_POINT, _BYTE_MINUS, _BYTE_E = b"0.-e"
@@ -41,7 +40,7 @@ _FRACTION = np.uint64((1 << _MANTISSA_BITS) - 1)
 
 
 def _power(k: int) -> int:
-    """Return 10 ** k times a power of two, so that it has exactly 128 bits, rounded up."""
+    """Return 10 ** k, scaled by a power of two to exactly 128 bits and rounded up."""
     power: int = 10 ** abs(k)
     bits = power.bit_length()
     if k < 0:
@@ -53,21 +52,20 @@ _POWERS = np.array([divmod(_power(k), 1 << 64) for k in range(_POWER_FIRST, _POW
 
 
 def compiled(function: _Function) -> _Function:
-    """Compile a function when it is first called, and keep the result for other processes where there is a place."""
-    # Nothing in here allocates. Without numba's memory there are no counts of references either, and those, one for
-    # each array in each call, took a third of the time.
+    """Compile a function at its first call, and cache the result for other processes if a folder can be written."""
+    # Nothing here allocates, so numba need not count references: that took a third of the time.
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
     try:
-        kept: _Function = numba.njit(cache=True, **options)(function)
+        made: _Function = numba.njit(cache=True, **options)(function)
     except RuntimeError:
-        # No folder takes it, as in a read-only container: then each start compiles.
-        kept = numba.njit(**options)(function)
-    return kept
+        # Without such a folder, as in a read-only container, each start compiles.
+        made = numba.njit(**options)(function)
+    return made
 
 
 @compiled
 def write_integer(text: Any, at: int, number: int) -> int:
-    """Write an int64 at `at`, and return where it ends."""
+    """Write an int64 at `at`, and return its end."""
     rest = np.uint64(number)
     if number < 0:
         text[at] = _BYTE_MINUS
@@ -78,7 +76,7 @@ def write_integer(text: Any, at: int, number: int) -> int:
 
 @compiled
 def write_double(text: Any, at: int, bits: Any) -> int:
-    """Write the double that has these bits (a uint64) at `at`, and return where it ends. What is not finite is null."""
+    """Write the double with these bits (a uint64) at `at`, and return its end. NaN and infinity become null."""
     exponent = np.int64(bits >> _FRACTION_BITS) & _NOT_FINITE
     if exponent == _NOT_FINITE:
         for byte in b"null":
@@ -101,7 +99,7 @@ def write_double(text: Any, at: int, bits: Any) -> int:
 
 @compiled
 def _whole(fraction: Any, exponent: Any) -> tuple[Any, bool]:
-    """Tell whether a double is a whole number below 1e16, which is its own shortest decimal, and return it."""
+    """Tell whether a double is a whole number below 1e16, and return it: no shorter decimal exists for it."""
     if exponent == 0:
         return fraction, fraction == _0
     mantissa = fraction | _HIDDEN
@@ -118,16 +116,16 @@ def _whole(fraction: Any, exponent: Any) -> tuple[Any, bool]:
 def _shortest(fraction: Any, exponent: Any) -> tuple[Any, int]:
     """Return the digits and the power of ten of the shortest decimal, perhaps with zeros at its end.
 
-    All numbers are quadrupled: the double's, and those of the borders halfway to its neighbours. A border belongs to
-    the double where its mantissa is even, as readers round half to even.
+    The double's value, and the borders halfway to its neighbours, are multiplied by four. A border belongs to a double
+    with an even mantissa, since readers round half to even.
     """
     mantissa, binary = fraction | _HIDDEN, exponent - _BIAS
     if exponent == 0:
         mantissa, binary = fraction, 1 - _BIAS
     odd = mantissa & _1
-    # Below a power of two the neighbour is nearer.
+    # The neighbour below a power of two is nearer.
     near = fraction == _0 and exponent > 1
-    # floor(log10(2 ** binary)), of three quarters of it where the neighbour is nearer; and log2(10) below.
+    # floor(log10(2 ** binary)), of three quarters of it if the neighbour is nearer; the next line has log2(10).
     power = (binary * 1_262_611 - (524_031 if near else 0)) >> 22
     shift = np.uint64(binary + ((-power * 1_741_647) >> 19) + 1)
     high, low = _POWERS[-power - _POWER_FIRST]
@@ -150,7 +148,7 @@ def _shortest(fraction: Any, exponent: Any) -> tuple[Any, int]:
 
 @compiled
 def _scale(high: Any, low: Any, number: Any) -> Any:
-    """Return a power of ten times a number, without the last 128 bits; whether those were not zero is the last bit."""
+    """Return the upper bits of a power of ten times a number; the last bit is set if any of the lower 128 bits is."""
     lost = high * number + _product(low, number)
     whole = _product(high, number) + (_1 if lost < high * number else _0)
     return whole | (_1 if lost > _1 else _0)
@@ -158,7 +156,7 @@ def _scale(high: Any, low: Any, number: Any) -> Any:
 
 @compiled
 def _product(a: Any, b: Any) -> Any:
-    """Return the upper 64 of the 128 bits of a product."""
+    """Return the upper 64 bits of a product."""
     a_high, a_low, b_high, b_low = a >> _HALF_BITS, a & _HALF, b >> _HALF_BITS, b & _HALF
     one = a_high * b_low + (a_low * b_low >> _HALF_BITS)
     other = a_low * b_high + (one & _HALF)
@@ -167,7 +165,7 @@ def _product(a: Any, b: Any) -> Any:
 
 @compiled
 def _write_decimal(text: Any, at: int, digits: Any, power: int) -> int:
-    """Write digits times a power of ten, which is not whole or at least 1e16, in the form that its size asks for."""
+    """Write digits times a power of ten, with an exponent if its size needs one; never a whole number below 1e16."""
     size = _count(digits)
     point = power + size - 1
     digits, size = _trim(digits, size)
@@ -189,7 +187,7 @@ def _write_decimal(text: Any, at: int, digits: Any, power: int) -> int:
 
 @compiled
 def _write_pointed(text: Any, at: int, digits: Any, size: int, before: int) -> int:
-    """Write digits with a point after so many of them, and none after the last."""
+    """Write digits with a point after the first `before` of them, unless that is all of them."""
     if size == before:
         return _write_digits(text, at, digits, size)
     end = _write_digits(text, at + 1, digits, size)
@@ -202,7 +200,7 @@ def _write_pointed(text: Any, at: int, digits: Any, size: int, before: int) -> i
 
 @compiled
 def _trim(digits: Any, size: int) -> tuple[Any, int]:
-    """Leave out the zeros at the end: eight at a time, then four, two and one, as there may be sixteen."""
+    """Remove the zeros at the end, up to sixteen: in steps of eight, four, two and one."""
     for step, divisor in ((8, _1E8), (8, _1E8), (4, _10_000), (2, _100), (1, _10)):
         rest = digits // divisor
         if rest * divisor == digits:
@@ -214,7 +212,7 @@ def _trim(digits: Any, size: int) -> tuple[Any, int]:
 def _count(digits: Any) -> int:
     """Count decimal digits; 0 has one."""
     size = 1
-    # Most doubles have 16 or 17 before they are trimmed.
+    # Most doubles have 16 or 17 digits before they are trimmed.
     if digits >= _1E15:
         size, digits = 16, digits // _1E15
     while digits >= _10:
@@ -224,15 +222,15 @@ def _count(digits: Any) -> int:
 
 @compiled
 def _write_digits(text: Any, at: int, digits: Any, size: int) -> int:
-    """Write a number that has so many digits, from its end, and return where it ends."""
-    # Never so. But told that no index counts from an array's end, the compiler writes eight bytes as one word.
+    """Write a number of `size` digits, the last digit first, and return its end."""
+    # Never true, but it tells the compiler that no index is negative: so it writes eight bytes as one word.
     if at < 0:
         return at
     left = size
     while left >= _EIGHT:
         rest = digits // _1E8
         left -= _EIGHT
-        eight = _spread(digits - rest * _1E8)
+        eight = _ascii_digits(digits - rest * _1E8)
         for i in range(_EIGHT):
             text[at + left + i] = np.uint8(eight >> np.uint64(8 * i))
         digits = rest
@@ -245,11 +243,11 @@ def _write_digits(text: Any, at: int, digits: Any, size: int) -> int:
 
 
 @compiled
-def _spread(number: Any) -> Any:
-    """Return a number below 1e8 as its eight digits, the first in the lowest byte.
+def _ascii_digits(number: Any) -> Any:
+    """Return the eight ASCII digits of a number below 1e8, the first in the lowest byte.
 
-    The halves, then their halves, are divided side by side in one word: 10,486 / 2 ** 20 is a hundredth for what is
-    below 10,000, and 103 / 2 ** 10 a tenth for what is below 100.
+    Both halves, then all four quarters, are divided in one word: 10,486 / 2 ** 20 gives the hundredth of a number below
+    10,000, and 103 / 2 ** 10 the tenth of a number below 100.
     """
     rest = number // _10_000
     both = rest | (number - rest * _10_000) << np.uint64(32)

@@ -1,7 +1,7 @@
-"""A batch of predictions on its way out: from columns to the very bytes that `prediction.encode` would make of each.
+"""Encodes a batch of predictions from columns, to the same bytes as `prediction.encode`.
 
-What is the same in the batch is rendered once, as pieces; compiled code then lays out a line a record in one array of
-bytes. Nothing becomes a Python object but the lines.
+The parts that are the same for all records are encoded once, as pieces. Compiled code then writes one line for each
+record into one array of bytes; only the lines become Python objects.
 """
 
 import itertools
@@ -20,18 +20,18 @@ from headrace.producers.fastjson.digits import (
 )
 from headrace.producers.prediction import class_name, encode_plain
 
-# The pieces of a line, in its order. `_OWN` begins the id of a record that brought none; from `_LABELS` on stand the
-# classes as answers, and after those as the keys of `proba`. For a literal numba would compile its callee once more.
+# The pieces of a line, in order. `_OWN` is the start of the id of a record without one. The classes follow from
+# `_LABELS` on, first as answers, then as keys of `proba`. They are np.int64: for literals numba would compile twice.
 _OPEN, _OWN, _ANSWER, _MODEL, _TIME, _END, _NULL, _LABELS = (np.int64(piece) for piece in range(8))
 _BINARY = (False, True)
 _EVEN_ID_BYTES_MAX = 256
-"""The longest id for which all lines get the same room: that costs some zeros, and saves most of the slicing."""
+"""Up to this length of the longest id, all lines get equal room: numpy then splits them faster than slices would."""
 
 
 class Ids(NamedTuple):
-    """Where each record's id stands in `text` (uint8), as JSON has it between its quotes: `at` and `size` (int64).
+    """The position (`at`) and `size` (int64) of each record's id in `text` (uint8), as JSON writes it between quotes.
 
-    Where `at` is -1, the record brought none, and its id is `<topic>-<partition>-<offset>`.
+    An `at` of -1 means that the record has no id; it gets `<topic>-<partition>-<offset>`.
     """
 
     text: Any
@@ -40,7 +40,7 @@ class Ids(NamedTuple):
 
 
 class _Lines(NamedTuple):
-    """The lines one after the other, and where each begins and ends. With `even`, each has as much room, else 0."""
+    """The lines in one array, and their starts and ends. `even` is the room of each line, or 0 if they differ."""
 
     text: Any
     starts: Any
@@ -49,7 +49,7 @@ class _Lines(NamedTuple):
 
 
 class _Pieces(NamedTuple):
-    """Bytes one after the other: piece k is `text[bounds[k]:bounds[k + 1]]`. The keys of `proba` begin at `keys`."""
+    """The pieces in one array: piece k is `text[bounds[k]:bounds[k + 1]]`. `keys` is the first key of `proba`."""
 
     text: Any
     bounds: Any
@@ -57,7 +57,7 @@ class _Pieces(NamedTuple):
 
 
 class _Columns(NamedTuple):
-    """What differs from record to record: doubles as their bits, answers as such or as classes; empty is none."""
+    """The values that differ between records: doubles as bits, answers as numbers or classes; empty if not used."""
 
     offsets: Any
     numbers: Any
@@ -67,10 +67,10 @@ class _Columns(NamedTuple):
 
 
 class Encoder:
-    """Encode the predictions of the model `name` for records of the features `topic`, a batch of one partition at once.
+    """Encode batches of the model `name`, each for records of one partition of the features `topic`.
 
-    Arrays have a row a record; `offsets` are int64, `ts` is milliseconds since 1970. A number that is not finite
-    becomes null.
+    Arrays have a row for each record; `offsets` are int64, `ts` is in milliseconds since 1970. NaN and infinity become
+    null.
     """
 
     def __init__(self, *, topic: str, name: str) -> None:
@@ -80,19 +80,21 @@ class Encoder:
     def binary(
         self, ids: Ids, *, partition: int, offsets: Any, version: int, ts: int, chosen: Any, proba: Any | None
     ) -> list[bytes]:
-        """Encode answers that are false (0) or true (1), with the probability of true, if there is one."""
+        """Encode answers that are false (0) or true (1), with the probability of true, if given."""
         both = None
         if proba is not None:
             both = np.empty((len(proba), 2))
             both[:, 1] = proba
             np.subtract(1.0, both[:, 1], out=both[:, 0])
         columns = _columns(offsets, chosen=chosen, proba=both, known=np.full(len(offsets), 2))
-        return self._encode(ids, columns, _BINARY, partition=partition, version=version, ts=ts, told=both is not None)
+        return self._encode(
+            ids, columns, _BINARY, partition=partition, version=version, ts=ts, has_proba=both is not None
+        )
 
     def number(self, ids: Ids, *, partition: int, offsets: Any, version: int, ts: int, values: Any) -> list[bytes]:
         """Encode answers that are numbers (float64)."""
         columns = _columns(offsets, numbers=values)
-        return self._encode(ids, columns, (), partition=partition, version=version, ts=ts, told=False)
+        return self._encode(ids, columns, (), partition=partition, version=version, ts=ts, has_proba=False)
 
     def classes(
         self,
@@ -109,12 +111,12 @@ class Encoder:
     ) -> list[bytes]:
         """Encode answers that are indices into `names` (booleans, whole numbers, strings), or -1 for null.
 
-        A row of `proba` has a number for each class; a record's `known` says of how many, from the first on, it is
-        told. Raises ValueError for a name that UTF-8 can't hold.
+        A row of `proba` has a number for each class; only the first `known` classes of a record are written. Raises
+        ValueError for a name that UTF-8 can't encode.
         """
         columns = _columns(offsets, chosen=chosen, proba=proba, known=known)
-        told = proba is not None
-        return self._encode(ids, columns, names, partition=partition, version=version, ts=ts, told=told)
+        has_proba = proba is not None
+        return self._encode(ids, columns, names, partition=partition, version=version, ts=ts, has_proba=has_proba)
 
     def _encode(
         self,
@@ -125,50 +127,50 @@ class Encoder:
         partition: int,
         version: int,
         ts: int,
-        told: bool,
+        has_proba: bool,
     ) -> list[bytes]:
         if len(columns.offsets) == 0:
             return []
-        parts = self._parts(partition=partition, version=version, ts=ts, told=told)
+        parts = self._parts(partition=partition, version=version, ts=ts, has_proba=has_proba)
         answers = [b"null", *map(encode_plain, names)]
         keys = [b'%s"%s":' % (b"," if k else b"", _json(class_name(name))) for k, name in enumerate(names)]
-        told_max = keys[: int(columns.known.max(initial=0))]
-        # The offset stands in the line, and in the id of a record that brought none.
-        numbers_max = 2 * INTEGER_BYTES_MAX + DOUBLE_BYTES_MAX * (1 + len(told_max))
-        room = numbers_max + sum(map(len, parts)) + max(map(len, answers)) + sum(map(len, told_max))
+        keys_max = keys[: int(columns.known.max(initial=0))]
+        # The offset is written once, and again in the id of a record without one.
+        numbers_max = 2 * INTEGER_BYTES_MAX + DOUBLE_BYTES_MAX * (1 + len(keys_max))
+        room = numbers_max + sum(map(len, parts)) + max(map(len, answers)) + sum(map(len, keys_max))
         pieces = _pieces([*parts, *answers, *keys], keys=len(parts) + len(answers))
         ids = Ids(_array(ids.text, np.uint8), _array(ids.at, np.int64), _array(ids.size, np.int64))
         lines = _lines(ids, room)
         _write(lines, pieces, ids, columns)
         return _split(lines)
 
-    def _parts(self, *, partition: int, version: int, ts: int, told: bool) -> list[bytes]:
-        """Render what stands between the answers and the numbers, as far as `_END`."""
+    def _parts(self, *, partition: int, version: int, ts: int, has_proba: bool) -> list[bytes]:
+        """Encode the pieces up to `_END`."""
         source = b'"source":{"topic":"%s","partition":%d,"offset":' % (self._topic, partition)
         return [
             b'{"id":"',
             b"%s-%d-" % (self._topic, partition),
             b'","prediction":',
             b',"model":{"name":"%s","version":%d},%s' % (self._name, version, source),
-            b'},"ts":%d%s' % (ts, b',"proba":{' if told else b""),
-            b"}}" if told else b"}",
+            b'},"ts":%d%s' % (ts, b',"proba":{' if has_proba else b""),
+            b"}}" if has_proba else b"}",
         ]
 
 
 def warm() -> None:
-    """Compile what encodes, or load what another process has compiled: seconds, or one."""
+    """Compile the encoder, which takes seconds, or load it from the cache."""
     ids = Ids(np.empty(0, dtype=np.uint8), np.array([-1]), np.array([0]))
     Encoder(topic="", name="").number(ids, partition=0, offsets=np.array([0]), version=0, ts=0, values=np.array([0.5]))
 
 
 def _json(text: str) -> bytes:
-    """Return a string as JSON has it between its quotes."""
+    """Return a string as JSON writes it between quotes."""
     return msgspec.json.encode(text)[1:-1]
 
 
 def _array(values: Any, kind: Any) -> Any:
     array = np.ascontiguousarray(values, dtype=kind)
-    # To numba, one that is not aligned or that nobody may write is of another type, for which it would compile anew.
+    # For numba an unaligned or read-only array has another type, for which it would compile again.
     return array if array.flags.carray else array.copy()
 
 
@@ -188,7 +190,7 @@ def _pieces(parts: Sequence[bytes], *, keys: int) -> _Pieces:
 
 
 def _lines(ids: Ids, room: int) -> _Lines:
-    """Make `room` bytes for each line, and those of its id; what a line leaves of them stays zero."""
+    """Make room for the lines: `room` bytes and those of its id for each. Unused bytes stay zero."""
     longest = max(0, int(ids.size.max()))
     even = room + longest if longest <= _EVEN_ID_BYTES_MAX else 0
     rooms = np.full(len(ids.at), even) if even else room + ids.size
@@ -199,7 +201,7 @@ def _lines(ids: Ids, room: int) -> _Lines:
 def _split(lines: _Lines) -> list[bytes]:
     """Make an object of each line."""
     if lines.even:
-        # A third of what slices take: numpy makes the objects, and cuts off zeros, which no line ends with.
+        # numpy makes the objects and cuts off the zeros at their ends: three times as fast as slices.
         split: list[bytes] = lines.text.view(f"S{lines.even}").tolist()
         return split
     whole = lines.text.tobytes()
@@ -208,7 +210,7 @@ def _split(lines: _Lines) -> list[bytes]:
 
 @compiled
 def _write(lines: _Lines, pieces: _Pieces, ids: Ids, columns: _Columns) -> None:
-    """Write each line from where it begins, and note where it ends."""
+    """Write each line at its start, and note its end."""
     text = lines.text
     for i in range(len(lines.starts)):
         at = _copy_piece(text, lines.starts[i], pieces, _OPEN)
@@ -239,9 +241,9 @@ def _copy_piece(text: Any, at: int, pieces: _Pieces, piece: Any) -> int:
 
 @compiled
 def _copy(text: Any, at: int, piece: Any, start: int, end: int) -> int:
-    """Copy a piece to `at`, and return where it ends."""
+    """Copy a piece to `at`, and return its end."""
     size = end - start
-    # Never so. But told that no index counts from an array's end, the compiler copies 32 bytes at a time.
+    # Never true, but it tells the compiler that no index is negative: so it copies 32 bytes at a time.
     if at < 0 or start < 0:
         return at
     for i in range(size):
