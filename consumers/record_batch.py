@@ -21,9 +21,9 @@ class RecordBatch:
         *,
         offsets: Sequence[int],
         timestamps: Sequence[int],
-        keys: list[bytes | None],
-        values: list[bytes | None],
-        headers: list[RecordHeaders | None] | None = None,
+        keys: Sequence[bytes | None],
+        values: Sequence[bytes | None],
+        headers: Sequence[RecordHeaders | None] | None = None,
         kind: type[Record] = Record,
     ) -> None:
         self.partition = partition
@@ -76,7 +76,7 @@ Records = RecordBatch | Sequence[Record]
 """Records of one partition, as columns or as objects."""
 
 
-def keys_of(records: Records) -> list[bytes | None]:
+def keys_of(records: Records) -> Sequence[bytes | None]:
     """Return the key of each record."""
     return records.keys if isinstance(records, RecordBatch) else [record.key for record in records]
 

@@ -261,10 +261,8 @@ def _others(count: int, refusals: Mapping[int, Refusal]) -> Any:
 
 def _records(batch: RecordBatch, good: Any, lines: list[Any]) -> OutputRecords:
     """Return the predictions of the good records with the keys of those, and the headers that pass on."""
-    keys, positions = batch.keys, range(len(batch))
-    if len(good) < len(batch):
-        positions = good.tolist()
-        keys = [keys[position] for position in positions]
+    positions = good.tolist() if len(good) < len(batch) else range(len(batch))
+    keys = [batch.keys[position] for position in positions] if len(good) < len(batch) else list(batch.keys)
     records = OutputRecords(keys, lines)
     if batch.headers is not None:
         for place, position in enumerate(positions):
