@@ -39,7 +39,7 @@ class PartitionOutputs(msgspec.Struct):
     learned: int = 0
     labels: int = 0
     delays_ms: list[int] = []
-    limits: SizeLimits = SizeLimits()
+    limits: SizeLimits | None = None
     posted: bool = False
 
     @property

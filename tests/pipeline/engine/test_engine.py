@@ -104,6 +104,9 @@ def test_good_and_bad_records_keep_their_order_and_their_bytes() -> None:
     assert [answer["source"]["offset"] for answer in _answers(result)] == [0, 2, 4]
     assert [(m.record.offset, m.key, m.value) for m in result.dead_letters] == [(1, b"k", b"nonsense"), (3, b"k", None)]
     assert all(m.headers[0] == ("a", b"1") for m in result.dead_letters)
+    sent = result.records["dead_letters"]
+    assert (sent.keys, sent.values) == ([b"k", b"k"], [b"nonsense", None])
+    assert [list(headers) for headers in sent.headers.values()] == [m.headers for m in result.dead_letters]
     counts = shard.counts
     assert (counts.records, counts.predictions, counts.dead_letters, counts.learned) == (5, 3, 2, 2)
     assert shard.offset == 5
