@@ -1,23 +1,24 @@
-"""Mixing: several workers' copies of one River model made into one, by a merge of three.
+"""Mixes the copies of one River model that several workers have, by a three-way merge.
 
-A worker pulled the mix B (base), learned `n_mine` examples on top of it and has L (mine); meanwhile the others have
-brought the mix from B to M (theirs) with `n_theirs` examples. What a part of a model remembers is one of these:
+A worker loaded the mix B (base) and learned `n_mine` examples; it now has L (mine). Meanwhile other workers changed the
+mix from B to M (theirs) with `n_theirs` examples. Each value of a model has one of these rules:
 
-- a sum over examples (counts, sums of squares): M + (L - B), which is what one learner of all of them would have;
-- mean and variance: the moments of L without B, merged into those of M (Chan, Golub, LeVeque 1979), exact too;
-- the least or greatest that was seen: that of L and M;
-- what forgets (an optimizer's running averages): (1 - share) * M + share * L, as neither side still holds B;
-- what gradients have moved (weights): M + share * (L - B), with share = n_mine / (n_mine + n_theirs). Of k workers
-  that come one after the other, round by round, each brings in 1/k of its way, so that a round adds the average of
-  their ways (McDonald, Hall and Mann 2010: iterative parameter mixing). Adding whole ways instead would take every
-  step k times, from where it no longer fits. In the first round, from a common start, the i-th to come brings in
-  1/i: the first its whole way, as nobody else has come yet.
+- sums over examples (counts, sums of squares): M + (L - B), the value that one learner of all examples would have;
+- means and variances: the moments of L without B, merged into those of M (Chan, Golub, LeVeque 1979), also exact;
+- minima and maxima: the minimum or maximum of L and M;
+- running averages of an optimizer: (1 - share) * M + share * L, since both have already forgotten B;
+- weights, which gradients move: M + share * (L - B), with share = n_mine / (n_mine + n_theirs). When k workers mix in
+  turn, each adds 1/k of its change, so a round adds the average of their changes (McDonald, Hall and Mann 2010:
+  iterative parameter mixing). The full changes would repeat every gradient step k times, from weights for which it was
+  not computed. In the first round all begin at the same weights, and the i-th worker adds 1/i of its change: the first
+  adds all, since no other has mixed yet.
 
-What one side has not met yet counts as what River would begin it with. Which memory is which is declared for each
-class below, and only for that very class: a subclass may remember more, so it's refused, as is all that's not declared.
+A key that one side does not have counts with the value that River gives to new keys. The rules are declared below for
+each class, but not for subclasses, which may have more values: a class that is not declared is refused.
 
-The order of keys is theirs, then what's new in the order of mine: no hash decides on it. Sets have no such order:
-whoever takes on a mix lays them out anew, as at every load. This module imports River, which takes seconds.
+The keys of `theirs` come first, then the new keys of `mine` in their order, so the order does not depend on hashes.
+Sets have no such order; the worker that loads a mix orders them as every load does. This module imports River, which
+takes seconds.
 """
 
 import copy
@@ -41,22 +42,22 @@ from river.preprocessing import impute
 from headrace.state.models.learner import ModelError
 
 _Rule = Callable[[Any, Any, Any, float], Any]
-"""From base, mine, theirs and the share to the new value. What belongs to theirs may be changed; the others not."""
-_Into = Callable[[Any, Any, Any, float], None]
-"""As a rule, for a part as a whole: theirs becomes the mix."""
+"""Returns the new value from base, mine, theirs and the share. It may change the objects of theirs."""
+_MergePart = Callable[[Any, Any, Any, float], None]
+"""Merges a whole part in place: theirs becomes the mix."""
 
 
 def merge(base: Any, mine: Any, theirs: Any, *, n_mine: int, n_theirs: int) -> Any:
-    """Return the mix of `mine` and `theirs`, which both grew out of `base`: a new model of the same shape.
+    """Return a new model, the mix of `mine` and `theirs`, which both have learned from `base` on.
 
-    `n_mine` and `n_theirs` are the examples that each has learned since. The three stay as they are and share nothing
-    with the mix. Who was alone gets a copy of its own model, equal to the bit. Raises ModelError for what `check`
-    refuses, and for models that differ in their parts.
+    `n_mine` and `n_theirs` are the examples that each has learned since. The three models are not changed and share
+    nothing with the mix. With `n_theirs` 0 the result is an exact copy of `mine`. Raises ModelError for a model that
+    `check` refuses, and for models with different parts.
     """
     check(theirs)
     if n_theirs == 0:
         return copy.deepcopy(mine)
-    # Mixed in place, because a pipeline's plan and a scaled target's functions point at the parts that they know.
+    # Merge in place: a pipeline and the functions of a scaled target refer to their parts.
     mix = copy.deepcopy(theirs)
     if n_mine:
         _merge(base, mine, mix, n_mine / (n_mine + n_theirs))
@@ -65,32 +66,32 @@ def merge(base: Any, mine: Any, theirs: Any, *, n_mine: int, n_theirs: int) -> A
 
 def check(model: Any) -> None:
     """Raise ModelError when the model has a part that can't be mixed; the error names the part."""
-    way = _WAYS.get(type(model))
-    objection = "nothing is known of what it remembers" if way is None else way.objection(model)
-    if way is None or objection:
+    rules = _CLASSES.get(type(model))
+    objection = "Headrace has no rules for this class" if rules is None else rules.objection(model)
+    if rules is None or objection:
         raise ModelError(
             f"{type(model).__name__} can't be mixed between workers: {objection}",
-            hint='set model.scope = "partition" or "key": those take every model; "global" takes linear models '
+            hint='set model.scope = "partition" or "key", which allow every model; "global" allows linear models '
             "and naive Bayes, with the scalers and encoders that can be mixed",
         )
-    for part in way.parts(model):
+    for part in rules.parts(model):
         check(part)
 
 
 def _merge(base: Any, mine: Any, mix: Any, share: float) -> None:
     if not type(base) is type(mine) is type(mix):
-        raise _strangers(type(mine).__name__, type(mix).__name__)
-    _WAYS[type(mix)].into(base, mine, mix, share)
+        raise _mismatch(type(mine).__name__, type(mix).__name__)
+    _CLASSES[type(mix)].merge(base, mine, mix, share)
 
 
-def _strangers(mine: str, theirs: str) -> ModelError:
+def _mismatch(mine: str, theirs: str) -> ModelError:
     return ModelError(
         f"a model with {mine} can't be mixed with one with {theirs}",
         hint="start every worker with the same model.py and the same versions",
     )
 
 
-# Numbers. Where one side has stood still the other's number is the mix, without a rounding.
+# Numbers. If one side has not changed, the result is the other's number, without rounding.
 
 
 def _added(base: Any, mine: Any, theirs: Any, _share: float) -> Any:
@@ -105,11 +106,11 @@ def _between(_base: Any, mine: Any, theirs: Any, share: float) -> Any:
     return theirs + share * (mine - theirs)
 
 
-def _least(_base: Any, mine: Any, theirs: Any, _share: float) -> Any:
+def _minimum(_base: Any, mine: Any, theirs: Any, _share: float) -> Any:
     return min(theirs, mine)
 
 
-def _greatest(_base: Any, mine: Any, theirs: Any, _share: float) -> Any:
+def _maximum(_base: Any, mine: Any, theirs: Any, _share: float) -> Any:
     return max(theirs, mine)
 
 
@@ -122,34 +123,34 @@ class _Moments(NamedTuple):
 
 
 def _moments(base: _Moments, mine: _Moments, theirs: _Moments) -> _Moments:
-    """Merge what `mine` has over `base` into `theirs`.
+    """Merge the examples of `mine` that are not in `base` into `theirs`.
 
-    Everything is a distance from the mean of `mine`, and sums are not taken apart: so nothing cancels out when the
-    means are far from zero, or the examples are few against those of the base.
+    It uses distances from the mean of `mine`, and no differences of large sums: so no digits cancel out when the means
+    are far from zero, or the new examples are few.
     """
     n_new = mine.n - base.n
     if theirs == base or n_new == 0:
         return mine if theirs == base else theirs
     n = theirs.n + n_new
     moved = mine.mean - base.mean
-    # From the mean of theirs to that of the new examples.
+    # The mean of the new examples, minus that of theirs.
     apart = (mine.mean - theirs.mean) + moved * base.n / n_new
     new = mine.squares - base.squares - moved * moved * mine.n * base.n / n_new
     squares = theirs.squares + new + apart * apart * theirs.n * n_new / n
     return _Moments(n, theirs.mean + apart * n_new / n, max(squares, 0.0))
 
 
-# Maps, and parts within parts.
+# Mappings, and parts within parts.
 
 
-def _each(rule: _Rule, start: Any = None) -> _Rule:
-    """Mix a map key by key; `start` stands for what a side has not met. A map that is not there yet is empty."""
+def _by_key(rule: _Rule, start: Any = None) -> _Rule:
+    """Mix a mapping key by key; `start` is the value of a missing key. A mapping that is None counts as empty."""
 
     def mixed(base: Any, mine: Any, theirs: Any, share: float) -> Any:
         if mine is None:
             return theirs
         if theirs is None:
-            # Of the same kind, whether a Counter, a defaultdict or River's VectorDict.
+            # Keep its type: Counter, defaultdict or River's VectorDict.
             theirs = copy.deepcopy(mine)
             theirs.clear()
         known = {} if base is None else base
@@ -160,66 +161,66 @@ def _each(rule: _Rule, start: Any = None) -> _Rule:
     return mixed
 
 
-def _part(base: Any, mine: Any, theirs: Any, share: float) -> Any:
-    """Mix a statistic that one side may not have yet."""
+def _optional_part(base: Any, mine: Any, theirs: Any, share: float) -> Any:
+    """Mix a statistic that a side may not have yet."""
     if theirs is None:
         return copy.deepcopy(mine)
     _merge(type(mine)() if base is None else base, mine, theirs, share)
     return theirs
 
 
-def _whole(base: Any, mine: Any, theirs: Any, share: float) -> Any:
+def _part(base: Any, mine: Any, theirs: Any, share: float) -> Any:
     """Mix a part that every side has."""
     _merge(base, mine, theirs, share)
     return theirs
 
 
-def _steps(base: Any, mine: Any, theirs: Any, share: float) -> Any:
+def _named_parts(base: Any, mine: Any, theirs: Any, share: float) -> Any:
     """Mix parts by their names, which are the same on every side."""
     if not list(base) == list(mine) == list(theirs):
-        raise _strangers(", ".join(map(str, mine)), ", ".join(map(str, theirs)))
+        raise _mismatch(", ".join(map(str, mine)), ", ".join(map(str, theirs)))
     for name, part in theirs.items():
         _merge(base[name], mine[name], part, share)
     return theirs
 
 
-def _fields(**rules: _Rule) -> _Into:
-    """Mix these attributes, of those that the part has."""
+def _attributes(**rules: _Rule) -> _MergePart:
+    """Mix these attributes of a part, if it has them."""
 
-    def into(base: Any, mine: Any, mix: Any, share: float) -> None:
+    def merge_part(base: Any, mine: Any, mix: Any, share: float) -> None:
         for name, rule in rules.items():
             if hasattr(mix, name):
                 setattr(mix, name, rule(getattr(base, name), getattr(mine, name), getattr(mix, name), share))
 
-    return into
+    return merge_part
 
 
-def _grown(name: str, start: Callable[[Any], Any]) -> _Into:
-    """Mix a map of parts that come to be while the model learns, each of them as `start` makes it."""
+def _new_parts(name: str, start: Callable[[Any], Any]) -> _MergePart:
+    """Mix a mapping to parts that a model adds while it learns; `start` makes a new part."""
 
-    def into(base: Any, mine: Any, mix: Any, share: float) -> None:
+    def merge_part(base: Any, mine: Any, mix: Any, share: float) -> None:
         known, mixed = getattr(base, name), getattr(mix, name)
         for key, part in getattr(mine, name).items():
             if key not in mixed:
                 mixed[key] = start(mix)
             _merge(known[key] if key in known else start(base), part, mixed[key], share)
 
-    return into
+    return merge_part
 
 
-# Parts that take more than a rule for each attribute.
+# Parts that need more than a rule for each attribute.
 
 
-def _as_it_is(_base: Any, _mine: Any, _mix: Any, _share: float) -> None:
-    """Leave a part that remembers nothing."""
+def _unchanged(_base: Any, _mine: Any, _mix: Any, _share: float) -> None:
+    """Do nothing: the part has no values that learning changes."""
 
 
-def _into_scaler(base: Any, mine: Any, mix: Any, _share: float) -> None:
+def _merge_scaler(base: Any, mine: Any, mix: Any, _share: float) -> None:
     def of(scaler: Any, feature: Any) -> _Moments:
         n = scaler.counts.get(feature, 0)
         return _Moments(n, scaler.means.get(feature, 0.0), scaler.vars.get(feature, 0.0) * n)
 
-    # Predicting alone leaves zeros for features that were never learned: only the counts tell which were.
+    # A prediction adds zeros for features that were never learned; only `counts` has the learned ones.
     for feature in mine.counts:
         now = of(mix, feature)
         new = _moments(of(base, feature), of(mine, feature), now)
@@ -229,11 +230,11 @@ def _into_scaler(base: Any, mine: Any, mix: Any, _share: float) -> None:
         mix.counts[feature] = new.n
         mix.means[feature] = new.mean
         if mix.with_std:
-            # To the bit: a variance that became a sum and was divided again need not be the same.
+            # Keep the exact variance: multiplied and divided again it may differ in the last bits.
             mix.vars[feature] = mine.vars[feature] if alone else new.squares / new.n
 
 
-def _into_var(base: Any, mine: Any, mix: Any, _share: float) -> None:
+def _merge_var(base: Any, mine: Any, mix: Any, _share: float) -> None:
     def of(var: Any) -> _Moments:
         return _Moments(var.mean.n, var.mean.get(), var._S)  # noqa: SLF001 River has no public name for it
 
@@ -241,44 +242,43 @@ def _into_var(base: Any, mine: Any, mix: Any, _share: float) -> None:
     mix.mean.n, mix.mean._mean, mix._S = new  # noqa: SLF001 see above
 
 
-def _into_mean(base: Any, mine: Any, mix: Any, _share: float) -> None:
+def _merge_mean(base: Any, mine: Any, mix: Any, _share: float) -> None:
     new = _moments(*(_Moments(mean.n, mean.get()) for mean in (base, mine, mix)))
-    mix.n, mix._mean = new.n, new.mean  # noqa: SLF001 see _into_var
+    mix.n, mix._mean = new.n, new.mean  # noqa: SLF001 see _merge_var
 
 
-def _into_glm(base: Any, mine: Any, mix: Any, share: float) -> None:
+def _merge_glm(base: Any, mine: Any, mix: Any, share: float) -> None:
     _GLM(base, mine, mix, share)
-    weights = _each(_averaged, start=mix.initializer.value)
+    weights = _by_key(_averaged, start=mix.initializer.value)
     mix._weights = weights(base._weights, mine._weights, mix._weights, share)  # noqa: SLF001 `weights` is a copy
 
 
-def _into_softmax(base: Any, mine: Any, mix: Any, share: float) -> None:
+def _merge_softmax(base: Any, mine: Any, mix: Any, share: float) -> None:
     _SOFTMAX_OPTIMIZERS(base, mine, mix, share)
-    mix.weights = _each(_each(_averaged, start=0.0))(base.weights, mine.weights, mix.weights, share)
+    mix.weights = _by_key(_by_key(_averaged, start=0.0))(base.weights, mine.weights, mix.weights, share)
 
 
-def _into_one_hot(_base: Any, mine: Any, mix: Any, _share: float) -> None:
+def _merge_one_hot(_base: Any, mine: Any, mix: Any, _share: float) -> None:
     if mix.categories is not None:
         return
     for feature, values in mine.values.items():
         mix.values[feature].update(values)
-    for name in mine._zero_dict:  # noqa: SLF001 the columns, in the order in which they came
+    for name in mine._zero_dict:  # noqa: SLF001 the columns in their order
         mix._zero_dict.setdefault(name, 0)  # noqa: SLF001 see above
 
 
-_COUNTS = _each(_added, start=0)
-_TABLE = _each(_COUNTS)
-_WEIGHTS = _each(_averaged, start=0.0)
-# A running average has forgotten the base: `mine - base` taken from what the others have forgotten, too, would take it
-# below zero, and the root of that is no number.
-_FADING = _each(_between, start=0.0)
-_PEAKS = _each(_greatest, start=0.0)
-# The cumulative penalty of L1 (Tsuruoka et al. 2009) is a debt of the weights: it goes with them, at their share.
-_GLM = _fields(intercept=_averaged, optimizer=_whole, max_cum_l1=_averaged, cum_l1=_WEIGHTS)
-_SOFTMAX_OPTIMIZERS = _grown("optimizers", lambda model: model.optimizers.default_factory())
+_COUNTS = _by_key(_added, start=0)
+_TABLE = _by_key(_COUNTS)
+_WEIGHTS = _by_key(_averaged, start=0.0)
+# Running averages have forgotten the base: theirs + (mine - base) could be below zero, and its square root is NaN.
+_FADING = _by_key(_between, start=0.0)
+_PEAKS = _by_key(_maximum, start=0.0)
+# The cumulative penalty of L1 (Tsuruoka et al. 2009) belongs to the weights, so it is mixed by the same share.
+_GLM = _attributes(intercept=_averaged, optimizer=_part, max_cum_l1=_averaged, cum_l1=_WEIGHTS)
+_SOFTMAX_OPTIMIZERS = _new_parts("optimizers", lambda model: model.optimizers.default_factory())
 
 
-# The declarations.
+# The rules of each class.
 
 
 def _no_parts(_model: Any) -> Iterable[Any]:
@@ -290,49 +290,49 @@ def _no_objection(_model: Any) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
-    """How one class is mixed, which parts it has, and what may stand against it."""
+class _Rules:
+    """How to merge one class, the parts that it has, and the reason why an instance can't be mixed, if any."""
 
-    into: _Into
+    merge: _MergePart
     parts: Callable[[Any], Iterable[Any]] = _no_parts
     objection: Callable[[Any], str] = _no_objection
 
 
 def _no_window(part: Any) -> str:
-    return "the last records of several workers are no window" if part.window_size is not None else ""
+    return "several workers have no common window of last records" if part.window_size is not None else ""
 
 
 def _seeded(part: Any) -> str:
-    return "without a seed every worker hashes in a way of its own" if part.seed is None else ""
+    return "without a seed every worker hashes differently" if part.seed is None else ""
 
 
-def _optimizer(**rules: _Rule) -> _Way:
-    return _Way(_fields(n_iterations=_added, **rules))
+def _optimizer(**rules: _Rule) -> _Rules:
+    return _Rules(_attributes(n_iterations=_added, **rules))
 
 
-def _corrected(**rules: _Rule) -> _Way:
-    """Declare an optimizer that corrects young averages by the count of steps: it's the steps of these averages.
+def _corrected(**rules: _Rule) -> _Rules:
+    """Declare an optimizer that corrects the bias of its averages by their number of steps.
 
-    Mixed like them, not summed: else it would call them full-grown long before they are.
+    That number is mixed like the averages, not summed: a sum would end the correction too early.
     """
-    return _Way(_fields(n_iterations=_between, **rules))
+    return _Rules(_attributes(n_iterations=_between, **rules))
 
 
-def _wrapper(**rules: _Rule) -> _Way:
-    return _Way(_fields(**rules, regressor=_whole), parts=lambda model: (model.regressor,))
+def _wrapper(**rules: _Rule) -> _Rules:
+    return _Rules(_attributes(**rules, regressor=_part), parts=lambda model: (model.regressor,))
 
 
-_STATELESS = _Way(_as_it_is)
-_LINEAR = _Way(_into_glm, parts=lambda model: (model.optimizer, model.initializer))
-_PASSIVE_AGGRESSIVE = _Way(_fields(weights=_WEIGHTS, intercept=_averaged))
-_UNION = _Way(_fields(transformers=_steps), parts=lambda model: model.transformers.values())
+_STATELESS = _Rules(_unchanged)
+_LINEAR = _Rules(_merge_glm, parts=lambda model: (model.optimizer, model.initializer))
+_PASSIVE_AGGRESSIVE = _Rules(_attributes(weights=_WEIGHTS, intercept=_averaged))
+_UNION = _Rules(_attributes(transformers=_named_parts), parts=lambda model: model.transformers.values())
 
-_WAYS: Mapping[type, _Way] = {
-    compose.Pipeline: _Way(_fields(steps=_steps), parts=lambda model: model.steps.values()),
+_CLASSES: Mapping[type, _Rules] = {
+    compose.Pipeline: _Rules(_attributes(steps=_named_parts), parts=lambda model: model.steps.values()),
     compose.TransformerUnion: _UNION,
     compose.TransformerProduct: _UNION,
-    compose.Grouper: _Way(
-        _grown("transformers", lambda model: model.transformers.default_factory()),
+    compose.Grouper: _Rules(
+        _new_parts("transformers", lambda model: model.transformers.default_factory()),
         parts=lambda model: (model.transformer,),
     ),
     **dict.fromkeys(
@@ -347,7 +347,7 @@ _WAYS: Mapping[type, _Way] = {
             feature_extraction.BagOfWords,
             feature_extraction.PolynomialExtender,
             impute.Constant,
-            # Not `Normal`: copies that begin at different random weights have no common start.
+            # Not `Normal`: workers would begin at different random weights.
             optim.initializers.Constant,
             optim.initializers.Zeros,
             preprocessing.Binarizer,
@@ -355,51 +355,53 @@ _WAYS: Mapping[type, _Way] = {
         ),
         _STATELESS,
     ),
-    feature_extraction.TFIDF: _Way(_fields(dfs=_COUNTS, n=_added)),
-    preprocessing.FeatureHasher: _Way(_as_it_is, objection=_seeded),
-    preprocessing.MaxAbsScaler: _Way(_fields(abs_max=_each(_part)), objection=_no_window),
-    preprocessing.MinMaxScaler: _Way(_fields(min=_each(_part), max=_each(_part)), objection=_no_window),
-    preprocessing.OneHotEncoder: _Way(_into_one_hot),
+    feature_extraction.TFIDF: _Rules(_attributes(dfs=_COUNTS, n=_added)),
+    preprocessing.FeatureHasher: _Rules(_unchanged, objection=_seeded),
+    preprocessing.MaxAbsScaler: _Rules(_attributes(abs_max=_by_key(_optional_part)), objection=_no_window),
+    preprocessing.MinMaxScaler: _Rules(
+        _attributes(min=_by_key(_optional_part), max=_by_key(_optional_part)), objection=_no_window
+    ),
+    preprocessing.OneHotEncoder: _Rules(_merge_one_hot),
     preprocessing.PredClipper: _wrapper(),
-    preprocessing.StandardScaler: _Way(_into_scaler, objection=_no_window),
-    preprocessing.StatImputer: _Way(_fields(stats=_steps), parts=lambda model: model.stats.values()),
-    preprocessing.TargetMinMaxScaler: _wrapper(min=_whole, max=_whole),
-    preprocessing.TargetStandardScaler: _wrapper(var=_whole),
+    preprocessing.StandardScaler: _Rules(_merge_scaler, objection=_no_window),
+    preprocessing.StatImputer: _Rules(_attributes(stats=_named_parts), parts=lambda model: model.stats.values()),
+    preprocessing.TargetMinMaxScaler: _wrapper(min=_part, max=_part),
+    preprocessing.TargetStandardScaler: _wrapper(var=_part),
     linear_model.LinearRegression: _LINEAR,
     linear_model.LogisticRegression: _LINEAR,
     linear_model.PAClassifier: _PASSIVE_AGGRESSIVE,
     linear_model.PARegressor: _PASSIVE_AGGRESSIVE,
     linear_model.Perceptron: _LINEAR,
-    linear_model.SoftmaxRegression: _Way(_into_softmax, parts=lambda model: (model.optimizer,)),
-    multiclass.OneVsRestClassifier: _Way(
-        _grown("classifiers", lambda model: model.classifier.clone()), parts=lambda model: (model.classifier,)
+    linear_model.SoftmaxRegression: _Rules(_merge_softmax, parts=lambda model: (model.optimizer,)),
+    multiclass.OneVsRestClassifier: _Rules(
+        _new_parts("classifiers", lambda model: model.classifier.clone()), parts=lambda model: (model.classifier,)
     ),
-    naive_bayes.BernoulliNB: _Way(_fields(class_counts=_COUNTS, feature_counts=_TABLE)),
-    naive_bayes.ComplementNB: _Way(
-        _fields(class_counts=_COUNTS, feature_counts=_TABLE, feature_totals=_COUNTS, class_totals=_COUNTS)
+    naive_bayes.BernoulliNB: _Rules(_attributes(class_counts=_COUNTS, feature_counts=_TABLE)),
+    naive_bayes.ComplementNB: _Rules(
+        _attributes(class_counts=_COUNTS, feature_counts=_TABLE, feature_totals=_COUNTS, class_totals=_COUNTS)
     ),
-    naive_bayes.GaussianNB: _Way(_fields(class_counts=_COUNTS, gaussians=_each(_each(_part)))),
-    naive_bayes.MultinomialNB: _Way(_fields(class_counts=_COUNTS, feature_counts=_TABLE, class_totals=_COUNTS)),
+    naive_bayes.GaussianNB: _Rules(_attributes(class_counts=_COUNTS, gaussians=_by_key(_by_key(_optional_part)))),
+    naive_bayes.MultinomialNB: _Rules(_attributes(class_counts=_COUNTS, feature_counts=_TABLE, class_totals=_COUNTS)),
     optim.AMSGrad: _corrected(m=_FADING, v=_FADING, v_hat=_PEAKS),
     optim.AdaBound: _corrected(m=_FADING, v=_FADING, final_lr=_between),
     optim.AdaDelta: _optimizer(g2=_FADING, s2=_FADING),
-    # A sum, so that the rate falls with all the examples, as it does for one learner of all.
+    # A sum, so that the learning rate falls with the examples of all workers, as for a single learner.
     optim.AdaGrad: _optimizer(g2=_COUNTS),
     optim.AdaMax: _corrected(m=_FADING, u=_PEAKS),
     optim.Adam: _corrected(m=_FADING, v=_FADING),
-    # `n` is a sum as well, but a weight is `z` measured by it: summed alone it would shrink every weight.
+    # `n` is a sum as well, but a weight is `z` divided by its root: `n` summed alone would shrink every weight.
     optim.FTRLProximal: _optimizer(z=_WEIGHTS, n=_WEIGHTS),
     optim.Momentum: _optimizer(s=_FADING),
     optim.Nadam: _corrected(m=_FADING, v=_FADING),
     optim.NesterovMomentum: _optimizer(s=_FADING),
     optim.RMSProp: _optimizer(g2=_FADING),
     optim.SGD: _optimizer(),
-    proba.Gaussian: _Way(_fields(_var=_whole)),
-    stats.AbsMax: _Way(_fields(abs_max=_greatest)),
-    stats.Count: _Way(_fields(n=_added)),
-    stats.Max: _Way(_fields(max=_greatest)),
-    stats.Mean: _Way(_into_mean),
-    stats.Min: _Way(_fields(min=_least)),
-    stats.Sum: _Way(_fields(sum=_added)),
-    stats.Var: _Way(_into_var),
+    proba.Gaussian: _Rules(_attributes(_var=_part)),
+    stats.AbsMax: _Rules(_attributes(abs_max=_maximum)),
+    stats.Count: _Rules(_attributes(n=_added)),
+    stats.Max: _Rules(_attributes(max=_maximum)),
+    stats.Mean: _Rules(_merge_mean),
+    stats.Min: _Rules(_attributes(min=_minimum)),
+    stats.Sum: _Rules(_attributes(sum=_added)),
+    stats.Var: _Rules(_merge_var),
 }

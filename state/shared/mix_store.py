@@ -1,12 +1,12 @@
-"""The mix in the store: one model of all workers, and how far into each partition it has come.
+"""Stores the mix, the one model of all workers, with the offset in each partition up to which it has learned.
 
-A contribution moves both in one script: the model, and the places of the partitions whose records it brought in. It
-is taken only if each of these places is still where the contribution began, by an owner whose epoch is the newest, so
-whatever is lost, late or sent twice, each record is in the mix once.
+One script saves a contribution: the new model and the new offsets. It is accepted only if each offset is still the one
+from which the contribution began, and its worker has the newest epoch. So every record is in the mix once, even if
+messages are lost, late or sent twice.
 
-Keys, on one hash tag: `<name>:{<name>/global}:mix` (version, digest, sealed model), `…:places` (partition to place)
-and `…:epochs` (partition to its owner's epoch). What is sealed says of which number and life the mix is, and holds the
-places of all partitions: those of `…:places`, by which the scripts go, are believed where they are the same.
+Keys, on one hash tag: `<name>:{<name>/global}:mix` (version, life, digest, sealed model), `…:places` (partition to
+offset) and `…:epochs` (partition to its owner's epoch). The seal covers the mix's number and life, and the sealed bytes
+also have all offsets: those of `…:places`, which the scripts read, must be the same.
 """
 
 import hashlib
@@ -23,10 +23,10 @@ from headrace.state.store.store import Store, plain_errors
 from headrace.state.store.store_errors import StoreFenced
 from headrace.state.store.tables import whole
 
-# What is found where a number should be is this one, below all that there are.
+# Stands for an invalid number; below all valid ones.
 _NO_NUMBER = -1
 
-# ARGV: partition, epoch, and what is known to be no owner's epoch, whatever it is.
+# ARGV: partition, epoch, and a stored value that is known not to be an owner's epoch.
 _CLAIM = (
     WHOLE
     + """
@@ -39,8 +39,6 @@ return {redis.call('HGET', KEYS[2], ARGV[1]), held}
 """
 )
 
-# ARGV: version and life that it was mixed with, a life for the first mix, digest, sealed, then for each partition:
-# number, epoch, place before, place now.
 _VERSION = (
     WHOLE
     + """
@@ -48,6 +46,8 @@ local version = whole(redis.call('HGET', KEYS[1], 'version') or '0') or -1
 """
 )
 
+# ARGV: version and life of the mix that it was merged with, a life for the first mix, digest, sealed mix, then for each
+# partition: number, epoch, offset before, offset now.
 _SUBMIT = (
     _VERSION
     + """
@@ -78,13 +78,13 @@ return 1
 
 
 class MixDamaged(Exception):
-    """Raised when the mix in the store is not whole, or not the one that this worker's model grew from.
+    """Raised when the mix in the store is damaged, or did not grow from the mix that this worker knows.
 
-    `number` is that of the mix that was found.
+    `number` is the number of the mix in the store.
     """
 
     status = 409
-    hint = "nothing to do: every partition is learned again from where the mix stands"
+    hint = "nothing to do: every partition is learned again from the offset that the mix has reached"
 
     def __init__(self, message: str, *, number: int) -> None:
         super().__init__(message)
@@ -92,14 +92,14 @@ class MixDamaged(Exception):
 
 
 class MixOffset(msgspec.Struct, frozen=True, array_like=True):
-    """How far the mix has come in a partition: the offset, and the version of the shard's snapshot of that moment."""
+    """The offset that the mix has reached in a partition, and the version of the shard's snapshot at that offset."""
 
     offset: Number
     version: Number
 
 
 class Mix(msgspec.Struct, frozen=True, array_like=True):
-    """One model of all workers, as bytes, by what it was built (`spec`, `codec`), and how many examples are in it."""
+    """The one model of all workers: its bytes, `spec` and `codec`, and the number of examples that it has learned."""
 
     examples: Number
     spec: str
@@ -108,17 +108,17 @@ class Mix(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Whole(msgspec.Struct, frozen=True, array_like=True):
-    """What is sealed: a mix, and how far it has come in each partition."""
+    """The content of the sealed bytes: a mix, and its offset in each partition."""
 
     mix: Mix
     places: dict[int, MixOffset]
 
 
 class LoadedMix(msgspec.Struct, frozen=True):
-    """What the store has: the number of the newest mix, 0 for none yet, and the mix, None where there is none.
+    """The newest mix in the store, None if there is none, and its number (0 at first).
 
-    `life` is another each time that the mix begins anew; `digest` tells two mixes of one number apart. `places` tells
-    how far the mix has come in each partition.
+    `life` changes each time that the mix begins again from nothing; `digest` differs for two mixes with one number.
+    `places` has the mix's offset in each partition.
     """
 
     number: int
@@ -129,7 +129,7 @@ class LoadedMix(msgspec.Struct, frozen=True):
 
 
 class Contribution(msgspec.Struct, frozen=True):
-    """What moves in one partition: from the place before (None for its first) to the place now, by its owner."""
+    """The records of one partition in a contribution: the offset before (None: its first) and the offset now."""
 
     epoch: int
     before: MixOffset | None
@@ -150,40 +150,40 @@ class MixStore:
 
     @plain_errors
     def claim(self, partition: int, epoch: int) -> MixOffset | None:
-        """Become the owner of a partition, and return how far the mix has come in it. Raises StoreAway."""
-        packed, held = self._take(partition, epoch)
+        """Become the owner of a partition, and return the mix's offset in it. Raises StoreAway."""
+        packed, held = self._claim_with(partition, epoch)
         if whole(held) != epoch and self.store.epoch(partition) == epoch:
-            # The shard has no newer owner: something else has been written there.
-            packed, _ = self._take(partition, epoch, instead=held)
+            # The shard has no newer owner, so this value is not an owner's epoch.
+            packed, _ = self._claim_with(partition, epoch, instead=held)
         return _place(packed)
 
-    def _take(self, partition: int, epoch: int, *, instead: bytes = b"") -> tuple[bytes | None, bytes]:
+    def _claim_with(self, partition: int, epoch: int, *, instead: bytes = b"") -> tuple[bytes | None, bytes]:
         keys = [self._keys["epochs"], self._keys["places"]]
         return cast("tuple[bytes | None, bytes]", self._claim(keys=keys, args=[partition, epoch, instead]))
 
     @plain_errors
-    def look(self, partitions: Sequence[int]) -> tuple[int, bytes, bytes, list[MixOffset | None]]:
-        """Return the number, life and digest of the newest mix, and how far it has come in these partitions."""
-        asked = self._client.pipeline(transaction=True)
-        asked.hmget(self._keys["mix"], ["version", "life", "digest"])
+    def newest(self, partitions: Sequence[int]) -> tuple[int, bytes, bytes, list[MixOffset | None]]:
+        """Return the number, life and digest of the newest mix, and its offsets in these partitions."""
+        commands = self._client.pipeline(transaction=True)
+        commands.hmget(self._keys["mix"], ["version", "life", "digest"])
         if partitions:
-            asked.hmget(self._keys["places"], [str(partition) for partition in partitions])
-        [version, life, digest], *packed = asked.execute()
+            commands.hmget(self._keys["places"], [str(partition) for partition in partitions])
+        [version, life, digest], *packed = commands.execute()
         places = [_place(place) for place in itertools.chain.from_iterable(packed)]
         return _number(version), life or b"", digest or b"", places
 
     @plain_errors
     def load(self) -> LoadedMix:
         """Return the newest mix. Raises StoreAway, MixDamaged."""
-        asked = self._client.pipeline(transaction=True)
-        asked.hmget(self._keys["mix"], ["version", "life", "digest", "sealed"])
-        asked.hgetall(self._keys["places"])
-        [version, life, digest, sealed], packed = asked.execute()
+        commands = self._client.pipeline(transaction=True)
+        commands.hmget(self._keys["mix"], ["version", "life", "digest", "sealed"])
+        commands.hgetall(self._keys["places"])
+        [version, life, digest, sealed], packed = commands.execute()
         number, life = _number(version), life or b""
         if number == _NO_NUMBER:
             raise MixDamaged(f"the number of the mix is {version[:40]!r}", number=number)
         if bool(packed) != (sealed is not None):
-            raise MixDamaged(f"mix {number}: the model or the places are gone", number=number)
+            raise MixDamaged(f"mix {number}: the model or its offsets are gone", number=number)
         if sealed is None:
             return LoadedMix(number, life, b"", None)
         try:
@@ -196,20 +196,20 @@ class MixStore:
         if {partition: _place(place) for partition, place in packed.items()} != {
             b"%d" % partition: place for partition, place in found.places.items()
         }:
-            raise MixDamaged(f"mix {number}: the places are not those of the model", number=number)
+            raise MixDamaged(f"mix {number}: the offsets are not those of the model", number=number)
         return LoadedMix(number, life, digest or b"", found.mix, found.places)
 
     @plain_errors
     def submit(self, mix: Mix, *, base: LoadedMix, contributions: Mapping[int, Contribution]) -> LoadedMix | None:
-        """Put a mix in the place of the one that was found, and return it; None when there is a newer one by now.
+        """Replace the mix `base` by a new one, and return it; None when `base` is not the newest any more.
 
-        Raises StoreFenced when a partition is another's by now, or its place is not what it was; and StoreAway.
+        Raises StoreFenced when a partition has a newer owner, or its offset has changed; and StoreAway.
         """
         life = base.life or secrets.token_hex(8).encode()
         places = {**base.places, **{partition: moved.now for partition, moved in contributions.items()}}
         body = msgspec.msgpack.encode(_Whole(mix, places))
         sealed = self.store.seal.wrap(body, *self._sealed_as(base.number + 1, life))
-        # What it brings in is part of what it is: of two that differ in it alone, one is no repetition of the other.
+        # The digest covers the contributions, since a mix with other contributions is not a repetition of this one.
         digest = hashlib.sha256(sealed + repr(sorted(contributions.items())).encode()).hexdigest()
         args: list[bytes | str | int] = [base.number, base.life, life, digest, sealed]
         for partition, contribution in contributions.items():
@@ -218,12 +218,12 @@ class MixStore:
         keys = [self._keys[part] for part in ("mix", "places", "epochs")]
         number, at = (int(part) for part in cast("list[int]", self._submit(keys=keys, args=args)))
         if number < 0:
-            raise StoreFenced(f"partition {at} is another worker's by now, or the mix lost its place in it")
+            raise StoreFenced(f"partition {at} now has another owner, or the mix lost its offset in it")
         return LoadedMix(number, life, digest.encode(), mix, places) if number else None
 
     @plain_errors
     def clear(self, version: int) -> None:
-        """Begin anew from nothing, unless there is another mix by now than this version."""
+        """Delete the mix and begin again from nothing, unless its version is not this one any more."""
         keys = [self._keys["mix"], self._keys["places"]]
         self._clear(keys=keys, args=[version, secrets.token_hex(8)])
 
@@ -239,7 +239,7 @@ def _number(version: bytes | None) -> int:
 
 
 def _place(packed: bytes | None) -> MixOffset | None:
-    """Read a place; what is none is as good as no place, and is found not to be that of the mix."""
+    """Read an offset; an invalid one is None, and then does not match that of the mix."""
     try:
         return None if packed is None else msgspec.msgpack.decode(packed, type=MixOffset)
     except UNREADABLE:

@@ -162,7 +162,7 @@ class Replica(Model):
         """
         if self._local is None:
             return False
-        number, life, digest, found = self._pool.look(list(places))
+        number, life, digest, found = self._pool.newest(list(places))
         self._compare(number, life, digest)
         if found != list(places.values()):
             raise MixDamaged(f"mix {number} has lost what this worker had brought in", number=number)

@@ -428,7 +428,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: logistic(initializer=optim.initializers.Normal(seed=1)), "Normal"),
     (
         lambda: preprocessing.StandardScaler(window_size=9) | linear_model.LogisticRegression(),
-        "StandardScaler can't be mixed between workers: the last records",
+        "StandardScaler can't be mixed between workers: several workers have no common window",
     ),
     (lambda: preprocessing.MinMaxScaler(window_size=9) | linear_model.LogisticRegression(), "MinMaxScaler"),
     (lambda: preprocessing.FeatureHasher() | linear_model.LogisticRegression(), "FeatureHasher.* without a seed"),
