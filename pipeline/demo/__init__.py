@@ -1,4 +1,4 @@
-"""`headrace demo`: the whole product on an embedded Kafka and Valkey, told in about a minute, every line checked.
+"""`headrace demo`: the whole product on an embedded Kafka and Valkey in about a minute, with every claim checked.
 
 Imported by `pipeline.commands`.
 """

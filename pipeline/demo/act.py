@@ -1,4 +1,4 @@
-"""The acts on the stream of payments. Each does something to the pipeline, says what, and checks what came of it."""
+"""The acts on the stream of payments. Each act changes something, prints it, and checks the result."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from headrace.pipeline.demo import ledger
-from headrace.pipeline.demo.payment import hopeless, mendable
+from headrace.pipeline.demo.payment import fixable, unfixable
 from headrace.pipeline.demo.project import Project
 from headrace.pipeline.demo.screen import percent
 from headrace.pipeline.demo.stage import RATE, ClaimFailed, Stage
@@ -28,7 +28,7 @@ def drift(stage: Stage, *, seconds: float) -> None:
     screen.head()
     stage.stream.start()
     accuracy = stage.meter.accuracy
-    # What has learned little has little to unlearn: on a slow machine the drift waits until there is something to see.
+    # On a slow machine wait for a good model: a model that knows little shows no drop in accuracy.
     learned = "the model to learn the payments"
     stage.show(lambda: accuracy.full and accuracy.share >= _LEARNED, what=learned, least_s=seconds / 3)
     before = accuracy.watch()
@@ -44,34 +44,34 @@ def drift(stage: Stage, *, seconds: float) -> None:
 
 
 def bad_records(stage: Stage) -> None:
-    """Slip malformed records in among the good ones, and find each in the dead letters with its reason."""
+    """Mix malformed records into the good ones, and find each in the dead letters with its reason."""
     screen, stream, meter = stage.screen, stage.stream, stage.meter
-    odd = [*mendable().values(), *hopeless()]
-    screen.act(f"Bad records: {len(odd)} of them, slipped in among the good ones")
-    stream.slip_in([oddity.value for oddity in odd])
-    stage.show(lambda: len(stream.slipped) == len(odd), what="Kafka to take the bad records")
-    letters = [_letter(stage, stream.slipped[number]) for number in range(len(odd))]
-    for oddity, letter in zip(odd, letters, strict=True):
-        if letter.code != oddity.code or letter.record.value != oddity.value:
-            raise ClaimFailed(f"{oddity.value!r} is dead-lettered as {letter.code} {letter.record.value!r}")
-    reasons = [(letter.code, letter.reason.field or "-", printable(letter.reason.message)) for letter in letters]
+    records = [*fixable().values(), *unfixable()]
+    screen.act(f"Bad records: {len(records)} of them, mixed into the good ones")
+    stream.mix_in([bad.value for bad in records])
+    stage.show(lambda: len(stream.mixed_in) == len(records), what="Kafka to take the bad records")
+    dead_letters = [_dead_letter(stage, stream.mixed_in[number]) for number in range(len(records))]
+    for bad, found in zip(records, dead_letters, strict=True):
+        if found.code != bad.code or found.record.value != bad.value:
+            raise ClaimFailed(f"{bad.value!r} is dead-lettered as {found.code} {found.record.value!r}")
+    reasons = [(found.code, found.reason.field or "-", printable(found.reason.message)) for found in dead_letters]
     screen.table([("code", "field", "message"), *dict.fromkeys(reasons)])
-    bad = set(stream.slipped.values())
-    beside = {(p, offset + step) for p, offset in bad for step in (-1, 1) if offset + step >= 0} - bad
+    offsets = set(stream.mixed_in.values())
+    beside = {(p, offset + step) for p, offset in offsets for step in (-1, 1) if offset + step >= 0} - offsets
     stage.show(lambda: beside <= meter.settled(), what="the outcomes of the records next to the bad ones")
-    if touched := beside & meter.letters.keys():
-        raise ClaimFailed(f"good records next to bad ones are dead letters: {named(touched)}")
+    if refused := beside & meter.dead_letters.keys():
+        raise ClaimFailed(f"good records next to bad ones are dead letters: {named(refused)}")
     screen.held(
-        f"{len(letters)} bad records are {len(meter.letters)} dead letters, byte for byte; "
-        f"the {len(beside)} records beside them are predicted"
+        f"{len(dead_letters)} bad records are {len(meter.dead_letters)} dead letters, byte for byte; "
+        f"the {len(beside)} records next to them are predicted"
     )
 
 
 def outage(stage: Stage) -> None:
-    """Freeze the store for a while; the stream pauses, says why, and goes on by itself."""
+    """Freeze the store for a while: the stream pauses, `status` says why, and the stream continues by itself."""
     screen, store = stage.screen, stage.stack.store
     screen.act("An outage: the store is frozen (SIGSTOP) for some seconds, and payments keep coming")
-    before = stage.stream.places()
+    before = stage.stream.sent()
     store.freeze()
     screen.event("Valkey is frozen")
     frozen_at = time.monotonic()
@@ -85,7 +85,7 @@ def outage(stage: Stage) -> None:
         outcomes = len(stage.meter.settled())
     finally:
         store.thaw()
-    lag = len(stage.stream.places()) - outcomes
+    lag = len(stage.stream.sent()) - outcomes
     screen.event(f"Valkey is thawed after {time.monotonic() - frozen_at:.1f} s, {lag:,} payments wait")
     took_s = stage.show(lambda: len(stage.meter.settled()) > outcomes, what="the stream to go on")
     screen.event(f"resumed {took_s:.1f} s after the thaw")
@@ -93,10 +93,10 @@ def outage(stage: Stage) -> None:
 
 
 def crash(stage: Stage) -> None:
-    """Kill the worker; another takes over, relearns in silence what the snapshot lacks, and goes on."""
+    """Kill the worker: another one relearns the records after the snapshot without output, and continues."""
     screen, project = stage.screen, stage.fraud
     screen.act("A crash: the worker is killed (SIGKILL) in the middle of its work")
-    before, since = stage.stream.places(), project.log_size()
+    before, since = stage.stream.sent(), project.log_size()
     victim = project.worker()["pid"]
     os.kill(victim, signal.SIGKILL)
     killed_at = time.monotonic()
@@ -109,35 +109,37 @@ def crash(stage: Stage) -> None:
     taken = _takeovers(project, since)
     relearned = sum(max(0, event["committed"] - event["snapshot"]) for event in taken)
     took_s = time.monotonic() - killed_at
-    heir = project.worker()["pid"]
-    screen.event(f"worker {heir} took over after {took_s:.1f} s and relearned {relearned:,} records in silence")
+    successor = project.worker()["pid"]
+    screen.event(
+        f"worker {successor} took over after {took_s:.1f} s and relearned {relearned:,} records without output"
+    )
     _all_settled(stage, before, since="the kill")
 
 
 def replay(stage: Stage) -> None:
-    """Mend what can be mended on its way out of the dead letters, and replay it: once, however often one tries."""
+    """Replay the dead letters that an edit function can fix, twice: the second replay must send none."""
     screen, meter = stage.screen, stage.meter
-    screen.act("A replay: what can be mended goes back into the stream, once")
-    words = ("dlq", "replay", "--code", "wrong_type", "--edit", "mend:amount", "--execute")
-    mended = mendable()
+    screen.act("A replay: dead letters that can be fixed go back into the stream, once")
+    words = ("dlq", "replay", "--code", "wrong_type", "--edit", "fix:amount", "--execute")
+    fixed = fixable()
     screen.command(f"headrace {' '.join(words)}")
     first = json.loads(stage.command(*words, "--json"))
-    if first["sent"] != len(mended):
-        raise ClaimFailed(f"of {len(mended)} dead letters {first['sent']} were sent: {first}")
-    stage.show(lambda: mended.keys() <= meter.strangers.keys(), what="the predictions of the replayed records")
-    for id_, oddity in mended.items():
-        amount = json.loads(oddity.value)["features"]["amount"]
-        answer = meter.strangers[id_]
-        screen.say(f"{id_}: amount {amount!r} is mended, and predicted {json.dumps(answer.prediction)}")
+    if first["sent"] != len(fixed):
+        raise ClaimFailed(f"of {len(fixed)} dead letters {first['sent']} were sent: {first}")
+    stage.show(lambda: fixed.keys() <= meter.others.keys(), what="the predictions of the replayed records")
+    for id_, bad in fixed.items():
+        amount = json.loads(bad.value)["features"]["amount"]
+        seen = meter.others[id_]
+        screen.say(f"{id_}: amount {amount!r} is fixed, and predicted {json.dumps(seen.prediction)}")
     screen.event("the same command again")
     second = json.loads(stage.command(*words, "--json"))
-    if second["sent"] or second["already"] != len(mended):
+    if second["sent"] or second["already"] != len(fixed):
         raise ClaimFailed(f"a second replay sent {second['sent']} records: {second}")
-    screen.held(f"{first['sent']} sent, {first['left']} left by mend:amount; a second replay sends {second['sent']}")
+    screen.held(f"{first['sent']} sent, {first['left']} left by fix:amount; a second replay sends {second['sent']}")
 
 
 def finish(stage: Stage) -> None:
-    """Stop the stream, and then the pipeline, once it has handled all."""
+    """Stop the stream, wait until the pipeline has handled all records, and stop the pipeline."""
     refused = stage.stream.stop()
     if refused:
         raise ClaimFailed(f"Kafka did not take all payments: {refused}")
@@ -148,7 +150,7 @@ def finish(stage: Stage) -> None:
 
 
 def total(stage: Stage) -> None:
-    """Read every topic from start to end, and add up."""
+    """Read every topic from start to end, and compare the records with their outcomes."""
     screen, exact = stage.screen, not stage.mock
     screen.act("The sum, from all topics, read from start to end with read_committed")
     with screen.step("reading"):
@@ -177,13 +179,13 @@ def _takeovers(project: Project, since: int) -> list[dict[str, Any]]:
     return project.events("partition taken over", since=since)
 
 
-def _letter(stage: Stage, place: RecordOffset) -> DeadLetterRecord:
-    stage.show(lambda: place in stage.meter.letters, what=f"the dead letter of {named([place])}")
-    return stage.meter.letters[place]
+def _dead_letter(stage: Stage, at: RecordOffset) -> DeadLetterRecord:
+    stage.show(lambda: at in stage.meter.dead_letters, what=f"the dead letter of {named([at])}")
+    return stage.meter.dead_letters[at]
 
 
 def _all_settled(stage: Stage, before: set[RecordOffset], *, since: str) -> None:
-    """Wait until all that was sent by now has its outcome, and say so of what was sent since."""
+    """Wait until every payment so far has its outcome, and print it for those that came after `before`."""
     count = len(stage.settle() - before)
     twice = "" if stage.mock else ", none two"
     stage.screen.held(f"{count:,} payments came since {since}: each has its outcome, none is lost{twice}")

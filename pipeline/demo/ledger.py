@@ -1,4 +1,4 @@
-"""Adds up what came out of a pipeline, from its three topics, read from start to end as `read_committed`."""
+"""Compares a pipeline's records with their outcomes, from its three topics, read from start to end."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +15,7 @@ from headrace.pipeline.dlq.dead_letters import DeadLetterRecord
 
 
 class Balance(msgspec.Struct, frozen=True):
-    """Records against outcomes. `lost` have none, `twice` more than one, `strange` outcomes have no record."""
+    """The comparison: `lost` records have no outcome, `twice` records have two, `strange` outcomes have no record."""
 
     records: int
     predictions: int
@@ -25,7 +25,7 @@ class Balance(msgspec.Struct, frozen=True):
     strange: Sequence[RecordOffset]
 
     def holds(self, *, exact: bool) -> bool:
-        """Tell whether each record has an outcome, and each outcome its record; if `exact`, one and no more."""
+        """Return whether each record has an outcome and each outcome a record; with `exact`, no record has two."""
         if self.lost or self.strange:
             return False
         return not exact or (not self.twice and self.records == self.predictions + self.dead_letters)
@@ -37,69 +37,70 @@ class Balance(msgspec.Struct, frozen=True):
 
 
 class TopicContents(msgspec.Struct, frozen=True):
-    """What the three topics of a pipeline hold: records by place in order, answers and letters as they stand."""
+    """The content of a pipeline's three topics: the records by offset, the predictions and the dead letters."""
 
     records: dict[RecordOffset, Record]
-    answers: Sequence[SeenPrediction]
-    letters: Sequence[DeadLetterRecord]
+    predictions: Sequence[SeenPrediction]
+    dead_letters: Sequence[DeadLetterRecord]
 
     @property
     def balance(self) -> Balance:
-        """Hold the records against their outcomes."""
-        predicted = [(answer.source.partition, answer.source.offset) for answer in self.answers]
-        refused = [(letter.reason.partition, letter.reason.offset) for letter in self.letters]
-        return weigh(self.records, predicted, refused)
+        """Compare the records with their outcomes."""
+        predicted = [(found.source.partition, found.source.offset) for found in self.predictions]
+        refused = [(found.reason.partition, found.reason.offset) for found in self.dead_letters]
+        return compare(self.records, predicted, refused)
 
 
 class Occurrence(msgspec.Struct, frozen=True):
-    """A record as plain River takes it."""
+    """The features and the label of a record, for plain River."""
 
     features: dict[str, Any]
     label: Any
 
 
-def weigh(
+def compare(
     records: Iterable[RecordOffset], predicted: Sequence[RecordOffset], refused: Sequence[RecordOffset]
 ) -> Balance:
-    """Hold records against their outcomes, all by partition and offset."""
-    places = set(records)
+    """Compare records with their outcomes, all by partition and offset."""
+    offsets = set(records)
     outcomes = Counter(predicted) + Counter(refused)
     return Balance(
-        len(places),
+        len(offsets),
         len(predicted),
         len(refused),
-        lost=sorted(places - outcomes.keys()),
-        twice=sorted(place for place, count in outcomes.items() if count > 1),
-        strange=sorted(outcomes.keys() - places),
+        lost=sorted(offsets - outcomes.keys()),
+        twice=sorted(offset for offset, count in outcomes.items() if count > 1),
+        strange=sorted(outcomes.keys() - offsets),
     )
 
 
 def read(config: Config) -> TopicContents:
-    """Read the three topics of a pipeline from start to end. Raises what Reader raises."""
+    """Read the three topics of a pipeline from start to end. Raises the errors of Reader."""
     topics = config.topics
     reader = Reader(config.librdkafka, group=f"{config.name}.ledger")
     try:
         records = {(record.partition, record.offset): record for record in _all(reader, topics.features)}
-        answers = [msgspec.json.decode(r.value or b"", type=SeenPrediction) for r in _all(reader, topics.predictions)]
-        letters = [DeadLetterRecord.of(record) for record in _all(reader, topics.dead_letters)]
+        values = [record.value or b"" for record in _all(reader, topics.predictions)]
+        predictions = [msgspec.json.decode(value, type=SeenPrediction) for value in values]
+        dead_letters = [DeadLetterRecord.of(record) for record in _all(reader, topics.dead_letters)]
     finally:
         reader.close()
-    return TopicContents(records, answers, letters)
+    return TopicContents(records, predictions, dead_letters)
 
 
-def same_as_river(books: TopicContents, build: Callable[[], Any]) -> int:
-    """Count the predictions whose probabilities are, to the last bit, those of an undisturbed River.
+def same_as_river(contents: TopicContents, build: Callable[[], Any]) -> int:
+    """Count the predictions whose probabilities are, to the last bit, those of plain River without a crash.
 
-    `build` makes a new model for each partition, which goes through its records once, in order.
+    `build` makes a new model for each partition. It predicts and learns the partition's records once, in order.
     """
-    answers = {(answer.source.partition, answer.source.offset): answer for answer in books.answers}
+    predictions = {(found.source.partition, found.source.offset): found for found in contents.predictions}
     models: defaultdict[int, Any] = defaultdict(build)
     same = 0
-    for place in sorted(answers):
-        event = msgspec.json.decode(books.records[place].value or b"", type=Occurrence)
-        model = models[place[0]]
+    for at in sorted(predictions):
+        event = msgspec.json.decode(contents.records[at].value or b"", type=Occurrence)
+        model = models[at[0]]
         expected = {str(label).lower(): share for label, share in model.predict_proba_one(event.features).items()}
-        same += answers[place].proba == expected
+        same += predictions[at].proba == expected
         model.learn_one(event.features, event.label)
     return same
 

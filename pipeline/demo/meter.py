@@ -1,4 +1,4 @@
-"""Follows both output topics as any `read_committed` reader would, and measures what comes out of them."""
+"""Follows both output topics as a `read_committed` reader, and measures latency, accuracy and outcomes."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ _RECENT = 1_000
 
 
 class SeenPrediction(msgspec.Struct, frozen=True):
-    """The part of a prediction that the demo looks at."""
+    """The fields of a prediction that the demo uses."""
 
     id: str
     prediction: Any
@@ -30,15 +30,15 @@ class SeenPrediction(msgspec.Struct, frozen=True):
 
 
 class Accuracy:
-    """The share of the last thousand predictions that were right, and the least that it has been."""
+    """The share of correct ones among the last 1,000 predictions, and its minimum."""
 
     def __init__(self) -> None:
-        # One thread adds, another watches.
+        # One thread adds predictions, another reads the share.
         self._lock = threading.Lock()
         self._recent: deque[bool] = deque(maxlen=_RECENT)
         self._right = 0
         self.worst = 1.0
-        """The least share since `watch`, or the beginning; judged at each prediction, however many come at once."""
+        """The minimum of the share since `watch`, or since the start; updated with each single prediction."""
 
     def add(self, *, right: bool) -> None:
         """Count one more prediction."""
@@ -52,17 +52,17 @@ class Accuracy:
 
     @property
     def full(self) -> bool:
-        """Whether there have been a thousand."""
+        """Whether there have been 1,000 predictions."""
         return len(self._recent) == _RECENT
 
     @property
     def share(self) -> float:
-        """Of the last thousand, or of all where there are fewer; zero of none."""
+        """The share of the last 1,000 predictions, or of all if there are fewer; 0 without predictions."""
         with self._lock:
             return self._share()
 
     def watch(self) -> float:
-        """Forget the worst so far, and return the share now."""
+        """Reset `worst`, and return the present share."""
         with self._lock:
             self.worst = 1.0
             return self._share()
@@ -72,7 +72,7 @@ class Accuracy:
 
 
 class Meter:
-    """Keep the outcome of each record of a stream, from when both topics were empty."""
+    """Collect the outcome of each record of a stream, starting with empty topics."""
 
     def __init__(self, reader: Reader, *, topics: TopicsConfig, stream: Stream) -> None:
         self._reader = reader
@@ -85,35 +85,35 @@ class Meter:
         self._looked_at = time.monotonic()
         self._predictions = 0
         self.twice: list[RecordOffset] = []
-        self.letters: dict[RecordOffset, DeadLetterRecord] = {}
-        self.strangers: dict[str, SeenPrediction] = {}
-        """Predictions by id for records that the stream did not make itself."""
+        self.dead_letters: dict[RecordOffset, DeadLetterRecord] = {}
+        self.others: dict[str, SeenPrediction] = {}
+        """Predictions, by id, for records that the stream did not send."""
         self.fault = ""
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="meter", daemon=True)
 
     def start(self) -> None:
-        """Begin to follow."""
+        """Start to follow the topics."""
         names = (self._topics.predictions, self._topics.dead_letters)
         self._reader.watch({(name, p): span.start for name in names for p, span in self._reader.spans(name).items()})
         self._looked_at = time.monotonic()
         self._thread.start()
 
     def stop(self) -> None:
-        """End, and let go of the connection."""
+        """Stop, and close the connection."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join(_STOP_S)
         self._reader.close()
 
     def settled(self) -> set[RecordOffset]:
-        """Return the places of all records whose prediction or dead letter was seen."""
+        """Return the offsets of all records whose prediction or dead letter was read."""
         with self._lock:
             return set(self._settled)
 
     def figures(self) -> Figures:
-        """Return what was measured since the last call."""
-        sent = self._stream.places()
+        """Return the figures since the last call."""
+        sent = self._stream.sent()
         with self._lock:
             latencies, self._latencies_ms = sorted(self._latencies_ms), []
             predictions, self._predictions = self._predictions, 0
@@ -125,7 +125,7 @@ class Meter:
             quantile(latencies, 0.5),
             quantile(latencies, 0.99),
             lag,
-            len(self.letters),
+            len(self.dead_letters),
             self.accuracy.share if predictions else None,
         )
 
@@ -137,32 +137,32 @@ class Meter:
                 with self._lock:
                     for topic, record in found:
                         self._take(topic, record, now)
-        except Exception as error:  # noqa: BLE001 told by the thread that tells the story
+        except Exception as error:  # noqa: BLE001 raised by the main thread, see `Stage.check`
             self.fault = f"{type(error).__name__}: {error}"
 
     def _take(self, topic: str, record: Record, now: float) -> None:
         if topic == self._topics.dead_letters:
-            letter = DeadLetterRecord.of(record)
-            place = (letter.reason.partition, letter.reason.offset)
-            self.letters[place] = letter
+            dead_letter = DeadLetterRecord.of(record)
+            at = (dead_letter.reason.partition, dead_letter.reason.offset)
+            self.dead_letters[at] = dead_letter
         else:
-            answer = msgspec.json.decode(record.value or b"", type=SeenPrediction)
-            place = (answer.source.partition, answer.source.offset)
-            self._score(answer, now)
-        if place in self._settled:
-            self.twice.append(place)
-        self._settled.add(place)
+            seen = msgspec.json.decode(record.value or b"", type=SeenPrediction)
+            at = (seen.source.partition, seen.source.offset)
+            self._score(seen, now)
+        if at in self._settled:
+            self.twice.append(at)
+        self._settled.add(at)
 
-    def _score(self, answer: SeenPrediction, now: float) -> None:
+    def _score(self, seen: SeenPrediction, now: float) -> None:
         self._predictions += 1
-        sent = self._stream.unseen.pop(answer.id, None)
+        sent = self._stream.unseen.pop(seen.id, None)
         if sent is None:
-            self.strangers[answer.id] = answer
+            self.others[seen.id] = seen
             return
         self._latencies_ms.append((now - sent.at) * 1_000)
-        self.accuracy.add(right=answer.prediction == sent.label)
+        self.accuracy.add(right=seen.prediction == sent.label)
 
 
 def quantile(values: list[float], share: float) -> float | None:
-    """Return the value below which a share of sorted values lies; None of no values."""
+    """Return the value below which this share of the sorted values lies; None without values."""
     return values[min(len(values) - 1, int(share * len(values)))] if values else None

@@ -1,4 +1,4 @@
-"""Payments, made up from a seed: what a fraud model sees, and now and then what none can take."""
+"""Generates payments from a seed: good ones for a fraud model, and malformed ones."""
 
 import random
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
-# Name, middle, spread, and how much it speaks for fraud.
+# Name, mean, standard deviation, and weight for fraud.
 _FEATURES = (
     ("amount", 90.0, 18.0, 1.5),
     ("distance_km", 40.0, 9.0, 1.2),
@@ -33,15 +33,15 @@ class Payment(NamedTuple):
     label: bool
 
 
-class Oddity(NamedTuple):
-    """A record that nobody can take, and the code that its dead letter must have."""
+class BadRecord(NamedTuple):
+    """A malformed record, and the code that its dead letter must have."""
 
     value: bytes
     code: str
 
 
 class Payments:
-    """An endless supply of payments; the same for the same seed, as long as nothing drifts."""
+    """An endless iterator of payments; the same for the same seed, until `drift` is called."""
 
     def __init__(self, *, seed: int) -> None:
         self._rng = random.Random(seed)  # noqa: S311 nobody's secret depends on it
@@ -49,7 +49,7 @@ class Payments:
         self._count = 0
 
     def drift(self) -> None:
-        """Let small payments close to home be fraud from now on, where large ones far away were."""
+        """Change the rule: from now on small payments close to home are fraud, no longer large ones far away."""
         self._weights = {name: -w if name in _DRIFTING else w for name, w in self._weights.items()}
 
     def __iter__(self) -> Iterator[Payment]:
@@ -67,32 +67,32 @@ class Payments:
         return Payment(id_, f"card-{self._count % _CARDS}".encode(), value, label)
 
 
-def mendable() -> dict[str, Oddity]:
-    """Return payments, by id, whose amount came as text: what `mend.py` can mend."""
+def fixable() -> dict[str, BadRecord]:
+    """Return payments, by id, whose amount is text, which `fix.py` can convert."""
     amounts = {"text-1": "129.50", "text-2": "1,250.00", "text-3": "89.90 EUR"}
-    return {id_: Oddity(_odd(id_, amount=text), "wrong_type") for id_, text in amounts.items()}
+    return {id_: BadRecord(_payment(id_, amount=text), "wrong_type") for id_, text in amounts.items()}
 
 
-def hopeless() -> list[Oddity]:
-    """Return records that are malformed in ways of their own."""
+def unfixable() -> list[BadRecord]:
+    """Return records that are malformed in other ways."""
     return [
-        Oddity(_odd("nested", amount={"value": 59.9, "currency": "EUR"}), "wrong_type"),
-        Oddity(_odd("nan", amount=0.25).replace(b"0.25", b"NaN"), "not_json"),
-        Oddity(_odd("cut")[:40], "not_json"),
-        Oddity(_odd("latin-1").replace(b"latin-1", b"Jos\xe9"), "not_utf8"),
-        Oddity(_odd("negative", amount=-59.9), "out_of_range"),
-        Oddity(_odd("undecided", label="maybe"), "bad_label"),
+        BadRecord(_payment("nested", amount={"value": 59.9, "currency": "EUR"}), "wrong_type"),
+        BadRecord(_payment("nan", amount=0.25).replace(b"0.25", b"NaN"), "not_json"),
+        BadRecord(_payment("cut")[:40], "not_json"),
+        BadRecord(_payment("latin-1").replace(b"latin-1", b"Jos\xe9"), "not_utf8"),
+        BadRecord(_payment("negative", amount=-59.9), "out_of_range"),
+        BadRecord(_payment("undecided", label="maybe"), "bad_label"),
     ]
 
 
-def _odd(id_: str, *, amount: object = 59.9, label: object = False) -> bytes:
+def _payment(id_: str, *, amount: object = 59.9, label: object = False) -> bytes:
     features = {**_features([0.0] * len(_FEATURES)), "amount": amount}
     return msgspec.json.encode({"id": id_, "features": features, "label": label})
 
 
 def _features(deviations: list[float]) -> dict[str, float]:
-    # The schema asks that no feature is below zero, as none of these is in life.
+    # The schema allows no amount below zero, and none of these features is negative in reality.
     return {
-        name: round(max(0.0, middle + spread * deviation), 2)
-        for (name, middle, spread, _), deviation in zip(_FEATURES, deviations, strict=True)
+        name: round(max(0.0, mean + spread * deviation), 2)
+        for (name, mean, spread, _), deviation in zip(_FEATURES, deviations, strict=True)
     }

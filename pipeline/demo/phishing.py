@@ -1,4 +1,4 @@
-"""The act that anyone can check: River's own Phishing data, and the accuracy that River itself publishes for it."""
+"""The act that everybody can check: River's Phishing data, and the accuracy that River publishes for it."""
 
 import json
 import time
@@ -11,17 +11,17 @@ from headrace.pipeline.demo.stage import PATIENCE_S, ClaimFailed
 from headrace.producers.writer import Feed
 
 RIVER_PUBLISHES = "89.28 %"
-"""In River's README: this model on this data, each record predicted before it is learned."""
+"""From River's README: the accuracy of this model on this data; each record is predicted before it is learned."""
 
 _FEED_S = 30.0
 _LOOK_S = 0.02
-# One key, so that all go through one partition wherever the topic has more.
+# One key, so that all records are in one partition, even if the topic has several.
 _KEY = b"phishing"
 
 
 def feed(project: Project) -> int:
-    """Put the data into the project's features topic, in order; return how many records it has. Raises Untrue."""
-    from river import datasets  # noqa: PLC0415 only this needs it
+    """Send the data to the project's features topic, in order; return the number of records. Raises ClaimFailed."""
+    from river import datasets  # noqa: PLC0415 only this act needs it
 
     config = project.config
     feed = Feed(config.librdkafka, topic=config.topics.features, timeout_s=_FEED_S)
@@ -35,22 +35,22 @@ def feed(project: Project) -> int:
 
 
 def phishing(screen: Screen, project: Project, *, exact: bool) -> None:
-    """Learn the data, and hold the accuracy of the predictions topic against what River publishes. Raises Untrue."""
+    """Learn the data, and compare the accuracy of the predictions with River's. Raises ClaimFailed."""
     config = project.config
     Topics({"log_level": 0, **config.librdkafka}).ensure(**config.topics.wanted)
     count = feed(project)
     screen.act(f"River's Phishing data: {count:,} websites, through one partition, predicted and then learned")
     with screen.step("headrace run --until-end"):
         _wait_for_end(project.start("run", "--until-end"))
-    books = read(config)
-    if books.balance.records != count or not books.balance.holds(exact=exact):
-        raise ClaimFailed(f"the {count:,} websites do not add up: {books.balance}")
-    truths = {place: json.loads(record.value or b"")["label"] for place, record in books.records.items()}
-    answers = {(answer.source.partition, answer.source.offset): answer.prediction for answer in books.answers}
-    right = sum(answers[place] == truth for place, truth in truths.items())
+    contents = read(config)
+    if contents.balance.records != count or not contents.balance.holds(exact=exact):
+        raise ClaimFailed(f"the {count:,} websites do not add up: {contents.balance}")
+    labels = {at: json.loads(record.value or b"")["label"] for at, record in contents.records.items()}
+    predicted = {(found.source.partition, found.source.offset): found.prediction for found in contents.predictions}
+    right = sum(predicted[at] == label for at, label in labels.items())
     accuracy = f"{right / count * 100:.2f} %"
     told = f"{right:,} of {count:,} predictions are right: {accuracy}   River publishes {RIVER_PUBLISHES}"
-    if accuracy != RIVER_PUBLISHES or len({partition for partition, _ in answers}) != 1:
+    if accuracy != RIVER_PUBLISHES or len({partition for partition, _ in predicted}) != 1:
         raise ClaimFailed(told)
     screen.held(told)
 

@@ -1,4 +1,4 @@
-"""The demo's projects, as a user would have them, and the `headrace` commands that it runs in them."""
+"""The projects of the demo, as a user would write them, and the `headrace` commands that run on them."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ bootstrap_servers = "{kafka}"
 
 [redis]
 url = "{redis}"
-timeout = "1s"                  # a store that is silent for longer counts as away
+timeout = "1s"                  # the store counts as away if an answer takes longer
 """
 _PHISHING = """\
 
@@ -36,7 +36,7 @@ partitions = 1                  # one model sees all records, in order
 _FRAUD = """\
 
 [kafka.librdkafka]
-"session.timeout.ms" = 3000     # how long the partitions of a killed worker lie idle
+"session.timeout.ms" = 3000     # how long the partitions of a killed worker are idle
 "heartbeat.interval.ms" = 500
 
 [topics]
@@ -49,23 +49,23 @@ type = "number"
 min = 0.0
 """
 _MODEL = '''\
-"""What the pipeline learns."""
+"""The model of the pipeline."""
 
 from river import linear_model, preprocessing
 
 
 def build():
-    """Return a model that was taught nothing yet."""
+    """Return a new model."""
     return preprocessing.StandardScaler() | linear_model.LogisticRegression()
 '''
-_MEND = '''\
-"""Mends payments on their way from the dead letters back into the stream."""
+_FIX = '''\
+"""Fixes payments when their dead letters are replayed."""
 
 import json
 
 
 def amount(value: bytes) -> bytes | None:
-    """Make a number of an amount that came as text; leave every other record where it is."""
+    """Convert an amount from text to a number; leave every other record where it is."""
     record = json.loads(value)
     text = record["features"]["amount"]
     if not isinstance(text, str):
@@ -75,7 +75,7 @@ def amount(value: bytes) -> bytes | None:
 '''
 _FILES = {
     "phishing": {"headrace.toml": _SERVERS + _PHISHING, "model.py": _MODEL},
-    "fraud": {"headrace.toml": _SERVERS + _FRAUD, "model.py": _MODEL, "mend.py": _MEND},
+    "fraud": {"headrace.toml": _SERVERS + _FRAUD, "model.py": _MODEL, "fix.py": _FIX},
 }
 _END_S = 20.0
 _TAIL_LINES = 15
@@ -150,7 +150,7 @@ class Project:
         return process
 
     def end(self) -> None:
-        """End what still runs, at once, and leave nothing outside the folder."""
+        """Kill the commands that still run, and remove the files outside the folder."""
         for process in self._processes:
             process.kill()
         with contextlib.suppress(OSError):
@@ -162,27 +162,27 @@ class Project:
         return factory
 
     def worker(self) -> dict[str, Any]:
-        """Return the worker's note, as `headrace status` reads it; empty while there is none."""
+        """Return the worker's note, as `headrace status` reads it; empty if there is none yet."""
         return next(iter(self._rundir.notes().values()), {})
 
     def log_size(self) -> int:
-        """Return how much the commands have logged, in bytes."""
+        """Return the size of the log, in bytes."""
         return self._log.stat().st_size
 
     def events(self, event: str, *, since: int) -> list[dict[str, Any]]:
-        """Return the log's lines of one event, from byte `since` on."""
-        # The last line may still be written.
+        """Return the log's lines with this event, from byte `since` on."""
+        # A command may still be writing the last line.
         lines = self._log.read_bytes()[since:].split(b"\n")[:-1]
         found = [json.loads(line) for line in lines if line.startswith(b"{")]
         return [line for line in found if line["event"] == event]
 
     def last_words(self) -> list[str]:
-        """Return the last lines of the log; none when nothing was logged."""
+        """Return the last lines of the log, if there is one."""
         if not self._log.exists():
             return []
         return self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
 
 
 def is_ours(variable: str) -> bool:
-    """Tell an environment variable that would change the demo's pipelines: it was meant for others."""
+    """Return whether an environment variable would change the demo's pipelines; it is meant for the user's own."""
     return variable.upper().startswith(configuration.ENV_PREFIX) or variable == "HEADRACE_ORDINAL"

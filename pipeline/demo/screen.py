@@ -1,4 +1,4 @@
-"""What the demo prints: acts, steps, rows of figures, and what held. All of it goes to stdout."""
+"""The output of the demo on stdout: acts, steps, rows of figures, and the results of checks."""
 
 import contextlib
 import textwrap
@@ -12,7 +12,7 @@ from rich.text import Text
 from headrace.pipeline.console import data
 
 WIDTH = 100
-"""Columns where no terminal tells how many it has."""
+"""The width of the output if stdout is not a terminal."""
 
 _INDENT = "    "
 _ROOM_MIN = 20
@@ -29,7 +29,7 @@ _CALM_MS = 1_000
 
 
 class Figures(NamedTuple):
-    """What happened in about a second. Latencies are ms; None where there was nothing to measure."""
+    """The figures of about a second. Latencies are in ms; a value is None if there was nothing to measure."""
 
     records_s: float
     p50_ms: float | None
@@ -40,14 +40,14 @@ class Figures(NamedTuple):
 
 
 class Screen:
-    """Print the story, in colour where a terminal takes it, and count the seconds from when it was made."""
+    """Print the demo, with colours if the terminal supports them, and count the seconds since its start."""
 
     def __init__(self) -> None:
         self._console = Console(
             file=data.file, width=None if data.isatty() else WIDTH, highlight=False, markup=False, emoji=False
         )
         self._started = time.monotonic()
-        # On a terminal a row takes the place of the row before it; the bars keep what it said.
+        # On a terminal a row replaces the row before it; the bars still show the older accuracies.
         wide = self._console.width >= _ROW_WIDTH_MIN
         self._in_place = self._console.is_terminal and not self._console.is_dumb_terminal and wide
         self._row_open = False
@@ -57,7 +57,7 @@ class Screen:
 
     @property
     def seconds(self) -> float:
-        """How long the story has been told."""
+        """The seconds since the start of the demo."""
         return time.monotonic() - self._started
 
     def title(self, text: str) -> None:
@@ -79,34 +79,34 @@ class Screen:
         self._print(Text(f"{_INDENT}  {text}"))
 
     def held(self, text: str) -> None:
-        """Print what was checked and is so."""
+        """Print a claim that was checked and holds."""
         self._wrap(Text.assemble("  ", ("✓", "bold green"), " "), text)
 
     def broke(self, text: str) -> None:
-        """Print what was checked and is not so."""
+        """Print a claim that was checked and does not hold."""
         self._wrap(Text.assemble("  ", ("✗", "bold red"), " "), text, style="red")
 
     def event(self, text: str) -> None:
-        """Print something that happened, with its time, between the rows."""
+        """Print an event with its time, between the rows."""
         self._wrap(Text.assemble(_INDENT, (self._clock(), "dim"), "  "), text, style="yellow")
 
     def close_line(self) -> None:
-        """End a line that is still open, so that something else may print."""
+        """End a line that is still open, so that other output can follow."""
         if self._step_at is not None or self._row_open:
             self._step_at, self._row_open = None, False
             self._console.print()
 
     @contextlib.contextmanager
     def step(self, text: str) -> Iterator[None]:
-        """Print what begins, and once it is done how many seconds it took."""
+        """Print the name of a step, and at its end the seconds that it took."""
         self.begin(text)
         yield
         self.end()
 
     def begin(self, text: str) -> None:
-        """Print the first half of a line: what is being waited for. It ends the step before.
+        """Begin a step: print its name as the first half of a line. This ends the step before.
 
-        What is too long for half a line is a remark, and is printed as one.
+        A text that is too long for half a line is printed as a remark.
         """
         self.end()
         if len(text) > _STEP_WIDTH - len(_INDENT) - 2:
@@ -116,7 +116,7 @@ class Screen:
         self._step_at = time.monotonic()
 
     def end(self) -> None:
-        """Print the other half, how long it took, if a step has begun."""
+        """End the step, if one has begun: print the seconds that it took."""
         if self._step_at is not None:
             took_s, self._step_at = time.monotonic() - self._step_at, None
             self._print(Text(f"{took_s:6.1f} s", style="dim"))
@@ -128,7 +128,7 @@ class Screen:
         self._print(Text(f"{_INDENT}{'time'.rjust(_TIME_WIDTH)}{names}  {scale}", style="dim"))
 
     def row(self, figures: Figures) -> None:
-        """Print a row of figures, with the accuracies of the rows so far as a line of bars."""
+        """Print a row of figures, and the accuracies of all rows so far as bars."""
         self._accuracies.append(figures.accuracy)
         cells = (
             f"{figures.records_s:,.0f}",
@@ -150,7 +150,7 @@ class Screen:
         self._row_open = self._in_place
 
     def table(self, rows: Sequence[Sequence[str]]) -> None:
-        """Print rows of words, aligned, each cut to the width that there is."""
+        """Print rows of texts in aligned columns, each row cut to the width of the screen."""
         widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
         for number, row in enumerate(rows):
             line = _INDENT + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -162,7 +162,7 @@ class Screen:
         return f"{minutes}:{seconds:02}".rjust(_TIME_WIDTH)
 
     def _wrap(self, head: Text, text: str, *, style: str = "") -> None:
-        """Print a text behind its head, and what does not fit below itself."""
+        """Print a text after its head; the following lines have the same indent."""
         room = max(_ROOM_MIN, min(WIDTH, self._console.width) - len(head))
         wrapped = [
             part
@@ -179,7 +179,7 @@ class Screen:
 
 
 def spark(shares: Sequence[float | None]) -> str:
-    """Draw shares as bars, from a half (lowest) to the whole (highest), and a dot where there is none."""
+    """Draw shares as bars, from 0.5 (lowest) to 1 (highest), and a dot for None."""
     top = len(_BARS) - 1
     return "".join(
         _GAP if share is None else _BARS[min(top, max(0, int((share - 0.5) * 2 * (top + 1))))] for share in shares
@@ -187,7 +187,7 @@ def spark(shares: Sequence[float | None]) -> str:
 
 
 def percent(share: float | None) -> str:
-    """Write a share for people; a dash for none."""
+    """Format a share as a percentage, and None as a dash."""
     return "-" if share is None else f"{share * 100:.1f} %"
 
 

@@ -1,4 +1,4 @@
-"""What the acts share: the servers, the projects, the stream, who measures it, and the screen."""
+"""The parts that all acts share: the servers, the projects, the stream, the meter and the screen."""
 
 import contextlib
 import time
@@ -17,7 +17,7 @@ from headrace.pipeline.embedded.reaper import Reaper
 RATE = 1_000.0
 """Payments a second."""
 PATIENCE_S = 90.0
-"""The longest that anything of the story is waited for, in seconds."""
+"""The maximum time to wait for one step of the demo, in seconds."""
 
 _SEED = 7
 _LOOK_S = 0.05
@@ -25,7 +25,7 @@ _ROW_S = 1.0
 
 
 class ClaimFailed(Exception):
-    """Raised when something that the story tells does not hold."""
+    """Raised when a claim of the demo does not hold."""
 
     status = 500
     hint = "run it again on a machine with less to do; if it fails again, report it with these lines"
@@ -47,17 +47,17 @@ class Stage:
 
     @property
     def mock(self) -> bool:
-        """Whether Kafka is librdkafka's mock, which knows no transactions."""
+        """Whether Kafka is librdkafka's mock, which has no transactions."""
         return self.stack.addresses.kind == "mock"
 
     def show(self, until: Callable[[], bool], *, what: str, least_s: float = 0.0, most_s: float = PATIENCE_S) -> float:
-        """Print a row a second until something is so, at least and at most so long; return the seconds it took.
+        """Print a row a second until `until` is true, between `least_s` and `most_s`; return the seconds it took.
 
-        Raises Untrue with `what` was waited for when it takes too long, and at once when the stream broke.
+        Raises ClaimFailed with `what` if it takes longer, and at once if the stream broke.
         """
         started = time.monotonic()
         if started > self._row_at + _ROW_S:
-            # No rows were printed for a while: the first one has a second to fill.
+            # No row was printed for a while: begin a new second.
             self.meter.figures()
             self._row_at = started + _ROW_S
         while True:
@@ -73,7 +73,7 @@ class Stage:
             time.sleep(_LOOK_S)
 
     def check(self) -> None:
-        """See that the pipeline runs, its outputs can be read, and no record has two outcomes. Raises Untrue."""
+        """Check that the pipeline runs, its outputs can be read, and no record has two outcomes. Raises ClaimFailed."""
         if self.run.code is not None:
             raise ClaimFailed(f"headrace run ended with exit code {self.run.code}")
         if self.meter.fault:
@@ -82,13 +82,13 @@ class Stage:
             raise ClaimFailed(f"records (partition, offset) have two outcomes: {named(self.meter.twice)}")
 
     def settle(self) -> set[RecordOffset]:
-        """Wait until all that was sent by now has its outcome, and return the places of it."""
-        places = self.stream.places()
-        self.show(lambda: places <= self.meter.settled(), what=f"the outcomes of {len(places):,} records")
-        return places
+        """Wait until every record so far has its outcome, and return the offsets of these records."""
+        sent = self.stream.sent()
+        self.show(lambda: sent <= self.meter.settled(), what=f"the outcomes of {len(sent):,} records")
+        return sent
 
     def command(self, *words: str) -> str:
-        """Run a short command on the fraud project to its end, and return what it printed. Raises Untrue."""
+        """Run a short command on the fraud project, and return its output. Raises ClaimFailed."""
         process = self.fraud.start(*words)
         self.show(lambda: process.code is not None, what=f"headrace {' '.join(words)}")
         if process.code:
@@ -98,7 +98,7 @@ class Stage:
 
 @contextlib.contextmanager
 def projects(stack: Stack) -> Iterator[tuple[Project, Project]]:
-    """Make the projects phishing and fraud, and end their processes afterwards, whatever happens."""
+    """Write the projects phishing and fraud, and end their processes afterwards in any case."""
     reaper = Reaper(grace_s=0.0)
     with contextlib.ExitStack() as end:
         end.callback(reaper.close)
@@ -112,7 +112,7 @@ def projects(stack: Stack) -> Iterator[tuple[Project, Project]]:
 
 @contextlib.contextmanager
 def streaming(project: Project) -> Iterator[tuple[Payments, Stream, Meter]]:
-    """Make the payments, the stream of them and the meter that follows it; end both afterwards."""
+    """Create the payments, their stream and the meter; stop the stream and the meter afterwards."""
     config, payments = project.config, Payments(seed=_SEED)
     stream = Stream(config.librdkafka, topic=config.topics.features, payments=payments, rate=RATE)
     reader = Reader(config.librdkafka, group=f"{config.name}.meter")

@@ -1,4 +1,4 @@
-"""The demo from its first line to its last: which acts there are, how it ends, and that it leaves nothing behind."""
+"""The demo from start to end: its acts, its exit code, and its clean-up."""
 
 import contextlib
 import importlib.metadata
@@ -24,7 +24,7 @@ from headrace.state.store.health import probe
 from headrace.state.store.store import Store
 
 SECONDS_VARIABLE = "HEADRACE_DEMO_SECONDS"
-"""How long the act of the drift lasts at least, in seconds."""
+"""The minimum duration of the act with the drift, in seconds."""
 
 _SECONDS = 12.0
 _COMPILING_S = 240.0
@@ -37,8 +37,8 @@ _EXIT_INTERRUPTED = 130
 
 
 def demo(*, keep: bool) -> int:
-    """Tell the story and return the exit code: 0 only if all of it held. With `keep`, stay up until Ctrl-C."""
-    # What is set for the user's own pipelines must not change those of the demo.
+    """Run the demo and return the exit code: 0 only if every claim held. With `keep`, stay up until Ctrl-C."""
+    # The settings of the user's own pipelines must not change those of the demo.
     for variable in [name for name in os.environ if is_ours(name)]:
         del os.environ[variable]
     before = {number: signal.signal(number, _interrupt) for number in _SIGNALS}
@@ -46,10 +46,10 @@ def demo(*, keep: bool) -> int:
     try:
         _tell(screen, keep=keep)
     except KeyboardInterrupt:
-        screen.say("interrupted; all that was started has ended")
+        screen.say("interrupted; all started processes have ended")
         return _EXIT_INTERRUPTED
     except Exception as error:
-        # What has a hint was foreseen; anything else is for the door, which says that it is a bug.
+        # An error without a hint is a bug: the frame of all commands (`command.guard`) reports it.
         hint = getattr(error, "hint", None)
         if hint is None:
             raise
@@ -58,7 +58,7 @@ def demo(*, keep: bool) -> int:
         return _EXIT_AWAY if isinstance(error, EmbeddedError) else _EXIT_FALSE
     finally:
         for number, handler in before.items():
-            # After an interrupt both stay ignored: a second one must not end the ending.
+            # After an interrupt both signals stay ignored: a second one must not interrupt the clean-up.
             if signal.getsignal(number) is _interrupt:
                 signal.signal(number, handler)
     return 0
@@ -103,7 +103,7 @@ def _play(stage: Stage, websites: Project) -> None:
 
 @contextlib.contextmanager
 def _servers(screen: Screen) -> Iterator[Stack]:
-    """Start both servers, and tell what they are; what a machine compiles once is compiled meanwhile."""
+    """Start both servers, and print what they are. In the meantime another process fills numba's cache."""
     words = [sys.executable, "-c", "from headrace.pipeline.engine import columnar; columnar.warm()"]
     with (
         subprocess.Popen(words, stderr=subprocess.DEVNULL, start_new_session=True) as compiling,  # noqa: S603 our own
@@ -112,7 +112,7 @@ def _servers(screen: Screen) -> Iterator[Stack]:
     ):
         end.callback(compiling.kill)
         screen.begin("compiling, once on a machine")
-        # Where it fails or takes very long the workers do it themselves, or let River run the model.
+        # If this fails or takes very long, the workers compile themselves, or River runs the model.
         with contextlib.suppress(subprocess.TimeoutExpired):
             compiling.wait(_COMPILING_S)
         screen.end()
@@ -125,7 +125,7 @@ def _servers(screen: Screen) -> Iterator[Stack]:
 
 @contextlib.contextmanager
 def _pipeline(screen: Screen, stack: Stack, websites: Project, payments: Project) -> Iterator[Stage]:
-    """Start `headrace run` for the payments, which is ready by the time that it is needed."""
+    """Start `headrace run` for the payments early, so that it is ready when its act begins."""
     run = payments.start("run")
     with streaming(payments) as (supply, stream, meter):
         steps = " | ".join(websites.build()().steps)
@@ -145,7 +145,7 @@ def _wait_until_ready(stage: Stage) -> None:
 
 
 def _stay(stage: Stage) -> NoReturn:
-    """Keep the pipeline up, with a few payments a second, until an interrupt."""
+    """Keep the pipeline running, with a few payments a second, until an interrupt."""
     screen, project = stage.screen, stage.fraud
     run = project.start("run")
     feed = Feed(project.config.librdkafka, topic=project.config.topics.features, timeout_s=PATIENCE_S)
@@ -174,7 +174,7 @@ def _next(screen: Screen) -> None:
 
 
 def _command() -> str:
-    """Return how `headrace` is called from here."""
+    """Return the command with which the user can call `headrace`."""
     name = Path(sys.argv[0]).name
     return sys.argv[0] if name == "headrace" and shutil.which(name) is None else "headrace"
 

@@ -1,4 +1,4 @@
-"""The stream of payments: a thread that sends so many a second, and slips in what it is given."""
+"""The stream of payments: a thread that sends payments at a rate, and mixes in other records."""
 
 import threading
 import time
@@ -17,13 +17,13 @@ _TICK_S = 0.005
 _TIMEOUT_S = 60.0
 _STOP_S = 70.0
 _ABANDON_S = 2.0
-_APART = 40
+_MIX_IN_EVERY = 40
 _NAMED_MAX = 5
-_SLIPPED_KEY = b"card-7"
+_MIXED_IN_KEY = b"card-7"
 
 
 class Sent(NamedTuple):
-    """When a payment was sent, on the monotonic clock, and its label."""
+    """The time at which a payment was sent, on the monotonic clock, and its label."""
 
     at: float
     label: bool
@@ -39,37 +39,37 @@ class Stream:
         self._asked_to_stop = threading.Event()
         self._abandoned = False
         self._lock = threading.Lock()
-        self._places: set[RecordOffset] = set()
-        self._slipping: deque[tuple[int, bytes]] = deque()
-        self.slipped: dict[int, RecordOffset] = {}
-        """Where the records stand that were slipped in, by their position in what was given."""
+        self._sent: set[RecordOffset] = set()
+        self._to_mix_in: deque[tuple[int, bytes]] = deque()
+        self.mixed_in: dict[int, RecordOffset] = {}
+        """The offsets of the records that were mixed in, by their position in the argument of `mix_in`."""
         self.unseen: dict[str, Sent] = {}
-        """Payments by id whose prediction was not seen yet; whoever sees it takes it out."""
+        """The payments, by id, whose prediction was not read yet; the meter removes them."""
         self._thread = threading.Thread(target=self._run, name="stream", daemon=True)
 
     def start(self) -> None:
-        """Begin to send."""
+        """Start to send."""
         self._thread.start()
 
     def drift(self) -> None:
-        """Let the payments drift."""
+        """Change the rule of the payments."""
         self._payments.drift()
 
     def slow_down(self, rate: float) -> None:
-        """Send this many a second from now on."""
+        """Send at this rate from now on."""
         self._rate = rate
 
-    def slip_in(self, values: Sequence[bytes]) -> None:
-        """Send these too, among the payments, some way apart from one another."""
-        self._slipping.extend(enumerate(values))
+    def mix_in(self, values: Sequence[bytes]) -> None:
+        """Send these values as well, one after every 40 payments."""
+        self._to_mix_in.extend(enumerate(values))
 
-    def places(self) -> set[RecordOffset]:
-        """Return the places of all records that Kafka has taken."""
+    def sent(self) -> set[RecordOffset]:
+        """Return the offsets of all records that Kafka has taken."""
         with self._lock:
-            return set(self._places)
+            return set(self._sent)
 
     def stop(self) -> str:
-        """Stop, and return why a record was refused; nothing when Kafka has taken all."""
+        """Stop, and return the reason why Kafka refused a record, or "" if it took all of them."""
         self._asked_to_stop.set()
         self._thread.join(_STOP_S)
         if self._thread.is_alive():
@@ -77,7 +77,7 @@ class Stream:
         return self._feed.fault
 
     def abandon(self) -> None:
-        """Stop without waiting for what is on its way."""
+        """Stop without waiting for the records that Kafka has not confirmed."""
         self._abandoned = True
         self._asked_to_stop.set()
         if self._thread.is_alive():
@@ -96,26 +96,26 @@ class Stream:
                 self._feed.send(payment.value, payment.key, self._taken)
                 due -= 1
                 sent += 1
-                if self._slipping and sent % _APART == 0:
-                    self._slip(*self._slipping.popleft())
+                if self._to_mix_in and sent % _MIX_IN_EVERY == 0:
+                    self._mix_in(*self._to_mix_in.popleft())
             self._feed.poll()
         if not self._abandoned:
             self._feed.finish()
 
-    def _slip(self, number: int, value: bytes) -> None:
-        self._feed.send(value, _SLIPPED_KEY, partial(self._slipped_at, number))
+    def _mix_in(self, number: int, value: bytes) -> None:
+        self._feed.send(value, _MIXED_IN_KEY, partial(self._mixed_in_at, number))
 
-    def _slipped_at(self, number: int, partition: int, offset: int) -> None:
-        self.slipped[number] = (partition, offset)
+    def _mixed_in_at(self, number: int, partition: int, offset: int) -> None:
+        self.mixed_in[number] = (partition, offset)
         self._taken(partition, offset)
 
     def _taken(self, partition: int, offset: int) -> None:
-        # A record that was refused has no place; the feed keeps the words of it.
+        # A refused record has no offset; the feed keeps the reason.
         if offset >= 0:
             with self._lock:
-                self._places.add((partition, offset))
+                self._sent.add((partition, offset))
 
 
-def named(places: Iterable[RecordOffset]) -> str:
-    """Name the first few of some places, as `partition@offset`."""
-    return ", ".join(f"{partition}@{offset}" for partition, offset in sorted(places)[:_NAMED_MAX])
+def named(offsets: Iterable[RecordOffset]) -> str:
+    """List the first few offsets as `partition@offset`."""
+    return ", ".join(f"{partition}@{offset}" for partition, offset in sorted(offsets)[:_NAMED_MAX])

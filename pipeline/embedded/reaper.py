@@ -1,10 +1,9 @@
-"""The watcher that outlives this process by a moment, so that no server outlives it by more.
+"""A watcher process that ends the embedded servers when this process ends, even by SIGKILL.
 
-Kafka is a JVM and Valkey a C process: neither can be told to end with its parent on every system.
-So a tiny child in a session of its own holds the read end of a pipe whose write end only the
-parent has. When the parent ends, by SIGKILL too, the pipe reads as ended, and the child ends the
-servers that it was told of and removes the temporary directory. `Reaper` is the parent's side;
-`main` is the child, run as a plain file on the standard library alone so that it starts at once.
+Kafka is a JVM and Valkey a C process: on some systems neither can be made to end with its parent. So a small child
+process holds the read end of a pipe, and only the parent holds the write end. When the parent ends, the child reads
+the end of the pipe, ends the servers and removes the temporary directory. `Reaper` is the side of the parent. `main` is
+the child; it runs as a plain file with only the standard library, so that it starts at once.
 """
 
 import contextlib
@@ -17,24 +16,24 @@ import sys
 import time
 from pathlib import Path
 
-LOOK_S = 1.0  # how often the child checks that its parent is still its parent
-END_S = 5.0  # how long a killed process may take to be gone
+LOOK_S = 1.0  # the interval at which the child checks that its parent is alive
+END_S = 5.0  # the time that a killed process may take to end
 
 
 class Reaper:
-    """End the watched processes, and remove a directory, when this process ends in whatever way."""
+    """End the watched processes, and remove a directory, when this process ends in any way."""
 
     def __init__(self, *, remove: Path | None = None, grace_s: float = 10.0, hold: int | None = None) -> None:
         """Start the watcher.
 
-        ``grace_s`` is how long a server has between SIGTERM and SIGKILL (0: SIGKILL at once).
+        ``grace_s`` is the time between SIGTERM and SIGKILL (0: SIGKILL at once).
         ``hold`` is a file descriptor (a lock) that stays open until the servers have ended.
         """
         argv = [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(grace_s)]
         self._child = subprocess.Popen(  # noqa: S603  # our own file, with our own arguments
             argv + ([str(remove)] if remove else []),
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,  # an inherited output would keep the parent's readers waiting
+            stdout=subprocess.DEVNULL,  # the readers of an inherited output would wait for this child, too
             stderr=subprocess.DEVNULL,
             bufsize=0,  # a line is one write, so that two threads cannot mix theirs
             cwd="/",
@@ -48,25 +47,25 @@ class Reaper:
         return self._child.pid
 
     def watch(self, pid: int) -> None:
-        """End the process group ``pid`` when this process ends. Raise OSError if nobody watches."""
-        self._tell(f"watch {pid}")
+        """End the process group ``pid`` when this process ends. Raise OSError if the watcher is gone."""
+        self._send(f"watch {pid}")
 
     def forget(self, pid: int) -> None:
-        """Leave ``pid`` alone from now on: it has ended, and its number may come again."""
+        """Stop watching ``pid``: it has ended, and another process may get its number."""
         with contextlib.suppress(OSError):
-            self._tell(f"forget {pid}")
+            self._send(f"forget {pid}")
 
     def keep(self) -> None:
-        """Leave the directory where it is: somebody is told to read in it."""
-        self._tell("keep 0")
+        """Do not remove the directory: an error message asks the user to read its files."""
+        self._send("keep 0")
 
     def close(self) -> None:
-        """Have what is still watched ended now, and wait for it."""
+        """End the watched processes now, and wait for the watcher."""
         assert self._child.stdin is not None
         self._child.stdin.close()
         self._child.wait()
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         assert self._child.stdin is not None
         if self._child.stdin.closed:
             raise BrokenPipeError("the watcher is closed")
@@ -75,7 +74,7 @@ class Reaper:
 
 def main(argv: list[str]) -> None:
     """Watch until the parent ``argv[0]`` ends, then clean up after it."""
-    # Whoever ends a whole group of processes must not take the one that cleans up after them.
+    # A signal to a whole group of processes must not end the process that cleans up after them.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     parent, grace_s, remove = int(argv[0]), float(argv[1]), argv[2:]
@@ -86,7 +85,7 @@ def main(argv: list[str]) -> None:
 
 
 def _listen(parent: int) -> tuple[set[int], bool]:
-    """Read the parent's lines until it ends; return the process groups that it leaves, and `keep`."""
+    """Read the parent's lines until it ends; return the process groups that still run, and `keep`."""
     watched: set[int] = set()
     kept = False
     pending = b""
@@ -107,7 +106,7 @@ def _listen(parent: int) -> tuple[set[int], bool]:
                     case _:
                         kept = True
         elif os.getppid() != parent:
-            # A child that the parent forked without exec holds the write end too.
+            # The pipe may still be open: a child that the parent forked without exec holds the write end, too.
             return watched, kept
 
 
@@ -134,13 +133,13 @@ def _wait(pids: set[int], *, timeout_s: float) -> None:
 
 
 def ended(pid: int) -> bool:
-    """Say whether a process has ended; one that waits only for its parent to ask counts as ended."""
+    """Return whether a process has ended; a zombie counts as ended."""
     try:
         os.kill(pid, 0)
-        # In a container the first process may never collect the orphans that it is given.
+        # In a container process 1 may never collect its zombies.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
-        return False  # no /proc here: the signal alone has answered
+        return False  # this system has no /proc: only the signal tells
     except OSError:
         return True
 

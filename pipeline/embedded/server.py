@@ -1,4 +1,4 @@
-"""One server process of the embedded stack: Kafka and Valkey start, freeze and end alike."""
+"""A server process of the embedded stack, Kafka or Valkey: start, freeze, stop and kill it."""
 
 import os
 import signal
@@ -16,27 +16,27 @@ LOOK_S = 0.02
 TAIL_LINES = 12
 TAIL_BYTES = 16_384
 
-# The server waits for a line before it becomes itself, so that the reaper knows it before it runs:
-# a parent killed between the two leaves nothing behind.
+# A shell waits for a line and then becomes the server. So the reaper knows the process before the server runs, and a
+# parent that is killed in between leaves nothing behind.
 GATE = ("/bin/sh", "-c", 'read -r go && exec "$@" </dev/null', "sh")
 
-# A JVM takes options from these too, and two collectors chosen at once stop it from starting.
+# A JVM also takes options from these variables, and it does not start with two garbage collectors.
 FOREIGN = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "CLASSPATH")
 
 
 class EmbeddedError(Exception):
-    """Raised when the embedded Kafka or Valkey cannot be had."""
+    """Raised when the embedded Kafka or Valkey can't be installed or started."""
 
     status = 503
 
     def __init__(self, message: str, *, hint: str) -> None:
-        """Keep ``hint``, what the operator does next."""
+        """Keep ``hint``, the operator's next step."""
         super().__init__(message)
         self.hint = hint
 
 
 class StartFailedError(EmbeddedError):
-    """Raised when a server ended, or kept silent, while it started."""
+    """Raised when a server ended during its start, or did not answer in time."""
 
 
 class PortTakenError(StartFailedError):
@@ -56,10 +56,10 @@ class Server:
         reaper: Reaper,
         ready: Callable[[int], bool],
     ) -> None:
-        """Describe a server that is not started yet.
+        """Describe a server without starting it.
 
-        ``ready`` is asked with the process id, again and again, until it says yes; it must not
-        take long. Output goes to ``home/<name>.out``; the server may write ``home/<name>.log``.
+        ``ready`` is called with the process id until it returns True; a call must be short. Output goes to
+        ``home/<name>.out``; the server may write ``home/<name>.log``.
         """
         self.name = name
         self.port = port
@@ -68,7 +68,7 @@ class Server:
         self._reaper = reaper
         self._ready = ready
         self._log = home / f"{name}.log"
-        self._log_start = 0  # where this start's own words begin
+        self._log_start = 0  # the position in the log at which this start begins
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -85,7 +85,7 @@ class Server:
 
     @property
     def running(self) -> bool:
-        """Whether the process is there (a frozen one is)."""
+        """Whether the process exists; a frozen one does."""
         if self._process is None:
             return False
         if self._process.poll() is None:
@@ -94,7 +94,7 @@ class Server:
         return False
 
     def start(self, *, timeout_s: float = START_S) -> None:
-        """Start, and return when the server answers; raise StartFailedError with its last words."""
+        """Start, and return when the server answers; raise StartFailedError with its last lines."""
         self.launch()
         self.wait_ready(timeout_s=timeout_s)
 
@@ -130,26 +130,26 @@ class Server:
         raise self._failure("ended while it started")
 
     def stop(self, *, timeout_s: float = STOP_S) -> None:
-        """End it cleanly, frozen or not; by SIGKILL if that takes longer than ``timeout_s``."""
+        """End the server cleanly, even if it is frozen; by SIGKILL if that takes longer than ``timeout_s``."""
         self._signal(signal.SIGTERM)
         self.thaw()
         if not self._gone(timeout_s):
             self.kill()
 
     def kill(self) -> None:
-        """End it by SIGKILL, as a crash would."""
+        """End the server by SIGKILL, like a crash."""
         self._signal(signal.SIGKILL)
         self._gone(STOP_S)
 
     def freeze(self) -> None:
-        """Stop it where it stands (SIGSTOP): connections stay open, and nothing answers."""
+        """Freeze the server (SIGSTOP): its connections stay open, and nothing answers."""
         self._signal(signal.SIGSTOP)
-        # The kernel stops its threads one after the other, and until then one may still answer.
+        # The kernel stops the threads one after the other. Wait, as one of them could still answer.
         if self.running and self._process is not None:
             os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def thaw(self) -> None:
-        """Let it go on (SIGCONT)."""
+        """Let the server continue (SIGCONT)."""
         self._signal(signal.SIGCONT)
 
     def _open_gate(self, stdin: IO[bytes] | None) -> None:
@@ -186,7 +186,7 @@ class Server:
 
 
 def tail(path: Path, *, since: int = 0) -> list[str]:
-    """Return the last lines of a file, from byte ``since`` on; none if it is not there."""
+    """Return the last lines of a file, from byte ``since`` on, or an empty list if it does not exist."""
     try:
         with path.open("rb") as file:
             file.seek(max(since, path.stat().st_size - TAIL_BYTES))

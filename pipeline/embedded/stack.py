@@ -1,7 +1,7 @@
-"""A real Apache Kafka and a real Valkey that live and die with this process.
+"""A real Apache Kafka and a real Valkey that run as long as this process.
 
-`Stack` hosts the demo, `headrace up` and the tests: it fetches Kafka once, starts both servers on
-free loopback ports, and ends them when it is left, or when its process ends in whatever way.
+The demo, `headrace up` and the tests use `Stack`. It downloads Kafka once, starts both servers on free loopback ports,
+and ends them at the end of its block, or when its process ends in any way.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ Kind = Literal["kafka", "mock"]
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where the two servers listen: ``kafka`` as ``host:port``, ``redis`` as a url."""
+    """The addresses of the two servers: ``kafka`` as ``host:port``, ``redis`` as a URL."""
 
     kafka: str
     redis: str
@@ -51,10 +51,10 @@ class Addresses:
 class Stack:
     """Run Kafka and Valkey inside a ``with`` block.
 
-    With ``data_dir`` the data comes back at the next start, at the same ports if they are free;
-    without it a temporary directory is removed at the end, unless ``keep``. ``brokers`` is the
-    number of Kafka nodes. ``kafka_settings`` are server settings that replace the stack's own.
-    ``progress`` receives a plain line before each thing that takes a second or more.
+    With ``data_dir`` the data stays for the next start, which uses the same ports if they are free. Without it the data
+    is in a temporary directory that is removed at the end, unless ``keep``. ``brokers`` is the number of Kafka nodes.
+    ``kafka_settings`` override the server settings of the stack. ``progress`` receives a line of text before each step
+    that takes a second or more.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Stack:
         self._reaper: Reaper | None = None
 
     def __enter__(self) -> Self:
-        """Start both; raise EmbeddedError, with nothing left running, if that cannot be done."""
+        """Start both servers; on an error end both and raise EmbeddedError."""
         with contextlib.ExitStack() as undo:
             self._own_directory(undo)
             try:
@@ -96,7 +96,7 @@ class Stack:
 
     @property
     def addresses(self) -> Addresses:
-        """Where to connect."""
+        """The addresses to connect to."""
         if self._mock is not None:
             return Addresses(self._mock.address, self._redis_url, "mock")
         return Addresses(",".join(broker.address for broker in self.brokers), self._redis_url, "kafka")
@@ -122,17 +122,17 @@ class Stack:
         return f"redis://{self.store.address}/0"
 
     def _own_directory(self, undo: contextlib.ExitStack) -> None:
-        """Have a directory that is this stack's alone, and a reaper for what runs in it."""
+        """Take a directory for this stack alone, and start a reaper for its servers."""
         if self._given is not None:
             self.data_dir = self._given.resolve()
-            # The reaper holds the lock too: after a SIGKILL of this process the next one waits
-            # until the old servers have let go of the data.
+            # The reaper also holds the lock: after a SIGKILL of this process the next one waits until the old
+            # servers have ended.
             lock = undo.enter_context(self._lock())
             self._reaper = Reaper(hold=lock.fd, grace_s=GRACE_S)
         else:
             self.data_dir = Path(tempfile.mkdtemp(prefix="headrace-")).resolve()
             undo.callback(self._remove)
-            # Nobody will read what goes with the directory: its servers need no clean end.
+            # The directory is removed, so its servers need no clean end.
             self._reaper = Reaper(remove=None if self._keep else self.data_dir, grace_s=GRACE_S if self._keep else 0.0)
         undo.callback(self._reaper.close)
         undo.callback(self._stop)
@@ -142,7 +142,7 @@ class Stack:
             shutil.rmtree(self.data_dir, ignore_errors=True)
 
     def _keep_logs(self) -> None:
-        """Leave the directory that the error tells the operator to look at."""
+        """Keep the directory: the error tells the operator to look into it."""
         assert self._reaper is not None
         self._keep = True
         self._reaper.keep()
@@ -204,7 +204,7 @@ class Stack:
             raise
 
     def _meet(self) -> None:
-        """Return when each broker knows all: a topic with three replicas needs three."""
+        """Wait until each broker knows all others: a topic with three replicas needs three brokers."""
         ids = set(range(1, self._count + 1))
         deadline = time.monotonic() + START_S
         for broker in self.brokers:
@@ -224,12 +224,12 @@ class Stack:
             if temporary:
                 server.kill()
         with ThreadPoolExecutor(max_workers=max(1, len(servers))) as pool:
-            # All at once: a broker that ends alone asks the others to take its place.
+            # All at the same time: a broker that stops first would move its leadership to the others.
             list(pool.map(lambda server: server.stop(), servers))
 
 
 def forced_kind(text: str) -> Kind | None:
-    """Read the environment's choice: ``kafka``, ``mock`` or nothing; raise EmbeddedError."""
+    """Parse the value of the environment variable: ``kafka``, ``mock`` or empty; raise EmbeddedError."""
     match text.strip().lower():
         case "":
             return None
@@ -241,7 +241,7 @@ def forced_kind(text: str) -> Kind | None:
 
 
 def refuse_other_count(data_dir: Path, count: int) -> None:
-    """Raise EmbeddedError if the directory was written by another number of brokers."""
+    """Raise EmbeddedError if the directory has the data of another number of brokers."""
     found = len(list(data_dir.glob("kafka-*")))
     if found not in (0, count):
         raise EmbeddedError(

@@ -1,4 +1,4 @@
-"""The embedded Valkey: its command line, and whether it answers."""
+"""The embedded Valkey: its command line and its readiness check."""
 
 import re
 import socket
@@ -13,7 +13,7 @@ REPLY_BYTES_MAX = 65_536
 
 
 def store(*, home: Path, port: int, reaper: Reaper) -> Server:
-    """Describe a Valkey on the loopback address alone, which writes to disk once a second."""
+    """Describe a Valkey that listens only on the loopback address and writes to disk once a second."""
     options = {
         "port": str(port),
         "bind": "127.0.0.1",
@@ -38,10 +38,10 @@ def store(*, home: Path, port: int, reaper: Reaper) -> Server:
 
 
 def answers(port: int, *, pid: int) -> bool:
-    """Say whether the Valkey of process ``pid`` (not another that took the port) answers at ``port``."""
+    """Return whether the Valkey of process ``pid`` answers at ``port``, and no other process that took the port."""
     try:
         with socket.create_connection(("127.0.0.1", port), LOOK_S) as connection:
-            # While it still loads its file, PING is refused and INFO is not.
+            # While Valkey loads its file, it refuses PING and answers INFO.
             connection.sendall(b"PING\r\nINFO server\r\nQUIT\r\n")
             reply = b""
             while len(reply) < REPLY_BYTES_MAX and (chunk := connection.recv(4096)):

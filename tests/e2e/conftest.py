@@ -1,4 +1,4 @@
-"""One real Kafka and one real Valkey for the tests that do not harm them."""
+"""One real Kafka and one real Valkey for all tests that do not harm them."""
 
 import os
 from collections.abc import Callable, Iterator

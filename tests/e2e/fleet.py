@@ -1,6 +1,6 @@
-"""Several runs of one pipeline, each as on a machine of its own, and what they have of its partitions.
+"""Several runs of one pipeline, each as if on its own machine, and the partitions that each of them has.
 
-Each has a folder for its locks, and only the store and the group tell it of the others.
+Each run has its own folder for locks, so it learns about the others only from the store and the group.
 """
 
 import dataclasses
@@ -25,12 +25,12 @@ STUCK_S = 30.0
 START_S = 60.0
 DYNAMIC = {"group.instance.id": ""}
 SHORT_SESSION = {"session.timeout.ms": int(SESSION_S * 1000), "heartbeat.interval.ms": 500}
-# What a sleeper has in hand keeps its partitions' offsets unstable for as long.
+# The open transaction of a stopped process keeps the offsets of its partitions unstable for this time.
 SHORT_TRANSACTION = {"transaction.timeout.ms": 5_000}
 
 
 class Fleet:
-    """The runs of one pipeline on several machines, started and ended one by one."""
+    """The runs of one pipeline on several machines, each started and ended by itself."""
 
     def __init__(self, p: Project, exit_stack: ExitStack) -> None:
         self._p = p
@@ -53,20 +53,20 @@ class Fleet:
         return run
 
     def stop(self, run: Run) -> None:
-        """End a run as an operator does."""
+        """Stop a run like an operator does."""
         self._leaves(run)
         run.worker()
         assert run.stop() == 0, run.log()
 
     def kill(self, run: Run) -> None:
-        """End a run as a machine does that loses its power: the parent and its workers at one stroke."""
+        """End a run like a power failure of its machine: kill the parent and its workers at the same time."""
         self._leaves(run)
         for pid in [run.process.pid, *run.workers()]:
             os.kill(pid, signal.SIGKILL)
         run.process.wait()
 
     def stop_all(self) -> None:
-        """End all at once, when the store has all that was learned."""
+        """Stop all runs at the same time, after the store has everything that was learned."""
         p = self._p
         wait_until(lambda: saved(p) == [len(sent) for sent in p.sent.values()], what="everything to be saved")
         for run in self.runs:
@@ -77,7 +77,7 @@ class Fleet:
         self.ended += self.runs
 
     def said(self, words: str) -> int:
-        """Count words in the logs of all runs, of those that have ended too."""
+        """Count words in the logs of all runs, including those that have ended."""
         return sum(said(run, words) for run in {id(run): run for run in (*self.runs, *self.ended)}.values())
 
     def _leaves(self, run: Run) -> None:
@@ -105,12 +105,12 @@ def saved(p: Project) -> list[int]:
 
 
 def reached(p: Project, watch: Watch) -> dict[int, int]:
-    """Return the last record of each partition whose prediction a `read_committed` reader has seen."""
+    """Return for each partition the last record whose prediction a `read_committed` reader has seen."""
     return {n: watch.last.get((p.predictions, n), -1) for n in p.sent}
 
 
 def moves(p: Project, watch: Watch, *, what: str, timeout_s: float = STUCK_S) -> None:
-    """Wait until the reader has seen, of every partition, a record that was sent after this call."""
+    """Wait until the reader has seen, in every partition, a record that was sent after this call."""
     since, until = {n: len(sent) for n, sent in p.sent.items()}, time.monotonic() + timeout_s
     while stuck := [n for n, offset in reached(p, watch).items() if offset < since[n]]:
         assert time.monotonic() < until, f"partitions {stuck} are stuck after: {what}"
@@ -118,11 +118,11 @@ def moves(p: Project, watch: Watch, *, what: str, timeout_s: float = STUCK_S) ->
 
 
 def shares(p: Project) -> dict[int, list[int]]:
-    """Return the partitions that each worker says it has, by its process."""
+    """Return the partitions in the note of each worker, by its process id."""
     return {pid: note.get("partitions", []) for pid, note in notes(p).items()}
 
 
 def notes(p: Project) -> dict[int, dict[str, Any]]:
-    """Return what each worker says of itself, by its process."""
+    """Return the note of each worker, by its process id."""
     told = Roster(Store(p.stack.addresses.redis, name=p.name), name=p.name).notes()
     return {note["pid"]: note for note in told.values()}

@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: a project on the real Kafka and store, and ways to feed and disturb it."""
+"""The shared parts of the end-to-end tests: a project on the real Kafka and store, and ways to feed and disturb it."""
 
 import atexit
 import contextlib
@@ -24,10 +24,10 @@ from headrace.pipeline.embedded import Stack
 from headrace.pipeline.recovery import offset_metadata
 
 LENT = "HEADRACE_TEST_STACK"
-"""Names the environment variable by which one run of the tests lends another its Kafka and store."""
+"""The environment variable by which one run of the tests lends its Kafka and store to another run."""
 
 PATIENCE_S = float(os.environ.get("HEADRACE_TEST_PATIENCE_S", "60"))
-"""How long a run to its end may take, and a stream until it is committed: shorter where a bug was seeded."""
+"""The time limit for a run to its end, and for a stream until it is committed; shorter when a bug was seeded."""
 
 LOGISTIC = """
 from river import linear_model, preprocessing
@@ -41,14 +41,14 @@ _LOOK_S = 0.1
 
 @functools.cache
 def nursery() -> Nursery:
-    """Return the nursery of this run of the tests."""
+    """Return the fork server of this run of the tests."""
     made = Nursery()
     atexit.register(made.end)
     return made
 
 
 def wait_until(condition: Callable[[], Any], *, what: str, timeout_s: float = 30.0) -> Any:
-    """Wait for a condition, and say what was waited for when it does not come."""
+    """Wait for a condition; fail with `what` if it does not come true."""
     until = time.monotonic() + timeout_s
     while not (answer := condition()):
         assert time.monotonic() < until, f"waited {timeout_s:.0f} s for {what}"
@@ -61,7 +61,7 @@ _PASSING = {KafkaError._TIMED_OUT, KafkaError.NOT_COORDINATOR, KafkaError.COORDI
 
 @dataclass
 class Project:
-    """One pipeline of its own on a shared stack."""
+    """A pipeline with its own name and topics on a shared stack."""
 
     stack: Stack
     directory: Path
@@ -73,7 +73,7 @@ class Project:
     _asker: Consumer | None = None
 
     def __post_init__(self) -> None:
-        # What one test changes is not the next one's.
+        # A change by one test must not reach the next one.
         self.settings = dict(self.settings)
         self.directory.mkdir(parents=True, exist_ok=True)
         (self.directory / "model.py").write_text(self.model)
@@ -87,7 +87,7 @@ class Project:
 
     @property
     def client(self) -> dict[str, Any]:
-        # What is asked about a broker that was away must not be late by the ten seconds that a client may wait.
+        # After an outage a client may wait ten seconds before it reconnects: too long for a question of a test.
         return {
             "bootstrap.servers": self.stack.addresses.kafka,
             "log_level": 2,
@@ -143,14 +143,14 @@ class Project:
         return {place.partition: (place.offset, offset_metadata.read(place.metadata or "")) for place in places}
 
     def _committed(self) -> list[TopicPartition] | None:
-        # One client for all questions: to make one costs more than to ask. It is told what was committed last, at once,
-        # where a stable read waits for a moment without an open transaction: of a busy pipeline there is hardly one.
+        # One client for all questions: to create a client costs more than to ask. It reads the last commit at once,
+        # while a stable read waits for a moment without an open transaction, which a busy pipeline hardly has.
         if self._asker is None:
             self._asker = Consumer({**self.client, "group.id": self.name, "isolation.level": "read_uncommitted"})
         try:
             return self._asker.committed([TopicPartition(self.features, p) for p in self.sent], timeout=20)
         except KafkaException as error:
-            # The coordinator moves and loads while a broker comes back, and waits for open transactions.
+            # While a broker returns, the coordinator moves, loads, and waits for open transactions.
             if not (error.args[0].retriable() or error.args[0].code() in _PASSING):
                 raise
             self._asker.close()
@@ -193,13 +193,13 @@ class Project:
         return found
 
     def check(self, build: Callable[[], Any] = oracle.logistic) -> None:
-        """Hold what came out, and the marks of the committed offsets, against plain River over what went in."""
+        """Compare the outputs, and the marks of the committed offsets, with plain River on the same inputs."""
         oracle.hold(self, build)
 
 
 @dataclass
 class Run:
-    """A `headrace run` that is under way."""
+    """A running `headrace run`."""
 
     process: Forked
     log_file: Path
@@ -208,7 +208,7 @@ class Run:
         return self.log_file.read_text(errors="replace")[-6_000:]
 
     def workers(self) -> list[int]:
-        """Return the process ids of the parent's workers."""
+        """Return the process ids of the workers."""
         found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, check=False)
         return [int(word) for word in found.stdout.split()]
 
@@ -237,7 +237,7 @@ class Run:
 
 
 class Steady(threading.Thread):
-    """Produces values at a steady rate, spread over the partitions in turn, until they or its time end."""
+    """Produces values at a steady rate to the partitions in turn, until the values or its time end."""
 
     def __init__(self, project: Project, values: Sequence[bytes], *, per_second: int) -> None:
         super().__init__(daemon=True)
@@ -255,7 +255,7 @@ class Steady(threading.Thread):
                 "linger.ms": 5,
                 "enable.idempotence": True,
                 "message.timeout.ms": 120_000,
-                # With more, librdkafka takes all of a core while a broker is frozen, and seldom (#4134) what was on its
+                # With more, librdkafka needs a whole core while a broker is frozen, and rarely (#4134) a record on its
                 # way to one partition is never delivered.
                 "max.in.flight.requests.per.connection": 1,
                 "on_delivery": self._delivered,
@@ -276,7 +276,7 @@ class Steady(threading.Thread):
         self._undelivered += error is not None
 
     def stop(self) -> None:
-        """End, once all that was produced is acknowledged."""
+        """Wait until every record is acknowledged, and end."""
         self._stop_asked.set()
         self.join(150)
         assert not self.is_alive(), "the producer ended"
@@ -295,7 +295,7 @@ def steady(project: Project, values: Sequence[bytes], *, per_second: int) -> Ite
 
 
 def values(count: int, *, bad_every: int = 0, seed: int = 0) -> list[bytes]:
-    """Make labelled records; every `bad_every`-th is malformed."""
+    """Generate labelled records; every `bad_every`-th is malformed."""
     state = seed * 7919 + 1
     made: list[bytes] = []
     for index in range(count):

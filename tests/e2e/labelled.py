@@ -1,7 +1,7 @@
-"""A project whose labels come later, what is sent to it, and the truth about it.
+"""A project with a labels topic, its messages, and its expected results.
 
-The truth is computed with plain River and a dictionary, in the order in which the two topics were really read. That
-order is told by the marks of the committed offsets, which are sampled while the project runs.
+Plain River and a dictionary compute the expected results, in the order in which the two topics were really read. The
+marks of the committed offsets tell this order; they are sampled while the project runs.
 """
 
 import collections
@@ -28,7 +28,7 @@ _SAMPLE_S = 0.2
 
 
 class Sent(msgspec.Struct):
-    """One message on its way in: of the labels topic or of the features."""
+    """A message for the labels topic or the features topic."""
 
     labels: bool
     partition: int
@@ -40,8 +40,8 @@ class Sent(msgspec.Struct):
 def plan(count: int, *, partitions: int, delay_max: int, seed: int = 1) -> list[Sent]:
     """Plan features and their labels, in the order in which they are sent.
 
-    Of the labels 10 % are missing, 5 % are sent twice, 5 % come before their features, and the others after up to
-    `delay_max` further features.
+    10 % of the labels are missing, 5 % are sent twice, 5 % come before their features, and the others come after up
+    to `delay_max` further features.
     """
     rng = random.Random(seed)
     due: dict[int, list[Sent]] = {}
@@ -63,7 +63,7 @@ def plan(count: int, *, partitions: int, delay_max: int, seed: int = 1) -> list[
 
 
 def labelled(make: Callable[..., Project], *, settings: dict[str, str] | None = None, **options: Any) -> Project:
-    """Make a project with a labels topic."""
+    """Create a project with a labels topic."""
     name = f"t{uuid.uuid4().hex[:8]}"
     p = make(name=name, settings={"HEADRACE__TOPICS__LABELS": f"{name}.labels", **(settings or {})}, **options)
     Topics(p.client).create(f"{name}.labels", p.partitions)
@@ -71,7 +71,7 @@ def labelled(make: Callable[..., Project], *, settings: dict[str, str] | None = 
 
 
 def labels_of(p: Project) -> str:
-    """Name the labels topic of a project."""
+    """Return the labels topic of a project."""
     return f"{p.name}.labels"
 
 
@@ -130,7 +130,7 @@ def ordered(p: Project) -> Iterator[Orders]:
 
 
 class Truth:
-    """What one partition must give: its answers by offset, its tally, and its models at the end, by key."""
+    """The expected result of a partition: its predictions by offset, its counts of labels, and its final models by key."""
 
     def __init__(self, build: Callable[[], Any]) -> None:
         self.answers: list[tuple[int, bool, dict[str, float]]] = []
@@ -141,7 +141,7 @@ class Truth:
         self._known: dict[str, tuple[str, Any]] = {}
 
     def features(self, offset: int, event: Any, key: bytes | None) -> None:
-        """Answer, and learn a label that has come before."""
+        """Predict the record; if its label has come before, learn it."""
         model = self.models[key]
         proba = model.predict_proba_one(event["features"])
         self.answers.append((offset, max(proba, key=proba.get), {str(c).lower(): p for c, p in proba.items()}))
@@ -152,7 +152,7 @@ class Truth:
             self._asked[event["id"]] = event["features"]
 
     def label(self, event: Any, key: bytes | None) -> None:
-        """Learn a label, or count what else it is."""
+        """Learn a label, or count it as early, duplicate or another outcome."""
         id_, label = event["id"], event["label"]
         self.tally.records += 1
         if id_ in self._asked:
@@ -173,7 +173,7 @@ class Truth:
 
 
 def offline(truth: Truth, order: Iterator[tuple[int, Any]], *, by_key: bool) -> Truth:
-    """Compute what a partition's messages must give, in the order in which they were read. No wait ends."""
+    """Compute the expected result of a partition from its messages in the order of reading. No wait ends."""
     for offset, message in order:
         event, key = json.loads(message.value()), message.key() if by_key else None
         if "features" in event:
@@ -186,7 +186,7 @@ def offline(truth: Truth, order: Iterator[tuple[int, Any]], *, by_key: bool) -> 
 def _in_order(
     features: Sequence[Any], labels: Sequence[Any], steps: Sequence[read_order.ReadStep]
 ) -> Iterator[tuple[int, Any]]:
-    """Go through both topics' messages step by step, by time within a step, labels first."""
+    """Yield the messages of both topics step by step; within a step by time, labels first."""
     logs, places = (list(features), list(labels)), [0, 0]
     for step in steps:
         taken: list[tuple[int, int, int, Any]] = []
@@ -200,7 +200,7 @@ def _in_order(
 
 
 def hold(p: Project, orders: Orders, build: Callable[[], Any] = logistic, *, by_key: bool = False) -> LabelCounts:
-    """Hold all that came out against the truth, to the bit, and return the sum of the tallies."""
+    """Compare all outputs with the expected ones, bit for bit, and return the sum of the label counts."""
     predictions, features, labels = (p.read(topic) for topic in (p.predictions, p.features, labels_of(p)))
     committed = p.committed()
     total = LabelCounts()

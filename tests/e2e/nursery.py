@@ -1,7 +1,7 @@
-"""A process that has imported all of Headrace and River, and forks commands: to start one costs no interpreter.
+"""A fork server for the tests: it has imported Headrace and River, and forks a process for each command.
 
-The commands are whole processes, with arguments, environment, folder and files of their own, and run what
-`python -m headrace` runs. What a start itself does is tested with new interpreters: the demo, `init`, `--help`.
+A forked command is a whole process, with its own arguments, environment, folder and files, and runs the same code as
+`python -m headrace`. Tests of the start itself use new interpreters: the demo, `init`, `--help`.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-# What `headrace run` imports when it is called; the other commands need little more.
+# The imports of `headrace run`; the other commands need little more.
 import headrace.pipeline.commands.run  # noqa: F401
 from headrace.pipeline.commands import cli
 from headrace.pipeline.engine import columnar
@@ -36,7 +36,7 @@ _ASKED_BYTES_MAX = 1_000_000
 
 
 class Forked:
-    """A command that the nursery has started, as `subprocess.Popen` shows one."""
+    """A command that the fork server has started, with the interface of `subprocess.Popen`."""
 
     def __init__(self, told: socket.socket) -> None:
         self._told = told
@@ -75,7 +75,7 @@ class Forked:
 
 
 class Nursery:
-    """Starts commands; it, and all that it has started, end with the process that made it."""
+    """Starts commands; it ends with the process that created it, and so do its commands."""
 
     def __init__(self) -> None:
         self._asks, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -86,7 +86,7 @@ class Nursery:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **_FIXED},
             )
-        # What it imports and loads takes its time, which is no test's.
+        # Its imports take a while, which must not count as the time of a test.
         self._asks.settimeout(_READY_S)
         assert self._asks.recv(16) == b"ready"
         self._asks.settimeout(None)
@@ -129,7 +129,7 @@ class Nursery:
 
 
 def _serve(asks: socket.socket) -> None:
-    """Fork what is asked for, and tell how each ended, until nobody can ask any more."""
+    """Fork the requested commands, and report how each ended, until the requests end."""
     woken, wakes = os.pipe()
     os.set_blocking(wakes, False)
     signal.set_wakeup_fd(wakes)
@@ -190,7 +190,7 @@ def _be_the_command(asked: dict[str, Any], files: list[int]) -> NoReturn:
         cli.main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:  # noqa: BLE001 nothing may come back into the nursery's code, below on this stack
+    except BaseException:  # noqa: BLE001 no exception may reach the code of the fork server, which is below on this stack
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -202,7 +202,7 @@ if __name__ == "__main__":
     learner.preload()
     columnar.warm()
     faulthandler.enable()
-    # An interrupt is for those who run the tests, not for what they have started.
+    # Ctrl-C interrupts the tests, not the commands that they have started.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     asked = socket.socket(fileno=int(sys.argv[1]))
     asked.send(b"ready")

@@ -1,8 +1,8 @@
-"""The oracle of the fault tests: what an undisturbed run gives, and whether a disturbed one gave the same.
+"""The oracle of the fault tests: computes the result of a run without faults, and compares a disturbed run with it.
 
-It knows nothing of Headrace's own engine: it learns each partition's records with plain River, one after the
-other. While the faults go on, `Watch` reads as any `read_committed` reader does and samples X and Y; when they
-are over, `hold` compares all that came out, and the models, with what had to.
+It does not use Headrace's engine: it learns the records of each partition with plain River, one after the other. During
+the faults, `Watch` reads the outputs as a `read_committed` reader and samples X and Y. After them, `hold` compares all
+outputs and models with the expected ones.
 """
 
 import collections
@@ -27,19 +27,19 @@ from headrace.state.store.store import Store
 if TYPE_CHECKING:
     from harness import Project
 
-# What a pipeline of River's notes of its own steps when it is first asked: nothing that it has learned.
+# River's pipeline caches these attributes at its first call; they hold nothing that was learned.
 _OF_PIPELINES = {"_inference_transformers", "_last_step_cached", "_last_step_params", "_plan"}
 _SAMPLE_S = 0.1
 _SETTLE_S = 30.0
 
 
 def logistic() -> Any:
-    """Build the model that the harness's projects build unless they say otherwise."""
+    """Build the default model of the harness's projects."""
     return preprocessing.StandardScaler() | linear_model.LogisticRegression()
 
 
 class Truth(msgspec.Struct):
-    """What one partition must give: (offset, prediction, proba), (offset, refused value), and the model at its end."""
+    """The expected result of a partition: (offset, prediction, proba), (offset, refused value), and the final model."""
 
     good: list[tuple[int, bool, dict[str, float]]]
     bad: list[tuple[int, bytes | None]]
@@ -47,7 +47,7 @@ class Truth(msgspec.Struct):
 
 
 def offline(sent: Sequence[bytes | None], model: Any) -> Truth:
-    """Compute with plain River what the records of a partition must give."""
+    """Compute the expected result of a partition with plain River."""
     truth = Truth([], [], model)
     for offset, value in enumerate(sent):
         event = json.loads(value or b"null")
@@ -61,7 +61,7 @@ def offline(sent: Sequence[bytes | None], model: Any) -> Truth:
 
 
 def hold(p: "Project", build: Callable[[], Any] = logistic) -> None:
-    """Hold all that came out of a project against plain River: outputs, order, counts, models, transactions."""
+    """Compare a project with plain River: its outputs, their order, counts, models and transactions."""
     predictions, letters = p.read(p.predictions), p.read(p.dead_letters)
     committed = p.committed()
     for partition, sent in p.sent.items():
@@ -77,7 +77,7 @@ def hold(p: "Project", build: Callable[[], Any] = logistic) -> None:
 
 
 def hold_models(p: "Project", build: Callable[[], Any] = logistic) -> None:
-    """Hold the models in the store, after a clean stop, against plain River's, parameter by parameter."""
+    """Compare the models in the store after a clean stop with plain River's, parameter by parameter."""
     for partition, sent in p.sent.items():
         stored = anatomy(stored_model(p, partition, build))
         assert stored == anatomy(offline(sent, build()).model), f"model of {partition}"
@@ -120,7 +120,7 @@ def stored_model(p: "Project", partition: int, build: Callable[[], Any]) -> Any:
 
 
 def anatomy(part: Any) -> Any:
-    """Take an object apart into plain values that compare to the bit."""
+    """Convert an object to plain values that compare bit for bit."""
     if part is None or isinstance(part, bool | int | float | str | bytes):
         return repr(part)
     if isinstance(part, Mapping) or hasattr(part, "to_dict"):
@@ -135,7 +135,7 @@ def anatomy(part: Any) -> Any:
 
 
 def open_transactions(p: "Project") -> list[tuple[str, int]]:
-    """Return the output partitions whose last stable offset does not come up to their end."""
+    """Return the output partitions whose last stable offset is below their end."""
     admin = AdminClient(p.client)
     until = time.monotonic() + _SETTLE_S
     while True:
@@ -145,7 +145,7 @@ def open_transactions(p: "Project") -> list[tuple[str, int]]:
             for place, (stable, end) in _ends(admin, topic, p.partitions).items()
             if stable != end
         ]
-        # The markers of the last transaction are written after its commit is answered.
+        # Kafka answers a commit before it writes the markers of the transaction.
         if not found or time.monotonic() > until:
             return found
         time.sleep(0.05)
@@ -161,9 +161,9 @@ def _ends(admin: AdminClient, topic: str, partitions: int) -> dict[TopicPartitio
 
 
 class Watch(threading.Thread):
-    """Reads the outputs while faults go on, and samples X and Y; keeps every violation that it sees.
+    """Reads the outputs during the faults, samples X and Y, and keeps every violation.
 
-    A reader that has seen an offset once may never see it, or an older one, again.
+    A reader that has seen an offset must never see it or an older one again.
     """
 
     def __init__(self, p: "Project") -> None:
@@ -182,7 +182,7 @@ class Watch(threading.Thread):
         for topic in (p.predictions, p.dead_letters):
             Topics(p.client).create(topic, p.partitions)
         reader.assign([TopicPartition(t, n, 0) for t in (p.predictions, p.dead_letters) for n in p.sent])
-        # The stable offsets: a commit is confirmed before its marker has made the new offsets visible to others.
+        # Read stable offsets: Kafka confirms a commit before its markers make the new offsets visible.
         asker = Consumer({**settings, "group.id": p.name, "isolation.level": "read_committed"})
         with redis.Redis.from_url(p.stack.addresses.redis, socket_timeout=2) as store:
             sample_at = 0.0
@@ -210,7 +210,7 @@ class Watch(threading.Thread):
     def _sample(self, store: "redis.Redis", asker: Consumer) -> None:
         p = self._p
         try:
-            # First X, then Y: both only grow, so a snapshot that is ahead now is ahead in truth.
+            # First X, then Y: both only grow. If X is ahead of the later Y, then I1 is violated.
             heads = [store.hget(f"{p.name}:{{{p.name}/{n}}}:head", "offset") for n in p.sent]
             places = asker.committed([TopicPartition(p.features, n) for n in p.sent], timeout=2)
         except (redis.RedisError, KafkaException):
@@ -225,7 +225,7 @@ class Watch(threading.Thread):
         self._ended.set()
 
     def end(self) -> None:
-        """Stop reading; fail with what was seen."""
+        """Stop reading; fail with the violations."""
         self.stop()
         self.join(30)
         assert not self.is_alive(), "the watch ended"
@@ -234,9 +234,9 @@ class Watch(threading.Thread):
 
 @contextmanager
 def promise(p: "Project", build: Callable[[], Any] = logistic) -> Iterator[Watch]:
-    """Whatever happens inside, hold the promise afterwards: nothing lost, nothing twice, to the bit.
+    """Check after the block that nothing is lost, nothing is there twice, and all results are the same bit for bit.
 
-    The pipeline must have handled all that was sent, and have come to a clean stop, when the block ends.
+    At the end of the block the pipeline must have handled all records and must have stopped cleanly.
     """
     watch = Watch(p)
     watch.start()
@@ -252,7 +252,7 @@ def promise(p: "Project", build: Callable[[], Any] = logistic) -> Iterator[Watch
 
 
 def difference(found: list[int], wanted: list[int]) -> str:
-    """Say how two lists of offsets differ."""
+    """Describe the difference of two lists of offsets."""
     counted = collections.Counter(found)
     twice = sorted(offset for offset, count in counted.items() if count > 1)[:10]
     missing = sorted(set(wanted) - set(found))[:10]

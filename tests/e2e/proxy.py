@@ -1,19 +1,19 @@
-"""A TCP proxy between the worker and Kafka or the store, with faults that are set and lifted while it runs.
+"""A TCP proxy between the worker and Kafka or the store, with faults that a test sets and removes while it runs.
 
-`proxied_stack` gives a Kafka and a Valkey that can be reached both straight and through a proxy each: the worker,
-with `Proxied.settings` in its environment, goes through them, the test's own clients go round them.
+`proxied_stack` starts a Kafka and a Valkey, each with a proxy in front. The worker, with `Proxied.settings` in its
+environment, connects through the proxies; the clients of the test connect directly.
 
     with proxied_stack() as (stack, kafka, store):
         kafka.cut()                       # reset every connection, refuse new ones
         kafka.stall()                     # accept, and forward nothing; `stall("to_client")` one way only
         kafka.delay(0.5)                  # latency, each way
-        kafka.reset_every(100_000)        # reset each connection after so many bytes, in the middle of a frame
-        kafka.heal()                      # lift all of the above; what was stalled goes on its way
+        kafka.reset_every(100_000)        # reset each connection after 100,000 bytes, in the middle of a frame
+        kafka.heal()                      # remove all of the above; stalled bytes are forwarded
         fault = kafka.drop_reply("EndTxn", then=run.kill_worker)   # once
         fault = store.cut_after(20_000, "EVALSHA", containing=b":snapshots", then=run.kill_worker)   # once
         wait_until(fault.happened.is_set, what="the fault to happen")
 
-A proxy reads requests and replies whole before it forwards them, so it knows which reply belongs to which request.
+A proxy reads a whole request or reply before it forwards it, so it knows which reply belongs to which request.
 """
 
 import asyncio
@@ -53,9 +53,9 @@ APIS = {
 
 @dataclass(eq=False)
 class Fault:
-    """What happens once, to a request of this name whose bytes contain these; `happened` is set when it has.
+    """A fault that happens once, to a request of this name that contains these bytes; `happened` is then set.
 
-    `then` is called while the request or its reply is in the proxy's hands, in a thread of its own.
+    `then` is called in its own thread while the proxy holds the request or its reply.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Fault:
     happened: threading.Event = field(default_factory=threading.Event)
 
     def takes(self, name: str, request: bytes) -> bool:
-        """Tell whether this is the request that it waits for."""
+        """Return whether this is the request that the fault waits for."""
         if self.met or name != self.name or self.containing not in request or len(request) <= (self.forward or 0):
             return False
         self.spare -= 1
@@ -77,16 +77,16 @@ class Fault:
 
 
 class Wire(Protocol):
-    """What the proxy must know of a protocol, about one connection."""
+    """The protocol of a connection, as far as the proxy must understand it."""
 
     def end(self, data: bytearray) -> int | None:
-        """Return where the first whole request or reply ends; None when it is not all there."""
+        """Return the end of the first whole request or reply, or None if it is incomplete."""
 
     def request(self, frame: bytes) -> tuple[str, int]:
-        """Return a request's name, and the number that its reply will have."""
+        """Return the name of a request, and the number of its reply."""
 
     def reply(self, frame: bytes) -> int:
-        """Return a reply's number."""
+        """Return the number of a reply."""
 
 
 class KafkaWire:
@@ -134,7 +134,7 @@ class RedisWire:
         return frame.split(b"\r\n", 3)[2].decode().upper(), next(self._requests)
 
     def reply(self, frame: bytes) -> int:
-        # What the server says unasked (`>`) is no reply.
+        # A push message of the server (`>`) is not a reply.
         return -1 if frame.startswith(b">") else next(self._replies)
 
 
@@ -143,7 +143,7 @@ class _Reset(Exception):
 
 
 class _Connection:
-    """One client's connection and its counterpart to the server."""
+    """The connection of a client, and the proxy's connection to the server for it."""
 
     def __init__(self, proxy: "Proxy", ends: dict[Way, tuple[asyncio.StreamReader, asyncio.StreamWriter]]) -> None:
         self._proxy = proxy
@@ -153,7 +153,7 @@ class _Connection:
         self._carried = 0
 
     async def run(self) -> None:
-        """Carry both ways until one ends; what has ended one side ends the other."""
+        """Forward both ways until one side ends; then end the other side in the same way."""
         ways = [asyncio.create_task(self._carry(way)) for way in WAYS]
         try:
             done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -166,13 +166,13 @@ class _Connection:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
             for unmet in self._doomed.values():
-                # Another fault was quicker to end the connection: this one waits for the next such request.
+                # Another fault has ended the connection first: this one waits for the next such request.
                 unmet.met = False
             for _, writer in self._ends.values():
                 writer.close()
 
     def reset(self) -> None:
-        """End both sides at once, as a reset does."""
+        """Reset both sides at once."""
         for _, writer in self._ends.values():
             _reset(writer)
 
@@ -238,10 +238,10 @@ class _Connection:
 
 
 class Proxy:
-    """Forward what comes to `port` to `target_port`, both on loopback, while the `with` block lasts.
+    """Forward connections to `port` to `target_port`, both on loopback, inside a `with` block.
 
-    `wire` is the protocol that is spoken. Each method takes effect before it returns, from any thread;
-    `requests` counts what has passed by name, `ended` the connections that have come to an end.
+    `wire` is the protocol. Each method can be called from any thread and takes effect before it returns. `requests`
+    counts the forwarded requests by name, `ended` counts the connections that have ended.
     """
 
     def __init__(self, target_port: int, *, port: int | None = None, wire: Callable[[], Wire] = KafkaWire) -> None:
@@ -284,23 +284,23 @@ class Proxy:
         self._do(self._cut())
 
     def stall(self, *ways: Way) -> None:
-        """Accept connections and forward nothing, both ways unless told which."""
+        """Accept connections and forward nothing, both ways unless `way` names one."""
         self._do(self._flow({way: way not in (ways or WAYS) for way in WAYS}))
 
     def delay(self, latency_s: float, *, jitter_s: float = 0.0) -> None:
-        """Let everything arrive later, each way, by this and a random part of the jitter."""
+        """Delay everything, each way, by this time and a random part of the jitter."""
         self._delay = (latency_s, jitter_s)
 
     def reset_every(self, bytes_max: int) -> None:
-        """Reset each connection once it has carried so many bytes, counting both ways."""
+        """Reset each connection once it has carried this number of bytes, both ways together."""
         self.bytes_max = bytes_max
 
     def reset(self) -> None:
-        """Reset every connection, once; new ones are welcome."""
+        """Reset every connection once; accept new ones."""
         self._do(self._reset())
 
     def heal(self) -> None:
-        """Lift what `cut`, `stall`, `delay` and `reset_every` have set, and faults that have not happened."""
+        """Remove the effects of `cut`, `stall`, `delay` and `reset_every`, and faults that have not happened."""
         self._delay, self.bytes_max = (0.0, 0.0), 0
         self._faults.clear()
         self._do(self._flow(dict.fromkeys(WAYS, True)))
@@ -315,9 +315,9 @@ class Proxy:
         then: Callable[[], Any] | None = None,
         close: bool = False,
     ) -> Fault:
-        """Swallow one reply: the server has done what the request asks, and the client never hears of it.
+        """Drop one reply: the server has executed the request, but the client gets no answer.
 
-        With `close` the connection is reset in its place. `spare` requests of the kind are let through before.
+        With `close`, reset the connection as well. `spare` is the number of such requests to forward before.
         """
         self._faults.append(Fault(name, containing, spare, then, close))
         return self._faults[-1]
@@ -331,16 +331,16 @@ class Proxy:
         spare: int = 0,
         then: Callable[[], Any] | None = None,
     ) -> Fault:
-        """Forward only so many bytes of one request that is longer; once `then` is done, reset the connection."""
+        """Forward only this number of bytes of one longer request; reset the connection after `then`."""
         self._faults.append(Fault(name, containing, spare, then, close=True, forward=forward))
         return self._faults[-1]
 
     def find(self, name: str, request: bytes) -> Fault | None:
-        """Return the fault that this request is to meet."""
+        """Return the fault for this request, if there is one."""
         return next((fault for fault in list(self._faults) if fault.takes(name, request)), None)
 
     async def happen(self, fault: Fault) -> None:
-        """Do what goes with a fault, which then is no longer waited for."""
+        """Call `then` of a fault, and remove the fault."""
         with contextlib.suppress(ValueError):
             self._faults.remove(fault)
         try:
@@ -350,7 +350,7 @@ class Proxy:
             fault.happened.set()
 
     def latency(self) -> float:
-        """Return by how many seconds what comes now is to be late."""
+        """Return the delay for bytes that arrive now, in seconds."""
         return self._delay[0] + self._delay[1] * random.random()
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
@@ -389,12 +389,12 @@ class Proxy:
         self._connections[task] = None
         try:
             there = await asyncio.open_connection("127.0.0.1", self._target_port)
-            # By where a way begins is read, and by where it ends is written.
+            # The reader is at the start of a way, the writer at its end.
             connection = _Connection(self, {"to_server": (reader, there[1]), "to_client": (there[0], writer)})
             self._connections[task] = connection
             await connection.run()
         except (OSError, asyncio.CancelledError):
-            # Cancelled by a cut, or the server is not there; whoever awaits this task has no use for either.
+            # A cut has cancelled it, or the server is away; nobody handles the error of this task.
             _reset(writer)
         finally:
             self._connections.pop(task)
@@ -403,13 +403,13 @@ class Proxy:
 
 def _reset(writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(OSError):
-        # To close without lingering is what sends a reset.
+        # A close without lingering sends a reset.
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 
 
 class Proxied(NamedTuple):
-    """A stack, and the proxies in front of its Kafka and of its store."""
+    """A stack with proxies in front of its Kafka and its store."""
 
     stack: Stack
     kafka: Proxy
@@ -417,7 +417,7 @@ class Proxied(NamedTuple):
 
     @property
     def settings(self) -> dict[str, str]:
-        """The environment that makes a project's worker go through the proxies (`Project.settings`)."""
+        """The environment that makes the worker of a project connect through the proxies (`Project.settings`)."""
         return {
             "HEADRACE__KAFKA__BOOTSTRAP_SERVERS": self.kafka.address,
             "HEADRACE__REDIS__URL": f"redis://{self.store.address}/0",
@@ -426,23 +426,23 @@ class Proxied(NamedTuple):
 
 @contextlib.contextmanager
 def proxied_stack() -> Iterator[Proxied]:
-    """Run a stack of one broker with proxies in front; ``stack.addresses`` leads round them."""
+    """Run a stack of one broker with proxies in front; ``stack.addresses`` bypasses them."""
     with contextlib.ExitStack() as exits:
         directory = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="headrace-proxied-")))
         direct, controller, inner = free_ports(3)
         kafka = exits.enter_context(Proxy(inner))
-        # Settings of listeners replace the stack's own, which are made of its ports: they must be known before.
+        # The settings of listeners override those of the stack, so its ports must be known before.
         (directory / "kafka.ports").write_text(f"{direct} {controller}")
         settings = {
             "listeners": f"PLAINTEXT://127.0.0.1:{direct},CONTROLLER://127.0.0.1:{controller},"
             f"PROXIED://127.0.0.1:{inner}",
-            # A broker tells each client the address of the listener that it came by.
+            # A broker advertises to each client the listener that the client has used.
             "advertised.listeners": f"PLAINTEXT://127.0.0.1:{direct},PROXIED://{kafka.address}",
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT",
         }
         stack = exits.enter_context(Stack(data_dir=directory, kafka_settings=settings))
         assert stack.addresses.kind == "kafka", "these tests prove nothing on a mock"
-        # Nobody reads its data again, so it needs no clean end.
+        # Its data is not read again, so it needs no clean end.
         exits.callback(stack.store.kill)
         exits.callback(stack.kafka.kill)
         store = exits.enter_context(Proxy(stack.store.port, wire=RedisWire))

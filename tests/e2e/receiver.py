@@ -1,4 +1,4 @@
-"""An HTTP sink on loopback that answers as the test tells it."""
+"""An HTTP sink on loopback whose answers the test chooses."""
 
 import json
 import threading
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Receiver(ThreadingHTTPServer):
-    """An HTTP sink on loopback that answers as it is told and keeps what it took."""
+    """An HTTP sink on loopback that gives the chosen answers and keeps the requests that it accepted."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -24,7 +24,7 @@ class Receiver(ThreadingHTTPServer):
     @classmethod
     @contextmanager
     def serving(cls) -> Iterator["Receiver"]:
-        """Serve in a thread for as long as the block lasts."""
+        """Serve in a thread until the end of the block."""
         with cls() as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
             yield server
@@ -54,4 +54,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""

@@ -16,7 +16,7 @@ import pytest
 from river import linear_model
 
 from headrace.consumers.record import Record
-from headrace.pipeline.demo.ledger import TopicContents, same_as_river, weigh
+from headrace.pipeline.demo.ledger import TopicContents, compare, same_as_river
 from headrace.pipeline.demo.meter import Accuracy, SeenPrediction
 from headrace.pipeline.demo.screen import WIDTH, spark
 from headrace.producers.prediction import SourceRecord
@@ -83,7 +83,7 @@ def test_the_whole_story_holds(tmp_path: Path) -> None:
         "headrace status: paused: the store does not answer",
         "none is lost, none two",
         "relearned",
-        "3 sent, 1 left by mend:amount; a second replay sends 0",
+        "3 sent, 1 left by fix:amount; a second replay sends 0",
         "predictions are, to the last bit, those of River alone",
     ):
         assert words in told
@@ -141,7 +141,7 @@ def test_servers_that_cannot_start_are_a_69(tmp_path: Path) -> None:
 
 
 def test_a_sum_holds_when_each_record_has_one_outcome() -> None:
-    balance = weigh(PLACES, [(0, 0), (1, 0), (1, 1)], [(0, 1)])
+    balance = compare(PLACES, [(0, 0), (1, 0), (1, 1)], [(0, 1)])
     assert (balance.records, balance.predictions, balance.dead_letters) == (4, 3, 1)
     assert balance.holds(exact=True)
 
@@ -160,7 +160,7 @@ def test_a_sum_holds_when_each_record_has_one_outcome() -> None:
 def test_a_sum_that_lies_does_not_hold(
     predicted: list[tuple[int, int]], refused: list[tuple[int, int]], fault: str
 ) -> None:
-    balance = weigh(PLACES, predicted, refused)
+    balance = compare(PLACES, predicted, refused)
     assert getattr(balance, fault)
     assert not balance.holds(exact=True)
     assert balance.holds(exact=False) == (fault == "twice"), "at-least-once may double, and never lose"

@@ -1,4 +1,4 @@
-"""Failpoints as the tests set them: a trap at a named place of the worker, armed whenever it shall spring."""
+"""Traps of the tests: a failpoint in the worker that stops it, each time that a test arms it."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from headrace.pipeline.process.failpoint import VARIABLE, Failpoint, FailpointNa
 
 
 class Trap:
-    """A failpoint in the workers that `p` starts from now on. It springs once for each `arm`."""
+    """A failpoint in the workers that `p` starts from now on. It triggers once for each `arm`."""
 
     def __init__(
         self,
@@ -28,18 +28,18 @@ class Trap:
         p.settings[VARIABLE] = msgspec.json.encode(failpoint).decode()
 
     def arm(self) -> None:
-        """Let it spring at the next pass."""
+        """Trigger it at the next pass."""
         self._armed.touch()
 
     def wait(self, *, timeout_s: float = 40.0) -> None:
-        """Wait until it has sprung."""
+        """Wait until it has triggered."""
         wait_until(lambda: not self._armed.exists(), what=f"a worker to come to {self._at}", timeout_s=timeout_s)
 
     def spring(self, *, timeout_s: float = 40.0) -> None:
-        """Arm it and wait until it has sprung."""
+        """Arm it and wait until it has triggered."""
         self.arm()
         self.wait(timeout_s=timeout_s)
 
 
 SOAK = bool(os.environ.get("HEADRACE_SOAK"))
-"""Whether the long forms of the fault tests are asked for."""
+"""Whether the long forms of the fault tests are requested."""
