@@ -1,6 +1,6 @@
-"""`headrace doctor`: connects to everything that the pipeline needs, and says what is wrong, one line a check.
+"""`headrace doctor`: checks everything that the pipeline needs, and prints one line for each check.
 
-It changes nothing: topics are not made, and the one key that it writes to the store is deleted at once.
+It changes nothing: it creates no topic, and deletes at once the only key that it writes to the store.
 """
 
 import contextlib
@@ -37,8 +37,8 @@ _CONNECT_S = 3.0
 _OFFSET_MAX = 2**63 - 1
 
 
-class Finding(msgspec.Struct, frozen=True):
-    """What one check found; `hint` is what to do about it."""
+class CheckResult(msgspec.Struct, frozen=True):
+    """The result of one check; `hint` is the operator's next step."""
 
     check: str
     verdict: FindingLevel
@@ -47,35 +47,35 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class _Failed(Exception):
-    """Raised when a check could not be made, so that those which build on it are left out."""
+    """Raised when a check failed, so that the checks which depend on it are left out."""
 
-    def __init__(self, finding: Finding) -> None:
-        super().__init__(finding.message)
-        self.finding = finding
+    def __init__(self, result: CheckResult) -> None:
+        super().__init__(result.message)
+        self.result = result
 
 
 def doctor(load: Callable[[], Config], *, json: bool) -> int:
-    """Check everything, print each finding as it comes, and return the exit code of the worst."""
-    findings = []
-    for finding in examine(load):
-        findings.append(finding)
+    """Check everything, print each result at once, and return the exit code of the worst one."""
+    results = []
+    for result in examine(load):
+        results.append(result)
         if not json:
-            data.write(_line(finding))
+            data.write(_line(result))
             data.flush()
-    verdicts = {finding.verdict for finding in findings}
+    verdicts = {result.verdict for result in results}
     code = next((code for verdict, code in _EXITS if verdict in verdicts), 0)
     if json:
-        data.write(as_json({"ok": code == 0, "checks": findings}) + "\n")
+        data.write(as_json({"ok": code == 0, "checks": results}) + "\n")
     return code
 
 
-def examine(load: Callable[[], Config]) -> Iterator[Finding]:
-    """Yield a finding for each check; what can't be reached is told once, and not asked further."""
+def examine(load: Callable[[], Config]) -> Iterator[CheckResult]:
+    """Yield the result of each check; a server that does not answer is reported once, and not asked again."""
     try:
         config = _ask("configuration", load)
-        yield Finding("configuration", "good", config.conceal(f"the configuration of {config.name} loads"))
+        yield CheckResult("configuration", "good", config.conceal(f"the configuration of {config.name} loads"))
     except _Failed as failed:
-        yield failed.finding
+        yield failed.result
         return
     model: list[learner.RiverLearner] = []
     for part in (
@@ -85,34 +85,34 @@ def examine(load: Callable[[], Config]) -> Iterator[Finding]:
         _sink(config),
     ):
         try:
-            for finding in part:
-                yield _discreet(finding, config)
+            for result in part:
+                yield _without_secrets(result, config)
         except _Failed as failed:
-            yield _discreet(failed.finding, config)
+            yield _without_secrets(failed.result, config)
 
 
-def _discreet(finding: Finding, config: Config) -> Finding:
-    """Keep secrets out of what others said."""
-    return Finding(finding.check, finding.verdict, config.conceal(finding.message), config.conceal(finding.hint))
+def _without_secrets(result: CheckResult, config: Config) -> CheckResult:
+    """Remove secrets: the message of a server or a library may quote one."""
+    return CheckResult(result.check, result.verdict, config.conceal(result.message), config.conceal(result.hint))
 
 
-def _model(config: Config, built: list[learner.RiverLearner]) -> Iterator[Finding]:
+def _model(config: Config, built: list[learner.RiverLearner]) -> Iterator[CheckResult]:
     _ask("model", lambda: config_command.find_module(config))
-    # Its module is imported there, which may fail as the model may.
+    # The import of its module may raise as well.
     built.append(_ask("model", lambda: model_factory.builder(config)()))  # noqa: PLW0108
-    yield Finding("model", "good", f"{config.model.factory} builds a {built[0].task} model that can be saved")
+    yield CheckResult("model", "good", f"{config.model.factory} builds a {built[0].task} model that can be saved")
     if config.model.scope == "global":
         _ask("model", lambda: importlib.import_module("headrace.state.shared.merge").check(built[0].model))
-        yield Finding("model", "good", "all parts of the model can be mixed with those of other workers")
+        yield CheckResult("model", "good", "all parts of the model can be mixed with those of other workers")
     if built[0].unread:
         names = ", ".join(built[0].unread)
         hint = "deploy the .py files as well"
-        yield Finding("model", "warning", f"no source of {names}: a change of it goes unnoticed", hint)
+        yield CheckResult("model", "warning", f"no source of {names}: a change of it goes unnoticed", hint)
     if built[0].unseeded:
-        yield Finding("model", "warning", "the model draws random numbers without a seed", "give it one: seed=1")
+        yield CheckResult("model", "warning", "the model draws random numbers without a seed", "give it one: seed=1")
 
 
-def _kafka(config: Config, model: list[learner.RiverLearner]) -> Iterator[Finding]:
+def _kafka(config: Config, model: list[learner.RiverLearner]) -> Iterator[CheckResult]:
     settings = {**config.librdkafka, "log_level": 0}
     address = config.kafka.bootstrap_servers
     broker = _ask("kafka", lambda: BrokerChecks(settings))
@@ -120,39 +120,39 @@ def _kafka(config: Config, model: list[learner.RiverLearner]) -> Iterator[Findin
     there = _ask("kafka", topics.partitions)
     if _ask("kafka", topics.is_mock):
         hint = "use a real Kafka for what must last"
-        yield Finding("kafka", "warning", f"{address} is a mock: at-least-once, and nothing is kept", hint)
+        yield CheckResult("kafka", "warning", f"{address} is a mock: at-least-once, and nothing is kept", hint)
         return
-    yield Finding("kafka", "good", f"Kafka answers at {address}")
+    yield CheckResult("kafka", "good", f"Kafka answers at {address}")
     names = config.topics
     found: dict[str, Topic] = {}
     inputs = (names.features,) if names.labels is None else (names.features, names.labels)
     for name in (*inputs, *names.outputs.values()):
-        with _telling() as told:
+        with _continuing() as failed:
             if name in there:
                 found[name] = _ask("topics", lambda name=name: topics.describe(name))  # type: ignore[misc]
             else:
                 wanted = there.get(names.features, names.partitions)
                 _ask("topics", lambda name=name, wanted=wanted: broker.check_create(name, wanted))  # type: ignore[misc]
-                yield Finding("topics", "good", f"{name} is not there; `headrace run` makes it")
-        yield from told
+                yield CheckResult("topics", "good", f"{name} is not there; `headrace run` makes it")
+        yield from failed
     yield from _topics(config, found)
     for name in found:
-        with _telling() as told:
+        with _continuing() as failed:
             copies = _ask("copies", lambda name=name: broker.copies(name))  # type: ignore[misc]
             if weakness := copies.weakness():
                 hint = "three copies, min.insync.replicas=2"
-                yield Finding("copies", "warning", f"{name}: {weakness}", hint)
-        # What the pipeline does not ask itself is no reason to fail.
-        yield from (msgspec.structs.replace(f, verdict="warning") if f.verdict == "wrong" else f for f in told)
+                yield CheckResult("copies", "warning", f"{name}: {weakness}", hint)
+        # The pipeline itself does not ask for copies, so a failed check is only a warning.
+        yield from (msgspec.structs.replace(f, verdict="warning") if f.verdict == "wrong" else f for f in failed)
     features = found.get(names.features)
     if features is not None:
         labels = found.get(names.labels or "")
         yield from _history(config, msgspec.structs.replace(features, labels=labels), model)
     for advice in key_placement.look(config, partitions=there.get(names.features, 0)):
-        yield Finding("keys", "warning", advice.message, advice.hint)
+        yield CheckResult("keys", "warning", advice.message, advice.hint)
 
 
-def _topics(config: Config, found: dict[str, Topic]) -> Iterator[Finding]:
+def _topics(config: Config, found: dict[str, Topic]) -> Iterator[CheckResult]:
     names = config.topics
     features = found.get(names.features)
     for name, topic in found.items():
@@ -160,33 +160,33 @@ def _topics(config: Config, found: dict[str, Topic]) -> Iterator[Finding]:
         if features is not None and (
             topic.partitions < features.partitions or (is_input and topic.partitions > features.partitions)
         ):
-            yield Finding(
+            yield CheckResult(
                 "topics",
                 "wrong",
                 f"{name} has {topic.partitions} partitions and {features.name} has {features.partitions}",
                 f"give {name} {features.partitions} partitions (kafka-topics --alter)",
             )
         elif topic.compacted:
-            what = "records that a model was taught with" if is_input else "records of the same key"
-            yield Finding(
+            dropped = "records that a model was taught with" if is_input else "records of the same key"
+            yield CheckResult(
                 "topics",
                 "wrong",
-                f"{name} is compacted: Kafka drops {what}",
+                f"{name} is compacted: Kafka drops {dropped}",
                 f"set cleanup.policy=delete on {name}",
             )
         else:
-            yield Finding("topics", "good", f"{name} has {topic.partitions} partitions")
+            yield CheckResult("topics", "good", f"{name} has {topic.partitions} partitions")
     declared = names.declared()
     for output, name in names.outputs.items():
         if features is not None and name in found:
             yield from _room(features, found[name], declared[output].bytes_wanted(features.value_bytes_max))
 
 
-def _room(features: Topic, topic: Topic, wanted: int) -> Iterator[Finding]:
+def _room(features: Topic, topic: Topic, wanted: int) -> Iterator[CheckResult]:
     """Warn when an output topic takes less than the records of the features topic need there."""
     if topic.value_bytes_max >= wanted:
         return
-    yield Finding(
+    yield CheckResult(
         "topics",
         "warning",
         f"{topic.name} takes {topic.value_bytes_max} bytes, {features.name} {features.value_bytes_max}: "
@@ -195,7 +195,7 @@ def _room(features: Topic, topic: Topic, wanted: int) -> Iterator[Finding]:
     )
 
 
-def _history(config: Config, topic: Topic, model: list[learner.RiverLearner]) -> Iterator[Finding]:
+def _history(config: Config, topic: Topic, model: list[learner.RiverLearner]) -> Iterator[CheckResult]:
     labels = None if topic.labels is None else topic.labels.name
     places = _ask(
         "history", lambda: GroupOffsets(config.librdkafka, group=config.name, topic=topic.name, labels=labels)
@@ -209,41 +209,43 @@ def _history(config: Config, topic: Topic, model: list[learner.RiverLearner]) ->
     others = (compatibility.mark_mismatch(mark, scope=scope, spec=model[0].spec) for mark in marks if model)
     if (other := next(filter(None, others), None)) is not None:
         is_sound = False
-        yield Finding("history", "wrong", other.message, f"{other.hint}, or {consistency.FRESH}")
+        yield CheckResult("history", "wrong", other.message, f"{other.hint}, or {consistency.FRESH}")
     for error in consistency.faults(topic, read, _notes(config, read)):
         is_sound = False
-        yield Finding("history", "wrong", str(error), error.hint)
+        yield CheckResult("history", "wrong", str(error), error.hint)
     if read and is_sound:
-        yield Finding("history", "good", f"the log reaches back; {total_lag(read.values())} records to do")
+        yield CheckResult("history", "good", f"the log reaches back; {total_lag(read.values())} records to do")
 
 
 def _notes(config: Config, partitions: Iterable[int]) -> dict[int, Mapping[str, Any]]:
-    """Return the store's notes of the newest snapshots; of a store that is away another check tells."""
+    """Return the notes of the newest snapshots; nothing if the store is away, which another check reports."""
     store = open_store(config)
     with contextlib.suppress(StoreAway, StoreRefused):
         return {partition: notes[0] for partition in partitions if (notes := store.notes(partition))}
     return {}
 
 
-def _store(config: Config, model: list[learner.RiverLearner]) -> Iterator[Finding]:
+def _store(config: Config, model: list[learner.RiverLearner]) -> Iterator[CheckResult]:
     store = open_store(config)
     health = _ask("store", lambda: probe(store, name=config.name))
-    yield Finding("store", "good", f"{health.server or 'the store'} answers, and takes a key and its deletion")
+    yield CheckResult("store", "good", f"{health.server or 'the store'} answers, and takes a key and its deletion")
     if not health.server:
         message = "its user may not call INFO: whether it drops keys, or keeps them over a restart, is not known"
-        yield Finding("store", "warning", message, "set maxmemory-policy noeviction and appendonly yes, or allow INFO")
+        yield CheckResult(
+            "store", "warning", message, "set maxmemory-policy noeviction and appendonly yes, or allow INFO"
+        )
     if health.policy not in {None, "noeviction"}:
         message = f"maxmemory-policy is {health.policy}: when memory is short, models are dropped"
-        yield Finding("store", "warning", message, "set maxmemory-policy noeviction")
+        yield CheckResult("store", "warning", message, "set maxmemory-policy noeviction")
     if health.persistent is False:
         message = "neither AOF nor RDB is on: after a restart of the store, models are learned again from the log"
-        yield Finding("store", "warning", message, "set appendonly yes")
+        yield CheckResult("store", "warning", message, "set appendonly yes")
     partitions = _ask("store", store.partitions)
     if not (model and partitions):
         return
     found = _ask("store", lambda: store.load(partitions[0], at_most=_OFFSET_MAX))
     for fault in found.faults:
-        yield Finding("store", "warning", f"partition {partitions[0]}, {fault}", "an older version is used")
+        yield CheckResult("store", "warning", f"partition {partitions[0]}, {fault}", "an older version is used")
     saved = found.snapshot
     if saved is None:
         return
@@ -253,10 +255,10 @@ def _store(config: Config, model: list[learner.RiverLearner]) -> Iterator[Findin
     found_other = compatibility.model_mismatch(saved, scope=scope, spec=model[0].spec, codec=codec)
     if found_other is not None:
         hint = f"{found_other.hint}, or leave it behind: `headrace run --on-state-loss fresh`"
-        yield Finding("store", "wrong", found_other.message, hint)
+        yield CheckResult("store", "wrong", found_other.message, hint)
 
 
-def _sink(config: Config) -> Iterator[Finding]:
+def _sink(config: Config) -> Iterator[CheckResult]:
     http = config.sink.http
     if http is None:
         return
@@ -266,23 +268,23 @@ def _sink(config: Config) -> Iterator[Finding]:
         socket.create_connection(address, min(_CONNECT_S, http.timeout)).close()
     except OSError as error:
         message = f"{address[0]}:{address[1]} does not answer: {error}"
-        yield Finding("http sink", "away", message, "check sink.http.url; the pipeline pauses while it is away")
+        yield CheckResult("http sink", "away", message, "check sink.http.url; the pipeline pauses while it is away")
     else:
-        yield Finding("http sink", "good", f"{address[0]}:{address[1]} answers")
+        yield CheckResult("http sink", "good", f"{address[0]}:{address[1]} answers")
 
 
 @contextlib.contextmanager
-def _telling() -> Iterator[list[Finding]]:
-    """Go on after a check that failed, with its finding in the list."""
-    findings: list[Finding] = []
+def _continuing() -> Iterator[list[CheckResult]]:
+    """Continue after a failed check, with its result in the list."""
+    results: list[CheckResult] = []
     try:
-        yield findings
+        yield results
     except _Failed as failed:
-        findings.append(failed.finding)
+        results.append(failed.result)
 
 
 def _ask(name: str, call: Callable[[], T]) -> T:
-    """Call, and turn an error that knows what to do about it into a finding. Raises _Failed."""
+    """Call a function, and turn an error with a hint into the result of a failed check. Raises _Failed."""
     try:
         return call()
     except Exception as error:
@@ -294,9 +296,9 @@ def _ask(name: str, call: Callable[[], T]) -> T:
             verdict = "misconfigured"
         if verdict == "away":
             hint = "start it, or check its address in the configuration"
-        raise _Failed(Finding(name, verdict, str(error), str(hint))) from error
+        raise _Failed(CheckResult(name, verdict, str(error), str(hint))) from error
 
 
-def _line(finding: Finding) -> str:
-    line = f"{_SIGNS.get(finding.verdict, '✘')} {finding.check}: {finding.message}\n"
-    return f"{line}  → {finding.hint}\n" if finding.hint else line
+def _line(result: CheckResult) -> str:
+    line = f"{_SIGNS.get(result.verdict, '✘')} {result.check}: {result.message}\n"
+    return f"{line}  → {result.hint}\n" if result.hint else line

@@ -130,7 +130,7 @@ def ordered(p: Project) -> Iterator[Orders]:
 
 
 class Truth:
-    """The expected result of a partition: its predictions by offset, its counts of labels, and its final models by key."""
+    """The expected result of a partition: predictions by offset, counts of labels, final models by key."""
 
     def __init__(self, build: Callable[[], Any]) -> None:
         self.answers: list[tuple[int, bool, dict[str, float]]] = []

@@ -19,7 +19,7 @@ from nursery import Forked
 
 from headrace.consumers.topics import Topics
 from headrace.pipeline.commands import init
-from headrace.pipeline.commands.doctor import Finding, doctor, examine
+from headrace.pipeline.commands.doctor import CheckResult, doctor, examine
 from headrace.pipeline.config.config import load
 from headrace.pipeline.embedded import Stack
 from headrace.state.store.roster import Roster
@@ -312,7 +312,7 @@ def test_every_command_writes_ascii_where_the_terminal_has_no_more_and_nothing_o
     assert "SystemExit" in told(*replay, "mending:leave", code=1)
 
 
-def findings(project: Project, monkeypatch: pytest.MonkeyPatch, **env: str) -> list[Finding]:
+def findings(project: Project, monkeypatch: pytest.MonkeyPatch, **env: str) -> list[CheckResult]:
     for variable, value in {**project.settings, **env}.items():
         monkeypatch.setenv(variable, value)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -320,7 +320,7 @@ def findings(project: Project, monkeypatch: pytest.MonkeyPatch, **env: str) -> l
     return list(examine(lambda: load(project.directory / "headrace.toml")))
 
 
-def worst(found: list[Finding]) -> list[tuple[str, str]]:
+def worst(found: list[CheckResult]) -> list[tuple[str, str]]:
     return [(finding.check, finding.verdict) for finding in found if finding.verdict != "good"]
 
 
