@@ -15,12 +15,14 @@ from headrace.state.compiled import compiler
 from headrace.state.keyed.array_bank import slab_for
 from headrace.state.keyed.bank import Bank, RiverBank
 from headrace.state.keyed.keyring import TABLE as KEYS
-from headrace.state.keyed.keyring import Keyring
+from headrace.state.keyed.keyring import Fetch, Keyring, ScanRows
+from headrace.state.loaded_model import LoadedModel, check_snapshot, find_row, find_snapshot
 from headrace.state.models import learner
 from headrace.state.models.learner import RiverLearner
 from headrace.state.models.model import Capabilities, Model
 from headrace.state.models.undoable_model import UndoableModel
 from headrace.state.models.user_modules import modules_beside
+from headrace.state.row_packing import TableVersion
 from headrace.state.shared.mix_store import MixStore
 from headrace.state.shared.replica import Replica
 from headrace.state.store.store import Store
@@ -51,9 +53,9 @@ def models(config: Config, store: Store) -> ModelFactory:
         log.warning("code without a source is not watched: a change of it goes unnoticed", definitions=first.unread)
     default = _default(config, first)
     if config.model.scope == "key":
-        can = _keyring(config, store, 0, build).can
+        can = _keyring(config, build, _rows(store, 0)).can
         can = msgspec.structs.replace(can, batches=can.batches and may_compile(config))
-        return ModelFactory(lambda partition: _keyring(config, store, partition, build), can, default)
+        return ModelFactory(lambda partition: _keyring(config, build, _rows(store, partition)), can, default)
     if config.model.scope == "global":
         replica = Replica(MixStore(store, name=config.name), build, run_as=partial(fastest, config))
         return ModelFactory(lambda _partition: replica, replica.can, default, replica)
@@ -86,12 +88,71 @@ def has_numba() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
-def _keyring(config: Config, store: Store, partition: int, build: Callable[[], RiverLearner]) -> Keyring:
+def load_model(
+    config: Config, store: Store, *, partition: int | None = None, key: bytes = b"", version: int | None = None
+) -> LoadedModel:
+    """Load a model that predicts and never changes: the newest of a partition, or a `version` of it.
+
+    With `model.scope = "key"` it is the model of `key`, whose rows are those of the newest version; without a partition
+    it is looked for in all of them. With "global" it is the newest mix of all workers. Raises ModelMissing,
+    ModelMismatch, ModelError, and what the store raises.
+    """
+    build = builder(config)
+    if config.model.scope == "global":
+        replica = Replica(MixStore(store, name=config.name), build)
+        _ = replica.local
+        return LoadedModel(replica, version=replica.version, offsets=replica.offsets)
+    if config.model.scope == "key":
+        return _load_key(config, store, build, partition=partition, key=key, version=version)
+    snapshot, found = find_snapshot(
+        store, next(iter(store.partitions()), 0) if partition is None else partition, version
+    )
+    saved, model = fastest(config, build()), build()
+    check_snapshot(snapshot, saved)
+    saved.load(snapshot.model)
+    # River is the fastest for one record at a time.
+    model.adopt(saved.to_river())
+    return LoadedModel(model, version=found, offsets={snapshot.partition: snapshot.offset})
+
+
+def _load_key(
+    config: Config,
+    store: Store,
+    build: Callable[[], RiverLearner],
+    *,
+    partition: int | None,
+    key: bytes,
+    version: int | None,
+) -> LoadedModel:
+    row: bytes | None
+    if partition is None:
+        partition, row = find_row(store, key)
+    else:
+        [row] = store.fetch(partition, KEYS, [key])
+    snapshot, found = find_snapshot(store, partition, version)
+    model = _keyring(config, build, (lambda _keys, _stored: [row], lambda: iter(())))
+    check_snapshot(snapshot, model)
+    model.load(snapshot.model)
+    model.resume(TableVersion(0, 0, int(row is not None)))
+    # As of the stream's own time: a key that was silent for too long begins anew.
+    model.meet(key, None, 0)
+    return LoadedModel(model, version=found if row else 0, offsets={partition: snapshot.offset}, key=key)
+
+
+def _rows(store: Store, partition: int) -> tuple[Fetch, ScanRows]:
+    """Return how a keyring gets its rows from the store."""
+    return (
+        lambda asked, stored: store.fetch(partition, KEYS, asked, base=stored),
+        lambda: store.pages(partition, KEYS),
+    )
+
+
+def _keyring(config: Config, build: Callable[[], RiverLearner], rows: tuple[Fetch, ScanRows]) -> Keyring:
     keys = config.keys
     return Keyring(
         _bank(build),
-        fetch=lambda asked, stand: store.fetch(partition, KEYS, asked, base=stand),
-        scan=lambda: store.pages(partition, KEYS),
+        fetch=rows[0],
+        scan=rows[1],
         hot_max=keys.hot_max,
         silent_ms=None if keys.silent is None else round(keys.silent * 1_000),
         prior=_bank(build) if keys.prior else None,

@@ -23,6 +23,7 @@ from headrace.pipeline.config.config import Config, ConfigError
 from headrace.pipeline.console import as_json, data
 from headrace.pipeline.recovery import compatibility, consistency, key_placement
 from headrace.pipeline.storage import open_store
+from headrace.state.model_check import model_mismatch
 from headrace.state.models import learner
 from headrace.state.store.health import probe
 from headrace.state.store.store_errors import StoreAway, StoreRefused
@@ -252,7 +253,7 @@ def _store(config: Config, model: list[learner.RiverLearner]) -> Iterator[CheckR
     # With the other scopes the models lie elsewhere, in a form of their own.
     scope = config.model.scope
     codec = model_factory.fastest(config, model[0]).codec if scope == "partition" else saved.codec
-    found_other = compatibility.model_mismatch(saved, scope=scope, spec=model[0].spec, codec=codec)
+    found_other = model_mismatch(saved, scope=scope, spec=model[0].spec, codec=codec)
     if found_other is not None:
         hint = f"{found_other.hint}, or leave it behind: `headrace run --on-state-loss fresh`"
         yield CheckResult("store", "wrong", found_other.message, hint)

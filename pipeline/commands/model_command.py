@@ -15,22 +15,18 @@ from rich.table import Table
 
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.console import as_json, data
+from headrace.pipeline.model_factory import load_model
 from headrace.pipeline.storage import open_store
 from headrace.state.keyed.key_row import read_row
 from headrace.state.keyed.keyring import TABLE as KEYS
 from headrace.state.keyed.row_codec import describe
+from headrace.state.loaded_model import ModelMismatch, ModelMissing, find_row, find_snapshot
+from headrace.state.models.learner import ModelError
 from headrace.state.shared.mix_store import MixDamaged, MixStore
 from headrace.state.store.store import Store
 
 _OFFSET_MAX = 2**63 - 1
 _WIDTH = 120
-
-
-class VersionUnknown(Exception):
-    """Raised when the store has no such version, or none that is whole."""
-
-    status = 404
-    hint = "`headrace model ls` lists what is there"
 
 
 class ScopeWrong(Exception):
@@ -78,7 +74,7 @@ def _mix(config: Config, store: Store) -> dict[str, Any] | None:
     try:
         found = MixStore(store, name=config.name).load()
     except MixDamaged as error:
-        raise VersionUnknown(f"the mix of all workers can't be read: {error}") from error
+        raise ModelMissing(f"the mix of all workers can't be read: {error}") from error
     if found.mix is None:
         return {"version": found.number, "examples": 0, "bytes": 0}
     return {"version": found.number, "examples": found.mix.examples, "bytes": len(found.mix.model)}
@@ -87,15 +83,16 @@ def _mix(config: Config, store: Store) -> dict[str, Any] | None:
 def show(config: Config, *, which: str | None, version: int | None, json: bool) -> int:
     """Print one version with the model as text: of the first partition, and the newest, where none is named.
 
-    With scope "key", `which` is a key. Raises VersionUnknown, StoreAway, StoreRefused.
+    With scope "key", `which` is a key. Raises ModelMissing, StoreAway, StoreRefused.
     """
     store = open_store(config)
     if which is not None and config.model.scope == "key":
         return _show_key(store, which, json=json)
     if which is not None and not (which.isascii() and which.isdigit()):
-        raise VersionUnknown(f'{which!r} is no partition, and models have keys only with model.scope = "key"')
+        raise ModelMissing(f'{which!r} is no partition, and models have keys only with model.scope = "key"')
     partition = next(iter(store.partitions()), 0) if which is None else int(which)
     whole, model = _whole(store, partition, version)
+    whole["fits"] = _fit(config, store, partition, version)
     if json:
         _print({**whole, "model": model})
         return 0
@@ -107,7 +104,7 @@ def show(config: Config, *, which: str | None, version: int | None, json: bool) 
 
 
 def reset(config: Config, *, key: str, json: bool) -> int:
-    """Take the model of a key out of its newest snapshot. Raises VersionUnknown, StoreAway, StoreRefused, ScopeWrong.
+    """Take the model of a key out of its newest snapshot. Raises ModelMissing, StoreAway, StoreRefused, ScopeWrong.
 
     It is done as an owner of the partition, so that a worker that has the model in memory takes the partition over
     again, from that snapshot.
@@ -115,11 +112,11 @@ def reset(config: Config, *, key: str, json: bool) -> int:
     if config.model.scope != "key":
         raise ScopeWrong(f'models have no keys with model.scope = "{config.model.scope}"')
     store = open_store(config)
-    partition, _ = _row_of(store, key)
+    partition, _ = find_row(store, os.fsencode(key))
     epoch = store.claim(partition, floor=0)
     found = store.load(partition, at_most=_OFFSET_MAX)
     if found.snapshot is None:
-        raise VersionUnknown(f"the store's models of partition {partition} can't be read: {'; '.join(found.faults)}")
+        raise ModelMissing(f"the store's models of partition {partition} can't be read: {'; '.join(found.faults)}")
     store.rewind(partition, epoch=epoch, version=found.version)
     rows = store.count(partition, KEYS)
     left = rows - (store.fetch(partition, KEYS, [os.fsencode(key)])[0] is not None)
@@ -135,8 +132,17 @@ def reset(config: Config, *, key: str, json: bool) -> int:
     return 0
 
 
+def _fit(config: Config, store: Store, partition: int, version: int | None) -> str:
+    """Say whether model.py still builds the model that was saved."""
+    try:
+        load_model(config, store, partition=partition, version=version)
+    except (MixDamaged, ModelMismatch, ModelError) as error:
+        return f"no: {error}"
+    return "yes"
+
+
 def _show_key(store: Store, key: str, *, json: bool) -> int:
-    partition, packed = _row_of(store, key)
+    partition, packed = find_row(store, os.fsencode(key))
     row = read_row(os.fsencode(key), packed)
     told = {
         "key": key,
@@ -162,15 +168,6 @@ def _show_key(store: Store, key: str, *, json: bool) -> int:
     return 0
 
 
-def _row_of(store: Store, key: str) -> tuple[int, bytes]:
-    """Find the partition that has a key, and its row. Raises VersionUnknown."""
-    for partition in store.partitions():
-        [packed] = store.fetch(partition, KEYS, [os.fsencode(key)])
-        if packed is not None:
-            return partition, packed
-    raise VersionUnknown(f"the store holds no model of the key {key!r} yet")
-
-
 def _say_pairs(pairs: dict[str, Any]) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in pairs.items():
@@ -179,17 +176,10 @@ def _say_pairs(pairs: dict[str, Any]) -> None:
 
 
 def _whole(store: Store, partition: int, version: int | None) -> tuple[dict[str, Any], str]:
-    notes = store.notes(partition)
-    wanted = f"version {version} of partition {partition}" if version else f"model of partition {partition}"
-    note = next((note for note in notes if version in {None, note["version"]}), None)
-    if note is None:
-        raise VersionUnknown(f"the store holds no {wanted}")
-    # Offsets grow with the versions, so the newest that stands at most here is the one.
-    found = store.load(partition, at_most=note["offset"] if version else _OFFSET_MAX)
-    snapshot = found.snapshot
-    if snapshot is None or (version and found.version != version):
-        raise VersionUnknown(f"the store's {wanted} can't be read: {'; '.join(found.faults) or 'it is gone'}")
-    told = next((note for note in notes if note["version"] == found.version), note)
+    snapshot, found = find_snapshot(store, partition, version)
+    told = next((note for note in store.notes(partition) if note["version"] == found), None)
+    if told is None:
+        raise ModelMissing(f"the note of version {found} of partition {partition} can't be read")
     return {**told, "topic": snapshot.topic, "start": snapshot.start}, snapshot.spec
 
 

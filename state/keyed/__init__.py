@@ -1,4 +1,4 @@
 """A model for every key: the most recent ones in memory, all of them in the store.
 
-Imported by `pipeline`.
+Imported by `pipeline` and `state.loaded_model`.
 """

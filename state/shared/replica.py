@@ -122,6 +122,11 @@ class Replica(Model):
         """Do nothing: the model came from the mix."""
 
     @property
+    def offsets(self) -> Mapping[int, int]:
+        """How far the mix that the model grew from has come in each partition."""
+        return {partition: place.offset for partition, place in self._found.places.items()}
+
+    @property
     def _base_examples(self) -> int:
         return 0 if self._found.mix is None else self._found.mix.examples
 

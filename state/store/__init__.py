@@ -1,4 +1,4 @@
 """Redis or Valkey: snapshots, rows, workers and their scripts.
 
-Imported by `pipeline` and `state.shared`.
+Imported by `pipeline`, `state.loaded_model` and `state.shared`.
 """

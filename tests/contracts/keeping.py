@@ -25,6 +25,7 @@ from headrace.pipeline.telemetry import Telemetry
 from headrace.pipeline.worker.mixer import Mixer
 from headrace.pipeline.worker.saver import Saver
 from headrace.pipeline.worker.takeover import Takeover
+from headrace.state.loaded_model import ModelMissing
 from headrace.state.row_packing import TableDamaged
 from headrace.state.shard import Shard
 from headrace.state.shared.mix_store import MixOffset
@@ -267,7 +268,7 @@ class Case:
             model_command.show(self.config, which=None, version=None, json=True)
             if self.kind == "keys":
                 model_command.show(self.config, which="k1", version=None, json=False)
-        except (model_command.VersionUnknown, StoreRefused, TableDamaged) as error:
+        except (ModelMissing, StoreRefused, TableDamaged) as error:
             if not error.hint:
                 raise
         finally:

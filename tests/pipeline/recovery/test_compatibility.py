@@ -9,6 +9,7 @@ from headrace.pipeline.recovery import compatibility, offset_metadata
 from headrace.state import snapshot
 from headrace.state.keyed.bank import RiverBank
 from headrace.state.keyed.keyring import Keyring
+from headrace.state.model_check import Mismatch, model_mismatch
 from headrace.state.models.learner import RiverLearner
 from headrace.state.models.model import Model
 from headrace.state.models.undoable_model import UndoableModel
@@ -34,7 +35,7 @@ def _taken(model: Model) -> snapshot.Snapshot:
     return snapshot.take(Shard(model, partition=0, start=0), topic="in", topic_id="t", now_ms=1)
 
 
-def _found(saved: snapshot.Snapshot, model: Model, topic: Topic = TOPIC) -> compatibility.Mismatch:
+def _found(saved: snapshot.Snapshot, model: Model, topic: Topic = TOPIC) -> Mismatch:
     found = compatibility.mismatch(saved, topic=topic, model=model)
     assert found is not None
     return found
@@ -65,7 +66,7 @@ def test_another_scope_is_named_and_no_release_of_river_is_asked_for() -> None:
 )
 def test_what_mends_another_codec_is_said(written: str, here: str, hint: str) -> None:
     saved = msgspec.structs.replace(_taken(_cell()), codec=written)
-    found = compatibility.model_mismatch(saved, scope="partition", spec=saved.spec, codec=here)
+    found = model_mismatch(saved, scope="partition", spec=saved.spec, codec=here)
     assert found is not None
     assert hint in found.hint
 
