@@ -7,13 +7,17 @@ encoding does not have are written in ASCII.
 
 import codecs
 import contextlib
+import datetime as dt
 import io
 import json
 import os
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _TEXT = "headrace-text"
 _JSON = "headrace-json"
@@ -65,6 +69,12 @@ class _Data:
         """Write a text."""
         self.file.write(text)
 
+    def render(self, screen: "Console", content: Any) -> None:
+        """Write a table or other content of rich, without the spaces at the ends of its lines."""
+        with screen.capture() as captured:
+            screen.print(content)
+        self.write("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")
+
     def flush(self) -> None:
         """Write the buffered text."""
         self.file.flush()
@@ -106,6 +116,22 @@ def as_json(value: Any) -> str:
         return msgspec.json.encode(value).decode()
     except UnicodeEncodeError:
         return json.dumps(msgspec.to_builtins(value, str_keys=True))
+
+
+def complain(message: str, hint: str) -> None:
+    """Tell the operator on standard error what is wrong, and what to do next."""
+    # If nothing can be written there either, the exit code still tells of the error.
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"headrace: {message}\n  → {hint}\n")
+
+
+def utc(at_ms: int) -> str:
+    """Format a time in ms since 1970 for people, in UTC."""
+    try:
+        return dt.datetime.fromtimestamp(at_ms / 1_000, tz=dt.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        # The writer of a record chose the number, and not every number is a date.
+        return str(at_ms)
 
 
 def open_standard_files() -> None:

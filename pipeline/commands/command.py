@@ -4,13 +4,11 @@ An error becomes one line that says what is wrong, one line that says what to do
 heavy is imported here, so that `--help` answers at once.
 """
 
-import contextlib
 import errno
 import functools
 import inspect
 import os
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,15 +18,12 @@ import typer
 
 from headrace.pipeline import console
 from headrace.pipeline.console import data
+from headrace.pipeline.exit_code import EXIT_AWAY, EXIT_CONFIG, EXIT_FAILED, EXIT_INTERRUPTED
 from headrace.pipeline.process import reexec
 
 if TYPE_CHECKING:
     from headrace.pipeline.config.config import Config
 
-EXIT_FAILED = 1
-EXIT_AWAY = 69
-EXIT_CONFIG = 78
-EXIT_INTERRUPTED = 130
 DEBUG_VARIABLE = "HEADRACE_DEBUG"
 
 _AWAY_STATUS = 503
@@ -169,9 +164,7 @@ def fail(error: Exception) -> int:
     else:
         message = f"unexpected {type(error).__name__}: {error}"
         hint = f"a bug: set {DEBUG_VARIABLE}=1 to see where it came from, and report it"
-    # If stderr can't be written either, the exit code still tells of the error.
-    with contextlib.suppress(OSError):
-        sys.stderr.write(f"headrace: {message}\n  → {hint}\n")
+    console.complain(message, hint)
     if type(error).__name__ in _CONFIG_ERRORS:
         return EXIT_CONFIG
     return EXIT_AWAY if getattr(error, "status", None) == _AWAY_STATUS else EXIT_FAILED

@@ -21,6 +21,7 @@ from headrace.pipeline.commands import config_command
 from headrace.pipeline.commands.status_report import total_lag
 from headrace.pipeline.config.config import Config, ConfigError
 from headrace.pipeline.console import as_json, data
+from headrace.pipeline.exit_code import EXIT_AWAY, EXIT_CONFIG, EXIT_FAILED
 from headrace.pipeline.recovery import compatibility, consistency, key_placement
 from headrace.pipeline.storage import open_store
 from headrace.state.model_check import model_mismatch
@@ -32,7 +33,7 @@ T = TypeVar("T")
 
 FindingLevel = Literal["good", "warning", "wrong", "away", "misconfigured"]
 
-_EXITS: tuple[tuple[FindingLevel, int], ...] = (("misconfigured", 78), ("away", 69), ("wrong", 1))
+_EXITS: dict[FindingLevel, int] = {"misconfigured": EXIT_CONFIG, "away": EXIT_AWAY, "wrong": EXIT_FAILED}
 _SIGNS: dict[FindingLevel, str] = {"good": "✔", "warning": "!"}
 _CONNECT_S = 3.0
 _OFFSET_MAX = 2**63 - 1
@@ -64,7 +65,7 @@ def doctor(load: Callable[[], Config], *, json: bool) -> int:
             data.write(_line(result))
             data.flush()
     verdicts = {result.verdict for result in results}
-    code = next((code for verdict, code in _EXITS if verdict in verdicts), 0)
+    code = next((code for verdict, code in _EXITS.items() if verdict in verdicts), 0)
     if json:
         data.write(as_json({"ok": code == 0, "checks": results}) + "\n")
     return code

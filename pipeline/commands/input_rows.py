@@ -9,20 +9,16 @@ from typing import BinaryIO, NamedTuple
 
 import msgspec
 
+from headrace.pipeline.hinted_error import HintedError
+
 _LINE_BYTES_MAX = 100_000_000
 _CELL_CHARACTERS_MAX = 10_000_000
 # A decimal number, also in forms that JSON does not allow: +1, 007, .5, 1.
 _NUMBER = re.compile(r"(?P<sign>[+-]?)(?P<whole>\d*)(?:\.(?P<part>\d*))?(?P<power>[eE][+-]?\d+)?", re.ASCII)
 
 
-class RowError(Exception):
+class RowError(HintedError):
     """Raised when the input can't be read in the way that the options ask for."""
-
-    status = 400
-
-    def __init__(self, message: str, *, hint: str) -> None:
-        super().__init__(message)
-        self.hint = hint
 
 
 class InputRow(NamedTuple):

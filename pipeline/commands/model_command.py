@@ -3,7 +3,6 @@
 No model is unpickled: what a version is stands beside its bytes.
 """
 
-import datetime as dt
 import os
 import sys
 import time
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from headrace.pipeline.config.config import Config
-from headrace.pipeline.console import as_json, data
+from headrace.pipeline.console import as_json, data, utc
 from headrace.pipeline.model_factory import load_model
 from headrace.pipeline.storage import open_store
 from headrace.state.keyed.key_row import read_row
@@ -96,7 +95,7 @@ def show(config: Config, *, which: str | None, version: int | None, json: bool) 
     if json:
         _print({**whole, "model": model})
         return 0
-    whole["created"] = _moment(whole.pop("created_ms"))
+    whole["created"] = utc(whole.pop("created_ms"))
     whole["quality"] = _figures(whole["quality"])
     _say_pairs(whole)
     data.write(f"\n{model}\n")
@@ -154,7 +153,7 @@ def _show_key(store: Store, key: str, *, json: bool) -> int:
     if json:
         _print(told)
         return 0
-    told["seen"] = _moment(told.pop("seen_ms")) if row.seen_ms >= 0 else "not noted (keys.silent is not set)"
+    told["seen"] = utc(told.pop("seen_ms")) if row.seen_ms >= 0 else "not noted (keys.silent is not set)"
     features = told.pop("features", None)
     _say_pairs(told)
     if features:
@@ -192,12 +191,8 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     table.add_column("quality")
     for row in rows:
         numbers = (f"{row.get(name, 0):,}" for name in columns)
-        table.add_row(*numbers, _moment(row["created_ms"]), _figures(row["quality"]))
+        table.add_row(*numbers, utc(row["created_ms"]), _figures(row["quality"]))
     return table
-
-
-def _moment(at_ms: int) -> str:
-    return dt.datetime.fromtimestamp(at_ms / 1_000, tz=dt.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def _figures(quality: dict[str, float]) -> str:
@@ -206,9 +201,7 @@ def _figures(quality: dict[str, float]) -> str:
 
 def _say(table: Table) -> None:
     console = Console(file=data.file, width=None if data.isatty() else _WIDTH, highlight=False, markup=False)
-    with console.capture() as captured:
-        console.print(table)
-    data.write("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")
+    data.render(console, table)
 
 
 def _print(value: Any) -> None:

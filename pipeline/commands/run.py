@@ -9,7 +9,6 @@ killed.
 import gc
 import os
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -22,8 +21,16 @@ import structlog
 from headrace.pipeline import assembly, console
 from headrace.pipeline.config import config as configuration
 from headrace.pipeline.config.config import ConfigError
-from headrace.pipeline.process.fork import EXIT_RAISED, ExitCause, Fork
-from headrace.pipeline.process.watchdog import EXIT_ALARM, EXIT_HUNG
+from headrace.pipeline.exit_code import (
+    EXIT_ALARM,
+    EXIT_AWAY,
+    EXIT_CONFIG,
+    EXIT_FAILED,
+    EXIT_HUNG,
+    EXIT_RAISED,
+    EXIT_STOPPED,
+)
+from headrace.pipeline.process.fork import ExitCause, Fork
 from headrace.pipeline.telemetry import configure_logs
 from headrace.pipeline.worker import worker
 from headrace.pipeline.worker.takeover import OnLoss
@@ -33,8 +40,8 @@ from headrace.state.store.roster import WORKERS_MAX
 
 log = structlog.get_logger("headrace")
 
-_FINAL_EXITS = frozenset({0, 1, 2, worker.EXIT_AWAY, worker.EXIT_CONFIG})
-_STOPPED_EXITS = frozenset({worker.EXIT_STOPPED, EXIT_ALARM})
+_FINAL_EXITS = frozenset({0, EXIT_FAILED, 2, EXIT_AWAY, EXIT_CONFIG})
+_STOPPED_EXITS = frozenset({EXIT_STOPPED, EXIT_ALARM})
 _BACKOFF_MIN_S = 0.2
 _BACKOFF_MAX_S = 10.0
 # A worker that ran this long started successfully, even if there was no record for it.
@@ -99,7 +106,7 @@ class _Seat:
             log.warning("worker died while it was to end; the next start goes on from there", exit=code)
             return
         if self._same_cause >= _SAME_CAUSE_MAX and self._cause is not None:
-            self.ended = _fail(self._cause)
+            self.ended = _give_up(self._cause)
             return
         self._job = msgspec.structs.replace(self._job, restarts=self._job.restarts + 1)
         wait_s = self._back_off(now)
@@ -135,14 +142,13 @@ def _cause_of(code: int, child: Fork) -> ExitCause | None:
     return child.cause if code == EXIT_RAISED else None
 
 
-def _fail(cause: ExitCause) -> int:
+def _give_up(cause: ExitCause) -> int:
     where = cause.kind.partition(" at ")[2]
-    sys.stderr.write(
-        f"headrace: a worker died {_SAME_CAUSE_MAX} times in a row of the same cause: "
-        f"{cause.words}{where and f' (at {where})'}\n"
-        "  → nothing is lost: fix the cause, and start again; HEADRACE_DEBUG=1 shows the whole traceback\n"
+    console.complain(
+        f"a worker died {_SAME_CAUSE_MAX} times in a row of the same cause: {cause.words}{where and f' (at {where})'}",
+        "nothing is lost: fix the cause, and start again; HEADRACE_DEBUG=1 shows the whole traceback",
     )
-    return 1
+    return EXIT_FAILED
 
 
 def run(file: Path, *, workers: int, until_end: bool, on_loss: OnLoss, flags: dict[str, Any]) -> int:

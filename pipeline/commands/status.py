@@ -130,10 +130,7 @@ def _print(report: Report, *, json: bool) -> None:
     if json:
         data.write(as_json(report) + "\n")
     else:
-        console = Console(file=data.file, width=None if data.isatty() else _WIDTH)
-        with console.capture() as captured:
-            console.print(_layout(report))
-        data.write("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")
+        data.render(Console(file=data.file, width=None if data.isatty() else _WIDTH), _layout(report))
     data.flush()
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from headrace.pipeline.console import data
 from headrace.pipeline.embedded import Addresses, EmbeddedError, Stack
-
-UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
+from headrace.pipeline.exit_code import EXIT_AWAY
 
 
 def up(*, json: bool, data_dir: Path | None) -> int:
@@ -25,7 +24,7 @@ def up(*, json: bool, data_dir: Path | None) -> int:
         return 0
     except EmbeddedError as error:
         _print_error(f"{error}\n  {error.hint}")
-        return UNAVAILABLE
+        return EXIT_AWAY
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

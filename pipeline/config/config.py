@@ -44,6 +44,7 @@ from headrace.pipeline.config.sections import (
     SnapshotConfig,
     TopicsConfig,
 )
+from headrace.pipeline.hinted_error import HintedError
 
 ENV_PREFIX = "HEADRACE__"
 DEFAULT_FILE = Path("headrace.toml")
@@ -56,14 +57,8 @@ _HINTS = {
 }
 
 
-class ConfigError(Exception):
+class ConfigError(HintedError):
     """Raised when the configuration can't be used; the message names the key and its value."""
-
-    status = 400
-
-    def __init__(self, message: str, *, hint: str) -> None:
-        super().__init__(message)
-        self.hint = hint
 
 
 class Config(BaseSettings):

@@ -13,18 +13,14 @@ from typing import Any
 
 import msgspec
 
+from headrace.pipeline.hinted_error import HintedError
+
 _REFERENCE = re.compile(r"(?P<literal>\$\$\{)|\$\{(?:(?P<kind>file|env):(?P<name>[^{}]+)\})?")
 _FILE_BYTES_MAX = 1_000_000
 
 
-class ReferenceMissing(Exception):
+class ReferenceMissing(HintedError):
     """Raised when a reference has no content or is malformed; the message names the key and never its value."""
-
-    status = 400
-
-    def __init__(self, message: str, *, hint: str) -> None:
-        super().__init__(message)
-        self.hint = hint
 
 
 class Resolved(msgspec.Struct, frozen=True):

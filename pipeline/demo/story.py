@@ -19,6 +19,7 @@ from headrace.pipeline.demo.screen import Screen
 from headrace.pipeline.demo.stage import PATIENCE_S, ClaimFailed, Stage, projects, streaming
 from headrace.pipeline.embedded import EmbeddedError, Stack
 from headrace.pipeline.embedded.jars import KAFKA_VERSION
+from headrace.pipeline.exit_code import EXIT_AWAY, EXIT_FAILED, EXIT_INTERRUPTED
 from headrace.producers.writer import Feed
 from headrace.state.store.health import probe
 from headrace.state.store.store import Store
@@ -31,9 +32,6 @@ _COMPILING_S = 240.0
 _KEEP_RATE = 20.0
 _LOOK_S = 0.02
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_EXIT_FALSE = 1
-_EXIT_AWAY = 69
-_EXIT_INTERRUPTED = 130
 
 
 def demo(*, keep: bool) -> int:
@@ -47,7 +45,7 @@ def demo(*, keep: bool) -> int:
         _tell(screen, keep=keep)
     except KeyboardInterrupt:
         screen.say("interrupted; all started processes have ended")
-        return _EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED
     except Exception as error:
         # An error without a hint is a bug: the frame of all commands (`command.guard`) reports it.
         hint = getattr(error, "hint", None)
@@ -55,7 +53,7 @@ def demo(*, keep: bool) -> int:
             raise
         screen.broke(str(error))
         sys.stderr.write(f"  → {hint}\n")
-        return _EXIT_AWAY if isinstance(error, EmbeddedError) else _EXIT_FALSE
+        return EXIT_AWAY if isinstance(error, EmbeddedError) else EXIT_FAILED
     finally:
         for number, handler in before.items():
             # After an interrupt both signals stay ignored: a second one must not interrupt the clean-up.

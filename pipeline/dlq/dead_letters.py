@@ -13,19 +13,14 @@ import msgspec
 from headrace.consumers.reader import Reader
 from headrace.consumers.record import Record
 from headrace.pipeline.config.duration import duration_s
+from headrace.pipeline.hinted_error import HintedError
 from headrace.producers import deadletter
 
 _STATUS_DIGITS = 3
 
 
-class DeadLetterError(Exception):
+class DeadLetterError(HintedError):
     """Raised when a dead letter or a topic does not exist, or an option can't be read."""
-
-    status = 400
-
-    def __init__(self, message: str, *, hint: str) -> None:
-        super().__init__(message)
-        self.hint = hint
 
 
 class DeadLetterRecord(msgspec.Struct, frozen=True):
@@ -138,15 +133,6 @@ def envelope(topic: str, record: Record) -> dict[str, Any]:
 def printable(text: str) -> str:
     """Escape control characters: anybody may have written the record, and a terminal would obey them."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-
-
-def moment(at_ms: int) -> str:
-    """Format a time in ms since 1970 for people, in UTC."""
-    try:
-        return dt.datetime.fromtimestamp(at_ms / 1_000, tz=dt.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    except (ValueError, OverflowError, OSError):
-        # The writer of the record chose the number, and not every number is a date.
-        return str(at_ms)
 
 
 def _field(name: str, value: bytes | None) -> dict[str, str | None]:

@@ -22,6 +22,7 @@ from headrace.consumers.record import Record
 from headrace.pipeline.dlq import receipts
 from headrace.pipeline.dlq.dead_letters import DeadLetterRecord, Selection
 from headrace.pipeline.dlq.original import Originals
+from headrace.pipeline.hinted_error import HintedError
 from headrace.producers import deadletter, replay_proof
 from headrace.producers.record_size import record_bytes
 from headrace.producers.writer import Outbound, Writer
@@ -38,14 +39,8 @@ FAILURES_MAX = 10
 Edit = Callable[[bytes], Any]
 
 
-class ReplayError(Exception):
+class ReplayError(HintedError):
     """Raised when a replay with these options or topics is not possible."""
-
-    status = 400
-
-    def __init__(self, message: str, *, hint: str) -> None:
-        super().__init__(message)
-        self.hint = hint
 
 
 class Route(msgspec.Struct, frozen=True):

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from headrace.pipeline.console import data
-from headrace.pipeline.dlq.dead_letters import DeadLetterRecord, moment, printable
+from headrace.pipeline.console import data, utc
+from headrace.pipeline.dlq.dead_letters import DeadLetterRecord, printable
 from headrace.pipeline.dlq.receipts import ReceiptState
 from headrace.pipeline.dlq.replay import Group, Route, Summary, parked_topic
 from headrace.producers import deadletter
@@ -53,8 +53,8 @@ def print_counts(counts: Sequence[DeadLetterCounts]) -> None:
                 "waiting": f"{row.waiting:,}",
                 "replayed": f"{row.replayed:,}",
                 "parked": f"{row.parked:,}",
-                "first": moment(row.first),
-                "last": moment(row.last),
+                "first": utc(row.first),
+                "last": utc(row.last),
                 "example": _short(row.example),
             }
             for row in counts
@@ -67,7 +67,7 @@ def full_text(topic: str, dead_letter: DeadLetterRecord, state: ReceiptState) ->
     record, reason = dead_letter.record, dead_letter.reason
     lines = [
         f"{topic}[{record.partition}]@{record.offset}  {dead_letter.status} {dead_letter.code}  {state}",
-        f"  time     {moment(record.timestamp_ms)}",
+        f"  time     {utc(record.timestamp_ms)}",
         f"  source   {dead_letter.origin}",
         f"  message  {reason.message}",
     ]
@@ -157,8 +157,8 @@ def _print_groups(groups: Sequence[Group]) -> None:
             {
                 "code": printable(group.code),
                 "count": f"{group.count:,}",
-                "first": moment(group.first),
-                "last": moment(group.last),
+                "first": utc(group.first),
+                "last": utc(group.last),
                 "example": _short(group.example),
             }
             for group in sorted(groups, key=lambda group: (-group.count, group.code))
@@ -177,9 +177,7 @@ def _print(rows: Sequence[Mapping[str, str]]) -> None:
         table.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(row[name] for name in names))
-    with console.capture() as captured:
-        console.print(table)
-    data.write("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")
+    data.render(console, table)
 
 
 def _short(text: str) -> str:

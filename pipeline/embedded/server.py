@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from headrace.pipeline.embedded.reaper import Reaper
+from headrace.pipeline.hinted_error import HintedError
 
 START_S = 60.0
 STOP_S = 15.0
@@ -24,15 +25,10 @@ GATE = ("/bin/sh", "-c", 'read -r go && exec "$@" </dev/null', "sh")
 FOREIGN = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "CLASSPATH")
 
 
-class EmbeddedError(Exception):
+class EmbeddedError(HintedError):
     """Raised when the embedded Kafka or Valkey can't be installed or started."""
 
     status = 503
-
-    def __init__(self, message: str, *, hint: str) -> None:
-        """Keep ``hint``, the operator's next step."""
-        super().__init__(message)
-        self.hint = hint
 
 
 class StartFailedError(EmbeddedError):

@@ -16,8 +16,7 @@ import traceback
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
-EXIT_RAISED = 70
-"""Exit code of a child whose call raised what nobody foresaw."""
+from headrace.pipeline.exit_code import EXIT_RAISED
 
 _LOOK_S = 0.02
 _WORKED, _DIED, _RETURNED = b".", b"!", b"\0"

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from headrace.pipeline.process.fork import EXIT_RAISED
+from headrace.pipeline.exit_code import EXIT_RAISED
 
 IS_FIT = sys.platform == "linux"
 """Whether this system can fork a process that has threads."""

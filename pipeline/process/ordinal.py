@@ -13,8 +13,8 @@ from typing import IO, Any
 
 import structlog
 
+from headrace.pipeline.exit_code import EXIT_HUNG
 from headrace.pipeline.process.rundir import RunDir
-from headrace.pipeline.process.watchdog import EXIT_HUNG
 from headrace.state.store.roster import LEASE_MS, WORKERS_MAX, Roster
 from headrace.state.store.store_errors import StoreAway, StoreRefused
 

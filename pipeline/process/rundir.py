@@ -23,6 +23,7 @@ import msgspec
 
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.config.redaction import address
+from headrace.pipeline.hinted_error import HintedError
 from headrace.state.store.roster import WORKERS_MAX
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -32,14 +33,8 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _RUNTIME_VARIABLE = "XDG_RUNTIME_DIR"
 
 
-class FolderRefused(Exception):
+class FolderRefused(HintedError):
     """Raised when the folder of the locks is not this user's alone, or can't be made."""
-
-    status = 400
-
-    def __init__(self, message: str, *, hint: str) -> None:
-        super().__init__(message)
-        self.hint = hint
 
 
 class RunDir:

@@ -14,10 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-EXIT_HUNG = 75
-"""Exit code of a worker that ended itself; its parent starts another."""
-EXIT_ALARM = -signal.SIGALRM
-"""Exit code of a worker that the kernel ended, as it had asked to be."""
+from headrace.pipeline.exit_code import EXIT_HUNG
 
 
 class Watchdog:

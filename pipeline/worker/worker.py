@@ -26,11 +26,12 @@ from headrace.consumers.topics import Topic, Topics
 from headrace.pipeline import assembly, console, model_factory
 from headrace.pipeline.config import config as configuration
 from headrace.pipeline.config.config import Config, ConfigError
+from headrace.pipeline.exit_code import EXIT_AWAY, EXIT_CONFIG, EXIT_HUNG, EXIT_RAISED, EXIT_STOPPED
 from headrace.pipeline.process import failpoint
-from headrace.pipeline.process.fork import EXIT_RAISED, CauseReporter
+from headrace.pipeline.process.fork import CauseReporter
 from headrace.pipeline.process.ordinal import Ordinal, OrdinalTaken
 from headrace.pipeline.process.rundir import FolderRefused, RunDir
-from headrace.pipeline.process.watchdog import EXIT_HUNG, Watchdog
+from headrace.pipeline.process.watchdog import Watchdog
 from headrace.pipeline.recovery.consistency import StateError
 from headrace.pipeline.storage import open_store
 from headrace.pipeline.telemetry import Telemetry, configure_logs
@@ -49,9 +50,6 @@ log = structlog.get_logger("headrace")
 
 T = TypeVar("T")
 
-EXIT_CONFIG = 78
-EXIT_AWAY = 69
-EXIT_STOPPED = 76
 
 # The clients' calls are given five seconds each: one that takes this long hangs.
 _DEADLINE_S = 12.0
@@ -266,7 +264,7 @@ def main(job: Job, tell: CauseReporter) -> int:
 
 
 def _fail(error: Any, code: int) -> int:
-    sys.stderr.write(f"headrace: {error}\n  → {error.hint}\n")
+    console.complain(str(error), error.hint)
     return code
 
 

@@ -18,10 +18,10 @@ from verdict import assert_none
 
 from headrace.consumers.refusal import CODES
 from headrace.pipeline.commands import cli
-from headrace.pipeline.commands.command import EXIT_AWAY, EXIT_CONFIG
 from headrace.pipeline.config.config import describe, describe_tables
 from headrace.pipeline.config.duration import duration_s
 from headrace.pipeline.config.sections import FeatureConfig
+from headrace.pipeline.exit_code import EXIT_AWAY, EXIT_CONFIG
 from headrace.pipeline.telemetry import Telemetry
 from headrace.producers import deadletter
 

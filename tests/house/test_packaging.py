@@ -84,3 +84,8 @@ def test_the_link_of_an_editable_install_leads_to_the_checkout() -> None:
     link = ROOT / "deploy/editable" / NAME
     assert link.is_symlink()
     assert link.readlink() == Path("../..")
+
+
+def test_no_folder_beside_the_checkout_is_on_the_path() -> None:
+    """Another project of the developer's would else hide, or be taken for, a module that a test names."""
+    assert str(ROOT.parent) not in sys.path

@@ -4,7 +4,7 @@ import ast
 import re
 from collections import defaultdict
 
-from source import imported, modules, packages, tree
+from source import ROOT, imported, modules, packages, tree
 from verdict import assert_none
 
 FILES_A_FOLDER_MAX = 18
@@ -106,3 +106,27 @@ def test_every_public_type_has_a_name_of_its_own() -> None:
         if len(places) > 1 and re.match(r"[A-Z][a-zA-Z]*[a-z]", name) and not name.isupper()
     )
     assert_none(twice, "public types whose name another type has as well")
+
+
+def room(module: str) -> str:
+    """Return the folder of state or pipeline that a module lies in; for the modules directly in it, its own name."""
+    top, inner = (module + "..").split(".")[:2]
+    return f"{top}/{inner}" if top in {"state", "pipeline"} and f"{top}.{inner}" in packages() else top
+
+
+def rooms_imported() -> dict[str, set[str]]:
+    """Name what each room imports: `engine` or `(pipeline)` within its top folder, `state` for another one."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for module, names in imported().items():
+        here, top = room(module), module.partition(".")[0]
+        for there in {room(name) for name in names} - {here}:
+            other, _, inner = there.partition("/")
+            found[here].add(other if other != top else inner or f"({top})")
+    return {here: names for here, names in found.items() if names}
+
+
+def test_the_picture_in_architecture_shows_the_imports_as_they_are() -> None:
+    [block] = re.findall(r"(?ms)^```imports\n(.*?)^```$", (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8"))
+    drawn = {here: set(names.split(", ")) for here, names in re.findall(r"(?m)^([\w/]+) +→ (.*)$", block)}
+    true = "\n".join(f"{here} → {', '.join(sorted(names))}" for here, names in rooms_imported().items())
+    assert drawn == rooms_imported(), f"the imports are:\n{true}"

@@ -172,3 +172,8 @@ def test_text_that_is_no_unicode_is_json_all_the_same() -> None:
     told = console.as_json({"name": "caf\udce9", 1: [2.5, None, "✔"]})
     assert json.loads(told) == {"name": "caf\udce9", "1": [2.5, None, "✔"]}
     assert told.isascii()
+
+
+def test_a_time_outside_of_the_calendar_is_printed_as_its_number() -> None:
+    assert console.utc(0) == "1970-01-01 00:00:00Z"
+    assert console.utc(2**62) == str(2**62)

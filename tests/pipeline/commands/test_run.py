@@ -11,8 +11,8 @@ import pytest
 
 from headrace.pipeline.commands.run import _Seat, ordinals
 from headrace.pipeline.config.config import ConfigError
+from headrace.pipeline.exit_code import EXIT_HUNG
 from headrace.pipeline.process.fork import CauseReporter
-from headrace.pipeline.process.watchdog import EXIT_HUNG
 from headrace.pipeline.worker import worker
 from headrace.pipeline.worker.worker import Job
 

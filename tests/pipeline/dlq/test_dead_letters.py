@@ -8,7 +8,6 @@ from headrace.pipeline.dlq.dead_letters import (
     DeadLetterRecord,
     Selection,
     envelope,
-    moment,
     position_of,
     printable,
     since_ms,
@@ -57,11 +56,6 @@ def test_a_position_is_two_numbers() -> None:
 
 def test_what_a_terminal_would_obey_is_escaped() -> None:
     assert printable("nø\x1b[31m\r\x07\x9b\nnext") == r"nø\x1b[31m\r\x07\x9b" + "\nnext"
-
-
-def test_a_time_outside_of_the_calendar_is_printed_as_its_number() -> None:
-    assert moment(0) == "1970-01-01 00:00:00Z"
-    assert moment(2**62) == str(2**62)
 
 
 def test_an_envelope_holds_bytes_as_text_or_in_base64_and_headers_that_stand_twice() -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from headrace.pipeline.process.fork import EXIT_RAISED, Fork
-from headrace.pipeline.process.watchdog import EXIT_ALARM, Watchdog
+from headrace.pipeline.exit_code import EXIT_ALARM, EXIT_RAISED
+from headrace.pipeline.process.fork import Fork
+from headrace.pipeline.process.watchdog import Watchdog
 
 BOUND_S = 20.0
 Tell = Callable[[], None]
