@@ -56,9 +56,9 @@ class LabelsStep:
             answer=answer, version=shard.model_version,
         )  # fmt: skip
         if label is None:
-            labels.ask(id_, entry)
+            labels.add_waiting(id_, entry)
         else:
-            labels.answer(id_, entry, label, own=event.label is not msgspec.UNSET)
+            labels.add_learned(id_, entry, label, own=event.label is not msgspec.UNSET)
         self.end_waits(shard, labels)
 
     def pass_time(self, shard: Shard, record: Record, ts: int | msgspec.UnsetType) -> None:
@@ -74,7 +74,7 @@ class LabelsStep:
 
     def end_waits(self, shard: Shard, labels: Labels) -> None:
         """Learn the default label, if there is one, with the features whose wait has ended."""
-        for entry in labels.overdue():
+        for entry in labels.drain_expired():
             if labels.default is None:
                 continue
             try:
@@ -88,7 +88,7 @@ class LabelsStep:
             except (Exception, SystemExit):  # noqa: BLE001 there is no record to refuse: the wait has ended, and that is counted
                 shard.model.undo(entry.key or b"")
             else:
-                shard.score(entry.said, label, entry.version)
+                shard.score(entry.sent, label, entry.version)
 
     def take(self, shard: Shard, record: Record, delays_ms: list[int]) -> Refusal | None:
         """Handle one record of the labels topic, or return why it is refused; note after how long it was joined."""
@@ -110,7 +110,7 @@ class LabelsStep:
         except LabelError as error:
             return Refusal("bad_label", "validate", str(error), "label")
         ts = None if found.ts is msgspec.UNSET else found.ts
-        verdict, entry = labels.take(found.id, label, at_ms=ts, logged_ms=record.timestamp_ms, order=record.offset)
+        verdict, entry = labels.match(found.id, label, at_ms=ts, logged_ms=record.timestamp_ms, order=record.offset)
         if verdict in {"learn", "correct"}:
             try:
                 self._learn(shard, entry, label)
@@ -121,10 +121,10 @@ class LabelsStep:
                 shard.model.undo(entry.key or b"")
                 return Refusal("learn_failed", "join", f"the model raised {type(error).__name__}: {error}")
             if verdict == "learn":
-                shard.score(entry.said, label, entry.version)
+                shard.score(entry.sent, label, entry.version)
                 happened_ms = record.timestamp_ms if ts is None else labels.event_ms(ts, record.timestamp_ms)
                 delays_ms.append(max(0, happened_ms - (entry.logged_ms if ts is None else entry.at_ms)))
-            labels.settle(found.id, entry, label)
+            labels.note_learned(found.id, entry, label)
         self.end_waits(shard, labels)
         return None
 

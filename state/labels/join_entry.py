@@ -1,7 +1,7 @@
-"""One id of the labels' join: what is known of it, as the row that it is in the store.
+"""The entry of one id in the join of features and labels; the store has it as a row.
 
-It is *asked* (predicted, no label yet), *early* (a label, no features yet), *answered* (learned) or *gone* (its wait
-has ended without a label). The last two are only remembered, to tell a second label from a first.
+An entry is *asked* (predicted, waits for its label), *early* (a label that waits for its features), *answered*
+(learned), or *gone* (its wait ended without a label). The last two are kept to recognise a second label.
 """
 
 from typing import Annotated, Any, Literal
@@ -10,9 +10,9 @@ import msgspec
 
 ASKED, EARLY, ANSWERED, GONE = range(4)
 WAITING = (ASKED, EARLY)
-"""What an entry is; the first two wait."""
+"""The kinds of entries; the first two wait."""
 
-# What an entry costs beside the bytes of its id and its record: measured over a million of them.
+# The memory of an entry besides its id and its record, measured with a million of them.
 _ENTRY_BYTES = 450
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 
@@ -27,11 +27,11 @@ _decode = msgspec.msgpack.Decoder(
 
 
 class Entry(msgspec.Struct, gc=False):
-    """What is known of an id. Times are milliseconds: `at_ms` of the event, `logged_ms` of the record.
+    """The entry of an id. Times are milliseconds: `at_ms` of the event, `logged_ms` of the record.
 
-    Of features it holds the record's `value` and `key` as they came, and the `answer` that was sent with the
-    `version` of the model that gave it. `order` is the offset of what waits, a running number of what is over. It is
-    `saved` when the store may have a row of its id.
+    An entry of features has the record's `value` and `key`, and the `answer` that was sent, with the `version` of the
+    model that gave it. `order` is the record's offset while the entry waits, and a running number afterwards. `saved`
+    is true when the store may have a row of this id.
     """
 
     kind: int
@@ -46,7 +46,7 @@ class Entry(msgspec.Struct, gc=False):
     saved: bool = False
 
     @property
-    def said(self) -> Any:
+    def sent(self) -> Any:
         """The answer that was sent, as the model gave it."""
         return unboxed(self.answer)
 
@@ -58,37 +58,37 @@ class Entry(msgspec.Struct, gc=False):
         return cls(ASKED, at_ms, logged_ms, order, value, key, answer, version)
 
     def size(self, id_: str) -> int:
-        """Return about how many bytes it takes in memory, with its id."""
+        """Return about the memory of the entry and its id, in bytes."""
         texts = sum(len(part.encode()) for part in (id_, self.label, self.answer) if isinstance(part, str))
         return texts + len(self.value) + len(self.key or b"") + _ENTRY_BYTES
 
     def row(self) -> bytes:
-        """Return the row that the store has of it."""
+        """Return the entry's row for the store."""
         return msgspec.msgpack.encode(msgspec.structs.astuple(self)[:-1])
 
     @classmethod
     def read(cls, row: bytes) -> "Entry":
-        """Return the entry of a row that the store has. Raises `seal.UNREADABLE` for one that is none."""
+        """Return the entry of a row from the store. Raises an error of `seal.UNREADABLE` for an invalid one."""
         entry = cls(*_decode(row))
         entry.saved = True
         return entry
 
 
 def plain(answer: Any) -> Any:
-    """Return an answer as MessagePack can hold it: numpy's scalars are what some of River's models answer with."""
+    """Return an answer for MessagePack; some of River's models answer with numpy's scalars."""
     return boxed(answer.item() if hasattr(answer, "item") else answer)
 
 
 def boxed(value: Any) -> Any:
-    """Return a label or an answer as MessagePack can hold it: its integers have 64 bits."""
+    """Return a label or an answer for MessagePack: an integer that does not fit 64 bits becomes a list of its text."""
     return [str(value)] if type(value) is int and not _INT_MIN <= value <= _INT_MAX else value
 
 
 def unboxed(value: Any) -> Any:
-    """Return what `boxed` was given."""
+    """Return the value that `boxed` got."""
     return int(value[0]) if type(value) is list else value
 
 
 def same(first: Any, second: Any) -> bool:
-    """Tell whether two labels are one: 1 and 1.0 are, 1 and true are not."""
+    """Tell whether two labels are the same: 1 and 1.0 are, 1 and true are not."""
     return first == second and isinstance(first, bool) == isinstance(second, bool)

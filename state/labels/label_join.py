@@ -1,8 +1,7 @@
-"""Labels that come later: features wait for theirs, and labels for features that are still on their way.
+"""Joins features with labels that come later: features wait for their labels, and early labels for their features.
 
-What waits is part of a shard: a function of its two logs in the order in which they were read. It is saved with the
-model, and it moves by stream time (`moment`), which the partition's events show, never by the machine's clock. There
-is one entry an id.
+The join is part of a shard: it depends only on the two logs and the order in which they were read. It is saved with the
+model, and its waits end by stream time (`event_time.py`), never by the machine's clock. Each id has one entry.
 """
 
 import heapq
@@ -21,20 +20,20 @@ TABLE = "labels"
 """The shard's table in the store: a row for each id."""
 
 _SLACK = 1_000
-# Each record brings one wait at the most, so to end some with each is enough to keep up.
+# The most waits that one record ends. A record begins one wait at most, so this is enough to keep up.
 _ENDS_MAX = 1_000
-# So many rows take longer than a few milliseconds to be written down and saved.
+# To encode and save more rows than this takes longer than a few milliseconds.
 _HEAVY_ROWS = 500
 
 LabelVerdict = Literal["learn", "correct", "early", "duplicate", "corrected", "orphaned"]
 
 
 class LabelRules(msgspec.Struct, frozen=True):
-    """How labels are waited for: `wait_ms` of event time, with bounds for each partition.
+    """How long features wait for a label (`wait_ms` of event time), and the bounds for each partition.
 
-    At most `waiting_max` entries wait, all entries take at most `bytes_max` bytes, and `remembered_max` that are over
-    are remembered. `default` is the label of those that got none, None for none at all. With `corrections` a label
-    that contradicts the first is learned as well.
+    At most `waiting_max` entries wait, all entries take at most `bytes_max` bytes, and `remembered_max` entries are
+    kept after their wait. `default` is the label of features that got none; None drops them. With `corrections` a
+    label that contradicts the first is learned as well.
     """
 
     wait_ms: int
@@ -46,12 +45,12 @@ class LabelRules(msgspec.Struct, frozen=True):
 
 
 class LabelCounts(msgspec.Struct, array_like=True):
-    """What became of labels, and of features that waited, since the first record of the shard's history.
+    """The outcomes of labels and of waiting features since the first record of the shard's history.
 
-    Every record of the labels topic is one of `refused`, `joined`, `duplicate`, `corrected`, `orphaned`, or waits for
-    its features; those that did, or do, are `early` too. All features without a label of their own are `joined`,
-    `expired`, `evicted`, `repeated` (another record had the same id), or wait. Records of both topics are `ahead` whose
-    event time lay too far ahead of the others' to be believed.
+    Every record of the labels topic is counted as `refused`, `joined`, `duplicate`, `corrected` or `orphaned`, or waits
+    for its features; labels that waited, or wait, also count as `early`. All features without a label of their own are
+    `joined`, `expired`, `evicted` or `repeated` (another record had the same id), or wait. A record of either topic is
+    `ahead` if its event time is too far ahead of the others to count.
     """
 
     records: Number = 0
@@ -68,9 +67,9 @@ class LabelCounts(msgspec.Struct, array_like=True):
 
 
 class PendingRows(msgspec.Struct):
-    """What a snapshot holds of the labels beside the rows of the table.
+    """The part of the join that a snapshot holds; the entries are rows of the table.
 
-    `seen` says that features were, and `dated` that some of them carried a time of their own.
+    `seen` is true after the first features, `dated` after the first with an event time.
     """
 
     times: Times = msgspec.field(default_factory=Times)
@@ -83,19 +82,19 @@ class PendingRows(msgspec.Struct):
 class Labels:
     """The join of one partition's features and labels.
 
-    `asked` and `early` count what waits now, `bytes` what all entries take.
+    `asked` and `early` count the features and the labels that wait now; `bytes` is the memory of all entries.
     """
 
     def __init__(self, rules: LabelRules) -> None:
         self._rules = rules
         self._entries: dict[str, Entry] = {}
         self._deadlines: list[tuple[int, int, int, str]] = []
-        self._over: deque[tuple[int, str]] = deque()
+        self._done: deque[tuple[int, str]] = deque()
         self._remembered = 0
         self._changed: set[str] = set()
-        # What a save takes to the store.
+        # The ids whose rows a save is writing.
         self._saving: set[str] = set()
-        self._overdue: list[Entry] = []
+        self._expired: list[Entry] = []
         self._memory = PendingRows()
         self.clock = EventClock(rules.wait_ms)
         self.asked = 0
@@ -104,22 +103,22 @@ class Labels:
 
     @property
     def tally(self) -> LabelCounts:
-        """What became of labels so far."""
+        """The outcomes so far."""
         return self._memory.tally
 
     @property
     def default(self) -> Any:
-        """The label of features that got none; None when they are dropped."""
+        """The label of features that got none; None drops them."""
         return self._rules.default
 
     def __len__(self) -> int:
-        """Return the number of entries, which is that of the table's rows once all is saved."""
+        """Return the number of entries; after a save the table has as many rows."""
         return len(self._entries)
 
     def event_ms(self, at_ms: int | None, logged_ms: int) -> int:
-        """Return when a record happened: at the time that it carries, else at the log's, as far as that is believed.
+        """Return the event time of a record: its own, otherwise Kafka's timestamp, or the stream's if that is no use.
 
-        Where features carry event times the log's is years ahead of old ones; then it is the stream's.
+        Kafka's timestamps are no use beside features with event times, which may be years old.
         """
         clock = self.clock
         if at_ms is None and not self._memory.dated:
@@ -129,48 +128,48 @@ class Labels:
         return max(0, clock.now_ms)
 
     def advance(self, at_ms: int | None, logged_ms: int, *, features: bool) -> bool:
-        """Let the time of a record pass, `at_ms` if it carries one; what was waited for too long is overdue then.
+        """Add the time of a record to the clock, `at_ms` if it has one, and end the waits that are over then.
 
-        Tells whether its time is believed. One record ends a thousand waits at the most, so that none takes long; the
-        next end the others.
+        Tells whether its time counts. One record ends a thousand waits at most, so that it does not take long; the
+        next records end the others.
         """
         memory = self._memory
         if features:
             memory.seen = True
             memory.dated = memory.dated or at_ms is not None
         by_log = at_ms is None and memory.seen and not memory.dated
-        believed = self.clock.tick(logged_ms if by_log else at_ms, logged_ms)
-        self.tally.ahead += not believed
+        accepted = self.clock.tick(logged_ms if by_log else at_ms, logged_ms)
+        self.tally.ahead += not accepted
         until_ms = self.clock.now_ms - self._rules.wait_ms
         ended = forgotten = 0
-        # What has left the queues by another way counts for nothing: after a restart it is not in them.
+        # Stale items of the queues do not count towards the limits: after a restart the queues do not have them.
         while ended < _ENDS_MAX and self._deadlines and self._deadlines[0][0] < until_ms:
             ended += self._end_next(evicted=False)
-        while forgotten < _ENDS_MAX and self._over and self._is_past(self._over[0], until_ms):
+        while forgotten < _ENDS_MAX and self._done and self._is_past(self._done[0], until_ms):
             forgotten += self._forget()
-        return believed
+        return accepted
 
-    def overdue(self) -> list[Entry]:
-        """Return the features whose wait has ended without a label since this was last asked."""
-        overdue, self._overdue = self._overdue, []
-        return overdue
+    def drain_expired(self) -> list[Entry]:
+        """Return the features whose wait has ended without a label since the last call."""
+        expired, self._expired = self._expired, []
+        return expired
 
     def find_early(self, id_: str) -> Any:
-        """Return the label that waits for the features of an id; None when none does."""
+        """Return the label that waits for the features of an id; None if there is none."""
         entry = self._entries.get(id_)
         if entry is None or entry.kind != EARLY or entry.at_ms < self.clock.now_ms - self._rules.wait_ms:
             return None
         return unboxed(entry.label)
 
     def is_answered(self, id_: str) -> bool:
-        """Tell whether a label was learned for an id, as far as that is remembered."""
+        """Tell whether a label of this id was learned; only the last `remembered_max` are known."""
         entry = self._entries.get(id_)
         return entry is not None and entry.kind == ANSWERED
 
-    def ask(self, id_: str, entry: Entry) -> None:
-        """Let features that were predicted from wait for their label.
+    def add_waiting(self, id_: str, entry: Entry) -> None:
+        """Add features that were predicted and wait for their label.
 
-        Of two with one id the newer waits, and none does whose label was learned.
+        A repeated id replaces the older wait; an answered id never waits.
         """
         old = self._entries.get(id_)
         if old is not None and old.kind in {ASKED, ANSWERED}:
@@ -178,12 +177,12 @@ class Labels:
             if old.kind == ANSWERED:
                 return
         elif old is not None and old.kind == EARLY:
-            # Its wait is over, or it is of another kind than the model's classes are by now.
+            # The label's wait has ended, or it has another type than the model's classes.
             self.tally.orphaned += 1
         self._put(id_, entry)
 
-    def answer(self, id_: str, entry: Entry, label: Any, *, own: bool) -> None:
-        """Note features whose label was learned as they came: their `own`, or one that had come before them."""
+    def add_learned(self, id_: str, entry: Entry, label: Any, *, own: bool) -> None:
+        """Add features that were learned at once: with their `own` label, or with one that waited for them."""
         old = self._entries.get(id_)
         if old is not None and old.kind == ASKED:
             self.tally.repeated += 1
@@ -196,12 +195,12 @@ class Labels:
                 self.tally.corrected += 1
         self._remember(id_, entry, ANSWERED, label)
 
-    def take(
+    def match(
         self, id_: str, label: Any, *, at_ms: int | None, logged_ms: int, order: int
     ) -> tuple[LabelVerdict, Entry]:
-        """Say what a label that came by itself is, and which entry it concerns.
+        """Match a record of the labels topic with the entry of its id; return a verdict and the entry.
 
-        With "learn" and "correct" the entry's features are to be learned, and `settle` follows; all else is done.
+        After "learn" and "correct" the caller learns the entry's features and calls `note_learned`.
         """
         tally = self.tally
         entry = self._entries.get(id_)
@@ -211,9 +210,9 @@ class Labels:
             self._put(id_, entry)
             return "early", entry
         if entry.kind in WAITING and entry.at_ms < self.clock.now_ms - self._rules.wait_ms:
-            # Its wait is over, and only its turn to be ended had not come yet.
+            # Its wait is over; `advance` has not ended it yet.
             self._end(id_, entry, evicted=False)
-            return self.take(id_, label, at_ms=at_ms, logged_ms=logged_ms, order=order)
+            return self.match(id_, label, at_ms=at_ms, logged_ms=logged_ms, order=order)
         if entry.kind == ASKED:
             return "learn", entry
         if entry.kind == GONE:
@@ -226,15 +225,15 @@ class Labels:
             return "correct", entry
         tally.corrected += 1
         if self._rules.corrections:
-            # Its features are still to come, and are to be learned with the newest.
+            # The features have not come yet; they will be learned with the newest label.
             self.bytes -= entry.size(id_)
             entry.label = boxed(label)
             self.bytes += entry.size(id_)
             self._changed.add(id_)
         return "corrected", entry
 
-    def settle(self, id_: str, entry: Entry, label: Any) -> None:
-        """Note that the label that `take` judged was learned from the entry that it gave."""
+    def note_learned(self, id_: str, entry: Entry, label: Any) -> None:
+        """Note that the entry from `match` was learned with its label."""
         if entry.kind == ASKED:
             self.tally.joined += 1
         else:
@@ -242,12 +241,12 @@ class Labels:
         self._remember(id_, entry, ANSWERED, label)
 
     def resume(self, memory: PendingRows) -> None:
-        """Go on from the memory of a snapshot; `restore` brings its rows."""
+        """Continue from a snapshot; `restore` brings its rows."""
         self._memory = memory
         self.clock.resume(memory.times)
 
     def restore(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        """Take the rows that the store has at the place of the snapshot. Raises TableDamaged for what is none."""
+        """Load the rows of the snapshot's version from the store. Raises TableDamaged for an invalid one."""
         self._entries = {}
         for key, row in rows:
             try:
@@ -259,51 +258,51 @@ class Labels:
         self.early = len(waiting) - self.asked
         self.bytes = sum(entry.size(id_) for id_, entry in self._entries.items())
         self._remembered = len(self._entries) - len(waiting)
-        self._over = deque(sorted((e.order, id_) for id_, e in self._entries.items() if e.kind not in WAITING))
+        self._done = deque(sorted((e.order, id_) for id_, e in self._entries.items() if e.kind not in WAITING))
         self._deadlines = [(e.at_ms, e.kind, e.order, id_) for id_, e in self._entries.items() if e.kind in WAITING]
         heapq.heapify(self._deadlines)
 
     def memory(self) -> PendingRows:
-        """Return what a snapshot holds beside the rows, which does not change when the stream goes on."""
+        """Return a copy of the state that a snapshot holds besides the rows."""
         tally = msgspec.structs.replace(self.tally)
         return msgspec.structs.replace(self._memory, times=self.clock.times(), tally=tally)
 
     @property
     def is_heavy(self) -> bool:
-        """Whether to write down and save what has changed would hold up the stream."""
+        """Whether to encode and save the changed rows would hold up the stream."""
         return len(self._changed) > _HEAVY_ROWS
 
     def begin_save(self) -> None:
-        """Take what differs from the store as what is to be saved; what changes from now on is the next save's."""
+        """Begin to save all changed rows; later changes belong to the next save."""
         self._saving, self._changed = self._changed, set()
         self._note_saved()
 
     def changes(self) -> dict[bytes, bytes | None]:
-        """Return the rows of what is to be saved as they stand, None for one that is to go.
+        """Return the present rows to save, None for a row to delete.
 
-        Where it is not at once, a fork remembers how they stood.
+        If entries may change before this is called, a forked process calls it.
         """
         entries = ((id_, self._entries.get(id_)) for id_ in self._saving)
         return {id_.encode(): None if entry is None else entry.row() for id_, entry in entries}
 
     def saved(self) -> None:
-        """Note that the store has what was to be saved."""
+        """Note that the save has succeeded."""
         self._saving = set()
 
     def not_saved(self) -> None:
-        """Note that what was to be saved is not, or only in part: the next save brings it again."""
+        """Note that the save has failed, perhaps after some rows: the next save writes them again."""
         self._changed |= self._saving
         self._note_saved()
         self._saving = set()
 
     def _note_saved(self) -> None:
-        # Even a save that fails may have written them, and must not have them left behind.
+        # A save that fails may have written rows, which must be deleted when their entries go.
         for id_ in self._saving:
             if (entry := self._entries.get(id_)) is not None:
                 entry.saved = True
 
     def _put(self, id_: str, entry: Entry) -> None:
-        """Let an entry wait, in the place of an older one of its id, and make room where it is too much."""
+        """Add an entry that waits, instead of an older one of its id, and make room for it."""
         self._replace(id_, entry)
         heapq.heappush(self._deadlines, (entry.at_ms, entry.kind, entry.order, id_))
         rules = self._rules
@@ -312,22 +311,22 @@ class Labels:
         while self.asked + self.early > rules.waiting_max or self.bytes > rules.bytes_max:
             self._end_next(evicted=True)
         if len(self._deadlines) > 2 * (self.asked + self.early) + _SLACK:
-            self._line_up()
+            self._rebuild_deadlines()
 
     def _remember(self, id_: str, entry: Entry, kind: int, label: Any) -> None:
-        """Let an entry be over, and remember it, without its features where they are not needed any more."""
+        """Replace an entry that waits no longer by one that is only remembered; corrections need its features."""
         memory, keep = self._memory, self._rules.corrections and kind == ANSWERED
-        over = Entry(kind, entry.at_ms, entry.logged_ms, memory.settled, label=boxed(label))
+        done = Entry(kind, entry.at_ms, entry.logged_ms, memory.settled, label=boxed(label))
         if keep:
-            over.value, over.key, over.answer, over.version = entry.value, entry.key, entry.answer, entry.version
-        self._replace(id_, over)
-        self._over.append((memory.settled, id_))
+            done.value, done.key, done.answer, done.version = entry.value, entry.key, entry.answer, entry.version
+        self._replace(id_, done)
+        self._done.append((memory.settled, id_))
         memory.settled += 1
         while self._remembered > self._rules.remembered_max:
             self._forget()
 
     def _replace(self, id_: str, entry: Entry) -> None:
-        # Where the row of one that has gone is still to be taken from the store, it is there.
+        # A changed id without an entry has a row in the store that is still to be deleted.
         entry.saved = self._drop(id_) or id_ in self._changed
         entry.answer = plain(entry.answer)
         self._entries[id_] = entry
@@ -336,7 +335,7 @@ class Labels:
         self._count(entry.kind, 1)
 
     def _drop(self, id_: str) -> bool:
-        """Let go of an entry; tell whether the store has a row of it."""
+        """Remove an entry; tell whether the store has a row of it."""
         entry = self._entries.pop(id_, None)
         if entry is None:
             return False
@@ -357,7 +356,7 @@ class Labels:
             self._remembered += step
 
     def _end_next(self, *, evicted: bool) -> bool:
-        """End the wait that is the first to end; tell whether it was waited for still."""
+        """End the wait with the first deadline; return False for a stale deadline."""
         _, kind, order, id_ = heapq.heappop(self._deadlines)
         entry = self._entries.get(id_)
         if entry is None or entry.kind != kind or entry.order != order:
@@ -374,31 +373,31 @@ class Labels:
             self.tally.evicted += 1
         else:
             self.tally.expired += 1
-        self._overdue.append(entry)
+        self._expired.append(entry)
         if self.default is None:
             self._remember(id_, entry, GONE, None)
         else:
             self._remember(id_, entry, ANSWERED, self.default)
 
-    def _is_past(self, over: tuple[int, str], until_ms: int) -> bool:
-        """Tell whether what is over need not be remembered any longer, or is not remembered as that any more."""
-        order, id_ = over
+    def _is_past(self, done: tuple[int, str], until_ms: int) -> bool:
+        """Tell whether an entry need not be remembered any longer, or has been replaced."""
+        order, id_ = done
         entry = self._entries.get(id_)
         if entry is None or entry.kind in WAITING or entry.order != order:
             return True
         return entry.at_ms < until_ms - self._rules.wait_ms
 
     def _forget(self) -> bool:
-        """Forget what is over for longest; tell whether it was remembered still."""
-        order, id_ = self._over.popleft()
+        """Forget the entry that has been remembered for longest; return False if it has been replaced."""
+        order, id_ = self._done.popleft()
         entry = self._entries.get(id_)
         if entry is None or entry.kind in WAITING or entry.order != order:
             return False
         self._drop(id_)
         return True
 
-    def _line_up(self) -> None:
-        """Order anew what waits, without what waits no longer."""
+    def _rebuild_deadlines(self) -> None:
+        """Remove the stale deadlines."""
         self._deadlines = [item for item in self._deadlines if self._waits(item)]
         heapq.heapify(self._deadlines)
 

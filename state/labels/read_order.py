@@ -1,33 +1,32 @@
-"""In which order a shard read its two logs, features and labels, since the oldest snapshot that it may start from.
+"""The order in which a shard read its two logs, features and labels, since the oldest snapshot that it may start from.
 
-Kafka keeps each log in order and not the two against each other; how they were interleaved decides what was learned
-when. So each step, a slice of the one and a slice of the other, rides in the mark of the committed offset, and a
-relearning takes the same steps. Within a step the records are ordered by their own timestamps, which are the same in
-every run.
+Kafka keeps the order within each log, but not between the two, and the model depends on that. So each step, a slice of
+both logs, is kept in the metadata of the committed offset, and relearning repeats the same steps. Within a step the
+records are ordered by their timestamps, which are the same in every run.
 """
 
 import base64
 from collections.abc import Iterator, Sequence
 
 ReadStep = tuple[int, int]
-"""Where a step ends: the next offset of the features, and that of the labels."""
+"""The end of a step: the next offset of the features, and that of the labels."""
 
-# Of an offset's metadata a broker keeps 4,096 bytes by default; in base 64 this takes 2,400 of them.
+# In base 64 this is 2,400 bytes; a broker keeps 4,096 bytes of metadata by default.
 _BYTES_MAX = 1_800
 _DUE_BYTES = 900
-# The longest that one step can be, and the base: two offsets of 64 bits.
+# The longest step: two offsets of 64 bits.
 _STEP_BYTES_MAX = 20
 _KEEP = 3
 
 
 class OrderError(ValueError):
-    """Raised when text is no order."""
+    """Raised when text is not an encoded order."""
 
 
 class Order:
-    """The steps of a shard from `base` on; steps before the oldest snapshot that counts are forgotten.
+    """The steps of a shard from `base` on; steps that no kept snapshot needs are forgotten.
 
-    `turn` counts how often the history was learned in an order of its own, for want of the one that it had.
+    `turn` counts how often the history was learned again in a new order, because the old order was lost.
     """
 
     def __init__(self, base: ReadStep, steps: Sequence[ReadStep] = (), *, turn: int = 0) -> None:
@@ -48,7 +47,7 @@ class Order:
         return self._size > _BYTES_MAX - 2 * _STEP_BYTES_MAX
 
     def add(self, end: ReadStep) -> None:
-        """Add a step. Steps in one log alone that follow each other are one: no other order could have been."""
+        """Add a step. Successive steps in the same log alone are joined, since their records have only one order."""
         last = self._steps[-1] if self._steps else self.base
         if end == last:
             return
@@ -61,7 +60,7 @@ class Order:
         self._size += len(_pack(last, end))
 
     def saved(self, place: ReadStep) -> None:
-        """Note a snapshot, at the end of the last step or on the way there, and forget what only older ones need."""
+        """Note a snapshot at the end of the last step, or within it, and forget the steps that none needs any more."""
         self._saved = [*self._saved, place][-_KEEP:]
         self._forget()
         while self.is_due and len(self._saved) > 1:
@@ -69,9 +68,9 @@ class Order:
             self._forget()
 
     def since(self, place: ReadStep) -> list[ReadStep] | None:
-        """Return the steps that lead on from a place, None when it is not on the way.
+        """Return the steps that follow a place; None when the place is neither between two steps nor within one.
 
-        Within a step of one log alone every place is on the way: such a step is relearned as it comes.
+        A place may lie within a step only if the step is in one log alone, which can be relearned from any offset.
         """
         before = self.base
         for index, step in enumerate(self._steps):
@@ -108,9 +107,9 @@ def decode(text: str) -> Order:
     try:
         numbers = list(_unpack(base64.b64decode(text, validate=True)))
     except ValueError as error:
-        raise OrderError(f"{text[:40]!r} is no order: {error}") from error
+        raise OrderError(f"{text[:40]!r} is not an order: {error}") from error
     if len(numbers) < len(("turn", "features", "labels")) or not len(numbers) % 2:
-        raise OrderError(f"{text[:40]!r} is no order: it has {len(numbers)} numbers")
+        raise OrderError(f"{text[:40]!r} is not an order: it has {len(numbers)} numbers")
     turn, *numbers = numbers
     ends: list[ReadStep] = []
     features = labels = 0
@@ -121,7 +120,7 @@ def decode(text: str) -> Order:
 
 
 def _pack(before: tuple[int, ...], after: tuple[int, ...]) -> bytes:
-    """Write how far a step goes in each log, seven bits a byte, the low ones first."""
+    """Encode the length of a step in each log, seven bits a byte, the low ones first."""
     packed = bytearray()
     for start, end in zip(before, after, strict=True):
         left = end - start

@@ -1,25 +1,22 @@
-"""A batch of records as columns: what a compiled learner reads, with no object a record.
+"""A batch of records as columns, for compiled models, without an object for each record.
 
-The features of all records lie behind one another, each record's in the order in which it has them, so that what comes
-late, vanishes or changes its type needs no place of its own. Names and words are numbers; a vocabulary tells them.
+The columns have the features of all records one after the other, in the order of each record: so features may appear,
+vanish or change their type at any time. Names and words are numbers of a vocabulary.
 """
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 INTEGER, FLOAT, BOOLEAN, STRING, NULL = range(5)
-"""Kinds of a feature's value, as JSON has them."""
+"""Kinds of a feature's value, as in JSON."""
 
 
 class Vocabulary(Protocol):
-    """What the numbers of names and words stand for.
-
-    A number keeps its meaning while `generation` stays as it is; both lists grow meanwhile, at their ends.
-    """
+    """The names and words behind the numbers. In one `generation` a number keeps its meaning, and both lists grow."""
 
     @property
     def generation(self) -> int:
-        """Which of its vocabularies this is: a number means nothing in another."""
+        """Return the number of the vocabulary; numbers of another generation have another meaning."""
 
     @property
     def names(self) -> Sequence[str]:
@@ -27,7 +24,7 @@ class Vocabulary(Protocol):
 
     @property
     def words(self) -> Sequence[str]:
-        """Return the strings that were values, by number."""
+        """Return the string values, by number."""
 
 
 class Answers(NamedTuple):

@@ -64,7 +64,7 @@ def join(waiting: int) -> Figures:
     started_bytes = resident_bytes(os.getpid())[0]
     for start in range(0, waiting, BATCH):
         for id_, entry in _asking(start, min(waiting, start + BATCH), values):
-            labels.ask(id_, entry)
+            labels.add_waiting(id_, entry)
         _save_labels(labels)
     spent_s, answered = 0.0, (_WARM_ROUNDS + _ROUNDS) * BATCH
     for start in range(0, answered, BATCH):
@@ -73,9 +73,9 @@ def join(waiting: int) -> Figures:
         ids = [f"r-{index}" for index in range(start, start + BATCH)]
         began_s = time.process_time()
         for id_, (newer, entry) in zip(ids, asking, strict=True):
-            _, found = labels.take(id_, True, at_ms=None, logged_ms=start, order=start)
-            labels.settle(id_, found, True)
-            labels.ask(newer, entry)
+            _, found = labels.match(id_, True, at_ms=None, logged_ms=start, order=start)
+            labels.note_learned(id_, found, True)
+            labels.add_waiting(newer, entry)
         if start >= _WARM_ROUNDS * BATCH:
             spent_s += time.process_time() - began_s
         _save_labels(labels)

@@ -57,7 +57,7 @@ def _sealed(value: bytes) -> Snapshot:
 def _entry(value: bytes) -> None:
     found = Entry.read(value)
     assert found.kind in range(4)
-    _ = found.said, found.row()
+    _ = found.sent, found.row()
 
 
 def _marked(value: bytes) -> None:

@@ -198,9 +198,9 @@ def test_a_big_model_with_a_table_is_saved_beside_the_loop_with_its_rows(rig: Ri
     shard.epoch = store.claim(0, floor=0)
     store.rewind(0, epoch=shard.epoch, version=0)
     learn(shard, WIDE)
-    labels.take("early", True, at_ms=5, logged_ms=0, order=1)
+    labels.match("early", True, at_ms=5, logged_ms=0, order=1)
     rig.begin(shard)
-    labels.take("later", True, at_ms=5, logged_ms=0, order=2)
+    labels.match("later", True, at_ms=5, logged_ms=0, order=2)
     assert shard.order is not None
     shard.order.add((2, 0))
     shard.advance(2)

@@ -19,7 +19,7 @@ def entry(offset: int, *, at_ms: int = 0, value: bytes = b"{}", answer: Any = Tr
 
 def ask(joined: Labels, id_: str, offset: int, *, at_ms: int = 0, value: bytes = b"{}") -> None:
     joined.advance(at_ms, at_ms, features=True)
-    joined.ask(id_, entry(offset, at_ms=at_ms, value=value))
+    joined.add_waiting(id_, entry(offset, at_ms=at_ms, value=value))
 
 
 def take(
@@ -27,9 +27,9 @@ def take(
 ) -> str:
     """Take a label, and learn it when that is asked for."""
     joined.advance(at_ms, logged_ms, features=False)
-    verdict, found = joined.take(id_, label, at_ms=at_ms, logged_ms=logged_ms, order=order)
+    verdict, found = joined.match(id_, label, at_ms=at_ms, logged_ms=logged_ms, order=order)
     if verdict in {"learn", "correct"}:
-        joined.settle(id_, found, label)
+        joined.note_learned(id_, found, label)
     return verdict
 
 
@@ -61,7 +61,7 @@ def again(joined: Labels, **rules: Any) -> Labels:
 def test_a_label_finds_its_features_as_they_were_answered() -> None:
     joined = labels()
     ask(joined, "a", 3, value=b'{"features": {"x": 1}}')
-    verdict, found = joined.take("a", False, at_ms=None, logged_ms=5, order=0)
+    verdict, found = joined.match("a", False, at_ms=None, logged_ms=5, order=0)
     assert (verdict, found.value, found.answer, found.version, found.order) == (
         "learn",
         b'{"features": {"x": 1}}',
@@ -70,7 +70,7 @@ def test_a_label_finds_its_features_as_they_were_answered() -> None:
         3,
     )
     assert joined.tally == LabelCounts(), "until it is learned nothing has happened"
-    joined.settle("a", found, False)
+    joined.note_learned("a", found, False)
     assert (joined.tally.joined, joined.asked, joined.is_answered("a")) == (1, 0, True)
 
 
@@ -96,7 +96,7 @@ def test_a_correction_is_learned_with_the_same_features_where_that_is_asked_for(
     joined = labels(corrections=True)
     ask(joined, "a", 3, value=b"features")
     assert [take(joined, "a", label) for label in (True, False, False)] == ["learn", "correct", "duplicate"]
-    verdict, found = joined.take("a", True, at_ms=None, logged_ms=0, order=0)
+    verdict, found = joined.match("a", True, at_ms=None, logged_ms=0, order=0)
     assert (verdict, found.value) == ("correct", b"features")
     assert (joined.tally.joined, joined.tally.corrected) == (1, 1)
 
@@ -105,7 +105,7 @@ def test_an_early_label_waits_for_its_features() -> None:
     joined = labels()
     assert take(joined, "a", "yes") == "early"
     assert (joined.early, joined.find_early("a"), joined.find_early("b")) == (1, "yes", None)
-    joined.answer("a", entry(0), "yes", own=False)
+    joined.add_learned("a", entry(0), "yes", own=False)
     assert (joined.early, joined.tally.joined, joined.tally.early, joined.is_answered("a")) == (0, 1, 1, True)
 
 
@@ -122,10 +122,10 @@ def test_a_wait_ends_just_after_its_time_and_what_ended_is_told_once() -> None:
     joined = labels()
     ask(joined, "a", 0, at_ms=0)
     ask(joined, "b", 1, at_ms=WAIT_MS)
-    assert joined.overdue() == [], "the last moment belongs to the wait"
+    assert joined.drain_expired() == [], "the last moment belongs to the wait"
     ask(joined, "c", 2, at_ms=WAIT_MS + 1)
-    assert [found.order for found in joined.overdue()] == [0]
-    assert joined.overdue() == []
+    assert [found.order for found in joined.drain_expired()] == [0]
+    assert joined.drain_expired() == []
     assert (joined.tally.expired, joined.asked) == (1, 2)
 
 
@@ -141,7 +141,7 @@ def test_a_default_label_makes_a_later_one_a_duplicate_or_a_correction() -> None
     ask(joined, "a", 0, at_ms=0)
     ask(joined, "b", 1, at_ms=0)
     ask(joined, "c", 2, at_ms=WAIT_MS + 1)
-    assert len(joined.overdue()) == 2
+    assert len(joined.drain_expired()) == 2
     assert [take(joined, "a", False), take(joined, "b", True)] == ["duplicate", "corrected"]
 
 
@@ -150,7 +150,7 @@ def test_an_early_label_whose_features_never_come_is_an_orphan_at_the_end_of_its
     assert take(joined, "ghost", logged_ms=0) == "early"
     ask(joined, "a", 0, at_ms=WAIT_MS + 1)
     assert (joined.tally.orphaned, joined.early, joined.find_early("ghost")) == (1, 0, None)
-    assert joined.overdue() == [], "nothing was predicted that could be learned"
+    assert joined.drain_expired() == [], "nothing was predicted that could be learned"
 
 
 def test_old_events_are_not_outlived_by_labels_without_a_time_of_their_own() -> None:
@@ -165,7 +165,7 @@ def test_old_events_are_not_outlived_by_labels_without_a_time_of_their_own() -> 
 def test_without_event_times_the_logs_own_times_pass() -> None:
     joined = labels()
     joined.advance(None, 10, features=True)
-    joined.ask("a", entry(0, at_ms=10))
+    joined.add_waiting("a", entry(0, at_ms=10))
     assert take(joined, "a", logged_ms=10 + WAIT_MS + 1) == "orphaned"
 
 
@@ -173,9 +173,11 @@ def test_time_never_goes_back() -> None:
     joined = labels()
     ask(joined, "a", 0, at_ms=5_000)
     ask(joined, "late", 1, at_ms=10)
-    assert joined.overdue() == []
+    assert joined.drain_expired() == []
     joined.advance(4_999, 0, features=True)
-    assert [found.order for found in joined.overdue()] == [1], "what was over when it came ends with the next record"
+    assert [found.order for found in joined.drain_expired()] == [1], (
+        "what was over when it came ends with the next record"
+    )
     assert joined.asked == 1
 
 
@@ -183,9 +185,9 @@ def test_of_two_features_with_one_id_the_newer_waits() -> None:
     joined = labels()
     ask(joined, "a", 0, value=b"old")
     ask(joined, "a", 1, value=b"new")
-    _, found = joined.take("a", True, at_ms=None, logged_ms=0, order=0)
+    _, found = joined.match("a", True, at_ms=None, logged_ms=0, order=0)
     assert (found.value, joined.asked, joined.tally.repeated) == (b"new", 1, 1)
-    joined.settle("a", found, True)
+    joined.note_learned("a", found, True)
     ask(joined, "a", 2)
     assert (joined.asked, joined.tally.repeated) == (0, 2), "a label that was learned is waited for no more"
 
@@ -193,9 +195,9 @@ def test_of_two_features_with_one_id_the_newer_waits() -> None:
 def test_features_with_a_label_of_their_own_are_remembered() -> None:
     joined = labels()
     take(joined, "a", True)
-    joined.answer("a", entry(0), True, own=True)
+    joined.add_learned("a", entry(0), True, own=True)
     take(joined, "b", True)
-    joined.answer("b", entry(1), False, own=True)
+    joined.add_learned("b", entry(1), False, own=True)
     assert (joined.tally.duplicate, joined.tally.corrected, joined.tally.joined) == (1, 1, 0)
     assert take(joined, "b", False) == "duplicate"
 
@@ -204,7 +206,7 @@ def test_what_is_too_much_goes_that_would_have_gone_first() -> None:
     joined = labels(waiting_max=3)
     for offset, at_ms in enumerate((30, 10, 20, 40)):
         ask(joined, f"id-{offset}", offset, at_ms=at_ms)
-    assert [found.order for found in joined.overdue()] == [1]
+    assert [found.order for found in joined.drain_expired()] == [1]
     assert (joined.asked, joined.tally.evicted, joined.tally.expired) == (3, 1, 0)
     assert take(joined, "id-1") == "orphaned"
 
@@ -244,11 +246,11 @@ def test_what_is_over_is_forgotten_after_twice_the_wait() -> None:
 def test_labels_and_answers_of_any_kind_and_size_come_back(label: Any) -> None:
     joined = labels()
     take(joined, "early", label)
-    joined.ask("a", entry(0, answer=label))
+    joined.add_waiting("a", entry(0, answer=label))
     restored = again(joined)
     assert restored.find_early("early") == label
-    _, found = restored.take("a", True, at_ms=None, logged_ms=0, order=0)
-    assert found.answer == joined.take("a", True, at_ms=None, logged_ms=0, order=0)[1].answer
+    _, found = restored.match("a", True, at_ms=None, logged_ms=0, order=0)
+    assert found.answer == joined.match("a", True, at_ms=None, logged_ms=0, order=0)[1].answer
 
 
 def test_only_what_changed_is_saved() -> None:
@@ -328,16 +330,16 @@ def _act(joined: Labels, rng: random.Random, step: int) -> Any:
     if rng.random() < 0.5:
         joined.advance(at_ms, at_ms, features=True)
         if joined.is_answered(id_):
-            return "answered", [found.order for found in joined.overdue()]
+            return "answered", [found.order for found in joined.drain_expired()]
         early = joined.find_early(id_)
         if early is None:
-            joined.ask(id_, entry(step, at_ms=max(0, at_ms), value=bytes(rng.randrange(300))))
+            joined.add_waiting(id_, entry(step, at_ms=max(0, at_ms), value=bytes(rng.randrange(300))))
         else:
-            joined.answer(id_, entry(step, at_ms=max(0, at_ms)), early, own=False)
-        return early, [found.order for found in joined.overdue()]
+            joined.add_learned(id_, entry(step, at_ms=max(0, at_ms)), early, own=False)
+        return early, [found.order for found in joined.drain_expired()]
     own_ms = at_ms if rng.random() < 0.5 else None
     verdict = take(joined, id_, rng.randrange(2), at_ms=own_ms, logged_ms=at_ms, order=step)
-    return verdict, [found.order for found in joined.overdue()]
+    return verdict, [found.order for found in joined.drain_expired()]
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -406,7 +408,7 @@ def test_features_without_a_time_among_dated_ones_come_at_the_streams() -> None:
 def test_a_time_far_past_the_logs_does_not_end_every_wait() -> None:
     joined = labels(wait_ms=7 * 86_400_000)
     joined.advance(10**12, 10**12, features=True)
-    joined.ask("a", entry(0, at_ms=10**12))
+    joined.add_waiting("a", entry(0, at_ms=10**12))
     joined.advance(10**15, 10**12 + 1, features=True)
     assert (joined.tally.expired, joined.event_ms(10**15, 10**12)) == (0, 10**12)
     for step in range(8):
@@ -420,7 +422,7 @@ def test_a_record_ends_a_thousand_waits_and_the_next_ones_the_others() -> None:
     for index in range(2_500):
         ask(joined, f"id-{index}", index)
     joined.advance(WAIT_MS + 1, 0, features=True)
-    assert len(joined.overdue()) == joined.tally.expired == 1_000
+    assert len(joined.drain_expired()) == joined.tally.expired == 1_000
     joined.advance(WAIT_MS + 1, 0, features=True)
     assert take(joined, "id-2499", at_ms=None, logged_ms=0) == "orphaned", "its wait is over all the same"
     joined.advance(WAIT_MS + 1, 0, features=True)
@@ -448,11 +450,11 @@ def test_one_fast_clock_costs_nobody_a_label(*, clock_sets_both: bool, dated: bo
     joined, now, ahead = labels(wait_ms=day), 10**12, 10**12 + day + day // 24
     logged = ahead if clock_sets_both or not dated else now
     joined.advance(now if dated else None, now, features=True)
-    joined.ask("a", entry(0, at_ms=joined.event_ms(now if dated else None, now)))
+    joined.add_waiting("a", entry(0, at_ms=joined.event_ms(now if dated else None, now)))
     assert not joined.advance(ahead if dated else None, logged, features=True)
     own_ms = joined.event_ms(ahead if dated else None, logged)
     assert own_ms == now, "it waits from the stream's time on"
-    joined.ask("b", entry(1, at_ms=own_ms))
+    joined.add_waiting("b", entry(1, at_ms=own_ms))
     assert take(joined, "a", logged_ms=now + 5) == "learn"
     assert not joined.advance(ahead, ahead, features=False), "nor does a label's own clock count"
     assert take(joined, "b", logged_ms=now + 6) == "learn"
