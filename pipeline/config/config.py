@@ -109,7 +109,9 @@ class Config(BaseSettings):
     @model_validator(mode="after")
     def _keeps_enough(self) -> "Config":
         if self.model.scope == "global" and self.snapshot.keep == 1:
-            raise ValueError('snapshot.keep: with model.scope = "global" at least 2, as one is in the making')
+            raise ValueError(
+                'snapshot.keep must be at least 2 with model.scope = "global": one version is being written'
+            )
         return self
 
     @cached_property
@@ -201,11 +203,11 @@ def read(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file} can't be read: {error}", hint="check the path and its permissions") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         if b"\0" in content:
-            raise ConfigError(f"{file} is UTF-16 or UTF-32 text, or none", hint="save it as UTF-8") from None
+            raise ConfigError(f"{file} is UTF-16 or UTF-32 text, or not text at all", hint="save it as UTF-8") from None
         if isinstance(error, UnicodeDecodeError):
             line = content.count(b"\n", 0, error.start) + 1
             raise ConfigError(f"{file} can't be read: line {line} is not UTF-8", hint="save it as UTF-8") from None
-        raise ConfigError(f"{file} is not TOML: {error}", hint="mend the line that it names") from error
+        raise ConfigError(f"{file} is not TOML: {error}", hint="correct the line that the message names") from error
     if own := next((name for name in _OWN if name in tree), None):
         raise ConfigError(f"{file}: the key {own} is not known", hint="remove it")
     return tree
@@ -219,7 +221,7 @@ def _environment() -> dict[str, Any]:
         table = re.search(r'field "(\w+)"', str(error))
         name = f"{ENV_PREFIX}{table[1].upper()}" if table else "a table"
         raise ConfigError(
-            f"the environment gives {name} no JSON object",
+            f"the value of {name} in the environment is not a JSON object",
             hint=f"write it as JSON, or give each key a variable of its own: {name}__KEY",
         ) from None
 
@@ -234,7 +236,7 @@ def _refuse_unknown_variables() -> None:
         if any(key.startswith(f"{name}__") for key in known):
             continue
         near = _nearest(name, list(known))
-        raise ConfigError(f"the environment variable {variable} names no key", hint=near or "unset it")
+        raise ConfigError(f"the environment variable {variable} does not name a key", hint=near or "unset it")
 
 
 def _merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:

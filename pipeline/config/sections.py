@@ -69,7 +69,7 @@ class KafkaConfig(_Section):
             found = _BROKER.fullmatch(address.strip())
             if found is None or not 0 < int(found["port"]) < 65_536:  # noqa: PLR2004 ports end
                 # The value may contain a user and a password: it must not be quoted.
-                raise ValueError("an address is not host:port, as [::1]:9092 and SASL_SSL://host:9092 are, too")
+                raise ValueError("an address is not like host:9092, [::1]:9092 or SASL_SSL://host:9092")
         return value
 
     @field_validator("librdkafka")
@@ -166,7 +166,7 @@ class RedisConfig(_Section):
     def _long(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and 0 < len(value.get_secret_value().encode()) < SIGN_KEY_BYTES_MIN:
             raise ValueError(
-                f"it has less than {SIGN_KEY_BYTES_MIN} bytes: make one with `openssl rand -hex 32`, "
+                f"it has fewer than {SIGN_KEY_BYTES_MIN} bytes: make one with `openssl rand -hex 32`, "
                 "or leave it out to sign nothing"
             )
         return value
@@ -183,14 +183,14 @@ class RedisConfig(_Section):
         if parts.scheme not in {"redis", "rediss", "unix"} or not (parts.hostname or parts.path) or port == 0:
             raise ValueError("it must be like redis://host:6379/0, rediss://… or unix:///path")
         if parts.scheme != "unix" and not _DATABASE.fullmatch(parts.path):
-            raise ValueError(f"the database behind its host must be a number, as in redis://host:6379/0; {_ESCAPE}")
+            raise ValueError(f"the database after the host must be a number, as in redis://host:6379/0; {_ESCAPE}")
         if parts.fragment:
-            raise ValueError(f"nothing may stand behind a # in it; {_ESCAPE}")
+            raise ValueError(f"it must not contain a # with text after it; {_ESCAPE}")
         for name, option in parse_qsl(parts.query, keep_blank_values=True):
             if name not in _OPTIONS:
-                raise ValueError(f"behind its ? may stand {', '.join(sorted(_OPTIONS))}; {_ESCAPE}")
+                raise ValueError(f"after its ? only {', '.join(sorted(_OPTIONS))} are accepted; {_ESCAPE}")
             if name in _NUMBERS and not re.fullmatch(r"\d{1,6}", option, re.ASCII):
-                raise ValueError(f"{name} behind its ? must be a number")
+                raise ValueError(f"{name} after its ? must be a number")
         return value
 
 
