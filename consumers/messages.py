@@ -1,4 +1,4 @@
-"""From the messages of Kafka's client to a batch of records."""
+"""Makes a batch of records from the messages of Kafka's client."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
@@ -10,7 +10,7 @@ from headrace.consumers.record_batch import RecordBatch
 
 
 def batch_of(messages: Sequence[Message], kind: type[Record] = Record) -> RecordBatch:
-    """Take the messages of one partition, at least one and none of them an error, in offset order."""
+    """Return the messages of one partition as a batch: at least one, no errors, in offset order."""
     headers = _headers(messages)
     return RecordBatch(
         messages[0].partition() or 0,
@@ -46,15 +46,15 @@ class _Timestamps(Sequence[int]):
 
 
 def _headers(messages: Sequence[Message]) -> list[RecordHeaders | None]:
-    """Return the headers of each, None where a name is not UTF-8: other languages may write such names.
+    """Return the headers of each message; None if a name is not UTF-8, which other languages may write.
 
-    Ask no message twice: the library has let go of what it could not read, and crashes.
+    Read the headers of a message only once: after an error the library has freed them, and crashes.
     """
     found: list[Any] = []
-    asked = map(Message.headers, messages)
+    remaining = map(Message.headers, messages)
     while len(found) < len(messages):
         try:
-            found.extend(asked)
+            found.extend(remaining)
         except (SystemError, UnicodeDecodeError):
             found.append(None)
     return found

@@ -1,7 +1,7 @@
-"""A record on its way in: from a message's bytes to an event or a label, or to a refusal with its reason.
+"""Decodes records: from a message's bytes to an event or a label, or to a refusal with its reason.
 
-First stop of every record. One typed pass in C decodes and checks a good record; only a bad one takes the slow road,
-which finds the field that is wrong and says why.
+The first step for every record. One typed pass in C decodes and checks a good record; only for a bad one a slow search
+finds the wrong field and the reason.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,11 +15,11 @@ from headrace.consumers.schema import Schema
 RecordHeaders = Sequence[tuple[str, bytes | None]]
 
 VALUE_BYTES_MAX = 262_144
-"""Default bound of a record's value, in bytes. A feature record of this size has thousands of features."""
+"""The default limit of a record's value, in bytes. A feature record of this size has thousands of features."""
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """One message as Kafka holds it. Times are milliseconds since 1970; `offset` counts within `partition`."""
+    """One message of Kafka. Times are milliseconds since 1970; `offset` counts within `partition`."""
 
     partition: int
     offset: int
@@ -34,7 +34,7 @@ class LabelRecord(Record, frozen=True, gc=False):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """A decoded feature record: the features that the model gets, and the label if the record has one."""
+    """A decoded feature record: the features for the model, and the label if the record has one."""
 
     features: dict[str, int | float | str | bool]
     id: str | msgspec.UnsetType = msgspec.UNSET
@@ -43,7 +43,7 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class NullableEvent(Event, frozen=True):
-    """An event in which the schema lets some features be null; the model gets None for them."""
+    """An event in which some features may be null, as the schema allows; the model gets None for them."""
 
     features: dict[str, int | float | str | bool | None]  # type: ignore[assignment]
 
@@ -57,9 +57,9 @@ class Label(msgspec.Struct, frozen=True, gc=False):
 
 
 class Decoder:
-    """Turn records into events, or into refusals that say what is wrong.
+    """Decode records to events, or to refusals with the reason.
 
-    `value_bytes_max` bounds the value in bytes. With a schema, features are checked against it as well.
+    `value_bytes_max` is the limit of the value in bytes. With a schema, features are checked against it as well.
     """
 
     def __init__(self, *, schema: Schema | None = None, value_bytes_max: int = VALUE_BYTES_MAX) -> None:
@@ -69,7 +69,7 @@ class Decoder:
         self._decode = msgspec.json.Decoder(kind).decode
 
     def decode(self, record: Record) -> Event | Refusal:
-        """Decode one record. Never raises: whatever the bytes are, the answer is an event or a refusal."""
+        """Decode one record. Never raises: any bytes give an event or a refusal."""
         return self.read(record.value)
 
     def read(self, value: bytes | None) -> Event | Refusal:
@@ -92,9 +92,9 @@ class Decoder:
 
 
 class LabelDecoder:
-    """Turn records of the labels topic into labels, or into refusals that say what is wrong.
+    """Decode records of the labels topic to labels, or to refusals with the reason.
 
-    `value_bytes_max` bounds the value in bytes. The model decides which labels it can learn, not this class.
+    `value_bytes_max` is the limit of the value in bytes. The model decides later which labels it can learn.
     """
 
     def __init__(self, *, value_bytes_max: int = VALUE_BYTES_MAX) -> None:
@@ -102,7 +102,7 @@ class LabelDecoder:
         self._decode = msgspec.json.Decoder(Label).decode
 
     def decode(self, record: Record) -> Label | Refusal:
-        """Decode one record. Never raises: whatever the bytes are, the answer is a label or a refusal."""
+        """Decode one record. Never raises: any bytes give a label or a refusal."""
         label = read_json(record.value, self._decode, bytes_max=self._value_bytes_max, faults=_label_faults)
         if type(label) is Refusal:
             return label

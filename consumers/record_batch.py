@@ -1,6 +1,6 @@
-"""The records of one partition as columns: a batch is read, learned and answered without an object a record.
+"""The records of one partition as columns, so that a batch needs no object for each record.
 
-A record becomes an object of its own where it is handled by itself, and where it is refused.
+Only a record that is handled singly, or refused, becomes an object.
 """
 
 from bisect import bisect_left
@@ -10,9 +10,9 @@ from headrace.consumers.record import Record, RecordHeaders
 
 
 class RecordBatch:
-    """Records of one partition, in offset order, a sequence for each of their fields.
+    """Records of one partition, in offset order, with a sequence for each field.
 
-    `headers` is None where no record has any. Each record becomes an object of `kind` when it is asked for.
+    `headers` is None if no record has any. `record` and `records` make objects of `kind`.
     """
 
     def __init__(
@@ -38,11 +38,11 @@ class RecordBatch:
         return len(self.offsets)
 
     def since(self, offset: int) -> "RecordBatch":
-        """Return what has this offset or a later one."""
+        """Return the records from this offset on."""
         return self.split(offset)[1]
 
     def split(self, offset: int) -> tuple["RecordBatch", "RecordBatch"]:
-        """Return what lies below an offset, and the rest."""
+        """Return the records below an offset, and the others."""
         at = bisect_left(self.offsets, offset)
         return self._piece(0, at), self._piece(at, len(self))
 

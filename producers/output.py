@@ -1,6 +1,6 @@
-"""The outputs of the pipeline by name: their records as columns, and what each asks of its topic. No client in here.
+"""The outputs of the pipeline by name: their records as columns, and the settings of their topics, without a client.
 
-An output's name is its key in the configuration's `[topics]`, where it is declared as well.
+An output's name is its key in the configuration's `[topics]`, where the output is declared.
 """
 
 from collections.abc import Callable, Container, Iterable
@@ -14,32 +14,32 @@ PREDICTIONS = "predictions"
 DEAD_LETTERS = "dead_letters"
 
 Reach = Callable[[str], None]
-"""Told of each place that a batch passes on its way."""
+"""Called with the name of each point that a batch passes on its way (`failpoint`)."""
 OutputHeaders = Iterable[tuple[str, bytes | None]]
-"""The headers of a record. They may be made anew each time they are iterated, and are the same each time."""
+"""The headers of a record; each iteration may make them again, always the same."""
 
-# A dead letter carries its record and a dozen headers more.
+# For the dozen headers that a dead letter has besides its record.
 _ADDED_BYTES = 65_536
-# A broker weighs a record as it came, compressed; a copy of it may weigh what a client can fetch at most.
+# The limit of the features topic holds for compressed records; their copies may be much larger.
 _COPY_BYTES_MAX = 100_000_000
 
 
 class OutputTopic(msgspec.Struct, frozen=True):
-    """What an output asks of its topic: how the topic is created, and what `doctor` checks.
+    """The settings of an output's topic, for its creation and for the checks of `doctor`.
 
-    An output that `carries_records` holds whole records of the features topic, with headers added. `retention_ms` is
-    that of a topic that is created, None for the broker's default.
+    With `carries_records` the topic holds whole records of the features topic, with more headers. `retention_ms` is set
+    when the topic is created; None is the broker's default.
     """
 
     carries_records: bool = False
     retention_ms: int | None = None
 
     def bytes_wanted(self, record_bytes_max: int) -> int:
-        """Return the `max.message.bytes` that the topic needs beside features of this size; 0 for any."""
+        """Return the `max.message.bytes` that the topic needs if feature records have this size; 0 for any."""
         return record_bytes_max + _ADDED_BYTES if self.carries_records else 0
 
     def settings(self, record_bytes_max: int) -> dict[str, str]:
-        """Return the settings with which the topic is created beside features of this size."""
+        """Return the settings with which the topic is created if feature records have this size."""
         settings = {}
         if wanted := self.bytes_wanted(record_bytes_max):
             settings["max.message.bytes"] = str(max(wanted, _COPY_BYTES_MAX))
@@ -49,7 +49,7 @@ class OutputTopic(msgspec.Struct, frozen=True):
 
 
 class OutputRecords(msgspec.Struct):
-    """The records of one output, in order; `headers` holds, by position, those of the records that have any."""
+    """The records of one output, in order; `headers` has the headers by position, for the records that have any."""
 
     keys: list[bytes | None] = []
     values: list[bytes | None] = []
@@ -63,7 +63,7 @@ class OutputRecords(msgspec.Struct):
         self.values.append(value)
 
     def without(self, positions: Container[int]) -> "OutputRecords":
-        """Return the records without some of them."""
+        """Return the records except those at these positions."""
         kept = OutputRecords()
         for position, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):
             if position not in positions:
@@ -71,9 +71,9 @@ class OutputRecords(msgspec.Struct):
         return kept
 
     def larger_than(self, bytes_max: int) -> dict[int, int]:
-        """Return the size in bytes of each record that is larger than its topic takes, by position.
+        """Return the size in bytes of each record that is larger than `bytes_max`, by position.
 
-        Lengths are compared first; only a record that comes near the limit is measured.
+        Upper bounds are compared first; only records near the limit are measured.
         """
         keys, values, room = self.keys, self.values, bytes_max - PLAIN_BYTES_MAX
         near: Iterable[int] = ()
@@ -82,16 +82,16 @@ class OutputRecords(msgspec.Struct):
             near = [place for place, (key, value) in pairs if len(value or b"") + len(key or b"") > room]
         found = {place for place in near if place not in self.headers}
         for place, headers in self.headers.items():
-            most = len(keys[place] or b"") + len(values[place] or b"")
+            size_max = len(keys[place] or b"") + len(values[place] or b"")
             for name, text in headers:
-                most += 4 * len(name) + len(text or b"") + HEADER_BYTES_MAX
-            if most > room:
+                size_max += 4 * len(name) + len(text or b"") + HEADER_BYTES_MAX
+            if size_max > room:
                 found.add(place)
         sizes = {place: self._bytes(place) for place in sorted(found)}
         return {place: size for place, size in sizes.items() if size > bytes_max}
 
     def messages(self, begin: int, end: int) -> list[dict[str, Any]]:
-        """Return a piece as the client's call for many takes it."""
+        """Return a range of the records for the client's `produce_batch`."""
         pairs = zip(self.keys[begin:end], self.values[begin:end], strict=True)
         return [{"key": key, "value": value} for key, value in pairs]
 
@@ -104,10 +104,10 @@ class OutputRecords(msgspec.Struct):
 
 
 class Committable(Protocol):
-    """What a batch gives for one partition, as a sink takes it.
+    """The outputs of a batch for one partition, and the offsets to commit with them.
 
-    `records` are those of each output, by the output's name. `offset` is the next to consume, and `mark` its metadata;
-    `labels_offset` is that of the labels topic, -1 where there is none.
+    `records` has the records of each output by its name. `offset` is the next offset of the features, `mark` its
+    metadata; `labels_offset` is the next offset of the labels topic, -1 without one.
     """
 
     partition: int

@@ -1,13 +1,13 @@
-"""The way out: the outputs of a batch and the offsets behind it, sent together or not at all.
+"""The way out: sends the outputs of a batch to Kafka, and commits its offsets with them.
 
-`TransactionalSink` is exactly-once, `PlainSink` at-least-once. A batch's outputs are values that stay with
-the caller until they are confirmed, so whatever happens on the way, the very same outputs can be sent again.
+`TransactionalSink` is exactly-once, `PlainSink` at-least-once. The caller keeps the outputs of a batch until they are
+confirmed, so that it can send the same outputs again after any error.
 
-What a transaction's errors mean was learned on a real broker. Three cases matter to the caller:
-- `BatchStale`: the group has moved on, the broker refused the offsets, the transaction is aborted.
-- `SinkAway`: nothing is decided; `open` and `send` again with the same batch: it goes on where it stood.
-- `OutcomeUnknown`: the producer is dead and its last transaction may be committed or not. `open` makes a new
-  one with the same transactional id, which ends whatever the old one left open; then the committed offsets tell.
+The meaning of a transaction's errors was found out on a real broker. Three cases matter to the caller:
+- `BatchStale`: the group has a new generation; the broker refused the offsets, and the transaction is aborted.
+- `SinkAway`: the transaction is still open. `open`, then `send` the same batch again: it continues where it stopped.
+- `OutcomeUnknown`: the producer has failed, and its last transaction may be committed or not. `open` makes a new one
+  with the same transactional id, which ends the old transaction; then the committed offsets show the outcome.
 """
 
 import contextlib
@@ -19,29 +19,29 @@ from typing import Any, Protocol
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from headrace.producers.output import Committable, Reach
-from headrace.producers.producer_client import let_go, produce, producer_settings
+from headrace.producers.producer_client import close_later, produce, producer_settings
 from headrace.producers.producer_errors import meaning_of, refusal
 from headrace.producers.record_size import batch_bytes
 
 Permit = Callable[[], None]
-"""Called when a transaction is ready to be committed; raises where it must not be."""
+"""Called before a transaction is committed; raises an error if it must not be."""
 Deadline = Callable[[str], Any]
-"""Makes a context in which the named call must end, or the process does."""
+"""Makes a context for a named call; if the call does not end in time, the process is ended."""
 TRANSACTION_TIMEOUT_MS = 8_000
-"""How long a dead worker's transaction may hold up its successor; the calls of one take well under a second."""
+"""A dead worker's open transaction delays its successor for this time; a transaction takes well under a second."""
 _CALL_S = 5.0
-# The status of what passes by itself.
+# The status of errors that pass by themselves.
 _AWAY = 503
-# A reply that was lost on a connection that lives is missed within the time that a call may take.
+# Give up a lost reply within the time of one call.
 _SOCKET_MS = 5_000
 
 
 def _permit() -> None:
-    """Let every transaction be committed."""
+    """Allow every commit."""
 
 
 class SinkAway(Exception):
-    """Raised when Kafka can't take the batch for now; send the same batch again later."""
+    """Raised when Kafka can't accept the batch now; send the same batch again later."""
 
     status = 503
     hint = "nothing is lost: the pipeline waits for Kafka and goes on by itself"
@@ -55,14 +55,14 @@ class BatchStale(Exception):
 
 
 class OutcomeUnknown(Exception):
-    """Raised when a transaction's end was not heard of: open the sink again and read the offsets."""
+    """Raised when it is not known whether a transaction was committed: open the sink again and read the offsets."""
 
     status = 503
     hint = "nothing to do: the committed offsets tell whether the batch was sent"
 
 
 class SinkRefused(Exception):
-    """Raised when Kafka will never take the batch as things are: no right to write, or a record too large."""
+    """Raised when Kafka refuses the batch until something is changed: a missing right, or a setting."""
 
     status = 400
 
@@ -72,13 +72,13 @@ class SinkRefused(Exception):
 
 
 class SinkTooLarge(Exception):
-    """Raised when a topic took less than a record, or a batch of them, has; nothing of the batch was sent.
+    """Raised when a record, or a batch of records, is larger than its topic allows; nothing of the batch was sent.
 
-    `topic` is the one that refused, empty where that is not known.
+    `topic` is the topic that refused, empty if that is not known.
     """
 
     status = 413
-    hint = "nothing to do: what is too large is dead-lettered as far as there is room"
+    hint = "nothing to do: a record that is too large becomes a dead letter"
 
     def __init__(self, message: str, *, topic: str = "") -> None:
         super().__init__(message)
@@ -86,11 +86,10 @@ class SinkTooLarge(Exception):
 
 
 class Sink(Protocol):
-    """Where a batch goes. `commits` tells whether the offsets go with it.
+    """Sends batches. A sink that `commits` also commits their offsets.
 
-    `batch_bytes_max` is the largest batch that the output topics take; it holds for the next producer that is made.
-    `begun_at` is when the open transaction began, in seconds of the monotonic clock; `aborts` counts the transactions
-    that were aborted.
+    `batch_bytes_max` is the largest batch that the output topics allow; the next producer gets it. `begun_at` is the
+    start of the open transaction, in seconds of the monotonic clock; `aborts` counts aborted transactions.
     """
 
     commits: bool
@@ -99,22 +98,22 @@ class Sink(Protocol):
     begun_at: float | None
 
     def open(self) -> None:
-        """Be ready to send. Raises SinkAway, SinkRefused."""
+        """Prepare to send. Raises SinkAway, SinkRefused."""
 
     def send(self, batch: Sequence[Committable], membership: Any, permit: Permit = _permit) -> None:
-        """Return when the outputs are confirmed. Raises the errors of this module.
+        """Send the outputs, and return when they are confirmed. Raises the errors of this module.
 
-        The membership is the one that held when the batch was consumed. Where the sink `commits`, `permit` is called
-        before the commit; what it raises leaves the batch uncommitted.
-        After SinkTooLarge it is to be opened again; what is sent then may be other outputs.
+        `membership` is the group membership under which the batch was polled. A sink that `commits` calls `permit`
+        before the commit; an error from it prevents the commit. After SinkTooLarge the sink must be opened again, and
+        the outputs may then be others.
         """
 
     def close(self) -> None:
-        """Let go of the connection, without waiting for what was not confirmed."""
+        """Close the connection without waiting for unconfirmed records."""
 
 
 class TransactionalSink:
-    """All outputs and the offsets in one Kafka transaction a batch. `outputs` are the topics, by the output's name."""
+    """Sends each batch's outputs and offsets in one Kafka transaction. `outputs` has their topics by name."""
 
     commits = True
 
@@ -132,7 +131,7 @@ class TransactionalSink:
         timeout_ms = settings.get("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)
         self._settings = {
             "transaction.timeout.ms": timeout_ms,
-            # The offsets' own request waits as long, whatever the call is told.
+            # The request that sends the offsets waits for this time and ignores the timeout of its call.
             "socket.timeout.ms": min(_SOCKET_MS, int(timeout_ms)),
             **producer_settings(settings),
             "transactional.id": transactional_id,
@@ -151,7 +150,7 @@ class TransactionalSink:
         self.begun_at: float | None = None
 
     def open(self) -> None:
-        """Make the producer and end what an earlier one of this id left open; do nothing while it works."""
+        """Make the producer, and end the open transaction of an earlier one with this id; do nothing if it is open."""
         if self._ready:
             return
         producer = self._producer or _producer(self._settings, self.batch_bytes_max)
@@ -164,7 +163,7 @@ class TransactionalSink:
         self._ready = True
 
     def send(self, batch: Sequence[Committable], membership: Any, permit: Permit = _permit) -> None:
-        """Send the outputs with the offsets, or go on where only the permit, or the commit, is left."""
+        """Send the outputs with the offsets; after SinkAway, continue with the permit or the commit."""
         if self._producer is None or not self._ready:
             raise OutcomeUnknown("the producer is gone")
         try:
@@ -177,20 +176,21 @@ class TransactionalSink:
             self._committing = self._filled = False
             self.begun_at = None
         except KafkaException as error:
-            self._settle(self._producer, error)
+            self._end_failed(self._producer, error)
         except BufferError as error:
             self._discard()
             raise _overfull(error) from error
 
     def close(self) -> None:
-        """Leave the producer. An open transaction is ended by the next one of this id."""
+        """Close the producer. The next one with this id aborts an open transaction."""
         self._discard()
 
     def _fill(self, producer: Producer, batch: Sequence[Committable], membership: Any) -> None:
-        """Begin a transaction with the offsets, then hand over the outputs.
+        """Begin a transaction, send the offsets, then the outputs.
 
-        In this order: until the last transaction's markers are written, the first request of the next is turned back.
-        That of the offsets is tried again after `retry.backoff.ms`; that of an output's partition after 20 ms, always.
+        The offsets go first because the broker rejects the first request of a transaction until the markers of the last
+        one are written. The client repeats the request for offsets after `retry.backoff.ms`, but that for an output's
+        partition always after 20 ms.
         """
         producer.begin_transaction()
         self.begun_at = time.monotonic()
@@ -207,7 +207,7 @@ class TransactionalSink:
         self._reach("offsets")
 
     def _ask(self, producer: Producer, permit: Permit) -> None:
-        """Ask whether the transaction may count; where it never will, readers need not wait for its end."""
+        """Call `permit`; if it refuses for good, abort at once, so that readers need not wait for the timeout."""
         try:
             permit()
         except Exception as error:
@@ -218,11 +218,11 @@ class TransactionalSink:
                 self._discard()
             raise
 
-    def _settle(self, producer: Producer, error: KafkaException) -> None:
-        """Bring the failed transaction to an end that is known, if it can be, and say which."""
+    def _end_failed(self, producer: Producer, error: KafkaException) -> None:
+        """Abort the failed transaction if that is possible, and raise the error that says its outcome."""
         fault = error.args[0]
         if self._committing and fault.retriable() and not fault.txn_requires_abort():
-            # A commit that timed out goes on where it stood when it is called again.
+            # After a timeout the commit continues when it is called again.
             raise SinkAway(f"Kafka has not confirmed the transaction: {fault.str()}") from error
         if fault.txn_requires_abort():
             try:
@@ -231,8 +231,8 @@ class TransactionalSink:
                 self._discard()
                 raise OutcomeUnknown(f"the transaction could not be aborted: {second}") from second
             self.aborts += 1
-            # Not to be used again: where a reply was outstanding when it aborted, the client gives the records of the
-            # next transaction the numbers of those that Kafka already has, and they are dropped as duplicates.
+            # Do not use this producer again: if a reply was outstanding at the abort, the client may reuse sequence
+            # numbers that Kafka already has, and Kafka drops the records of the next transaction as duplicates.
             self._discard()
             raise _after_abort(fault, topic=self._named(fault)) from error
         committing = self._committing
@@ -240,12 +240,12 @@ class TransactionalSink:
         if meaning_of(fault.code()) == "right":
             raise _away_or_refused(error) from error
         if not committing and meaning_of(fault.code()) not in {"passes", "stale"}:
-            # What is refused before the commit never was sent, and never will be.
+            # Kafka refused it before the commit, so nothing was sent.
             raise _after_abort(fault, topic=self._named(fault)) from error
         raise OutcomeUnknown(f"the transaction failed: {fault.str()}") from error
 
     def _named(self, fault: KafkaError) -> str:
-        """Return the topic that an error names; to be told of each delivery would cost more than all else."""
+        """Return the topic that an error's text names; delivery reports would tell it, but cost too much."""
         return next((topic for topic in self._outputs.values() if f" {topic} [" in fault.str()), "")
 
     def _call(self, name: str, call: Callable[..., Any], *args: Any) -> None:
@@ -255,7 +255,7 @@ class TransactionalSink:
     def _discard(self, *, keep: bool = False) -> None:
         if keep or self._producer is None:
             return
-        let_go(self._producer)
+        close_later(self._producer)
         self._producer = None
         self._ready = False
         self._committing = self._filled = False
@@ -263,7 +263,7 @@ class TransactionalSink:
 
 
 class PlainSink:
-    """All outputs, flushed a batch; the caller commits the offsets afterwards."""
+    """Sends the outputs of each batch and waits for the acknowledgements; the caller then commits the offsets."""
 
     commits = False
     aborts = 0
@@ -310,7 +310,7 @@ class PlainSink:
         with self._deadline("flush"):
             left = self._producer.flush(_CALL_S)
         if left or self._faults:
-            # What is too large is to be mended before all else is tried again.
+            # Report a record that is too large first: to send the batch again would not help.
             faults = sorted(self._faults, key=lambda found: meaning_of(found[0].code()) != "large")
             self.close()
             if faults:
@@ -318,9 +318,9 @@ class PlainSink:
             raise SinkAway(f"{left} records are not acknowledged")
 
     def close(self) -> None:
-        """Leave the producer with what it still holds; it is sent again by the next."""
+        """Close the producer and drop its queue; the caller sends the batch again."""
         if self._producer is not None:
-            let_go(self._producer)
+            close_later(self._producer)
             self._producer = None
 
     def _failed(self, fault: KafkaError, message: Any) -> None:
@@ -332,7 +332,7 @@ def _producer(settings: dict[str, Any], batch_bytes_max: int) -> Producer:
         return Producer({**settings, "batch.size": batch_bytes(settings, batch_bytes_max)})
     except KafkaException as error:
         raise SinkRefused(
-            f"librdkafka does not take a property: {error.args[0].str()}", hint="mend it in [kafka.librdkafka]"
+            f"librdkafka refuses a property: {error.args[0].str()}", hint="correct it in [kafka.librdkafka]"
         ) from error
 
 
@@ -342,11 +342,11 @@ def _after_abort(fault: KafkaError, *, topic: str = "") -> Exception:
         return BatchStale(f"the group has moved on: {fault.str()}")
     if meaning == "large":
         return SinkTooLarge(f"a record is too large for its topic: {fault.str()}", topic=topic)
-    return _refused(fault) or SinkAway(f"Kafka did not take the transaction: {fault.str()}")
+    return _refused(fault) or SinkAway(f"Kafka did not accept the transaction: {fault.str()}")
 
 
 def _overfull(error: BufferError) -> SinkRefused:
-    # Each batch finds the queue empty: one that does not fit will not fit the next time.
+    # The queue was empty before the batch, so the same batch would never fit.
     return SinkRefused(
         f"a batch does not fit the client's queue: {error}",
         hint="lower batch.records_max, or leave queue.buffering.max.messages and .kbytes as they are",

@@ -153,7 +153,7 @@ def test_records_that_kafka_has_from_an_aborted_transaction_are_not_taken_for_th
     for name in ("AddOffsetsToTxn", "TxnOffsetCommit"):
         kafka.drop_reply(name)
     with _flowing(proxied, tmp_path, settings=HASTY) as flow:
-        assert flow.said("Kafka did not take the transaction"), flow.run.log()
+        assert flow.said("Kafka did not accept the transaction"), flow.run.log()
         kafka.heal()
         flow.goes_on("a transaction of which little was heard")
 
