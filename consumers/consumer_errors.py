@@ -64,6 +64,17 @@ MEANINGS: dict[int, ReadErrorMeaning] = {
 }
 """The meaning of each error code."""
 
+NOT_READY = frozenset(
+    {
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+    }
+)
+"""The errors of a coordinator or a leader that has just started or moved: soon another request succeeds."""
+
 
 def meaning_of(code: int) -> ReadErrorMeaning:
     """Return the meaning of a code. An unknown code counts as an outage that passes."""

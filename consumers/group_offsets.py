@@ -10,25 +10,21 @@ from typing import Any
 import msgspec
 from confluent_kafka import (
     IsolationLevel,
-    KafkaError,
     KafkaException,
     TopicPartition,
 )
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
-from headrace.consumers.broker_checks import admin
 from headrace.consumers.client_properties import outsider
+from headrace.consumers.consumer_errors import NOT_READY
 from headrace.consumers.source import SourceAway, SourceError
+from headrace.consumers.topics import admin_client
 
 TIMEOUT_S = 2.0
 """The time for one answer, in seconds: a person waits for it."""
 
 _EARLIEST, _LATEST = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
 
-# A group coordinator answers with these for a moment after it has started or moved.
-_PASSING = frozenset(
-    {KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR}
-)
 _RETRY_S = 0.1
 # Do not wait for open transactions.
 _OWN = {"log_level": 0, "isolation.level": "read_uncommitted"}
@@ -74,7 +70,7 @@ class GroupOffsets:
         labels: str | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
-        self._admin = admin(settings)
+        self._admin = admin_client({**settings, "log_level": 0})
         # A consumer reads the committed offsets: an admin client's request to a group coordinator ends the process if
         # the connection breaks meanwhile (librdkafka #4605).
         self._consumer = outsider(settings, group=group, own=_OWN)
@@ -97,7 +93,7 @@ class GroupOffsets:
                     for partition, place in places.items()
                 }
             except KafkaException as error:
-                if error.args[0].code() not in _PASSING or time.monotonic() > until:
+                if error.args[0].code() not in NOT_READY or time.monotonic() > until:
                     raise _fault(error) from error
             time.sleep(_RETRY_S)
 

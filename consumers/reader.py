@@ -12,6 +12,7 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from headrace.consumers.client_properties import outsider
+from headrace.consumers.consumer_errors import NOT_READY, meaning_of
 from headrace.consumers.messages import batch_of
 from headrace.consumers.record import Record
 from headrace.consumers.source import Committed
@@ -32,23 +33,6 @@ _DEFAULTS = {
     # The client stops fetching for this time when its queue is full; by default a second.
     "fetch.queue.backoff.ms": 10,
 }
-_DENIED = frozenset(
-    {
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.GROUP_AUTHORIZATION_FAILED,
-        KafkaError._AUTHENTICATION,  # noqa: SLF001 librdkafka's own codes start with an underscore
-    }
-)
-
-_PASSING = frozenset(
-    {
-        KafkaError.NOT_COORDINATOR,
-        KafkaError.COORDINATOR_NOT_AVAILABLE,
-        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-        KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.NOT_LEADER_FOR_PARTITION,
-    }
-)
 
 
 class ReaderAway(Exception):
@@ -176,7 +160,7 @@ class Reader:
 
 def _passing(topic: str | None, error: KafkaError) -> str:
     """Return the text of an error that may pass. Raises ReaderDenied for a missing right."""
-    if error.code() in _DENIED:
+    if meaning_of(error.code()) == "right":
         raise ReaderDenied(f"Kafka denies it for {topic}: {error.str()}")
     return "" if error.code() == KafkaError._PARTITION_EOF else error.str()  # noqa: SLF001
 
@@ -189,8 +173,8 @@ def _with_retries(what: str, ask: Callable[[], T]) -> T:
             return ask()
         except KafkaException as error:
             fault = error.args[0]
-            if fault.code() in _DENIED:
+            if meaning_of(fault.code()) == "right":
                 raise ReaderDenied(f"{what}: {fault.str()}") from error
-            if fault.code() not in _PASSING or time.monotonic() > until:
+            if fault.code() not in NOT_READY or time.monotonic() > until:
                 raise ReaderAway(f"{what}: {fault.str()}") from error
             time.sleep(_RETRY_S)

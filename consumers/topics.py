@@ -32,8 +32,6 @@ _NO_ID = "A" * 22
 TopicSettings = Callable[[int], Mapping[str, str]]
 """Gives the settings with which a topic is created, from the `max.message.bytes` of the features topic."""
 
-_DENIED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED})
-
 
 class Topic(msgspec.Struct, frozen=True):
     """A topic as the broker describes it. `id` changes when the topic is deleted and created again; "" is unknown.
@@ -49,6 +47,27 @@ class Topic(msgspec.Struct, frozen=True):
     labels: "Topic | None" = None
 
 
+class Copies(msgspec.Struct, frozen=True):
+    """A topic's replication: `insync_min` replicas must have a record before the producer gets an answer."""
+
+    brokers: int
+    replicas: int
+    insync_min: int
+    unclean: bool
+
+    def weakness(self) -> str:
+        """Say what the loss of one broker would do to the topic; "" for nothing."""
+        if self.replicas == 1:
+            return "it has one replica: if that broker loses its disk, the records are lost" if self.brokers > 1 else ""
+        if self.insync_min >= self.replicas:
+            return f"min.insync.replicas is {self.insync_min} of {self.replicas}: one broker down stops all writes"
+        if self.insync_min == 1:
+            return "min.insync.replicas is 1: Kafka may confirm a record that only one broker has"
+        if self.unclean:
+            return "unclean.leader.election.enable is on: a replica that lags may become the leader and lose records"
+        return ""
+
+
 class Topics:
     """The admin requests about topics, each with a timeout.
 
@@ -57,10 +76,7 @@ class Topics:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._settings = dict(settings)
-        try:
-            self._admin = AdminClient(self._settings)
-        except KafkaException as error:
-            raise SettingsRefused(error.args[0].str()) from error
+        self._admin = admin_client(settings)
 
     def is_mock(self) -> bool:
         """Tell whether this is librdkafka's mock cluster, which has no transactions and answers no admin request."""
@@ -80,10 +96,7 @@ class Topics:
     def describe(self, name: str) -> Topic:
         """Return one topic as the broker describes it."""
         try:
-            described = self._admin.describe_topics(TopicCollection([name]), request_timeout=_CALL_S)
-            topic = described[name].result()
-            resource = ConfigResource(ResourceType.TOPIC, name)
-            settings = self._admin.describe_configs([resource], request_timeout=_CALL_S)[resource].result()
+            topic, settings = self._described(name)
         except KafkaException as error:
             raise self._fault(error, name) from error
         return Topic(
@@ -93,6 +106,29 @@ class Topics:
             int(settings["max.message.bytes"].value),
             "compact" in settings["cleanup.policy"].value,
         )
+
+    def copies(self, name: str) -> Copies:
+        """Return a topic's replication. Raises SourceError."""
+        try:
+            brokers = len(self._admin.list_topics(timeout=_CALL_S).brokers)
+            topic, settings = self._described(name)
+        except KafkaException as error:
+            raise SourceError(
+                f"Kafka does not describe the replicas of {name}: {error.args[0].str()}",
+                hint=f"give the user DESCRIBE and DESCRIBE_CONFIGS on {name}",
+            ) from error
+        return Copies(
+            brokers,
+            len(topic.partitions[0].replicas),
+            int(settings["min.insync.replicas"].value),
+            settings["unclean.leader.election.enable"].value == "true",
+        )
+
+    def _described(self, name: str) -> tuple[Any, Any]:
+        """Return the broker's description of a topic, and its settings."""
+        topic = self._admin.describe_topics(TopicCollection([name]), request_timeout=_CALL_S)[name].result()
+        resource = ConfigResource(ResourceType.TOPIC, name)
+        return topic, self._admin.describe_configs([resource], request_timeout=_CALL_S)[resource].result()
 
     def limits(self, *names: str) -> dict[str, int]:
         """Return the largest batch of records that each topic takes, in bytes.
@@ -110,7 +146,7 @@ class Topics:
                 # A batch must fit one segment of the log.
                 found[name] = min(int(settings[key].value) for key in ("max.message.bytes", "segment.bytes"))
             except KafkaException as error:
-                if error.args[0].code() not in _DENIED:
+                if meaning_of(error.args[0].code()) != "right":
                     raise self._fault(error, name) from error
                 found[name] = _BATCH_BYTES_MAX
         return found
@@ -217,6 +253,17 @@ class Topics:
             self.describe(name)
         _wait(lambda: self.partitions().get(name, 0) >= partitions, f"the topic {name} to be made")
 
+    def check_create(self, name: str, partitions: int) -> None:
+        """Let the broker check, without creating the topic, that it would create it. Raises SourceError."""
+        new = NewTopic(name, num_partitions=partitions)
+        try:
+            self._admin.create_topics([new], request_timeout=_CALL_S, validate_only=True)[name].result()
+        except KafkaException as error:
+            raise SourceError(
+                f"there is no topic {name}, and Kafka would not create it: {error.args[0].str()}",
+                hint=f"create {name} by hand, or give the user CREATE on it",
+            ) from error
+
     def _touch(self, features: str, *outputs: str) -> Topic:
         # The mock cluster creates a topic only when a client with this property asks about it.
         client = AdminClient({**self._settings, "allow.auto.create.topics": True})
@@ -240,6 +287,14 @@ class Topics:
             f"Kafka refuses what {name} needs: {fault.str()}",
             hint=f"create {name} by hand, or give the user CREATE and DESCRIBE on it",
         )
+
+
+def admin_client(settings: Mapping[str, Any]) -> AdminClient:
+    """Make an admin client. Raises SettingsRefused."""
+    try:
+        return AdminClient(dict(settings))
+    except KafkaException as error:
+        raise SettingsRefused(error.args[0].str()) from error
 
 
 def _id_of(described: Any) -> str:

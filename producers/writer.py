@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
-from headrace.producers.producer_errors import refusal
+from headrace.producers.producer_errors import meaning_of, refusal
 from headrace.producers.record_size import PLAIN_BYTES_MAX, MessageHeaders, batch_bytes, record_bytes
 
 Delivered = Callable[[int, int], None]
@@ -47,16 +47,6 @@ _FEED_SETTINGS = {"max.in.flight.requests.per.connection": 1}
 _AWAY = frozenset({KafkaError._MSG_TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN})  # noqa: SLF001 librdkafka's own codes start with an underscore
 _PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})  # noqa: SLF001
 _FENCED = frozenset({KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED})  # noqa: SLF001
-_TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
-_DENIED = frozenset(
-    {
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.GROUP_AUTHORIZATION_FAILED,
-        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
-        KafkaError._AUTHENTICATION,  # noqa: SLF001
-    }
-)
 
 
 class Outbound(msgspec.Struct, frozen=True, gc=False):
@@ -281,11 +271,11 @@ class Writer:
                 fault = first
         if fault.code() in _FENCED:
             return WriterFenced(f"another replay has taken over, or this one paused for too long: {words}")
-        if fault.code() in _TOO_LARGE:
+        if meaning_of(fault.code()) == "large":
             return WriterRefused(
                 f"a record is too large for its topic: {words}", hint="raise the topic's max.message.bytes"
             )
-        if fault.code() in _DENIED:
+        if meaning_of(fault.code()) == "right":
             return WriterRefused(
                 f"Kafka denies it: {words}",
                 hint="give the user WRITE on the topics and on the transactional id, and READ on the group",

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from headrace.consumers.broker_checks import BrokerChecks
 from headrace.consumers.client_properties import SettingsRefused
 from headrace.consumers.group_offsets import GroupOffsets
 from headrace.consumers.topics import Topic, Topics
@@ -117,8 +116,7 @@ def _model(config: Config, built: list[learner.RiverLearner]) -> Iterator[CheckR
 def _kafka(config: Config, model: list[learner.RiverLearner]) -> Iterator[CheckResult]:
     settings = {**config.librdkafka, "log_level": 0}
     address = config.kafka.bootstrap_servers
-    broker = _ask("kafka", lambda: BrokerChecks(settings))
-    topics = Topics(settings)
+    topics = _ask("kafka", lambda: Topics(settings))
     there = _ask("kafka", topics.partitions)
     if _ask("kafka", topics.is_mock):
         hint = "use a real Kafka for what must last"
@@ -134,13 +132,13 @@ def _kafka(config: Config, model: list[learner.RiverLearner]) -> Iterator[CheckR
                 found[name] = _ask("topics", lambda name=name: topics.describe(name))  # type: ignore[misc]
             else:
                 wanted = there.get(names.features, names.partitions)
-                _ask("topics", lambda name=name, wanted=wanted: broker.check_create(name, wanted))  # type: ignore[misc]
+                _ask("topics", lambda name=name, wanted=wanted: topics.check_create(name, wanted))  # type: ignore[misc]
                 yield CheckResult("topics", "good", f"{name} is not there; `headrace run` makes it")
         yield from failed
     yield from _topics(config, found)
     for name in found:
         with _continuing() as failed:
-            copies = _ask("copies", lambda name=name: broker.copies(name))  # type: ignore[misc]
+            copies = _ask("copies", lambda name=name: topics.copies(name))  # type: ignore[misc]
             if weakness := copies.weakness():
                 hint = "three copies, min.insync.replicas=2"
                 yield CheckResult("copies", "warning", f"{name}: {weakness}", hint)

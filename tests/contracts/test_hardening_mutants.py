@@ -181,7 +181,8 @@ MUTANTS: list[Mutant] = [
         file="pipeline/console.py",
         old='super().write(_CREDENTIALS.sub("***@", self._conceal(text)))',
         new="super().write(text)",
-        test="pipeline/commands/test_secrets.py::test_no_command_prints_or_writes_a_secret[NOAUTH-unknown property]",
+        test="pipeline/commands/test_commands_secrets.py::"
+        "test_no_command_prints_or_writes_a_secret[NOAUTH-unknown property]",
         says="assert 'm4rk-hunter2' not in",
         also=(
             "pipeline/commands/doctor.py",
@@ -202,7 +203,7 @@ MUTANTS: list[Mutant] = [
         file="pipeline/process/ordinal.py",
         old='"reason": self._conceal(str(whole.get("reason", "")))',
         new='"reason": str(whole.get("reason", ""))',
-        test="pipeline/commands/test_secrets.py::test_a_note_that_says_why_a_worker_waits_has_no_secret",
+        test="pipeline/commands/test_commands_secrets.py::test_a_note_that_says_why_a_worker_waits_has_no_secret",
         says="assert '***' in",
     ),
     Mutant(

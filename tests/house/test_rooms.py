@@ -3,8 +3,9 @@
 import ast
 import re
 from collections import defaultdict
+from pathlib import Path
 
-from source import ROOT, imported, modules, packages, tree
+from source import PACKAGES, ROOT, imported, modules, packages, tree
 from verdict import assert_none
 
 FILES_A_FOLDER_MAX = 18
@@ -130,3 +131,18 @@ def test_the_picture_in_architecture_shows_the_imports_as_they_are() -> None:
     drawn = {here: set(names.split(", ")) for here, names in re.findall(r"(?m)^([\w/]+) +→ (.*)$", block)}
     true = "\n".join(f"{here} → {', '.join(sorted(names))}" for here, names in rooms_imported().items())
     assert drawn == rooms_imported(), f"the imports are:\n{true}"
+
+
+def is_tested_here(test: Path) -> bool:
+    """Tell whether a test lies in the folder of the module or of the folder that its name begins with."""
+    folder = ROOT / test.parent.relative_to(ROOT / "tests")
+    names = {folder.name, *(file.stem for file in folder.glob("*.py"))}
+    tested = test.stem.removeprefix("test_")
+    return any(tested == name or tested.startswith(f"{name}_") for name in names)
+
+
+def test_every_test_lies_where_the_module_does_that_it_tests() -> None:
+    tests = [test for package in PACKAGES for test in (ROOT / "tests" / package).rglob("test_*.py")]
+    assert tests
+    astray = (str(test.relative_to(ROOT)) for test in tests if not is_tested_here(test))
+    assert_none(astray, "tests whose name begins with no module of the same folder of the source")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from headrace.consumers.broker_checks import BrokerChecks, Copies
 from headrace.consumers.client_properties import SettingsRefused
+from headrace.consumers.topics import Copies, Topics
 
 
 @pytest.mark.parametrize(
@@ -25,5 +25,5 @@ def test_the_weakness_of_a_topic_is_what_one_lost_broker_would_do(copies: Copies
 @pytest.mark.parametrize("settings", [{"no.such.property": "x"}, {"security.protocol": "carrier-pigeon"}])
 def test_a_property_that_librdkafka_does_not_take_is_refused_with_its_words(settings: dict[str, str]) -> None:
     with pytest.raises(SettingsRefused, match=next(iter(settings))) as caught:
-        BrokerChecks({"bootstrap.servers": "127.0.0.1:1", **settings})
+        Topics({"bootstrap.servers": "127.0.0.1:1", **settings})
     assert "kafka.librdkafka" in caught.value.hint
