@@ -42,7 +42,7 @@ fmt: setup ## format, and fix what can be fixed
 	@$(BIN)/ruff format
 	@$(BIN)/ruff check --fix
 
-docs: setup ## write the tables of docs/ anew from the code
+docs: setup ## write the tables of docs/ and deploy/headrace.toml anew from the code
 	@$(BIN)/python docs/generate.py
 
 bench: setup ## measure Headrace beside the alternatives

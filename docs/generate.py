@@ -1,4 +1,4 @@
-"""Fills in what the pages beside it take from the code: `make docs`.
+"""Fills in what the pages beside it take from the code, and writes deploy/headrace.toml: `make docs`.
 
 A generated part stands between `<!-- NAME -->` and `<!-- /NAME -->`; the rest of a page is written by hand.
 """  # noqa: INP001 a script that stands alone
@@ -14,6 +14,7 @@ from pydantic_core import PydanticUndefined
 
 from headrace.consumers.refusal import CODES
 from headrace.pipeline.commands import cli
+from headrace.pipeline.commands.init import configuration as whole_file
 from headrace.pipeline.commands.init import toml
 from headrace.pipeline.config.config import describe, describe_tables
 from headrace.pipeline.config.sections import FeatureConfig
@@ -171,3 +172,4 @@ PARTS: dict[str, Callable[[], Lines]] = {
 if __name__ == "__main__":
     for page, text in pages().items():
         page.write_text(text, encoding="utf-8")
+    (DOCS.parent / "deploy/headrace.toml").write_text(whole_file("headrace"), encoding="utf-8")

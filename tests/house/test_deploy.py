@@ -182,8 +182,5 @@ def test_the_reference_configuration_is_the_one_that_init_writes(monkeypatch: py
     for variable in os.environ:
         if variable.upper().startswith("HEADRACE__"):
             monkeypatch.delenv(variable)
-    assert read("deploy/headrace.toml") == configuration("headrace"), (
-        "write it anew: python -c 'from headrace.pipeline.commands.init import configuration as c; "
-        'print(c("headrace"), end="")\' > deploy/headrace.toml'
-    )
+    assert read("deploy/headrace.toml") == configuration("headrace"), "write it anew: make docs"
     assert load(ROOT / "deploy/headrace.toml").name == "headrace"
