@@ -21,7 +21,7 @@ from headrace.producers import prediction, replay_proof
 from headrace.producers.fastjson import encoder
 from headrace.producers.fastjson.encoder import Encoder, Ids
 from headrace.producers.output import PREDICTIONS, OutputRecords
-from headrace.state.compiled import compiled_learner
+from headrace.state.compiled import program_runner
 from headrace.state.event_time import StrayTime, StrayTimes
 from headrace.state.models.columns import BOOLEAN, STRING, Answers
 from headrace.state.models.learner import LabelError
@@ -290,5 +290,5 @@ def _score(shard: Shard, answers: Answers, truths: Any) -> None:
 
 def warm(*, machine: bool = True) -> None:
     """Compile what batches run, or load what another process has compiled; models by key do not need the `machine`."""
-    for part in (scanning, compiled_learner, encoder) if machine else (scanning, encoder):
+    for part in (scanning, program_runner, encoder) if machine else (scanning, encoder):
         part.warm()

@@ -1,18 +1,25 @@
-"""What a compiled model has learned, as bytes: no pickle, little-endian, and a function of what was taught alone."""
+"""What a compiled model has learned, as bytes: no pickle, little-endian, and a function of what was taught alone.
+
+They are a head, which says what was learned about, and the numbers. Models with the same layout have the same head.
+"""
 
 import hashlib
-import math
 import struct
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 
+from headrace.state.compiled.layouts import ModelLayout, PartLayout, is_flagged, laid_out, lengths, memos, width_of
 from headrace.state.compiled.model_arrays import order
 from headrace.state.compiled.program import EXACT_MAX, FeatureName, Memo, ProgramPart
 from headrace.state.models.learner import ModelError
 
-_MAGIC = b"HRarrays"
+CODEC = "arrays-2"
+_MAGIC = b"HRarray2"
+_LENGTH = struct.Struct("<I")
+_HEAD_AT = len(_MAGIC) + _LENGTH.size
 _WHOLE_MIN, _WHOLE_MAX = -(1 << 63), (1 << 64) - 1
 # A model of several classes has numbers for each name with each class, also for those that never met.
 _GRID_MIN_BYTES, _GRID_PER_BYTE = 1 << 28, 256
@@ -22,18 +29,16 @@ _Class = str | int | bool | list[str]
 
 
 class _Part(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """One part: which names it has met, as little-endian uint32, and its columns of each, as little-endian float64."""
+    """One part: the names that it has met, as little-endian uint32, None for all, and the categories it has learned."""
 
-    met: bytes
-    fields: bytes
-    scalars: bytes
+    met: bytes | None
     learned: list[tuple[int, _Value]]
 
 
-class _Ledger(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A model: a format, what it is built of, the names in order, the parts, and the classes."""
+class _Head(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a model is built of, and what it has learned about: names in order, parts, classes."""
 
-    version: Literal[1]
+    version: Literal[2]
     shape: bytes
     names: list[FeatureName]
     parts: list[_Part]
@@ -41,71 +46,131 @@ class _Ledger(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_Ledger).decode
+_decode = msgspec.msgpack.Decoder(_Head).decode
 
 
-def write(memos: Sequence[Memo], classes: Sequence[Any], *, spec: str) -> bytes:
-    """Write memos down as bytes; `spec` is what the model is built of."""
-    known = {name for memo in memos for name in memo.rows} | {name for memo in memos for name, _ in memo.learned}
+def head(layout: ModelLayout, *, spec: str) -> bytes:
+    """Return what stands before the numbers of a model; `spec` is what it is built of."""
+    parts = layout.parts
+    known = {name for part in parts for name in part.met} | {name for part in parts for name, _ in part.learned}
     names = sorted(known, key=order)
     places = {name: place for place, name in enumerate(names)}
-    parts = []
-    for memo in memos:
-        met = sorted(places[name] for name in memo.rows)
-        numbers = [number for place in met for number in memo.rows[names[place]]]
-        parts.append(
-            _Part(
-                struct.pack(f"<{len(met)}I", *met),
-                struct.pack(f"<{len(numbers)}d", *numbers),
-                struct.pack(f"<{len(memo.scalars)}d", *memo.scalars),
-                [(places[name], value) for name, value in memo.learned],
-            )
+    written = [
+        _Part(
+            None if len(part.met) == len(names) else struct.pack(f"<{len(part.met)}I", *map(places.get, part.met)),
+            [(places[name], value) for name, value in part.learned],
         )
-    return _MAGIC + _encode(_Ledger(1, _shape(spec), names, parts, [_class(label) for label in classes]))
+        for part in parts
+    ]
+    body = _encode(_Head(2, _shape(spec), names, written, [_class(label) for label in layout.classes]))
+    return _MAGIC + _LENGTH.pack(len(body)) + body
 
 
-def read(state: bytes, parts: Sequence[ProgramPart], *, spec: str) -> list[Memo]:
-    """Read the memos, the last one with its classes, from bytes of any origin.
+def write(layout: ModelLayout, numbers: Any, *, spec: str) -> bytes:
+    """Write a model down as bytes; its numbers are in the saved order."""
+    return b"".join((head(layout, spec=spec), numbers.astype("<f8", copy=False).tobytes()))
+
+
+def split(state: bytes) -> tuple[bytes, Any]:
+    """Return the head of bytes of any origin, and the numbers behind it, float64. Raises ModelError."""
+    if not state.startswith(_MAGIC) or len(state) < _HEAD_AT:
+        raise refused("they do not begin as such bytes do")
+    end = _HEAD_AT + _LENGTH.unpack_from(state, len(_MAGIC))[0]
+    if end > len(state) or (len(state) - end) % 8:
+        raise refused("they end too early")
+    return state[:end], np.frombuffer(state, "<f8", offset=end).astype(np.float64, copy=False)
+
+
+def read_head(written: bytes, parts: Sequence[ProgramPart], *, spec: str, state_bytes: int) -> ModelLayout:
+    """Read a layout. Raises ModelError for one that no such model can have."""
+    try:
+        found = _decode(written[_HEAD_AT:])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise refused(str(error)) from error
+    if found.shape != _shape(spec):
+        raise refused("the model was built otherwise")
+    names = found.names
+    if names != sorted(set(names), key=order) or len(found.parts) != len(parts):
+        raise refused("its names or its parts are not in order")
+    classes = tuple(map(_label, found.classes))
+    if 8 * len(names) * len(classes) * len(parts[-1].cells) > max(_GRID_MIN_BYTES, _GRID_PER_BYTE * state_bytes):
+        raise refused("its names and classes take far more memory than what it tells of them")
+    layout = ModelLayout(classes, tuple(_part(own, part, names) for own, part in zip(found.parts, parts, strict=True)))
+    _check_classes(classes, parts[-1])
+    if head(layout, spec=spec) != written:
+        raise refused("it is written otherwise than such a model is")
+    return layout
+
+
+def read(state: bytes, parts: Sequence[ProgramPart], *, spec: str) -> tuple[ModelLayout, Any]:
+    """Read the layout of a model and its numbers, in the saved order, from bytes of any origin.
 
     Raises ModelError for what no such model can hold.
     """
-    if not state.startswith(_MAGIC):
-        raise refused("they do not begin as such bytes do")
-    try:
-        ledger = _decode(state[len(_MAGIC) :])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise refused(str(error)) from error
-    if ledger.shape != _shape(spec):
-        raise refused("the model was built otherwise")
-    if ledger.names != sorted(set(ledger.names), key=order) or len(ledger.parts) != len(parts):
-        raise refused("its names or its parts are not in order")
-    classes = tuple(map(_label, ledger.classes))
-    last = len(parts) - 1
-    grid_bytes = 8 * len(ledger.names) * len(classes) * len(parts[last].cells)
-    if grid_bytes > max(_GRID_MIN_BYTES, _GRID_PER_BYTE * len(state)):
-        raise refused("its names and classes take far more memory than what it tells of them")
-    return [
-        _memo(entry, part, ledger.names, classes if at == last else ())
-        for at, (entry, part) in enumerate(zip(ledger.parts, parts, strict=True))
-    ]
+    written, numbers = split(state)
+    layout = read_head(written, parts, spec=spec, state_bytes=len(state))
+    NumberLimits(layout, parts).check(numbers)
+    return layout, numbers
 
 
-def check(memo: Memo, part: ProgramPart) -> None:
-    """Refuse what a part can't have learned. Raises ModelError."""
-    count, own = len(memo.classes), len(part.scalars)
-    if len(memo.scalars) != own + len(part.tallies) * count or (memo.learned and not part.listed):
-        raise refused("a part of it is of another kind")
-    limits = part.limits + part.cells * count
-    for row in memo.rows.values():
-        if len(row) != len(limits) or not all(map(_holds, limits, row)):
+def checked(learned: Sequence[Memo], parts: Sequence[ProgramPart]) -> tuple[ModelLayout, Any]:
+    """Return the layout and the numbers of what a River model has learned. Raises ModelError for what none can."""
+    for memo, part in zip(learned, parts, strict=True):
+        _check_memo(memo, part)
+    layout, numbers = laid_out(learned, parts)
+    found = np.array(numbers, np.float64)
+    NumberLimits(layout, parts).check(found)
+    return layout, found
+
+
+class NumberLimits:
+    """What the numbers of a layout may be, in the saved order."""
+
+    def __init__(self, layout: ModelLayout, parts: Sequence[ProgramPart]) -> None:
+        self._layout, self._parts = layout, parts
+        words: list[str] = []
+        self._scalars: list[tuple[ProgramPart, int]] = []
+        count = len(layout.classes)
+        for part, own in zip(parts, layout.parts, strict=True):
+            words += [*part.limits[is_flagged(part) :], *part.cells * count] * len(own.met)
+            self._scalars += [(part, len(words))] if part.allows is not None else []
+            words += ["any"] * len(part.scalars) + [*part.tallies * count]
+        found = np.array(words or ["any"])[: len(words)]
+        self.size = len(words)
+        self._whole = np.flatnonzero((found == "count") | (found == "tally"))
+        self._least = (found[self._whole] == "count").astype(np.float64)
+        self._above = np.flatnonzero(found == "above")
+
+    def check(self, numbers: Any) -> None:
+        """Refuse numbers that can't be learned. Raises ModelError."""
+        if len(numbers) != self.size:
+            raise refused("its numbers are not as many as its names")
+        whole, above = numbers[self._whole], numbers[self._above]
+        # NaN is no count.
+        if (
+            not ((whole >= self._least) & (whole <= EXACT_MAX) & (whole == np.floor(whole))).all()
+            or (above < 0.0).any()
+        ):
             raise refused("it holds a number that can't be learned")
-    _check_classes(memo, part)
-    if not all(map(_holds, part.tallies * count, memo.scalars[own:])):
-        raise refused("it holds a number that can't be learned")
-    if part.allows is not None and not part.allows(memo.scalars):
-        raise refused("it counts what can't be counted")
+        for part, at in self._scalars:
+            if part.allows is not None and not part.allows(tuple(numbers[at : at + len(part.scalars)].tolist())):
+                raise refused("it counts what can't be counted")
+        if any(part.holds is not None for part in self._parts):
+            for memo, part in zip(memos(self._layout, numbers.tolist(), self._parts), self._parts, strict=True):
+                if part.holds is not None and not part.holds(memo):
+                    raise refused("its numbers do not go together")
+
+
+def _check_memo(memo: Memo, part: ProgramPart) -> None:
+    """Refuse what River's object of a part has not as a part has it. Raises ModelError."""
+    if len(memo.scalars) != lengths(part, len(memo.classes)) or (memo.learned and not part.listed):
+        raise refused("a part of it is of another kind")
+    width = is_flagged(part) + width_of(part, len(memo.classes))
+    if any(len(row) != width for row in memo.rows.values()) or (memo.rows and not part.limits):
+        raise refused("a part of it is of another kind")
     if len({(name, value) for name, value in memo.learned}) != len(memo.learned):
         raise refused("it has learned a category twice")
+    _check_classes(memo.classes, part)
 
 
 def refused(why: str) -> ModelError:
@@ -116,17 +181,14 @@ def refused(why: str) -> ModelError:
     )
 
 
-def _check_classes(memo: Memo, part: ProgramPart) -> None:
+def _check_classes(classes: Sequence[Any], part: ProgramPart) -> None:
     """Refuse classes that no model has: of two kinds, or one twice. Raises ModelError."""
-    classes = memo.classes
     if classes and not part.tallies:
         raise refused("it has classes, and is a model that has none")
     if any(type(label) not in {str, int, bool} for label in classes) or len(set(classes)) != len(classes):
         raise refused("its classes are no strings, whole numbers and booleans, or one is there twice")
     if len({isinstance(label, str) for label in classes}) > 1:
         raise refused("its classes are strings and numbers")
-    if part.holds is not None and not part.holds(memo):
-        raise refused("its numbers do not go together")
 
 
 def _class(label: Any) -> _Class:
@@ -147,35 +209,20 @@ def _label(written: _Class) -> Any:
     return label
 
 
-def _memo(entry: _Part, part: ProgramPart, names: Sequence[FeatureName], classes: tuple[Any, ...]) -> Memo:
-    width, count = len(part.limits) + len(part.cells) * len(classes), len(entry.met) // 4
-    if len(entry.met) % 4 or len(entry.fields) != count * width * 8 or len(entry.scalars) % 8:
-        raise refused("its numbers are not as many as its names")
-    met = struct.unpack(f"<{count}I", entry.met)
-    if any(place >= len(names) for place in met) or list(met) != sorted(set(met)) or (met and not width):
+def _part(own: _Part, part: ProgramPart, names: Sequence[FeatureName]) -> PartLayout:
+    met: Sequence[int] = range(len(names))
+    if own.met is not None:
+        if len(own.met) % 4:
+            raise refused("its numbers are not as many as its names")
+        met = struct.unpack(f"<{len(own.met) // 4}I", own.met)
+    if any(place >= len(names) for place in met) or list(met) != sorted(set(met)) or (met and not part.limits):
         raise refused("it has met a feature that has no name")
-    if any(not 0 <= place < len(names) for place, _ in entry.learned):
+    if any(not 0 <= place < len(names) for place, _ in own.learned) or (own.learned and not part.listed):
         raise refused("it has learned a category of a feature that has no name")
-    numbers = struct.unpack(f"<{count * width}d", entry.fields)
-    rows = {names[place]: numbers[at * width : (at + 1) * width] for at, place in enumerate(met)}
-    scalars = struct.unpack(f"<{len(entry.scalars) // 8}d", entry.scalars)
-    memo = Memo(rows, scalars, tuple((names[place], value) for place, value in entry.learned), classes)
-    check(memo, part)
-    return memo
-
-
-def _holds(limit: str, number: float) -> bool:
-    """Tell whether a column of this kind can hold this number."""
-    match limit:
-        case "count":
-            return 1.0 <= number <= EXACT_MAX and number.is_integer()
-        case "tally":
-            return 0.0 <= number <= EXACT_MAX and number.is_integer()
-        case "flag":
-            return number == 1.0
-        case "above":
-            return number >= 0.0 or math.isnan(number)
-    return True
+    learned = tuple((names[place], value) for place, value in own.learned)
+    if len(set(learned)) != len(learned):
+        raise refused("it has learned a category twice")
+    return PartLayout(tuple(names[place] for place in met), learned)
 
 
 def _shape(spec: str) -> bytes:

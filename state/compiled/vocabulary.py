@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from headrace.state.compiled.ops.encoding import enter
-from headrace.state.compiled.program import FeatureName, Pairs
+from headrace.state.compiled.program import ENTRY, FeatureName
 from headrace.state.models.columns import BOOLEAN, FLOAT, INTEGER, NULL, STRING, FeatureColumns, Vocabulary
 
 _WORDS_MAX = 65_536
@@ -74,7 +74,7 @@ class ModelVocabulary:
         self._vocabulary: Vocabulary | None = None
         self._generation = -1
         self.slots: Any
-        self.pairs: Pairs
+        self.pairs: Any
         self._forget()
 
     def turn(self, vocabulary: Vocabulary) -> None:
@@ -89,15 +89,16 @@ class ModelVocabulary:
     def name(self, names: Any, slot: Callable[[FeatureName], int]) -> None:
         """Give each of these names that has none a slot."""
         assert self._vocabulary is not None
-        wanted = np.unique(names)
-        for number in wanted[self.slots[wanted] < 0].tolist():
-            self.slots[number] = slot(self._vocabulary.names[number])
+        wanted, known = np.unique(names), self._vocabulary.names
+        # In the order of the names, which is that of what is saved.
+        for number in sorted(wanted[self.slots[wanted] < 0].tolist(), key=known.__getitem__):
+            self.slots[number] = slot(known[number])
 
     def enter(self, number: int, slot: int, kind: int, bits: int, pair: int) -> None:
         """Note the number of a pair."""
         self._entered.append(((number << 40 | slot) * 8 + kind, bits, pair))
-        if 2 * len(self._entered) > len(self.pairs.numbers):
-            self.pairs = _table(2 * len(self.pairs.numbers))
+        if 2 * len(self._entered) > len(self.pairs):
+            self.pairs = _table(2 * len(self.pairs))
             for entry in self._entered:
                 enter(self.pairs, *entry)
         else:
@@ -106,7 +107,7 @@ class ModelVocabulary:
     @property
     def nbytes(self) -> int:
         """The bytes of all arrays."""
-        return sum(int(array.nbytes) for array in (self.slots, *self.pairs))
+        return sum(int(array.nbytes) for array in (self.slots, self.pairs))
 
     def _forget(self) -> None:
         self.slots = np.full(16, -1, np.int64)
@@ -114,5 +115,7 @@ class ModelVocabulary:
         self.pairs = _table(_PAIRS_MIN)
 
 
-def _table(places: int) -> Pairs:
-    return Pairs(np.zeros(places, np.int64), np.zeros(places, np.int64), np.full(places, -1, np.int64))
+def _table(places: int) -> Any:
+    table = np.zeros(places, ENTRY)
+    table["number"] = -1
+    return table

@@ -34,7 +34,7 @@ class Answers(NamedTuple):
     class where it has no probabilities; the number of the class that a multiclass model predicts, -1 for none.
     `chosen` (int8) is a binary model's class. Of a multiclass model `proba` (float64) has a column a class, and `known`
     (int32) says how many of those it knew when it answered. `fault` (int8) is 0, or the reason why River would have
-    raised on this record, which has left no trace then.
+    raised on this record, which has left no trace then. Of models by key `classes` holds the classes of each record's.
     """
 
     value: Any
@@ -42,6 +42,7 @@ class Answers(NamedTuple):
     proba: Any
     known: Any
     fault: Any
+    classes: Sequence[Sequence[Any]] | None = None
 
 
 class Columns(Protocol):

@@ -4,19 +4,19 @@ import math
 from typing import Any
 
 from headrace.state.compiled.ops.jit import inlined
-from headrace.state.compiled.program import CLASSES, PLACE
 
 
 @inlined
-def place_of(tally: Any, notes: Any, label: float) -> int:
+def place_of(memory: Any, label: float) -> int:
     """Return the place of the class of this number, behind the others if it has not been learned yet."""
     number = int(label)
-    place = int(tally[PLACE, number])
+    place = memory.classes[memory.classes[number].alike].place
     if place < 0:
-        place = notes[CLASSES]
-        tally[PLACE, number] = place
-        notes[CLASSES] = place + 1
-    return place
+        place = memory.notes[0].classes
+        memory.classes[memory.classes[number].alike].place = place
+        memory.classes[place].number = number
+        memory.notes[0].classes = place + 1
+    return int(place)
 
 
 @inlined

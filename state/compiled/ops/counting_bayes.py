@@ -11,24 +11,16 @@ from typing import Any
 from headrace.state.compiled.ops.class_sums import closed, lost
 from headrace.state.compiled.ops.jit import native
 from headrace.state.compiled.program import (
-    ALPHA,
-    BASE,
     BERNOULLI,
     BY_RANK,
     BY_ZERO,
-    COMPENSATED,
     FINE,
     LABELLED,
     MET,
     NO_LOGARITHM,
-    OPTION,
-    SCALAR,
     SCORE,
-    STRIDE,
     STRING,
     SUM,
-    THRESHOLD,
-    WAY,
     WRONG_TYPE,
 )
 
@@ -38,7 +30,6 @@ _LEAST = 1e-9
 @native
 def frequencies(
     op: Any,
-    options: Any,
     grid: Any,
     tally: Any,
     known: int,
@@ -48,8 +39,7 @@ def frequencies(
     values: Any,
 ) -> int:
     """Score a row by how often each of its features was counted in a class."""
-    option = op[OPTION]
-    alpha, total, rest = options[option + ALPHA], 0.0, 0.0
+    alpha, total, rest = op.smoothing, 0.0, 0.0
     whole = tally[SUM, place] + alpha * known
     for k in range(len(slots)):
         count = grid[slots[k] * tally.shape[1] + place] + alpha
@@ -63,14 +53,13 @@ def frequencies(
         term = values[k] * math.log(share)
         rest += lost(total, term)
         total += term
-    tally[SCORE, place] = closed(total, rest, options[option + COMPENSATED])
+    tally[SCORE, place] = closed(total, rest, op.compensated)
     return FINE
 
 
 @native
 def bernoulli(
     op: Any,
-    options: Any,
     fields: Any,
     grid: Any,
     tally: Any,
@@ -78,44 +67,40 @@ def bernoulli(
     place: int,
     kinds: Any,
     values: Any,
-    marks: Any,
-    places: Any,
+    present: Any,
     mark: int,
 ) -> int:
     """Score a row by which of all features are there, in the order in which they were met."""
-    option = op[OPTION]
-    alpha, total, rest = options[option + ALPHA], 0.0, 0.0
+    alpha, total, rest = op.smoothing, 0.0, 0.0
     whole = tally[LABELLED, place] + alpha * 2.0
     for rank in range(known):
-        slot = int(fields[rank * op[STRIDE] + op[BASE] + BY_RANK])
+        slot = int(fields[rank * op.stride + op.base + BY_RANK])
         share = (grid[slot * tally.shape[1] + place] + alpha) / whole
         true = False
-        if marks[slot] == mark:
-            k = places[slot]
+        if present[slot].mark == mark:
+            k = present[slot].place
             if kinds[k] >= STRING:
                 return WRONG_TYPE
-            true = values[k] > options[option + THRESHOLD]
+            true = values[k] > op.threshold
         term = math.log(_LEAST + share if true else _LEAST + (1.0 - share))
         rest += lost(total, term)
         total += term
-    tally[SCORE, place] = closed(total, rest, options[option + COMPENSATED])
+    tally[SCORE, place] = closed(total, rest, op.compensated)
     return FINE
 
 
 @native
-def count(
-    op: Any, options: Any, fields: Any, scalars: Any, grid: Any, tally: Any, place: int, slots: Any, values: Any
-) -> None:
+def count(op: Any, fields: Any, scalars: Any, grid: Any, tally: Any, place: int, slots: Any, values: Any) -> None:
     """Learn: count the features of a class."""
-    way = options[op[OPTION] + WAY]
+    way = op.way
     for k in range(len(slots)):
-        x, at = values[k], slots[k] * op[STRIDE] + op[BASE]
+        x, at = values[k], slots[k] * op.stride + op.base
         if fields[at + MET] == 0.0:
-            rank = scalars[op[SCALAR]]
-            fields[int(rank) * op[STRIDE] + op[BASE] + BY_RANK] = slots[k]
-            fields[at + MET] = scalars[op[SCALAR]] = rank + 1.0
+            rank = scalars[op.scalar]
+            fields[int(rank) * op.stride + op.base + BY_RANK] = slots[k]
+            fields[at + MET] = scalars[op.scalar] = rank + 1.0
         if way == BERNOULLI:
-            x = 1.0 if x > options[op[OPTION] + THRESHOLD] else 0.0
+            x = 1.0 if x > op.threshold else 0.0
         else:
             tally[SUM, place] += x
         grid[slots[k] * tally.shape[1] + place] += x

@@ -11,27 +11,18 @@ from typing import Any
 from headrace.state.compiled.ops.jit import entry, native, print_of_sources
 from headrace.state.compiled.ops.selection import put
 from headrace.state.compiled.program import (
-    ASKED,
     ASKED_BITS,
     ASKED_KIND,
     ASKED_OP,
     ASKED_SLOT,
-    BASE,
-    DROP_ZEROS,
     EXACT_MAX,
     FINE,
     FLOAT,
     INTEGER,
-    LIST,
     LISTED,
-    MARK,
     NAME_ALONE,
     NULL,
-    OPTION,
-    SOURCE,
-    STRIDE,
     STRING,
-    TARGET,
     TOO_LARGE,
     UNMET,
     WRONG_TYPE,
@@ -54,13 +45,13 @@ def place_of(key: int, bits: int, mask: int) -> int:
 def _enterer(sources: int) -> Any:
     @entry
     def enter(pairs: Any, key: int, bits: int, number: int) -> int:
-        mask = len(pairs.numbers) - 1
+        mask = len(pairs) - 1
         at = place_of(key, bits, mask)
-        while pairs.numbers[at] >= 0:
+        while pairs[at].number >= 0:
             at = (at + 1) & mask
-        pairs.keys[at] = key
-        pairs.bits[at] = bits
-        pairs.numbers[at] = number
+        pairs[at].key = key
+        pairs[at].bits = bits
+        pairs[at].number = number
         return sources
 
     return enter
@@ -74,14 +65,14 @@ enter = _enterer(_PRINT)
 def find(number: int, slot: int, kind: int, bits: int, notes: Any, wanted: Any, pairs: Any) -> int:
     """Return the pair of a feature and its value, or put down that it has no name yet and return -1."""
     key = (number << 40 | slot) * _KINDS + kind
-    mask = len(pairs.numbers) - 1
+    mask = len(pairs) - 1
     at = place_of(key, bits, mask)
-    while pairs.numbers[at] >= 0:
-        if pairs.keys[at] == key and pairs.bits[at] == bits:
-            return int(pairs.numbers[at])
+    while pairs[at].number >= 0:
+        if pairs[at].key == key and pairs[at].bits == bits:
+            return int(pairs[at].number)
         at = (at + 1) & mask
     # Not the whole memory: what a call is given takes its time to compile.
-    asked = notes[ASKED]
+    asked = notes[0].asked
     wanted[asked, ASKED_OP] = number
     wanted[asked, ASKED_SLOT] = slot
     wanted[asked, ASKED_KIND] = kind
@@ -92,39 +83,39 @@ def find(number: int, slot: int, kind: int, bits: int, notes: Any, wanted: Any, 
 @native
 def note(op: Any, pair: int, memory: Any) -> None:
     """Learn a category: it is in the encoder's set from now on, and its name in the encoder's zeros."""
-    alike = memory.alikes[pair]
-    if memory.learned[alike] != 0:
+    alike = memory.pairs[pair].alike
+    if memory.pairs[alike].learned != 0:
         return
-    memory.learned[alike] = 1
-    at = op[LIST]
-    memory.lists[at, memory.sizes[at]] = pair
-    memory.sizes[at] += 1
-    slot = memory.outs[pair]
-    if memory.fields[slot * op[STRIDE] + op[BASE] + LISTED] == 0.0:
-        memory.fields[slot * op[STRIDE] + op[BASE] + LISTED] = 1.0
-        memory.lists[at + 1, memory.sizes[at + 1]] = slot
-        memory.sizes[at + 1] += 1
+    memory.pairs[alike].learned = 1
+    at = op.list
+    memory.lists[at, memory.sizes[at].size] = pair
+    memory.sizes[at].size += 1
+    slot = memory.pairs[pair].out
+    if memory.fields[slot * op.stride + op.base + LISTED] == 0.0:
+        memory.fields[slot * op.stride + op.base + LISTED] = 1.0
+        memory.lists[at + 1, memory.sizes[at + 1].size] = slot
+        memory.sizes[at + 1].size += 1
 
 
 @native
-def onehot(op: Any, number: int, options: Any, memory: Any, rows: Any, pairs: Any, learn: bool) -> int:
+def onehot(op: Any, number: int, memory: Any, rows: Any, pairs: Any, learn: bool) -> int:
     """Write a 1 for each feature's category, and a 0 for each other that was learned."""
-    source, target = op[SOURCE], op[TARGET]
-    keep_zeros = options[op[OPTION] + DROP_ZEROS] == 0.0
-    memory.notes[MARK] += 1
-    mark = memory.notes[MARK]
+    source, target = op.source, op.target
+    keep_zeros = op.drop_zeros == 0.0
+    memory.notes[0].mark += 1
+    mark = memory.notes[0].mark
     if learn and keep_zeros:
         for k in range(rows.sizes[source]):
             slot, kind, bits = rows.slots[source, k], rows.kinds[source, k], rows.bits[source, k]
             note(op, find(number, slot, kind, bits, memory.notes, memory.asked, pairs), memory)
     size = 0
     if keep_zeros:
-        size = memory.sizes[op[LIST] + 1]
+        size = memory.sizes[op.list + 1].size
         for k in range(size):
-            slot = memory.lists[op[LIST] + 1, k]
+            slot = memory.lists[op.list + 1, k]
             put(rows, target, k, slot, INTEGER, 0.0)
-            memory.marks[slot] = mark
-            memory.places[slot] = k
+            memory.slots[slot].mark = mark
+            memory.slots[slot].place = k
     for k in range(rows.sizes[source]):
         kind = rows.kinds[source, k]
         if kind == INTEGER and abs(rows.values[source, k]) > EXACT_MAX:
@@ -132,12 +123,12 @@ def onehot(op: Any, number: int, options: Any, memory: Any, rows: Any, pairs: An
         pair = find(number, rows.slots[source, k], kind, rows.bits[source, k], memory.notes, memory.asked, pairs)
         if pair < 0:
             return UNMET
-        slot = memory.outs[pair]
-        if memory.marks[slot] != mark:
-            memory.marks[slot] = mark
-            memory.places[slot] = size
+        slot = memory.pairs[pair].out
+        if memory.slots[slot].mark != mark:
+            memory.slots[slot].mark = mark
+            memory.slots[slot].place = size
             size += 1
-        put(rows, target, memory.places[slot], slot, INTEGER, 1.0)
+        put(rows, target, memory.slots[slot].place, slot, INTEGER, 1.0)
     rows.sizes[target] = size
     return FINE
 
@@ -145,9 +136,9 @@ def onehot(op: Any, number: int, options: Any, memory: Any, rows: Any, pairs: An
 @native
 def hashed(op: Any, number: int, memory: Any, rows: Any, pairs: Any) -> int:
     """Sum the features by the bucket that each one's name, or its name and its word, is hashed to."""
-    source, target = op[SOURCE], op[TARGET]
-    memory.notes[MARK] += 1
-    mark = memory.notes[MARK]
+    source, target = op.source, op.target
+    memory.notes[0].mark += 1
+    mark = memory.notes[0].mark
     size = 0
     for k in range(rows.sizes[source]):
         kind, value = rows.kinds[source, k], rows.values[source, k]
@@ -158,20 +149,20 @@ def hashed(op: Any, number: int, memory: Any, rows: Any, pairs: Any) -> int:
             return UNMET
         if word:
             kind, value = INTEGER, 1.0
-        if memory.signs[pair] < 0.0:
+        if memory.pairs[pair].sign < 0.0:
             if kind == NULL:
                 return WRONG_TYPE
             # A whole zero has no sign.
             value = -value if value != 0.0 or kind == FLOAT else 0.0
             kind = FLOAT if kind == FLOAT else INTEGER
-        slot = memory.outs[pair]
-        if memory.marks[slot] != mark:
-            memory.marks[slot] = mark
-            memory.places[slot] = size
+        slot = memory.pairs[pair].out
+        if memory.slots[slot].mark != mark:
+            memory.slots[slot].mark = mark
+            memory.slots[slot].place = size
             put(rows, target, size, slot, kind, value)
             size += 1
         else:
-            at = memory.places[slot]
+            at = memory.slots[slot].place
             if kind == NULL or rows.kinds[target, at] == NULL:
                 return WRONG_TYPE
             rows.values[target, at] += value
@@ -183,19 +174,19 @@ def hashed(op: Any, number: int, memory: Any, rows: Any, pairs: Any) -> int:
 @native
 def rename(op: Any, number: int, memory: Any, rows: Any, pairs: Any) -> int:
     """Give each feature another name; of two that have one name then, the later counts."""
-    source, target = op[SOURCE], op[TARGET]
-    memory.notes[MARK] += 1
-    mark = memory.notes[MARK]
+    source, target = op.source, op.target
+    memory.notes[0].mark += 1
+    mark = memory.notes[0].mark
     size = 0
     for k in range(rows.sizes[source]):
         pair = find(number, rows.slots[source, k], NAME_ALONE, 0, memory.notes, memory.asked, pairs)
         if pair < 0:
             return UNMET
-        slot = memory.outs[pair]
-        if memory.marks[slot] != mark:
-            memory.marks[slot] = mark
-            memory.places[slot] = size
+        slot = memory.pairs[pair].out
+        if memory.slots[slot].mark != mark:
+            memory.slots[slot].mark = mark
+            memory.slots[slot].place = size
             size += 1
-        put(rows, target, memory.places[slot], slot, rows.kinds[source, k], rows.values[source, k])
+        put(rows, target, memory.slots[slot].place, slot, rows.kinds[source, k], rows.values[source, k])
     rows.sizes[target] = size
     return FINE

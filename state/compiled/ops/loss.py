@@ -12,12 +12,8 @@ from headrace.state.compiled.program import (
     HUBER,
     INSENSITIVE,
     LOG,
-    LOSS,
-    LOSS_A,
-    LOSS_B,
     POISSON,
     QUANTILE,
-    TWO,
 )
 
 
@@ -32,9 +28,9 @@ def sigmoid(x: float) -> float:
 
 
 @inlined
-def binary_slope(options: Any, at: int, label: float, raw: float) -> float:
+def binary_slope(op: Any, label: float, raw: float) -> float:
     """Return the gradient of a loss of two classes."""
-    loss, a, b = options[at + LOSS], options[at + LOSS_A], options[at + LOSS_B]
+    loss, a, b = op.loss, op.loss_a, op.loss_b
     sign = 1.0 if label != 0.0 else -1.0
     z = raw * sign
     if loss == LOG:
@@ -52,9 +48,9 @@ def binary_slope(options: Any, at: int, label: float, raw: float) -> float:
 
 
 @inlined
-def number_slope(options: Any, at: int, label: float, raw: float) -> float:
+def number_slope(op: Any, label: float, raw: float) -> float:
     """Return the gradient of a loss of numbers; where River's overflows, it is infinite."""
-    loss, a = options[at + LOSS], options[at + LOSS_A]
+    loss, a = op.loss, op.loss_a
     if loss == ABSOLUTE:
         return 1.0 if raw > label else -1.0
     if loss == QUANTILE:
@@ -73,17 +69,17 @@ def number_slope(options: Any, at: int, label: float, raw: float) -> float:
         return math.exp(raw) - label
     if loss == CAUCHY:
         rest = raw - label
-        return float(rest / (math.pow(rest / a, options[at + TWO]) + 1.0))
+        return float(rest / (math.pow(rest / a, op.two) + 1.0))
     return 2.0 * (raw - label)
 
 
 @inlined
-def overflows(options: Any, at: int, label: float, raw: float) -> bool:
+def overflows(op: Any, label: float, raw: float) -> bool:
     """Tell whether River's gradient, or prediction, would raise OverflowError."""
-    loss = options[at + LOSS]
+    loss = op.loss
     if loss == POISSON:
         return math.isfinite(raw) and math.isinf(math.exp(raw))
     if loss == CAUCHY:
-        rest = (raw - label) / options[at + LOSS_A]
-        return math.isfinite(rest) and math.isinf(math.pow(rest, options[at + TWO]))
+        rest = (raw - label) / op.loss_a
+        return math.isfinite(rest) and math.isinf(math.pow(rest, op.two))
     return False

@@ -14,25 +14,18 @@ from headrace.state.compiled.ops.jit import entry, inlined, native, print_of_sou
 from headrace.state.compiled.ops.linear import linear_answer, linear_learn
 from headrace.state.compiled.ops.multiclass import several_answer, several_learn
 from headrace.state.compiled.ops.passive_aggressive import passive_answer, passive_learn
+from headrace.state.compiled.ops.records import clear_memory, load_model, room_of, store_model, touch
 from headrace.state.compiled.ops.scaling import center, maxabs, minmax, standard
 from headrace.state.compiled.ops.selection import discard, impute, merge, select, types
 from headrace.state.compiled.program import (
-    ASKED,
-    BASE,
+    ALL_DONE,
     CENTER,
-    CHANGES,
-    CODE,
     DISCARD,
     DONE,
-    FIELDS,
     FINE,
     HASH,
     IMPUTE,
-    JOURNALED,
-    LATE,
-    LEARNS,
     LINEAR,
-    LIST,
     LISTED,
     LOOK_AHEAD,
     MAXABS,
@@ -46,13 +39,11 @@ from headrace.state.compiled.program import (
     ROOM_WANTED,
     SELECT,
     SOFTMAX,
-    SOURCE,
+    SPACE_WANTED,
     STANDARD,
-    STOPPED,
-    STRIDE,
     TYPES,
     UNMET,
-    WIDTH,
+    WRONG_CLASS,
 )
 
 
@@ -77,14 +68,13 @@ def begin(memory: Any, late: bool) -> int:
     if late:
         open_journal(memory)
     # It is told beforehand, so that nothing has to be undone.
-    return int(memory.notes[LATE])
+    return int(memory.notes[0].late)
 
 
 @inlined
 def sweep(  # noqa: C901, PLR0912 a table of cases, and each case costs a call
     ops: Any,
     keys: Any,
-    options: Any,
     memory: Any,
     rows: Any,
     pairs: Any,
@@ -97,13 +87,13 @@ def sweep(  # noqa: C901, PLR0912 a table of cases, and each case costs a call
         return fault
     for j in range(len(ops) - 1):
         op = ops[j]
-        code, learns = op[CODE], learn and op[LEARNS] != 0
-        if learn and not learns and op[CHANGES] == 0:
+        code, learns = op.code, learn and op.learns != 0
+        if learn and not learns and op.changes == 0:
             continue
         if late and learns:
             keep(op, memory, rows)
         if code == STANDARD:
-            fault = standard(op, options, memory, rows, learns)
+            fault = standard(op, memory, rows, learns)
         elif code == CENTER:
             fault = center(op, memory, rows, learns)
         elif code == MINMAX:
@@ -115,11 +105,11 @@ def sweep(  # noqa: C901, PLR0912 a table of cases, and each case costs a call
         elif code == DISCARD:
             fault = discard(op, memory, rows)
         elif code == TYPES:
-            fault = types(op, options, rows)
+            fault = types(op, rows)
         elif code == IMPUTE:
-            fault = impute(op, keys, options, memory, rows, learns)
+            fault = impute(op, keys, memory, rows, learns)
         elif code == ONEHOT:
-            fault = onehot(op, j, options, memory, rows, pairs, learns)
+            fault = onehot(op, j, memory, rows, pairs, learns)
         elif code == HASH:
             fault = hashed(op, j, memory, rows, pairs)
         elif code == RENAME:
@@ -132,26 +122,26 @@ def sweep(  # noqa: C901, PLR0912 a table of cases, and each case costs a call
 
 
 @inlined
-def answer(op: Any, options: Any, memory: Any, rows: Any, results: Any, record: int) -> int:
+def answer(op: Any, memory: Any, rows: Any, answers: Any, record: int) -> int:
     """Let the model proper predict. A new one has its line here."""
-    if op[CODE] == LINEAR:
-        return linear_answer(op, options, memory, rows, results, record)
-    if op[CODE] == PASSIVE:
-        return passive_answer(op, options, memory, rows, results, record)
-    if op[CODE] >= SOFTMAX:
-        return several_answer(op, options, memory, rows, results, record)
+    if op.code == LINEAR:
+        return linear_answer(op, memory, rows, answers, record)
+    if op.code == PASSIVE:
+        return passive_answer(op, memory, rows, answers, record)
+    if op.code >= SOFTMAX:
+        return several_answer(op, memory, rows, answers, record)
     return FINE
 
 
 @inlined
-def teach(op: Any, options: Any, memory: Any, rows: Any, label: float) -> int:
+def teach(op: Any, memory: Any, rows: Any, label: float) -> int:
     """Let the model proper learn. A new one has its line here."""
-    if op[CODE] == LINEAR:
-        return linear_learn(op, options, memory, rows, label)
-    if op[CODE] == PASSIVE:
-        return passive_learn(op, options, memory, rows, label)
-    if op[CODE] >= SOFTMAX:
-        return several_learn(op, options, memory, rows, label)
+    if op.code == LINEAR:
+        return linear_learn(op, memory, rows, label)
+    if op.code == PASSIVE:
+        return passive_learn(op, memory, rows, label)
+    if op.code >= SOFTMAX:
+        return several_learn(op, memory, rows, label)
     return FINE
 
 
@@ -165,38 +155,40 @@ def copy_into(target: Any, source: Any) -> None:
 @native
 def open_journal(memory: Any) -> None:
     """Begin to note what a record changes."""
-    memory.notes[JOURNALED] = 0
-    copy_into(memory.scalars_before, memory.scalars)
-    copy_into(memory.sizes_before, memory.sizes)
+    memory.notes[0].journaled = 0
+    copy_into(memory.scalars_kept[0], memory.scalars)
+    for at in range(len(memory.sizes)):
+        memory.sizes[at].before = memory.sizes[at].size
 
 
 @native
 def keep(op: Any, memory: Any, rows: Any) -> None:
     """Note the fields that an operation is about to change."""
-    at = memory.notes[JOURNALED]
-    for k in range(rows.sizes[op[SOURCE]]):
-        first = rows.slots[op[SOURCE], k] * op[STRIDE] + op[BASE]
-        for field in range(first, first + op[FIELDS]):
-            memory.journal[at] = field
-            memory.journaled[at] = memory.fields[field]
+    at = memory.notes[0].journaled
+    for k in range(rows.sizes[op.source]):
+        first = rows.slots[op.source, k] * op.stride + op.base
+        for field in range(first, first + op.fields):
+            memory.journal[at].field = field
+            memory.journal[at].value = memory.fields[field]
             at += 1
-    memory.notes[JOURNALED] = at
+    memory.notes[0].journaled = at
 
 
 @native
 def undo(ops: Any, memory: Any) -> None:
     """Take back all that was learned since the journal was opened."""
-    for at in range(memory.notes[JOURNALED] - 1, -1, -1):
-        memory.fields[memory.journal[at]] = memory.journaled[at]
-    copy_into(memory.scalars, memory.scalars_before)
+    for at in range(memory.notes[0].journaled - 1, -1, -1):
+        memory.fields[memory.journal[at].field] = memory.journal[at].value
+    copy_into(memory.scalars, memory.scalars_kept[0])
     for j in range(len(ops)):
-        if ops[j, CODE] == ONEHOT:
-            at = ops[j, LIST]
-            for k in range(memory.sizes_before[at], memory.sizes[at]):
-                memory.learned[memory.alikes[memory.lists[at, k]]] = 0
-            for k in range(memory.sizes_before[at + 1], memory.sizes[at + 1]):
-                memory.fields[memory.lists[at + 1, k] * ops[j, STRIDE] + ops[j, BASE] + LISTED] = 0.0
-    copy_into(memory.sizes, memory.sizes_before)
+        if ops[j].code == ONEHOT:
+            at = ops[j].list
+            for k in range(memory.sizes[at].before, memory.sizes[at].size):
+                memory.pairs[memory.pairs[memory.lists[at, k]].alike].learned = 0
+            for k in range(memory.sizes[at + 1].before, memory.sizes[at + 1].size):
+                memory.fields[memory.lists[at + 1, k] * ops[j].stride + ops[j].base + LISTED] = 0.0
+    for at in range(len(memory.sizes)):
+        memory.sizes[at].size = memory.sizes[at].before
 
 
 @inlined
@@ -204,7 +196,7 @@ def width_of(batch: Any, record: int, memory: Any, fan: int) -> int:
     """Return how wide a row of this record can become: branches see each feature, encoders add what they list."""
     width = batch.starts[record + 1] - batch.starts[record]
     for at in range(1, len(memory.sizes), 2):
-        width += memory.sizes[at]
+        width += memory.sizes[at].size
     return int(width * fan)
 
 
@@ -213,8 +205,10 @@ def has_room(width: int, memory: Any, rows: Any) -> bool:
     """Tell whether rows are wide enough, and lists long enough for whatever such a record may add."""
     longest = 0
     for at in range(len(memory.sizes)):
-        longest = max(longest, memory.sizes[at])
-    return bool(width <= rows.slots.shape[1] and longest + width <= memory.lists.shape[1])
+        longest = max(longest, memory.sizes[at].size)
+    # One class more than it has learned may come.
+    fits = width <= rows.slots.shape[1] and memory.notes[0].classes < memory.tally.shape[1]
+    return bool(fits and longest + width <= memory.lists.shape[1])
 
 
 @inlined
@@ -222,20 +216,33 @@ def ready(batch: Any, record: int, memory: Any, rows: Any, fan: int) -> int:
     """Load a record, or say what is wanted first; rows and lists must have room for whatever it may become."""
     width = width_of(batch, record, memory, fan)
     if not has_room(width, memory, rows):
-        memory.notes[WIDTH] = width
+        memory.notes[0].width = width
         return ROOM_WANTED
-    memory.notes[LATE] = FINE
+    memory.notes[0].late = FINE
     return NAME_WANTED if load(batch, record, rows) == UNMET else DONE
 
 
 @inlined
-def learn(ops: Any, options: Any, memory: Any, rows: Any, label: float, late: bool) -> int:
+def note_met(ops: Any, memory: Any, rows: Any) -> None:
+    """Note the features that were learned, so that they are found again when the model is stored."""
+    for j in range(len(ops)):
+        if ops[j].saved != 0:
+            source = ops[j].source
+            for k in range(rows.sizes[source]):
+                touch(memory, rows.slots[source, k])
+
+
+@inlined
+def learn(ops: Any, memory: Any, rows: Any, label: float, late: bool) -> int:
     """Teach the model proper what the sweep has written, or leave no trace of the record and say why."""
     last = len(ops) - 1
     if late:
         keep(ops[last], memory, rows)
-    fault = teach(ops[last], options, memory, rows, label)
-    if fault != FINE:
+    fault = teach(ops[last], memory, rows, label)
+    if fault == FINE:
+        note_met(ops, memory, rows)
+        memory.notes[0].learned += 1
+    else:
         undo(ops, memory)
     return fault
 
@@ -244,11 +251,10 @@ def learn(ops: Any, options: Any, memory: Any, rows: Any, label: float, late: bo
 def attempt(
     ops: Any,
     keys: Any,
-    options: Any,
     memory: Any,
     rows: Any,
     pairs: Any,
-    results: Any,
+    answers: Any,
     record: int,
     label: float,
     late: bool,
@@ -256,18 +262,85 @@ def attempt(
     """Predict the record in row 0, and learn it if it has a label: in a loop, so that `sweep` is compiled once."""
     last, fault = len(ops) - 1, FINE
     for learning in range(2):
-        fault = sweep(ops, keys, options, memory, rows, pairs, learning == 1, late)
+        fault = sweep(ops, keys, memory, rows, pairs, learning == 1, late)
         # While it only looks for pairs that have no name yet, nothing is answered and nothing learned.
-        if fault == UNMET or memory.notes[ASKED] != 0:
+        if fault == UNMET or memory.notes[0].asked != 0:
             return fault
         if fault == FINE and learning == 0:
-            fault = answer(ops[last], options, memory, rows, results, record)
+            fault = answer(ops[last], memory, rows, answers, record)
         elif fault == FINE:
-            fault = learn(ops, options, memory, rows, label, late)
+            fault = learn(ops, memory, rows, label, late)
         if fault != FINE or label != label:  # noqa: PLR0124 NaN is no label
             break
-    results.fault[record] = fault
+    answers.fault[record] = fault
     return fault
+
+
+@inlined
+def is_other_kind(memory: Any, label: float) -> bool:
+    """Tell whether a class is a string where those of the model are numbers, or the other way round."""
+    if memory.notes[0].classes == 0:
+        return False
+    return bool(memory.classes[int(label)].is_word != memory.classes[memory.classes[0].number].is_word)
+
+
+@inlined
+def open_group(ops: Any, memory: Any, models: Any, group: Any) -> None:
+    """Load the model of a group."""
+    model = models.index[group.model]
+    load_model(ops, memory, models.shapes, model.shape, models.numbers, model.numbers)
+    memory.notes[0].learned = 0
+
+
+@inlined
+def close_group(ops: Any, memory: Any, models: Any, group: Any, slots: int) -> bool:
+    """Store the model of a group if it has learned; return False where what it has learned has no room."""
+    notes = memory.notes[0]
+    if notes.learned != 0:
+        shape_room, numbers_room = room_of(ops, memory)
+        full = notes.shapes + shape_room > len(models.shapes) or notes.numbers + numbers_room >= len(models.numbers)
+        if full:
+            notes.width = max(shape_room, numbers_room)
+            return False
+        # The layout's number stands before the model's own; Python writes that of a new layout.
+        start, model = notes.numbers + 1, models.index[group.model]
+        models.numbers[start - 1] = models.numbers[model.numbers - 1]
+        shape, number = store_model(ops, memory, slots, models.shapes, notes.shapes, models.numbers, start)
+        before = model.shape
+        same = True
+        for k in range(shape - notes.shapes):
+            if models.shapes[before + k] != models.shapes[notes.shapes + k]:
+                same = False
+                break
+        if not same:
+            model.shape, model.shape_size = notes.shapes, shape - notes.shapes
+            notes.shapes = shape
+        model.numbers, model.size = start, number - start
+        notes.numbers = number
+    clear_memory(ops, memory)
+    return True
+
+
+@inlined
+def turn(ops: Any, memory: Any, models: Any, slots: int) -> int:
+    """Close the group that is done, and open the next that has records; say what is wanted first."""
+    notes = memory.notes[0]
+    while True:
+        group = models.groups[notes.group]
+        if notes.loaded != 0 and notes.at < group.last:
+            return DONE
+        if notes.loaded != 0:
+            if group.stays != 0:
+                return ALL_DONE
+            if not close_group(ops, memory, models, group, slots):
+                return SPACE_WANTED
+            notes.loaded = 0
+            notes.group += 1
+            if notes.group == len(models.groups):
+                return ALL_DONE
+            continue
+        open_group(ops, memory, models, group)
+        notes.loaded = 1
 
 
 def _runner(sources: int) -> Any:
@@ -275,39 +348,44 @@ def _runner(sources: int) -> Any:
     def run(
         ops: Any,
         keys: Any,
-        options: Any,
         memory: Any,
         rows: Any,
         pairs: Any,
         batch: Any,
-        results: Any,
-        first: int,
+        answers: Any,
+        models: Any,
         fan: int,
+        slots: int,
         late: bool,
     ) -> int:
-        memory.notes[STOPPED], memory.notes[ASKED] = DONE, 0
-        stop = len(batch.starts) - 1
-        for record in range(first, len(batch.starts) - 1):
+        notes = memory.notes[0]
+        notes.asked, first_asked, many = 0, 0, ops[len(ops) - 1].tallies != 0
+        while True:
+            if notes.asked == 0:
+                wanted = turn(ops, memory, models, slots)
+                if wanted != DONE:
+                    return wanted
+            record = models.order[notes.at]
             wanted = ready(batch, record, memory, rows, fan)
             if wanted == DONE:
                 label = batch.labels[record]
-                if attempt(ops, keys, options, memory, rows, pairs, results, record, label, late) == UNMET:
+                if many and label == label and is_other_kind(memory, label):  # noqa: PLR0124 NaN is no label
+                    notes.late = WRONG_CLASS
+                if attempt(ops, keys, memory, rows, pairs, answers, record, label, late) == UNMET:
                     # Python is asked rarely, and for many at once: so it looks on for more.
-                    stop = min(stop, record)
-                    memory.notes[STOPPED] = PAIR_WANTED
-                    memory.notes[ASKED] += 1
-            elif memory.notes[ASKED] == 0:
-                memory.notes[STOPPED] = wanted
-                return record
-            full = memory.notes[ASKED] == len(memory.asked) or record - stop >= LOOK_AHEAD
-            if memory.notes[ASKED] != 0 and (full or wanted != DONE):
-                break
-        # The number of the sources is named here to be a part of what numba compares, see `print_of_sources`.
-        return stop if sources >= 0 else 0
+                    first_asked = notes.at if notes.asked == 0 else first_asked
+                    notes.asked += 1
+            elif notes.asked == 0:
+                return wanted
+            notes.at += 1
+            full = notes.asked == len(memory.asked) or notes.at - first_asked > LOOK_AHEAD
+            if notes.asked != 0 and (full or wanted != DONE or notes.at == len(models.order)):
+                notes.at = first_asked
+                # The number of the sources is named here to be a part of what numba compares: `print_of_sources`.
+                return PAIR_WANTED if sources >= 0 else DONE
 
     return run
 
 
 run = _runner(print_of_sources())
-"""Predict and learn from the record `first` on. Return the number of records when done, else where it stopped; the
-notes say why."""
+"""Predict and learn the records of all groups. Return ALL_DONE, or what Python has to do before it is called again."""

@@ -5,8 +5,6 @@ The row's values are the gradients by now. Each function returns FINE, or OVERFL
 `pow` of which the compiler does not see the 2. Optimizers of one build share a loop: each takes its time to compile.
 """
 
-# ruff: noqa: PLR0917  What is compiled takes its arguments by place.
-
 import math
 from typing import Any
 
@@ -18,26 +16,13 @@ from headrace.state.compiled.program import (
     ADAM,
     ADAMAX,
     AMSGRAD,
-    BASE,
     FINE,
-    HALF,
-    INVERSE,
     ITERATIONS,
     NESTEROV,
-    OPT_A,
-    OPT_B,
-    OPT_C,
-    OPT_D,
-    OPTIMIZER,
-    OPTION,
     OVERFLOW,
     OWN,
     RMSPROP,
-    SCALAR,
     SGD,
-    SOURCE,
-    STRIDE,
-    TWO,
     WEIGHT,
 )
 
@@ -49,21 +34,21 @@ def too_large(x: float, squared: float) -> bool:
 
 
 @inlined
-def step(op: Any, options: Any, memory: Any, rows: Any, rate: float) -> int:
+def step(op: Any, memory: Any, rows: Any, rate: float) -> int:
     """Let the optimizer move the weights."""
-    kind = options[op[OPTION] + OPTIMIZER]
+    kind = op.optimizer
     if kind <= RMSPROP:
-        return by_slope(op, options, memory.fields, rows, rate, kind)
+        return by_slope(op, memory.fields, rows, rate, kind)
     if kind >= ADADELTA:
-        return by_own_measure(op, options, memory.fields, rows, kind)
-    return by_moments(op, options, memory, rows, rate, kind)
+        return by_own_measure(op, memory.fields, rows, kind)
+    return by_moments(op, memory, rows, rate, kind)
 
 
 @inlined
-def by_slope(op: Any, options: Any, fields: Any, rows: Any, rate: float, kind: float) -> int:
+def by_slope(op: Any, fields: Any, rows: Any, rate: float, kind: int) -> int:
     """SGD, Momentum, Nesterov's, AdaGrad, RMSProp: at most one number a feature."""
-    source, stride, base, at = op[SOURCE], op[STRIDE], op[BASE], op[OPTION]
-    rho, eps, half, two = options[at + OPT_A], options[at + OPT_B], options[at + HALF], options[at + TWO]
+    source, stride, base = op.source, op.stride, op.base
+    rho, eps, half, two = op.rho, op.eps, op.half, op.two
     for k in range(rows.sizes[source]):
         at = rows.slots[source, k] * stride + base
         slope = rows.values[source, k]
@@ -92,13 +77,13 @@ def by_slope(op: Any, options: Any, fields: Any, rows: Any, rate: float, kind: f
 
 
 @native
-def by_moments(op: Any, options: Any, memory: Any, rows: Any, rate: float, kind: float) -> int:
+def by_moments(op: Any, memory: Any, rows: Any, rate: float, kind: int) -> int:
     """Adam, AdaMax, AMSGrad, Nadam: a mean of slopes, and a measure of their size."""
-    fields, source, stride, base, at = memory.fields, op[SOURCE], op[STRIDE], op[BASE], op[OPTION]
-    first, eps, second = options[at + OPT_A], options[at + OPT_B], options[at + OPT_C]
-    half, two, steps = options[at + HALF], options[at + TWO], memory.scalars[op[SCALAR] + ITERATIONS] + 1.0
+    fields, source, stride, base = memory.fields, op.source, op.stride, op.base
+    first, eps, second = op.beta_1, op.eps, op.beta_2
+    half, two, steps = op.half, op.two, memory.scalars[op.scalar + ITERATIONS] + 1.0
     bias, bias_two = 1.0 - math.pow(first, steps), 1.0 - math.pow(second, steps)
-    if kind == ADAM or (kind == AMSGRAD and options[at + OPT_D] != 0.0):
+    if kind == ADAM or (kind == AMSGRAD and op.correct_bias != 0):
         rate = rate * math.pow(bias_two, half) / bias
     if kind == ADAMAX:
         rate /= bias
@@ -131,11 +116,10 @@ def by_moments(op: Any, options: Any, memory: Any, rows: Any, rate: float, kind:
 
 
 @native
-def by_own_measure(op: Any, options: Any, fields: Any, rows: Any, kind: float) -> int:
+def by_own_measure(op: Any, fields: Any, rows: Any, kind: int) -> int:
     """AdaDelta and FTRL-Proximal, which have no rate."""
-    source, stride, base, at = op[SOURCE], op[STRIDE], op[BASE], op[OPTION]
-    first, second, l1, l2 = options[at + OPT_A], options[at + OPT_B], options[at + OPT_C], options[at + OPT_D]
-    half, two, inverse = options[at + HALF], options[at + TWO], options[at + INVERSE]
+    source, stride, base = op.source, op.stride, op.base
+    half, two, inverse = op.half, op.two, op.inverse
     for k in range(rows.sizes[source]):
         at = rows.slots[source, k] * stride + base
         slope, own, other = rows.values[source, k], fields[at + OWN], fields[at + OWN + 1]
@@ -143,23 +127,22 @@ def by_own_measure(op: Any, options: Any, fields: Any, rows: Any, kind: float) -
         if too_large(slope, square):
             return OVERFLOW
         if kind == ADADELTA:
-            # Means of squared slopes, and of squared steps; `first` is rho, `second` eps.
-            own = first * own + (1.0 - first) * square
-            move = -root(other + second, half) / root(own + second, half) * slope
+            # Means of squared slopes, and of squared steps.
+            own = op.rho * own + (1.0 - op.rho) * square
+            move = -root(other + op.eps, half) / root(own + op.eps, half) * slope
             square = math.pow(move, two)
             if too_large(move, square):
                 return OVERFLOW
             fields[at + OWN] = own
-            fields[at + OWN + 1] = first * other + (1.0 - first) * square
+            fields[at + OWN + 1] = op.rho * other + (1.0 - op.rho) * square
             fields[at + WEIGHT] += move
             continue
-        # The weight comes from what was summed up, and is left alone until that passes L1; `first` is alpha,
-        # `second` beta.
-        if abs(own) > l1:
+        # The weight comes from what was summed up, and is left alone until that passes L1.
+        if abs(own) > op.own_l1:
             sign = 1.0 if own > 0.0 else -1.0
-            power = math.pow((second + root(other, half)) / first + l2, inverse)
-            fields[at + WEIGHT] = -power * (own - sign * l1)
-        pull = (root(other + square, half) - root(other, half)) / first
+            power = math.pow((op.beta + root(other, half)) / op.alpha + op.own_l2, inverse)
+            fields[at + WEIGHT] = -power * (own - sign * op.own_l1)
+        pull = (root(other + square, half) - root(other, half)) / op.alpha
         fields[at + OWN] = own + (slope - pull * fields[at + WEIGHT])
         fields[at + OWN + 1] = other + square
     return FINE

@@ -1,7 +1,5 @@
 """Passive-aggressive models on the machine: a step no longer than the margin needs, by the norm of the row."""
 
-# ruff: noqa: PLR0917  What is compiled takes its arguments by place.
-
 import ctypes
 import math
 from typing import Any
@@ -13,26 +11,12 @@ from headrace.state.compiled.ops import blas
 from headrace.state.compiled.ops.jit import inlined, native
 from headrace.state.compiled.ops.loss import sigmoid
 from headrace.state.compiled.program import (
-    BASE,
     FINE,
     FLOAT,
     INTERCEPT,
     KNOWN,
-    LATE,
     MET,
-    OPTION,
-    PA_BINARY,
-    PA_C,
-    PA_COMPENSATED,
-    PA_EDGE,
-    PA_INTERCEPT,
-    PA_MODE,
-    PA_TWO,
-    SCALAR,
-    SOURCE,
-    STRIDE,
     STRING,
-    TARGET,
     WEIGHT,
     WRONG_TYPE,
 )
@@ -49,18 +33,18 @@ _ddot: Any = types.ExternalFunction(
 @inlined
 def judge(op: Any, memory: Any, rows: Any) -> int:
     """Say why predicting this row would raise, and note why learning it would: it looks at what has no weight, too."""
-    source, whole, huge = op[SOURCE], True, False
+    source, whole, huge = op.source, True, False
     for k in range(rows.sizes[source]):
         kind, value = rows.kinds[source, k], rows.values[source, k]
         if kind >= STRING:
-            if memory.fields[rows.slots[source, k] * op[STRIDE] + op[BASE] + MET] != 0.0:
+            if memory.fields[rows.slots[source, k] * op.stride + op.base + MET] != 0.0:
                 return WRONG_TYPE
-            memory.notes[LATE] = WRONG_TYPE
+            memory.notes[0].late = WRONG_TYPE
         whole = whole and kind != FLOAT
         # Of numbers that are all whole numpy makes objects where one has no machine word, and those have no root.
         huge = huge or value >= 18446744073709551616.0 or value < -9223372036854775808.0  # noqa: PLR2004
     if whole and huge:
-        memory.notes[LATE] = WRONG_TYPE
+        memory.notes[0].late = WRONG_TYPE
     return FINE
 
 
@@ -71,18 +55,18 @@ def arrange(op: Any, memory: Any, rows: Any) -> int:
     River goes through the shorter of two dicts, the record or the weights in the order in which they were met, and
     passes over what the other does not have.
     """
-    fields, source, target, known = memory.fields, op[SOURCE], op[TARGET], int(memory.scalars[op[SCALAR] + KNOWN])
+    fields, source, target, known = memory.fields, op.source, op.target, int(memory.scalars[op.scalar + KNOWN])
     count, met = rows.sizes[source], 0
     if count < known:
         for k in range(count):
-            if fields[rows.slots[source, k] * op[STRIDE] + op[BASE] + MET] != 0.0:
+            if fields[rows.slots[source, k] * op.stride + op.base + MET] != 0.0:
                 rows.slots[target, met] = k
                 met += 1
         return met
     for rank in range(known):
         rows.slots[target, rank] = -1
     for k in range(count):
-        rank = int(fields[rows.slots[source, k] * op[STRIDE] + op[BASE] + MET])
+        rank = int(fields[rows.slots[source, k] * op.stride + op.base + MET])
         # No more than there are, whatever bytes it was loaded from.
         if 0 < rank <= known:
             rows.slots[target, rank - 1] = k
@@ -94,13 +78,13 @@ def arrange(op: Any, memory: Any, rows: Any) -> int:
 
 
 @native
-def passive_raw(op: Any, options: Any, memory: Any, rows: Any) -> float:
+def passive_raw(op: Any, memory: Any, rows: Any) -> float:
     """Return weights · features + intercept as Python's `sum` does: from 3.12 on it compensates (Neumaier, 1974)."""
-    source, total, lost = op[SOURCE], 0.0, 0.0
-    compensated = options[op[OPTION] + PA_COMPENSATED] != 0.0
+    source, total, lost = op.source, 0.0, 0.0
+    compensated = op.compensated != 0
     for at in range(arrange(op, memory, rows)):
-        k = rows.slots[op[TARGET], at]
-        weight = memory.fields[rows.slots[source, k] * op[STRIDE] + op[BASE] + WEIGHT]
+        k = rows.slots[op.target, at]
+        weight = memory.fields[rows.slots[source, k] * op.stride + op.base + WEIGHT]
         term = rows.values[source, k] * weight
         after = total + term
         if compensated:
@@ -108,45 +92,45 @@ def passive_raw(op: Any, options: Any, memory: Any, rows: Any) -> float:
         total = after
     if lost != 0.0 and math.isfinite(lost):
         total += lost
-    return float(total + memory.scalars[op[SCALAR] + INTERCEPT])
+    return float(total + memory.scalars[op.scalar + INTERCEPT])
 
 
 @inlined
-def passive_answer(op: Any, options: Any, memory: Any, rows: Any, results: Any, record: int) -> int:
+def passive_answer(op: Any, memory: Any, rows: Any, answers: Any, record: int) -> int:
     """Predict: the probability of True and the class, or the number."""
     fault = judge(op, memory, rows)
     if fault != FINE:
         return fault
-    raw = passive_raw(op, options, memory, rows)
-    if options[op[OPTION] + PA_BINARY] != 0.0:
+    raw = passive_raw(op, memory, rows)
+    if op.binary != 0:
         raw = sigmoid(raw)
         # Of two that are as likely, or NaN, River takes the first.
-        results.chosen[record] = 1 if raw > 1.0 - raw else 0
-    results.value[record] = raw
+        answers.chosen[record] = 1 if raw > 1.0 - raw else 0
+    answers.value[record] = raw
     return FINE
 
 
 @inlined
-def tau(options: Any, at: int, loss: float, values: Any) -> float:
+def tau(op: Any, loss: float, values: Any) -> float:
     """Return how far to step: so far that the loss is gone, as far as the mode allows."""
-    mode, c = options[at + PA_MODE], options[at + PA_C]
+    mode, c = op.mode, op.c
     where = values.ctypes.data
-    norm = math.pow(math.sqrt(_ddot(len(values), where, 1, where, 1)), options[at + PA_TWO])
-    if mode == 2.0:  # noqa: PLR2004 River's own number
+    norm = math.pow(math.sqrt(_ddot(len(values), where, 1, where, 1)), op.two)
+    if mode == 2:  # noqa: PLR2004 River's own number
         return float(loss / (norm + c))
     if not norm > 0.0:
         return 0.0
     step = loss / norm
     # Written out, so that NaN comes through as it does through Python's min.
-    return float(c if mode == 1.0 and not step < c else step)
+    return float(c if mode == 1 and not step < c else step)
 
 
 @native
-def passive_learn(op: Any, options: Any, memory: Any, rows: Any, label: float) -> int:
+def passive_learn(op: Any, memory: Any, rows: Any, label: float) -> int:
     """Learn: one step along the row, of a length that its loss and its norm decide."""
-    fields, scalars, source, at = memory.fields, memory.scalars, op[SOURCE], op[OPTION]
-    raw, edge = passive_raw(op, options, memory, rows), options[at + PA_EDGE]
-    if options[at + PA_BINARY] != 0.0:
+    fields, scalars, source = memory.fields, memory.scalars, op.source
+    raw, edge = passive_raw(op, memory, rows), op.edge
+    if op.binary != 0:
         sign = 1.0 if label != 0.0 else -1.0
         loss = edge - sign * raw
     else:
@@ -155,13 +139,13 @@ def passive_learn(op: Any, options: Any, memory: Any, rows: Any, label: float) -
         sign = rest if rest != rest else 1.0 if rest > 0.0 else -1.0 if rest < 0.0 else 0.0  # noqa: PLR0124 NaN
     # Written out for NaN, as above.
     loss = 0.0 if loss < 0.0 else loss  # noqa: FURB136
-    step = tau(options, at, loss, rows.values[source, : rows.sizes[source]]) * sign
+    step = tau(op, loss, rows.values[source, : rows.sizes[source]]) * sign
     for k in range(rows.sizes[source]):
-        field = rows.slots[source, k] * op[STRIDE] + op[BASE]
+        field = rows.slots[source, k] * op.stride + op.base
         if fields[field + MET] == 0.0:
-            scalars[op[SCALAR] + KNOWN] += 1.0
-            fields[field + MET] = scalars[op[SCALAR] + KNOWN]
+            scalars[op.scalar + KNOWN] += 1.0
+            fields[field + MET] = scalars[op.scalar + KNOWN]
         fields[field + WEIGHT] += step * rows.values[source, k]
-    if options[at + PA_INTERCEPT] != 0.0:
-        scalars[op[SCALAR] + INTERCEPT] += step
+    if op.learn_intercept != 0:
+        scalars[op.scalar + INTERCEPT] += step
     return FINE

@@ -8,33 +8,27 @@ from typing import Any
 from headrace.state.compiled.ops.jit import inlined, native
 from headrace.state.compiled.ops.square_root import root
 from headrace.state.compiled.program import (
-    BASE,
     COUNT,
     DEVIATION,
     FINE,
     FLOAT,
     HIGH,
-    LATE,
     LOW,
     MEAN,
     MOST,
-    OPTION,
-    SOURCE,
-    STRIDE,
     STRING,
-    TARGET,
     VARIANCE,
     WRONG_TYPE,
 )
 
 
 @inlined
-def standard(op: Any, options: Any, memory: Any, rows: Any, learn: bool) -> int:
+def standard(op: Any, memory: Any, rows: Any, learn: bool) -> int:
     """Scale to a mean of zero and a variance of one."""
     fields = memory.fields
-    source, target, stride, base = op[SOURCE], op[TARGET], op[STRIDE], op[BASE]
+    source, target, stride, base = op.source, op.target, op.stride, op.base
     # The compiler must not see the 0.5: it would make a square root of it, which differs in its last bit at times.
-    half = options[op[OPTION]]
+    half = op.half
     size = rows.sizes[source]
     for k in range(size):
         slot = rows.slots[source, k]
@@ -44,7 +38,7 @@ def standard(op: Any, options: Any, memory: Any, rows: Any, learn: bool) -> int:
             # River looks at the value only where there is something to divide by; learning always does.
             if fields[at + DEVIATION] != 0.0:
                 return WRONG_TYPE
-            memory.notes[LATE] = WRONG_TYPE
+            memory.notes[0].late = WRONG_TYPE
         elif learn:
             count = fields[at + COUNT] + 1.0
             old = fields[at + MEAN]
@@ -67,7 +61,7 @@ def standard(op: Any, options: Any, memory: Any, rows: Any, learn: bool) -> int:
 def center(op: Any, memory: Any, rows: Any, learn: bool) -> int:
     """Scale to a mean of zero alone."""
     fields = memory.fields
-    source, target, stride, base = op[SOURCE], op[TARGET], op[STRIDE], op[BASE]
+    source, target, stride, base = op.source, op.target, op.stride, op.base
     size = rows.sizes[source]
     for k in range(size):
         slot = rows.slots[source, k]
@@ -91,7 +85,7 @@ def center(op: Any, memory: Any, rows: Any, learn: bool) -> int:
 def minmax(op: Any, memory: Any, rows: Any, learn: bool) -> int:
     """Scale to between 0 and 1; what has not been met is NaN, as it is in River."""
     fields = memory.fields
-    source, target, stride, base = op[SOURCE], op[TARGET], op[STRIDE], op[BASE]
+    source, target, stride, base = op.source, op.target, op.stride, op.base
     size = rows.sizes[source]
     for k in range(size):
         slot = rows.slots[source, k]
@@ -101,7 +95,7 @@ def minmax(op: Any, memory: Any, rows: Any, learn: bool) -> int:
             # The difference of the two is zero where the feature has always had one value.
             if fields[at + COUNT] == 0.0 or fields[at + HIGH] - fields[at + LOW] != 0.0:
                 return WRONG_TYPE
-            memory.notes[LATE] = WRONG_TYPE
+            memory.notes[0].late = WRONG_TYPE
         elif learn:
             if fields[at + COUNT] == 0.0:
                 fields[at + COUNT] = 1.0
@@ -122,7 +116,7 @@ def minmax(op: Any, memory: Any, rows: Any, learn: bool) -> int:
 def maxabs(op: Any, memory: Any, rows: Any, learn: bool) -> int:
     """Scale by the largest absolute value."""
     fields = memory.fields
-    source, target, stride, base = op[SOURCE], op[TARGET], op[STRIDE], op[BASE]
+    source, target, stride, base = op.source, op.target, op.stride, op.base
     size = rows.sizes[source]
     for k in range(size):
         slot = rows.slots[source, k]
@@ -131,7 +125,7 @@ def maxabs(op: Any, memory: Any, rows: Any, learn: bool) -> int:
         if rows.kinds[source, k] >= STRING:
             if fields[at + MOST] != 0.0:
                 return WRONG_TYPE
-            memory.notes[LATE] = WRONG_TYPE
+            memory.notes[0].late = WRONG_TYPE
         elif learn:
             fields[at + COUNT] = 1.0
             fields[at + MOST] = max(fields[at + MOST], abs(x))

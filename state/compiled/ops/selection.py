@@ -7,27 +7,14 @@ from typing import Any
 from headrace.state.compiled.ops.jit import native
 from headrace.state.compiled.program import (
     AVERAGE,
-    BASE,
-    FILL,
-    FILL_KIND,
     FINE,
     FLOAT,
-    KEY,
-    KEYS,
-    LATE,
-    MARK,
     MAXIMUM,
     MINIMUM,
     MISSING,
     NULL,
     NUMBER,
-    OPTION,
-    SCALAR,
-    SOURCE,
-    STATISTIC,
-    STRIDE,
     STRING,
-    TARGET,
     VALUE,
     VALUE_KIND,
     WRONG_TYPE,
@@ -53,26 +40,26 @@ def carry(rows: Any, source: int, k: int, target: int, at: int) -> None:
 @native
 def select(op: Any, keys: Any, memory: Any, rows: Any) -> int:
     """Take the features of the keys, in the keys' order."""
-    source, target = op[SOURCE], op[TARGET]
-    memory.notes[MARK] += 1
-    mark = memory.notes[MARK]
+    source, target = op.source, op.target
+    memory.notes[0].mark += 1
+    mark = memory.notes[0].mark
     for k in range(rows.sizes[source]):
         slot = rows.slots[source, k]
-        memory.places[slot] = k
-        memory.marks[slot] = mark
-    for j in range(op[KEYS]):
-        slot = keys[op[KEY] + j]
-        if memory.marks[slot] != mark:
+        memory.slots[slot].place = k
+        memory.slots[slot].mark = mark
+    for j in range(op.keys):
+        slot = keys[op.key + j]
+        if memory.slots[slot].mark != mark:
             return MISSING
-        carry(rows, source, memory.places[slot], target, j)
-    rows.sizes[target] = op[KEYS]
+        carry(rows, source, memory.slots[slot].place, target, j)
+    rows.sizes[target] = op.keys
     return FINE
 
 
 @native
 def discard(op: Any, memory: Any, rows: Any) -> int:
     """Leave out the features that are flagged."""
-    source, target, stride, base = op[SOURCE], op[TARGET], op[STRIDE], op[BASE]
+    source, target, stride, base = op.source, op.target, op.stride, op.base
     size = 0
     for k in range(rows.sizes[source]):
         if memory.fields[rows.slots[source, k] * stride + base] == 0.0:
@@ -83,12 +70,12 @@ def discard(op: Any, memory: Any, rows: Any) -> int:
 
 
 @native
-def types(op: Any, options: Any, rows: Any) -> int:
-    """Take the features whose kind is one of the options."""
-    source, target = op[SOURCE], op[TARGET]
+def types(op: Any, rows: Any) -> int:
+    """Take the features whose kind is one that is chosen."""
+    source, target = op.source, op.target
     size = 0
     for k in range(rows.sizes[source]):
-        if options[op[OPTION] + rows.kinds[source, k]] != 0.0:
+        if op.kinds >> rows.kinds[source, k] & 1:
             carry(rows, source, k, target, size)
             size += 1
     rows.sizes[target] = size
@@ -98,28 +85,28 @@ def types(op: Any, options: Any, rows: Any) -> int:
 @native
 def merge(op: Any, keys: Any, memory: Any, rows: Any) -> int:
     """Join rows: the last one's features come first, and of two of one name the earlier row's counts."""
-    target = op[TARGET]
-    memory.notes[MARK] += 1
-    mark = memory.notes[MARK]
+    target = op.target
+    memory.notes[0].mark += 1
+    mark = memory.notes[0].mark
     size = 0
-    for j in range(op[KEYS] - 1, -1, -1):
-        source = keys[op[KEY] + j]
+    for j in range(op.keys - 1, -1, -1):
+        source = keys[op.key + j]
         for k in range(rows.sizes[source]):
             slot = rows.slots[source, k]
-            if memory.marks[slot] != mark:
-                memory.marks[slot] = mark
-                memory.places[slot] = size
+            if memory.slots[slot].mark != mark:
+                memory.slots[slot].mark = mark
+                memory.slots[slot].place = size
                 size += 1
-            carry(rows, source, k, target, memory.places[slot])
+            carry(rows, source, k, target, memory.slots[slot].place)
     rows.sizes[target] = size
     return FINE
 
 
 @native
-def impute(op: Any, keys: Any, options: Any, memory: Any, rows: Any, learn: bool) -> int:
+def impute(op: Any, keys: Any, memory: Any, rows: Any, learn: bool) -> int:
     """Put a constant or a statistic in place of a feature that is null."""
-    source, target = op[SOURCE], op[TARGET]
-    slot = keys[op[KEY]]
+    source, target = op.source, op.target
+    slot = keys[op.key]
     found = -1
     size = rows.sizes[source]
     for k in range(size):
@@ -129,20 +116,20 @@ def impute(op: Any, keys: Any, options: Any, memory: Any, rows: Any, learn: bool
     rows.sizes[target] = size
     if found < 0:
         return MISSING
-    statistic = options[op[OPTION] + STATISTIC]
+    statistic = op.statistic
     kind = rows.kinds[source, found]
     if kind != NULL:
         if statistic >= AVERAGE:
             if kind == STRING:
-                memory.notes[LATE] = WRONG_TYPE
+                memory.notes[0].late = WRONG_TYPE
             elif learn:
-                observe(statistic, memory.scalars, op[SCALAR], rows.values[source, found], kind)
+                observe(statistic, memory.scalars, op.scalar, rows.values[source, found], kind)
     elif statistic >= AVERAGE:
-        rows.kinds[target, found] = int(memory.scalars[op[SCALAR] + VALUE_KIND])
-        rows.values[target, found] = memory.scalars[op[SCALAR] + VALUE]
+        rows.kinds[target, found] = int(memory.scalars[op.scalar + VALUE_KIND])
+        rows.values[target, found] = memory.scalars[op.scalar + VALUE]
     else:
-        rows.kinds[target, found] = int(options[op[OPTION] + FILL_KIND])
-        rows.values[target, found] = options[op[OPTION] + FILL]
+        rows.kinds[target, found] = int(op.fill_kind)
+        rows.values[target, found] = op.fill
     return FINE
 
 

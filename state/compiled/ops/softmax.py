@@ -9,11 +9,9 @@ from headrace.state.compiled.ops.class_sums import closed, lost
 from headrace.state.compiled.ops.jit import inlined, native
 from headrace.state.compiled.ops.linear import rate_at
 from headrace.state.compiled.program import (
-    DECAY,
     FACTOR,
     RANK,
     SCORE,
-    STEP,
     STEPS,
     WEIGHTS,
 )
@@ -67,7 +65,7 @@ def softmax(grid: Any, tally: Any, classes: int, slots: Any, values: Any, compen
 
 @native
 def softmax_learn(
-    grid: Any, tally: Any, before: int, classes: int, true: int, options: Any, at: int, slots: Any, values: Any
+    grid: Any, tally: Any, before: int, classes: int, true: int, op: Any, slots: Any, values: Any
 ) -> None:
     """Learn a row that has been scored: one step of each class's optimizer against the cross-entropy's gradient."""
     for place in range(classes):
@@ -75,11 +73,11 @@ def softmax_learn(
         slope = _HIGH if slope > _HIGH else slope  # noqa: FURB136
         slope = _LOW if slope < _LOW else slope  # noqa: FURB136
         slope -= 1.0 if place == true else 0.0
-        rate = rate_at(options, at + STEP, tally[STEPS, place])
+        rate = rate_at(op.rate, op.rate_a, op.rate_b, tally[STEPS, place])
         for k in range(len(slots)):
             cell = (slots[k] * tally.shape[1] + place) * _CELLS
             if grid[cell + RANK] == 0.0:
                 tally[WEIGHTS, place] += 1.0
                 grid[cell + RANK] = tally[WEIGHTS, place]
-            grid[cell + FACTOR] -= rate * (values[k] * slope + options[at + DECAY] * grid[cell + FACTOR])
+            grid[cell + FACTOR] -= rate * (values[k] * slope + op.l2 * grid[cell + FACTOR])
         tally[STEPS, place] += 1.0

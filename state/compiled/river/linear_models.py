@@ -56,7 +56,7 @@ _OPTIMIZERS: dict[type, _Kind] = {
     optim.SGD: _Kind(SGD, (), ()),
     optim.Momentum: _Kind(MOMENTUM, ("rho",), ("s",)),
     optim.NesterovMomentum: _Kind(NESTEROV, ("rho",), ("s",)),
-    optim.AdaGrad: _Kind(ADAGRAD, ("", "eps"), ("g2",), raises=True),
+    optim.AdaGrad: _Kind(ADAGRAD, ("eps",), ("g2",), raises=True),
     optim.AdaDelta: _Kind(ADADELTA, ("rho", "eps"), ("g2", "s2"), raises=True),
     optim.RMSProp: _Kind(RMSPROP, ("rho", "eps"), ("g2",), vectors=True),
     optim.Adam: _Kind(ADAM, ("beta_1", "eps", "beta_2"), ("m", "v"), vectors=True),
@@ -84,7 +84,6 @@ _NUMBER: dict[type, tuple[int, tuple[str, ...]]] = {
 def linear(step: Any, where: Where, source: int) -> list[ProgramPart]:
     """LinearRegression, LogisticRegression, and the Perceptron, which is a case of it."""
     binary = type(step) is not linear_model.LinearRegression
-    loss = _loss(step.loss, _BINARY if binary else _NUMBER)
     kind = _OPTIMIZERS.get(type(step.optimizer))
     if kind is None:
         raise NotCompiled(f"the optimizer {type(step.optimizer).__name__} is not compiled")
@@ -93,12 +92,7 @@ def linear(step: Any, where: Where, source: int) -> list[ProgramPart]:
     l1, l2, clip = number(step.l1, "l1"), number(step.l2, "l2"), number(step.clip_gradient, "clip_gradient")
     if clip < 0.0:
         raise NotCompiled(f"clip_gradient={clip} is below zero")
-    options = (
-        *(0.5, 2.0, -1.0, *loss, float(kind.code), *_own(step.optimizer, kind)),
-        *rate_schedule(None if kind.code == FTRL else step.optimizer.lr, "lr"),
-        *rate_schedule(step.intercept_lr, "intercept_lr"),
-        *(l1, l2, clip, number(step.initializer.value, "initializer"), float(binary)),
-    )
+    options = {**_options(step, kind, binary=binary), "l1": l1, "l2": l2, "clip": clip}
     if l1 != 0.0 and kind.code == FTRL:
         raise NotCompiled("l1 does not go with FTRLProximal, which has an l1 of its own")
     columns = OWN + len(kind.state) + (l1 != 0.0)
@@ -109,10 +103,10 @@ def linear(step: Any, where: Where, source: int) -> list[ProgramPart]:
             sources=(source,),
             columns=columns,
             limits=("flag", *("any",) * (columns - 1)),
-            scalars=(number(step.intercept_init, "intercept_init"), 0.0, 0.0),
+            scalars=(number(step.intercept_init, "intercept_init"), 0.0, *(0.0,) * (l1 != 0.0)),
             options=options,
             learns=True,
-            late=kind.raises or loss[0] in {POISSON, CAUCHY},
+            late=kind.raises or options["loss"] in {POISSON, CAUCHY},
             allows=_counted,
             take=_taker(kind, penalized=l1 != 0.0),
             give=_giver(kind, penalized=l1 != 0.0),
@@ -120,12 +114,27 @@ def linear(step: Any, where: Where, source: int) -> list[ProgramPart]:
     ]
 
 
+def _options(step: Any, kind: _Kind, *, binary: bool) -> dict[str, float]:
+    return {
+        "half": 0.5,
+        "two": 2.0,
+        "inverse": -1.0,
+        "binary": binary,
+        **_loss(step.loss, _BINARY if binary else _NUMBER),
+        "optimizer": kind.code,
+        **_own(step.optimizer, kind),
+        **rate_schedule(None if kind.code == FTRL else step.optimizer.lr, "lr", "rate"),
+        **rate_schedule(step.intercept_lr, "intercept_lr", "intercept_rate"),
+        "initial": number(step.initializer.value, "initializer"),
+    }
+
+
 def _counted(scalars: tuple[float, ...]) -> bool:
     steps = scalars[ITERATIONS]
     return 0.0 <= steps <= EXACT_MAX and steps.is_integer()
 
 
-def _loss(loss: Any, known: dict[type, tuple[int, tuple[str, ...]]]) -> tuple[float, float, float]:
+def _loss(loss: Any, known: dict[type, tuple[int, tuple[str, ...]]]) -> dict[str, float]:
     if type(loss) not in known:
         raise NotCompiled(f"the loss {type(loss).__name__} is not compiled")
     code, names = known[type(loss)]
@@ -133,12 +142,12 @@ def _loss(loss: Any, known: dict[type, tuple[int, tuple[str, ...]]]) -> tuple[fl
     if code == CAUCHY and values[0] == 0.0:
         raise NotCompiled("C=0 divides by zero")
     first, second, *_ = *values, 0.0, 0.0
-    return float(code), first, second
+    return {"loss": code, "loss_a": first, "loss_b": second}
 
 
-def _own(optimizer: Any, kind: _Kind) -> tuple[float, ...]:
-    """Return an optimizer's own four numbers. Raises Refusal for those with which River could divide by zero."""
-    values = [number(getattr(optimizer, name), name) if name else 0.0 for name in kind.options]
+def _own(optimizer: Any, kind: _Kind) -> dict[str, float]:
+    """Return an optimizer's own numbers. Raises Refusal for those with which River could divide by zero."""
+    values = [number(getattr(optimizer, name), name) for name in kind.options]
     for name, value in zip(kind.options, values, strict=True):
         if name in {"eps", "alpha", "beta"} and value <= 0.0:
             raise NotCompiled(f"{name}={value} is not above zero")
@@ -146,7 +155,9 @@ def _own(optimizer: Any, kind: _Kind) -> tuple[float, ...]:
             raise NotCompiled(f"{name}={value} is not between 0 and 1")
         if name in {"l1", "l2"} and value < 0.0:
             raise NotCompiled(f"{name}={value} is below zero")
-    return (*values, *(0.0,) * (4 - len(values)))
+    # Its own penalties are not those of the model.
+    names = (f"own_{name}" if name in {"l1", "l2"} else name for name in kind.options)
+    return dict(zip(names, values, strict=True))
 
 
 def _taker(kind: _Kind, *, penalized: bool) -> Callable[[Any], Memo]:
@@ -162,15 +173,15 @@ def _taker(kind: _Kind, *, penalized: bool) -> Callable[[Any], Memo]:
             name_of(name): (1.0, float(weight), *(float(column.get(name, 0.0)) for column in columns))
             for name, weight in weights.items()
         }
-        penalty = float(model.max_cum_l1) if penalized else 0.0
-        return Memo(rows, (float(model.intercept), float(optimizer.n_iterations), penalty))
+        penalty = (float(model.max_cum_l1),) if penalized else ()
+        return Memo(rows, (float(model.intercept), float(optimizer.n_iterations), *penalty))
 
     return take
 
 
 def _giver(kind: _Kind, *, penalized: bool) -> Callable[[Any, Memo], None]:
     def give(model: Any, memo: Memo) -> None:
-        intercept, steps, penalty = memo.scalars
+        intercept, steps, *rest = memo.scalars
         model.intercept = intercept
         # River has no public name for what it has learned.
         model._weights = utils.VectorDict(_column(memo, 1))  # noqa: SLF001
@@ -181,7 +192,7 @@ def _giver(kind: _Kind, *, penalized: bool) -> Callable[[Any, Memo], None]:
                 column = utils.VectorDict(dict(column)) if steps else None
             setattr(model.optimizer, name, column)
         if penalized:
-            model.max_cum_l1 = penalty
+            (model.max_cum_l1,) = rest
             model.cum_l1 = utils.VectorDict(_column(memo, OWN + len(kind.state)), initializers.Zeros())
 
     return give

@@ -11,11 +11,9 @@ from scipy import special  # type: ignore[import-untyped]
 
 from headrace.state.compiled.program import (
     BERNOULLI,
-    BY_RANK,
     COMPENSATES,
     COUNTING,
     GAUSSIAN,
-    MET,
     MULTINOMIAL,
     SOFTMAX,
     FeatureName,
@@ -49,7 +47,11 @@ def softmax(step: Any, where: Where, source: int) -> list[ProgramPart]:
             limits=("flag",),
             cells=("tally", "any"),
             tallies=("tally", "tally"),
-            options=(float(COMPENSATES), number(step.l2, "l2"), *rate_schedule(optimizer.lr, "lr")),
+            options={
+                "compensated": COMPENSATES,
+                "l2": number(step.l2, "l2"),
+                **rate_schedule(optimizer.lr, "lr", "rate"),
+            },
             learns=True,
             take=_take_softmax,
             give=_give_softmax,
@@ -96,7 +98,7 @@ def gaussian(step: Any, where: Where, source: int) -> list[ProgramPart]:
             limits=("flag",),
             cells=("tally", "any", "any"),
             tallies=("count",),
-            options=(float(COMPENSATES),),
+            options={"compensated": COMPENSATES},
             learns=True,
             take=_take_gaussian,
             give=_give_gaussian,
@@ -150,12 +152,11 @@ def counting(step: Any, where: Where, source: int) -> list[ProgramPart]:
             cells=(cell,),
             tallies=("count", "any"),
             scalars=(0.0,),
-            options=(float(COMPENSATES), float(way), alpha, threshold),
+            options={"compensated": COMPENSATES, "way": way, "smoothing": alpha, "threshold": threshold},
             learns=True,
             take=_take_counts,
             give=_give_counts,
             holds=lambda memo: _is_ranking((row[0] for row in memo.rows.values()), memo.scalars[0]),
-            derive=_by_rank,
             weigh=_weigh,
         )
     ]
@@ -186,11 +187,6 @@ def _give_counts(model: Any, memo: Memo) -> None:
     if not whole:
         sums = {label: total for label, total in zip(memo.classes, memo.scalars[2::2], strict=True) if total}
         model.class_totals = collections.Counter(sums)
-
-
-def _by_rank(fields: Any) -> None:
-    met = np.flatnonzero(fields[:, MET])
-    fields[fields[met, MET].astype(int) - 1, BY_RANK] = met
 
 
 def _plain(count: Any) -> float:

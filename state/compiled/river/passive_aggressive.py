@@ -32,10 +32,14 @@ def passive(step: Any, where: Where, source: int) -> list[ProgramPart]:
             columns=2,
             limits=("count", "any"),
             scalars=(0.0, 0.0),
-            options=(
-                *(2.0, *_mode(step), edge),
-                *(float(bool(step.learn_intercept)), float(binary), float(binary and COMPENSATES)),
-            ),
+            options={
+                "two": 2.0,
+                "edge": edge,
+                "binary": binary,
+                "compensated": binary and COMPENSATES,
+                "learn_intercept": bool(step.learn_intercept),
+                **_mode(step),
+            },
             learns=True,
             allows=_counted,
             take=_taker(kind),
@@ -44,19 +48,19 @@ def passive(step: Any, where: Where, source: int) -> list[ProgramPart]:
     ]
 
 
-def _mode(step: Any) -> tuple[float, float]:
+def _mode(step: Any) -> dict[str, float]:
     """Return the mode, and what it makes of C. Raises Refusal where River could divide by zero."""
     mode = int(step.mode)
     if getattr(step.calc_tau, "__name__", "") != f"_calc_tau_{mode}":
         raise NotCompiled(f"mode={step.mode!r} was changed after the model was built")
     if mode == 0:
-        return 0.0, 0.0
+        return {"mode": 0}
     c = number(step.C, "C")
     if mode == 1:
-        return 1.0, c
+        return {"mode": 1, "c": c}
     if c <= 0.0:
         raise NotCompiled(f"C={c} is not above zero, so that mode 2 divides by zero")
-    return 2.0, 0.5 / c
+    return {"mode": 2, "c": 0.5 / c}
 
 
 def _counted(scalars: tuple[float, ...]) -> bool:

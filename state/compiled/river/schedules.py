@@ -11,20 +11,25 @@ _POWER_MAX = 16.0
 """To this power so many records can be raised as are told apart."""
 
 
-def rate_schedule(schedule: Any, what: str) -> tuple[float, float, float]:
-    """Return a schedule's number, and two of its own."""
+def rate_schedule(schedule: Any, what: str, option: str) -> dict[str, float]:
+    """Return a schedule's number, and two of its own, as the options `option`, `option`_a and `option`_b."""
+    kind, first, second = _schedule(schedule, what)
+    return {option: kind, f"{option}_a": first, f"{option}_b": second}
+
+
+def _schedule(schedule: Any, what: str) -> tuple[int, float, float]:
     if schedule is None:
-        return float(STEADY), 0.0, 0.0
+        return STEADY, 0.0, 0.0
     if type(schedule) is schedulers.Constant:
-        return float(STEADY), number(schedule.learning_rate, what), 0.0
+        return STEADY, number(schedule.learning_rate, what), 0.0
     if type(schedule) is schedulers.InverseScaling:
         power = number(schedule.power, "power")
         if abs(power) > _POWER_MAX:
             raise NotCompiled(f"power={power} is too large")
-        return float(SCALED_INVERSELY), number(schedule.learning_rate, what), power
+        return SCALED_INVERSELY, number(schedule.learning_rate, what), power
     if type(schedule) is schedulers.Optimal:
         alpha, t0 = number(schedule.alpha, "alpha"), number(schedule.t0, "t0")
         if alpha <= 0.0 or t0 <= 0.0:
             raise NotCompiled(f"alpha={alpha} is not above zero")
-        return float(OPTIMAL), alpha, t0
+        return OPTIMAL, alpha, t0
     raise NotCompiled(f"the schedule {type(schedule).__name__} of {what} is not compiled")

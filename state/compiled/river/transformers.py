@@ -82,12 +82,8 @@ def standard(step: Any, where: Where, source: int) -> list[ProgramPart]:
         limits: tuple[str, ...] = "count", "any"
         return [_scaler(CENTER, where, source, columns=2, limits=limits, take=take, give=give)]
     limits = "count", "any", "above"
-    # The fourth is the third to the power of 0.5, which each prediction needs.
-    return [
-        _scaler(
-            STANDARD, where, source, columns=4, limits=limits, take=take, give=give, options=(0.5,), derive=_deviations
-        )
-    ]
+    # The fourth is the third to the power of 0.5, which each prediction needs; it is not saved.
+    return [_scaler(STANDARD, where, source, columns=4, limits=limits, take=take, give=give, options={"half": 0.5})]
 
 
 def minmax(step: Any, where: Where, source: int) -> list[ProgramPart]:
@@ -139,10 +135,10 @@ def types(step: Any, where: Where, source: int) -> list[ProgramPart]:
     """SelectType."""
     samples = {INTEGER: int, FLOAT: float, BOOLEAN: bool, STRING: str, NULL: type(None)}
     try:
-        chosen = [float(issubclass(samples[kind], step.types)) for kind in sorted(samples)]
+        chosen = sum(issubclass(samples[kind], step.types) << kind for kind in samples)
     except TypeError as error:
         raise NotCompiled(f"types={step.types!r} are no types") from error
-    return [ProgramPart(code=TYPES, path=where, sources=(source,), options=tuple(chosen))]
+    return [ProgramPart(code=TYPES, path=where, sources=(source,), options={"kinds": chosen})]
 
 
 def imputer(step: Any, where: Where, source: int) -> list[ProgramPart]:
@@ -187,7 +183,7 @@ def onehot(step: Any, where: Where, source: int) -> list[ProgramPart]:
             path=where,
             sources=(source,),
             columns=1,
-            options=(float(drop),),
+            options={"drop_zeros": drop},
             listed=True,
             learns=not drop,
             name=name,
@@ -244,16 +240,19 @@ TRANSFORMERS: Mapping[type, Callable[[Any, Where, int], list[ProgramPart]]] = {
 }
 
 
+_KINDS: dict[type, int] = {int: INTEGER, float: FLOAT, bool: BOOLEAN, str: STRING}
+
+
 def _imputer(name: FeatureName, stat: Any, where: Where, source: int) -> ProgramPart:
-    kinds: dict[type, int] = {int: INTEGER, float: FLOAT, bool: BOOLEAN, str: STRING}
     sources = (source,)
     if type(stat) is impute.Constant:
-        if type(stat.value) not in kinds:
+        if type(stat.value) not in _KINDS:
             raise NotCompiled(f"{name} is filled with {stat.value!r}, which is neither a number nor a string")
-        kind = kinds[type(stat.value)]
+        kind = _KINDS[type(stat.value)]
         word = stat.value if kind == STRING else None
         # The number of a word is found when the room is made.
-        options = float(CONSTANT), 0.0 if word is not None else number(stat.value, str(name)), float(kind)
+        fill = 0.0 if word is not None else number(stat.value, str(name))
+        options = {"statistic": CONSTANT, "fill": fill, "fill_kind": kind}
         return ProgramPart(code=IMPUTE, path=where, sources=sources, keys=(name,), options=options, word=word)
     statistics = {stats.Mean: AVERAGE, stats.Min: MINIMUM, stats.Max: MAXIMUM}
     if type(stat) not in statistics:
@@ -264,7 +263,7 @@ def _imputer(name: FeatureName, stat: Any, where: Where, source: int) -> Program
     def take(imputer: Any) -> Memo:
         stat = imputer.stats[name]
         value = getattr(stat, attribute)
-        return Memo({}, (float(getattr(stat, "n", 0.0)), number_or_infinity(value), float(kinds[type(value)])))
+        return Memo({}, (float(getattr(stat, "n", 0.0)), number_or_infinity(value), float(_KINDS[type(value)])))
 
     def give(imputer: Any, memo: Memo) -> None:
         count, value, kind = memo.scalars
@@ -278,7 +277,7 @@ def _imputer(name: FeatureName, stat: Any, where: Where, source: int) -> Program
         path=where,
         sources=sources,
         keys=(name,),
-        options=(float(statistics[type(stat)]), 0.0, 0.0),
+        options={"statistic": statistics[type(stat)]},
         scalars=(0.0, empty, float(FLOAT)),
         learns=True,
         allows=lambda scalars: 0.0 <= scalars[0] <= EXACT_MAX and scalars[2] in {INTEGER, FLOAT, BOOLEAN},
@@ -305,8 +304,3 @@ def _no_window(step: Any) -> None:
 
 def _column(memo: Memo, column: int) -> Any:
     return collections.defaultdict(float, {name: row[column] for name, row in memo.rows.items()})
-
-
-def _deviations(fields: Any) -> None:
-    # With Python's own power, one by one: numpy's differs in its last bit at times.
-    fields[:, 3] = [variance**0.5 for variance in fields[:, 2].tolist()]

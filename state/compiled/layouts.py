@@ -1,0 +1,131 @@
+"""What the numbers of a model at rest stand for: which classes, features and categories it has learned.
+
+Models that have learned about the same things share a layout, whatever their numbers are.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from headrace.state.compiled.model_arrays import ModelArrays, order
+from headrace.state.compiled.program import FeatureName, Memo, ProgramPart
+
+
+class PartLayout(NamedTuple):
+    """Of one part: the features that it has met and the categories that it has learned, with a category's feature."""
+
+    met: tuple[FeatureName, ...]
+    learned: tuple[tuple[FeatureName, Any], ...]
+
+
+class ModelLayout(NamedTuple):
+    """Of a whole model, features in the order of their names: its classes and its parts."""
+
+    classes: tuple[Any, ...]
+    parts: tuple[PartLayout, ...]
+
+
+class PlacedLayout(NamedTuple):
+    """A layout in the numbers of one memory: its shape, and where each number of a stored model is in the saved order.
+
+    `order` is None where both orders are the same.
+    """
+
+    layout: ModelLayout
+    shape: Any
+    order: Any
+    size: int
+
+    def saved(self, numbers: Any) -> Any:
+        """Return the numbers of a stored model, or of many, in the saved order."""
+        return numbers if self.order is None else numbers[..., self.order]
+
+    def at_rest(self, numbers: Any) -> Any:
+        """Return numbers in the saved order as a stored model has them."""
+        if self.order is None:
+            return numbers
+        moved = np.empty_like(numbers)
+        moved[self.order] = numbers
+        return moved
+
+
+def width_of(part: ProgramPart, classes: int) -> int:
+    """Return the number of numbers that are saved of each feature; a flag is 1 wherever it was met."""
+    return len(part.limits) - is_flagged(part) + len(part.cells) * classes
+
+
+def is_flagged(part: ProgramPart) -> bool:
+    """Tell whether the first column of a part only says that a feature was met."""
+    return part.limits[:1] == ("flag",)
+
+
+def lengths(part: ProgramPart, classes: int) -> int:
+    """Return the number of scalars and tallies that are saved of a part."""
+    return len(part.scalars) + len(part.tallies) * classes
+
+
+def placed(shape: Any, arrays: ModelArrays) -> PlacedLayout:
+    """Return the layout that a shape stands for."""
+    words: list[int] = shape.tolist()
+    at = 0
+
+    def listed() -> list[int]:
+        nonlocal at
+        count = words[at]
+        at += 1 + count
+        return words[at - count : at]
+
+    classes = tuple(arrays.classes[number] for number in listed())
+    parts, places, size, moves = [], [], 0, False
+    for part in arrays.program.parts:
+        met: list[FeatureName] = [arrays.names[slot] for slot in listed()] if part.limits else []
+        pairs = [arrays.pairs[number] for number in listed()] if part.listed else []
+        ranks = sorted(range(len(met)), key=lambda rank, met=met: order(met[rank]))  # type: ignore[misc]
+        moves = moves or ranks != list(range(len(met)))
+        width = width_of(part, len(classes))
+        places.append((np.array(ranks, np.int64)[:, None] * width + np.arange(width) + size).ravel())
+        size += len(met) * width
+        rest = lengths(part, len(classes))
+        places.append(np.arange(size, size + rest))
+        size += rest
+        learned = tuple((arrays.names[slot], value) for _, slot, value in pairs)
+        parts.append(PartLayout(tuple(met[rank] for rank in ranks), learned))
+    return PlacedLayout(ModelLayout(classes, tuple(parts)), shape, np.concatenate(places) if moves else None, size)
+
+
+def place(layout: ModelLayout, arrays: ModelArrays) -> PlacedLayout:
+    """Give a layout its numbers in a memory; `settle` has to be called afterwards."""
+    words: list[int] = [len(layout.classes), *map(arrays.class_number, layout.classes)]
+    for number, (part, own) in enumerate(zip(arrays.program.parts, layout.parts, strict=True)):
+        if part.limits:
+            words += [len(own.met), *sorted(map(arrays.slot, own.met))]
+        if part.listed:
+            words += [len(own.learned), *(arrays.pair(number, arrays.slot(name), value) for name, value in own.learned)]
+    arrays.seat(len(layout.classes) + 1)
+    arrays.lengthen(max((len(own.learned) for own in layout.parts), default=0))
+    return placed(np.array(words, np.int64), arrays)
+
+
+def memos(layout: ModelLayout, numbers: Sequence[float], parts: Sequence[ProgramPart]) -> Iterator[Memo]:
+    """Yield what each part has learned; the numbers are in the saved order."""
+    classes, at = layout.classes, 0
+    for part, own in zip(parts, layout.parts, strict=True):
+        width, flag = width_of(part, len(classes)), (1.0,) * is_flagged(part)
+        rows = {name: (*flag, *numbers[at + k * width : at + (k + 1) * width]) for k, name in enumerate(own.met)}
+        at += width * len(own.met)
+        scalars = tuple(numbers[at : at + lengths(part, len(classes))])
+        at += len(scalars)
+        yield Memo(rows, scalars, own.learned, classes if part.tallies else ())
+
+
+def laid_out(learned: Sequence[Memo], parts: Sequence[ProgramPart]) -> tuple[ModelLayout, list[float]]:
+    """Return the layout of memos, the last one with the classes, and their numbers in the saved order."""
+    found, numbers = [], list[float]()
+    for memo, part in zip(learned, parts, strict=True):
+        met = tuple(sorted(memo.rows, key=order))
+        for name in met:
+            numbers += memo.rows[name][is_flagged(part) :]
+        numbers += memo.scalars
+        found.append(PartLayout(met, memo.learned))
+    return ModelLayout(learned[-1].classes, tuple(found)), numbers

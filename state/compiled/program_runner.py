@@ -1,0 +1,183 @@
+"""Runs a program over batches of records: its memory, the numbers of names, and the machine, with what it asks for.
+
+It runs the records of many models in one call: `StoredModels` says which records are whose.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from headrace.state.compiled import classes
+from headrace.state.compiled.model_arrays import ModelArrays
+from headrace.state.compiled.ops.machine import run
+from headrace.state.compiled.program import (
+    ALL_DONE,
+    BY_ZERO,
+    GROUP,
+    IMPUTE,
+    LINEAR,
+    MISSING,
+    MODEL,
+    NAME_WANTED,
+    NO_LOGARITHM,
+    OVERFLOW,
+    PAIR_WANTED,
+    SELECT,
+    SPACE_WANTED,
+    TOO_LARGE,
+    WRONG_CLASS,
+    Program,
+    ProgramBatch,
+    ProgramPart,
+    StoredModels,
+)
+from headrace.state.compiled.vocabulary import ModelVocabulary, RecordVocabulary
+from headrace.state.models.columns import Answers, Columns
+from headrace.state.models.learner import LabelError
+
+_NO_PROBA, _NO_KNOWN = np.zeros((0, 0)), np.zeros(0, np.int32)
+
+
+class ProgramRunner:
+    """A program and its memory, which holds a new model at first."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.arrays = ModelArrays(program)
+        self._many = bool(program.parts[-1].tallies)
+        self._weigh = program.parts[-1].weigh
+        self._late, self._fan = program.late, program.fan
+        # What stands for what: in the batches, and in the records that come one by one.
+        self._batches, self._singles = ModelVocabulary(), ModelVocabulary()
+        self._records = RecordVocabulary()
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all arrays; names come on top."""
+        return self.arrays.nbytes + self._batches.nbytes + self._singles.nbytes
+
+    def columns(self, features: dict[str, Any]) -> Columns:
+        """Write one record down. Raises TypeError, ValueError or OverflowError for what has no place in columns."""
+        return self._records.columns(features)
+
+    def class_number(self, label: Any) -> int:
+        """Return the number that stands for a class."""
+        number = self.arrays.class_number(label)
+        self.arrays.settle()
+        return number
+
+    def run(
+        self, columns: Columns, labels: Any, models: StoredModels, *, loaded: bool = False, silent: bool = False
+    ) -> tuple[Answers, StoredModels]:
+        """Predict each record, then learn it where it has a label, by the model of its group.
+
+        Returns the answers, of several classes with their places in the model, and the models as they are at rest
+        afterwards. With `loaded` the memory holds the model of the first group already; with `silent` nobody reads the
+        answers but the faults.
+        """
+        vocabulary = self._singles if columns.vocabulary is self._records else self._batches
+        vocabulary.turn(columns.vocabulary)
+        arrays, notes = self.arrays, self.arrays.notes
+        notes.group, notes.loaded, notes.at = 0, loaded, 0
+        notes.shapes, notes.numbers = len(models.shapes), len(models.numbers)
+        if not (loaded and models.groups["stays"][0]):
+            models = _with_space(models, 64)
+        answers = self._answers(labels, models)
+        while True:
+            wanted = run(
+                arrays.ops,
+                arrays.keys,
+                arrays.memory,
+                arrays.rows,
+                vocabulary.pairs,
+                ProgramBatch(columns.starts, columns.names, columns.kinds, columns.values, labels, vocabulary.slots),
+                answers,
+                models,
+                self._fan,
+                len(arrays.names),
+                self._late,
+            )
+            if wanted == ALL_DONE:
+                return self._chosen(answers, silent=silent), models
+            if wanted == SPACE_WANTED:
+                models = _with_space(models, int(notes.width))
+            else:
+                self._help(columns, vocabulary, models, wanted)
+
+    def _answers(self, labels: Any, models: StoredModels) -> Answers:
+        count = len(labels)
+        proba, known = _NO_PROBA, _NO_KNOWN
+        if self._many:
+            most = max(models.shapes[models.index["shape"]].max(initial=0), self.arrays.notes.classes)
+            proba = np.zeros((count, min(len(self.arrays.classes), int(most) + len(np.unique(labels)))))
+            known = np.zeros(count, np.int32)
+        return Answers(np.full(count, np.nan), np.zeros(count, np.int8), proba, known, np.zeros(count, np.int8))
+
+    def _chosen(self, answers: Answers, *, silent: bool) -> Answers:
+        """Make probabilities of scores, as River does, and let the likeliest class be the answer."""
+        if not self._many:
+            return answers._replace(proba=None, known=None)
+        if silent:
+            return answers
+        if self._weigh is not None:
+            classes.weigh(answers.proba, answers.known, self._weigh)
+        return answers._replace(value=classes.likeliest(answers.proba, answers.known))
+
+    def _help(self, columns: Columns, vocabulary: ModelVocabulary, models: StoredModels, wanted: int) -> None:
+        """Do what the machine can't, so that it can go on with the record at which it stopped."""
+        arrays, notes = self.arrays, self.arrays.notes
+        if wanted == NAME_WANTED:
+            first = columns.starts[models.order[notes.at]] if len(models.groups) == 1 else 0
+            vocabulary.name(columns.names[first : columns.starts[-1]], arrays.slot)
+            arrays.settle()
+        elif wanted == PAIR_WANTED:
+            # Several records may have asked for one.
+            for number, slot, kind, bits in dict.fromkeys(map(tuple, arrays.asked[: notes.asked].tolist())):
+                value = arrays.meaning(kind, bits, columns.vocabulary.words)
+                vocabulary.enter(number, slot, kind, bits, arrays.pair(number, slot, value))
+            arrays.settle()
+        else:
+            arrays.seat(int(notes.classes) + 1)
+            arrays.widen(2 * max(int(notes.width), arrays.rows.slots.shape[1] // 2))
+
+    def fault(self, code: int, features: dict[str, Any]) -> Exception:
+        """Return the exception that River raises for such a record, as nearly as can be told afterwards."""
+        if code == MISSING:
+            needing = (part for part in self.program.parts if part.code in {SELECT, IMPUTE})
+            missing = [key for part in needing for key in part.keys if key not in features]
+            return KeyError(missing[0] if missing else "a feature")
+        if code == OVERFLOW:
+            return OverflowError("(34, 'Numerical result out of range')")
+        if code == NO_LOGARITHM:
+            return ValueError("math domain error")
+        if code == BY_ZERO:
+            return ZeroDivisionError("division by zero")
+        if code == TOO_LARGE:
+            return OverflowError("a whole number beyond 2 ** 53 can't be told from its neighbours as a category")
+        if code == WRONG_CLASS:
+            return LabelError("the label is not of the kind of this model's classes: all are strings, or none is")
+        for name, value in features.items():
+            if not isinstance(value, int | float):
+                return TypeError(f"{name} is a {type(value).__name__} and no number")
+        return TypeError("the features are no numbers")
+
+
+def _with_space(models: StoredModels, wanted: int) -> StoredModels:
+    """Return the models with space for as many again, and for as much as is wanted."""
+    shapes = np.empty(2 * len(models.shapes) + wanted, np.int64)
+    numbers = np.empty(2 * len(models.numbers) + wanted)
+    shapes[: len(models.shapes)], numbers[: len(models.numbers)] = models.shapes, models.numbers
+    return models._replace(shapes=shapes, numbers=numbers)
+
+
+def warm() -> None:
+    """Compile the machine, or read what was compiled before: it takes seconds, which no record should wait for."""
+    runner = ProgramRunner(Program(parts=(ProgramPart(code=LINEAR, path=(), sources=(0,), scalars=(0.0, 0.0)),)))
+    runner.run(runner.columns({}), np.array([np.nan]), one_model(1), loaded=True)
+
+
+def one_model(records: int) -> StoredModels:
+    """Return a batch of records that are all of the model in the memory, which stays there."""
+    groups = np.zeros(1, GROUP)
+    groups["last"], groups["stays"] = records, 1
+    return StoredModels(groups, np.arange(records), np.zeros(1, MODEL), np.zeros(1, np.int64), np.zeros(1))
