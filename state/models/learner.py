@@ -1,4 +1,4 @@
-"""River's models as models of Headrace: built by the user's factory, checked, and run as River runs them."""
+"""Wraps a River model, built by the user's factory, as a model of Headrace."""
 
 import copy
 import functools
@@ -16,7 +16,7 @@ from headrace.state.models.user_modules import shadowing
 
 
 class ModelError(Exception):
-    """Raised when the factory gives no model that can learn on a stream, or one that can't be saved."""
+    """Raised when the factory does not return a model that can learn from a stream and be saved."""
 
     status = 400
 
@@ -26,20 +26,20 @@ class ModelError(Exception):
 
 
 class LabelError(ValueError):
-    """Raised when a label is none that a model of this task can learn."""
+    """Raised for a label that a model of this task can't learn."""
 
 
 class RiverLearner(Model):
-    """Any River classifier or regressor, run as River runs it. Raises ModelError for one that can't be saved.
+    """Any River classifier or regressor. Raises ModelError for one that can't be saved.
 
-    `model` is new: what it is made of is what its saved forms may name, with the modules that are `trusted`.
+    `model` has not learned yet: its saved bytes may name the classes that it has now, and those of `trusted` modules.
     """
 
     can = Capabilities()
 
     def __init__(self, model: Any, *, trusted: frozenset[str] = frozenset(), pickles: bool = False) -> None:
         self.task: Task = task_of(model)
-        # Of the River that is loaded: another may have been installed since.
+        # The version of the imported River; another one may have been installed since.
         self.codec = f"river-{importlib.import_module('river').__version__}-objects-1"
         self.spec = spec.describe(model)
         self._objects = _objects_of(model, trusted, pickles=pickles)
@@ -49,8 +49,8 @@ class RiverLearner(Model):
             "multiclass": _class_label,
             "regression": _number_label,
         }[self.task]
-        # The factory's model decides it, and none that was saved: what that is made of is not looked at.
-        self._way = _way_of(model, self.task)
+        # Decided by the factory's model; a loaded one is not inspected.
+        self._predict_method = _predict_method(model, self.task)
         self.adopt(model)
 
     @property
@@ -60,12 +60,12 @@ class RiverLearner(Model):
 
     @property
     def unseeded(self) -> bool:
-        """Whether some part draws random numbers without a seed, so that no relearning can repeat it."""
+        """Whether a part uses random numbers without a seed, so that relearning gives another model."""
         return spec.is_unseeded(self.spec)
 
     @property
     def unread(self) -> list[str]:
-        """The user's definitions that the model rests on and that have no source: a change of them goes unnoticed."""
+        """The user's definitions without a source file that the model uses: a change of them is not noticed."""
         return spec.unread(self.spec)
 
     def to_river(self, key: bytes = b"") -> Any:  # noqa: ARG002 one model for all keys
@@ -73,19 +73,19 @@ class RiverLearner(Model):
         return self._model
 
     def label(self, raw: Any) -> Any:
-        """Return the label as River takes it. Raises LabelError.
+        """Return the label for River. Raises LabelError.
 
-        The classes of a model are all strings or all not: River's trees sort them, and one label of the other
-        kind would make every later prediction fail.
+        The classes of a model are either all strings, or all numbers and booleans: River's trees sort them, and with
+        one label of the other kind every later prediction would fail.
         """
-        # A numpy scalar, as a user's own code may give it, is what it stands for.
+        # The user's code may give numpy's scalars.
         label = self._labels(raw.item() if hasattr(raw, "item") and not getattr(raw, "shape", ()) else raw)
         if self._class_kind and self._class_kind != _class_kind(label):
-            raise LabelError(f"the label {_shown(raw)} is no {self._class_kind}, as this model's classes are")
+            raise LabelError(f"the label {_shown(raw)} is not a {self._class_kind}, as this model's classes are")
         return label
 
     def know(self, classes: Sequence[Any]) -> None:
-        """Let the labels be of the kind of these classes, or of either if there are none yet."""
+        """Allow only labels of the same kind as these classes; either kind if there are none yet."""
         self._class_kind = _class_kind(classes[0]) if classes else ""
 
     def predict(self, features: dict[str, Any], key: bytes = b"") -> Answer:  # noqa: ARG002 one model for all keys
@@ -93,7 +93,7 @@ class RiverLearner(Model):
         try:
             return self._predict(features)
         except BaseException as error:
-            _tell_panic(error)
+            _raise_panic(error)
             raise
 
     def learn(self, features: dict[str, Any], label: Any, key: bytes = b"") -> None:  # noqa: ARG002 one model for all keys
@@ -103,7 +103,7 @@ class RiverLearner(Model):
         try:
             self._learn_one(features, label)
         except BaseException as error:
-            _tell_panic(error)
+            _raise_panic(error)
             raise
 
     def dump(self, key: bytes = b"") -> bytes:  # noqa: ARG002 one model for all keys
@@ -111,7 +111,7 @@ class RiverLearner(Model):
         return self._saved(None) or b""
 
     def dump_within(self, bytes_max: int) -> bytes | None:
-        """Return the model as `dump` does, or give up early and return None when it takes more bytes than these."""
+        """Return the model as `dump` does; stop early and return None when it takes more than `bytes_max`."""
         return self._saved(bytes_max)
 
     def _saved(self, bytes_max: int | None) -> bytes | None:
@@ -124,7 +124,7 @@ class RiverLearner(Model):
         return saved
 
     def load(self, state: bytes, key: bytes = b"") -> None:  # noqa: ARG002 one model for all keys
-        """Become the model that `dump` gave these bytes for. Raises ModelError for any others, and runs nothing."""
+        """Load the bytes of `dump`, without running code from them. Raises ModelError for any others."""
         from headrace.state.models.codec.graph import CodecError  # noqa: PLC0415 see preload
 
         try:
@@ -132,17 +132,17 @@ class RiverLearner(Model):
         except CodecError as error:
             raise ModelError(f"the model's bytes can't be loaded: {error}", hint=error.hint) from error
         self._class_kind = kind if kind in {"string", "number"} else ""
-        self._take(model)
+        self._set_model(model)
 
     def adopt(self, model: Any) -> None:
-        """Go on with a model of the same shape, which is this learner's own from now on."""
+        """Replace the model by another of the same shape, which nothing else may use afterwards."""
         _order_sets(model)
-        self._take(model)
+        self._set_model(model)
 
-    def _take(self, model: Any) -> None:
+    def _set_model(self, model: Any) -> None:
         self._model = model
         self._learn_one = model.learn_one
-        self._predict: Callable[[dict[str, Any]], Answer] = getattr(self, self._way)
+        self._predict: Callable[[dict[str, Any]], Answer] = getattr(self, self._predict_method)
 
     def _predict_number(self, features: dict[str, Any]) -> Answer:
         return self._model.predict_one(features), None
@@ -159,14 +159,14 @@ class RiverLearner(Model):
         try:
             return prediction, self._model.predict_proba_one(features)
         except NotImplementedError:
-            # A wrapper only finds out from what it wraps.
+            # Only the wrapped model of a wrapper shows that there are no probabilities.
             self._predict = self._predict_class
             return prediction, None
 
 
 def task_of(model: Any) -> Task:
-    """Name what the model answers. Raises ModelError when it is no classifier and no regressor."""
-    from river import base  # noqa: PLC0415 see _way_of
+    """Return the model's task. Raises ModelError when it is neither a classifier nor a regressor."""
+    from river import base  # noqa: PLC0415 see _predict_method
 
     last = _last_step(model)
     if isinstance(last, base.Regressor):
@@ -174,33 +174,32 @@ def task_of(model: Any) -> Task:
     if isinstance(last, base.Classifier):
         return "multiclass" if last._multiclass else "binary"  # noqa: SLF001 River has no public name for it
     raise ModelError(
-        f"the factory returned {type(model).__name__}, which is no River classifier or regressor",
+        f"the factory returned {type(model).__name__}, which is not a River classifier or regressor",
         hint="return a model such as StandardScaler() | LogisticRegression()",
     )
 
 
-def _way_of(model: Any, task: Task) -> str:
-    """Name the method of a learner that asks such a model."""
+def _predict_method(model: Any, task: Task) -> str:
+    """Return the name of the RiverLearner method that predicts with such a model."""
     if task == "regression":
         return "_predict_number"
     from river import base  # noqa: PLC0415 commands that never build a model must not wait for River
 
     last = _last_step(model)
-    # River's own predict_one is the likeliest class of predict_proba_one: asking once is enough,
-    # unless the classifier decides in a way of its own.
+    # River's own predict_one returns the likeliest class of predict_proba_one: then one call is enough.
     if type(last).predict_proba_one is base.Classifier.predict_proba_one:
         return "_predict_class"
     return "_predict_likeliest" if type(last).predict_one is base.Classifier.predict_one else "_predict_both"
 
 
 def preload() -> None:
-    """Import all of River, so that processes that are forked afterwards need not: it takes seconds, most in scipy."""
+    """Import all of River, mostly scipy, which takes seconds, before other processes are forked."""
     importlib.import_module("river.api")
     importlib.import_module("headrace.state.models.codec.model_codec")
 
 
 def reseed() -> None:
-    """Let this process draw random numbers of its own where it was forked: numpy would go on with its parent's."""
+    """Give a forked process its own random numbers: otherwise numpy repeats those of the parent."""
     importlib.import_module("numpy.random").seed()
 
 
@@ -213,40 +212,40 @@ def load_factory(reference: str, directory: Path) -> Callable[[], Any]:
             f"{directory / hidden} hides a module of the same name that Headrace, Python or a library has",
             hint=f"give {hidden} another name",
         )
-    # A worker's own process is started for one project, so the project's folder goes first.
+    # A worker process belongs to one project, so the project's folder comes first.
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
     try:
         factory: Any = getattr(importlib.import_module(module_name), function_name)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # whatever it is, such as a panic of a part in Rust
+    except BaseException as error:  # any error, a panic of native code included
         raise ModelError(
             f"model.factory = {reference!r} can't be loaded: {type(error).__name__}: {error}",
-            hint=_way_to(error, module_name, function_name or "build", directory),
+            hint=_load_hint(error, module_name, function_name or "build", directory),
         ) from error
     if not callable(factory):
         raise ModelError(
-            f"model.factory = {reference!r} is no function",
-            hint="name a function that takes nothing and returns a River model",
+            f"model.factory = {reference!r} is not a function",
+            hint="name a function without parameters that returns a River model",
         )
     return functools.partial(factory)
 
 
-def _way_to(error: BaseException, module: str, function: str, directory: Path) -> str:
+def _load_hint(error: BaseException, module: str, function: str, directory: Path) -> str:
     """Say what to do about a factory that can't be loaded: its module is missing, lacks the function, or fails."""
     file = directory.joinpath(*module.split(".")).with_suffix(".py")
     if module in sys.modules:
         return f"put a function {function}() into {sys.modules[module].__file__ or file}"
     if isinstance(error, ModuleNotFoundError) and error.name == module:
         return f"write {file} with a function {function}() in it"
-    return f"mend what {file} does when it is imported: cd {directory} && python -c 'import {module}'"
+    return f"correct {file}, which fails when it is imported: cd {directory} && python -c 'import {module}'"
 
 
 def build(factory: Callable[[], Any], *, trusted: frozenset[str] = frozenset(), pickles: bool = False) -> RiverLearner:
-    """Make a new learner, and prove that it can be saved and loaded. Raises ModelError.
+    """Make a new learner, and check that it can be saved and loaded. Raises ModelError.
 
-    `pickles` lets objects that decide themselves how they are saved be pickled.
+    `pickles` allows pickle for objects that define themselves how they are saved.
     """
     try:
         model = factory()
@@ -262,14 +261,14 @@ def build(factory: Callable[[], Any], *, trusted: frozenset[str] = frozenset(), 
     return learner
 
 
-def _tell_panic(error: BaseException) -> None:
-    """Raise a panic of River's parts in Rust as an error like any: it is no Exception, and would end the process."""
+def _raise_panic(error: BaseException) -> None:
+    """Raise a panic of native code as an ArithmeticError: it is not an Exception, and would end the process."""
     if type(error).__name__ == "PanicException":
         raise ArithmeticError(f"a native part of River panicked: {error}") from error
 
 
 def _objects_of(model: Any, trusted: frozenset[str], *, pickles: bool) -> Any:
-    # numpy is a third of a command's start, and those that build no model need neither.
+    # These import numpy, a third of a command's start; commands that build no model need neither.
     from headrace.state.models.codec.graph import CodecError  # noqa: PLC0415
     from headrace.state.models.codec.model_codec import ModelCodec  # noqa: PLC0415
 
@@ -280,7 +279,7 @@ def _objects_of(model: Any, trusted: frozenset[str], *, pickles: bool) -> Any:
 
 
 def _last_step(model: Any) -> Any:
-    from river import compose  # noqa: PLC0415 see _way_of
+    from river import compose  # noqa: PLC0415 see _predict_method
 
     while isinstance(model, compose.Pipeline):
         model = list(model.steps.values())[-1]
@@ -292,7 +291,7 @@ def _binary_label(raw: Any) -> bool:
         return bool(raw)
     if isinstance(raw, int | float) and raw in (0, 1):
         return bool(raw)
-    raise LabelError(f"the label {_shown(raw)} is neither true nor false, as this binary model needs")
+    raise LabelError(f"the label {_shown(raw)} is neither true nor false; this binary model needs one of them")
 
 
 def _class_label(raw: Any) -> bool | int | str:
@@ -300,13 +299,13 @@ def _class_label(raw: Any) -> bool | int | str:
         return raw
     if isinstance(raw, float) and raw.is_integer():
         return int(raw)
-    raise LabelError(f"the label {_shown(raw)} is no class: a string, a whole number or a boolean is")
+    raise LabelError(f"the label {_shown(raw)} is not a class: a string, a whole number or a boolean")
 
 
 def _number_label(raw: Any) -> int | float:
     if isinstance(raw, int | float) and not isinstance(raw, bool):
         return raw
-    raise LabelError(f"the label {_shown(raw)} is no number, as this regression model needs")
+    raise LabelError(f"the label {_shown(raw)} is not a number; this regression model needs one")
 
 
 def _class_kind(label: Any) -> str:
@@ -315,17 +314,17 @@ def _class_kind(label: Any) -> str:
 
 def _shown(raw: Any) -> str:
     if isinstance(raw, dict | list):
-        # Nested ones may be deeper than `repr` can go.
+        # `repr` may fail on deep nesting.
         return "that is an object" if isinstance(raw, dict) else "that is an array"
     text = repr(raw)
     return text if len(text) <= 80 else f"{text[:77]}..."  # noqa: PLR2004 what a line of log can hold
 
 
 def _order_sets(model: Any) -> None:
-    """Lay each set out as its members alone decide: pickling does not keep the order in which a set is gone through.
+    """Give each set an iteration order that depends only on its members, since saving does not keep the order.
 
-    A model that was saved and loaded would else sum the same features in another order, and its predictions
-    would differ in their last bits.
+    Otherwise a model that was saved and loaded would sum the same features in another order, and the last bits of its
+    predictions would differ.
     """
     seen: set[int] = set()
     stack = [model]
@@ -343,7 +342,7 @@ def _order_sets(model: Any) -> None:
 
 
 def _has_text(member: Any) -> bool:
-    """Tell whether a member's text is its value: that of an object tells where it lies, or whatever its class says."""
+    """Tell whether the `repr` of a member depends only on its value, not on its memory address or its class's code."""
     if isinstance(member, tuple | frozenset):
         return all(map(_has_text, member))
     text: Any = type(member).__repr__

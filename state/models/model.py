@@ -1,8 +1,8 @@
-"""What predicts and learns: one protocol, and the capabilities that a model declares.
+"""The protocol of all models, and the capabilities that a model declares.
 
-The engine and the shards speak to every model by this protocol and ask for no type. A model names the protocol as its
-base. The methods of a capability that it lacks then do nothing: they are the ones that are written here. Models wrap
-one another (River's in one that can undo, that one in a worker's replica), and each passes on what the inner one can.
+The engine and the shards use every model through this protocol and never check its type. A model has the protocol as
+its base class: the methods of a capability that it lacks then do nothing, as written here. Models wrap one another (a
+River model in one that can undo, that one in a worker's replica), and each declares the inner model's capabilities.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,11 +22,11 @@ Answer = tuple[Any, Mapping[Any, float] | None]
 
 
 class Capabilities(msgspec.Struct, frozen=True):
-    """What a model can do beside predicting and learning one record after the other.
+    """What a model can do besides predicting and learning one record after the other.
 
-    `batches`: it takes many records in one call. `keys`: it keeps a model of its own for every key. `shared`: all
-    workers have one model, and mix what each has learned. `undo`: it can take back a record on which it raised.
-    `unlabelled`: it learns from records without a label.
+    `batches`: it learns many records in one call. `keys`: it keeps a model for every key. `shared`: all workers share
+    one model, and mix their copies. `undo`: it can undo a record on which it raised. `unlabelled`: it learns from
+    records without a label.
     """
 
     batches: bool = False
@@ -37,7 +37,7 @@ class Capabilities(msgspec.Struct, frozen=True):
 
     @property
     def scope(self) -> Scope:
-        """The value of `model.scope` that asks for such models."""
+        """The value of `model.scope` for such models."""
         if self.keys:
             return "key"
         return "global" if self.shared else "partition"
@@ -46,9 +46,9 @@ class Capabilities(msgspec.Struct, frozen=True):
 class Model(Protocol):
     """Predicts and learns.
 
-    `spec` says what the model is built of, `codec` how it is saved. A model is a deterministic function of what it
-    learned, in order: no wall clock, no unseeded randomness. `dump` and `load` carry it over a restart to the bit.
-    Models by key take the key that is meant; all others ignore it.
+    `spec` describes how the model is built, `codec` how it is saved. A model depends only on the records that it
+    learned, in order: no wall clock, no unseeded randomness. After `dump` and `load` it is exactly the same model.
+    Models by key use the `key`; all others ignore it.
     """
 
     can: Capabilities
@@ -58,26 +58,26 @@ class Model(Protocol):
 
     @property
     def version(self) -> int | None:
-        """The version of the model; None where it is that of the shard's newest snapshot."""
+        """The version of the model; None if it is that of the shard's newest snapshot."""
         return None
 
     def label(self, raw: Any) -> Any:
-        """Return the label as the model takes it. Raises LabelError for one that it can't learn."""
+        """Return the label in the model's own form. Raises LabelError for one that it can't learn."""
 
     def predict(self, features: dict[str, Any], key: bytes = b"") -> Answer:
-        """Predict for one record. An error of the model's own comes through, and must be undone."""
+        """Predict for one record. It may raise any error of the model; the caller then calls `undo`."""
 
     def learn(self, features: dict[str, Any], label: Any, key: bytes = b"") -> None:
-        """Learn one labelled record. An error of the model's own comes through, and must be undone."""
+        """Learn one labelled record. It may raise any error of the model; the caller then calls `undo`."""
 
     def dump(self, key: bytes = b"") -> bytes:
-        """Return the whole state as bytes. Raises ModelError for a model that can't be saved, KeyError for no key."""
+        """Return the whole state as bytes. Raises ModelError if it can't be saved, KeyError for an unknown key."""
 
     def load(self, state: bytes, key: bytes = b"") -> None:
-        """Become the model that `dump` gave these bytes for. Raises ModelError for all others, and changes nothing."""
+        """Load the bytes of `dump`. Raises ModelError for any others, and then changes nothing."""
 
     def to_river(self, key: bytes = b"") -> Any:
-        """Return a River model that goes on as this one does, to the bit. Raises KeyError for no key."""
+        """Return a River model that predicts and learns exactly like this one. Raises KeyError for an unknown key."""
 
     # Batches: the capability `batches`.
 
@@ -93,11 +93,11 @@ class Model(Protocol):
 
     @property
     def ahead(self) -> Sequence[tuple[int, int]]:
-        """The records of the last batch whose event time was not believed: their places, and how far ahead in ms."""
+        """The records of the last batch whose event time did not count: their index, and the distance in ms."""
         return ()
 
     def label_number(self, label: Any) -> float:
-        """Return the number that stands for a label in the next batch."""
+        """Return the number of a label for the next batch."""
         return float(label)
 
     def learn_batch(
@@ -119,24 +119,24 @@ class Model(Protocol):
         return None
 
     def fault(self, code: int, features: dict[str, Any]) -> Exception:
-        """Return the exception that goes with a fault in the answers of a batch."""
+        """Return the exception for a fault in the answers of a batch."""
         return ValueError(f"fault {code} in {len(features)} features")
 
     # Undo: the capability `undo`.
 
     def keep(self, features: dict[str, Any], label: Any, key: bytes = b"", *, predicted: bool = True) -> None:
-        """Note a record that went well, so that an undo keeps it.
+        """Note a record without an error, so that an undo keeps it.
 
-        `label` is None for a record without one; `predicted` says whether its features were predicted from now.
+        `label` is None for a record without one; `predicted` tells whether the model also predicted its features.
         """
         return
 
     def undo(self, key: bytes = b"") -> None:
-        """Go back to where the model stood after the last record that was kept."""
+        """Return to the state after the last record that was kept."""
         return
 
     def trim(self) -> None:
-        """Bound what is held in memory, between batches."""
+        """Free memory, between batches."""
         return
 
     # Keys: the capability `keys`.
@@ -146,22 +146,22 @@ class Model(Protocol):
         return
 
     def meet(self, key: bytes, at_ms: int | None, logged_ms: int) -> int:
-        """See a key at the time of an event, None for no time, and of the log. Raises as `fetch` does.
+        """Note the time of a key's record: of the event, None if it has none, and of the log. Raises as `fetch` does.
 
-        Returns 0, or by how many ms the event is too far ahead of the stream to be believed.
+        Returns 0, or the distance in ms of an event time that is too far ahead to count.
         """
         return 0
 
-    # Saving. A snapshot holds the bytes of `dump`; what changes row by row has tables of its own in the store.
+    # Saving. A snapshot holds the bytes of `dump`; models by key also have a table of rows in the store.
 
     @property
     def is_heavy(self) -> bool:
-        """Whether the model is known to be so large that writing it down would hold up the stream."""
+        """Whether the model is so large that to encode it would hold up the stream."""
         return False
 
     @property
     def is_crowded(self) -> bool:
-        """Whether the model holds so much that it should be saved soon: only that makes room for more."""
+        """Whether the model should be saved soon, since only that frees its memory."""
         return False
 
     @property
@@ -170,40 +170,40 @@ class Model(Protocol):
         return False
 
     def dump_within(self, bytes_max: int) -> bytes | None:
-        """Return what `dump` does, or give up, soon, and return None: when it takes more than these bytes."""
+        """Return the bytes of `dump`; stop early and return None when they are more than `bytes_max`."""
         return self.dump()
 
     def dump_if_light(self) -> bytes | None:
-        """Return what `dump` does, or None for a model that is found to be heavy."""
+        """Return the bytes of `dump`; None for a heavy model."""
         return self.dump()
 
     def tables(self) -> Mapping[str, int]:
-        """Return the number of rows that each of the model's tables has once all is saved."""
+        """Return the number of rows of each table after a save."""
         return {}
 
     def resume(self, stored: TableVersion) -> None:
-        """Go on from the rows that the store has at a version."""
+        """Continue with the rows that the store has at a version."""
         return
 
     def begin_save(self) -> None:
-        """Begin to save the model as it stands; `saved` or `not_saved` follows. Raises as `fetch` does."""
+        """Begin to save the present state; `saved` or `not_saved` follows. Raises as `fetch` does."""
         return
 
     def packed(self, seal: Callable[[str], RowSeal]) -> tuple[dict[str, PackedRows], dict[bytes, bytes]]:
-        """Return the rows of each table that are to be saved, and the models that `saved` needs.
+        """Return the changed rows of each table, packed, and the models that `saved` needs.
 
-        `seal` gives the seal of a table's rows.
+        `seal` returns the seal for a table's rows.
         """
         return {}, {}
 
     def checkpointed(self, state: bytes) -> None:
-        """Note the bytes that `dump` gave elsewhere for the moment at which the save began."""
+        """Note the bytes of the model at the time of `begin_save`; a forked process has made them."""
         return
 
     def saved(self, models: Mapping[bytes, bytes], version: int) -> None:
-        """Note that the store has what was to be saved, as a version; `models` are those of `packed`."""
+        """Note that the save has succeeded, as a version; `models` are those of `packed`."""
         return
 
     def not_saved(self) -> None:
-        """Note that the store has not, or only in part, what was to be saved."""
+        """Note that the save has failed, perhaps after some rows."""
         return

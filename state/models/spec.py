@@ -1,8 +1,8 @@
-"""What a model is built of, written down: two models of the same spec learn the same from the same records.
+"""Describes how a model is built, as text (its spec): models with equal specs learn the same from the same records.
 
-The first line has every part with its parameters; each further line is a definition of the user's own code that these
-rest on, with its checksum (`definition`). River's own `repr` will not do: an ensemble's is that of a list, `[]` for a
-forest that has seen nothing.
+The first line has every part with its parameters. Each further line has a definition of the user's own code that these
+use, with its checksum (`user_code.py`). River's own `repr` is not enough: that of an ensemble is that of a list, and
+`[]` for a forest that has seen nothing.
 """
 
 import functools
@@ -21,14 +21,14 @@ _UNSEEDED = re.compile(r"\bseed=None\b")
 _TOKEN = re.compile(r"[^\s(),\[\]{}]+")
 _PARTS_DIGITS, _CODE_DIGITS = 8, 6
 _CODE_AT = 1 + _PARTS_DIGITS
-# More definitions than these have one checksum together in a brief.
+# In a brief, more definitions than this share one checksum.
 _BRIEF_MAX = 40
 _NAMED_MAX = 3
 _SHOWN_MAX = 80
 
 
 def describe(model: Any) -> str:
-    """Write down a model with every parameter, what those are built of, and the user's code that it rests on."""
+    """Return the spec of a model: all its parts with their parameters, and the user's code that it uses."""
     own: set[user_code.DefinedName] = set()
     parts = _describe(model, own)
     sums = user_code.checksums(frozenset(own))
@@ -36,17 +36,17 @@ def describe(model: Any) -> str:
 
 
 def is_unseeded(spec: str) -> bool:
-    """Tell whether some part draws random numbers without a seed, so that no relearning can repeat it."""
+    """Tell whether a part uses random numbers without a seed, so that relearning gives another model."""
     return _UNSEEDED.search(spec) is not None
 
 
 def unread(spec: str) -> list[str]:
-    """Return the definitions that have no source, so that nobody would notice when they change."""
+    """Return the definitions without a source file: a change of them is not noticed."""
     return [name for name, checksum in _code(spec).items() if checksum == user_code.UNREAD]
 
 
 def difference(before: str, after: str) -> str:
-    """Say in which way a spec differs from what it was before."""
+    """Say how a spec differs from an earlier one."""
     old, new = _code(before), _code(after)
     changed = [name for name in new if old.get(name, new[name]) != new[name]]
     if changed:
@@ -55,12 +55,12 @@ def difference(before: str, after: str) -> str:
     if parts:
         return parts
     came, went = new.keys() - old.keys(), old.keys() - new.keys()
-    return f"it rests on {_named(sorted(came or went))} {'now' if came else 'no longer'}"
+    return f"it {'now' if came else 'no longer'} uses {_named(sorted(came or went))}"
 
 
 @functools.lru_cache(maxsize=256)
 def brief(spec: str, scope: str) -> str:
-    """Return a spec for a mark: the scope's first letter, a checksum of the parts, and one of each definition."""
+    """Return a short form of a spec: the scope's first letter, and checksums of the parts and of each definition."""
     parts, *code = spec.split("\n")
     sums = [_checksum(line, _CODE_DIGITS) for line in code]
     if len(sums) > _BRIEF_MAX:
@@ -68,20 +68,20 @@ def brief(spec: str, scope: str) -> str:
     return scope[0] + _checksum(parts, _PARTS_DIGITS) + "".join(sums)
 
 
-def brief_difference(told: str, spec: str, scope: str) -> str:
-    """Say in which way a spec differs from the one of which only its brief is known; nothing where it does not."""
-    if told == brief(spec, scope):
+def brief_difference(before: str, spec: str, scope: str) -> str:
+    """Say how a spec differs from an earlier one whose brief is given; "" if it does not."""
+    if before == brief(spec, scope):
         return ""
-    if told[0] != scope[0]:
+    if before[0] != scope[0]:
         return "model.scope has changed"
     code = spec.split("\n")[1:]
-    old = {told[at : at + _CODE_DIGITS] for at in range(_CODE_AT, len(told), _CODE_DIGITS)}
+    old = {before[at : at + _CODE_DIGITS] for at in range(_CODE_AT, len(before), _CODE_DIGITS)}
     other = [line.partition(" ")[0] for line in code if _checksum(line, _CODE_DIGITS) not in old]
     if other and len(code) <= _BRIEF_MAX:
         return f"the code of {_named(other)} is new or has changed"
-    if told[:_CODE_AT] != brief(spec, scope)[:_CODE_AT]:
+    if before[:_CODE_AT] != brief(spec, scope)[:_CODE_AT]:
         return "its parts or their parameters have changed"
-    return "the code that it rests on has changed"
+    return "the code that it uses has changed"
 
 
 def _checksum(text: str, digits: int) -> str:
@@ -93,22 +93,24 @@ def _code(spec: str) -> dict[str, str]:
 
 
 def _named(names: list[str]) -> str:
-    told = [name.replace(user_code.COMPUTED, " (a value that is computed when its module is loaded)") for name in names]
-    shown = told[:_NAMED_MAX] + ([f"{len(names) - _NAMED_MAX} more"] if len(names) > _NAMED_MAX else [])
+    texts = [
+        name.replace(user_code.COMPUTED, " (a value that is computed when its module is loaded)") for name in names
+    ]
+    shown = texts[:_NAMED_MAX] + ([f"{len(names) - _NAMED_MAX} more"] if len(names) > _NAMED_MAX else [])
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
 def _parts_differ(before: str, after: str) -> str:
-    """Show the first place at which two models' parts differ; nothing where they don't."""
+    """Show the first difference between the parts of two models; "" if there is none."""
     pairs = zip_longest(_TOKEN.findall(before), _TOKEN.findall(after), fillvalue="nothing")
     for old, new in pairs:
         if old != new:
             return f"{old[:_SHOWN_MAX]} became {new[:_SHOWN_MAX]}"
-    return "" if before == after else "its parts are nested in another way"
+    return "" if before == after else "its parts are nested differently"
 
 
 def _describe(part: Any, own: set[user_code.DefinedName]) -> str:
-    """Write down a part of a model, and note the definitions of the user's own that are in it."""
+    """Return a part of a model as text, and add the user's definitions in it to `own`."""
 
     def listed(params: Any) -> str:
         return ", ".join(f"{name}={_describe(value, own)}" for name, value in params)
@@ -123,7 +125,7 @@ def _describe(part: Any, own: set[user_code.DefinedName]) -> str:
             return f"partial({words}, {listed(part.keywords.items())})"
         case set() | frozenset():
             return f"{{{', '.join(sorted(_describe(item, own) for item in part))}}}"
-    # First what River made: its ensembles are lists, too.
+    # Before lists and mappings, since River's ensembles are lists.
     kind = type(part)
     if kind.__module__.startswith("river.") or hasattr(part, "learn_one") or hasattr(part, "transform_one"):
         return f"{_noted(kind, own)}({listed(_params(part))})"
@@ -135,13 +137,13 @@ def _describe(part: Any, own: set[user_code.DefinedName]) -> str:
     if not user_code.is_own(kind.__module__):
         return _shown(part)
     name = _noted(kind, own)
-    # One that shows itself knows best how; River's way to shows what it has learned as well.
-    shows_itself = not getattr(kind.__repr__, "__module__", "river.").startswith("river.")
-    return _shown(part) if shows_itself else f"{name}({listed(_params(part))})"
+    # Use the class's own `repr` if it has one; River's would also show learned values.
+    has_own_repr = not getattr(kind.__repr__, "__module__", "river.").startswith("river.")
+    return _shown(part) if has_own_repr else f"{name}({listed(_params(part))})"
 
 
 def _params(part: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what a part was built with: River keeps each parameter under its name, others with a line before it."""
+    """Yield the parameters of a part: River keeps each under its name, other classes with an underscore before it."""
     try:
         signature = inspect.signature(type(part).__init__)
     except (TypeError, ValueError):

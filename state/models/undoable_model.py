@@ -1,4 +1,4 @@
-"""A model that can take back a record on which it raised: a checkpoint, and a journal of what came after it."""
+"""A model that can undo a record on which it raised, with a checkpoint and a journal of the records since."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,14 +10,14 @@ from headrace.state.models.model import Answer, Model
 
 _JOURNAL_MIN = 5_000
 _JOURNAL_MAX = 100_000
-# To write more bytes than these down takes milliseconds.
+# To encode more bytes than this takes milliseconds.
 _HEAVY_BYTES = 200_000
 # To free this number of steps takes a millisecond.
 _SPENT = 2_000
 
 
 class UndoStep(msgspec.Struct, frozen=True):
-    """One record that went well."""
+    """One record without an error."""
 
     features: dict[str, Any]
     label: Any
@@ -25,10 +25,10 @@ class UndoStep(msgspec.Struct, frozen=True):
 
 
 class UndoableModel(Model):
-    """One model for all records, whatever their keys.
+    """One model for the records of all keys.
 
-    The model is heavy when to write it down here and now would hold up the stream. Then a fork writes it down:
-    `begin_save` notes the moment, and `checkpointed` brings the bytes of that moment, from which an undo starts.
+    A model is heavy when to encode it here would hold up the stream. Then a forked process does: `begin_save` notes
+    the position in the journal, and `checkpointed` brings the bytes of that time, from which an undo then starts.
     """
 
     is_heavy = False
@@ -44,14 +44,14 @@ class UndoableModel(Model):
         self._journal: list[UndoStep] = []
         # Steps that no undo needs any more; they are freed a few at a time.
         self._spent: list[UndoStep] = []
-        # Checkpoints so far, and where a save has begun: at which of them, and after how many steps.
+        # The number of checkpoints so far, and that number and the steps of the journal when a save began.
         self._age = 0
         self._save_from = 0, 0
         self._checkpoint = b""
         self._adopt(inner.dump())
 
     def label(self, raw: Any) -> Any:
-        """Return the label as the model takes it. Raises LabelError."""
+        """Return the label in the model's own form. Raises LabelError."""
         return self.inner.label(raw)
 
     def predict(self, features: dict[str, Any], key: bytes = b"") -> Answer:
@@ -63,7 +63,7 @@ class UndoableModel(Model):
         self.inner.learn(features, label, key)
 
     def to_river(self, key: bytes = b"") -> Any:
-        """Return a River model that goes on as this one does."""
+        """Return a River model that predicts and learns exactly like this one."""
         return self.inner.to_river(key)
 
     @property
@@ -77,7 +77,7 @@ class UndoableModel(Model):
         return self.inner.classes
 
     def label_number(self, label: Any) -> float:
-        """Return the number that stands for a label in the next batch."""
+        """Return the number of a label for the next batch."""
         return self.inner.label_number(label)
 
     def learn_batch(self, columns: Columns, labels: Any, *, silent: bool = False, **keyed: Any) -> Answers | None:
@@ -85,18 +85,18 @@ class UndoableModel(Model):
         return self.inner.learn_batch(columns, labels, silent=silent, **keyed)
 
     def fault(self, code: int, features: dict[str, Any]) -> Exception:
-        """Return the exception that goes with a fault in the answers of a batch."""
+        """Return the exception for a fault in the answers of a batch."""
         return self.inner.fault(code, features)
 
     def keep(self, features: dict[str, Any], label: Any, key: bytes = b"", *, predicted: bool = True) -> None:  # noqa: ARG002 one journal for all keys
-        """Note a record that went well."""
+        """Note a record without an error."""
         if self._has_journal:
             self._journal.append(UndoStep(features, label, predicted))
 
     def undo(self, key: bytes = b"") -> None:  # noqa: ARG002 one journal for all keys
-        """Put the model back to where it stood after the last record that was kept.
+        """Return to the state after the last record that was kept.
 
-        A model has no inverse, so it is rebuilt: from the last checkpoint, with the records that were kept since.
+        Learning has no inverse, so the model is rebuilt from the last checkpoint with the records of the journal.
         """
         if not self._has_journal:
             return
@@ -110,11 +110,11 @@ class UndoableModel(Model):
 
     @property
     def is_crowded(self) -> bool:
-        """Whether a heavy model should be saved soon, because its journal comes to its bound."""
+        """Whether a heavy model should be saved soon, because its journal is half full."""
         return self.is_heavy and len(self._journal) >= _JOURNAL_MAX // 2
 
     def trim(self) -> None:
-        """Bound the journal: a light model is checkpointed often, a heavy one at the last moment only."""
+        """Empty the journal by a checkpoint: often for a light model, only at the limit for a heavy one."""
         del self._spent[-_SPENT:]
         if len(self._journal) >= _JOURNAL_MAX:
             self.dump()
@@ -122,12 +122,12 @@ class UndoableModel(Model):
             self.dump_if_light()
 
     def dump(self, key: bytes = b"") -> bytes:  # noqa: ARG002 one model for all keys
-        """Return the model's bytes, and start the next undo from them: the journal begins anew."""
+        """Return the model's bytes, and make them the checkpoint: the journal is empty then."""
         self._adopt(self.inner.dump())
         return self._checkpoint
 
     def dump_if_light(self) -> bytes | None:
-        """Do so where it is soon done; return None for a heavy model, which may be found to be one here."""
+        """Do as `dump`, or return None for a heavy model; this may find out that a model is heavy."""
         if self.is_heavy:
             return None
         state = self.inner.dump_within(_HEAVY_BYTES)
@@ -138,16 +138,16 @@ class UndoableModel(Model):
         return state
 
     def load(self, state: bytes, key: bytes = b"") -> None:  # noqa: ARG002 one model for all keys
-        """Become the model that `dump` gave these bytes for. Raises ModelError for all others."""
+        """Load the bytes of `dump`. Raises ModelError for any others."""
         self.inner.load(state)
         self._adopt(state)
 
     def begin_save(self) -> None:
-        """Note the moment at which a fork takes the model's bytes."""
+        """Note the position in the journal; a forked process encodes the model of now."""
         self._save_from = self._age, len(self._journal)
 
     def checkpointed(self, state: bytes) -> None:
-        """Take the bytes of that moment as the checkpoint, unless there is a newer one by now."""
+        """Make the bytes of that time the checkpoint, unless there is a newer one."""
         age, steps = self._save_from
         if age == self._age:
             self._spent += self._journal[:steps]

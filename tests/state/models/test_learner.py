@@ -310,7 +310,7 @@ def test_the_factory_is_looked_up_beside_the_configuration(project: tuple[Path, 
         ("def build(:\n", "SyntaxError", "mend "),
         ("1 / 0\n", "ZeroDivisionError", "mend "),
         ("raise SystemExit('needs more memory')\n", "SystemExit: needs more memory", "mend "),
-        ("build = 7\n", "is no function", "name a function"),
+        ("build = 7\n", "is not a function", "name a function"),
     ],
 )
 def test_a_factory_that_is_not_there_says_what_is_missing_and_what_to_do(
