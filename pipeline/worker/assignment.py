@@ -101,7 +101,7 @@ class Assignment:
             self._source.pause([partition])
         self.shards[partition] = shard
         if self._mixer is not None:
-            self._mixer.stand(partition, self._takeover.places.get(partition))
+            self._mixer.stand(partition, self._takeover.mix_offsets.get(partition))
         self._telemetry.takeovers.inc()
         self._learning.begin(shard, steps)
         self.waiting.discard(partition)
@@ -122,7 +122,7 @@ class Assignment:
             self._clear()
         self._forget(list(self.shards))
         if self._mixer is not None:
-            self._mixer.commons.forget()
+            self._mixer.replica.forget()
         self._is_doubtful = True
         self._wait_for(self._source.assigned)
 
@@ -167,7 +167,7 @@ class Assignment:
         gone = [self.shards[partition] for partition in partitions if partition in self.shards]
         if self._mixer is not None and any(shard.unsaved for shard in gone):
             # The model that they share has learned records that another worker will learn and mix.
-            self._mixer.commons.forget()
+            self._mixer.replica.forget()
             partitions = list(self.shards)
             if self._inflight.state != "empty":
                 self._clear()

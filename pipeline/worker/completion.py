@@ -1,4 +1,4 @@
-"""When a run that is to end by itself is done: the ends of both topics, as they were when it started, are reached."""
+"""Tells when a run under --until-end is complete: all partitions are at the ends that the topics had at its start."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,7 +7,7 @@ from headrace.consumers.source import Committed, Source, SourceAway
 from headrace.consumers.topics import Topic
 from headrace.pipeline.recovery import consistency, survey
 from headrace.pipeline.recovery.consistency import PartitionFacts, mark_of
-from headrace.pipeline.worker.takeover import OnLoss, check_mark, say_left_out
+from headrace.pipeline.worker.takeover import OnLoss, check_mark, log_left_out
 from headrace.state.models.model import Model
 from headrace.state.shard import Shard
 from headrace.state.store.store import Store
@@ -15,10 +15,28 @@ from headrace.state.store.store import Store
 _ASK_S = 0.25
 
 
-class Completion:
-    """Watch for `ends`, by partition, of `topic` and of its labels. `shards` are the runner's, `make` makes models.
+def find_ends(source: Source, topic: Topic) -> dict[int, LogOffsets]:
+    """Return where the logs of each partition end now, -1 for one that is empty, and close the source.
 
-    Other workers have partitions, too, so the committed offsets decide.
+    A partition is left out if both its logs are empty. Raises SourceAway.
+    """
+    try:
+        ends = {
+            partition: (
+                _end_of(source, partition, labels=False),
+                -1 if topic.labels is None else _end_of(source, partition, labels=True),
+            )
+            for partition in range(topic.partitions)
+        }
+    finally:
+        source.close()
+    return {partition: end for partition, end in ends.items() if end != (-1, -1)}
+
+
+class Completion:
+    """Watch for the `ends` of `topic` and of its labels, by partition.
+
+    Other workers have partitions too, so the committed offsets decide. `shards` are this worker's; `make` makes models.
     """
 
     def __init__(
@@ -45,9 +63,9 @@ class Completion:
         self._facts: list[PartitionFacts] = []
 
     def examine(self) -> None:
-        """See that no end is reached because something is lost: then nothing would be taken over, and nothing said.
+        """Check all partitions at the start: of one that is at its end already, no takeover would find a loss.
 
-        Raises StateError, SourceAway, StoreAway.
+        Raises StateError, SourceAway and StoreAway.
         """
         if self._on_loss == "fresh":
             return
@@ -59,7 +77,7 @@ class Completion:
             self._facts.append(facts)
 
     def is_reached(self) -> bool:
-        """Tell whether each partition of the topics, this worker's or another's, is at its end. Raises StateError."""
+        """Tell whether each partition, of this worker or another one, is at its end. Raises StateError."""
         if self._clock() < self._ask_at:
             return False
         if any(s.is_relearning or _is_before(s.place, self._ends.get(s.partition)) for s in self._shards.values()):
@@ -69,26 +87,26 @@ class Completion:
             committed = self._source.committed(self._ends)
         except SourceAway:
             return False
-        places = {partition: self._place_of(found) for partition, found in committed.items()}
-        if any(_is_before(places[partition], end) for partition, end in self._ends.items()):
+        offsets = {partition: self._offsets_of(found) for partition, found in committed.items()}
+        if any(_is_before(offsets[partition], end) for partition, end in self._ends.items()):
             return False
-        self._tell_of_the_untaken()
+        self._check_untaken()
         return True
 
-    def _tell_of_the_untaken(self) -> None:
-        """Tell of partitions in which nothing was to do what a takeover would have told. Raises StateError."""
+    def _check_untaken(self) -> None:
+        """Check and log what a takeover would, for partitions that had nothing to do. Raises StateError."""
         untaken = [facts for facts in self._facts if facts.partition not in self._shards]
         model = self._make(0) if untaken else None
         for facts in untaken:
             if model is not None:
                 check_mark(facts, model)
             if facts.saved is None:
-                say_left_out(facts)
+                log_left_out(facts)
 
-    def _place_of(self, committed: Committed) -> LogOffsets:
-        """Return the committed place; the mark remembers the labels', whose own offset a broker may have forgotten.
+    def _offsets_of(self, committed: Committed) -> LogOffsets:
+        """Return the committed offsets. The labels' own is in the mark, too: a broker may have forgotten it.
 
-        What was committed in a topic that was deleted since is no place in the one that has its name now.
+        An offset in a topic that was deleted says nothing of the topic that has its name now.
         """
         last = mark_of(committed.metadata, committed.offset)
         if last is not None and last.topic not in {"", self._topic.id}:
@@ -98,24 +116,6 @@ class Completion:
 
 def _is_before(place: LogOffsets, end: LogOffsets | None) -> bool:
     return end is not None and any(offset < to for offset, to in zip(place, end, strict=True))
-
-
-def find_ends(source: Source, topic: Topic) -> dict[int, LogOffsets]:
-    """Return where the logs of each partition end now, -1 for one that is empty, and close the source.
-
-    A partition is left out if both its logs are empty. Raises SourceAway.
-    """
-    try:
-        ends = {
-            partition: (
-                _end_of(source, partition, labels=False),
-                -1 if topic.labels is None else _end_of(source, partition, labels=True),
-            )
-            for partition in range(topic.partitions)
-        }
-    finally:
-        source.close()
-    return {partition: end for partition, end in ends.items() if end != (-1, -1)}
 
 
 def _end_of(source: Source, partition: int, *, labels: bool) -> int:

@@ -1,7 +1,7 @@
-"""Moves shards over a batch of records: what was learned before is relearned in silence, the rest is new.
+"""Learns a batch: relearns the records below the committed offset in silence, and learns the new ones for output.
 
-The committed offset is the border. Below it the records have had their outputs in an earlier life; they bring
-the model back to where it stood, and nothing of them is sent again.
+An earlier owner of the partition has sent the outputs of the records below the committed offset. They bring the model
+back to where it stood, and nothing of them is sent again.
 """
 
 import contextlib
@@ -28,6 +28,7 @@ from headrace.state.store.store_errors import StoreAway, StoreFenced
 log = structlog.get_logger("headrace")
 
 _NOTHING = RecordBatch(-1, offsets=(), timestamps=(), keys=[], values=[])
+# A batch of a slow model takes about this long, so that the loop comes to poll.
 _BATCH_S = 0.5
 _FIRST_RECORDS = 500
 _SPELL_S = 5.0
@@ -35,9 +36,10 @@ _WARN_S = 60.0
 
 
 class Learning:
-    """Learn batches with an engine. `shards` are the runner's, by partition.
+    """Learn batches with an engine. `shards` are the worker's, by partition.
 
-    `took_s` tells how long the last batch took to learn.
+    `took_s` is the time that the last batch took to learn, `batch_records` the size that the next one should have, and
+    `relearned` the number of records that were relearned so far.
     """
 
     def __init__(
@@ -56,9 +58,10 @@ class Learning:
     ) -> None:
         self._reach = reach
         self._source = source
-        self._weaves: dict[int, Interleave] = {}
-        self._held: set[tuple[int, Log]] = set()
-        # Relearned in an order of their own: a mark of theirs is to be committed before anything is compared with it.
+        # With a labels topic: the two logs of each partition, and those logs that are not fetched now.
+        self._interleaves: dict[int, Interleave] = {}
+        self._unfetched: set[tuple[int, Log]] = set()
+        # Partitions that were relearned in another order: a mark of that order is to be committed first.
         self._unmarked: set[int] = set()
         self._turn = 0
         self._engine = engine
@@ -76,14 +79,14 @@ class Learning:
 
     @property
     def waits(self) -> bool:
-        """Whether records that were read wait for those of another log, so that no long poll should be begun."""
-        return bool(self._unmarked) or any(any(weave.buffered) for weave in self._weaves.values())
+        """Whether records wait for those of the other log, so that the next poll should be short."""
+        return bool(self._unmarked) or any(any(interleave.buffered) for interleave in self._interleaves.values())
 
     def begin(self, shard: Shard, steps: Sequence[LogOffsets] | None) -> None:
-        """Begin with a shard; with a labels topic, in the steps that lead to its committed place, if they are known."""
+        """Begin with a shard that was taken over, in the `steps` to its committed place; None if they are not known."""
         if shard.labels is not None:
             committed = shard.committed, shard.labels_committed
-            self._weaves[shard.partition] = Interleave(shard.place, committed=committed, steps=steps)
+            self._interleaves[shard.partition] = Interleave(shard.place, committed=committed, steps=steps)
             if steps is None:
                 self._unmarked.add(shard.partition)
         if shard.model.can.keys:
@@ -92,20 +95,20 @@ class Learning:
             self._takeover.settle(shard)
 
     def end(self, partition: int) -> None:
-        """Be done with a partition that is not this worker's any more, or is to be begun anew."""
-        self._weaves.pop(partition, None)
-        self._held.difference_update((partition, log) for log in LOGS)
+        """Forget a partition that another worker owns now, or that is to be taken over again."""
+        self._interleaves.pop(partition, None)
+        self._unfetched.difference_update((partition, log) for log in LOGS)
         self._unmarked.discard(partition)
 
     def read_again(self, shard: Shard) -> None:
-        """Read a shard on from where it stands, whatever was read beyond. Raises SourceAway."""
-        if (weave := self._weaves.get(shard.partition)) is not None:
-            weave.clear()
-            self._held.difference_update((shard.partition, log) for log in LOGS)
+        """Read a shard on from where it stands, wherever the client is. Raises SourceAway."""
+        if (interleave := self._interleaves.get(shard.partition)) is not None:
+            interleave.clear()
+            self._unfetched.difference_update((shard.partition, log) for log in LOGS)
         self._source.read_from(shard.partition, shard.offset, shard.labels_offset)
 
     def put_back(self, batch: Batch) -> None:
-        """Give back what came in spite of a pause: it is read again when the stream goes on. Raises SourceAway."""
+        """Go back before records that came in spite of a pause: they are read again after it. Raises SourceAway."""
         for labels, logs in ((False, batch.records), (True, batch.labels)):
             for partition, records in logs.items():
                 if partition in self._shards:
@@ -113,21 +116,21 @@ class Learning:
                     self._source.pause_log(partition, labels=labels)
 
     def learn(self, batch: Batch, *, read_at: float = 0.0) -> PendingBatch | None:
-        """Learn a batch, read at that time, and return what it has to send; None when all of it was learned before.
+        """Learn a batch that was read at `read_at`; return its outputs, None where all records were relearned.
 
-        Raises StateError when a shard does not arrive at the counts that its committed offset tells.
+        Raises StateError when a shard does not arrive at the counts of its committed offset's mark.
         """
         started = self._clock()
         now_ms = time.time_ns() // 1_000_000
         pending = PendingBatch(batch.membership, read_at=read_at)
         learned = 0
-        # Each partition is the first at some time: those behind a full batch wait for the next one.
+        # The partitions take turns: when a batch is full, the others wait for the next one.
         self._turn += 1
-        partitions = sorted({*batch.records, *batch.ends, *self._weaves})
+        partitions = sorted({*batch.records, *batch.ends, *self._interleaves})
         for index in range(len(partitions)):
             shard = self._shards.get(partitions[(index + self._turn) % len(partitions)])
             if shard is not None:
-                # Where labels' waits end by the thousand, a few partitions may take all the time that there is.
+                # A few partitions may take very long, where thousands of waits for labels end.
                 late = self._clock() > started + _SPELL_S
                 room = 0 if late else self.batch_records - learned
                 learned += self._advance(shard, batch, pending, now_ms, room=room)
@@ -139,19 +142,19 @@ class Learning:
         return pending if pending.outputs else None
 
     def _fit(self, records: int, took_s: float) -> None:
-        """Let a batch take about _BATCH_S to learn: a slow model gets small ones, so that its end is near."""
+        """Fit the size of the next batch to the time that this one took."""
         if records:
             fitting = int(records * _BATCH_S / max(took_s, 1e-6))
             self.batch_records = max(1, min(self._records_max, fitting, 2 * self.batch_records))
 
     def _advance(self, shard: Shard, batch: Batch, pending: PendingBatch, now_ms: int, *, room: int) -> int:
-        """Move a shard on by what a batch brought; return the number of records that were learned.
+        """Let a shard learn its records of a batch; return their number.
 
-        Of what had waited no more than `room` records are learned.
+        With a labels topic, at most `room` of the records that have waited are learned.
         """
-        weave = self._weaves.get(shard.partition)
-        if weave is not None:
-            return self._advance_both(shard, weave, batch, pending, now_ms, room=room)
+        interleave = self._interleaves.get(shard.partition)
+        if interleave is not None:
+            return self._advance_both(shard, interleave, batch, pending, now_ms, room=room)
         behind = shard.is_relearning
         fresh = batch.records.get(shard.partition, _NOTHING).since(shard.offset)
         self._watch.see(0, shard.partition, fresh)
@@ -160,7 +163,7 @@ class Learning:
             self._relearn(shard, silent, now_ms)
         end = batch.ends.get(shard.partition, -1)
         if shard.is_relearning:
-            # What lies between the last record and the end of the log: control records, aborted ones.
+            # Between the last record and the committed offset there may be control records and aborted ones.
             shard.advance(shard.committed if end >= shard.committed or len(fresh) > len(silent) else end)
         if shard.is_relearning:
             return len(silent)
@@ -172,19 +175,19 @@ class Learning:
         return len(fresh)
 
     def _advance_both(
-        self, shard: Shard, weave: Interleave, batch: Batch, pending: PendingBatch, now_ms: int, *, room: int
+        self, shard: Shard, interleave: Interleave, batch: Batch, pending: PendingBatch, now_ms: int, *, room: int
     ) -> int:
-        """Move a shard on by slices of its two logs: those that are relearned, and then one that is new."""
+        """Let a shard learn slices of its two logs: all those to relearn, and then one that is new."""
         partition = shard.partition
         features, labels = (read.get(partition, _NOTHING).records() for read in (batch.records, batch.labels))
-        weave.add(0, features, batch.ends.get(partition))
-        weave.add(1, labels, batch.label_ends.get(partition))
+        interleave.add(0, features, batch.ends.get(partition))
+        interleave.add(1, labels, batch.label_ends.get(partition))
         self._watch.see(0, partition, features)
         self._watch.see(1, partition, labels)
         learned = 0
         is_at_end = partial(self._is_at_end, partition)
         while learned < room:
-            taken = weave.next_slice(self._clock(), records_max=room - learned, is_at_end=is_at_end)
+            taken = interleave.next_slice(self._clock(), records_max=room - learned, is_at_end=is_at_end)
             if taken is None:
                 break
             learned += len(taken.records)
@@ -199,14 +202,14 @@ class Learning:
             self._unmarked.discard(partition)
             if partition not in pending.outputs:
                 self._add(shard, (), shard.place, pending, now_ms)
-        self._balance(partition, weave)
+        self._balance(partition, interleave)
         return learned
 
     def _learn(self, shard: Shard, records: Records, now_ms: int, *, silent: bool) -> PartitionOutputs:
-        """Run the engine over records. Raises StoreAway.
+        """Run the engine over records.
 
-        A store that can't serve in the middle of it, or serves another owner, or has lost rows, is away for this shard:
-        it begins again.
+        Raises StoreAway when the store can't serve in the middle of them, has a newer owner, or has damaged rows: then
+        the shard is taken over again.
         """
         partition = shard.partition
         try:
@@ -220,7 +223,7 @@ class Learning:
         return outputs
 
     def _warn_of_clocks(self, shard: Shard, *, silent: bool) -> None:
-        """Name the first record whose event time was not believed; at most once a minute for each partition."""
+        """Name the first record with an event time that was not believed; at most once a minute and partition."""
         count, stray = shard.strays.drain()
         if stray is None or silent:
             return
@@ -240,14 +243,14 @@ class Learning:
         )
 
     def _relearn(self, shard: Shard, records: Records, now_ms: int) -> None:
-        """Learn records below the committed place, in silence."""
+        """Learn records below the committed offset, in silence."""
         self._learn(shard, records, now_ms, silent=True)
         self._telemetry.relearned.inc(len(records))
         self.relearned += len(records)
         self._reach("relearning")
 
     def _add(self, shard: Shard, records: Records, end: LogOffsets, pending: PendingBatch, now_ms: int) -> None:
-        """Learn new records, for output; the shard stands at `end` afterwards."""
+        """Learn new records for output. The shard stands at `end` afterwards."""
         partition = shard.partition
         outputs = self._learn(shard, records, now_ms, silent=False)
         if records:
@@ -260,15 +263,15 @@ class Learning:
     def _is_at_end(self, partition: int, log: Log, offset: int) -> bool:
         return self._source.is_at_end(partition, offset, labels=log == 1)
 
-    def _balance(self, partition: int, weave: Interleave) -> None:
-        """Fetch no more of a log of which much waits for the other, and go on when that has changed."""
+    def _balance(self, partition: int, interleave: Interleave) -> None:
+        """Stop fetching a log while many of its records wait for the other log, and fetch it again afterwards."""
         for log in LOGS:
-            if (partition, log) not in self._held:
-                if weave.has_enough(log):
+            if (partition, log) not in self._unfetched:
+                if interleave.has_enough(log):
                     self._source.pause_log(partition, labels=log == 1)
-                    self._held.add((partition, log))
-            elif weave.needs_more(log):
-                # Where the client can't go on yet, it is asked again after the next poll.
+                    self._unfetched.add((partition, log))
+            elif interleave.needs_more(log):
+                # If the client can't read on yet, it is asked again after the next poll.
                 with contextlib.suppress(SourceAway):
-                    self._source.read_log_from(partition, weave.next_offset(log), labels=log == 1)
-                    self._held.discard((partition, log))
+                    self._source.read_log_from(partition, interleave.next_offset(log), labels=log == 1)
+                    self._unfetched.discard((partition, log))

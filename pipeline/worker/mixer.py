@@ -1,8 +1,8 @@
-"""When workers mix their models, and what a round is made of (scope = "global").
+"""Decides when a worker mixes its model with those of the others, and makes the round (scope = "global").
 
-A round saves each shard that has moved, its counts and what waits for labels, and then brings the model and the places
-of all of them into the mix, in one script. If anything of it fails, the shards begin again from where the mix stands:
-only there is it known what is in it.
+A round saves each shard that has learned something: its counts and the features that wait for labels. Then one script
+brings the model and the offsets of all these shards into the mix. If a part of the round fails, the shards begin again
+from the mix, since only the mix knows what is in it.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,23 +19,24 @@ from headrace.state.store.store_errors import StoreAway, StoreFenced
 
 log = structlog.get_logger("headrace")
 
-# Mixing may take this share of a worker's time, and one round so long.
+# Mixing may take this share of a worker's time.
 _SHARE = 0.2
+# The longest that one round may take.
 _WITHIN_S = 5.0
-# So often in a row may the mix be found damaged, and be begun anew.
+# The mix may be found damaged, and be begun anew, this number of times in a row.
 _CLAIMS_MAX = 3
 
 
 class Mixer:
-    """Mix a worker's model at least every `interval_s` seconds, and oftener while it is young.
+    """Mix a worker's model at least every `interval_s` seconds, and more often while the mix has few examples.
 
-    With `interval_records` it is mixed after that many, young or not, and by the time only when they do not come.
-    `shards` are the runner's.
+    With `interval_records` a round is due after this number of records, however old the mix is, and after `interval_s`
+    if they do not come. `shards` are the worker's.
     """
 
     def __init__(
         self,
-        commons: Replica,
+        replica: Replica,
         *,
         saver: Saver,
         shards: Mapping[int, Shard],
@@ -44,29 +45,29 @@ class Mixer:
         telemetry: Telemetry,
         clock: Callable[[], float],
     ) -> None:
-        self.commons = commons
+        self.replica = replica
         self._saver = saver
         self._shards = shards
         self._interval_s = interval_s
         self._interval_records = interval_records
         self._telemetry = telemetry
         self._clock = clock
-        self._places: dict[int, MixOffset | None] = {}
+        self._offsets: dict[int, MixOffset | None] = {}
         self._due_at = clock() + interval_s
 
     @property
     def records_left(self) -> int:
-        """How many more records may be learned before a round should be made."""
-        return max(1, self._wanted() - self.commons.learned)
+        """The number of records that may be learned before the next round is due."""
+        return max(1, self._wanted() - self.replica.learned)
 
-    def stand(self, partition: int, place: MixOffset | None) -> None:
+    def stand(self, partition: int, offset: MixOffset | None) -> None:
         """Note how far the mix has come in a partition that was taken over."""
-        self._places[partition] = place
+        self._offsets[partition] = offset
 
     def due(self) -> bool:
         """Tell whether it is time for a round."""
-        # Without anything new of its own, a worker looks for what the others have brought in.
-        return self.commons.learned >= self._wanted() or self._clock() >= self._due_at
+        # A worker without anything new of its own looks for what the others have brought in.
+        return self.replica.learned >= self._wanted() or self._clock() >= self._due_at
 
     def mix(self) -> bool:
         """Make a round; return False when the shards are to begin again from the mix. Raises StoreAway."""
@@ -85,42 +86,42 @@ class Mixer:
 
     def _mix(self) -> bool:
         moved = [shard for shard in self._shards.values() if shard.unsaved > 0]
-        known = {partition: self._places.get(partition) for partition in sorted(self._shards)}
-        if not self.commons.is_behind(known) and not moved:
+        known = {partition: self._offsets.get(partition) for partition in sorted(self._shards)}
+        if not self.replica.is_behind(known) and not moved:
             return True
         contributions: dict[int, Contribution] = {}
         for shard in moved:
             if self._saver.finish(shard) != "saved":
                 return False
             now = MixOffset(shard.offset, shard.version)
-            contributions[shard.partition] = Contribution(shard.epoch, self._places.get(shard.partition), now)
-        learned = self.commons.learned
-        if not self.commons.mix(contributions, within_s=_WITHIN_S):
+            contributions[shard.partition] = Contribution(shard.epoch, self._offsets.get(shard.partition), now)
+        learned = self.replica.learned
+        if not self.replica.mix(contributions, within_s=_WITHIN_S):
             log.warning("the mix moved faster than this worker could follow, it begins again from there")
             return False
-        self._places.update({partition: contribution.now for partition, contribution in contributions.items()})
+        self._offsets.update({partition: contribution.now for partition, contribution in contributions.items()})
         self._telemetry.mixes.labels("mixed" if contributions else "pulled").inc()
         self._telemetry.mixed.inc(learned)
-        self._telemetry.mix_version.set(self.commons.version)
+        self._telemetry.mix_version.set(self.replica.version)
         return True
 
     def _wanted(self) -> int:
-        return self.commons.due_after if self._interval_records is None else self._interval_records
+        return self.replica.due_after if self._interval_records is None else self._interval_records
 
 
-def claim(commons: Replica, partition: int, epoch: int, *, stops: bool) -> MixOffset | None:
-    """Become the owner of a partition of the mix, and return how far it has come in it.
+def claim(replica: Replica, partition: int, epoch: int, *, stops: bool) -> MixOffset | None:
+    """Become the owner of a partition in the mix, and return how far the mix has come in it.
 
-    A mix that is damaged is given up, so that every partition is learned again; where it `stops` for that, raises
-    StateError. Raises StoreAway.
+    A damaged mix is given up, so that every partition is relearned. Raises StateError instead if it `stops` for that,
+    and StoreAway.
     """
     for _ in range(_CLAIMS_MAX):
         try:
-            _ = commons.local
-            return commons.claim(partition, epoch)
+            _ = replica.local
+            return replica.claim(partition, epoch)
         except MixDamaged as error:
             if stops:
                 raise StateError(f"the mix of all workers is lost: {error}") from error
             log.warning("the mix is damaged, every partition is learned again", reason=str(error))
-            commons.clear(error.number)
+            replica.clear(error.number)
     raise StoreAway(f"partition {partition}: the mix of all workers is found damaged again and again")

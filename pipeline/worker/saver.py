@@ -1,10 +1,9 @@
-"""Saves snapshots when they are due: often while they are cheap, and never more than a share of the time.
+"""Saves snapshots when they are due: often while they are cheap, and never for more than a share of the time.
 
-What is small is saved by the loop, in less than it takes to learn a batch. To write a big model down, or many rows,
-would hold the stream up for as long as it takes, so a child does that (`scribe`), and a thread hands it to the store
-(`courier`). The loop only says at which moment: when all that was learned is confirmed. It goes on from there, and
-notes how it went when that is known. So what is saved is of a confirmed place still, and lies a little behind the
-newest one.
+The loop itself saves a small model, in less time than it takes to learn a batch. To serialize a big model, or many
+rows, would hold up the stream, so a forked child does it (`forked_writer`), and a thread sends the bytes to the store.
+The loop only chooses the moment of the fork: when all that was learned is confirmed. It goes on learning, and takes the
+result later. So the snapshot is still of a confirmed offset, only not of the newest one.
 """
 
 import time
@@ -32,15 +31,16 @@ log = structlog.get_logger("headrace")
 
 # Saving may take this share of a worker's time: a big model is saved less often.
 _SHARE = 0.05
-# So often in a row may a child fail; then the loop writes the model down, and says what is wrong with it.
+# After this number of failed children in a row the loop saves the model itself, and its errors tell what is wrong.
 _FAILURES_MAX = 3
 
 Outcome = Literal["saved", "begun", "refused", "later"]
-"""What became of a save; a shard whose snapshot was refused is to be taken over again, by a newer owner or here."""
+"""How a save went. After `refused` the partition is to be taken over again, by this worker or by its newer owner.
+`begun` says that a child saves it now. After `later` the shard is still due."""
 
 
 class SaveParts(msgspec.Struct):
-    """What a child has written down: the model, the rows that have changed, and the models that serve the next undo."""
+    """The bytes that a child wrote: the model, the rows that have changed, and the models of those rows."""
 
     model: bytes
     tables: dict[str, PackedRows]
@@ -48,10 +48,9 @@ class SaveParts(msgspec.Struct):
 
 
 class BackgroundSave(msgspec.Struct):
-    """A save that goes on beside the loop: whose, of which moment, and what has come of it so far.
+    """A save that goes on beside the loop: the shard, the offsets that it stood at, and the result so far.
 
-    `token` is that moment for a model that is one; `is_wanted` as long as the shard is this worker's; `held_s` is for
-    how long the loop was held up by it.
+    `is_wanted` says that this worker still owns the shard. `held_s` is the time for which the save held up the loop.
     """
 
     shard: Shard
@@ -67,9 +66,9 @@ class BackgroundSave(msgspec.Struct):
 
 
 class Saver:
-    """Save shards of `topic` at least `interval_s` seconds apart, or after `records_max` records.
+    """Save shards of `topic` every `interval_s` seconds, or after `records_max` records.
 
-    A partition whose rows in the store turn out to be damaged is told to `distrust`.
+    `distrust` is called with a partition whose rows in the store are damaged.
     """
 
     def __init__(
@@ -95,23 +94,23 @@ class Saver:
         self._due: dict[int, float] = {}
         self._failures: dict[int, int] = {}
         self._call = BackgroundCall("save")
-        self._errand: BackgroundSave | None = None
+        self._background: BackgroundSave | None = None
         self._is_away = False
 
     @property
     def is_out(self) -> bool:
-        """Whether a save goes on beside the loop, or has ended and was not heard of."""
-        return self._errand is not None
+        """Whether a save goes on beside the loop, or has ended and its result was not taken."""
+        return self._background is not None
 
     @property
     def back(self) -> Shard | None:
-        """The shard whose save has ended beside the loop and is to be heard of by `end`."""
-        return self._errand.shard if self._errand is not None and self._call.ended else None
+        """The shard whose save beside the loop has ended; `end` takes the result."""
+        return self._background.shard if self._background is not None and self._call.ended else None
 
     def due(self, shard: Shard) -> bool:
-        """Tell whether a shard is to be saved now; one that was never asked about has just been taken over.
+        """Tell whether a shard is to be saved now. The interval of a new shard begins with the first call.
 
-        While a save goes on beside the loop no other that would is due.
+        While one save goes on beside the loop, no other shard that needs a child is due.
         """
         behind = shard.unsaved
         at = self._due.setdefault(shard.partition, self._clock() + self._interval_s)
@@ -120,24 +119,24 @@ class Saver:
         return self._clock() >= at or behind >= self._records_max or shard.is_crowded
 
     def first_due(self, shards: Iterable[Shard]) -> list[Shard]:
-        """Return the shards that are to be saved now, that first which has waited longest."""
+        """Return the shards that are to be saved now, the one that has waited longest first."""
         return sorted(filter(self.due, shards), key=lambda shard: self._due[shard.partition])
 
     def hurry(self, shard: Shard) -> None:
-        """Let a shard be due at once, until it is saved."""
+        """Make a shard due at once."""
         self._due[shard.partition] = self._clock()
 
     def forget(self, partition: int) -> None:
-        """Forget a partition that is another's now."""
+        """Forget a partition that another worker owns now."""
         self._due.pop(partition, None)
         self._failures.pop(partition, None)
-        if self._errand is not None and self._errand.shard.partition == partition:
-            self._errand.is_wanted = False
+        if self._background is not None and self._background.shard.partition == partition:
+            self._background.is_wanted = False
 
     def begin(self, shard: Shard) -> Outcome:
-        """Save a small shard, and begin to save a big one: one at a time. Raises StoreAway.
+        """Save a small shard, or begin to save a big one, one at a time. Raises StoreAway.
 
-        All that the shard has learned is confirmed.
+        All that the shard has learned must be confirmed.
         """
         if not forked_writer.IS_FIT or self._failures.get(shard.partition, 0) >= _FAILURES_MAX:
             return self.finish(shard)
@@ -146,81 +145,78 @@ class Saver:
             model = shard.model.dump_if_light()
             if model is not None:
                 return self._save(shard, model, started_s)
-        if self._errand is not None:
+        if self._background is not None:
             return "later"
         if self._is_away:
-            # No child is made for a store that does not answer.
+            # A child would be forked in vain while the store does not answer.
             self._store.ping()
         try:
             shard.begin_save()
         except (StoreFenced, TableDamaged) as error:
             return self._refused(shard, error)
         draft = self._take(shard, b"")
-        errand = BackgroundSave(shard, shard.place, draft, _base(shard, draft), started_s)
+        save = BackgroundSave(shard, shard.place, draft, _base(shard, draft), started_s)
         try:
             child = ForkedWriter(partial(_write_down, shard, self._seal_of(shard)), reach=self._reach)
         except OSError as error:
             shard.not_saved()
-            return self._failed(errand, f"no child can be forked to write the snapshot down: {error}")
-        self._errand = errand
-        self._call.start(partial(self._go, child, errand))
-        errand.held_s = self._clock() - started_s
+            return self._failed(save, f"no child can be forked to write the snapshot down: {error}")
+        self._background = save
+        self._call.start(partial(self._go, child, save))
+        save.held_s = self._clock() - started_s
         return "begun"
 
     def end(self, shard: Shard) -> Outcome:
-        """Note how the save of a big shard went that has ended. Raises StoreAway.
-
-        Of a shard that was forgotten meanwhile nothing is noted.
-        """
+        """Take the result of a big shard's save, unless the shard was forgotten meanwhile. Raises StoreAway."""
         heard_s = self._clock()
-        errand, self._errand = self._errand, None
-        assert errand is not None
-        assert errand.shard is shard
-        written = errand.written
+        save, self._background = self._background, None
+        assert save is not None
+        assert save.shard is shard
+        written = save.written
         if written is not None:
-            # These bytes are the model's, whatever the store makes of them.
+            # The bytes are right, whether or not the store took them.
             shard.model.checkpointed(written.model)
         try:
             self._call.result()
         except ForkedWriterError as error:
             shard.not_saved()
-            return self._failed(errand, str(error))
+            return self._failed(save, str(error))
         except (StoreFenced, TableDamaged) as error:
-            return self._refused(shard, error) if errand.is_wanted else "later"
+            return self._refused(shard, error) if save.is_wanted else "later"
         except StoreAway:
             shard.not_saved()
             self._is_away = True
             self._telemetry.snapshots.labels("failed").inc()
             raise
         self._is_away = False
-        if errand.is_wanted and written is not None:
-            shard.saved(written.models, place=errand.place, version=errand.version)
-            held_s = errand.held_s + self._clock() - heard_s
-            self._note(shard, written.model, took_s=errand.ended_s - errand.started_s, held_s=held_s)
+        if save.is_wanted and written is not None:
+            shard.saved(written.models, place=save.place, version=save.version)
+            held_s = save.held_s + self._clock() - heard_s
+            self._note(shard, written.model, took_s=save.ended_s - save.started_s, held_s=held_s)
         return "saved"
 
     def wait(self, seconds: float) -> None:
-        """Wait so long at most for the save that goes on beside the loop."""
+        """Wait for the save that goes on beside the loop, for at most this time."""
         self._call.wait(seconds)
 
     def finish(self, shard: Shard) -> Outcome:
-        """Save a shard, however big it is, before anything else is done. Raises StoreAway."""
+        """Save a shard in the loop, however big it is. Raises StoreAway."""
         return self._save(shard, None, self._clock())
 
     def _seal_of(self, shard: Shard) -> Callable[[str], RowSeal]:
         return partial(self._store.seal.rows, shard.partition)
 
     def _must_wait(self, shard: Shard) -> bool:
-        return self._errand is not None and (shard.is_heavy or shard is self._errand.shard)
+        return self._background is not None and (shard.is_heavy or shard is self._background.shard)
 
-    def _go(self, child: ForkedWriter, errand: BackgroundSave) -> None:
-        """See a save through that goes on beside the loop: looks at nothing that the loop changes."""
+    def _go(self, child: ForkedWriter, save: BackgroundSave) -> None:
+        """Read the child's bytes and save them; in a thread, so it looks at nothing that the loop changes."""
         try:
-            written = errand.written = msgspec.msgpack.decode(child.read(), type=SaveParts)
-            taken = snapshot.put_model(errand.draft, written.model)
-            errand.version = self._store.save_packed(taken, packed=written.tables, base=errand.base)
+            written = save.written = msgspec.msgpack.decode(child.read(), type=SaveParts)
+            taken = snapshot.put_model(save.draft, written.model)
+            save.version = self._store.save_packed(taken, packed=written.tables, base=save.base)
         finally:
-            errand.ended_s = self._clock()
+            save.ended_s = self._clock()
 
     def _take(self, shard: Shard, model: bytes | None) -> Snapshot:
         labels = self._topic.labels
@@ -276,22 +272,22 @@ class Saver:
         log.warning("the store's rows are not what they were, the partition is learned again", reason=str(error))
         return "refused"
 
-    def _failed(self, errand: BackgroundSave, reason: str) -> Outcome:
-        """Let a shard be due again later whose model was not written down; of one that was forgotten nothing is due."""
+    def _failed(self, save: BackgroundSave, reason: str) -> Outcome:
+        """Make a shard due again later after its child has failed, unless the shard was forgotten."""
         self._telemetry.snapshots.labels("failed").inc()
-        log.warning("snapshot failed, it is tried again", partition=errand.shard.partition, reason=reason)
-        if errand.is_wanted:
-            partition, now = errand.shard.partition, self._clock()
+        log.warning("snapshot failed, it is tried again", partition=save.shard.partition, reason=reason)
+        if save.is_wanted:
+            partition, now = save.shard.partition, self._clock()
             self._failures[partition] = self._failures.get(partition, 0) + 1
-            self._due[partition] = now + max(self._interval_s, (now - errand.started_s) / _SHARE)
+            self._due[partition] = now + max(self._interval_s, (now - save.started_s) / _SHARE)
         return "later"
 
 
 def _base(shard: Shard, taken: Snapshot) -> int:
-    """Return the version that a save rests on; without rows, whatever the store has lost meanwhile is made good."""
+    """Return the version that a save builds on; 0, which checks nothing, for a shard without rows."""
     return shard.version if taken.tables else 0
 
 
 def _write_down(shard: Shard, seal: Callable[[str], RowSeal]) -> bytes:
-    """Write a shard's model and rows down, as they stood when the save was begun: for a child, which has them so."""
+    """Serialize a shard's model and changed rows. Called in the child, where they stand as they were at the fork."""
     return msgspec.msgpack.encode(SaveParts(shard.model.dump(), *shard.packed(seal)))

@@ -1,15 +1,16 @@
-"""Taking a partition over: from the store's snapshot and Kafka's offsets to a shard that may go on.
+"""Takes a partition over: makes a shard of the store's snapshot and Kafka's offsets.
 
-The order is the promise: claim the epoch, so that no earlier owner can save any more; read the committed
-offset Y, waiting out a transaction that is still open; load the newest whole snapshot at X ≤ Y; see that the
-log still holds [X, Y). The shard then relearns [X, Y) in silence and must arrive at Y with the counts that Y's
-mark tells. Whatever does not add up stops the pipeline with the choices: it never starts afresh in silence.
+The order is the promise. Claim the epoch, so that no earlier owner can save any more. Read the committed offset Y,
+which waits for a transaction that is still open. Load the newest whole snapshot at X ≤ Y. See that the log still holds
+[X, Y). The shard then relearns [X, Y) in silence, and must arrive at Y with the counts of Y's mark. If something does
+not add up, the pipeline stops and names the choices: it never starts afresh in silence.
 """
 
 import time
 from collections.abc import Mapping
 from typing import Literal
 
+import msgspec
 import structlog
 
 from headrace.consumers.interleave import LogOffsets
@@ -37,12 +38,36 @@ from headrace.state.store.store import LoadedSnapshot, Store
 log = structlog.get_logger("headrace")
 
 OnLoss = Literal["relearn", "fresh", "stop"]
-"""What to do when the store has lost what Kafka knows that it had: learn it again from the log as far as that
-reaches, begin a new history at the committed offset, or stop."""
+"""What to do when the store has lost a model that Kafka's mark tells of: relearn it from the log, as far as the log
+reaches back; begin a new history at the committed offset; or stop."""
+
+
+class _Start(msgspec.Struct):
+    """A shard at its snapshot. `turn` is that of the read order in which it was learned.
+
+    `rows` and `sums` are the number of rows and their sum in each of its tables, as the snapshot has them.
+    """
+
+    shard: Shard
+    turn: int = 0
+    rows: Mapping[str, int] = {}
+    sums: Mapping[str, bytes] = {}
+
+
+class _Relearning(msgspec.Struct):
+    """How a shard comes to its committed offset: since when, from which offset, and which mark must agree there."""
+
+    since_s: float
+    offset: int
+    mark: OffsetMetadata | None
 
 
 class Takeover:
-    """Make shards for partitions of `topic`; `models` makes models, `rules` how labels are waited for."""
+    """Make shards for partitions of `topic` with the models of `models`.
+
+    `rules` tell how features wait for labels, None without a labels topic. `mix_offsets` tells how far the mix of all
+    workers has come in the partitions that were taken over.
+    """
 
     def __init__(
         self,
@@ -61,43 +86,39 @@ class Takeover:
         self._source = source
         self._store = store
         self._topic = topic
-        self._build = models.make
-        self._commons = models.replica
-        self.places: dict[int, MixOffset | None] = {}
+        self._make_model = models.make
+        self._replica = models.replica
+        self.mix_offsets: dict[int, MixOffset | None] = {}
         self._on_loss = on_loss
         self._telemetry = telemetry
-        self._marks: dict[int, OffsetMetadata] = {}
-        self._began: dict[int, tuple[int, float]] = {}
+        self._relearning: dict[int, _Relearning] = {}
         self._distrusted: set[int] = set()
-        self._turns: dict[int, int] = {}
-        self._rows: dict[int, tuple[Mapping[str, int], Mapping[str, bytes]]] = {}
 
     def take(self, partition: int) -> tuple[Shard, list[LogOffsets] | None]:
-        """Take a partition over; return with it the steps that lead to its committed place, where they are known.
+        """Take a partition over; return its shard, and the steps to its committed place, None if they are not known.
 
-        Raises StateError, what the store and the source raise when away, and SourceLost for a partition that is new.
+        Raises StateError; StoreAway, StoreFenced and SourceAway; and SourceLost for a partition that is new.
         """
         if partition >= self._topic.partitions:
             raise SourceLost(f"{self._topic.name} has more partitions than at the start: all topics are looked at anew")
-        # What the worker knows of the topics may be old: it may have been without partitions for long.
+        # The topics may have changed: a worker without partitions asks for nothing for a long time.
         self._identity.confirm()
         newest = survey.saved(self._store, partition)
         self._refuse_foreign(partition, newest)
         epoch = self._store.claim(partition, floor=0)
         facts = survey.facts(partition, topic=self._topic, source=self._source, newest=newest)
         if facts.mark is not None and facts.mark.epoch >= epoch:
-            # The store lost its memory of the epochs; Kafka has kept it.
+            # The store has lost the epochs, Kafka has kept them.
             epoch = self._store.claim(partition, floor=facts.mark.epoch)
         try:
-            shard, steps = self._stand(facts, epoch)
+            shard, steps = self._make_shard(facts, epoch)
         except TableDamaged as error:
             if self._on_loss == "stop":
                 raise StateError(f"partition {partition}: {error}") from error
             log.warning("the store's rows are damaged, all is passed over", partition=partition, reason=str(error))
             self._distrusted.add(partition)
-            shard, steps = self._stand(facts, epoch)
+            shard, steps = self._make_shard(facts, epoch)
         self._distrusted.discard(partition)
-        self._began[partition] = shard.offset, time.monotonic()
         log.info(
             "partition taken over",
             partition=partition,
@@ -110,43 +131,45 @@ class Takeover:
         return shard, steps
 
     def _refuse_foreign(self, partition: int, newest: SavedSnapshot | None) -> None:
-        """Keep off the models of another project before anything of theirs is claimed. Raises consistency.NameTaken."""
+        """See that no model of another project is claimed under the same name. Raises NameTaken."""
         if newest is None or newest.topic == self._topic.name:
             return
         facts = survey.facts(partition, topic=self._topic, source=self._source, newest=newest)
         if self._on_loss != "fresh" or self._identity.is_there(newest.topic):
             consistency.check_name(facts)
 
-    def _stand(self, facts: PartitionFacts, epoch: int) -> tuple[Shard, list[LogOffsets] | None]:
-        """Make the shard at its snapshot, with its tables, and say in which steps it comes to its committed place."""
+    def _make_shard(self, facts: PartitionFacts, epoch: int) -> tuple[Shard, list[LogOffsets] | None]:
+        """Make the shard at its snapshot, with its tables, and find the steps to its committed place."""
         partition, last = facts.partition, facts.mark
-        self._marks.pop(partition, None)
-        self._claim_place(partition, epoch)
+        self._claim_mix(partition, epoch)
+        compared: OffsetMetadata | None = None
         try:
             consistency.check(facts)
-            shard = self._find(facts)
+            start = self._find(facts)
         except StateError as error:
             if self._on_loss != "fresh":
                 raise
-            shard = self._begin_anew(facts, error)
+            start = self._begin_anew(facts, error)
             steps: list[LogOffsets] | None = []
         else:
-            steps = self._follow(shard, last)
-            if last is not None and steps is not None:
-                self._marks[partition] = last
-        # The mark's before the snapshot's: it is what a replay signs with.
+            steps = self._follow(start, last)
+            # In another order the counts may be others.
+            compared = None if steps is None else last
+        shard = start.shard
+        # The mark's secret goes before the snapshot's: replays are signed with it.
         secret = (last.secret if last is not None else "") or shard.secret or replay_proof.new_secret()
         shard.take_over(epoch=epoch, mark=facts.place.metadata, secret=secret)
-        self._bring_tables(shard)
+        self._bring_tables(start)
+        self._relearning[partition] = _Relearning(time.monotonic(), shard.offset, compared)
         return shard, steps
 
-    def _begin_anew(self, facts: PartitionFacts, error: StateError) -> Shard:
+    def _begin_anew(self, facts: PartitionFacts, error: StateError) -> _Start:
         partition = facts.partition
         is_other = isinstance(error, consistency.NameTaken | consistency.TopicReplaced)
-        if is_other and self._commons is not None and self.places.get(partition) is not None:
-            # What was learned of another topic can't be told from the rest of the mix.
-            self._commons.clear(self._commons.version)
-            self.places[partition] = None
+        if is_other and self._replica is not None and self.mix_offsets.get(partition) is not None:
+            # In the mix, what was learned from another topic can't be separated from the rest.
+            self._replica.clear(self._replica.version)
+            self.mix_offsets[partition] = None
         shard = self._begin(partition, consistency.beginning(facts))
         log.warning(
             "a new history begins, what was learned is left behind",
@@ -154,16 +177,17 @@ class Takeover:
             start=shard.start,
             reason=str(error),
         )
-        return shard
+        return _Start(shard)
 
     def distrust(self, partition: int) -> None:
-        """Do without what the store has of a partition, whose rows were found to be damaged, when it is next taken."""
+        """Ignore the store's snapshots of a partition, whose rows were found damaged, when it is next taken over."""
         self._distrusted.add(partition)
 
     def settle(self, shard: Shard) -> None:
         """Check a shard that has arrived at its committed offset against what that offset's mark tells."""
-        self._say_relearned(shard)
-        last = self._marks.pop(shard.partition, None)
+        relearning = self._relearning.pop(shard.partition)
+        _log_relearned(shard, relearning)
+        last = relearning.mark
         if last is None:
             return
         told, found = offset_metadata.counts(last), shard.counts
@@ -174,39 +198,23 @@ class Takeover:
                 f"learned; at offset {shard.committed} there had been {told.records} and {told.learned}"
                 + ("" if _agree(shard, tally) else f"; of labels there had been {tally}")
             )
-            if self._commons is not None and told.records == found.records:
-                # Whether a model can learn a record may depend on what the others had brought into the mix.
+            if self._replica is not None and told.records == found.records:
+                # Whether a model can learn a record may depend on what the others had contributed to the mix.
                 log.warning("relearning came to other counts", reason=message)
                 return
             raise StateError(
                 message,
                 hint="the log, model.py or [labels] is no longer what it was: undo that, or start under another `name`",
             )
-        # A sink's refusals are not in the log, so relearning can't count them.
+        # The log does not hold the HTTP sink's refusals, so that relearning can't count them.
         shard.settle(told)
 
-    def _say_relearned(self, shard: Shard) -> None:
-        offset, began = self._began.pop(shard.partition)
-        records = shard.offset - offset
-        if not records:
-            return
-        took_s = time.monotonic() - began
-        log.info(
-            "relearned",
-            partition=shard.partition,
-            offset=shard.offset,
-            learned=shard.counts.learned,
-            records=records,
-            seconds=round(took_s, 3),
-            records_per_second=round(records / max(took_s, 1e-3)),
-        )
-
-    def _follow(self, shard: Shard, last: OffsetMetadata | None) -> list[LogOffsets] | None:
+    def _follow(self, start: _Start, last: OffsetMetadata | None) -> list[LogOffsets] | None:
         """Find the steps from where a shard stands to its committed place; None when they are not known.
 
-        Then the history is learned in an order of its own, and a mark of its own must be committed.
+        Then the history is learned in another order, and a mark of that order must be committed.
         """
-        turn = self._turns.pop(shard.partition, 0)
+        shard, turn = start.shard, start.turn
         if shard.labels is None:
             return []
         if last is None or last.join is None:
@@ -226,30 +234,31 @@ class Takeover:
         )
         return None
 
-    def _bring_tables(self, shard: Shard) -> None:
-        """Let the store's tables stand where the shard does, and bring what it needs of them. Raises TableDamaged."""
-        told_rows, sums = self._rows.pop(shard.partition, ({}, {}))
-        # A store whose fields made no sense is emptied of them, be there tables or not.
-        is_whole = shard.partition not in self._distrusted and self._commons is None
+    def _bring_tables(self, start: _Start) -> None:
+        """Roll the store's tables back to the shard's snapshot, and load the waiting labels. Raises TableDamaged."""
+        shard = start.shard
+        # Damaged fields are removed from the store, whether or not there are tables.
+        is_whole = shard.partition not in self._distrusted and self._replica is None
         if is_whole and not shard.tables() and not self._store.has_tables(shard.partition):
             return
-        self._store.rewind(shard.partition, epoch=shard.epoch, version=shard.version, sums=sums)
+        self._store.rewind(shard.partition, epoch=shard.epoch, version=shard.version, sums=start.sums)
         if shard.labels is not None:
             shard.labels.restore(self._store.rows(shard.partition, LABELS))
         for table in shard.model.tables():
             rows, version = self._store.count(shard.partition, table), self._store.version(shard.partition)
             shard.model.resume(TableVersion(shard.epoch, version, rows))
         for table, rows in shard.tables().items():
-            if (told := told_rows.get(table, 0)) != rows:
+            if (told := start.rows.get(table, 0)) != rows:
                 raise TableDamaged(f"the table {table} has {rows} rows; with version {shard.version} it had {told}")
 
-    def _claim_place(self, partition: int, epoch: int) -> None:
-        """Find out how far the mix of all workers has come in a partition, and keep an older owner from moving it."""
-        if self._commons is None:
-            return
-        self.places[partition] = mixer.claim(self._commons, partition, epoch, stops=self._on_loss == "stop")
+    def _claim_mix(self, partition: int, epoch: int) -> None:
+        """Ask how far the mix of all workers has come in a partition, and keep an older owner from moving it."""
+        if self._replica is not None:
+            stops = self._on_loss == "stop"
+            self.mix_offsets[partition] = mixer.claim(self._replica, partition, epoch, stops=stops)
 
-    def _find(self, facts: PartitionFacts) -> Shard:
+    def _find(self, facts: PartitionFacts) -> _Start:
+        """Make the shard at the newest snapshot that fits, or at the start of its history."""
         partition, last, committed = facts.partition, facts.mark, survey.committed(facts)
         lows = facts.place.low, -1 if facts.place.labels is None else facts.place.labels.low
         if self._rules is None and last is not None and last.join is not None:
@@ -269,13 +278,13 @@ class Takeover:
                 raise StateError(
                     f"partition {partition} has a model in the store, but the group has no committed offset"
                 )
-            return self._begin(partition, lows)
+            return _Start(self._begin(partition, lows))
         if last is not None:
-            check_mark(facts, self._build(partition))
+            check_mark(facts, self._make_model(partition))
             labels_start = lows[1] if last.join is None else last.join.start
             return self._relearn_all(partition, committed, (last.start, labels_start), lows)
         if found.ahead is not None:
-            self._check(found.ahead, self._build(partition))
+            self._check(found.ahead, self._make_model(partition))
             labels_start = lows[1] if found.ahead.join is None else found.ahead.join.start
             if self._on_loss == "stop":
                 raise StateError(
@@ -285,17 +294,17 @@ class Takeover:
             return self._relearn_all(partition, committed, (found.ahead.start, labels_start), lows)
         if found.faults:
             raise StateError(f"partition {partition}: no snapshot in the store can be used: {found.faults[0]}")
-        say_left_out(facts)
-        return self._begin(partition, _later(committed, lows))
+        log_left_out(facts)
+        return _Start(self._begin(partition, _later(committed, lows)))
 
     def _load(self, partition: int, committed: Committed, last: OffsetMetadata | None) -> LoadedSnapshot:
         if partition in self._distrusted and self._on_loss == "stop":
             raise StateError(f"partition {partition}: the store's rows do not belong to any of its snapshots")
         if partition in self._distrusted:
-            # Only when it is known that the log reaches back are the snapshots dropped, with what is left of the rows.
+            # The snapshots and the rest of the rows are dropped only after the log was found to reach back.
             return LoadedSnapshot()
-        place = self.places.get(partition)
-        newest = None if self._commons is None else (0 if place is None else place.version)
+        mixed = self.mix_offsets.get(partition)
+        newest = None if self._replica is None else (0 if mixed is None else mixed.version)
         found = self._store.load(
             partition,
             at_most=committed.offset,
@@ -303,26 +312,26 @@ class Takeover:
             newest=newest,
             topic=(self._topic.name, self._topic.id),
         )
-        if self._commons is not None and place is not None and not _is_of(found, place):
+        if self._replica is not None and mixed is not None and not _is_of(found, mixed):
             fault = (
-                f"partition {partition}: the mix has come to offset {place.offset}, and the snapshot of that moment "
-                f"(version {place.version}) can't be used: {'; '.join(found.faults) or 'it is gone'}"
+                f"partition {partition}: the mix has come to offset {mixed.offset}, and the snapshot of that moment "
+                f"(version {mixed.version}) can't be used: {'; '.join(found.faults) or 'it is gone'}"
             )
             if self._on_loss != "relearn":
                 raise StateError(fault)
-            # What is in the mix of this partition can't be told from the rest: all of it is learned again.
+            # In the mix, this partition's part can't be separated from the rest: all of it is relearned.
             log.warning("the mix is given up, every partition is learned again", reason=fault)
-            self._commons.clear(self._commons.version)
-            self.places[partition] = None
+            self._replica.clear(self._replica.version)
+            self.mix_offsets[partition] = None
             return LoadedSnapshot()
         return found
 
     def _count_loss(self, partition: int, found: LoadedSnapshot, last: OffsetMetadata | None) -> None:
-        """Note a store that has less than what Kafka's mark tells of. Raises StateError if that is to stop it."""
+        """Count a loss if the store has an older snapshot than Kafka's mark tells of. Raises StateError with `stop`."""
         if last is None or not last.records:
             return
         offset = None if found.snapshot is None else found.snapshot.offset
-        # A worker that ended before its first snapshot is no loss of the store's, but nothing tells it from one.
+        # A worker that ended before its first snapshot looks the same as a store that has lost everything.
         if offset is None and self._on_loss != "relearn":
             raise StateError(f"partition {partition}: the store has no model of the {last.records} records before")
         if (last.start if offset is None else offset) >= last.snapshot:
@@ -335,16 +344,16 @@ class Takeover:
                 hint="restore the store from a copy, or learn it again: `headrace run --on-state-loss relearn`",
             )
 
-    def _restore(self, snapshot: Snapshot, version: int, committed: Committed, lows: LogOffsets) -> Shard:
+    def _restore(self, snapshot: Snapshot, version: int, committed: Committed, lows: LogOffsets) -> _Start:
         partition = snapshot.partition
         join = snapshot.join
-        # Where the labels topic is new to the model, its history of labels begins now.
+        # If the labels topic is new to the model, its history of labels begins now.
         labels_start = _later(committed, lows)[1] if join is None else join.start
         shard = self._begin(partition, (snapshot.start, labels_start))
         self._check(snapshot, shard.model)
-        self._reach("features", partition, low=lows[0], offset=snapshot.offset)
+        _check_log("features", partition, low=lows[0], offset=snapshot.offset)
         if join is not None:
-            self._reach("labels", partition, low=lows[1], offset=join.offset)
+            _check_log("labels", partition, low=lows[1], offset=join.offset)
         shard.restore(
             place=(snapshot.offset, labels_start if join is None else join.offset),
             counts=snapshot.counts,
@@ -355,20 +364,11 @@ class Takeover:
         )
         if shard.labels is not None and join is not None:
             shard.labels.resume(join.memory)
-            self._turns[partition] = join.turn
-        self._rows[partition] = snapshot.tables, snapshot.sums
         shard.relearn_to(committed.offset, committed.labels)
-        return shard
+        return _Start(shard, 0 if join is None else join.turn, snapshot.tables, snapshot.sums)
 
-    def _reach(self, topic: str, partition: int, *, low: int, offset: int) -> None:
-        if low > offset:
-            raise StateError(
-                f"partition {partition}: the log of {topic} begins at {low}, past {offset} where the model stands; "
-                f"{low - offset} records are gone",
-                hint=f"raise the topic's retention; to go on without them, {consistency.CHOICES}",
-            )
-
-    def _relearn_all(self, partition: int, committed: Committed, start: LogOffsets, lows: LogOffsets) -> Shard:
+    def _relearn_all(self, partition: int, committed: Committed, start: LogOffsets, lows: LogOffsets) -> _Start:
+        """Make a shard at the start of a history, which is to be relearned from the log."""
         if lows[0] > start[0] or lows[1] > start[1]:
             raise StateError(
                 f"partition {partition}: the store holds no model, and the log, which begins at {_shown(lows)}, no "
@@ -387,11 +387,12 @@ class Takeover:
         )
         shard = self._begin(partition, start)
         shard.relearn_to(committed.offset, committed.labels)
-        return shard
+        return _Start(shard)
 
     def _begin(self, partition: int, start: LogOffsets) -> Shard:
         labels = None if self._rules is None else Labels(self._rules)
-        return Shard(self._build(partition), partition=partition, start=start[0], labels=labels, labels_start=start[1])
+        model = self._make_model(partition)
+        return Shard(model, partition=partition, start=start[0], labels=labels, labels_start=start[1])
 
     def _check(self, snapshot: Snapshot, model: Model) -> None:
         found = compatibility.mismatch(snapshot, topic=self._topic, model=model)
@@ -415,12 +416,12 @@ def _is_of(found: LoadedSnapshot, place: MixOffset) -> bool:
 
 
 def _later(committed: Committed, lows: LogOffsets) -> LogOffsets:
-    """Return where a history without a past begins: where the group stands, or the log where that begins later."""
+    """Return where a history without a past begins: at the committed offset, or at the log's start if that is later."""
     return max(committed.offset, lows[0]), max(committed.labels, lows[1])
 
 
-def say_left_out(facts: PartitionFacts) -> None:
-    """Say which records a history leaves out that begins where somebody else has set the offset."""
+def log_left_out(facts: PartitionFacts) -> None:
+    """Log the number of records that a history leaves out because another tool has set the offset."""
     if left_out := consistency.left_out(facts):
         log.warning(
             "the history begins at an offset that another tool has set: it carries no mark of this pipeline",
@@ -428,6 +429,31 @@ def say_left_out(facts: PartitionFacts) -> None:
             log_start=facts.place.low,
             offset=facts.place.committed,
             left_out=left_out,
+        )
+
+
+def _log_relearned(shard: Shard, relearning: _Relearning) -> None:
+    records = shard.offset - relearning.offset
+    if not records:
+        return
+    took_s = time.monotonic() - relearning.since_s
+    log.info(
+        "relearned",
+        partition=shard.partition,
+        offset=shard.offset,
+        learned=shard.counts.learned,
+        records=records,
+        seconds=round(took_s, 3),
+        records_per_second=round(records / max(took_s, 1e-3)),
+    )
+
+
+def _check_log(topic: str, partition: int, *, low: int, offset: int) -> None:
+    if low > offset:
+        raise StateError(
+            f"partition {partition}: the log of {topic} begins at {low}, past {offset} where the model stands; "
+            f"{low - offset} records are gone",
+            hint=f"raise the topic's retention; to go on without them, {consistency.CHOICES}",
         )
 
 
@@ -443,5 +469,5 @@ def _order_of(join: offset_metadata.JoinMetadata) -> Order | None:
     try:
         return decode_order(join.order)
     except OrderError:
-        # Some other tool has written it.
+        # Another tool has written it.
         return None

@@ -170,9 +170,9 @@ class Life:
             telemetry=self._telemetry,
             clock=lambda: 0.0,
         )
-        mixer.stand(0, self._takeover.places.get(0))
+        mixer.stand(0, self._takeover.mix_offsets.get(0))
         if mixer.mix():
-            self._takeover.places[0] = MixOffset(self.shard.offset, self.shard.version)
+            self._takeover.mix_offsets[0] = MixOffset(self.shard.offset, self.shard.version)
             return True
         commons.forget()
         return False

@@ -74,7 +74,7 @@ def test_what_lies_between_the_last_record_and_the_committed_offset_is_passed_ov
     # Control records and aborted ones: the log's end tells that there is nothing more.
     loop, shard = heir(kafka, store, committed=12)
     shard.relearn_to(15, -1)
-    loop.takeover._marks.clear()
+    loop.takeover._relearning[0].mark = None
     del kafka.logs[0][12:]
     loop.source.poll = lambda **_: _batch(loop, end)  # type: ignore[method-assign]
     assert shard.is_relearning

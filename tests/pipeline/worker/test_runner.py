@@ -107,9 +107,12 @@ def test_a_rebalance_waits_for_the_batch_that_is_under_way(kafka: Kafka, store: 
 
 def test_a_partition_that_is_assigned_again_without_being_taken_is_taken_over_anew(kafka: Kafka, store: Store) -> None:
     loop = Loop(kafka, store, ends={0: 30})
+    known: list[bool] = []
     loop.at("committed", lambda: loop.source.changes.append(((0,), ())))
+    loop.at("assigning", lambda: kafka.meanwhile.update(committed=lambda: known.append(0 in loop.shards)), nth=2)
     loop.run()
     loop.assert_handled(30)
+    assert not known[0], "what it had learned before is forgotten before it is taken over"
     assert (loop.count("takeovers_total"), loop.count("relearned_total")) == (2, 10)
 
 
@@ -118,22 +121,39 @@ def test_a_partition_is_taken_over_when_nothing_is_under_way_any_more(store: Sto
     kafka = Kafka(partitions=2)
     kafka.append(0, records(30))
     kafka.append(1, records(10))
-    loop = Loop(kafka, store, ends={0: 30, 1: 10})
-    loop.learns_slowly()
-    asked: list[bool] = []
+    loop = Loop(kafka, store, assigned=(0, 1), ends={0: 30, 1: 10})
+    # The first takeover takes so long that the second has to wait for a poll, which brings records.
+    kafka.meanwhile["open"] = lambda: loop.let_pass(6.0 if not loop.shards else 0.0)
     kafka.may_answer.clear()
-    kafka.meanwhile["committed"] = lambda: asked.append(loop.inflight.state == "sending")
-
-    def come() -> None:
-        loop.source.changes.append(((1,), ()))
-        loop.answer_soon()
-
-    loop.at("learned", come)
+    loop.at("learned", loop.answer_soon)
+    states: list[str] = []
+    kafka.meanwhile["committed"] = lambda: states.append(loop.inflight.state)
     loop.run()
     loop.assert_handled(30, 0)
     loop.assert_handled(10, 1)
-    assert asked
-    assert not any(asked)
+    assert loop.passed.index("learned") < loop.passed.index("committed")
+    assert "sending" not in states
+
+
+def test_a_partition_that_comes_during_a_pause_is_taken_over_and_paused(store: Store) -> None:
+    kafka = Kafka(partitions=2)
+    kafka.append(0, records(30))
+    kafka.append(1, records(10))
+    webhook = MemoryWebhook()
+    webhook.away = 6
+    loop = Loop(kafka, store, ends={0: 30, 1: 10}, webhook=webhook)
+    webhook.meanwhile = lambda: loop.let_pass(0.5)
+    loop.at("paused", lambda: loop.source.changes.append(((1,), ())))
+    paused: list[bool] = []
+    for nth in range(2, 50):
+        loop.at(
+            "paused", lambda: paused.append((1, False) in loop.source.paused) if 1 in loop.shards else None, nth=nth
+        )
+    loop.run()
+    loop.assert_handled(30, 0)
+    loop.assert_handled(10, 1)
+    assert paused
+    assert all(paused)
 
 
 def test_a_batch_that_waits_for_its_sink_goes_when_its_partition_goes(kafka: Kafka, store: Store) -> None:

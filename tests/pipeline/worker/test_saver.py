@@ -182,7 +182,7 @@ def test_the_time_of_the_child_counts_when_the_next_is_due(rig: Rig) -> None:
     shard = rig.take(0, big=True)
     rig.begin(shard)
     rig.saver.wait(20)
-    rig.saver._errand.started_s -= 2.0  # type: ignore[union-attr]
+    rig.saver._background.started_s -= 2.0  # type: ignore[union-attr]
     assert rig.end(shard) == "saved"
     learn(shard, {"a": 1.0})
     rig.now_s += 39.0
