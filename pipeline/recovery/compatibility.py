@@ -4,11 +4,29 @@ A model that goes on from another's state would answer from what it never learne
 """
 
 from headrace.consumers.topics import Topic
+from headrace.pipeline.recovery.consistency import CHOICES, FRESH, PartitionFacts, StateError
 from headrace.pipeline.recovery.offset_metadata import OffsetMetadata
 from headrace.state.model_check import SCOPES, UNDO, Mismatch, model_mismatch, other_scope
 from headrace.state.models.model import Model, Scope
 from headrace.state.models.spec import brief_difference
 from headrace.state.snapshot import Snapshot
+
+
+def check(snapshot: Snapshot, *, topic: Topic, model: Model) -> None:
+    """Raise StateError where a snapshot is of another topic or model than these."""
+    found = mismatch(snapshot, topic=topic, model=model)
+    if found is not None:
+        hint = f"{found.hint}, or {FRESH}" if found.hint else CHOICES
+        raise StateError(f"partition {snapshot.partition}: {found.message}", hint=hint)
+
+
+def check_mark(facts: PartitionFacts, model: Model) -> None:
+    """Raise StateError where another model left the mark than the one that is to relearn its history."""
+    last = facts.mark
+    found = None if last is None else mark_mismatch(last, scope=model.can.scope, spec=model.spec)
+    if found is not None:
+        message = f"partition {facts.partition}, at offset {facts.place.committed}: {found.message}"
+        raise StateError(message, hint=f"{found.hint}, or {FRESH}")
 
 
 def mismatch(snapshot: Snapshot, *, topic: Topic, model: Model) -> Mismatch | None:

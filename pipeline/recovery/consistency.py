@@ -140,6 +140,16 @@ def check_start(facts: PartitionFacts) -> None:
             )
 
 
+def check_log(topic: str, partition: int, *, low: int, offset: int) -> None:
+    """Raise StateError where the log of the features or labels begins past the offset of a snapshot."""
+    if low > offset:
+        raise StateError(
+            f"partition {partition}: the log of {topic} begins at {low}, past {offset} where the model stands; "
+            f"{low - offset} records are gone",
+            hint=f"raise the topic's retention; to go on without them, {CHOICES}",
+        )
+
+
 def faults(
     topic: Topic | None, places: Mapping[int, PartitionOffsets], notes: Mapping[int, Mapping[str, Any]]
 ) -> Iterator[StateError]:

@@ -6,8 +6,9 @@ from headrace.consumers.interleave import LogOffsets
 from headrace.consumers.source import Committed, Source, SourceAway
 from headrace.consumers.topics import Topic
 from headrace.pipeline.recovery import consistency, survey
+from headrace.pipeline.recovery.compatibility import check_mark
 from headrace.pipeline.recovery.consistency import PartitionFacts, mark_of
-from headrace.pipeline.worker.takeover import OnLoss, check_mark, log_left_out
+from headrace.pipeline.worker.takeover import OnLoss, log_left_out
 from headrace.state.models.model import Model
 from headrace.state.shard import Shard
 from headrace.state.store.store import Store

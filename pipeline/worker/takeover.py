@@ -28,7 +28,6 @@ from headrace.state.labels.label_join import TABLE as LABELS
 from headrace.state.labels.label_join import LabelCounts, LabelRules, Labels
 from headrace.state.labels.read_order import Order, OrderError
 from headrace.state.labels.read_order import decode as decode_order
-from headrace.state.models.model import Model
 from headrace.state.row_packing import TableDamaged, TableVersion
 from headrace.state.shard import Shard
 from headrace.state.shared.mix_store import MixOffset
@@ -280,11 +279,11 @@ class Takeover:
                 )
             return _Start(self._begin(partition, lows))
         if last is not None:
-            check_mark(facts, self._make_model(partition))
+            compatibility.check_mark(facts, self._make_model(partition))
             labels_start = lows[1] if last.join is None else last.join.start
             return self._relearn_all(partition, committed, (last.start, labels_start), lows)
         if found.ahead is not None:
-            self._check(found.ahead, self._make_model(partition))
+            compatibility.check(found.ahead, topic=self._topic, model=self._make_model(partition))
             labels_start = lows[1] if found.ahead.join is None else found.ahead.join.start
             if self._on_loss == "stop":
                 raise StateError(
@@ -350,10 +349,10 @@ class Takeover:
         # If the labels topic is new to the model, its history of labels begins now.
         labels_start = _later(committed, lows)[1] if join is None else join.start
         shard = self._begin(partition, (snapshot.start, labels_start))
-        self._check(snapshot, shard.model)
-        _check_log("features", partition, low=lows[0], offset=snapshot.offset)
+        compatibility.check(snapshot, topic=self._topic, model=shard.model)
+        consistency.check_log("features", partition, low=lows[0], offset=snapshot.offset)
         if join is not None:
-            _check_log("labels", partition, low=lows[1], offset=join.offset)
+            consistency.check_log("labels", partition, low=lows[1], offset=join.offset)
         shard.restore(
             place=(snapshot.offset, labels_start if join is None else join.offset),
             counts=snapshot.counts,
@@ -394,22 +393,6 @@ class Takeover:
         model = self._make_model(partition)
         return Shard(model, partition=partition, start=start[0], labels=labels, labels_start=start[1])
 
-    def _check(self, snapshot: Snapshot, model: Model) -> None:
-        found = compatibility.mismatch(snapshot, topic=self._topic, model=model)
-        if found is not None:
-            hint = f"{found.hint}, or {consistency.FRESH}" if found.hint else consistency.CHOICES
-            raise StateError(f"partition {snapshot.partition}: {found.message}", hint=hint)
-
-
-def check_mark(facts: PartitionFacts, model: Model) -> None:
-    """Compare the model that left a mark with the one that is to learn its history again. Raises StateError."""
-    found = (
-        None if facts.mark is None else compatibility.mark_mismatch(facts.mark, scope=model.can.scope, spec=model.spec)
-    )
-    if found is not None:
-        message = f"partition {facts.partition}, at offset {facts.place.committed}: {found.message}"
-        raise StateError(message, hint=f"{found.hint}, or {consistency.FRESH}")
-
 
 def _is_of(found: LoadedSnapshot, place: MixOffset) -> bool:
     return found.snapshot is not None and (found.snapshot.offset, found.version) == (place.offset, place.version)
@@ -446,15 +429,6 @@ def _log_relearned(shard: Shard, relearning: _Relearning) -> None:
         seconds=round(took_s, 3),
         records_per_second=round(records / max(took_s, 1e-3)),
     )
-
-
-def _check_log(topic: str, partition: int, *, low: int, offset: int) -> None:
-    if low > offset:
-        raise StateError(
-            f"partition {partition}: the log of {topic} begins at {low}, past {offset} where the model stands; "
-            f"{low - offset} records are gone",
-            hint=f"raise the topic's retention; to go on without them, {consistency.CHOICES}",
-        )
 
 
 def _agree(shard: Shard, told: LabelCounts | None) -> bool:
