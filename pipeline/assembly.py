@@ -1,4 +1,4 @@
-"""From the configuration to the parts: how records are read, how labels are waited for, and where results go."""
+"""Builds the parts from the configuration: the decoder, the rules for labels, the engine, the source and the sinks."""
 
 import importlib
 import logging
@@ -27,7 +27,7 @@ log = structlog.get_logger("headrace")
 
 
 def decoder(config: Config) -> Decoder:
-    """Return what reads feature records, with the schema that is declared."""
+    """Return the decoder of feature records, with the configured schema."""
     declared = config.schema_
     if not declared.features and declared.extra:
         return Decoder(value_bytes_max=config.records.value_bytes_max)
@@ -46,9 +46,9 @@ def decoder(config: Config) -> Decoder:
 
 
 def warm(config: Config) -> None:
-    """Bring compiled code into this process: whatever is forked afterwards has it, too.
+    """Load the compiled code into this process, so that processes that are forked later have it, too.
 
-    What no process on this machine has compiled yet takes its time here, once.
+    The first time on a machine, the code is compiled here, which takes a while.
     """
     by_key = config.model.scope == "key"
     if by_key:
@@ -70,7 +70,7 @@ def tell_models(config: Config, partitions: int) -> None:
 
 
 def rules(config: Config, *, default: Any) -> LabelRules | None:
-    """Return how labels are waited for, with the default as the model takes it; None without a labels topic."""
+    """Return the rules for late labels, with the default label in the model's type; None without a labels topic."""
     labels = config.labels
     if config.topics.labels is None:
         return None
@@ -85,7 +85,7 @@ def rules(config: Config, *, default: Any) -> LabelRules | None:
 
 
 def engine(config: Config, *, batches: bool, limits: SizeLimits | None = None) -> Engine:
-    """Return what happens to a record; to many at once where models take `batches`."""
+    """Return the engine; it handles many records at once if models take `batches`."""
     reading = decoder(config)
     return Engine(
         limits=limits,
@@ -99,7 +99,7 @@ def engine(config: Config, *, batches: bool, limits: SizeLimits | None = None) -
 
 
 def _columnar(config: Config, reading: Decoder) -> Any:
-    # It imports numba: only where a model is compiled.
+    # It imports numba, which only compiled models need.
     columnar = importlib.import_module("headrace.pipeline.engine.columnar")
     return columnar.ColumnarEngine(decoder=reading, topic=config.topics.features, name=config.name)
 
@@ -108,7 +108,7 @@ def size_limits(config: Config, topics: Topics) -> SizeLimits:
     """Ask for the largest batch that each output topic takes. Raises SourceAway, SourceError."""
     names = config.topics
     found = topics.limits(*names.outputs.values())
-    # The client itself refuses a larger record.
+    # The client refuses a larger record, whatever the topic takes.
     client = int(config.librdkafka.get("message.max.bytes", sys.maxsize))
     needed = dead_letter.least_bytes(topic=names.features, group=config.name)
     if (least := found[names.dead_letters]) < needed:
@@ -122,9 +122,9 @@ def size_limits(config: Config, topics: Topics) -> SizeLimits:
 def client_properties(config: Config, ordinal: int) -> dict[str, Any]:
     """Return the properties of a worker's Kafka clients."""
     properties = {**config.librdkafka, "logger": logging.getLogger("librdkafka")}
-    # A static member: one that is killed and started again has its partitions back without a rebalance, and a broker
-    # that comes back waits for no session. An empty name makes the member dynamic. So is a member of the newer
-    # protocol, where the broker turns it back until the session of the one that died is over.
+    # A static member: after a kill and a restart it has its partitions again without a rebalance, and a broker that
+    # returns waits for no session. An empty name makes the member dynamic. With the newer protocol members are
+    # dynamic: there the broker refuses a static one until the session of the dead one is over.
     newer = properties.get("group.protocol") == "consumer"
     member = properties.get("group.instance.id", "" if newer else config.name)
     properties["group.instance.id"] = f"{member}-{ordinal}" if member else ""
@@ -132,7 +132,7 @@ def client_properties(config: Config, ordinal: int) -> dict[str, Any]:
 
 
 def source(config: Config, properties: Mapping[str, Any]) -> Source:
-    """Return what reads the features topic, and the labels topic if there is one. Raises SettingsRefused."""
+    """Return the source: the features topic, and the labels topic if there is one. Raises SettingsRefused."""
     return Source(properties, group=config.name, topic=config.topics.features, labels=config.topics.labels)
 
 
@@ -146,7 +146,7 @@ def sink(
     deadline: Deadline,
     reach: Reach,
 ) -> Sink:
-    """Return what sends batches: in transactions where exactly-once is asked for, and a mock cluster has none."""
+    """Return the sink: with transactions for exactly-once, but without on a mock cluster, which has none."""
     topics = config.topics
     made: Sink
     if config.delivery.guarantee == "exactly-once" and not is_mock:

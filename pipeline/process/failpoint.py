@@ -1,6 +1,6 @@
-"""Named places at which a test ends or freezes the worker, to prove that it may die anywhere.
+"""Failpoints: named places at which a test kills or freezes the worker, to prove that it may die anywhere.
 
-Off, as they are unless the environment names one, all of them together cost a few calls of an empty function a
+They are off unless the environment names one. Then all of them together cost a few calls of an empty function for each
 batch.
 """
 
@@ -37,10 +37,10 @@ _SIGNALS = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP}
 
 
 class Failpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What happens at a place: from its `hit`-th pass on, once for each time that the file `armed` is made.
+    """The action at a place: from its `hit`-th pass on, once for each time that the file `armed` is created.
 
-    The worker waits `after_s` seconds there before it sends itself the signal, and as long after it was woken, so
-    that the clients' own threads come to do and to hear what the worker itself does not know of yet.
+    The worker waits `after_s` seconds before it sends itself the signal, and again after it was woken. So the threads
+    of the clients can go on, and learn things that the worker does not know yet.
     """
 
     at: FailpointName
@@ -55,9 +55,9 @@ def reach(name: str) -> None:
 
 
 def from_environment() -> Callable[[str], None]:
-    """Return what the worker calls at each place: `reach`, unless VARIABLE holds a failpoint as JSON.
+    """Return the function that the worker calls at each place: `reach`, unless VARIABLE holds a failpoint as JSON.
 
-    Raises msgspec.ValidationError for one that is none.
+    Raises msgspec.ValidationError if the JSON is not a failpoint.
     """
     text = os.environ.get(VARIABLE)
     if not text:

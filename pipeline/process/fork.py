@@ -1,9 +1,10 @@
-"""A process that is forked off this one to make one call, and that learns by a pipe when this one is gone.
+"""Forks a child process for one call, with two pipes between parent and child.
 
-By another pipe it tells this one that it was at work, and of what it died.
+By the first pipe the child notices that its parent has ended. By the second one it tells the parent that it was at
+work, and the cause of its death.
 
-To fork costs some milliseconds where a new interpreter would import River for seconds. It is sound while the parent
-has one thread and no client of any server, which is all that `run` is.
+A fork takes milliseconds; a new interpreter would import River for seconds. A fork is safe while the parent has one
+thread and no client of a server, as in `headrace run`.
 """
 
 import contextlib
@@ -20,10 +21,10 @@ from headrace.pipeline.exit_code import EXIT_RAISED
 
 _LOOK_S = 0.02
 _WORKED, _DIED, _RETURNED = b".", b"!", b"\0"
-# What a pipe takes at once, or not at all.
+# A pipe takes a message of this size as a whole, or not at all.
 _CAUSE_BYTES_MAX = 2_000
 _TELL = 3
-# Above any descriptor that the parent has opened before it had children.
+# Above the descriptors that the parent has opened before its first child.
 _FILES_MAX = 65_536
 
 
@@ -31,24 +32,24 @@ _PASSING = frozenset((errno.EAGAIN, errno.EDQUOT, errno.EMFILE, errno.ENFILE, er
 
 
 class ExitCause(NamedTuple):
-    """Of what a child died: the kind of error and its place, which are the same the next time, and its words."""
+    """The cause of a child's death: its kind, which names the error and its place in the code, and its message."""
 
     kind: str
     words: str = ""
 
 
 class Fork:
-    """Fork, and make the call in the child, whose exit code it returns.
+    """Fork, and make a call in the child; the result of the call is the child's exit code.
 
-    By what the call is given it tells the parent that it was `at_work`, and the `cause` of its end, if it knows one. An
-    exit code is the call's own only where it has `returned`: a library may end the process with any.
+    The call gets a reporter: by it the child tells the parent that it was `at_work`, and the `cause` of its end. If the
+    call has not `returned`, the exit code may come from a library that ended the process.
 
-    The child finds the end of a pipe as its standard input: it ends when the parent lets go of it, or dies. Of the
-    parent's other files it has only standard output and error. Raises OSError when there can be no more processes.
+    The standard input of the child is the end of a pipe, which closes when the parent closes it or dies. Of the
+    parent's other files, the child keeps only standard output and error. Raises OSError if no process can be created.
     """
 
     def __init__(self, call: Callable[["CauseReporter"], int]) -> None:
-        # What is still buffered would be written by both.
+        # Otherwise both processes would write the buffered text.
         sys.stdout.flush()
         sys.stderr.flush()
         self.at_work = self.returned = False
@@ -64,7 +65,7 @@ class Fork:
             ours.pop_all()
 
     def poll(self) -> int | None:
-        """Return the exit code, -N for the end by signal N; None while it runs."""
+        """Return the exit code, or -N if signal N ended the child; None while it runs."""
         if self.code is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
@@ -72,20 +73,20 @@ class Fork:
         return self.code
 
     def wait(self, timeout_s: float) -> int | None:
-        """Wait for the end; return the exit code, or None when it did not end in time."""
+        """Wait for the child; return its exit code, or None if it does not end in time."""
         until = time.monotonic() + timeout_s
         while self.poll() is None and time.monotonic() < until:
             time.sleep(_LOOK_S)
         return self.code
 
     def let_go(self) -> None:
-        """Close the pipe: the child hears of it even while its main thread waits inside a C library."""
+        """Close the pipe: the child notices it even while its main thread waits inside a C library."""
         if self._writer >= 0:
             os.close(self._writer)
             self._writer = -1
 
     def kill(self) -> None:
-        """End it at once by SIGKILL."""
+        """Kill the child by SIGKILL."""
         if self.poll() is None:
             os.kill(self.pid, signal.SIGKILL)
             self._end(os.waitpid(self.pid, 0)[1])
@@ -113,13 +114,13 @@ class CauseReporter:
         self._told = False
 
     def __call__(self) -> None:
-        """Tell that the child has done some of its work."""
+        """Report that the child has done some of its work."""
         if not self._told:
             self._told = True
             _write(_WORKED)
 
     def died(self, error: BaseException) -> None:
-        """Tell of what the child dies: nothing that passes by itself, such as a lack of memory or of files."""
+        """Report the cause of the child's death, unless it may pass by itself, such as a lack of memory or files."""
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _PASSING):
             return
         place = traceback.extract_tb(error.__traceback__)[-1:]
@@ -129,13 +130,13 @@ class CauseReporter:
 
 
 def _write(told: bytes) -> None:
-    # A parent that is gone needs no telling.
+    # The parent has ended: nobody needs the report.
     with contextlib.suppress(OSError):
         os.write(_TELL, told)
 
 
 def _pipe(childs: contextlib.ExitStack, ours: contextlib.ExitStack, *, down: bool = True) -> tuple[int, int]:
-    """Make a pipe, down to the child or up from it; return the child's end and ours, each in its owner's care."""
+    """Create a pipe, down to the child or up from it; return the end of the child and ours."""
     reader, writer = os.pipe()
     childs.callback(os.close, reader if down else writer)
     ours.callback(os.close, writer if down else reader)
@@ -145,22 +146,22 @@ def _pipe(childs: contextlib.ExitStack, ours: contextlib.ExitStack, *, down: boo
 def _be_the_child(call: Callable[["CauseReporter"], int], stdin: int, tell: int) -> NoReturn:
     code, tell_parent = EXIT_RAISED, CauseReporter()
     try:
-        # A Ctrl-C reaches the whole group of processes, and the parent tells its children itself.
+        # Ctrl-C reaches the whole process group, but the parent stops its children itself.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         os.dup2(stdin, 0)
         os.dup2(tell, _TELL)
-        # Among them the pipes of the other children, which must end with the parent and not with this one.
+        # Among them are the pipes of the other children: they must close with the parent, not with this child.
         os.closerange(_TELL + 1, _FILES_MAX)
         code = call(tell_parent)
         _write(_RETURNED)
         with contextlib.suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
-    except BaseException as error:  # noqa: BLE001 nothing may come back into the parent's code, below on this stack
+    except BaseException as error:  # noqa: BLE001 no exception may reach the code of the parent, which is below on this stack
         tell_parent.died(error)
         traceback.print_exc()
     finally:
-        # Without the interpreter's own end: clients that are still there would wait for a broker that is away.
+        # Skip the clean-up of the interpreter: clients that still exist would wait for a broker that is away.
         os._exit(code)

@@ -1,14 +1,14 @@
-"""The scribe: a child that is forked to write a big model, or many rows, down as they stand, while the loop goes on.
+"""Forks a child that writes a big model, or many rows, to a pipe, while the loop of the worker goes on.
 
-A fork has all that the worker remembers, as of that moment, at the price of some milliseconds; pages are copied only
-when one of the two changes them (Redis saves itself so: BGSAVE). Of a process with threads a child has but one, and
-whatever the others held is held for ever: locks of librdkafka, half a request on a connection. So the child touches
-nothing but the model and its end of a pipe. It closes all other files at once, lets no garbage be collected, which
-could be some client's, and ends without the interpreter's own end. What it waits for in spite of that, it does not
-wait for long: its time is bounded, and its bytes count only when they are whole and it has come to a good end.
+A fork has the whole memory of the worker at that moment, and costs milliseconds: the kernel copies a page only when one
+of the two processes changes it (as in BGSAVE of Redis). But the child has only the forking thread. Locks that other
+threads held stay locked for ever, such as those of librdkafka. So the child uses nothing but the model and its end of
+the pipe. It closes all other files at once, turns off garbage collection, which could reach a client, and ends without
+the clean-up of the interpreter. In case it hangs all the same, its time is bounded. Its bytes count only if they are
+complete and the child has ended well.
 
-On Linux only: macOS's own libraries are not fit for a fork beside threads, and there a model is written down by the
-loop.
+Only on Linux: the libraries of macOS do not support a fork of a process with threads. There the loop itself writes the
+model.
 """
 
 import contextlib
@@ -28,29 +28,29 @@ IS_FIT = sys.platform == "linux"
 """Whether this system can fork a process that has threads."""
 
 TIMEOUT_S = 120.0
-"""How long a child may take, in seconds."""
+"""The time limit for a child, in seconds."""
 
 _HEAD_BYTES = 8
-# The most that Linux lets a pipe hold: the reader is not woken for each of its usual 64 kB.
+# The maximum size of a pipe on Linux: with the usual 64 kB the reader would wake up more often.
 _PIPE_BYTES = 1_048_576
 # Above any descriptor that a worker has open.
 _FILES_MAX = 65_536
 
 
 class ForkedWriterError(Exception):
-    """Raised when a child has not written all that it was to, or came to no good end."""
+    """Raised when a child has not written everything, or has not ended well."""
 
 
 class ForkedWriter:
-    """Fork a child that writes down what `dump` gives. Raises OSError when there can be no more processes.
+    """Fork a child that writes the bytes of `dump`. Raises OSError if no process can be created.
 
-    It passes `reach("writing")` when half is written.
+    The child calls `reach("writing")` when half of the bytes are written.
     """
 
     def __init__(self, dump: Callable[[], bytes], *, reach: Callable[[str], None]) -> None:
         self._reader, writer = os.pipe()
         if sys.platform == "linux":
-            # A user may have so much of it, in all pipes; the usual is enough, then.
+            # The user has reached the limit for all pipes; the usual size is enough then.
             with contextlib.suppress(OSError):
                 fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         collects = gc.isenabled()
@@ -68,9 +68,9 @@ class ForkedWriter:
             os.close(writer)
 
     def read(self, *, timeout_s: float = TIMEOUT_S) -> bytearray:
-        """Wait for the child's end and return what it wrote, once. Raises ForkedWriterError.
+        """Wait for the child and return its bytes; call it once. Raises ForkedWriterError.
 
-        May be called in another thread than the one that forked.
+        It may be called in another thread than the one that forked.
         """
         written = None
         try:
@@ -85,7 +85,7 @@ class ForkedWriter:
         return written
 
     def _read(self, until: float) -> bytearray | None:
-        """Read what the pipe brings; None when that is not all of it."""
+        """Read all bytes from the pipe; return None if they are incomplete."""
         head = bytearray(_HEAD_BYTES)
         if not self._fill(head, until):
             return None
@@ -93,7 +93,7 @@ class ForkedWriter:
         return written if self._fill(written, until) else None
 
     def _fill(self, room: bytearray, until: float) -> bool:
-        """Fill it with what the pipe brings, which is put into its place while other threads go on."""
+        """Fill the buffer from the pipe. The kernel copies the bytes, so other threads can run."""
         ready, left = select.poll(), memoryview(room)
         ready.register(self._reader, select.POLLIN)
         while left and ready.poll(max(0.0, until - time.monotonic()) * 1_000):
@@ -107,7 +107,7 @@ class ForkedWriter:
 def _be_the_child(dump: Callable[[], bytes], writer: int, reach: Callable[[str], None]) -> NoReturn:
     code = EXIT_RAISED
     try:
-        # What ends the worker may reach all of its processes; this one ends with the pipe, or with its work.
+        # A signal may reach all processes of the worker; this one ends with the pipe, or after its work.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -120,12 +120,12 @@ def _be_the_child(dump: Callable[[], bytes], writer: int, reach: Callable[[str],
         _write(writer, model[len(model) // 2 :])
         code = 0
     finally:
-        # Whatever it was: the parent's code, which is below on this stack, must not go on here as well.
+        # Catch everything: the code of the parent, below on this stack, must not run in the child as well.
         os._exit(code)
 
 
 def _close_all_but(writer: int) -> None:
-    # The standard ones lead nowhere instead: a model that prints when it is pickled does no harm.
+    # The standard files lead to the null device: a model may print when it is pickled.
     nowhere = os.open(os.devnull, os.O_RDWR)
     for standard in range(3):
         os.dup2(nowhere, standard)

@@ -36,9 +36,9 @@ class OrdinalTaken(Exception):
 
 
 class Ordinal:
-    """Hold a number for a worker, by a lock on this machine and a lease in the store, with a note of how the worker is.
+    """Hold a number for a worker, by a lock on this machine and a lease in the store, with a note of its state.
 
-    `number` is -1 before the first try to take one. `conceal` keeps secrets out of the note, which others read.
+    `number` is -1 before the first try to take one. `conceal` removes secrets from the note.
     """
 
     def __init__(self, rundir: RunDir, roster: Roster, *, conceal: Callable[[str], str], restarts: int) -> None:
@@ -141,7 +141,7 @@ def take(
 
 
 def _holder(rundir: RunDir, roster: Roster, ordinal: int | None) -> str:
-    """Say who holds an ordinal: a worker of this machine, or of any that the store knows of."""
+    """Describe the holder of an ordinal: a worker of this machine, or of another one that the store knows."""
     if ordinal is None:
         return "other workers"
     notes: dict[int, dict[str, Any]] = {}

@@ -1,8 +1,8 @@
-"""Starts the same command once more, in the same process, where Python must be set up as only a start can.
+"""Starts the same command again in the same process, with an environment that Python reads only at its start.
 
-River goes through sets of names here and there, and sums as it goes: with a random hash seed the last bits of a
-prediction would differ from one process to the next. So would sums over several threads, which do not survive a fork
-either. Imports nothing but what Python itself has loaded by then.
+River sums over sets of names in some places: with a random hash seed the last bits of a prediction would differ between
+processes. The same holds for linear algebra on several threads, which also do not survive a fork. This module imports
+nothing that Python has not already loaded.
 """
 
 import os
@@ -16,22 +16,22 @@ FIXED = {
     "MKL_NUM_THREADS": "1",
     "VECLIB_MAXIMUM_THREADS": "1",
 }
-"""The environment in which each process comes to the same numbers, to the bit."""
+"""The environment in which each process computes the same numbers, bit for bit."""
 
 _STOPS = {signal.SIGTERM, signal.SIGINT}
 
 
 class PythonRefused(Exception):
-    """Raised when this interpreter does not take the setting that makes processes come to the same numbers."""
+    """Raised when this interpreter ignores the settings that make all processes compute the same numbers."""
 
     status = 400
     hint = "start headrace without -E, -I and -R, and let nothing set PYTHONHASHSEED meanwhile"
 
 
 def fix() -> None:
-    """Return where the environment is FIXED, and otherwise start this command again with it. Raises PythonRefused.
+    """Return if the environment is FIXED, and otherwise start this command again with it. Raises PythonRefused.
 
-    A signal that comes in between waits until `hear_signals` is called, instead of ending what has no handler yet.
+    A signal that comes in between is held back until `hear_signals` is called, when there is a handler for it.
     """
     fixed = all(os.environ.get(name) == value for name, value in FIXED.items())
     if fixed and not sys.flags.hash_randomization:
@@ -46,16 +46,16 @@ def fix() -> None:
 
 
 def hear_signals() -> None:
-    """Let the signals come that have waited since `fix`: there is a handler now."""
+    """Deliver the signals that were held back since `fix`: there is a handler now."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
 
 
 def open_standard_files() -> None:
-    """Put the null device where this process was started without an input, an output or an error file."""
+    """Open the null device in place of a standard file that was closed when this process was started."""
     while (file := os.open(os.devnull, os.O_RDWR)) <= 2:  # noqa: PLR2004 standard error
         pass
     os.close(file)
-    # Python has none of those that were closed when it began.
+    # Python has no object for a standard file that was closed at its start.
     sys.stdin = sys.stdin or open(0, encoding="utf-8")  # noqa: SIM115 for good
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8")  # noqa: SIM115

@@ -1,10 +1,10 @@
-"""What workers of one machine share without the store: who is alive, and how each is.
+"""The folder of a pipeline on one machine: a lock and a note for each worker, readable without the store.
 
-A lock that the kernel drops with its process tells at once that a worker is dead; and `status` can say why
-the stream is paused even while the store, which is the reason, does not answer.
+The kernel releases the lock of a dead worker at once. `status` reads the notes, so it can say why the stream is paused
+even if the reason is that the store does not answer.
 
-The folder is its user's alone. Where it lies others may write as well, so each part of its path is opened without
-following a link, and its owner and rights are looked at, before anything in it is.
+Only its user may use the folder. Other users may be able to write to its parent folders. So each part of the path is
+opened without following a link, and its owner and rights are checked before any file in it is opened.
 """
 
 import contextlib
@@ -46,11 +46,11 @@ class RunDir:
 
     @property
     def path(self) -> Path:
-        """Where the folder is, or will be."""
+        """The path of the folder, which may not exist yet."""
         return _home() / self._name
 
     def place(self) -> str:
-        """Name this folder: who gets the same name sees the same locks, whatever the hosts are called.
+        """Return a name for this folder: processes with the same name see the same locks, also in containers.
 
         Raises FolderRefused, as `lock` does.
         """
@@ -65,7 +65,7 @@ class RunDir:
             return _read(folder, "place").decode(errors="replace")
 
     def lock(self, ordinal: int) -> IO[bytes] | None:
-        """Lock an ordinal for as long as the file that is returned stays open; None when it is taken."""
+        """Lock an ordinal until the returned file is closed; None if another process holds the lock."""
         with self._opened(_home()) as folder:
             file = os.fdopen(
                 os.open(f"worker-{ordinal}.lock", os.O_RDWR | os.O_CREAT | _FILE, 0o600, dir_fd=folder), "r+b"
@@ -78,9 +78,9 @@ class RunDir:
         return file
 
     def write(self, ordinal: int, note: dict[str, Any]) -> None:
-        """Leave a worker's note for `status`, whole or not at all."""
+        """Write a worker's note for `status`; readers see the old note or the new one, never a part."""
         part = f"worker-{ordinal}.part"
-        # A full disk must not stop the stream: the note is for people.
+        # A full disk must not stop the stream: the note is only for people.
         with contextlib.suppress(OSError, FolderRefused), self._opened(_home()) as folder:
             _write(folder, part, msgspec.json.encode(note), flags=os.O_TRUNC)
             os.replace(part, f"worker-{ordinal}.json", src_dir_fd=folder, dst_dir_fd=folder)
@@ -88,14 +88,14 @@ class RunDir:
     def notes(self) -> dict[int, dict[str, Any]]:
         """Return the notes of the workers that are alive, by ordinal. Raises FolderRefused."""
         found: dict[int, dict[str, Any]] = {}
-        # The workers may have been started where the variable is not set, or is.
+        # The workers may have been started with another value of the variable.
         for home in {_home(), _temporary()}:
             with contextlib.suppress(FileNotFoundError), self._opened(home, make=False) as folder:
                 found |= _notes(folder)
         return found
 
     def remove(self) -> None:
-        """Remove the folder with all that is in it."""
+        """Remove the folder and its content."""
         with contextlib.suppress(FileNotFoundError), self._opened(_home(), make=False) as folder:
             with os.scandir(folder) as entries:
                 for entry in entries:
@@ -104,7 +104,7 @@ class RunDir:
 
     @contextlib.contextmanager
     def _opened(self, home: Path, *, make: bool = True) -> Iterator[int]:
-        """Open the folder, made if need be. Raises FolderRefused; FileNotFoundError where it is not to be made."""
+        """Open the folder; create it if asked. Raises FolderRefused, and FileNotFoundError if it does not exist."""
         with contextlib.ExitStack() as stack:
             try:
                 outer = _open(home, None, make=make)
@@ -121,7 +121,7 @@ class RunDir:
 
 
 def _home() -> Path:
-    """Return where this user's folders are: in the folder that the system made for that, else among all temporary."""
+    """Return the parent of this user's folders: the runtime folder of the system, or the temporary folder."""
     given = os.environ.get(_RUNTIME_VARIABLE, "")
     with contextlib.suppress(OSError):
         found = os.lstat(given)
@@ -139,7 +139,7 @@ def _temporary() -> Path:
 
 
 def _open(path: Path | str, within: int | None, *, make: bool) -> int:
-    """Open a folder that is this user's alone. Raises FolderRefused, OSError."""
+    """Open a folder that only this user can use. Raises FolderRefused, OSError."""
     if make:
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700, dir_fd=within)
@@ -151,7 +151,7 @@ def _open(path: Path | str, within: int | None, *, make: bool) -> int:
         raise _refused(path, "is a link or a file, which somebody has put there") from None
     found = os.fstat(folder)
     if _is_own(found) and not found.st_mode & _OTHERS_WRITE:
-        # One that others may read was made by an older release.
+        # An older release created the folder so that others may read it.
         if found.st_mode & 0o077:
             os.fchmod(folder, 0o700)
         return folder

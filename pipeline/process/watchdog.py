@@ -1,9 +1,8 @@
 """The watchdog: ends the process when a call of a C library hangs past its deadline.
 
-librdkafka's transaction calls have been seen to ignore their own timeouts when a broker dies. A thread that
-hangs in C can't be stopped from Python, so the process goes, and its parent starts another. Some calls hang with
-Python's own lock in their hands (a client that left the group while it joined was seen to), and then no thread of
-this process runs: for these there is the kernel's alarm.
+Transaction calls of librdkafka were seen to ignore their timeouts when a broker dies. Python can't stop a thread that
+hangs in C. So the process ends, and its parent starts another one. Some calls hang while they hold Python's lock, as a
+client did that left the group while it joined. Then no thread of this process runs, and the kernel's alarm ends it.
 """
 
 import contextlib
@@ -18,9 +17,9 @@ from headrace.pipeline.exit_code import EXIT_HUNG
 
 
 class Watchdog:
-    """Give each call `deadline_s` seconds, and the loop `silence_s` between two signs of life.
+    """Give each call `deadline_s` seconds, and the loop `silence_s` seconds between two signs of life.
 
-    The thread runs while a call does not return, since C frees the lock.
+    The thread of the watchdog can run during a call, because C code releases Python's lock.
     """
 
     def __init__(self, *, deadline_s: float, silence_s: float) -> None:
@@ -32,7 +31,7 @@ class Watchdog:
 
     @contextlib.contextmanager
     def deadline(self, call: str) -> Iterator[None]:
-        """Bound what is called within the context, or end the process."""
+        """End the process if the calls inside the context take longer than the deadline."""
         with self._lock:
             self._calls[call] = time.monotonic() + self._deadline_s
         try:
@@ -42,11 +41,11 @@ class Watchdog:
                 self._calls.pop(call, None)
 
     def alive(self) -> None:
-        """Put the alarm off, as the loop does all the while; when it has not for long, the process ends."""
+        """Reset the alarm. The loop calls this all the time; if it stops, the alarm ends the process."""
         self.end_within(self._silence_s)
 
     def end_within(self, seconds: float) -> None:
-        """End the process by SIGALRM after this many seconds, whatever it does, unless it has ended by then."""
+        """End the process by SIGALRM after this number of seconds, whatever it is doing then."""
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
     def _watch(self) -> None:

@@ -1,7 +1,7 @@
-"""Whether keys lie where they should: labels beside their features, and each key in one partition.
+"""Checks the partitions of keys: labels must be in the partition of their features, and each key in one partition.
 
-The worker looks at the keys that pass, `doctor` and `status` at the newest ones of the topics and at the store's. What
-is wrong is told with both partitioners and with what to set; nothing is refused for it.
+The worker checks the keys that it reads; `doctor` and `status` check the newest keys of the topics and those in the
+store. A warning names both partitioners and the setting to change. No record is refused.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ _SET = "set partitioner=murmur2_random in librdkafka's producers (Python, Go, C#
 
 
 class PlacementAdvice(msgspec.Struct, frozen=True):
-    """What lies where it should not, and what to do about it."""
+    """A warning about misplaced keys, and a hint."""
 
     message: str
     hint: str
@@ -59,9 +59,9 @@ def advise(
     by_key: bool,
     keyless: int = 0,
 ) -> list[PlacementAdvice]:
-    """Say what is wrong with where keys lie: those of the two topics, of the given `names`, and the store's.
+    """Return warnings about the partitions of keys: of the two topics with these `names`, and of the store.
 
-    `keyless` counts labels that have none.
+    `keyless` is the number of labels without a key.
     """
     found = []
     first, second = placement_of(features, partitions), placement_of(labels, partitions)
@@ -97,7 +97,7 @@ def advise(
 
 
 class PlacementWatch:
-    """Look at keys as a worker reads them. `warnings` are what was found so far."""
+    """Check keys as a worker reads them. `warnings` are the results so far."""
 
     def __init__(self, topic: Topic, *, store: Store, clock: Callable[[], float]) -> None:
         self._topic = topic
@@ -112,7 +112,7 @@ class PlacementWatch:
         self.warnings: list[str] = []
 
     def see(self, which: Log, partition: int, records: Records) -> None:
-        """Note the first keys of records of a log."""
+        """Collect the first keys of a log's records."""
         topic = self._topic
         if topic.partitions > 1 and (self._by_key or topic.labels is not None):
             seen = self._seen[which].setdefault(partition, set())
@@ -122,7 +122,7 @@ class PlacementWatch:
                 self._keyless += keys.count(None) if which == 1 else 0
 
     def see_stored(self, partition: int) -> None:
-        """Note some keys whose models the store has in a partition; where it is away they are not needed."""
+        """Collect some keys whose models are in the store for a partition; skip it if the store is away."""
         self._by_key = True
         if self._topic.partitions > 1:
             with contextlib.suppress(*STORE_ERRORS):
@@ -130,10 +130,10 @@ class PlacementWatch:
                 self._note(self._seen[2].setdefault(partition, set()), [key for key, _ in page])
 
     def look(self) -> None:
-        """Judge what was noted, every few seconds, and warn of what is new."""
+        """Check the collected keys every few seconds, and log new warnings."""
         if not self._is_new or self._clock() < self._due_s:
             return
-        # The first looks come at once: a run may be short.
+        # The first checks come early: a run may be short.
         self._looks += 1
         self._due_s, self._is_new = self._clock() + (_LOOK_S if self._looks > _AT_ONCE else 0), False
         topic = self._topic
@@ -157,7 +157,7 @@ class PlacementWatch:
 
 
 def look(config: Config, *, partitions: int) -> list[PlacementAdvice]:
-    """Look at the newest keys of the topics, and at the store's, as far as these can be read now."""
+    """Check the newest keys of the topics and those in the store, as far as they can be read now."""
     by_key, labels = config.model.scope == "key", config.topics.labels
     if partitions < 2 or not (by_key or labels):  # noqa: PLR2004 one has no other
         return []
@@ -184,7 +184,7 @@ def _stored(config: Config) -> dict[int, set[bytes]]:
 
 
 def _newest(reader: Reader, topic: str) -> dict[int, list[bytes | None]]:
-    """Return the keys of each partition's newest records."""
+    """Return the keys of the newest records of each partition."""
     spans = reader.spans(topic)
     found: dict[int, list[bytes | None]] = {}
     for partition in sorted(spans)[:_PARTITIONS_MAX]:

@@ -1,7 +1,7 @@
-"""The mark: what each committed offset says of the shard that stood there.
+"""The mark: a summary of the shard in the metadata of each committed offset.
 
-It rides in the offset's metadata, inside the transaction that sends the outputs, so it can't disagree with
-them. Redis may lose anything; the mark tells that it did, and what the relearned model must add up to.
+The transaction that sends the outputs also commits the mark, so the two can't disagree. If Redis loses data, the mark
+shows it, and has the counts that the relearned model must reach.
 """
 
 from typing import Annotated
@@ -109,7 +109,7 @@ def read(metadata: str) -> OffsetMetadata | None:
 
 
 def withdraw(metadata: str, count: int) -> str:
-    """Return a mark in which so many predictions have become dead letters."""
+    """Return the mark with this number of predictions counted as dead letters."""
     mark = msgspec.json.decode(metadata, type=OffsetMetadata)
     moved = msgspec.structs.replace(mark, predictions=mark.predictions - count, dead_letters=mark.dead_letters + count)
     return msgspec.json.encode(moved).decode()

@@ -1,7 +1,7 @@
-"""Watches the log's beginning: what a restart would have to relearn must not be deleted before it is saved.
+"""Watches the start of the log: records that a restart must relearn must not be deleted before a snapshot has them.
 
-Between the newest snapshot X and the committed offset Y lies what only the log still has. When less than as much
-is left of the log below X, retention is about to reach it: that is an alarm, and the snapshot is due at once.
+These are the records between the newest snapshot X and the committed offset Y. If the log holds fewer records below X
+than that, retention will soon reach X: log a warning, and save a snapshot at once.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,9 +18,9 @@ _LOOK_S = 10.0
 
 
 class Retention:
-    """Look at one partition after the other, each about every _LOOK_S seconds.
+    """Check one partition after the other, each about every _LOOK_S seconds.
 
-    `shards` are the runner's; one whose snapshot is near the log's beginning is told to `hurry`, to be saved.
+    `shards` are those of the worker. `hurry` is called with a shard whose snapshot is near the start of the log.
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class Retention:
         self._look_at: dict[int, float] = {}
 
     def due(self) -> Shard | None:
-        """Return a shard that was not looked at for long, if there is one."""
+        """Return a shard whose check is due, if there is one."""
         now = self._clock()
         return next((s for s in self._shards.values() if self._look_at.get(s.partition, 0.0) <= now), None)
 
     def look(self, shard: Shard) -> None:
-        """See, and say, whether a log's beginning nears the shard's newest snapshot. Raises SourceAway."""
+        """Check whether the start of the log comes near the shard's newest snapshot, and warn. Raises SourceAway."""
         self._look_at[shard.partition] = self._clock() + _LOOK_S
         low = self._source.log_start(shard.partition)
         self._telemetry.retention_slack.labels(str(shard.partition)).set(shard.snapshot_offset - low)
@@ -58,7 +58,7 @@ class Retention:
     def _judge(self, shard: Shard, topic: str, low: int, places: tuple[int, int, int]) -> None:
         start, snapshot, committed = places
         slack, unsaved = snapshot - low, committed - snapshot
-        # Where the history begins at the log's own beginning, nothing was deleted yet.
+        # If the history begins at the start of the log, nothing was deleted yet.
         if unsaved <= 0 or slack >= unsaved or low <= start:
             return
         log.warning(

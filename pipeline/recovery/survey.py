@@ -1,4 +1,4 @@
-"""Asks Kafka and the store where a partition stands; what comes of it is judged in `standing`."""
+"""Asks Kafka and the store for the facts of a partition, which `consistency` checks."""
 
 from headrace.consumers.group_offsets import PartitionOffsets
 from headrace.consumers.source import Committed, Source
@@ -8,12 +8,12 @@ from headrace.state.store.store import Store
 
 
 def saved(store: Store, partition: int) -> SavedSnapshot | None:
-    """Return what the store notes of a partition's newest snapshot. Raises StoreAway."""
+    """Return the store's note of a partition's newest snapshot. Raises StoreAway."""
     return saved_of(next(iter(store.notes(partition)), None))
 
 
 def facts(partition: int, *, topic: Topic, source: Source, newest: SavedSnapshot | None) -> PartitionFacts:
-    """Ask where the group stands in a partition, waiting out a transaction that is still open. Raises SourceAway."""
+    """Return the committed offset of a partition; wait while a transaction is open. Raises SourceAway."""
     committed = source.committed([partition])[partition]
     place = PartitionOffsets(_offset(committed.offset), committed.metadata, *source.watermarks(partition))
     if topic.labels is not None:
@@ -23,7 +23,7 @@ def facts(partition: int, *, topic: Topic, source: Source, newest: SavedSnapshot
 
 
 def committed(found: PartitionFacts) -> Committed:
-    """Return what the group has committed, as the facts have it."""
+    """Return the committed offsets from the facts of a partition."""
     place = found.place
     labels = None if place.labels is None else place.labels.committed
     return Committed(_number(place.committed), place.metadata, _number(labels))

@@ -1,9 +1,8 @@
-"""The topics' identity: a topic that is deleted and made again under its name is another topic.
+"""The identity of the topics: a topic that is deleted and created again under its name is another topic.
 
-Kafka gives a topic an id when it is made (KIP-516). librdkafka takes a new id from its metadata in silence and reads on
-from the old offset. So what was read has no lasting effect before the ids were asked once more after it was read: an id
-never comes back, so a topic that has the old one now had it all the time. The question is asked beside the loop, while
-the batch is learned and handed over.
+Kafka gives a topic an id when it is created (KIP-516). librdkafka silently accepts a new id and reads on from the old
+offset. So records have no lasting effect until the ids were asked again after the records were read. An id never comes
+back: if a topic has the old id now, it had it all the time. A thread asks while the batch is learned and handed over.
 """
 
 import threading
@@ -15,18 +14,18 @@ from headrace.consumers.topics import Topic
 from headrace.pipeline.recovery.consistency import gone, replaced
 
 _PERIOD_S = 0.5
-# A confirmation that is older tells of a pause, an outage or a sleep.
+# If the last confirmation is older, there was a pause, an outage or a sleep of the machine.
 _LATELY_S = 1.5
 _WAIT_S = 6.0
 _AGAIN_S = 0.2
-# A broker that has just come up may not know of a topic for a moment.
+# A broker that has just started may not know a topic for a moment.
 _GONE_S = 5.0
 
 
 class TopicIdentity:
-    """Know whether `topic`, and its labels topic, are what they were: `ask` returns the ids of those that are there.
+    """Check that `topic` and its labels topic are still the same ones; `ask` returns the ids of existing topics.
 
-    Where the broker knows no ids nothing is asked, and everything is confirmed.
+    If the broker has no ids, everything counts as confirmed.
     """
 
     def __init__(self, topic: Topic, *, ask: Callable[[Collection[str]], Mapping[str, str]]) -> None:
@@ -48,34 +47,34 @@ class TopicIdentity:
 
     @property
     def read_at(self) -> float:
-        """When something was read last, in seconds of the monotonic clock."""
+        """The time of the last read, in seconds of the monotonic clock."""
         return self._read_at
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether all that was read is known to be of the topics."""
+        """Whether all records so far are known to be of these topics."""
         return not self._ids or self._confirmed_at >= self._read_at
 
     def read(self) -> None:
-        """Note that something was read."""
+        """Note that records were read."""
         self._read_at = time.monotonic()
 
     def expect(self, since: float) -> None:
-        """Begin to ask about what was read until `since`: it is to be confirmed soon."""
+        """Start to ask about the records that were read until `since`, which will soon be confirmed."""
         if self._ids and self._confirmed_at < since and self._wanted_at < since:
             self._want()
 
     def confirm(self, since: float | None = None) -> None:
-        """Return when it is known that what was read until `since`, or until now, was of the topics.
+        """Wait until the records that were read until `since`, or until now, are known to be of these topics.
 
-        Raises StateError where it may have been of another, and SourceAway.
+        Raises StateError if they may be of another topic, and SourceAway.
         """
         if not self._ids:
             return
         since = time.monotonic() if since is None else since
         with self._news:
             if self._refused is None and self._confirmed_at < since:
-                # A call that began before may have been answered for what was there before.
+                # The answer to a call that began earlier may describe an earlier topic.
                 if not self._asked_at < since <= self._wanted_at:
                     self._want()
                 self._news.wait_for(lambda: self._refused is not None or self._answered_at >= since, _WAIT_S)
@@ -85,12 +84,12 @@ class TopicIdentity:
                 raise self._away or SourceAway("Kafka does not answer which topics it has")
 
     def refresh(self) -> None:
-        """Confirm where nothing was confirmed lately, as after a pause, an outage or a sleep. Raises as `confirm`."""
+        """Confirm, if the last confirmation is old, as after a pause or an outage. Raises the errors of `confirm`."""
         if time.monotonic() > self._confirmed_at + _LATELY_S:
             self.confirm()
 
     def look(self) -> None:
-        """Ask when it is long since, and raise what was found: StateError, or SourceAway for a topic that is gone."""
+        """Ask from time to time. Raises StateError for another topic, and SourceAway for one that is gone."""
         if self._refused is not None:
             raise self._refused
         if self._ids and self._asked_at >= self._wanted_at and time.monotonic() > self._asked_at + _PERIOD_S:
@@ -100,7 +99,7 @@ class TopicIdentity:
             raise self._away
 
     def is_there(self, name: str) -> bool:
-        """Ask whether Kafka has a topic; one that this user may not see may be there. Raises SourceAway."""
+        """Return whether Kafka has a topic, or this user may not see whether it has. Raises SourceAway."""
         try:
             return name in self._ask([name])
         except SourceError:
@@ -115,7 +114,7 @@ class TopicIdentity:
     def _watch(self) -> None:
         while self._refused is None:
             with self._news:
-                # What no broker answered is asked again: another one may.
+                # No broker has answered: ask again, as another one may.
                 wait_s = None if self._answered_at == self._asked_at else _AGAIN_S
                 self._news.wait_for(lambda: self._wanted_at > self._asked_at, wait_s)
             began = time.monotonic()
@@ -127,7 +126,7 @@ class TopicIdentity:
                 self._judge(found, began)
             except SourceAway as error:
                 away = error
-            except Exception as error:  # noqa: BLE001 whoever waits is to hear of it, not this thread
+            except Exception as error:  # noqa: BLE001 raised in the thread that waits for the answer
                 self._refused = error
             with self._news:
                 self._asked_at, self._answered_at, self._away, self._is_told = began, answered_at, away, False
