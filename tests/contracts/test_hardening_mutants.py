@@ -12,7 +12,7 @@ from mutant import Mutant, assert_caught
 MUTANTS: list[Mutant] = [
     Mutant(
         name="scope unchecked",
-        file="pipeline/recovery/compatibility.py",
+        file="state/model_check.py",
         old="if snapshot.scope != scope:",
         new="if False:",
         test="pipeline/recovery/test_compatibility.py::test_another_scope_is_named_and_no_release_of_river_is_asked_for",
@@ -186,8 +186,8 @@ MUTANTS: list[Mutant] = [
         says="assert 'm4rk-hunter2' not in",
         also=(
             "pipeline/commands/doctor.py",
-            "config.conceal(finding.message), config.conceal(finding.hint)",
-            "finding.message, finding.hint",
+            "config.conceal(result.message), config.conceal(result.hint)",
+            "result.message, result.hint",
         ),
     ),
     Mutant(
