@@ -9,11 +9,11 @@ from headrace.consumers.record import Record, RecordHeaders
 from headrace.consumers.record_batch import RecordBatch
 
 
-def batch_of(messages: Sequence[Message], kind: type[Record] = Record) -> RecordBatch:
-    """Return the messages of one partition as a batch: at least one, no errors, in offset order."""
+def batch_of(partition: int, messages: Sequence[Message], kind: type[Record] = Record) -> RecordBatch:
+    """Return the messages of one partition as a batch: no errors, in offset order."""
     headers = _headers(messages)
     return RecordBatch(
-        messages[0].partition() or 0,
+        partition,
         offsets=_offsets(messages),
         timestamps=_Timestamps(messages),
         keys=list(map(Message.key, messages)),
@@ -62,6 +62,8 @@ def _headers(messages: Sequence[Message]) -> list[RecordHeaders | None]:
 
 def _offsets(messages: Sequence[Message]) -> Sequence[int]:
     """Return the offsets. They are usually consecutive: then read only the first and the last."""
+    if not messages:
+        return ()
     first, last = messages[0].offset() or 0, messages[-1].offset() or 0
     if last - first == len(messages) - 1:
         return range(first, last + 1)

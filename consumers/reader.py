@@ -91,7 +91,7 @@ class Reader:
                 if message.offset() >= end:
                     return
                 if error is None:
-                    yield batch_of([message]).record(0)
+                    yield batch_of(message.partition(), [message]).record(0)
                     read_at = time.monotonic()
             if time.monotonic() - read_at > _SILENCE_S:
                 raise ReaderAway(f"{topic}[{partition}] gave nothing for {_SILENCE_S:.0f} s{why}")
@@ -108,7 +108,7 @@ class Reader:
         for message in self._consume(wait_s=wait_s):
             error = message.error()
             if error is None:
-                found.append((message.topic(), batch_of([message]).record(0)))
+                found.append((message.topic(), batch_of(message.partition(), [message]).record(0)))
             else:
                 _passing(message.topic(), error)
         return found

@@ -12,7 +12,8 @@ from headrace.consumers.record import Record, RecordHeaders
 class RecordBatch:
     """Records of one partition, in offset order, with a sequence for each field.
 
-    `headers` is None if no record has any. `record` and `records` make objects of `kind`.
+    `headers` is None if no record has any. `record` and `records` make objects of `kind`. `end` is the end offset of
+    the log if the log was read to its end.
     """
 
     def __init__(
@@ -25,6 +26,7 @@ class RecordBatch:
         values: Sequence[bytes | None],
         headers: Sequence[RecordHeaders | None] | None = None,
         kind: type[Record] = Record,
+        end: int | None = None,
     ) -> None:
         self.partition = partition
         self.offsets = offsets
@@ -32,6 +34,7 @@ class RecordBatch:
         self.keys = keys
         self.values = values
         self.headers = headers
+        self.end = end
         self._kind = kind
 
     def __len__(self) -> int:

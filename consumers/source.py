@@ -25,8 +25,10 @@ from headrace.consumers.messages import batch_of
 from headrace.consumers.record import LabelRecord, Record
 from headrace.consumers.record_batch import RecordBatch
 
-_Log = tuple[bool, int]
+PartitionLog = tuple[bool, int]
 """One of a partition's two logs: whether it is the log of the labels, and the partition."""
+Polled = Mapping[PartitionLog, RecordBatch]
+"""The batches of one poll, by log. A log that was read to its end has a batch even if it had no more records."""
 
 BYTES_MAX = 16 << 20
 """A batch ends after about this number of bytes of values, whatever the number of its records."""
@@ -77,20 +79,6 @@ class Committed(msgspec.Struct, frozen=True):
     labels: int = -1
 
 
-class Batch(msgspec.Struct, frozen=True):
-    """Records by partition, in offset order, with the group membership under which they were polled.
-
-    `ends` holds the end offset of each partition that was read to its end. `labels` and `label_ends` are the same for
-    the labels topic.
-    """
-
-    records: Mapping[int, RecordBatch]
-    ends: Mapping[int, int]
-    membership: Any
-    labels: Mapping[int, RecordBatch] = {}
-    label_ends: Mapping[int, int] = {}
-
-
 class Source:
     """Read the features topic as a member of the group, and the labels topic, if there is one.
 
@@ -123,8 +111,8 @@ class Source:
         self.joined = False
         self.assigned: set[int] = set()
         # For each log that the client reads: the offset after the last record that was polled.
-        self._next: dict[_Log, int] = {}
-        self._paused: set[_Log] = set()
+        self._next: dict[PartitionLog, int] = {}
+        self._paused: set[PartitionLog] = set()
 
     def subscribe(self, rebalanced: Callable[[Sequence[int], Sequence[int]], None]) -> None:
         """Join the group. The partitions come with later polls.
@@ -136,33 +124,41 @@ class Source:
             [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
 
-    def poll(self, *, records_max: int, wait_s: float, bytes_max: int = BYTES_MAX) -> Batch | None:
-        """Wait for the first record and return it with all others that are fetched already; None after `wait_s`.
+    @property
+    def membership(self) -> Any:
+        """The member of the group, in the generation of the last poll."""
+        return self._consumer.consumer_group_metadata()
 
-        The batch may exceed `bytes_max` bytes of values by one slice of messages.
+    def poll(self, *, records_max: int, wait_s: float, bytes_max: int = BYTES_MAX) -> Polled:
+        """Wait for the first record and return it with all others that are fetched already; nothing after `wait_s`.
+
+        The batches may exceed `bytes_max` bytes of values by one slice of messages.
 
         Raises SourceError for an error that does not pass by itself, and SourceLost for a client that has failed.
         """
         first = self._consumer.poll(wait_s)
         if first is None:
-            return None
+            return {}
         messages = [first, *self._fetched(records_max - 1, bytes_max - len(first))]
-        ends: dict[_Log, int] = {}
+        ends: dict[PartitionLog, int] = {}
         if any(map(Message.error, messages)):
             for message in messages:
                 if (error := message.error()) is not None:
                     self._note(message, error, ends)
             messages = [message for message in messages if message.error() is None]
-        found: dict[_Log, list[Message]] = {}
+        found: dict[PartitionLog, list[Message]] = {log: [] for log in ends}
         # Messages of one log come in long runs, so grouping costs little for each message.
         for partition, run in groupby(messages, Message.partition):
             for labels, part in groupby(run, self._is_label) if self._labels is not None else ((False, run),):
                 found.setdefault((labels, cast("int", partition)), []).extend(part)
-        records = {log: batch_of(run, LabelRecord if log[0] else Record) for log, run in found.items()}
+        polled = {log: batch_of(log[1], run, LabelRecord if log[0] else Record) for log, run in found.items()}
+        for log, end in ends.items():
+            polled[log].end = end
         # A log that this same poll revoked is not in `_next` any more.
-        for log in records.keys() & self._next.keys():
-            self._next[log] = records[log].offsets[-1] + 1
-        return self._batch(records, ends) if records or ends else None
+        for log in polled.keys() & self._next.keys():
+            if batch := polled[log]:
+                self._next[log] = batch.offsets[-1] + 1
+        return polled
 
     def _fetched(self, records_max: int, bytes_max: int) -> list[Message]:
         """Consume the messages that the client has fetched already, slice by slice, up to both limits."""
@@ -178,7 +174,7 @@ class Source:
     def _is_label(self, message: Message) -> bool:
         return message.topic() == self._labels
 
-    def _note(self, message: Message, error: KafkaError, ends: dict[_Log, int]) -> None:
+    def _note(self, message: Message, error: KafkaError, ends: dict[PartitionLog, int]) -> None:
         """Note the end of a log. Raises SourceError or SourceLost for an error that does not pass."""
         if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 librdkafka's own codes
             ends[message.topic() == self._labels, cast("int", message.partition())] = cast("int", message.offset())
@@ -192,10 +188,6 @@ class Source:
                 f"the log no longer holds the offset to read next: {error.str()}",
                 hint="raise the topic's retention; `headrace status` shows where each partition stands",
             )
-
-    def empty_batch(self) -> Batch:
-        """Return a batch without records, with the present membership: for records that were buffered earlier."""
-        return self._batch({}, {})
 
     def pause(self, partitions: Iterable[int]) -> None:
         """Stop fetching both logs of partitions. Messages that were fetched and not polled are dropped."""
@@ -236,7 +228,7 @@ class Source:
             return False
         return 0 <= high <= offset
 
-    def _add(self, log: _Log, offset: int) -> None:
+    def _add(self, log: PartitionLog, offset: int) -> None:
         """Give the client a log, with its offset.
 
         Do not assign the log without an offset and seek then: the client would look an offset up, its answer may come
@@ -282,7 +274,7 @@ class Source:
         low = self._watermarks(log, cached=True)[0] if log in self._next and log not in self._paused else -1
         return low if low >= 0 else self._watermarks(log, cached=False)[0]
 
-    def _watermarks(self, log: _Log, *, cached: bool) -> tuple[int, int]:
+    def _watermarks(self, log: PartitionLog, *, cached: bool) -> tuple[int, int]:
         try:
             return self._consumer.get_watermark_offsets(self._place(log), timeout=_CALL_S, cached=cached)
         except KafkaException as error:
@@ -382,23 +374,14 @@ class Source:
                 hint="check [kafka.librdkafka], and the broker's own settings and version (`headrace doctor`)",
             )
 
-    def _batch(self, records: Mapping[_Log, RecordBatch], ends: Mapping[_Log, int]) -> Batch:
-        return Batch(
-            {partition: found for (labels, partition), found in records.items() if not labels},
-            {partition: end for (labels, partition), end in ends.items() if not labels},
-            self._consumer.consumer_group_metadata(),
-            {partition: found for (labels, partition), found in records.items() if labels},
-            {partition: end for (labels, partition), end in ends.items() if labels},
-        )
-
-    def _pause(self, logs: Sequence[_Log]) -> None:
+    def _pause(self, logs: Sequence[PartitionLog]) -> None:
         self._consumer.pause([self._place(log) for log in logs])
         self._paused.update(logs)
 
-    def _logs(self, partition: int) -> tuple[_Log, ...]:
+    def _logs(self, partition: int) -> tuple[PartitionLog, ...]:
         features, labels = (False, partition), (True, partition)
         return (features,) if self._labels is None else (features, labels)
 
-    def _place(self, log: _Log, offset: int = OFFSET_INVALID) -> TopicPartition:
+    def _place(self, log: PartitionLog, offset: int = OFFSET_INVALID) -> TopicPartition:
         labels, partition = log
         return TopicPartition(cast("str", self._labels) if labels else self._topic, partition, offset)

@@ -13,7 +13,7 @@ import structlog
 
 from headrace.consumers.interleave import LOGS, Interleave, Log, LogOffsets
 from headrace.consumers.record_batch import RecordBatch, Records, newest_ms
-from headrace.consumers.source import Batch, Source, SourceAway
+from headrace.consumers.source import Polled, Source, SourceAway
 from headrace.consumers.topics import Topic
 from headrace.pipeline.engine.engine import Engine
 from headrace.pipeline.engine.outputs import PartitionOutputs
@@ -107,33 +107,32 @@ class Learning:
             self._unfetched.difference_update((shard.partition, log) for log in LOGS)
         self._source.read_from(shard.partition, shard.offset, shard.labels_offset)
 
-    def put_back(self, batch: Batch) -> None:
+    def put_back(self, polled: Polled) -> None:
         """Go back before records that came in spite of a pause: they are read again after it. Raises SourceAway."""
-        for labels, logs in ((False, batch.records), (True, batch.labels)):
-            for partition, records in logs.items():
-                if partition in self._shards:
-                    self._source.read_log_from(partition, records.offsets[0], labels=labels)
-                    self._source.pause_log(partition, labels=labels)
+        for (labels, partition), batch in polled.items():
+            if batch and partition in self._shards:
+                self._source.read_log_from(partition, batch.offsets[0], labels=labels)
+                self._source.pause_log(partition, labels=labels)
 
-    def learn(self, batch: Batch, *, read_at: float = 0.0) -> PendingBatch | None:
-        """Learn a batch that was read at `read_at`; return its outputs, None where all records were relearned.
+    def learn(self, polled: Polled, *, read_at: float = 0.0) -> PendingBatch | None:
+        """Learn what was polled at `read_at`; return the outputs, None where all records were relearned.
 
         Raises StateError when a shard does not arrive at the counts of its committed offset's mark.
         """
         started = self._clock()
         now_ms = time.time_ns() // 1_000_000
-        pending = PendingBatch(batch.membership, read_at=read_at)
+        pending = PendingBatch(self._source.membership, read_at=read_at)
         learned = 0
         # The partitions take turns: when a batch is full, the others wait for the next one.
         self._turn += 1
-        partitions = sorted({*batch.records, *batch.ends, *self._interleaves})
+        partitions = sorted({partition for _, partition in polled} | self._interleaves.keys())
         for index in range(len(partitions)):
             shard = self._shards.get(partitions[(index + self._turn) % len(partitions)])
             if shard is not None:
                 # A few partitions may take very long, where thousands of waits for labels end.
                 late = self._clock() > started + _SPELL_S
                 room = 0 if late else self.batch_records - learned
-                learned += self._advance(shard, batch, pending, now_ms, room=room)
+                learned += self._advance(shard, polled, pending, now_ms, room=room)
         took_s = self._clock() - started
         self._telemetry.batch_seconds.labels("learn").observe(took_s)
         self.took_s = took_s
@@ -147,21 +146,22 @@ class Learning:
             fitting = int(records * _BATCH_S / max(took_s, 1e-6))
             self.batch_records = max(1, min(self._records_max, fitting, 2 * self.batch_records))
 
-    def _advance(self, shard: Shard, batch: Batch, pending: PendingBatch, now_ms: int, *, room: int) -> int:
-        """Let a shard learn its records of a batch; return their number.
+    def _advance(self, shard: Shard, polled: Polled, pending: PendingBatch, now_ms: int, *, room: int) -> int:
+        """Let a shard learn its records of what was polled; return their number.
 
         With a labels topic, at most `room` of the records that have waited are learned.
         """
         interleave = self._interleaves.get(shard.partition)
         if interleave is not None:
-            return self._advance_both(shard, interleave, batch, pending, now_ms, room=room)
+            return self._advance_both(shard, interleave, polled, pending, now_ms, room=room)
         behind = shard.is_relearning
-        fresh = batch.records.get(shard.partition, _NOTHING).since(shard.offset)
+        batch = polled.get((False, shard.partition), _NOTHING)
+        fresh = batch.since(shard.offset)
         self._watch.see(0, shard.partition, fresh)
         silent, new = fresh.split(shard.committed)
         if silent:
             self._relearn(shard, silent, now_ms)
-        end = batch.ends.get(shard.partition, -1)
+        end = -1 if batch.end is None else batch.end
         if shard.is_relearning:
             # Between the last record and the committed offset there may be control records and aborted ones.
             shard.advance(shard.committed if end >= shard.committed or len(fresh) > len(silent) else end)
@@ -175,15 +175,15 @@ class Learning:
         return len(fresh)
 
     def _advance_both(
-        self, shard: Shard, interleave: Interleave, batch: Batch, pending: PendingBatch, now_ms: int, *, room: int
+        self, shard: Shard, interleave: Interleave, polled: Polled, pending: PendingBatch, now_ms: int, *, room: int
     ) -> int:
         """Let a shard learn slices of its two logs: all those to relearn, and then one that is new."""
         partition = shard.partition
-        features, labels = (read.get(partition, _NOTHING).records() for read in (batch.records, batch.labels))
-        interleave.add(0, features, batch.ends.get(partition))
-        interleave.add(1, labels, batch.label_ends.get(partition))
-        self._watch.see(0, partition, features)
-        self._watch.see(1, partition, labels)
+        for log in LOGS:
+            batch = polled.get((log == 1, partition), _NOTHING)
+            records = batch.records()
+            interleave.add(log, records, batch.end)
+            self._watch.see(log, partition, records)
         learned = 0
         is_at_end = partial(self._is_at_end, partition)
         while learned < room:

@@ -21,7 +21,7 @@ from functools import partial
 
 import structlog
 
-from headrace.consumers.source import Batch, OffsetGone, Source
+from headrace.consumers.source import OffsetGone, Polled, Source
 from headrace.pipeline.process.watchdog import Watchdog
 from headrace.pipeline.recovery.retention import Retention
 from headrace.pipeline.recovery.topic_identity import TopicIdentity
@@ -198,9 +198,8 @@ class Runner:
             inflight.wait(wait_s if 0.0 < wait_s < _POLL_S else _POLL_S)
         elif is_paused:
             self._reach("paused")
-            batch = self._poll(records_max=1, wait_s=_PAUSED_POLL_S)
-            if batch is not None:
-                self._breakers.attempt("kafka", partial(self._learning.put_back, batch))
+            if polled := self._poll(records_max=1, wait_s=_PAUSED_POLL_S):
+                self._breakers.attempt("kafka", partial(self._learning.put_back, polled))
         else:
             # The outage is young: a pause would drop the records that the client has fetched ahead.
             time.sleep(_PAUSED_POLL_S)
@@ -214,34 +213,33 @@ class Runner:
         waits = self._learning.waits
         records_max = int(min(self._learning.batch_records, self._snapshots.records_left))
         is_short = waits or self._inflight.state == "sending"
-        batch = self._poll(records_max=records_max, wait_s=_WAITING_POLL_S if is_short else _POLL_S)
-        if batch is None and waits:
-            batch = self._source.empty_batch()
-        if batch is not None:
+        polled = self._poll(records_max=records_max, wait_s=_WAITING_POLL_S if is_short else _POLL_S)
+        # Records that were polled earlier may be waiting for this time to pass.
+        if polled or waits:
             self._reach("polled")
-            self._breakers.attempt("store", partial(self._learn, batch))
+            self._breakers.attempt("store", partial(self._learn, polled))
             self._move()
 
-    def _poll(self, *, records_max: int, wait_s: float) -> Batch | None:
+    def _poll(self, *, records_max: int, wait_s: float) -> Polled:
         try:
-            batch = self._source.poll(records_max=records_max, wait_s=wait_s)
+            polled = self._source.poll(records_max=records_max, wait_s=wait_s)
         except OffsetGone:
             # A topic that was made again explains it, and then retention has nothing to do with it.
             self._identity.confirm()
             raise
-        if batch is not None:
+        if polled:
             self._identity.read()
         self._polled_at = self._clock()
         self._assignment.polled()
-        return batch
+        return polled
 
     def _is_late(self) -> bool:
         """Tell whether the last poll was long ago, so that a poll must come before any other long call."""
         return self._clock() > self._polled_at + _SPELL_S
 
-    def _learn(self, batch: Batch) -> None:
+    def _learn(self, polled: Polled) -> None:
         try:
-            pending = self._learning.learn(batch, read_at=self._identity.read_at)
+            pending = self._learning.learn(polled, read_at=self._identity.read_at)
         except StoreAway:
             # Some shards have learned records whose outputs will never be sent: they go back to their snapshots.
             self._assignment.restart()

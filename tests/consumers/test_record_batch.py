@@ -19,7 +19,7 @@ def _message(offset: int, headers: Any = None) -> Message:
 
 
 def _batch(offsets: list[int], headers: Any = None) -> RecordBatch:
-    return batch_of([_message(offset, headers) for offset in offsets])
+    return batch_of(1, [_message(offset, headers) for offset in offsets])
 
 
 @pytest.mark.parametrize("offsets", [OFFSETS, [5, 6, 7], [9]])
@@ -53,12 +53,12 @@ def test_columns_and_records_say_the_same() -> None:
 def test_headers_are_none_where_no_record_has_any() -> None:
     assert _batch(OFFSETS).headers is None
     assert _batch(OFFSETS, []).headers is None
-    some = batch_of([_message(1), _message(2, [("a", b"1")])])
+    some = batch_of(1, [_message(1), _message(2, [("a", b"1")])])
     assert some.headers == [None, [("a", b"1")]]
     assert some.record(1).headers == [("a", b"1")]
 
 
 def test_its_records_are_of_the_kind_that_it_was_told() -> None:
-    batch = batch_of([_message(1)], LabelRecord)
+    batch = batch_of(1, [_message(1)], LabelRecord)
     assert type(batch.record(0)) is LabelRecord
     assert type(batch.since(0).records()[0]) is LabelRecord

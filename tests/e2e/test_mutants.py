@@ -30,8 +30,8 @@ MUTANTS = [
     Mutant(
         "snapshot before commit",
         "pipeline/worker/runner.py",
-        '            self._breakers.attempt("store", partial(self._learn, batch))\n',
-        '            self._breakers.attempt("store", partial(self._learn, batch))\n'
+        '            self._breakers.attempt("store", partial(self._learn, polled))\n',
+        '            self._breakers.attempt("store", partial(self._learn, polled))\n'
         "            for shard in self._assignment.shards.values():\n"
         "                shard.offset > shard.snapshot_offset and self._snapshots._saver.finish(shard)\n",
         "e2e/test_kills.py::test_killed_at_work[offsets-3-0.3]",

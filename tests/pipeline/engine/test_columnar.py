@@ -148,7 +148,7 @@ def _plain(letter: DeadLetter) -> tuple[Any, ...]:
 def _run(engine: Engine, shard: Shard, messages: list[Message], cuts: list[int]) -> list[PartitionOutputs]:
     bounds = [0, *cuts, len(messages)]
     pieces = [messages[start:end] for start, end in itertools.pairwise(bounds) if end > start]
-    return [engine.run(shard, batch_of(piece), now_ms=NOW_MS) for piece in pieces]
+    return [engine.run(shard, batch_of(3, piece), now_ms=NOW_MS) for piece in pieces]
 
 
 SCHEMA = Schema({"a": Feature(required=False, minimum=-2, maximum=1e301), "b": Feature(required=False, nullable=True)})
@@ -187,7 +187,7 @@ def test_however_the_stream_is_cut_and_whether_anybody_listens_the_model_is_the_
         shard, engine = _shard(learner), _engine(Decoder(), fast=True)
         cuts = sorted(random.Random(seed).sample(range(1, 2_000), 10 * seed))
         for start, end in zip([0, *cuts], [*cuts, 2_000], strict=True):
-            engine.run(shard, batch_of(messages[start:end]), now_ms=seed, silent=start % 2 == 1)
+            engine.run(shard, batch_of(3, messages[start:end]), now_ms=seed, silent=start % 2 == 1)
         # What is too large for its topic is counted where somebody listens, and learned all the same.
         told = shard.counts.records, shard.counts.learned
         dumps.add((learner.dump(), told, repr(shard.quality_now())))
@@ -201,7 +201,7 @@ def test_what_may_make_too_large_a_prediction_is_measured_one_by_one() -> None:
     shard = _shard(learner)
     values = [b'{"id": "%s", "features": {"a": 1}, "label": true}' % (b"x" * size) for size in (950_000, 5)]
     messages = [Message(topic="in", partition=3, offset=i, value=value) for i, value in enumerate(values)]
-    result = _engine(Decoder(value_bytes_max=2_000_000), fast=True).run(shard, batch_of(messages), now_ms=5)
+    result = _engine(Decoder(value_bytes_max=2_000_000), fast=True).run(shard, batch_of(3, messages), now_ms=5)
     assert result.codes == {"too_large": 1}
     assert (shard.counts.learned, len(result.predictions)) == (1, 1)
 

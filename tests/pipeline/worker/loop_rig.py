@@ -223,7 +223,7 @@ class Loop:
 
     def learn(self, count: int = 10) -> Any:
         """Poll and learn; return the batch that has something to send, None where all was learned before."""
-        return self.learning.learn(self.source.poll(records_max=count, wait_s=0.0) or self.source.empty_batch())
+        return self.learning.learn(self.source.poll(records_max=count, wait_s=0.0))
 
     def learns_slowly(self) -> None:
         """Let a batch take longer to learn than it takes to hand one over."""

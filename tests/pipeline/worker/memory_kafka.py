@@ -15,7 +15,7 @@ from confluent_kafka import Message
 from headrace.consumers.messages import batch_of
 from headrace.consumers.record import LabelRecord, Record
 from headrace.consumers.record_batch import RecordBatch
-from headrace.consumers.source import Batch, Committed
+from headrace.consumers.source import Committed, Polled
 from headrace.pipeline.engine.outputs import PartitionOutputs
 from headrace.producers.sink import BatchStale
 
@@ -78,15 +78,6 @@ Log = tuple[int, bool]
 """One of a partition's two logs: its partition, and whether it is that of the labels."""
 
 
-def _of(
-    records: Mapping[Log, RecordBatch], ends: Mapping[Log, int], *, labels: bool
-) -> tuple[dict[int, Any], dict[int, int]]:
-    return (
-        {log[0]: found for log, found in records.items() if log[1] == labels},
-        {log[0]: end for log, end in ends.items() if log[1] == labels},
-    )
-
-
 class MemorySource:
     """A member of the group. `changes` come with the next polls: partitions that come, partitions that go."""
 
@@ -113,25 +104,28 @@ class MemorySource:
         self._rebalanced = rebalanced
         self.changes.append((self._first, ()))
 
-    def poll(self, *, records_max: int, wait_s: float) -> Batch | None:
+    @property
+    def membership(self) -> int:
+        return self._kafka.generation
+
+    def poll(self, *, records_max: int, wait_s: float) -> Polled:
         self._kafka.call("poll")
         if self.changes:
             self._change(*self.changes.popleft())
-            return None
-        records: dict[Log, RecordBatch] = {}
-        ends: dict[Log, int] = {}
+            return {}
+        polled: dict[tuple[bool, int], RecordBatch] = {}
         for log in sorted(self.next.keys() - self.paused):
             at = self.next[log]
             if run := self._log(log)[at : at + records_max]:
-                records[log] = batch_of(run, LabelRecord if log[1] else Record)
+                polled[log[::-1]] = batch_of(log[0], run, LabelRecord if log[1] else Record)
                 self.next[log] = at + len(run)
                 records_max -= len(run)
             elif self._told.get(log) != at:
-                ends[log] = self._told[log] = at
-        if records or ends:
-            return Batch(*_of(records, ends, labels=False), self._kafka.generation, *_of(records, ends, labels=True))
-        self._idle(wait_s)
-        return None
+                polled[log[::-1]] = batch_of(log[0], ())
+                polled[log[::-1]].end = self._told[log] = at
+        if not polled:
+            self._idle(wait_s)
+        return polled
 
     def _log(self, log: Log) -> list[Message]:
         return (self._kafka.labels if log[1] else self._kafka.logs)[log[0]]
@@ -146,9 +140,6 @@ class MemorySource:
         for log in [log for log in self.next if log[0] in went]:
             self.next.pop(log)
             self.paused.discard(log)
-
-    def empty_batch(self) -> Batch:
-        return Batch({}, {}, self._kafka.generation)
 
     def pause(self, partitions: Iterable[int]) -> None:
         self.paused.update(log for log in self.next if log[0] in set(partitions))
