@@ -29,8 +29,8 @@ from river import (
     utils,
 )
 
-from headrace.state.models import learner
 from headrace.state.models.learner import LabelError, ModelError, RiverLearner, build, load_factory, task_of
+from headrace.state.models.model import Model
 from headrace.state.models.user_modules import modules_beside
 
 COUNTER = itertools.count()
@@ -52,7 +52,7 @@ def test_the_task_is_that_of_the_last_step() -> None:
     "model", [preprocessing.StandardScaler(), cluster.KMeans(), stats.Mean(), object(), None, compose.Select("a")]
 )
 def test_what_neither_classifies_nor_regresses_is_no_model(model: Any) -> None:
-    with pytest.raises(ModelError, match="no River classifier or regressor") as caught:
+    with pytest.raises(ModelError, match="not a River classifier or regressor") as caught:
         build(lambda: model)
     assert "LogisticRegression" in caught.value.hint
 
@@ -306,10 +306,10 @@ def test_the_factory_is_looked_up_beside_the_configuration(project: tuple[Path, 
     [
         (None, "ModuleNotFoundError", "write "),
         ("def other(): ...\n", "AttributeError", "put a function build() into "),
-        ("import no_such_package\n", "no_such_package", "mend "),
-        ("def build(:\n", "SyntaxError", "mend "),
-        ("1 / 0\n", "ZeroDivisionError", "mend "),
-        ("raise SystemExit('needs more memory')\n", "SystemExit: needs more memory", "mend "),
+        ("import no_such_package\n", "no_such_package", "correct "),
+        ("def build(:\n", "SyntaxError", "correct "),
+        ("1 / 0\n", "ZeroDivisionError", "correct "),
+        ("raise SystemExit('needs more memory')\n", "SystemExit: needs more memory", "correct "),
         ("build = 7\n", "is not a function", "name a function"),
     ],
 )
@@ -368,6 +368,6 @@ def test_the_order_of_a_set_depends_on_its_members_alone() -> None:
 
 
 def test_no_name_of_the_module_is_missing_from_the_protocol() -> None:
-    public = {name for name in vars(learner.Learner) if not name.startswith("_")}
+    public = {name for name in vars(Model) if not name.startswith("_")}
     assert public >= {"label", "predict", "learn", "dump", "load"}
     assert all(hasattr(LEARNERS["binary"], name) for name in public | {"task", "codec", "spec"})
