@@ -1,4 +1,4 @@
-"""The bench: runs one case over all of its records, holds its answers against the others', and tells its speed."""
+"""The bench: runs a case over all of its records, compares its predictions with the others', and returns its speed."""
 
 import time
 from collections.abc import Collection, Mapping
@@ -15,7 +15,7 @@ from headrace.state.shared.mix_store import MixStore
 from headrace.state.store.store import Store
 
 APART_MAX = 1e-9
-"""Probabilities that are further apart than this are others'."""
+"""Probabilities with a larger difference count as different."""
 
 Values = Mapping[int, Mapping[int, bytes]]
 
@@ -23,8 +23,8 @@ Values = Mapping[int, Mapping[int, bytes]]
 class Bench:
     """Runs of peers and of Headrace over topics that `prepare` fills.
 
-    `keys` tells how many there were, by case; `apart` how far a case's probabilities were from those of the first that
-    read the same feed; `snapshots` how many Headrace saved in the last of its runs.
+    `keys` is the number of keys, by case. `apart` is the largest difference of a case's probabilities from those of the
+    first case that read the same feed. `snapshots` is the number that Headrace saved in its last run.
     """
 
     def __init__(self, project: Project, board: Board, lineup: Lineup, *, broker: int) -> None:
@@ -39,7 +39,7 @@ class Bench:
         self.snapshots = 0
 
     def prepare(self, chosen: Collection[Case]) -> None:
-        """Fill the topics that the cases read and that are not there yet."""
+        """Fill the topics that the cases read and that do not exist yet."""
         for case in chosen:
             feed = case.feed
             if feed.keys:
@@ -50,7 +50,7 @@ class Bench:
             if not feed.labels:
                 self._board.fill(feed.name, feed.partitions, feed.rows())
                 continue
-            # All of it is over by now: a label's time in the log is that of its coming.
+            # All records are in the past: the time of a label in the log is the time at which it came.
             started_ms = time.time_ns() // 1_000_000 - feed.count - LABELS_LATER
             self._board.fill(feed.name, feed.partitions, unlabelled(feed.count, started_ms=started_ms))
             self._board.fill(feed.labels, feed.partitions, labels(feed.count, started_ms=started_ms))
@@ -86,7 +86,7 @@ class Bench:
         )
 
     def _check(self, case: Case, values: Values, refused: Values | None = None) -> None:
-        """See that each record has one answer, and that it is the one that others gave, where it must be."""
+        """Check that each record has one prediction, and that it is the same as the others' where it must be."""
         found = sum(map(len, values.values()))
         dead = sum(map(len, (refused or {}).values()))
         if found + dead != case.records or (case.feed.bad and found != case.feed.good):
@@ -96,7 +96,7 @@ class Bench:
         given = answers(values)
         if len(given) != found:
             raise PeerFailed(f"{case.title} answered {found - len(given)} records twice")
-        # Other models, or other labels at their time, predict otherwise.
+        # Other models, or labels that come at other times, give other predictions.
         if not case.settings.keys() & {"model.scope", "topics.labels"}:
             apart = difference(given, self._answers.setdefault(case.feed.name, given))
             if apart > APART_MAX:
@@ -104,7 +104,7 @@ class Bench:
             self.apart[case.name] = max(apart, self.apart.get(case.name, 0.0))
 
     def _check_promise(self, case: Case, name: str, ends: int) -> None:
-        """See that all was learned, once, and as the case says; then make room in the store."""
+        """Check that all records were learned once, as the case says; then free the memory of the store."""
         if (ends > case.records) != (case.program == HEADRACE):
             raise PeerFailed(f"{case.title}: {ends} offsets for {case.records} records is another guarantee")
         store = Store(self._project.addresses.redis, name=name)

@@ -1,7 +1,7 @@
-"""What is run: each a peer, or Headrace in one way, over the records of a feed, beside the run it is held against.
+"""The cases: each runs a peer, or Headrace with some settings, over a feed, and is compared with another case.
 
-Plain is Headrace with one model a partition and the labels in the records. How its cost grows, and what the features
-cost that one turns on, is told beside it, or beside the smallest of a row.
+`plain` is Headrace with one model a partition and the labels in the records. The cost of growth and of optional
+features is compared with it, or with the smallest case of the same part.
 """
 
 from collections.abc import Collection
@@ -12,7 +12,7 @@ from lineup import HEADRACE, TITLES
 from stream import Feed
 
 PARTS = ("wide", "partitions", "bad", "workers", "labels", "keys", "mixing")
-"""The parts that grow something or turn something on."""
+"""The parts that increase a size or turn on a feature."""
 PLAIN = "plain"
 WIDTHS = (10, 50, 200)
 KEY_COUNTS = (10, 1_000, 100_000, 1_000_000)
@@ -20,21 +20,21 @@ PARTITION_COUNTS = (1, 4, 16, 64)
 BAD_SHARES = (0, 1, 50, 100)
 
 _KEYED = {"model.scope": "key"}
-# So many times the records of the others: most of a hundred thousand keys' are not the first of their key, and each of
-# many partitions has enough for a batch.
+# These cases have this many times the records of the others. So most records of a hundred thousand keys are not the
+# first of their key, and each of many partitions has enough records for a batch.
 LONGER_TIMES = 4
-# What begins and what ends a run is little of so many.
+# With this number of records the start and the end of a run have little weight.
 _WIDE_MIN = 40_000
 _GLOBAL = {"model.scope": "global"}
-# Peers that are so slow that a share of the records tells as much: one in so many.
+# Slow peers run over a part of the records: one in this number.
 _SLOW = {"faust": 10}
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One run: a program over a feed, its first `count` records where not all, and the case that it is held against.
+    """One run: a program over a feed, or over its first `count` records, and the case `beside` to compare with.
 
-    `race` is the case of another program over the same feed, of which it is told how often as fast it is.
+    `race` is the case of another program over the same feed, to report how many times as fast this one is.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Case:
 
     @property
     def records(self) -> int:
-        """How many records are to be answered."""
+        """The number of records to predict."""
         return self.count or self.feed.count
 
 
@@ -71,7 +71,7 @@ def peers(programs: Collection[str], feed: Feed) -> list[Case]:
 
 
 def growth(parts: Collection[str], *, count: int, million_count: int, partitions: int) -> list[Case]:
-    """Return the cases of the chosen parts, each behind the one that it is held against."""
+    """Return the cases of the chosen parts, each after the case that it is compared with."""
     feed = Feed("bench.plain", _even(count, partitions), partitions)
     found = []
     if set(parts) - {"partitions", "bad"}:
@@ -101,14 +101,14 @@ def growth(parts: Collection[str], *, count: int, million_count: int, partitions
 
 
 def _even(count: int, partitions: int) -> int:
-    """Return a count of as many records for each partition, so that each one's end can be told beforehand."""
+    """Return a count that is a multiple of the partitions, so that the end of each partition is known in advance."""
     return count - count % partitions
 
 
 def _wide(feed: Feed) -> list[Case]:
     found = []
     for width in WIDTHS:
-        # Wide records are long: fewer of them take as long.
+        # Wide records are long: fewer of them take the same time.
         count = _even(max(_WIDE_MIN, feed.count * WIDTHS[0] // width), feed.partitions)
         wide = feed if width == feed.width else Feed(f"bench.wide.{width}", count, feed.partitions, width=width)
         name, title = f"loop.{width}", f"{TITLES['loop']}, {width} features"

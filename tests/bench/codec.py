@@ -1,6 +1,6 @@
-"""What it takes to save and load a model as data, beside pickle: `python codec.py` prints a line for each model.
+"""Measures how long it takes to save and load a model as data, compared with pickle: `python codec.py`.
 
-Times are the best of several, of CPU; ratios are Headrace's to pickle's.
+It prints a line for each model. Times are CPU times, the best of several; a ratio is Headrace's time to pickle's.
 """
 
 import gc
@@ -26,7 +26,7 @@ MODELS: dict[str, tuple[Callable[[], Any], int]] = {
 
 
 def main() -> None:
-    """Print what each model takes."""
+    """Print the times and sizes of each model."""
     for name, (make, records) in MODELS.items():
         model, codec = make(), ModelCodec(make())
         source = random.Random(7)

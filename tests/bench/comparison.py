@@ -1,4 +1,4 @@
-"""The comparison: the chosen parts in their order, on one stack, each said when it is measured."""
+"""The comparison: measures the chosen parts in order on one stack, and prints each result at once."""
 
 import dataclasses
 import sys
@@ -26,9 +26,9 @@ from headrace.pipeline.embedded import EmbeddedError, Stack
 PARTS = ("peers", "latency", *case.PARTS, "recovery", "inside", "memory")
 
 _SETTINGS = {
-    # A broker that gets no time on a machine that is full must not be taken for a dead one.
+    # On a busy machine a broker may get no CPU time for a while; it must not count as dead.
     "broker.session.timeout.ms": "30000",
-    # Workers that start together share the partitions from the start.
+    # Workers that start together should share the partitions from the start.
     "group.initial.rebalance.delay.ms": "1000",
 }
 
@@ -37,7 +37,7 @@ Found = TypeVar("Found")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
-    """What is asked for."""
+    """The parts, programs and sizes to measure."""
 
     count: int
     growth_count: int
@@ -52,7 +52,7 @@ class Plan:
 
 
 class Comparison:
-    """Measures, prints, and keeps all figures in `told`."""
+    """Measures, prints, and collects all figures in `told`."""
 
     def __init__(self, plan: Plan, lineup: Lineup) -> None:
         self._plan = plan
@@ -66,7 +66,7 @@ class Comparison:
         }
 
     def run(self) -> None:
-        """Measure and print what came out. Raises PeerFailed, EmbeddedError."""
+        """Measure, and print the results. Raises PeerFailed, EmbeddedError."""
         _print(report.note(self.told["machine"]))
         if set(self._plan.parts) - {"inside"}:
             self._run_with_kafka()
@@ -176,7 +176,7 @@ class Comparison:
         measure: Callable[[str, int], Found],
         short: Callable[[Found], str],
     ) -> list[dict[str, Found]]:
-        """Measure each so many times, every second time in the other order."""
+        """Measure each case several times, every second time in the reverse order."""
         runs: list[dict[str, Found]] = []
         for repeat in range(self._plan.repeats):
             found: dict[str, Found] = {}

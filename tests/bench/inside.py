@@ -1,9 +1,9 @@
-"""What the join and the models of keys cost without Kafka: time a record, and memory where a million of them wait.
+"""Measures the join and the models by key without Kafka: time for a record, and memory while a million wait.
 
     python inside.py {join WAITING | batch {hot,cold} | keys COUNT}
 
-Each measurement is a process of its own, so that its memory is its own, and prints its figures as JSON: microseconds
-of CPU, since others may use the machine, and bytes.
+Each measurement is a process, so that its memory can be measured. It prints its figures as JSON: bytes, and
+microseconds of CPU time, since other programs may use the machine.
 """
 
 import json
@@ -38,7 +38,7 @@ MEASURES = (
 )
 
 Figures = dict[str, dict[str, float]]
-"""What was measured, by name: `record_us`, the same `with_save_us`, `rss_bytes` at the peak, `each_bytes` of it."""
+"""The figures by name: `record_us`, the same `with_save_us`, `rss_bytes` at the peak, `each_bytes` of it."""
 
 _DAY_MS = 86_400_000
 _ROUNDS = 20
@@ -48,7 +48,7 @@ _END_S = 600.0
 
 
 def measure(words: Sequence[str]) -> Figures:
-    """Make one measurement in a process of its own. Raises PeerFailed."""
+    """Make one measurement in a new process. Raises PeerFailed."""
     command = [sys.executable, __file__, *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_END_S, check=False)
     if done.returncode:
@@ -58,7 +58,7 @@ def measure(words: Sequence[str]) -> Figures:
 
 
 def join(waiting: int) -> Figures:
-    """Let so many features wait, and for each label that comes let another record ask."""
+    """Let this number of features wait; for each label that comes, let another record wait."""
     labels = Labels(LabelRules(wait_ms=_DAY_MS))
     values = _values()
     started_bytes = resident_bytes(os.getpid())[0]
@@ -68,7 +68,7 @@ def join(waiting: int) -> Figures:
         _save_labels(labels)
     spent_s, answered = 0.0, (_WARM_ROUNDS + _ROUNDS) * BATCH
     for start in range(0, answered, BATCH):
-        # As many as may wait do, so one goes before another comes.
+        # The maximum number waits, so one must leave before another comes.
         asking = _asking(waiting + start, waiting + start + BATCH, values)
         ids = [f"r-{index}" for index in range(start, start + BATCH)]
         began_s = time.process_time()
@@ -86,7 +86,7 @@ def join(waiting: int) -> Figures:
 
 
 def _asking(start: int, end: int, values: Sequence[tuple[bytes, bytes]]) -> list[tuple[str, Entry]]:
-    """Return entries of bytes of their own, as they come from Kafka."""
+    """Return entries with separate bytes, as they come from Kafka."""
     found = []
     for index in range(start, end):
         before, after = values[index % _TEMPLATES]
@@ -100,7 +100,7 @@ def _asking(start: int, end: int, values: Sequence[tuple[bytes, bytes]]) -> list
 
 
 def _values() -> list[tuple[bytes, bytes]]:
-    """Return the values of some records, without label, cut where the id is."""
+    """Return the values of some records without labels, cut in two at the id."""
     found = []
     for event in events(_TEMPLATES):
         del event["label"]
@@ -116,10 +116,10 @@ def _save_labels(labels: Labels) -> None:
 
 
 class Rows(dict[bytes, bytes]):
-    """What the store holds, in memory: rows by key."""
+    """A store in memory: rows by key."""
 
     def fetch(self, keys: Sequence[bytes], _stand: TableVersion) -> list[bytes | None]:
-        """Return rows, None for one that is not there."""
+        """Return rows; None for a row that does not exist."""
         return [self.get(key) for key in keys]
 
     def ring(self, hot_max: int) -> Keyring:
@@ -130,7 +130,7 @@ class Rows(dict[bytes, bytes]):
 
 
 class Batches:
-    """Batches of records of so many keys, `hot` in memory or cold in the store, and what they took so far."""
+    """Batches of records of this number of keys, `hot` in memory or cold in the store, and their times so far."""
 
     def __init__(self, keys: int, *, hot: bool) -> None:
         self._rows = Rows()
@@ -140,7 +140,7 @@ class Batches:
         self.save_s = 0.0
 
     def turn(self, *, counts: bool) -> int:
-        """Learn a batch, then save; tell how many keys have a row then."""
+        """Learn a batch, then save; return the number of keys with a row."""
         began_s = time.process_time()
         _learn(self._ring, self._records)
         learned_s = time.process_time()
@@ -152,7 +152,7 @@ class Batches:
 
 
 def batch(place: str) -> Figures:
-    """Learn a batch of one key and one of as many keys as records, by turns."""
+    """Learn in turn a batch of one key, and a batch with a key for each record."""
     found = {keys: Batches(keys, hot=place == "hot") for keys in (1, BATCH)}
     for turn in range(_WARM_ROUNDS + _ROUNDS):
         for keys, batches in found.items():
@@ -166,14 +166,14 @@ def batch(place: str) -> Figures:
 
 
 def keys(count: int) -> Figures:
-    """Teach so many keys a record each, and keep all of them in memory."""
+    """Learn one record for each of this number of keys, and keep all keys in memory."""
     ring = Rows().ring(count)
     some = list(events(_TEMPLATES))
     started_bytes = resident_bytes(os.getpid())[0]
     numbers = iter(range(count))
     while chunk := list(islice(numbers, BATCH)):
         _learn(ring, [(f"k-{index}".encode(), some[index % _TEMPLATES]) for index in chunk])
-        # The store's own memory is not this process's, so the rows go.
+        # The memory of the store does not belong to this process, so drop the rows.
         _save(ring)
     if ring.hot != count:
         raise PeerFailed(f"{ring.hot} of {count} keys are in memory")
@@ -181,7 +181,7 @@ def keys(count: int) -> Figures:
 
 
 def _learn(ring: Keyring, records: Sequence[tuple[bytes, dict[str, Any]]]) -> None:
-    """Do with a batch what the engine does, apart from reading and writing it."""
+    """Do the engine's work on a batch, without reading and writing it."""
     ring.fetch(key for key, _ in records)
     for key, event in records:
         ring.meet(key, event["ts"], event["ts"])

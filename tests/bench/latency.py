@@ -1,7 +1,7 @@
-"""How long a record takes from its producer to a `read_committed` reader, at a steady rate, by one clock.
+"""Measures the time of a record from its producer to a `read_committed` reader, at a steady rate, by one clock.
 
-Producer and reader are threads of this process. Records come at their time whatever became of those before, so one
-that is stuck makes those behind it late, and they count. What is in flight at the start is let through first.
+Producer and reader are threads of this process. Each record is sent at its time, even if earlier ones are late, so a
+stuck record also delays those behind it, and all of them count. Records in flight at the start are not measured.
 """
 
 import math
@@ -31,11 +31,11 @@ _START_S = 60.0
 _DRAIN_S = 30.0
 _TICK_S = 0.001
 _PARTITIONS = 2
-# Quix commits by the clock: as often as it can without being taken up by it.
+# Quix commits at an interval: as short as possible without spending its time on commits.
 _QUIX_COMMIT_S = 0.02
 
 Latencies = dict[str, dict[str, float]]
-"""Milliseconds by rate: p50, p99 and max, and how many records they are of."""
+"""Milliseconds by rate: p50, p99 and max, and the number of records."""
 
 
 class _Id(msgspec.Struct):
@@ -43,7 +43,7 @@ class _Id(msgspec.Struct):
 
 
 class Reader(threading.Thread):
-    """Reads answers as they can be read, and notes when each came first and how many came again."""
+    """Reads predictions, and notes when each came first and how many came twice."""
 
     def __init__(self, board: Board, name: str) -> None:
         super().__init__(daemon=True)
@@ -77,7 +77,7 @@ class Reader(threading.Thread):
 
 
 class Sender:
-    """Sends rows, one after another, and notes when."""
+    """Sends rows one after another, and notes the times."""
 
     def __init__(self, board: Board, name: str, rows: Iterator[Row]) -> None:
         self._producer = board.producer(**{"linger.ms": 0})
@@ -86,7 +86,7 @@ class Sender:
         self.sent_s: dict[str, float] = {}
 
     def send(self, count: int, *, rate: float) -> list[str]:
-        """Send so many at a rate, and return their ids."""
+        """Send this number of rows at a rate, and return their ids."""
         began_s, ids = time.perf_counter(), []
         for number, (index, row) in enumerate(islice(self._rows, count)):
             while (now_s := time.perf_counter()) < began_s + number / rate:
@@ -100,7 +100,7 @@ class Sender:
 
 
 class Bench:
-    """Runs of programs that go on until they are stopped, each over topics of its own."""
+    """Runs of programs until they are stopped, each over its own topics."""
 
     def __init__(self, project: Project, board: Board, lineup: Lineup, *, seconds: float) -> None:
         self._project = project
@@ -159,14 +159,14 @@ class Bench:
 
 
 def percentiles(latencies_ms: Sequence[float]) -> dict[str, float]:
-    """Return what is told of latencies."""
+    """Return the percentiles of latencies."""
     ordered = sorted(latencies_ms)
     p99 = ordered[min(len(ordered) - 1, math.ceil(0.99 * len(ordered)) - 1)]
     return {"p50_ms": statistics.median(ordered), "p99_ms": p99, "max_ms": ordered[-1], "records": len(ordered)}
 
 
 def _until_warm(sender: Sender, reader: Reader, run: subprocess.Popen[bytes], program: str) -> None:
-    """Send a record now and then until one of each partition has been answered."""
+    """Send a record from time to time until each partition has a prediction."""
     until = time.monotonic() + _START_S
     while not {int(id_[2:]) % _PARTITIONS for id_ in list(reader.came_s)} >= set(range(_PARTITIONS)):
         if run.poll() is not None or time.monotonic() > until:
@@ -187,7 +187,7 @@ def _wait_for(ids: set[str], reader: Reader, program: str) -> None:
 
 
 def summary(runs: Sequence[Mapping[str, Latencies]]) -> dict[str, Any]:
-    """Return medians over the repeats, and the least and the most."""
+    """Return the median, minimum and maximum over the repeats."""
     found: dict[str, Any] = {}
     for program in runs[0]:
         found[program] = {"title": TITLES[program]}
@@ -198,7 +198,7 @@ def summary(runs: Sequence[Mapping[str, Latencies]]) -> dict[str, Any]:
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Lay the latencies out for people."""
+    """Format the latencies as a table."""
     lines = [f"{'latency, input to read_committed':36}{'records/s':>11}{'p50 ms':>27}{'p99 ms':>27}"]
     for row in found.values():
         for rate in (key for key in row if key != "title"):

@@ -1,7 +1,7 @@
-"""The lineup: which programs there are to be held against one another, which are installed, and how each is started.
+"""The lineup: the programs to compare, which of them are installed, and the command of each.
 
-Frameworks live in an environment of their own, `.venv/peers`: they want other releases of the clients of Kafka than
-Headrace does, and each side is measured with what it asks for.
+The frameworks have their own environment, `.venv/peers`: they need other versions of the Kafka clients than Headrace,
+and each program is measured with the versions that it asks for.
 """
 
 import json
@@ -26,15 +26,15 @@ TITLES = {
     f"{HEADRACE}-alo": "headrace, at-least-once",
     "copy": "bare copy, without a model",
 }
-"""The programs in the order in which they are told."""
+"""The programs in the order of the report."""
 COMMIT_S = 1.0
-"""How often Quix commits where it is about speed: as often as the hand-written loop, and as Headrace saves."""
+"""The commit interval of Quix when speed is measured: the same as that of the hand-written loop."""
 PEERS_PYTHON = _ROOT / ".venv/peers/bin/python"
 INSTALL = (
     "python3 -m venv .venv/peers && "
     ".venv/peers/bin/python -m pip install --require-hashes --requirement tests/bench/requirements.lock"
 )
-"""The command that installs what is missing."""
+"""The command that installs the missing programs."""
 
 _NEEDS = {"quix-alo": "quixstreams", "quix-eo": "quixstreams", "bytewax": "bytewax", "faust": "faust-streaming"}
 _PLOTS = "matplotlib"
@@ -61,13 +61,13 @@ class Lineup:
         self.missing = [name for name in dict.fromkeys(_NEEDS.values()) if name not in self.versions]
 
     def present(self, programs: Sequence[str]) -> list[str]:
-        """Return those that are installed, in the order of the lineup."""
+        """Return the installed programs, in the order of the lineup."""
         return [name for name in TITLES if name in programs and _NEEDS.get(name) not in self.missing]
 
     def command(
         self, program: str, *, bootstrap: str, features: str, output: str, count: int, commit_s: float = COMMIT_S
     ) -> tuple[list[str], dict[str, str]]:
-        """Return the command of a program that is not Headrace, and its environment. With a `count` of 0 it goes on."""
+        """Return the command of a peer, and its environment. With a `count` of 0 it never ends."""
         words = [bootstrap, features, output]
         if program not in _NEEDS:
             return [sys.executable, str(_HERE / "peer.py"), program, *words, str(count)], dict(os.environ)
@@ -79,12 +79,12 @@ class Lineup:
         return [str(self._python), "-W", "ignore", str(_HERE / module), *words], dict(os.environ)
 
     def plotter(self, *words: str) -> list[str]:
-        """Return the command that draws."""
+        """Return the command that draws the plots."""
         return [str(self._python), str(_HERE / "plot.py"), *words]
 
     @property
     def plots(self) -> bool:
-        """Whether there is what draws."""
+        """Whether matplotlib is installed."""
         return _PLOTS in self.versions
 
     def _look(self, names: Sequence[str]) -> dict[str, str]:

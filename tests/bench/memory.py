@@ -1,6 +1,6 @@
-"""How much memory Headrace takes while millions of records go through it: resident bytes after each million.
+"""Measures Headrace's memory during millions of records: the resident bytes after each million.
 
-The topic is filled while it is read, a little ahead, with the same records over and over.
+The topic is filled a little ahead of its reader, with the same records again and again.
 """
 
 import subprocess
@@ -21,11 +21,11 @@ _STILL_S = 60.0
 _TICK_S = 0.02
 
 Resident = dict[str, int]
-"""Resident bytes of the worker, by how many records it had answered."""
+"""Resident bytes of the worker, by the number of records that it had predicted."""
 
 
 class Bench:
-    """A run of Headrace that is fed as it goes."""
+    """A run of Headrace that gets records while it runs."""
 
     def __init__(self, project: Project, board: Board, *, count: int, partitions: int) -> None:
         self._project = project
@@ -36,7 +36,7 @@ class Bench:
         self._rows = [rows[partition::partitions] for partition in range(partitions)]
 
     def measure(self) -> Resident:
-        """Let all records through, and return what the worker held on the way. Raises PeerFailed."""
+        """Send all records, and return the worker's memory during the run. Raises PeerFailed."""
         name = "bench.memory"
         self._board.make(name, self._partitions)
         self._board.make(f"{name}.in", self._partitions)
@@ -57,7 +57,7 @@ class Bench:
             if sent < self._count and sent - seen < _AHEAD:
                 sent += self._send(producer, f"{name}.in")
             producer.poll(_TICK_S if sent - seen >= _AHEAD or sent >= self._count else 0)
-            # A transaction's end has an offset too: a few in thousands.
+            # The marker of a transaction has an offset, too: a few among thousands.
             now, now_s = sum(self._board.ends(name, self._partitions)), time.monotonic()
             moved_s = now_s if now > seen else moved_s
             _, _, held = used.read()
@@ -77,7 +77,7 @@ class Bench:
 
 
 def table(found: Resident) -> str:
-    """Lay the memory out for people."""
+    """Format the memory as a table."""
     lines = [f"{'memory':36}{'resident':>11}   of that after the first million"]
     first = next(iter(found.values()))
     for mark, held in found.items():

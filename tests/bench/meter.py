@@ -1,7 +1,7 @@
-"""The meter: runs a peer in a process of its own and watches what a reader gets to see of it, and what it uses.
+"""The meter: runs a peer as a process, and measures its visible outputs, its CPU time and its memory.
 
-It looks at the output topic from outside, every 20 ms, so that all peers are held to the same: a record counts
-when a `read_committed` reader can have it. The start is left out: only the steady part is measured.
+It checks the output topic every 20 ms, in the same way for all peers: a record counts when a `read_committed` reader can
+read it. The start is left out; only the steady part is measured.
 """
 
 import os
@@ -21,7 +21,7 @@ _STEADY_FROM = 0.1
 
 
 class PeerFailed(Exception):
-    """Raised when a peer ends badly, does not end, or gives other than one answer a record."""
+    """Raised when a peer fails, does not end, or does not give one prediction for each record."""
 
     status = 500
     hint = "run it again with fewer --records; if it stays, the peer's last words above say why"
@@ -29,10 +29,10 @@ class PeerFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was seen at one moment: the offsets that readers had got to, by partition, and what was used so far.
+    """One sample: the offsets that readers could reach, by partition, and the resources so far.
 
-    That is CPU seconds of all processes and of the broker, and the largest worker's resident bytes, at their peak and
-    now.
+    The resources are the CPU seconds of all processes and of the broker, and the resident bytes of the largest worker,
+    at the peak and now.
     """
 
     at_s: float
@@ -45,10 +45,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Records a second, and CPU microseconds a record, of the peer and of the broker.
+    """Records a second, and CPU microseconds for each record, of the peer and of the broker.
 
-    None is what the system does not tell. Resident bytes are those of the largest worker: at their peak in all, and at
-    the most after the start.
+    A figure is None if the system does not provide it. Resident bytes are those of the largest worker: the peak of the
+    whole run, and the maximum after the start.
     """
 
     records_s: float
@@ -67,10 +67,10 @@ def watch(
     ends: Callable[[], tuple[int, ...]],
     broker: int,
 ) -> list[Sample]:
-    """Run a command to its end and return what was seen of it and of the process `broker`. Raises PeerFailed.
+    """Run a command to its end; return samples of it and of the process `broker`. Raises PeerFailed.
 
-    It runs where its log is, and may leave there what it likes. Its standard input stays open until `count` records can
-    be read, so that it is there for the last look.
+    Its working folder is that of the log. Its standard input stays open until `count` records can be read, so that the
+    process still exists for the last sample.
     """
     samples: list[Sample] = []
     moved_at = time.monotonic()
@@ -82,7 +82,7 @@ def watch(
         used, served = Usage(run.pid), Usage(broker)
         try:
             while run.poll() is None:
-                # In this order: what is visible has cost no more than what is read after it.
+                # In this order: the resources are read after the offsets, so they include the cost of these records.
                 seen, at_s = ends(), time.monotonic()
                 if not samples or seen != samples[-1].ends:
                     moved_at = at_s
@@ -101,9 +101,9 @@ def watch(
 
 
 def stop(run: subprocess.Popen[bytes]) -> None:
-    """End a process as one who stops it would, and kill it where it does not go.
+    """Stop a process like an operator, and kill it if it does not end.
 
-    A parent that gets SIGTERM ends its workers; a kill leaves that to the kernel.
+    A parent that gets SIGTERM stops its workers; after a kill they end by themselves.
     """
     run.terminate()
     try:
@@ -116,7 +116,7 @@ def speed(samples: Sequence[Sample], offsets: Sequence[Sequence[int]], count: in
     """Return the speed between the first tenth of the records and the last one, by the offsets of the records."""
 
     def visible(sample: Sample) -> int:
-        # A transaction's end has an offset too, and is no record.
+        # The marker of a transaction has an offset, too, but is not a record.
         return sum(bisect_left(held, end) for held, end in zip(offsets, sample.ends, strict=True))
 
     counts = [visible(sample) for sample in samples]
@@ -138,19 +138,19 @@ def speed(samples: Sequence[Sample], offsets: Sequence[Sequence[int]], count: in
 
 
 class Usage:
-    """What a process and its descendants use, as Linux tells it; always 0 on another system."""
+    """The CPU time and memory of a process and its descendants, from Linux; always 0 on another system."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._tick_s = 1 / os.sysconf("SC_CLK_TCK")
-        # What a process had used when it was last seen counts after its end as well.
+        # The CPU time of a process that has ended still counts.
         self._used_s: dict[int, float] = {}
         self._peak_bytes: dict[int, int] = {}
 
     def read(self) -> tuple[float, int, int]:
-        """Return the CPU seconds of all so far, and the resident bytes of the largest worker, at their peak and now.
+        """Return the CPU seconds of all so far, and the resident bytes of the largest worker, at the peak and now.
 
-        The process itself counts only where it has had no worker.
+        The process itself counts as a worker only if it has no children.
         """
         now_bytes: dict[int, int] = {}
         pids = [self._pid]
@@ -160,11 +160,11 @@ class Usage:
                 children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
             except OSError:
                 continue
-            # utime and stime are the 14th and 15th field; the name before them may hold anything but ends with ")".
+            # utime and stime are the 14th and 15th field; the name before them ends with the last ")".
             user, system = stat.rpartition(")")[2].split()[11:13]
             self._used_s[pid] = (int(user) + int(system)) * self._tick_s
             peak_bytes, now_bytes[pid] = resident_bytes(pid)
-            # Of one that has just ended there is nothing to read.
+            # For a process that has just ended the system has no figures.
             self._peak_bytes[pid] = max(peak_bytes, self._peak_bytes.get(pid, 0))
             pids += [int(child) for child in children.split()]
         return sum(self._used_s.values()), self._largest(self._peak_bytes), self._largest(now_bytes)
@@ -175,7 +175,7 @@ class Usage:
 
 
 def descendants(pid: int) -> list[int]:
-    """Return a process and all that it started and they started, itself first."""
+    """Return a process and all of its descendants, the process first."""
     found = [pid]
     for one in found:
         with suppress(OSError):
@@ -184,7 +184,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def resident_bytes(pid: int) -> tuple[int, int]:
-    """Return a process's resident bytes at their peak and now, 0 where the system does not tell."""
+    """Return the resident bytes of a process, at the peak and now; 0 if the system does not provide them."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:

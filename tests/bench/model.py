@@ -1,4 +1,4 @@
-"""The model that every peer learns, Headrace through `model.factory` as well."""
+"""The model that every peer learns; Headrace uses it as `model.factory`."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What Headrace is measured against first: two hand-written loops and a bare copy, each a program of its own.
+"""The peers without a framework: two hand-written loops and a bare copy, each a separate program.
 
     python peer.py {loop,tuned,copy} BOOTSTRAP FEATURES OUTPUT COUNT
 
@@ -19,12 +19,12 @@ from confluent_kafka import Consumer, KafkaException, Producer
 from model import build
 
 _COMMIT_S = 1.0
-# As many as Headrace takes at once under lag.
+# The maximum batch of Headrace.
 _RECORDS_MAX = 20_000
 
 
 def loop(consumer: Consumer, producer: Producer, features: str, output: str, count: int) -> None:
-    """Predict, then learn, record by record, with the standard library's JSON: the plain way."""
+    """Predict, then learn, record by record, with the JSON of the standard library: the plain loop."""
     models: dict[int, Any] = defaultdict(build)
     for messages in _batches(consumer, producer, records_max=500, count=count):
         for message in messages:
@@ -51,7 +51,7 @@ def loop(consumer: Consumer, producer: Producer, features: str, output: str, cou
 
 
 def tuned(consumer: Consumer, producer: Producer, features: str, output: str, count: int) -> None:
-    """Do the same with each of the faster calls: msgspec, larger batches, one produce call a partition."""
+    """The same with faster calls: msgspec, larger batches, one call of `produce` for each partition."""
     models: dict[int, Any] = defaultdict(build)
     decode, encode = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
     for messages in _batches(consumer, producer, records_max=_RECORDS_MAX, count=count):
@@ -75,7 +75,7 @@ def tuned(consumer: Consumer, producer: Producer, features: str, output: str, co
 
 
 def copy(consumer: Consumer, producer: Producer, features: str, output: str, count: int) -> None:  # noqa: ARG001 one shape
-    """Put each record into the other topic as it is and promise nothing: as fast as the clients go from Python."""
+    """Copy each record to the other topic, without guarantees: the speed of the clients from Python."""
     for messages in _batches(consumer, producer, records_max=_RECORDS_MAX, count=count, commits=False):
         rows: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for message in messages:
@@ -88,10 +88,10 @@ def copy(consumer: Consumer, producer: Producer, features: str, output: str, cou
 def _batches(
     consumer: Consumer, producer: Producer, *, records_max: int, count: int, commits: bool = True
 ) -> Iterator[Sequence[Any]]:
-    """Yield batches until `count` records were in them (0 is no end); commit once a second what is flushed before."""
+    """Yield batches until they had `count` records (0 means for ever); flush and commit once a second."""
     commit_at, left = time.monotonic() + _COMMIT_S, count or math.inf
     while left > 0:
-        # What is there, and nothing to wait for more: `consume` alone waits for all or for its whole time.
+        # Take the records that are there without waiting: `consume` alone waits for all, or for its whole time.
         first = consumer.poll(0.1)
         messages = [] if first is None else [first, *consumer.consume(records_max - 1, 0)]
         for message in messages:
@@ -123,7 +123,7 @@ def main(kind: str, bootstrap: str, features: str, output: str, *, count: int) -
     consumer.subscribe([features])
     _KINDS[kind](consumer, producer, features, output, count)
     producer.flush()
-    # Whoever measures looks once more before this process is gone.
+    # The meter takes a last sample before this process ends.
     sys.stdin.read()
     consumer.close()
 

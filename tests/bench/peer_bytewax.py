@@ -2,7 +2,8 @@
 
     python peer_bytewax.py BOOTSTRAP FEATURES OUTPUT
 
-It ends at the end of the topic. Without a recovery store, as here, Bytewax keeps no offsets: a crash begins anew.
+It ends at the end of the topic. Without a recovery store, as here, Bytewax keeps no offsets: after a crash it begins at
+the start.
 """
 
 import json
@@ -40,7 +41,7 @@ def main(bootstrap: str, features: str, output: str) -> None:
     answers = op.stateful_map("predict", keyed, answer)
     op.output("out", op.key_rm("bare", answers), KafkaSink([bootstrap], output))
     run_main(flow)
-    # Whoever measures looks once more before this process is gone.
+    # The meter takes a last sample before this process ends.
     sys.stdin.read()
 
 

@@ -2,7 +2,7 @@
 
     python peer_faust.py BOOTSTRAP FEATURES OUTPUT COUNT
 
-Its model lives in memory, and a crash loses it.
+Its model is in memory, and a crash loses it.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ def main(bootstrap: str, features: str, output: str, *, count: int) -> None:
         left = count
         async for event in stream.events():
             if not left:
-                # What comes until the worker has stopped is not asked for.
+                # Records that come until the worker has stopped are not needed.
                 continue
             record, partition = event.value, event.message.partition
             model = models[partition]
@@ -52,7 +52,7 @@ def main(bootstrap: str, features: str, output: str, *, count: int) -> None:
             await outgoing.send(key=event.key, value=answer, partition=partition)
             left -= 1
             if not left:
-                # Whoever measures looks once more before this process is gone.
+                # The meter takes a last sample before this process ends.
                 await asyncio.to_thread(sys.stdin.read)
                 signal.raise_signal(signal.SIGTERM)
 

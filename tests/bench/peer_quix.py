@@ -2,9 +2,9 @@
 
     python peer_quix.py {at-least-once,exactly-once} BOOTSTRAP FEATURES OUTPUT COUNT COMMIT_S
 
-It runs where Quix Streams is installed, which is not where Headrace is: the two want different clients of Kafka. Its
-model lives in memory, and a crash loses it. What Quix has not committed yet no reader sees under exactly-once, so the
-interval of its commits is an argument.
+It runs in the environment of Quix Streams, which needs another Kafka client than Headrace. Its model is in memory, and a
+crash loses it. Under exactly-once a reader sees records only after Quix has committed them, so the interval of its
+commits is an argument.
 """
 
 import sys
@@ -16,7 +16,7 @@ from quixstreams import Application, message_context
 
 
 def main(guarantee: Any, bootstrap: str, features: str, output: str, *, count: int, commit_s: float) -> None:
-    """Run to the end of `count` records; 0 is no end."""
+    """Run to the end of `count` records; 0 means for ever."""
     app = Application(
         broker_address=bootstrap,
         consumer_group=output,
@@ -24,7 +24,7 @@ def main(guarantee: Any, bootstrap: str, features: str, output: str, *, count: i
         auto_create_topics=False,
         processing_guarantee=guarantee,
         commit_interval=commit_s,
-        # The next transaction waits this long where the last one is not quite over: 100 ms, if nobody says otherwise.
+        # The wait of the next transaction if the last one is not quite over; the default is 100 ms.
         producer_extra_config={"retry.backoff.ms": 5},
         loglevel="WARNING",
     )
@@ -47,7 +47,7 @@ def main(guarantee: Any, bootstrap: str, features: str, output: str, *, count: i
     outgoing = app.topic(output, value_serializer="json")
     app.dataframe(incoming).apply(answer).to_topic(outgoing)
     app.run(count=count, collect=False)
-    # Whoever measures looks once more before this process is gone.
+    # The meter takes a last sample before this process ends.
     sys.stdin.read()
 
 

@@ -1,9 +1,9 @@
-"""Draws what `make bench` measured: a few small SVG files, the same to the byte for the same figures.
+"""Draws the figures of `make bench` as a few small SVG files; the same figures give the same bytes.
 
     python plot.py DIR < FIGURES.json
 
-It runs where matplotlib is, beside the peers. Paper and ink are transparent and mid-toned, so that each file reads in
-a light and in a dark page.
+It runs in the environment of the peers, which has matplotlib. The background is transparent and the colours are
+mid-tones, so that each file can be read on a light and on a dark page.
 """
 
 import json
@@ -48,7 +48,7 @@ Told = Mapping[str, Any]
 
 
 def peers(told: Told) -> Figure:
-    """Draw speed and CPU time a record of each peer as bars, the spread over the repeats as a line on each."""
+    """Draw the speed and the CPU time for each record of each peer as bars, with the spread as a line on each bar."""
     found, runs = told["peers"]["peers"], told["peer_runs"]
     figure = Figure(figsize=(_WIDTH_IN, 0.9 + _BAR_IN * len(found)), layout="constrained")
     speeds, costs = figure.subplots(1, 2, sharey=True)
@@ -68,7 +68,7 @@ def peers(told: Told) -> Figure:
 def _bars(axes: Any, found: Told, values: Mapping[str, Sequence[float]], title: str, *, cut: bool) -> None:
     names = list(found)
     longest = sorted(max(each) for each in values.values())
-    # One bar that is many times the next would leave nothing of the others: it is cut off, and says so.
+    # A bar that is many times the next one is cut off and labelled: otherwise the others would be too small.
     end = 1.3 * (longest[-2] if cut and len(longest) > 1 and longest[-1] > _CUT * longest[-2] else longest[-1])
     for place, name in enumerate(names):
         least, middle, most = min(values[name]), median(values[name]), max(values[name])
@@ -121,7 +121,7 @@ PANELS: Mapping[str, tuple[str, Callable[[str], bool]]] = {
     "partitions": ("partitions", lambda name: name.startswith("partitions.")),
     "bad": ("bad records, %", lambda name: name.startswith("bad.")),
 }
-"""The panels of the growth by part: the title, and which cases are in it."""
+"""The panels of the growth, by part: the title, and the cases in it."""
 
 
 def growth(told: Told) -> Figure:
@@ -161,7 +161,7 @@ def _curves(axes: Any, names: Sequence[str], runs: Sequence[Told]) -> None:
 
 
 def _short(number: int) -> str:
-    """Write a count as short as it goes: 1000000 is 1M."""
+    """Format a count in short: 1000000 is 1M."""
     for size, unit in ((1_000_000, "M"), (1_000, "k")):
         if number >= size:
             return f"{number // size}{unit}"
@@ -187,11 +187,11 @@ PLOTS: Mapping[str, Callable[[Told], Figure]] = {
     "growth": growth,
     "memory": memory,
 }
-"""The plots by the figures that they need."""
+"""The plots, by the figures that they need."""
 
 
 def main(directory: Path) -> None:
-    """Draw each plot that the figures are there for."""
+    """Draw each plot whose figures exist."""
     told = json.load(sys.stdin)
     directory.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):

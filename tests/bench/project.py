@@ -1,4 +1,4 @@
-"""Headrace's own side of a measurement: the files of a project, and the command that runs it to the end."""
+"""Headrace's side of a measurement: the files of a project, and the command that runs it to the end."""
 
 import json
 import os
@@ -30,7 +30,7 @@ class Project:
         workers: int = 1,
         until_end: bool = True,
     ) -> tuple[list[str], dict[str, str]]:
-        """Write a configuration, `settings` beside what any needs, and return the command to run and its environment.
+        """Write a configuration with these `settings`; return the command that runs it, and its environment.
 
         Predictions go to the topic `name`.
         """
@@ -49,5 +49,5 @@ class Project:
         return [sys.executable, "-m", "headrace", "run", *words], env
 
     def log(self, name: str) -> Path:
-        """Return the file that a run's own words go to."""
+        """Return the log file of a run."""
         return self.directory / f"{name}.log"

@@ -1,8 +1,8 @@
-"""How long it takes from a SIGKILL to the next prediction, with so many records behind the newest snapshot.
+"""Measures the time from a SIGKILL to the next prediction, with many records after the newest snapshot.
 
-Three times: the worker is killed, and its parent starts another; all of it is killed, and started again at once; and
-the same where the platform numbers its machines, so that who comes back is known to be the one that went. The clock
-runs from the kill to a prediction, which a `read_committed` reader can have, of a record sent after the kill.
+There are three measurements: the worker is killed, and its parent starts another; all processes are killed and started
+again; and the same with machines that have numbers, so that the worker has the same group instance id again. The time
+runs from the kill until a `read_committed` reader can read a prediction for a record that was sent after the kill.
 """
 
 import os
@@ -32,11 +32,11 @@ _TICK_S = 0.01
 _NEVER = {"snapshot.interval": "24h", "snapshot.records_max": 1_000_000_000}
 
 Recoveries = dict[str, dict[str, float]]
-"""Seconds by what was killed: to the `first` new prediction, and until `each` partition had one."""
+"""Seconds, by the killed processes: to the `first` new prediction, and until `each` partition had one."""
 
 
 class Bench:
-    """Kills of Headrace over a topic of its own."""
+    """Kills of Headrace on its own topic."""
 
     def __init__(self, project: Project, board: Board, *, count: int, partitions: int) -> None:
         self._project = project
@@ -45,7 +45,7 @@ class Bench:
         self._partitions = partitions
 
     def measure(self, repeat: int) -> Recoveries:
-        """Kill first the worker, then all, each on its own stream. Raises PeerFailed."""
+        """Kill first the worker, then all processes, each on its own stream. Raises PeerFailed."""
         return {what: self._kill(what, f"bench.recovery.{what}.{repeat}") for what in KILLS}
 
     def _kill(self, what: str, name: str) -> dict[str, float]:
@@ -91,7 +91,7 @@ class Bench:
             if run.poll() is not None or time.monotonic() > until:
                 raise PeerFailed(f"not all of {self._count} records were answered before the kill")
             time.sleep(_TICK_S)
-        # The last transactions' ends count as offsets too: by now they are there.
+        # The markers of the last transactions have offsets, too: by now they are written.
         time.sleep(1)
 
     def _send_one_each(self, features: str) -> None:
@@ -121,7 +121,7 @@ class Bench:
 
 
 def summary(runs: Sequence[Recoveries]) -> dict[str, Any]:
-    """Return medians over the repeats, and the least and the most."""
+    """Return the median, minimum and maximum over the repeats."""
     return {
         what: {
             "title": title,
@@ -132,7 +132,7 @@ def summary(runs: Sequence[Recoveries]) -> dict[str, Any]:
 
 
 def table(found: Mapping[str, Mapping[str, Any]], *, count: int) -> str:
-    """Lay the recoveries out for people."""
+    """Format the recoveries as a table."""
     lines = [f"{f'killed with {count:,} records behind':48}{'first prediction':>22}{'each partition':>22}"]
     for row in found.values():
         first, each = (told(row[key], unit=" s") for key in ("first_s", "each_s"))

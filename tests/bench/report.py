@@ -1,4 +1,4 @@
-"""What `make bench` says at the end: the machine and the tables, and the same as JSON."""
+"""The report of `make bench`: the machine and the tables, and the same as JSON."""
 
 import importlib.metadata
 import os
@@ -28,17 +28,17 @@ INSIDE = {
     "batch.5000.cold": ("the same from the store, 5,000 keys", "batch.1.cold", ""),
     "keys.1000000": ("1,000,000 keys in memory", "", "asked: less than 1,000 MB"),
 }
-"""What is measured in process: its title, what it is held against, and what was asked of it."""
+"""The measurements in process: the title, the measurement to compare with, and the goal."""
 _RACES = ("loop", "quix-eo", "copy")
 _BUSY = 0.5
-# Of fewer the growth is not told from the noise.
+# With fewer keys the growth is smaller than the noise.
 _KEYS_SEEN = 20_000
 
 Runs = Sequence[Mapping[str, Speed]]
 
 
 def machine(peers: Mapping[str, str]) -> dict[str, Any]:
-    """Return what a figure means nothing without."""
+    """Return the machine and the versions, without which a figure has no meaning."""
     return {
         "cores": os.cpu_count() or 1,
         "cpu": _cpu(),
@@ -64,7 +64,7 @@ def _cpu() -> str:
 
 
 def note(told: Mapping[str, Any]) -> str:
-    """Write the machine as one line, the peers as one, and a third one where others were using it."""
+    """Format the machine as one line and the peers as another, and add a line if other programs used the machine."""
     line = (
         f"machine: {told['cores']} cores ({told['cpu']}), {told['memory_gib']} GiB, {told['system']}, "
         f"Python {told['python']}, confluent-kafka {told['confluent_kafka']}, River {told['river']}, "
@@ -78,7 +78,7 @@ def note(told: Mapping[str, Any]) -> str:
 
 
 def summary(cases: Sequence[Case], runs: Runs) -> dict[str, Any]:
-    """Return the peers' medians and ratios to the reference, and Headrace's ratios to those that it is asked about."""
+    """Return the peers' medians and their ratios to the reference, and Headrace's ratios to some of them."""
     first = REFERENCE if REFERENCE in runs[0] else cases[0].name
     found: dict[str, Any] = {
         case.name: {"title": case.title, **_medians(runs, case.name), **_beside(runs, case.name, first, faster=True)}
@@ -102,7 +102,7 @@ def _medians(runs: Runs, name: str) -> dict[str, Any]:
 
 
 def _beside(runs: Runs, name: str, other: str, *, faster: bool) -> dict[str, Any]:
-    """Return ratios to what another did in the same repeat: how often as fast, or how often as long a record takes."""
+    """Return ratios to another case in the same repeat: of the speed, and of the time for each record."""
     cost: Mapping[str, Callable[[Speed], float | None]] = {
         "time": lambda speed: 1 / speed.records_s,
         "cpu": lambda speed: speed.cpu_us,
@@ -119,13 +119,13 @@ def _beside(runs: Runs, name: str, other: str, *, faster: bool) -> dict[str, Any
 
 
 def _median(values: Sequence[float | None], digits: int) -> float | None:
-    """Return the median, None where a value is not known."""
+    """Return the median, or None if a value is unknown."""
     known = [value for value in values if value is not None]
     return round(statistics.median(known), digits) if len(known) == len(values) else None
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """Lay the summary of the peers out for people."""
+    """Format the summary of the peers as a table."""
     peers, first = found["peers"], found["reference"]
     columns = f"{'records/s':>11}{'CPU µs/record':>16}{'broker':>9}"
     lines = [f"{'':32}{columns}   speed against {peers[first]['title']}"]
@@ -144,9 +144,9 @@ def _known(value: float | None, form: str, unit: str = "") -> str:
 
 
 def costs(cases: Sequence[Case], runs: Runs, keys: Mapping[str, int]) -> dict[str, Any]:
-    """Return the same of what grows and what is turned on, each beside another run, and the memory that they took.
+    """Return the figures of growth and of optional features, each compared with another run, and their memory.
 
-    `keys` tells how many keys there were; what one takes is what is more, after the start, than in the run with fewest.
+    `keys` is the number of keys by case. The memory of a key is the difference to the run with the fewest keys.
     """
     found: dict[str, Any] = {}
     fewest = min(keys, key=keys.__getitem__, default="")
@@ -167,7 +167,7 @@ def costs(cases: Sequence[Case], runs: Runs, keys: Mapping[str, int]) -> dict[st
 
 
 def cost_table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Lay out how the cost grows."""
+    """Format the growth of the cost as a table."""
     head = f"{'how the cost of a record grows':36}{'records/s':>11}{'CPU µs':>9}{'broker':>9}{'peak RSS':>11}"
     lines = [f"{head}   {'time':20}{'CPU':>6}{'broker':>8}   times that of"]
     for name, row in found.items():
@@ -189,7 +189,7 @@ def cost_table(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def inside(runs: Sequence[Figures]) -> dict[str, Any]:
-    """Return the medians of what was measured in process, and the ratios where there is one to be held against."""
+    """Return the medians of the measurements in process, and the ratios if there is one to compare with."""
     found: dict[str, Any] = {}
     for name, (title, beside, asked) in INSIDE.items():
         figures = runs[0][name]
@@ -203,7 +203,7 @@ def inside(runs: Sequence[Figures]) -> dict[str, Any]:
 
 
 def inside_table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Lay out what was measured in process."""
+    """Format the measurements in process as a table."""
     head = f"{'in process, without Kafka':36}{'CPU µs/record':>16}{'with a save':>14}{'peak RSS':>11}{'bytes each':>12}"
     lines = [f"{head}   {'ratio':18}with a save"]
     for row in found.values():

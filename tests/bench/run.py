@@ -1,8 +1,8 @@
-"""`make bench`: how fast Headrace is beside what one would pick instead, on the same records in the same run.
+"""`make bench`: compares Headrace's speed with its alternatives, on the same records in the same run.
 
-Then how its cost grows, how long a record takes, and how long a restart. Ratios, not times: the machine's mood is in
-both sides of a ratio, and each repeat is turned round, so that none is always the first. Nothing here fails for being
-slow; it fails when answers are not all there, or not the ones that the others gave.
+It also measures the growth of the cost, the latency, and a restart. The results are ratios, not times: the state of the
+machine affects both sides of a ratio, and every second repeat runs in the reverse order. The bench never fails because
+of speed. It fails if predictions are missing, or differ from those of the other programs.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from headrace.state.keyed.rows import kernel
 from headrace.state.store.store_errors import StoreAway
 
 _RECORDS_MIN = 20_000
-# Millions of records go through it: only for who asks.
+# It takes millions of records, so it runs only if it is named.
 _LONG = ("memory",)
 _GROUPS = {"growth": case.PARTS, "all": PARTS}
 
@@ -36,7 +36,7 @@ def _say(line: str) -> None:
 
 
 def _parts(text: str) -> list[str]:
-    """Read the names of parts, or of groups of them, with commas between them."""
+    """Parse the names of parts or of groups of parts, separated by commas."""
     asked = {part for name in text.split(",") for part in _GROUPS.get(name, (name,))}
     return _known(asked, PARTS, "part")
 
@@ -55,23 +55,34 @@ def _known(asked: set[str], names: Sequence[str], what: str) -> list[str]:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Measure Headrace beside what one would pick instead of it.")
+    parser = argparse.ArgumentParser(description="Compare Headrace's speed with its alternatives.")
     add = parser.add_argument
     usual = [part for part in PARTS if part not in _LONG]
-    add("--records", type=int, default=200_000, metavar="N", help="records of the peers' runs; default: %(default)s")
-    add("--growth-records", type=int, metavar="N", help="of all other runs; default: half of --records")
-    add("--million-records", type=int, metavar="N", help="of a million keys, if others than of fewer")
-    add("--memory-records", type=int, default=10_000_000, metavar="N", help="of the part memory; default: %(default)s")
-    add("--behind", type=int, default=100_000, metavar="N", help="records behind in recovery; default: %(default)s")
-    add("--seconds", type=float, default=6.0, metavar="S", help="of each latency; default: %(default)s")
+    add("--records", type=int, default=200_000, metavar="N", help="records of each peer's run; default: %(default)s")
+    add("--growth-records", type=int, metavar="N", help="records of all other runs; default: half of --records")
+    add(
+        "--million-records",
+        type=int,
+        metavar="N",
+        help="records of the run with a million keys; default: as with fewer keys",
+    )
+    add(
+        "--memory-records",
+        type=int,
+        default=10_000_000,
+        metavar="N",
+        help="records of the part memory; default: %(default)s",
+    )
+    add("--behind", type=int, default=100_000, metavar="N", help="records to relearn in recovery; default: %(default)s")
+    add("--seconds", type=float, default=6.0, metavar="S", help="time of each latency; default: %(default)s")
     add("--repeats", type=int, default=3, metavar="N", help="default: %(default)s")
     add("--partitions", type=int, default=2, metavar="N", help="default: %(default)s")
-    add("--only", type=_parts, default=usual, metavar="PARTS", help=f"of {','.join(PARTS)}; {', '.join(_GROUPS)}")
-    add("--peers", type=_programs, default=list(TITLES), metavar="NAMES", help=f"of {','.join(TITLES)}")
-    add("--peers-python", type=Path, default=PEERS_PYTHON, metavar="FILE", help="the Python that has the frameworks")
-    add("--json", type=Path, metavar="FILE", help="write all figures to a file as well")
-    add("--plots", type=Path, metavar="DIR", help="draw them as SVG files, from this run or with --from")
-    add("--from", type=Path, dest="drawn", metavar="FILE", help="measure nothing, and draw what --json wrote")
+    add("--only", type=_parts, default=usual, metavar="PARTS", help=f"some of {','.join(PARTS)}; {', '.join(_GROUPS)}")
+    add("--peers", type=_programs, default=list(TITLES), metavar="NAMES", help=f"some of {','.join(TITLES)}")
+    add("--peers-python", type=Path, default=PEERS_PYTHON, metavar="FILE", help="the Python with the frameworks")
+    add("--json", type=Path, metavar="FILE", help="also write all figures to a file")
+    add("--plots", type=Path, metavar="DIR", help="draw the figures as SVG files, from this run or with --from")
+    add("--from", type=Path, dest="drawn", metavar="FILE", help="measure nothing, and draw a file of --json")
     given = parser.parse_args()
     given.growth_records = given.growth_records or max(_RECORDS_MIN, given.records // 2)
     given.million_records = given.million_records or case.LONGER_TIMES * given.growth_records
@@ -84,7 +95,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _measure(given: argparse.Namespace, lineup: Lineup) -> str:
-    """Measure, and return all figures as JSON. Raises what stops it."""
+    """Measure, and return all figures as JSON. Raises the error that stops it."""
     plan = Plan(
         count=given.records - given.records % given.partitions,
         growth_count=given.growth_records,
@@ -97,7 +108,7 @@ def _measure(given: argparse.Namespace, lineup: Lineup) -> str:
         parts=given.only,
         programs=lineup.present(given.peers),
     )
-    # Where none has run here before, the first run would stand still while this goes on.
+    # On a new machine the first run would have to wait for this.
     columnar.warm()
     kernel()
     comparison = Comparison(plan, lineup)
@@ -113,7 +124,7 @@ def _draw(lineup: Lineup, text: str, directory: Path) -> int:
 
 def main() -> int:
     """Read the arguments, measure, draw, and return the exit code."""
-    # However it is asked to end, it takes along what it has started.
+    # Both signals must also end the processes that it has started.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     given = _arguments()

@@ -1,4 +1,4 @@
-"""What repeats are told as: the median, and the least and the most."""
+"""The summary of repeats: the median, the minimum and the maximum."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ Spread = Mapping[str, float]
 
 
 def spread(values: Sequence[float], digits: int = 3) -> dict[str, float]:
-    """Return what is told of one figure of all repeats."""
+    """Return the median, minimum and maximum of a figure over all repeats."""
     return {
         "median": round(statistics.median(values), digits),
         "min": round(min(values), digits),
@@ -16,5 +16,5 @@ def spread(values: Sequence[float], digits: int = 3) -> dict[str, float]:
 
 
 def told(of: Spread, form: str = ".2f", unit: str = "") -> str:
-    """Write it for people."""
+    """Format a spread for people."""
     return f"{of['median']:{form}}{unit} ({of['min']:{form}}-{of['max']:{form}})"

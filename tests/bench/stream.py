@@ -1,4 +1,4 @@
-"""The records of a measurement: the same each time, as they are and in the forms that the features need."""
+"""The records of a measurement: the same each time, plain and in the variants that the cases need."""
 
 import json
 import random
@@ -8,21 +8,21 @@ from typing import Any
 
 FEATURES = 10
 LABELS_LATER = 1_000
-"""After how many further records a label comes that comes by itself."""
+"""The number of records between the features and a late label."""
 
 _KEYS = 1_000
 _STARTED_MS = 1_700_000_000_000
 
 Row = dict[str, Any]
-"""What `produce` takes: a key, a value, and the log's time in ms where it matters."""
+"""The arguments of `produce`: a key, a value, and the timestamp in ms if it matters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """A topic of so many records, of `width` features, over `partitions`.
+    """A topic of `count` records with `width` features, over `partitions`.
 
-    `bad` is the share in percent that can't be handled. With `keys` the keys are drawn from so many, and without they
-    come in turn. With `labels` the records have none in them, and that is the topic in which the labels come later.
+    `bad` is the percentage of malformed records. With `keys` the keys are drawn at random from this number of keys, and
+    without they come in turn. With `labels` the records have no labels, which come later in the topic of this name.
     """
 
     name: str
@@ -35,20 +35,20 @@ class Feed:
 
     @property
     def good(self) -> int:
-        """How many of the records can be handled."""
+        """The number of good records."""
         return self.count - sum(is_bad(index, self.bad) for index in range(self.count))
 
     def rows(self) -> Iterator[Row]:
-        """Yield the records, of which the first is for the first partition, the second for the second, and so on."""
+        """Yield the records: the first is for the first partition, the second for the second, and so on."""
         if self.keys:
             return keyed(self.count, keys=self.keys, partitions=self.partitions)
         return plain(self.count, width=self.width, bad=self.bad)
 
 
 def events(count: int, *, width: int = FEATURES) -> Iterator[dict[str, Any]]:
-    """Yield the same records each time, one a millisecond, their labels a noisy line through the features.
+    """Yield the same records each time, one for each millisecond; their labels are a noisy linear rule.
 
-    The numbers have all the digits of a double, as what was computed has, and not the few of what was typed in.
+    The numbers have all digits of a double, like computed values, not the few digits of typed ones.
     """
     rng = random.Random(0)
     weights = [rng.gauss(0, 1) for _ in range(width)]
@@ -64,19 +64,19 @@ def events(count: int, *, width: int = FEATURES) -> Iterator[dict[str, Any]]:
 
 
 def plain(count: int, *, width: int = FEATURES, bad: int = 0) -> Iterator[Row]:
-    """Yield records with their labels in them, so many in a hundred of them bad."""
+    """Yield records with their labels, of which this percentage is bad."""
     for index, event in enumerate(events(count, width=width)):
         value = _encode(event)
         yield {"key": _key(index % _KEYS), "value": _spoil(event, value, index) if is_bad(index, bad) else value}
 
 
 def is_bad(index: int, share: int) -> bool:
-    """Tell whether a record is one of the bad ones: so many in a hundred, spread over all partitions."""
+    """Return whether a record is bad: this percentage of the records is, spread over all partitions."""
     return (19 * index + 37 * (index // 64)) % 100 < share
 
 
 def _spoil(event: dict[str, Any], value: bytes, index: int) -> bytes:
-    """Make a record bad, in the ways that occur most, by turns: cut off, a feature without value, no features."""
+    """Make a record bad, in turn in three frequent ways: cut off, a feature without a value, no features."""
     kind = index % 3
     if kind == 0:
         return value[:-2]
@@ -86,9 +86,9 @@ def _spoil(event: dict[str, Any], value: bytes, index: int) -> bytes:
 
 
 def keyed(count: int, *, keys: int, partitions: int) -> Iterator[Row]:
-    """Yield the same records, their keys drawn from so many. Record N goes to partition N modulo `partitions`.
+    """Yield the same records with keys drawn at random from this number. Record N is for partition N modulo `partitions`.
 
-    A key is always in one partition, as Kafka's own partitioner has it.
+    A key is always in the same partition, as with Kafka's partitioner.
     """
     rng = random.Random(1)
     for index, event in enumerate(events(count)):
@@ -99,14 +99,14 @@ def keyed(count: int, *, keys: int, partitions: int) -> Iterator[Row]:
 
 
 def unlabelled(count: int, *, started_ms: int) -> Iterator[Row]:
-    """Yield the same records without their labels, from `started_ms` on by the log's time."""
+    """Yield the same records without labels, with timestamps from `started_ms` on."""
     for index, event in enumerate(events(count)):
         del event["label"]
         yield {"key": _key(index % _KEYS), "value": _encode(event), "timestamp": started_ms + index}
 
 
 def labels(count: int, *, started_ms: int) -> Iterator[Row]:
-    """Yield the labels of the same records, in order, each so much later."""
+    """Yield the labels of the same records, in order, each later by the same time."""
     for index, event in enumerate(events(count)):
         label = {"id": event["id"], "label": event["label"], "ts": event["ts"] + LABELS_LATER}
         yield {"key": _key(index % _KEYS), "value": _encode(label), "timestamp": started_ms + index + LABELS_LATER}

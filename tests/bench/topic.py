@@ -1,4 +1,4 @@
-"""The topics of a measurement: what all read, and what each of them wrote."""
+"""The topics of a measurement: the inputs, and the outputs of each program."""
 
 import math
 import time
@@ -16,7 +16,7 @@ _CALL_S = 10.0
 _READ_S = 60.0
 _CHUNK = 5_000
 _QUEUED_MAX = 100_000
-# What a client is told of a topic that was made just now, and while its leader changes.
+# The errors of a client for a new topic, and while the leader of a topic changes.
 _PASSING = {
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
@@ -27,14 +27,14 @@ _PASSING = {
 
 
 class Source(msgspec.Struct):
-    """Where the record of an answer stands."""
+    """The partition and offset of the record of a prediction."""
 
     partition: int
     offset: int
 
 
 class Answer(msgspec.Struct):
-    """What all peers' predictions have in common."""
+    """The common fields of all peers' predictions."""
 
     id: str
     prediction: Any
@@ -43,11 +43,11 @@ class Answer(msgspec.Struct):
 
 
 Answers = dict[tuple[int, int], Answer]
-"""Answers by their record's partition and offset."""
+"""Predictions by the partition and offset of their record."""
 
 
 class Board:
-    """Make, fill, watch and read topics."""
+    """Create, fill, watch and read topics."""
 
     def __init__(self, bootstrap: str) -> None:
         self._client: dict[str, Any] = {"bootstrap.servers": bootstrap, "log_level": 2}
@@ -55,11 +55,11 @@ class Board:
         self._admin = AdminClient(self._client)
 
     def make(self, name: str, partitions: int) -> None:
-        """Make a topic."""
+        """Create a topic."""
         self._topics.create(name, partitions)
 
     def producer(self, **settings: Any) -> Producer:
-        """Return a producer that keeps the order, whatever it has to try again."""
+        """Return a producer that keeps the order, even if it retries."""
         return Producer({**self._client, "enable.idempotence": True, **settings})
 
     def reader(self, name: str, partitions: int, **settings: Any) -> Consumer:
@@ -78,11 +78,11 @@ class Board:
         return consumer
 
     def fill(self, name: str, partitions: int, rows: Iterator[Row]) -> None:
-        """Make a topic of rows: the first in the first partition, the second in the second, and so on round."""
+        """Create a topic with rows: the first in the first partition, the second in the second, and so on in turn."""
         self.make(name, partitions)
         producer = self.producer(**{"linger.ms": 5, "queue.buffering.max.messages": 2 * _QUEUED_MAX})
         for index, row in enumerate(rows):
-            # Not in batches: those know no timestamps.
+            # Not in batches: these can't have timestamps.
             producer.produce(name, partition=index % partitions, **row)
             producer.poll(0.1 if len(producer) > _QUEUED_MAX else 0)
         if producer.flush(_READ_S):
@@ -114,7 +114,7 @@ class Board:
         while unread:
             if time.monotonic() > until:
                 raise TimeoutError(f"{name} was not read to its end within {_READ_S:.0f} s")
-            # Typed as if anything might be missing; of a message that is no error, nothing is.
+            # The types say that a field may be None, but a message without an error has all of them.
             messages: list[Any] = consumer.consume(_CHUNK, 0.1)
             for message in messages:
                 if (error := message.error()) is None:
@@ -128,16 +128,16 @@ class Board:
 
 
 def answers(values: Mapping[int, Mapping[int, bytes]]) -> Answers:
-    """Read a peer's answers."""
+    """Read the predictions of a peer."""
     decode = msgspec.json.Decoder(Answer).decode
     found = (decode(value) for held in values.values() for value in held.values())
     return {(answer.source.partition, answer.source.offset): answer for answer in found}
 
 
 def difference(some: Answers, others: Answers) -> float:
-    """Return the largest difference of a probability between answers to the same records, infinite for other records.
+    """Return the largest difference of a probability for the same record; infinite if the records differ.
 
-    A prediction may be another one only where the two classes are as good as equal.
+    A prediction may differ only if the probabilities of the two classes are almost equal.
     """
     largest = 0.0
     for place, one in some.items():
