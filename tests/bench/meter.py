@@ -1,7 +1,7 @@
 """The meter: runs a peer as a process, and measures its visible outputs, its CPU time and its memory.
 
-It checks the output topic every 20 ms, in the same way for all peers: a record counts when a `read_committed` reader can
-read it. The start is left out; only the steady part is measured.
+It checks the output topic every 20 ms, in the same way for all peers: a record counts when a `read_committed` reader
+can read it. The start is left out; only the steady part is measured.
 """
 
 import os

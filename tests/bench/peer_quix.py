@@ -2,8 +2,8 @@
 
     python peer_quix.py {at-least-once,exactly-once} BOOTSTRAP FEATURES OUTPUT COUNT COMMIT_S
 
-It runs in the environment of Quix Streams, which needs another Kafka client than Headrace. Its model is in memory, and a
-crash loses it. Under exactly-once a reader sees records only after Quix has committed them, so the interval of its
+It runs in the environment of Quix Streams, which needs another Kafka client than Headrace. Its model is in memory, and
+a crash loses it. Under exactly-once a reader sees records only after Quix has committed them, so the interval of its
 commits is an argument.
 """
 

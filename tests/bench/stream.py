@@ -86,7 +86,7 @@ def _spoil(event: dict[str, Any], value: bytes, index: int) -> bytes:
 
 
 def keyed(count: int, *, keys: int, partitions: int) -> Iterator[Row]:
-    """Yield the same records with keys drawn at random from this number. Record N is for partition N modulo `partitions`.
+    """Yield the same records with random keys, this number of them. Record N is for partition N modulo `partitions`.
 
     A key is always in the same partition, as with Kafka's partitioner.
     """
