@@ -121,7 +121,7 @@ def produce(
     json: JsonOption = False,
 ) -> int:
     """Send records to the features topic, from a file or from stdin."""
-    from headrace.pipeline.commands.produce import produce
+    from headrace.pipeline.produce.produce import produce
 
     return produce(
         source.load(),

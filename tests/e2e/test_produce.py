@@ -19,12 +19,12 @@ from harness import Project, wait_until
 
 from headrace.consumers.source import SourceAway
 from headrace.consumers.topics import Topics
-from headrace.pipeline.commands.input_rows import RowError
-from headrace.pipeline.commands.produce import produce
 from headrace.pipeline.commands.tail import tail
 from headrace.pipeline.config import config as configuration
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.dlq.dead_letters import DeadLetterError
+from headrace.pipeline.produce.input_rows import RowError
+from headrace.pipeline.produce.produce import produce
 
 Make = Callable[..., Project]
 Capture = pytest.CaptureFixture[str]

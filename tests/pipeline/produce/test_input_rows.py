@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.pipeline.commands.input_rows import InputRow, RowError, cell, csv_rows, lines
+from headrace.pipeline.produce.input_rows import InputRow, RowError, cell, csv_rows, lines
 
 
 def rows(text: str, *, label: str | None = None, id_: str | None = None, key: str | None = None) -> list[InputRow]:

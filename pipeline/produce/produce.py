@@ -15,10 +15,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from headrace.consumers.reader import Reader
 from headrace.consumers.topics import Topics
-from headrace.pipeline.commands.input_rows import InputRow, RowError, csv_rows, lines
-from headrace.pipeline.commands.outcomes import Outcomes
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.console import as_json, data
+from headrace.pipeline.produce.input_rows import InputRow, RowError, csv_rows, lines
+from headrace.pipeline.produce.outcomes import Outcomes
 from headrace.producers.writer import Feed
 
 _POLL_S = 0.02
