@@ -1,7 +1,7 @@
-"""One partition's model with everything that is true of it: counts, quality, and the place in the log.
+"""One partition's model with its state: counts, quality, and the offsets in the logs.
 
-A shard's history is a prefix of its partition. The engine moves it forward record by record; a record on
-which the model raises is undone, so that the shard stands as if that record had never been tried.
+A shard has learned its partition from the start of its history up to its offset. The engine moves it forward. A record
+on which the model raises is undone, as if it had never been learned.
 """
 
 import math
@@ -27,7 +27,7 @@ Sum = Annotated[float, msgspec.Meta(ge=0.0)]
 
 
 class Counts(msgspec.Struct):
-    """What a shard has done since the first record of its history."""
+    """The counts of a shard since the first record of its history."""
 
     records: Number = 0
     predictions: Number = 0
@@ -36,18 +36,17 @@ class Counts(msgspec.Struct):
 
 
 class Score(msgspec.Struct):
-    """How many predictions were scored, and the sum of their scores."""
+    """The number of scored predictions, and the sum of their scores."""
 
     scored: Number = 0
     total: Sum = 0.0
 
 
 class Quality(msgspec.Struct):
-    """How good the predictions were that were scored against their labels, in all and lately.
+    """The scores of predictions against their labels: of all, and of the last 1,000.
 
-    Scores are 0 or 1 for a class (right or wrong) and the absolute error for a number. A running mean of
-    River's costs 3 µs a record, a quarter of a model step; this costs 0.3. `versions` has the scores of the newest
-    versions of the model.
+    A class scores 1 (right) or 0 (wrong), a number its absolute error. This takes 0.3 µs a record; River's running mean
+    takes 3 µs, a quarter of a model's step. `versions` has the scores of the model's newest versions.
     """
 
     task: Task
@@ -58,7 +57,7 @@ class Quality(msgspec.Struct):
     versions: dict[int, Score] = msgspec.field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
-        """Return the figures by name; fractions for accuracy, the label's own unit for errors."""
+        """Return the figures by name: accuracy as a fraction, errors in the label's unit."""
         if not self.scored or not self.recent:
             return {"scored": self.scored}
         lately = sum(self.recent) / len(self.recent)
@@ -73,11 +72,11 @@ class Quality(msgspec.Struct):
 
 
 class Shard:
-    """A model, and how far it has come in the logs of its partition. Only the shard moves its offsets.
+    """A model, and its offsets in the logs of its partition. Only the shard moves its offsets.
 
-    `version` is that of the newest snapshot in the store, `epoch` that of the partition's owner. `mark` is what was
-    last committed beside the offset. `secret` signs replays and is the same for the whole history. With a labels topic
-    `labels` is its join, and `order` tells how the two logs were read.
+    `version` is the newest snapshot in the store, `epoch` that of the partition's owner. `mark` is the metadata of the
+    last committed offset. `secret` signs replays, and is the same for the whole history. With a labels topic `labels`
+    is its join, and `order` the order in which the two logs were read.
     """
 
     def __init__(
@@ -100,47 +99,47 @@ class Shard:
 
     @property
     def place(self) -> tuple[int, int]:
-        """The offsets that are the next to learn, of the features and of the labels."""
+        """The next offsets to learn, of the features and of the labels."""
         return self._place
 
     @property
     def offset(self) -> int:
-        """The offset of the features that is the next to learn."""
+        """The next offset of the features to learn."""
         return self._place[0]
 
     @property
     def labels_offset(self) -> int:
-        """The offset of the labels that is the next to learn."""
+        """The next offset of the labels to learn."""
         return self._place[1]
 
     @property
     def committed(self) -> int:
-        """The offset of the features up to which outputs are out (exclusive): below it the shard learns in silence."""
+        """The committed offset of the features: below it the shard relearns, without outputs."""
         return self._committed[0]
 
     @property
     def labels_committed(self) -> int:
-        """The offset of the labels up to which outputs are out (exclusive)."""
+        """The committed offset of the labels."""
         return self._committed[1]
 
     @property
     def snapshot_offset(self) -> int:
-        """The offset of the features at which the newest snapshot stands."""
+        """The newest snapshot's offset of the features."""
         return self._snapshot[0]
 
     @property
     def labels_snapshot_offset(self) -> int:
-        """The offset of the labels at which the newest snapshot stands."""
+        """The newest snapshot's offset of the labels."""
         return self._snapshot[1]
 
     @property
     def is_relearning(self) -> bool:
-        """Whether the shard has not come to its committed place yet."""
+        """Whether the shard has not reached its committed offsets yet."""
         return self._place[0] < self._committed[0] or self._place[1] < self._committed[1]
 
     @property
     def unsaved(self) -> int:
-        """The number of offsets, of features and labels, behind the newest snapshot."""
+        """The number of offsets, of features and labels, since the newest snapshot."""
         return sum(self._place) - sum(self._snapshot)
 
     def advance(self, offset: int, labels_offset: int = -1) -> None:
@@ -154,23 +153,23 @@ class Shard:
             self.order.add(place)
 
     def relearn_to(self, offset: int, labels_offset: int) -> None:
-        """Note how far the outputs of an earlier owner are out: up to there the shard learns in silence."""
+        """Note the offsets that an earlier owner has committed: up to them the shard learns without outputs."""
         self._committed = offset, max(labels_offset, self._place[1])
 
     def confirm(self, offset: int, labels_offset: int, mark: str) -> None:
-        """Note that outputs up to these offsets are committed, with a mark beside them."""
+        """Note that these offsets are committed, with `mark` as their metadata."""
         self._committed, self.mark = (offset, labels_offset), mark
 
     def take_over(self, *, epoch: int, mark: str, secret: str) -> None:
-        """Note the epoch of the owner, the committed mark that it found, and the secret of the history."""
+        """Note the epoch of the new owner, the committed metadata that it found, and the secret of the history."""
         self.epoch, self.mark, self.secret = epoch, mark, secret
 
     def follow(self, order: Order) -> None:
         """Note the order in which the two logs are read."""
         self.order = order
 
-    def settle(self, counts: Counts) -> None:
-        """Take the counts that the mark of the committed place has: refusals of a sink are not in the logs."""
+    def set_counts(self, counts: Counts) -> None:
+        """Replace the counts by those of the committed metadata: relearning can't count the refusals of a sink."""
         self.counts = counts
 
     @property
@@ -180,28 +179,25 @@ class Shard:
         return self.version if version is None else version
 
     def tables(self) -> dict[str, int]:
-        """Return how many rows each of its tables in the store has."""
+        """Return the number of rows of each table in the store after a save."""
         tables = {} if self.labels is None else {LABELS: len(self.labels)}
         return {**tables, **self.model.tables()}
 
     @property
     def is_heavy(self) -> bool:
-        """Whether it is known that to write down what is to be saved would hold up the stream."""
+        """Whether to encode the changes would hold up the stream."""
         return self.model.is_heavy or (self.labels is not None and self.labels.is_heavy)
 
     def begin_save(self) -> None:
-        """Take the rows that differ from the store's as those to be saved: `saved` or `not_saved` follows.
-
-        Raises StoreAway and TableDamaged.
-        """
+        """Begin to save all changed rows; `saved` or `not_saved` follows. Raises StoreAway and TableDamaged."""
         self.model.begin_save()
         if self.labels is not None:
             self.labels.begin_save()
 
     def packed(self, seal: Callable[[str], RowSeal]) -> tuple[dict[str, PackedRows], dict[bytes, bytes]]:
-        """Return the rows of each table that are to be saved, as they stand, and what `saved` needs of them.
+        """Return the changed rows of each table, packed, and the models that `saved` needs.
 
-        `seal` gives what seals the rows of a table.
+        `seal` returns the seal for a table's rows.
         """
         packed = {} if self.labels is None else {LABELS: pack(self.labels.changes(), seal(LABELS))}
         rows, models = self.model.packed(seal)
@@ -209,16 +205,16 @@ class Shard:
 
     @property
     def is_crowded(self) -> bool:
-        """Whether it holds so much that only a snapshot makes room for more."""
+        """Whether a snapshot should be saved soon, since only that makes room."""
         return (self.order is not None and self.order.is_due) or self.model.is_crowded
 
     @property
     def is_full(self) -> bool:
-        """Whether it can't take any more before a snapshot is saved."""
+        """Whether the shard can't learn more before a snapshot is saved."""
         return (self.order is not None and self.order.is_full) or self.model.is_full
 
     def saved(self, models: Mapping[bytes, bytes], *, place: tuple[int, int], version: int) -> None:
-        """Note that the store has it as it stood at `place`, as a version. `models` are those of `packed`."""
+        """Note that the state at the offsets `place` is saved as a version; `models` are those of `packed`."""
         self.version = version
         self._snapshot = place
         if self.labels is not None:
@@ -228,7 +224,7 @@ class Shard:
             self.order.saved(place)
 
     def not_saved(self) -> None:
-        """Note that what was to be saved is not, or only in part."""
+        """Note that the save has failed, perhaps after some rows."""
         if self.labels is not None:
             self.labels.not_saved()
         self.model.not_saved()
@@ -243,7 +239,7 @@ class Shard:
         version: int = 0,
         secret: str = "",
     ) -> None:
-        """Become what a snapshot held. Raises ModelError when the bytes are no model of this kind."""
+        """Load the state of a snapshot. Raises ModelError when the bytes are not a model of this kind."""
         self.model.load(model)
         self._place = self._snapshot = place
         self.counts, self.quality = counts, quality
@@ -253,7 +249,7 @@ class Shard:
     def score(self, prediction: Any, label: Any, version: int) -> None:
         """Score a prediction that was sent, by a `version` of the model, against its label.
 
-        One that is no number scores nothing, nor does the None of a classifier that has seen no class yet.
+        A prediction that is not a number is not scored, nor the None of a classifier that has learned no class yet.
         """
         quality = self.quality
         if quality.task == "regression":
@@ -271,7 +267,7 @@ class Shard:
         self._score_version(version, float(error))
 
     def score_all(self, scores: Any) -> None:
-        """Score predictions that were sent, as `score` would one by one: float64, 0 or 1 or absolute errors."""
+        """Add the scores of many predictions, as `score` does for one: float64, 0 or 1, or absolute errors."""
         if not len(scores):
             return
         quality = self.quality
@@ -292,7 +288,7 @@ class Shard:
             score.total += error
 
     def _version_score(self, version: int) -> Score | None:
-        """Return the score of a version of the model, None for one that is older than those that are kept."""
+        """Return the score of a version of the model; None for a version older than those that are kept."""
         versions = self.quality.versions
         if version not in versions:
             if len(versions) >= _VERSIONS_MAX and version < min(versions):
@@ -303,20 +299,20 @@ class Shard:
         return versions[version]
 
     def quality_now(self) -> Quality:
-        """Return the quality with its recent scores, as a snapshot keeps it."""
+        """Return the quality with its recent scores, for a snapshot."""
         self.quality.recent = list(self._recent)
         return self.quality
 
 
 def _sum(total: float, more: Any) -> Any:
-    """Add one number after the other: numpy's own sum takes them in another order, with other last bits."""
+    """Add the numbers in order: numpy's own sum adds them in another order, with other last bits."""
     more = more.copy()
     more[0] += total
     return more.cumsum()[-1]
 
 
 def _distance(prediction: Any, label: Any) -> float:
-    """Return the absolute error as a float; NaN for a prediction that is no number, or none that a float holds."""
+    """Return the absolute error as a float; NaN for a prediction that is not a number, or too large for a float."""
     try:
         return abs(float(prediction) - float(label))
     except (OverflowError, TypeError, ValueError):

@@ -1,7 +1,7 @@
-"""A shard as bytes: the model, its counts and the offset at which it stands, sealed.
+"""A shard as sealed bytes: the model, its counts and its offset.
 
-Written to the store in one piece, so model and offset can't part. Bytes that were cut or flipped, and those of another
-pipeline or partition, are found and never loaded.
+They are one value in the store, so that the model always has its own offset. Damaged bytes, and those of another
+pipeline or partition, are recognised and never loaded.
 """
 
 import platform
@@ -19,23 +19,23 @@ _FORMAT = 2
 _KIND = "snapshot"
 _HEAD = _MAGIC + bytes([_FORMAT])
 CREATED_MS_MAX = 253_402_300_799_000
-"""The last day of the year 9999, the last that has a date."""
+"""The last day of the year 9999; later times have no date in Python."""
 
 Offset = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 LabelsPlace = Annotated[int, msgspec.Meta(ge=-1, le=2**63 - 1)]
 
 
 class SnapshotError(Exception):
-    """Raised when bytes are no whole snapshot of a format that this release reads."""
+    """Raised when bytes are not a valid snapshot in the format of this release."""
 
     status = 400
-    hint = "an older snapshot is used if there is one, else the model is learned again from the log"
+    hint = "an older snapshot is used if there is one; otherwise the model is learned again from the log"
 
 
 class JoinState(msgspec.Struct, frozen=True):
-    """Where a shard stands in the labels topic, the first offset of its history there, and what it remembers.
+    """The shard's offset in the labels topic, the first offset of its history there, and the join's state.
 
-    `turn` is that of the order in which it was learned (`order`).
+    `turn` is that of the read order (`read_order.py`).
     """
 
     offset: LabelsPlace
@@ -47,11 +47,11 @@ class JoinState(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """What one version holds. `offset` is the next to learn; `start` the first of the history.
+    """The content of one version. `offset` is the next to learn; `start` the first of the history.
 
-    `tables` tells how many rows each table of the shard has at that moment; the rows lie beside it (`table`). By their
-    `sums` rows are found that are not of this version (`seal`). `secret` is the shard's: it stands in the mark of the
-    committed offset as well, which other tools can overwrite.
+    `tables` has the number of rows of each table; the rows themselves are stored apart (`store/tables.py`). Their
+    `sums` show whether the rows are those of this version (`seal.py`). `secret` is the shard's; it is also in the
+    metadata of the committed offset, which other tools can overwrite.
     """
 
     topic: str
@@ -77,7 +77,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class _Whole(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What is sealed: of which pipeline it is, and the snapshot."""
+    """The sealed content: the pipeline's name, and the snapshot."""
 
     name: str
     snapshot: Snapshot
@@ -92,10 +92,10 @@ def take(
     labels: tuple[str, str] = ("", ""),
     model: bytes | None = None,
 ) -> Snapshot:
-    """Take a snapshot of the shard as it stands, which does not change when the shard goes on.
+    """Take a snapshot of the shard; later records do not change it.
 
-    The model's bytes serve its next undo as well; with `model` they are those, or are put in later (`put_model`).
-    `labels` are the name and id of the labels topic, where there is one.
+    Without `model` the shard's model is dumped, and the bytes are its new checkpoint for an undo. `put_model` can add
+    the bytes later. `labels` are the name and id of the labels topic, if there is one.
     """
     quality = shard.quality_now()
     versions = {version: msgspec.structs.replace(score) for version, score in quality.versions.items()}
@@ -121,7 +121,7 @@ def take(
 
 
 def put_model(snapshot: Snapshot, model: bytes) -> Snapshot:
-    """Return the snapshot with the model's bytes of its moment."""
+    """Return the snapshot with the model's bytes, of the same time."""
     return msgspec.structs.replace(snapshot, model=model)
 
 
@@ -137,9 +137,9 @@ def encode(snapshot: Snapshot, seal: Seal) -> bytes:
 
 
 def decode(sealed: bytes, seal: Seal, *, partition: int) -> Snapshot:
-    """Decode what `encode` gave for this partition, without its model. Raises SnapshotError for anything else."""
+    """Decode the bytes of `encode` for this partition; the model stays bytes. Raises SnapshotError for any others."""
     if len(sealed) < len(_HEAD) or not sealed.startswith(_MAGIC):
-        raise SnapshotError("the bytes are no snapshot")
+        raise SnapshotError("the bytes are not a snapshot")
     if not sealed.startswith(_HEAD):
         raise SnapshotError(f"the snapshot has format {sealed[len(_MAGIC)]}; this release reads {_FORMAT}")
     try:
@@ -152,12 +152,12 @@ def decode(sealed: bytes, seal: Seal, *, partition: int) -> Snapshot:
     if (whole.name, found.partition) != (seal.name, partition):
         raise SnapshotError(f"the snapshot is of partition {found.partition} of the pipeline {whole.name!r}")
     if found.offset < found.start or (found.join is not None and found.join.offset < found.join.start):
-        raise SnapshotError("the snapshot stands before the start of its history")
+        raise SnapshotError("the snapshot's offset is before the start of its history")
     return found
 
 
 def describe(snapshot: Snapshot) -> dict[str, Any]:
-    """Return what a person asks of a version: everything but the model's bytes."""
+    """Return the figures of a version for its note: everything except the model's bytes."""
     return {
         "topic": snapshot.topic,
         "topic_id": snapshot.topic_id,

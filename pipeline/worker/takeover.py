@@ -206,7 +206,7 @@ class Takeover:
                 hint="the log, model.py or [labels] is no longer what it was: undo that, or start under another `name`",
             )
         # The log does not hold the HTTP sink's refusals, so that relearning can't count them.
-        shard.settle(told)
+        shard.set_counts(told)
 
     def _follow(self, start: _Start, last: OffsetMetadata | None) -> list[LogOffsets] | None:
         """Find the steps from where a shard stands to its committed place; None when they are not known.

@@ -1,4 +1,4 @@
-"""One key in memory: when it was last seen, and how its model is put back after harm; and what a save of keys takes."""
+"""One key in memory, with its last time and its undo; and the keys of a save."""
 
 import msgspec
 
@@ -7,9 +7,9 @@ from headrace.state.models.undoable_model import UndoStep
 
 
 class CachedKey(msgspec.Struct, gc=False):
-    """One key in memory. For an undo: its model where it was last saved, and what it went through since, if anything.
+    """One key in memory. For an undo it has the model that was saved last (`base`), and the records since.
 
-    There are very many: the collector, which would go through all of them, need not know of any.
+    There are very many, so Python's garbage collector does not track them (`gc=False`).
     """
 
     seen_ms: int = -1
@@ -17,13 +17,13 @@ class CachedKey(msgspec.Struct, gc=False):
     journal: list[UndoStep] | None = None
 
     def note(self, step: UndoStep) -> None:
-        """Note what the key went through."""
+        """Add a record to the journal."""
         if self.journal is None:
             self.journal = []
         self.journal.append(step)
 
-    def go_back(self, bank: Bank, key: bytes) -> None:
-        """Rebuild the model from where it was saved and what it went through since; begin from there the next time."""
+    def undo(self, bank: Bank, key: bytes) -> None:
+        """Rebuild the model from its base and its journal; the result is the new base."""
         bank.drop(key)
         if self.base:
             bank.load(self.base, key)
@@ -36,9 +36,9 @@ class CachedKey(msgspec.Struct, gc=False):
 
 
 class KeysSave(msgspec.Struct):
-    """What a save takes to the store: the keys whose rows it writes, those among them that are new, those it deletes.
+    """The keys of one save: those whose rows it writes, those of them without a row yet, and those that it deletes.
 
-    For an undo after it: the journal that each key had, and how long it was.
+    `journals` has the journal of each key and its length when the save began, for an undo after the save.
     """
 
     changed: set[bytes] = set()

@@ -1,8 +1,8 @@
-"""A model for every key: those that were used last in memory, all of them in the store.
+"""A model for every key: the last used ones in memory, all of them in the store.
 
 The models of a batch's keys are fetched in one round trip before the batch is learned. A snapshot writes the keys that
-have changed since the last; the stream may go on meanwhile. A new key gets the model that the factory makes, or a copy
-of the model of all keys. A key that was silent for too long, by the time of the stream, begins anew when it comes back.
+have changed since the last one; the stream may go on meanwhile. A new key gets a new model of the factory, or a copy of
+the model of all keys (the prior). A key that was silent for too long, by stream time, gets a new model when it returns.
 """
 
 from collections import OrderedDict, deque
@@ -27,26 +27,26 @@ TABLE = "keys"
 """The shard's table in the store: a row for each key."""
 
 Fetch = Callable[[Sequence[bytes], TableVersion], Sequence[bytes | None]]
-"""Gives the rows of keys, None for one that has none, in one round trip; may raise what the store raises.
+"""Returns the rows of keys, None for a key without one, in one round trip; may raise the errors of the store.
 
-It is told whose the shard is, at which version the store should stand at least, and how many rows it should have.
+The TableVersion has the owner's epoch, and the version and the number of rows that the store must have at least.
 """
 ScanRows = Callable[[], Iterator[Sequence[tuple[bytes, bytes]]]]
-"""Goes through all rows, page by page as they are at that moment; may raise what the store raises."""
+"""Yields all rows in pages, each as it is when it is read; may raise the errors of the store."""
 
 _PRIOR = b""
-# What a row costs beside its model, in the time that so many bytes of one take: about 15 us in arrays, 100 as objects.
+# Fixed cost of a row, as the number of model bytes that cost the same: about 15 us in arrays, 100 us as objects.
 _ROW_BYTES, _OBJECT_BYTES = 400, 1_500
-# Above that, rows take more than a few milliseconds to be written down and saved.
+# To encode and save more than this takes longer than a few milliseconds.
 _HEAVY_BYTES = 200_000
-# To let go of so many takes a millisecond or two.
+# To free this number of models takes a millisecond or two.
 _TRIM_MIN = 1_000
-# So many times what should be in memory is too much, while a save is under way that would make room.
+# With this multiple of `hot_max` in memory, the stream waits for a save.
 _FULL = 2
 
 
 class KeyringState(msgspec.Struct, frozen=True, array_like=True):
-    """What a snapshot holds of all keys: the stream's time, and the model of all keys, if there is one."""
+    """The part of a keyring that a snapshot holds: the stream's time, and the model of all keys, if there is one."""
 
     times: Times
     prior: bytes
@@ -55,9 +55,9 @@ class KeyringState(msgspec.Struct, frozen=True, array_like=True):
 class Keyring(Model):
     """The models of one partition, one for each key, in a `bank`.
 
-    `hot_max` bounds those in memory; what has changed stays until it is saved, so there may be more until then.
-    `silent_ms` is how long a key may be silent, None for ever. With `prior`, a bank of its own for the model of all
-    keys, a new key begins as that model stands.
+    `hot_max` is the number of models to keep in memory; changed ones stay until they are saved, so there may be more.
+    A key that is silent for `silent_ms` is forgotten; None keeps it for ever. With `prior`, a bank for the model of
+    all keys, a new key begins with a copy of that model.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Keyring(Model):
         self.task = bank.task
         self.codec = bank.codec
         self.spec = bank.spec
-        # With a prior, each record that is learned changes what the next new key begins with.
+        # With a prior, every learned record changes the first model of the next new key.
         self.can = msgspec.structs.replace(bank.can, undo=True, batches=bank.can.batches and prior is None)
         self._bank = bank
         self._fetch = fetch
@@ -82,27 +82,27 @@ class Keyring(Model):
         self._silent_ms = silent_ms
         self._prior = prior
         self._prior_hot = CachedKey()
-        # Where no silence ends anything, time need not pass.
+        # Without `silent_ms` the clock is not used.
         self._clock = EventClock(silent_ms or 0)
         self._ahead: list[tuple[int, int]] = []
-        # Whether any key in memory may tell when it was seen.
+        # Whether a key in memory may have a `seen_ms`.
         self._has_times = silent_ms is not None
         self._hot: OrderedDict[bytes, CachedKey] = OrderedDict()
-        # Those in memory that the store has no row of.
+        # The keys in memory without a row in the store.
         self._unstored: set[bytes] = set()
-        # Those whose rows differ from the store's, and those among them that it has no row of, once what is on its way
-        # is there.
+        # The keys whose rows the next save must write; those of them without a row after the present save; and the
+        # keys whose rows the next save must delete.
         self._changed: set[bytes] = set()
         self._fresh: set[bytes] = set()
         self._swept: set[bytes] = set()
         self._weight = 0
-        # How many were brought into memory since some were let go.
+        # The number of keys fetched since the last `trim`.
         self._came = 0
         self._saving = KeysSave()
-        # Rows that a save which failed half way may have taken from the store already.
+        # Rows that a failed save may have deleted already.
         self._going: set[bytes] = set()
         self._sweeping: Iterator[Sequence[tuple[bytes, bytes]]] = iter(())
-        self._stand = TableVersion(0, 0, 0)
+        self._stored = TableVersion(0, 0, 0)
 
     @property
     def has_proba(self) -> bool:
@@ -116,46 +116,46 @@ class Keyring(Model):
 
     @property
     def ahead(self) -> Sequence[tuple[int, int]]:
-        """The records of the last batch whose event time was not believed: their places, and how far ahead in ms."""
+        """The records of the last batch whose event time did not count: their index, and the distance in ms."""
         return self._ahead
 
     @property
     def is_crowded(self) -> bool:
-        """Whether more models are in memory than there should be, and only a save makes room."""
+        """Whether too many models are in memory, and only a save makes room."""
         return len(self._hot) > self._hot_max and self._is_unsaved(next(iter(self._hot)))
 
     @property
     def is_full(self) -> bool:
-        """Whether so many are in memory that the stream should wait until a save makes room."""
+        """Whether the stream should wait until a save makes room."""
         return len(self._hot) > _FULL * self._hot_max and self.is_crowded
 
     @property
     def is_heavy(self) -> bool:
-        """Whether to write down and save what has changed would hold up the stream."""
+        """Whether to encode and save the changed models would hold up the stream."""
         return self._weight > _HEAVY_BYTES
 
     @property
     def hot(self) -> int:
-        """How many models are in memory."""
+        """The number of models in memory."""
         return len(self._hot)
 
     def __len__(self) -> int:
-        """Return the number of keys, in memory or not, which is that of the table's rows once all is saved."""
+        """Return the number of keys, in memory or not; after a save the table has as many rows."""
         saving = self._saving
-        return self._stand.rows + len(saving.fresh) - len(saving.swept) + len(self._fresh) - len(self._swept)
+        return self._stored.rows + len(saving.fresh) - len(saving.swept) + len(self._fresh) - len(self._swept)
 
     def fetch(self, keys: Iterable[bytes]) -> None:
         """Bring keys into memory, in one round trip or none. Raises StoreAway, StoreFenced, TableDamaged."""
         cold = list(filterfalse(self._hot.__contains__, dict.fromkeys(keys)))
         for key in (self._swept | self._saving.swept).intersection(cold):
-            # It is forgotten, whether a save that failed half way, or is under way, has taken its row already or not.
+            # A forgotten key: a save is to delete its row, or has done so already.
             self._hot[key] = CachedKey()
             cold.remove(key)
         if not cold:
             return
         self._came += len(cold)
-        stand = self._stand._replace(rows=self._stand.rows - len(self._going))
-        rows = [None] * len(cold) if self._has_all else self._fetch(cold, stand)
+        stored = self._stored._replace(rows=self._stored.rows - len(self._going))
+        rows = [None] * len(cold) if self._has_all else self._fetch(cold, stored)
         for key, packed in zip(cold, rows, strict=True):
             if packed is None:
                 self._hot[key] = CachedKey()
@@ -166,9 +166,9 @@ class Keyring(Model):
             self._has_times = self._has_times or row.seen_ms >= 0
 
     def meet(self, key: bytes, at_ms: int | None, logged_ms: int) -> int:
-        """See a key at an event time, None where it is not told; one that was silent for too long is known no more.
+        """Note the event time of a key's record, None if it has none; forget the key if it was silent for too long.
 
-        Returns how far ahead of the stream's the time is where it is not believed, else 0.
+        Returns 0, or the distance in ms of an event time that is too far ahead to count.
         """
         ahead_ms = 0
         if self._silent_ms is not None:
@@ -178,36 +178,36 @@ class Keyring(Model):
         return ahead_ms
 
     def _meet(self, key: bytes, now_ms: int) -> None:
-        hot = self._see(key, now_ms)
+        hot = self._use(key, now_ms)
         if self._silent_ms is not None:
             hot.seen_ms = now_ms
-            self._change({key})
-        self._bear(key, hot)
+            self._mark_changed({key})
+        self._make_model(key, hot)
 
     def label(self, raw: Any) -> Any:
-        """Return the label as the models take it. Raises LabelError."""
+        """Return the label in the models' own form. Raises LabelError."""
         return self._bank.label(raw)
 
     def label_number(self, label: Any) -> float:
-        """Return the number that stands for a label in the next batch."""
+        """Return the number of a label for the next batch."""
         return self._bank.label_number(label)
 
     def fault(self, code: int, features: dict[str, Any]) -> Exception:
-        """Return the exception that goes with a fault in the answers of a batch."""
+        """Return the exception for a fault in the answers of a batch."""
         return self._bank.fault(code, features)
 
     def predict(self, features: dict[str, Any], key: bytes = b"") -> Answer:
-        """Answer as the key's model does."""
+        """Predict with the key's model."""
         return self._bank.predict(features, key)
 
     def learn(self, features: dict[str, Any], label: Any, key: bytes = b"") -> None:
-        """Teach the key's model, and that of all keys."""
-        hot = self._see(key, self._clock.now_ms)
+        """Learn one record with the key's model, and with the model of all keys."""
+        hot = self._use(key, self._clock.now_ms)
         if self._silent_ms is not None:
-            # A label counts as being seen: a key that was swept meanwhile is born by it as well.
+            # A label counts as a record of its key; it may come after the key was forgotten.
             hot.seen_ms = self._clock.now_ms
-        self._bear(key, hot)
-        self._change({key})
+        self._make_model(key, hot)
+        self._mark_changed({key})
         if self._prior is not None:
             self._prior.learn(features.copy(), label, _PRIOR)
         self._bank.learn(features, label, key)
@@ -222,9 +222,9 @@ class Keyring(Model):
         times: tuple[Any, Any] | None = None,
         silent: bool = False,  # noqa: ARG002 every answer is written down
     ) -> Answers | None:
-        """Do for many records what `meet`, `predict` and `learn` do for one after the other.
+        """Do as `meet`, `predict` and `learn` do, for many records at once.
 
-        Returns None, with nothing changed, where the order of records of different keys matters, or a key has too many
+        Returns None, with nothing changed, if the order of records of different keys matters, or a key has too many
         features. Raises as `fetch` does.
         """
         clock, nows = self._clock, list[int]()
@@ -234,10 +234,9 @@ class Keyring(Model):
             clock = clock.fork()
             nows, self._ahead = clock.tick_all(*(array.tolist() for array in times))
             if max(nows) - min(nows) > self._silent_ms:
-                # A key may be forgotten between two of these records.
+                # A key may be forgotten between two records of the batch.
                 return None
-        # Before anything is laid out: what comes may bring columns, or be a model that can't be taken with others. Keys
-        # that have a model in the bank are in memory.
+        # Fetch first: a fetched model may bring new columns, or may not be able to learn in a batch.
         self.fetch(self._bank.strangers(keys))
         named = keys if answered is None else [keys[place] for place in answered.tolist()]
         if not self._bank.admit(named, columns, labels):
@@ -245,7 +244,7 @@ class Keyring(Model):
         self._clock = clock
         if self._silent_ms is None:
             if 2 * len(self._hot) > self._hot_max:
-                # Which key goes first matters only where there may soon be too many.
+                # The order of use matters only if there may soon be too many keys in memory.
                 deque(map(self._hot.move_to_end, dict.fromkeys(keys)), maxlen=0)
         else:
             for key, now_ms in zip(keys, nows, strict=True):
@@ -253,37 +252,37 @@ class Keyring(Model):
         answers = self._bank.learn_batch(columns, labels, keys=named)
         assert answers is not None
         taught = (answers.fault == 0) & (labels == labels)  # noqa: PLR0124 not NaN
-        self._change(set(named) if taught.all() else set(compress(named, taught.tolist())))
+        self._mark_changed(set(named) if taught.all() else set(compress(named, taught.tolist())))
         return answers
 
     def to_river(self, key: bytes = b"") -> Any:
-        """Return a River model that goes on as that of a key in memory. Raises KeyError."""
+        """Return a River model equal to that of a key in memory. Raises KeyError."""
         return self._bank.to_river(key)
 
     def keep(self, features: dict[str, Any], label: Any, key: bytes = b"", *, predicted: bool = True) -> None:
-        """Note a record that went well, where it may have to be gone through again."""
+        """Note a record without an error, if an undo may have to repeat it."""
         if self._bank.can.undo:
             return
         step = UndoStep(features, label, predicted)
         self._hot[key].note(step)
-        # Some models draw what they need when they predict.
-        self._change({key})
+        # A prediction changes some models, too.
+        self._mark_changed({key})
         if self._prior is not None and label is not None:
             self._prior_hot.note(step)
 
     def undo(self, key: bytes = b"") -> None:
-        """Put a key's model, and that of all keys, back to where they stood after the last record that was kept."""
-        # A key that was never met has no model yet that could have been harmed.
+        """Return a key's model, and that of all keys, to the state after the last record that was kept."""
+        # A key that was never met has no model.
         if self._bank.can.undo or key not in self._hot:
             return
-        self._hot[key].go_back(self._bank, key)
+        self._hot[key].undo(self._bank, key)
         if self._prior is not None:
-            self._prior_hot.go_back(self._prior, _PRIOR)
+            self._prior_hot.undo(self._prior, _PRIOR)
 
     def trim(self) -> None:
-        """Let go of the models that were not used for longest, as far as they are saved; of few more than have come."""
-        most, self._came = _TRIM_MIN + 2 * self._came, 0
-        for _ in range(min(most, len(self._hot) - self._hot_max)):
+        """Free the least recently used models, up to the first unsaved one; some more than were fetched at most."""
+        trimmed_max, self._came = _TRIM_MIN + 2 * self._came, 0
+        for _ in range(min(trimmed_max, len(self._hot) - self._hot_max)):
             key = next(iter(self._hot))
             if self._is_unsaved(key):
                 return
@@ -292,18 +291,18 @@ class Keyring(Model):
             self._bank.drop(key)
 
     def dump(self, key: bytes = b"") -> bytes:  # noqa: ARG002 the keys' models are rows
-        """Return the time of the stream, and the model of all keys: the others are rows."""
+        """Return the stream's time and the model of all keys; the keys' models are rows."""
         has_prior = self._prior is not None and _PRIOR in self._prior
         prior = self._prior.dump(_PRIOR) if has_prior and self._prior else b""
         return msgspec.msgpack.encode(KeyringState(self._clock.times(), prior))
 
     def load(self, state: bytes, key: bytes = b"") -> None:  # noqa: ARG002 the keys' models are rows
-        """Become what `dump` gave these bytes for. Raises ModelError when the bytes are none of this kind."""
+        """Load the bytes of `dump`. Raises ModelError for bytes of another kind."""
         try:
             ring = msgspec.msgpack.decode(state, type=KeyringState)
         except UNREADABLE as error:
             raise ModelError(
-                f"the snapshot is of no models by key: {error}", hint="put model.scope back, or use another `name`"
+                f"the snapshot is not of models by key: {error}", hint="put model.scope back, or use another `name`"
             ) from error
         self._clock.resume(ring.times)
         if self._prior is not None and ring.prior:
@@ -311,30 +310,30 @@ class Keyring(Model):
             self._prior_hot = CachedKey(base=ring.prior)
 
     def tables(self) -> Mapping[str, int]:
-        """Return the number of rows that the table of keys has once all is saved."""
+        """Return the number of rows of the table of keys after a save."""
         return {TABLE: len(self)}
 
     def resume(self, stored: TableVersion) -> None:
-        """Note whose the shard is, and how many rows the store has at which version."""
-        self._stand = stored
+        """Continue with the rows that the store has at a version, for an owner's epoch."""
+        self._stored = stored
 
     def begin_save(self) -> None:
-        """Take what differs from the store as what is to be saved; what changes from now on is the next save's.
+        """Begin to save all changed keys; later changes belong to the next save.
 
         Raises as `scan` does, and TableDamaged.
         """
         self._sweep()
         self._going |= self._swept
         journals = {} if self._bank.can.undo else {key: self._hot[key].journal for key in self._changed}
-        # A key that went through nothing since its base is its base.
-        moments = {key: (journal, len(journal)) for key, journal in journals.items() if journal is not None}
-        self._saving = KeysSave(self._changed, self._fresh, self._swept, moments)
+        # A key without a journal has not changed since its base.
+        lengths = {key: (journal, len(journal)) for key, journal in journals.items() if journal is not None}
+        self._saving = KeysSave(self._changed, self._fresh, self._swept, lengths)
         self._changed, self._fresh, self._swept, self._weight = set(), set(), set(), 0
 
     def packed(self, seal: Callable[[str], RowSeal]) -> tuple[dict[str, PackedRows], dict[bytes, bytes]]:
-        """Return the rows of what is to be saved as they stand, and the models from which the next undo starts.
+        """Return the rows to save, packed, and the models from which the next undo starts.
 
-        Where that is not at once, a fork remembers how they stood.
+        If models may change before this is called, a forked process calls it.
         """
         packer, keys = RowPacker(seal(TABLE)), list(self._saving.changed)
         for key in self._saving.swept:
@@ -348,16 +347,16 @@ class Keyring(Model):
         return {TABLE: packer.packed()}, {} if self._bank.can.undo else models
 
     def saved(self, models: Mapping[bytes, bytes], version: int) -> None:
-        """Note that the store has what was to be saved, at a version. `models` are those of `packed`."""
+        """Note that the save has succeeded, as a version; `models` are those of `packed`."""
         saving = self._saving
-        rows = self._stand.rows + len(saving.fresh) - len(saving.swept)
-        self._stand = self._stand._replace(version=version, rows=rows)
-        # Of those that were brought into memory meanwhile the rows have gone.
+        rows = self._stored.rows + len(saving.fresh) - len(saving.swept)
+        self._stored = self._stored._replace(version=version, rows=rows)
+        # The save has deleted the rows of swept keys, also of those that came back into memory meanwhile.
         self._unstored -= saving.fresh
         self._unstored |= saving.swept & self._hot.keys()
         for key, (journal, steps) in saving.journals.items():
             hot = self._hot[key]
-            # One that was rebuilt meanwhile goes on from there.
+            # A model that an undo rebuilt meanwhile keeps its new base.
             if hot.journal is journal:
                 hot.base, hot.journal = models.get(key, b""), journal[steps:] or None
         self._saving = KeysSave()
@@ -367,26 +366,26 @@ class Keyring(Model):
         self.trim()
 
     def not_saved(self) -> None:
-        """Note that what was to be saved is not, or only in part: the next save brings it again."""
+        """Note that the save has failed, perhaps after some rows: the next save writes them again."""
         saving, self._saving = self._saving, KeysSave()
-        # By the books the store stands as before: what was to go is there still, what was new is not.
+        # Count as if the store had not changed: swept keys still have rows, fresh keys have none.
         self._fresh -= saving.swept
         self._fresh |= saving.fresh
         self._swept |= saving.swept - self._changed
-        again = saving.changed - self._changed
-        self._changed |= again
-        self._weight += self._weigh(again)
+        unsaved = saving.changed - self._changed
+        self._changed |= unsaved
+        self._weight += self._weigh(unsaved)
 
     @property
     def _has_all(self) -> bool:
-        """Whether all rows that the store has, by what was last heard of a save, are of keys in memory."""
-        return len(self._hot) - len(self._unstored) == self._stand.rows
+        """Whether the keys of all rows in the store, as of the last save, are in memory."""
+        return len(self._hot) - len(self._unstored) == self._stored.rows
 
     def _is_unsaved(self, key: bytes) -> bool:
         return key in self._changed or key in self._saving.changed
 
-    def _see(self, key: bytes, now_ms: int) -> CachedKey:
-        """Return a key in memory, as of now: used last, and without what silence has made it forget."""
+    def _use(self, key: bytes, now_ms: int) -> CachedKey:
+        """Return a key as the last used one, fetched if needed; drop its model if it was silent for too long."""
         if key not in self._hot:
             self.fetch([key])
         self._hot.move_to_end(key)
@@ -398,8 +397,8 @@ class Keyring(Model):
             hot.base, hot.journal = b"", None
         return hot
 
-    def _bear(self, key: bytes, hot: CachedKey) -> None:
-        """Make the model of a key that has none, of that of all keys, or as the factory does where it must be kept."""
+    def _make_model(self, key: bytes, hot: CachedKey) -> None:
+        """Give a key without a model a copy of the model of all keys, or a new one, if the bank needs that."""
         if key in self._bank:
             return
         prior = b"" if self._prior is None or _PRIOR not in self._prior else self._prior.dump(_PRIOR)
@@ -407,11 +406,11 @@ class Keyring(Model):
         if state:
             self._bank.load(state, key)
             hot.base, hot.journal = b"" if self._bank.can.undo else state, None
-            self._change({key})
+            self._mark_changed({key})
 
-    def _change(self, keys: set[bytes]) -> None:
-        """Note that the rows of keys in memory differ from the store's."""
-        # `keys -= changed` would go through all that has changed, not through the few keys.
+    def _mark_changed(self, keys: set[bytes]) -> None:
+        """Note that the rows of keys in memory differ from those in the store."""
+        # `keys -= changed` would visit all changed keys instead of these few.
         keys = keys.difference(self._changed)
         if not keys:
             return
@@ -427,20 +426,20 @@ class Keyring(Model):
         return sum(_OBJECT_BYTES + len(self._hot[key].base) for key in keys)
 
     def _sweep(self) -> None:
-        """Look at a page of the rows in the store, and let those go whose keys were silent for too long."""
-        if self._silent_ms is None or not self._stand.rows:
+        """Read a page of the rows in the store, and mark those for deletion whose keys were silent for too long."""
+        if self._silent_ms is None or not self._stored.rows:
             return
         page = next(self._sweeping, None)
         if page is None:
             self._sweeping = self._scan()
             page = next(self._sweeping, ())
         for key, packed in page:
-            # One that was never seen, because silence did not count then, is not silent for any time.
+            # A row without a time was saved when no `silent_ms` was set; it is kept.
             if key not in self._hot and 0 <= read_row(key, packed).seen_ms < self._clock.now_ms - self._silent_ms:
                 self._swept.add(key)
 
     def _row(self, key: bytes, packed: bytes) -> KeyRow:
-        """Read a row and take its model on. Raises TableDamaged for one that is none."""
+        """Read a row and load its model. Raises TableDamaged for an invalid one."""
         row = read_row(key, packed)
         if row.model:
             try:
