@@ -56,7 +56,7 @@ class MemoryWebhook:
     def __init__(self, refuses: Container[int] = ()) -> None:
         self.taken: list[int] = []
         self.away = 0
-        self.meanwhile: Callable[[], None] = lambda: None
+        self.meanwhile: Callable[[], Any] = lambda: None
         self._refuses = refuses
 
     def post(self, lines: Sequence[bytes]) -> str | None:

@@ -35,7 +35,7 @@ class Kafka:
         self.letters: dict[int, list[int]] = {partition: [] for partition in self.logs}
         self.faults: dict[str, deque[Exception | None]] = {}
         self.calls: list[str] = []
-        self.meanwhile: dict[str, Callable[[], None]] = {}
+        self.meanwhile: dict[str, Callable[[], Any]] = {}
         self.may_answer = threading.Event()
         self.may_answer.set()
 

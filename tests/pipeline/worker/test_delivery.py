@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from loop_rig import Loop, MemoryWebhook
+from loop_rig import Loop, MemoryWebhook, records
 from memory_kafka import Kafka
 
 from headrace.consumers.source import Committed, SourceAway
@@ -137,6 +137,24 @@ def test_what_the_http_sink_has_taken_is_not_posted_again(kafka: Kafka, store: S
         send(loop, batch)
     send(loop, batch)
     assert webhook.taken == kafka.predicted() == list(range(10))
+
+
+def test_of_several_partitions_those_that_the_http_sink_has_taken_are_not_posted_again(store: Store) -> None:
+    kafka = Kafka(partitions=2)
+    for partition in kafka.logs:
+        kafka.append(partition, records(3))
+    webhook = MemoryWebhook()
+    loop = Loop(kafka, store, assigned=(0, 1), webhook=webhook)
+    for partition in kafka.logs:
+        loop.take(partition)
+    batch = loop.learn(10)
+    assert set(batch.outputs) == {0, 1}
+    webhook.meanwhile = lambda: webhook.taken and setattr(webhook, "away", 1)
+    with pytest.raises(WebhookAway):
+        loop.delivery.start(batch)
+    webhook.meanwhile = lambda: None
+    send(loop, batch)
+    assert webhook.taken == [0, 1, 2] * 2
 
 
 def test_without_transactions_the_offsets_of_several_batches_are_committed_at_once(kafka: Kafka, store: Store) -> None:

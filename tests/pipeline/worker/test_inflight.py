@@ -1,6 +1,8 @@
 """The batches between learned and confirmed: one under way, one behind it, and none lost, doubled or overtaken."""
 
 import math
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -66,6 +68,17 @@ def test_a_batch_that_can_not_be_sent_now_waits_for_its_breaker_and_is_sent_once
     assert loop.inflight.state == "waiting"
     bring(loop, until=lambda: loop.inflight.state == "empty")
     assert (kafka.predicted(), kafka.calls.count("send")) == (list(range(10)), 3)
+
+
+def test_a_batch_that_failed_is_sent_before_the_one_behind_it(loop: Loop, kafka: Kafka) -> None:
+    kafka.fail("send", SinkAway("gone"))
+    kafka.may_answer.clear()
+    loop.inflight.add(loop.learn(10))
+    loop.inflight.move()
+    loop.inflight.add(loop.learn(10))
+    kafka.may_answer.set()
+    bring(loop, until=lambda: loop.inflight.state == "empty")
+    assert kafka.predicted() == list(range(20))
 
 
 def test_a_batch_that_is_held_is_never_sent(loop: Loop, kafka: Kafka) -> None:
@@ -175,11 +188,36 @@ class TestWithoutTransactions:
         assert kafka.predicted() == list(range(15))
         assert kafka.offsets[0].offset == loop.shards[0].committed == 15
 
+    def test_to_settle_waits_for_the_offsets_too(self, loop: Loop, kafka: Kafka) -> None:
+        kafka.meanwhile["commit"] = lambda: time.sleep(0.05)
+        loop.inflight.add(loop.learn(5))
+        loop.inflight.move()
+        loop.inflight.settle()
+        assert loop.inflight.state == "empty"
+        assert kafka.offsets[0].offset == loop.shards[0].committed == 5
+
+    def test_offsets_that_failed_are_committed_before_those_of_what_was_sent_since(
+        self, loop: Loop, kafka: Kafka
+    ) -> None:
+        may_fail = threading.Event()
+        kafka.meanwhile["commit"] = lambda: may_fail.wait(20)
+        kafka.fail("commit", SourceAway("gone"))
+        for _ in range(2):
+            loop.inflight.add(loop.learn(5))
+            loop.inflight.move()
+            loop.inflight.wait(5.0)
+            loop.inflight.move()
+        may_fail.set()
+        bring(loop, until=lambda: loop.inflight.state == "empty")
+        assert kafka.predicted() == list(range(10))
+        assert kafka.offsets[0].offset == loop.shards[0].committed == 10
+
     def test_while_offsets_can_not_be_committed_nothing_more_is_sent(self, loop: Loop, kafka: Kafka) -> None:
         kafka.fail("commit", *[SourceAway("gone")] * 99)
         loop.inflight.add(loop.learn(5))
         bring(loop, until=lambda: loop.count("failures_total", dependency="kafka") > 0)
         assert loop.inflight.learn_in_s(0.0) == math.inf
+        assert (kafka.predicted(), loop.shards[0].committed) == (list(range(5)), 0)
         assert loop.inflight.state != "empty"
         kafka.faults.clear()
         bring(loop, until=lambda: loop.inflight.state == "empty")

@@ -1,6 +1,7 @@
 """The loop: what it does with each batch and in which order, and what it does when something is away or taken."""
 
 import time
+from typing import Any
 
 import pytest
 from loop_rig import Loop, MemoryWebhook, records
@@ -76,6 +77,8 @@ def test_a_batch_that_is_anothers_by_now_is_dropped_and_its_partition_is_relearn
     loop.assert_handled(30)
     assert (loop.count("stale_batches_total"), loop.count("takeovers_total")) == (1, 2)
     assert loop.count("relearned_total") == 10, "what was committed and not saved"
+    dropped = kafka.calls.index("close")
+    assert "poll" in kafka.calls[dropped : kafka.calls.index("open", dropped)], "a poll tells first whose it is"
 
 
 def test_a_partition_that_comes_back_is_taken_over_from_its_committed_offset(kafka: Kafka, store: Store) -> None:
@@ -126,13 +129,13 @@ def test_a_partition_is_taken_over_when_nothing_is_under_way_any_more(store: Sto
     kafka.meanwhile["open"] = lambda: loop.let_pass(6.0 if not loop.shards else 0.0)
     kafka.may_answer.clear()
     loop.at("learned", loop.answer_soon)
-    states: list[str] = []
-    kafka.meanwhile["committed"] = lambda: states.append(loop.inflight.state)
+    loop.learns_slowly()
+    states: list[tuple[str, int]] = []
+    kafka.meanwhile["committed"] = lambda: states.append((loop.inflight.state, loop.passed.count("learned")))
     loop.run()
     loop.assert_handled(30, 0)
     loop.assert_handled(10, 1)
-    assert loop.passed.index("learned") < loop.passed.index("committed")
-    assert "sending" not in states
+    assert next(found for found in states if found[1]) == ("empty", 1), "before a second batch is learned"
 
 
 def test_a_partition_that_comes_during_a_pause_is_taken_over_and_paused(store: Store) -> None:
@@ -242,6 +245,23 @@ def test_a_store_that_is_away_when_a_snapshot_is_due_stops_the_stream_until_it_i
     loop.assert_handled(30)
     assert learned[:3] == [10, 10, 10], "nothing is learned meanwhile"
     assert loop.saved() == 30
+
+
+def test_shards_that_have_learned_half_a_batch_when_the_store_goes_away_begin_again(kafka: Kafka, store: Store) -> None:
+    loop = Loop(kafka, store, ends={0: 30})
+    run, calls = loop.engine.run, []
+
+    def learn_and_fail(*args: Any, **options: Any) -> Any:
+        calls.append(1)
+        outputs = run(*args, **options)
+        if len(calls) == 2:
+            raise StoreAway("gone")
+        return outputs
+
+    loop.engine.run = learn_and_fail  # type: ignore[method-assign]
+    loop.run()
+    loop.assert_handled(30)
+    assert loop.count("takeovers_total") == 2
 
 
 def test_a_partition_whose_snapshot_is_refused_is_taken_over_again(kafka: Kafka, store: Store) -> None:

@@ -95,6 +95,14 @@ def test_an_older_owner_can_save_no_more(kafka: Kafka, store: Store) -> None:
         store.save(snapshot.take(old.shards[0], topic="in", topic_id="", now_ms=1))
 
 
+def test_who_has_committed_nothing_yet_can_save_no_more_either(kafka: Kafka, store: Store) -> None:
+    old = Loop(kafka, store)
+    shard = old.take()
+    old.learn(10)
+    assert (shard.epoch, Loop(kafka, store).take().epoch) == (1, 2)
+    assert old.save(shard) == "refused"
+
+
 def test_a_store_that_forgot_its_epochs_is_told_by_the_mark(kafka: Kafka, store: Store) -> None:
     lived(kafka, store)
     remark(kafka, e=7)
