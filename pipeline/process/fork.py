@@ -94,9 +94,9 @@ class Fork:
     def _end(self, status: int) -> None:
         self.code = os.waitstatus_to_exitcode(status)
         with contextlib.suppress(BlockingIOError):
-            told = os.read(self._told, 2 * _CAUSE_BYTES_MAX)
-            self.returned = told.endswith(_RETURNED)
-            worked, _, died = told.removesuffix(_RETURNED).partition(_DIED)
+            reported = os.read(self._told, 2 * _CAUSE_BYTES_MAX)
+            self.returned = reported.endswith(_RETURNED)
+            worked, _, died = reported.removesuffix(_RETURNED).partition(_DIED)
             self.at_work = worked == _WORKED
             if died:
                 self.cause = ExitCause(*died.decode(errors="replace").split("\n", 1))
@@ -129,10 +129,10 @@ class CauseReporter:
         _write(_DIED + f"{kind}{at}\n{kind}: {words}".encode(errors="replace")[:_CAUSE_BYTES_MAX])
 
 
-def _write(told: bytes) -> None:
+def _write(message: bytes) -> None:
     # The parent has ended: nobody needs the report.
     with contextlib.suppress(OSError):
-        os.write(_TELL, told)
+        os.write(_TELL, message)
 
 
 def _pipe(childs: contextlib.ExitStack, ours: contextlib.ExitStack, *, down: bool = True) -> tuple[int, int]:

@@ -1,6 +1,6 @@
-"""Where a partition stands: whether its mark, its newest snapshot, its offsets and its log fit together.
+"""Checks whether the mark, the newest snapshot, the offsets and the log of a partition fit together.
 
-Pure, so that `run`, `status` and `doctor` say the same. What does not fit is not guessed at: somebody must choose.
+Pure, so that `run`, `status` and `doctor` say the same. If something does not fit, the operator must choose.
 """
 
 import time
@@ -24,7 +24,7 @@ _SKIPS = (
 
 
 class StateError(Exception):
-    """Raised when the model, the offsets and the log do not fit together, so that somebody must choose."""
+    """Raised when the model, the offsets and the log do not fit together, so that the operator must choose."""
 
     status = 409
 
@@ -157,7 +157,7 @@ def faults(
 
     `places` are as `by_mark` has them, `notes` the store's of the newest snapshots.
     """
-    told: set[str] = set()
+    reported: set[str] = set()
     if topic is None:
         return
     for partition, place in places.items():
@@ -166,8 +166,8 @@ def faults(
             check(facts)
             check_start(facts)
         except StateError as error:
-            if str(error) not in told:
-                told.add(str(error))
+            if str(error) not in reported:
+                reported.add(str(error))
                 yield error
 
 

@@ -26,7 +26,7 @@ log = structlog.get_logger("headrace")
 class Assignment:
     """Keep the worker's `shards`, by partition, which its other parts share, and the partitions that are `waiting`.
 
-    `mixer` is there where all workers share one model: its copy of the model goes with the shards that taught it.
+    With a `mixer` all workers share one model: its copy of the model is dropped with the shards that taught it.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Assignment:
         self.shards = shards
         self.waiting: set[int] = set()
         self.is_paused = False
-        # Whose a partition is may have changed since the last poll: a claim would fence its new owner.
+        # The owner of a partition may have changed since the last poll: a claim would fence the new owner.
         self._is_doubtful = False
         self._source = source
         self._sink = sink
@@ -69,13 +69,13 @@ class Assignment:
         return None if self._is_doubtful else min(self.waiting, default=None)
 
     def polled(self) -> None:
-        """Note that the group was asked."""
+        """Note that a poll has asked the group."""
         self._is_doubtful = False
 
     def rebalanced(self, came: Sequence[int], went: Sequence[int]) -> None:
         """Note the partitions that the group brought and took. Called from within a poll."""
         self._reach("assigning" if came else "revoking")
-        # The batch that is being sent ends in a bounded time, and its next owner does not send it once more.
+        # Wait for the batch that is being sent, which takes a bounded time: the next owner must not send it again.
         self.settle()
         if self._inflight.touches(went):
             self.drop("the group has given them to another")
@@ -149,7 +149,7 @@ class Assignment:
 
     def resume(self) -> None:
         """Read all shards on. Raises SourceAway."""
-        # From where the shards stand, not from where the client believes that it was.
+        # From the offsets of the shards: the client may have another position.
         for shard in self.shards.values():
             self._learning.read_again(shard)
         self.is_paused = False

@@ -53,7 +53,7 @@ class Breaker:
             self.since = now
         self.failures += 1
         self.reason = reason
-        # Jitter: many workers that lost the same store must not come back to it in step.
+        # Jitter: many workers that lost the same store must not retry at the same time.
         ceiling = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2.0 ** min(self.failures, 16))
         wait = ceiling * self._rng.uniform(0.5, 1.0) if after_s is None else after_s
         self.retry_at = now + wait

@@ -1,12 +1,11 @@
-"""A batch on its way from learned to confirmed.
+"""Delivers a learned batch until Kafka has confirmed it.
 
-The model has learned a batch before it is sent, and learning can't be taken back. So the batch keeps its
-outputs, its offsets and the membership that held when it was consumed, and tries until Kafka confirms them:
-the same outputs each time, never a second learning. Only when the partitions are no longer this worker's is
-the batch dropped, and the models that learned it with it.
+The model learns a batch before it is sent, and learning can't be undone. So the batch keeps its outputs, its offsets
+and the membership of the moment when it was read. It sends the same outputs again until Kafka confirms them, and never
+learns a record twice. If the partitions have another owner, the batch is dropped with the models that learned it.
 
-What goes to Kafka goes in a call of its own, which may run beside the learning of the next batch: it looks at nothing
-but what was fixed before.
+A separate call sends to Kafka. It may run beside the learning of the next batch, because it uses only values that were
+fixed before.
 """
 
 import time
@@ -31,7 +30,7 @@ from headrace.state.shard import Shard
 
 log = structlog.get_logger("headrace")
 
-# The loop must come to poll meanwhile, or the group gives its partitions to another.
+# The loop must poll in between, or the group gives its partitions to another worker.
 _POSTING_S = 5.0
 _SLICE_LINES = 100
 
@@ -67,7 +66,7 @@ class PendingBatch(msgspec.Struct):
 
 
 class Delivery:
-    """Bring batches to the sinks. `shards` are the runner's, by partition; `on_unknown` counts ends not heard of."""
+    """Send batches to the sinks. `on_unknown` counts transactions whose end is unknown."""
 
     def __init__(
         self,
@@ -93,10 +92,10 @@ class Delivery:
         self._shards = shards
 
     def start(self, pending: PendingBatch) -> None:
-        """Make a batch ready to be sent, which `finish` does.
+        """Prepare a batch; `finish` sends it.
 
-        The shards stand where the batch has brought them, and what came before it is confirmed. Raises what `finish`
-        raises, and WebhookAway.
+        The shards must be at the end of this batch, and the batch before it must be confirmed. Raises WebhookAway, and
+        the errors of `finish`.
         """
         if pending.unknown and self._resolve(pending) == "sent":
             pending.sent = True
@@ -105,14 +104,14 @@ class Delivery:
             self._fitting.shrink(pending.outputs, pending.too_large, refusals=pending.refusals)
             pending.too_large = None
         else:
-            # It was learned when another limit held, perhaps.
+            # A limit may have changed since the batch was learned.
             self._fitting.fit(pending.outputs)
         self._post(pending)
         self._fix(pending)
         self._sink.open()
 
     def finish(self, pending: PendingBatch) -> None:
-        """Send a batch that is ready, and return when it is confirmed; touches no shard.
+        """Send a prepared batch, and return when it is confirmed; this uses no shard.
 
         Where `registers`, that is without its offsets, which `register` commits. Raises SinkAway when it must be tried
         again from `start`, and BatchStale when its partitions have moved on.
@@ -140,7 +139,7 @@ class Delivery:
 
     @property
     def registers(self) -> bool:
-        """Whether offsets are committed apart from the outputs, after them."""
+        """Whether offsets are committed in a separate call, after the outputs."""
         return not self._sink.commits
 
     def register(self, batches: Sequence[PendingBatch]) -> None:
@@ -153,7 +152,7 @@ class Delivery:
         self._source.commit({o.partition: Committed(o.offset, o.mark, o.labels_offset) for o in outputs})
 
     def _resolve(self, pending: PendingBatch) -> Literal["sent", "unsent"]:
-        """Learn from the committed offsets how a transaction ended whose end was not heard of."""
+        """Find out from the committed offsets how a transaction with an unknown end has ended."""
         self._sink.open()
         committed = self._source.committed(pending.ends)
         # Not by the offset alone: a batch of labels moves none of the features'.

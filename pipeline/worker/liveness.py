@@ -1,9 +1,8 @@
-"""About once a second: the worker shows how it is, hears how the others are, and looks for partitions that nobody owns.
+"""About once a second the worker writes its note, reads those of the others, and looks for partitions without owner.
 
-Cooperative members hand a partition over in two rebalances. A static member that dies between them comes back to the
-assignment that it was to keep, as if nothing had happened. Then the second rebalance never comes, and the partition
-that it gave away has no owner until some member joins or leaves. One worker ends that by leaving the group; it is
-started again.
+Cooperative members hand a partition over in two rebalances. A static member that dies between them returns to the
+assignment that it should keep, without a rebalance. So the second rebalance never comes, and the partition that it gave
+away has no owner until a member joins or leaves. One worker ends this by leaving the group; it is started again.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""The loop of one worker: deliver, take over, save, pause or resume, poll and learn; again until it is told to stop.
+"""The loop of one worker: deliver, take over, save, pause or resume, poll and learn; again until it must stop.
 
 One thread does it all, in this order, so there is nothing to lock:
 
@@ -47,10 +47,10 @@ _SPELL_S = 5.0
 
 
 class FloodError(Exception):
-    """Raised under --until-end when a flood of bad records holds the stream: waiting would never end."""
+    """Raised with --until-end when a flood of bad records stops the stream, which would then never end."""
 
     status = 400
-    hint = "mend what produces them, or set dlq.flood_guard = false to let them go to the dead letters"
+    hint = "fix their producer, or set dlq.flood_guard = false to send them to the dead letters"
 
 
 class Stop:
@@ -105,7 +105,7 @@ class Runner:
         self._polled_at = clock()
 
     def run(self) -> None:
-        """Work until asked to stop, or until the completion. Raises what somebody must see to."""
+        """Work until a stop is asked for, or until the completion. Raises errors that a person must handle."""
         self._join()
         while not self._stop.asked and not self._is_complete():
             self._beat()

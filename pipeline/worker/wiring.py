@@ -1,6 +1,6 @@
 """Makes the parts of a worker's loop, each when another part first asks for it.
 
-A part names here the other parts that it needs, and nobody has to keep an order of making them.
+Each part names the other parts that it needs, so the order of their creation follows by itself.
 """
 
 import time

@@ -80,7 +80,7 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class AddressError(Exception):
-    """Raised when an address is plainly wrong, so that no waiting helps."""
+    """Raised when an address is wrong, so that it makes no sense to wait."""
 
     status = 400
     hint = "check kafka.bootstrap_servers and redis.url"
@@ -104,15 +104,15 @@ class Worker:
         self._ordinal = Ordinal(RunDir(config), roster, conceal=config.conceal, restarts=job.restarts)
 
     def run(self) -> bool:
-        """Connect, waiting for what is away, then work; tell whether somebody asked it to stop.
+        """Connect, wait for dependencies that are away, then run the loop; return whether a stop was asked for.
 
-        Raises what somebody must see to.
+        Raises errors that a person must handle.
         """
         signal.signal(signal.SIGTERM, self._asked_to_stop)
         signal.signal(signal.SIGINT, self._asked_to_stop)
         threading.Thread(target=self._end_with_parent, name="parent", daemon=True).start()
         if not self._job.restarts:
-            # A name may go with its server: once a worker has been at work, that is an outage.
+            # The name of a server may disappear with the server: for a worker that was at work, that is an outage.
             _resolve_hosts(self._config)
         models = model_factory.models(self._config, self._store)
         self._ordinal.take(
@@ -220,12 +220,12 @@ class Worker:
     def _asked_to_stop(self, _signal: int, _frame: Any) -> None:
         if not self._stop.asked:
             self._stop.asked = True
-            # Even when something that is away holds up the clean end: the next start goes on all the same.
+            # A dependency that is away may delay the clean end; the next start continues from the same offsets.
             self._watchdog.end_within(_END_S)
 
     def _end_with_parent(self) -> None:
-        """Wait for the end of standard input, which the parent holds open, and stop as if asked to."""
-        # Not through the buffered file: its lock can't be taken at exit while this thread waits in it.
+        """Wait until the parent closes standard input, and then ask the loop to stop."""
+        # Read the descriptor itself: the interpreter needs the lock of the buffered file at exit.
         while os.read(0, 1):
             pass
         self._asked_to_stop(signal.SIGTERM, None)
@@ -233,7 +233,7 @@ class Worker:
 
 def main(job: Job, tell: CauseReporter) -> int:
     """Run one worker as the parent says, and return its exit code; `tell` the parent when it has done some work."""
-    # How deeply a record may be nested depends on how much of the stack is left; it must not on who calls.
+    # The remaining stack bounds the nesting of a record, so it must not depend on the caller.
     sys.setrecursionlimit(_FRAMES_MAX + len(traceback.extract_stack()))
     learner.reseed()
     try:
@@ -255,7 +255,7 @@ def main(job: Job, tell: CauseReporter) -> int:
         if os.environ.get("HEADRACE_DEBUG"):
             raise
         place = traceback.extract_tb(error.__traceback__)[-1]
-        log.error(  # noqa: TRY400 a traceback is for those who ask for it
+        log.error(  # noqa: TRY400 a traceback is printed only if it was asked for
             "worker failed", error=f"{type(error).__name__}: {error}", at=f"{place.filename}:{place.lineno}"
         )
         tell.died(error)
