@@ -1,4 +1,4 @@
-"""From the configuration to models: what the user's factory builds, in the scope and the form in which it runs."""
+"""Builds models from the configuration: with the user's factory, in the configured scope, compiled if possible."""
 
 import importlib.util
 import json
@@ -31,10 +31,10 @@ log = structlog.get_logger("headrace")
 
 
 class ModelFactory(msgspec.Struct, frozen=True):
-    """Makes the models of a worker: `make` returns that of a partition, and `can` says what they can do.
+    """Makes the models of a worker: `make` returns the model of a partition, and `can` are the models' capabilities.
 
-    `default` is the label of features that got none, None to learn nothing from them. Where all partitions share one
-    model, `replica` is it.
+    `default` is the label of features whose wait ended, or None to drop them. If all partitions share one model, it is
+    `replica`.
     """
 
     make: Callable[[int], Model]
@@ -44,7 +44,7 @@ class ModelFactory(msgspec.Struct, frozen=True):
 
 
 def models(config: Config, store: Store) -> ModelFactory:
-    """Return what makes the configured models, having made one. Raises ModelError, ConfigError."""
+    """Return the factory of the configured models; it builds one to check it. Raises ModelError, ConfigError."""
     build = builder(config)
     first = build()
     if first.unseeded:
@@ -63,28 +63,28 @@ def models(config: Config, store: Store) -> ModelFactory:
 
 
 def builder(config: Config) -> Callable[[], RiverLearner]:
-    """Return what builds a new model with the user's factory. Raises ModelError, as does what is returned."""
+    """Return a function that builds a new model with the user's factory. Both raise ModelError."""
     factory = learner.load_factory(config.model.factory, config.directory)
     trusted = frozenset(config.model.trusted_packages) | modules_beside(config.directory)
-    # A pickle runs what it says: it must be known who wrote it.
+    # A pickle can run any code, so its writer must be proven by a signature.
     pickles = config.model.allow_pickle and bool(config.redis.signature)
     return lambda: learner.build(factory, trusted=trusted, pickles=pickles)
 
 
 def fastest(config: Config, built: RiverLearner) -> Model:
-    """Return the model that runs all records of a partition as this one would: compiled where that can be."""
+    """Return a model with the same results, compiled if possible."""
     compiled = compiler.compile_model(built.model) if config.model.scope != "key" and may_compile(config) else None
     return built if compiled is None else compiled
 
 
 def may_compile(config: Config) -> bool:
-    """Tell whether models may run compiled."""
-    # A kernel is fast over many records at once, and slower than River for one: labels of their own come one by one.
+    """Return whether models may run compiled."""
+    # A compiled model is fast for many records at once, but slower than River for one. Late labels come one by one.
     return config.model.compile and config.topics.labels is None
 
 
 def has_numba() -> bool:
-    """Tell whether this machine can compile kernels."""
+    """Return whether numba is installed."""
     return importlib.util.find_spec("numba") is not None
 
 
@@ -93,9 +93,9 @@ def load_model(
 ) -> LoadedModel:
     """Load a model that predicts and never changes: the newest of a partition, or a `version` of it.
 
-    With `model.scope = "key"` it is the model of `key`, whose rows are those of the newest version; without a partition
-    it is looked for in all of them. With "global" it is the newest mix of all workers. Raises ModelMissing,
-    ModelMismatch, ModelError, and what the store raises.
+    With `model.scope = "key"` it is the model of `key` in the newest version; without a partition all partitions are
+    searched for it. With "global" it is the newest mix of all workers. Raises ModelMissing, ModelMismatch, ModelError,
+    and the errors of the store.
     """
     build = builder(config)
     if config.model.scope == "global":
@@ -140,7 +140,7 @@ def _load_key(
 
 
 def _rows(store: Store, partition: int) -> tuple[Fetch, ScanRows]:
-    """Return how a keyring gets its rows from the store."""
+    """Return the function by which a keyring reads its rows from the store."""
     return (
         lambda asked, stored: store.fetch(partition, KEYS, asked, base=stored),
         lambda: store.pages(partition, KEYS),
@@ -160,18 +160,18 @@ def _keyring(config: Config, build: Callable[[], RiverLearner], rows: tuple[Fetc
 
 
 def _bank(build: Callable[[], RiverLearner]) -> Bank:
-    """Return an empty bank of the models that the factory builds: in arrays where that can be."""
+    """Return an empty bank of the factory's models, in arrays if possible."""
     first = build()
     arrays = slab_for(first.model)
     return RiverBank(first) if arrays is None else arrays
 
 
 def _default(config: Config, model: Model) -> Any:
-    """Return the default label as the model takes it, None for none. Raises ConfigError where it is no label."""
+    """Return the default label in the model's type, or None. Raises ConfigError if it is not a valid label."""
     default = config.labels.default
     if config.topics.labels is None or default is None:
         return None
-    # From the environment all comes as text, and what was meant is what JSON would make of it.
+    # A value from the environment is text: read it as JSON.
     told = _unquoted(default) if f"{ENV_PREFIX}LABELS__DEFAULT" in map(str.upper, os.environ) else default
     try:
         return model.label(told)
@@ -180,7 +180,7 @@ def _default(config: Config, model: Model) -> Any:
 
 
 def _unquoted(said: Any) -> Any:
-    """Read what came as text, as all does from the environment, as the JSON that it may be."""
+    """Parse a text from the environment as JSON; return it unchanged if it is not JSON."""
     try:
         return json.loads(said) if isinstance(said, str) else said
     except ValueError:

@@ -1,4 +1,4 @@
-"""`headrace model explain`: how the model is run, step by step, and why not faster where it is not."""
+"""`headrace model explain`: how each step of the model runs, and the reason if it does not run compiled."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def explain(config: Config, *, json: bool) -> int:
 
 
 def _whole(config: Config, model: Any, verdicts: list[compiler.CompiledStep]) -> tuple[str, str]:
-    """Return what the model as a whole runs as: "compiled", "arrays" or "river", and why not as more."""
+    """Return how the whole model runs: "compiled", "arrays" or "river", and the reason if it is not the fastest."""
     if config.model.scope == "key":
         return ("arrays", "") if is_known(model) else ("river", "one object a key: arrays know linear models with SGD")
     if config.topics.labels is not None:

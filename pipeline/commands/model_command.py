@@ -1,6 +1,6 @@
-"""`headrace model`: the versions of each partition's model that the store keeps, one of them in full, and keys.
+"""`headrace model`: lists the versions of models in the store, shows one in full, and resets the model of a key.
 
-No model is unpickled: what a version is stands beside its bytes.
+The list unpickles no model: the store has a note beside the bytes of each version.
 """
 
 import os
@@ -67,7 +67,7 @@ def ls(config: Config, *, json: bool) -> int:
 
 
 def _mix(config: Config, store: Store) -> dict[str, Any] | None:
-    """Return what a person asks of the model of all workers; None where each partition or key has its own."""
+    """Return the summary of the model of all workers; None if each partition or key has its own model."""
     if config.model.scope != "global":
         return None
     try:
@@ -80,7 +80,7 @@ def _mix(config: Config, store: Store) -> dict[str, Any] | None:
 
 
 def show(config: Config, *, which: str | None, version: int | None, json: bool) -> int:
-    """Print one version with the model as text: of the first partition, and the newest, where none is named.
+    """Print one version with the model as text; by default the newest of the first partition.
 
     With scope "key", `which` is a key. Raises ModelMissing, StoreAway, StoreRefused.
     """
@@ -103,10 +103,10 @@ def show(config: Config, *, which: str | None, version: int | None, json: bool) 
 
 
 def reset(config: Config, *, key: str, json: bool) -> int:
-    """Take the model of a key out of its newest snapshot. Raises ModelMissing, StoreAway, StoreRefused, ScopeWrong.
+    """Remove the model of a key from the newest snapshot. Raises ModelMissing, StoreAway, StoreRefused, ScopeWrong.
 
-    It is done as an owner of the partition, so that a worker that has the model in memory takes the partition over
-    again, from that snapshot.
+    The command claims the partition. So a worker that has the model in memory takes the partition over again, from that
+    snapshot.
     """
     if config.model.scope != "key":
         raise ScopeWrong(f'models have no keys with model.scope = "{config.model.scope}"')
@@ -132,7 +132,7 @@ def reset(config: Config, *, key: str, json: bool) -> int:
 
 
 def _fit(config: Config, store: Store, partition: int, version: int | None) -> str:
-    """Say whether model.py still builds the model that was saved."""
+    """Print whether model.py still builds the saved model."""
     try:
         load_model(config, store, partition=partition, version=version)
     except (MixDamaged, ModelMismatch, ModelError) as error:
