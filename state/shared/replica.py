@@ -1,8 +1,8 @@
-"""One model for all partitions of a worker, that is mixed with those of the other workers.
+"""A worker's copy of the one model of all workers.
 
-A round brings what was learned here since the last into the mix of all, and takes the mix. Whatever this worker learned
-and has not brought in can be forgotten as a whole, by going back to the mix, and learned again from the places that the
-mix has come to. That is how a crash, a lost partition and a refused round all end.
+A round merges the records that this worker has learned since the last round into the mix, and loads the result. After a
+crash, a lost partition or a refused round the worker drops its copy, loads the mix again, and relearns from the offsets
+that the mix has reached.
 """
 
 import copy
@@ -19,15 +19,15 @@ from headrace.state.models.spec import difference
 from headrace.state.models.undoable_model import UndoableModel
 from headrace.state.shared.mix_store import Contribution, LoadedMix, Mix, MixDamaged, MixOffset, MixStore
 
-# A round is due when so many examples are not in the mix that they could turn it: a share of it, and some at the least.
+# A round is due when the examples that are not in the mix are this share of it, and at least the minimum.
 _YOUNG_SHARE = 50
 _YOUNG_MIN = 20
 
 
 class Replica(Model):
-    """A worker's copy of the mix in `pool`; `build` makes a new model, and `run_as` the form in which it runs.
+    """A worker's copy of the mix in `pool`; `build` makes a new model, and `run_as` a faster form of it, if any.
 
-    River models are mixed, whatever form they run in. Raises ModelError for a model that can't be mixed.
+    The mix itself is always a River model. Raises ModelError for a model that can't be mixed.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class Replica(Model):
 
     @property
     def version(self) -> int:
-        """The number of the mix that the model grew from."""
+        """The number of the mix that was loaded last."""
         return self._found.number
 
     def label(self, raw: Any) -> Any:
-        """Return the label as the model takes it. Raises LabelError."""
+        """Return the label in the model's own form. Raises LabelError."""
         return self._judge.label(raw)
 
     def predict(self, features: dict[str, Any], key: bytes = b"") -> Answer:  # noqa: ARG002 one model for all keys
@@ -83,7 +83,7 @@ class Replica(Model):
         return self.local.classes
 
     def label_number(self, label: Any) -> float:
-        """Return the number that stands for a label in the next batch."""
+        """Return the number of a label for the next batch."""
         return self.local.label_number(label)
 
     def learn_batch(self, columns: Columns, labels: Any, *, silent: bool = False, **_keyed: Any) -> Answers | None:
@@ -94,20 +94,20 @@ class Replica(Model):
         return answers
 
     def fault(self, code: int, features: dict[str, Any]) -> Exception:
-        """Return the exception that goes with a fault in the answers of a batch."""
+        """Return the exception for a fault in the answers of a batch."""
         return self.local.fault(code, features)
 
     def to_river(self, key: bytes = b"") -> Any:  # noqa: ARG002 one model for all keys
-        """Return a River model that goes on as this worker's does."""
+        """Return a River model equal to this worker's."""
         return self.local.to_river()
 
     def keep(self, features: dict[str, Any], label: Any, key: bytes = b"", *, predicted: bool = True) -> None:  # noqa: ARG002 one model for all keys
-        """Note a record that went well."""
+        """Note a record without an error."""
         self.local.keep(features, label, predicted=predicted)
         self.learned += label is not None
 
     def undo(self, key: bytes = b"") -> None:  # noqa: ARG002 one model for all keys
-        """Put the model back to where it stood after the last record that was kept."""
+        """Return to the state after the last record that was kept."""
         self.local.undo()
 
     def trim(self) -> None:
@@ -123,7 +123,7 @@ class Replica(Model):
 
     @property
     def offsets(self) -> Mapping[int, int]:
-        """How far the mix that the model grew from has come in each partition."""
+        """The offset in each partition that the last loaded mix had reached."""
         return {partition: place.offset for partition, place in self._found.places.items()}
 
     @property
@@ -140,30 +140,30 @@ class Replica(Model):
 
     @property
     def due_after(self) -> int:
-        """How many examples may be learned here before a round should be made, however little time has passed."""
+        """The number of examples after which a round is due before its time."""
         return max(_YOUNG_MIN, (self._base_examples + self.learned) // _YOUNG_SHARE)
 
     def claim(self, partition: int, epoch: int) -> MixOffset | None:
-        """Become the owner of a partition; return how far the mix has come in it. Raises StoreAway, MixDamaged."""
+        """Become the owner of a partition; return the mix's offset in it. Raises StoreAway, MixDamaged."""
         place = self._pool.claim(partition, epoch)
-        # Another may have moved it until now; else only the mix itself tells.
+        # If the offset is not the known one, another worker has moved it, or it is wrong: the sealed mix decides.
         return place if place == self._found.places.get(partition) else self._pool.load().places.get(partition)
 
     def forget(self) -> None:
-        """Forget what was learned here and is not in the mix."""
+        """Drop this worker's copy, with the examples that are not in the mix."""
         self._local = None
         self.learned = 0
 
     def clear(self, number: int) -> None:
-        """Give the whole mix up, unless there is another by now than this number. Raises StoreAway."""
+        """Delete the mix, unless its number is not this one any more. Raises StoreAway."""
         self._pool.clear(number)
         self.forget()
 
     def is_behind(self, places: Mapping[int, MixOffset | None]) -> bool:
         """Tell whether there is a newer mix. Raises StoreAway.
 
-        `places` are those that this worker knows of in its partitions. Raises MixDamaged for a mix that has lost them,
-        that was put back to an earlier time, or that began anew.
+        `places` has the offsets that this worker knows in its partitions. Raises MixDamaged for a mix that has lost
+        them, that was put back to an earlier state, or that began again from nothing.
         """
         if self._local is None:
             return False
@@ -174,9 +174,9 @@ class Replica(Model):
         return number != self.version
 
     def mix(self, contributions: Mapping[int, Contribution], *, within_s: float) -> bool:
-        """Make a round; tell whether what was learned here is in the mix now. Raises StoreAway, StoreFenced.
+        """Make a round; tell whether this worker's examples are in the mix now. Raises StoreAway, StoreFenced.
 
-        Where others are always quicker it gives up after `within_s` seconds. Raises MixDamaged as `is_behind` does.
+        It gives up after `within_s` seconds, if other workers always submit first. Raises MixDamaged as `is_behind`.
         """
         mine = self.local.to_river()
         until = time.monotonic() + within_s
@@ -225,7 +225,7 @@ class Replica(Model):
         self.learned = 0
 
     def _check(self, theirs: Any, number: int) -> None:
-        """Find out whether the model of a mix can be mixed at all: its parts may be any. Raises MixDamaged."""
+        """Check that the model of a mix can be mixed at all, since its parts may be wrong. Raises MixDamaged."""
         try:
             self._merge.merge(theirs, theirs, theirs, n_mine=1, n_theirs=1)
         except Exception as error:
