@@ -112,6 +112,16 @@ _OF_CODES: dict[int, tuple[str, str]] = {
 }
 
 
+class SendRefused(Exception):
+    """Raised as one of its subclasses when Kafka refuses records until something is changed; `hint` says what."""
+
+    status = 400
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
 def meaning_of(code: int) -> SendErrorMeaning:
     """Return the meaning of a code. An unknown code counts as an outage that passes."""
     return MEANINGS.get(code, "passes")

@@ -20,7 +20,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from headrace.producers.output import Committable, Reach
 from headrace.producers.producer_client import close_later, produce, producer_settings
-from headrace.producers.producer_errors import meaning_of, refusal
+from headrace.producers.producer_errors import SendRefused, meaning_of, refusal
 from headrace.producers.record_size import batch_bytes
 
 Permit = Callable[[], None]
@@ -61,14 +61,8 @@ class OutcomeUnknown(Exception):
     hint = "nothing to do: the committed offsets tell whether the batch was sent"
 
 
-class SinkRefused(Exception):
+class SinkRefused(SendRefused):
     """Raised when Kafka refuses the batch until something is changed: a missing right, or a setting."""
-
-    status = 400
-
-    def __init__(self, message: str, *, hint: str) -> None:
-        super().__init__(message)
-        self.hint = hint
 
 
 class SinkTooLarge(Exception):

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
-from headrace.producers.producer_errors import meaning_of, refusal
+from headrace.producers.producer_errors import SendRefused, meaning_of, refusal
 from headrace.producers.record_size import PLAIN_BYTES_MAX, MessageHeaders, batch_bytes, record_bytes
 
 Delivered = Callable[[int, int], None]
@@ -74,14 +74,8 @@ class WriterFenced(Exception):
     hint = "wait until the other one has ended, then run it again: it sends the rest, and nothing twice"
 
 
-class WriterRefused(Exception):
+class WriterRefused(SendRefused):
     """Raised when Kafka refuses the records until something is changed."""
-
-    status = 400
-
-    def __init__(self, message: str, *, hint: str) -> None:
-        super().__init__(message)
-        self.hint = hint
 
 
 class Feed:

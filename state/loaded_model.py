@@ -12,7 +12,6 @@ from headrace.state.models.model import Answer, Model
 from headrace.state.snapshot import Snapshot
 from headrace.state.store.store import Store
 
-_OFFSET_MAX = 2**63 - 1
 # River writes every parameter into the spec: a part with a seed may draw random numbers when it predicts.
 _SEEDED = "seed="
 
@@ -80,7 +79,7 @@ def find_snapshot(store: Store, partition: int, version: int | None = None) -> t
     Raises ModelMissing, StoreAway, StoreRefused.
     """
     wanted = f"version {version} of partition {partition}" if version else f"model of partition {partition}"
-    found = store.load(partition, at_most=_OFFSET_MAX, newest=version or None)
+    found = store.load(partition, newest=version or None)
     if found.snapshot is None and not found.faults:
         raise ModelMissing(f"the store holds no {wanted}")
     if found.snapshot is None or (version and found.version != version):

@@ -35,7 +35,6 @@ FindingLevel = Literal["good", "warning", "wrong", "away", "misconfigured"]
 _EXITS: dict[FindingLevel, int] = {"misconfigured": EXIT_CONFIG, "away": EXIT_AWAY, "wrong": EXIT_FAILED}
 _SIGNS: dict[FindingLevel, str] = {"good": "✔", "warning": "!"}
 _CONNECT_S = 3.0
-_OFFSET_MAX = 2**63 - 1
 
 
 class CheckResult(msgspec.Struct, frozen=True):
@@ -243,7 +242,7 @@ def _store(config: Config, model: list[learner.RiverLearner]) -> Iterator[CheckR
     partitions = _ask("store", store.partitions)
     if not (model and partitions):
         return
-    found = _ask("store", lambda: store.load(partitions[0], at_most=_OFFSET_MAX))
+    found = _ask("store", lambda: store.load(partitions[0]))
     for fault in found.faults:
         yield CheckResult("store", "warning", f"partition {partitions[0]}, {fault}", "an older version is used")
     saved = found.snapshot

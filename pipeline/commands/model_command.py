@@ -24,7 +24,6 @@ from headrace.state.models.learner import ModelError
 from headrace.state.shared.mix_store import MixDamaged, MixStore
 from headrace.state.store.store import Store
 
-_OFFSET_MAX = 2**63 - 1
 _WIDTH = 120
 
 
@@ -113,7 +112,7 @@ def reset(config: Config, *, key: str, json: bool) -> int:
     store = open_store(config)
     partition, _ = find_row(store, os.fsencode(key))
     epoch = store.claim(partition, floor=0)
-    found = store.load(partition, at_most=_OFFSET_MAX)
+    found = store.load(partition)
     if found.snapshot is None:
         raise ModelMissing(f"the store's models of partition {partition} can't be read: {'; '.join(found.faults)}")
     store.rewind(partition, epoch=epoch, version=found.version)

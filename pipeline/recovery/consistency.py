@@ -11,6 +11,7 @@ import msgspec
 
 from headrace.consumers.group_offsets import PartitionOffsets
 from headrace.consumers.topics import Topic
+from headrace.pipeline.hinted_error import HintedError
 from headrace.pipeline.recovery import offset_metadata
 
 FRESH = "leave what was learned behind: `headrace run --on-state-loss fresh`"
@@ -23,14 +24,13 @@ _SKIPS = (
 )
 
 
-class StateError(Exception):
+class StateError(HintedError):
     """Raised when the model, the offsets and the log do not fit together, so that the operator must choose."""
 
     status = 409
 
     def __init__(self, message: str, *, hint: str = CHOICES) -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(message, hint=hint)
 
 
 class NameTaken(StateError):

@@ -313,7 +313,7 @@ class Store:
         self,
         partition: int,
         *,
-        at_most: int,
+        at_most: int = 2**63 - 1,
         start: int | None = None,
         newest: int | None = None,
         topic: tuple[str, str] | None = None,
