@@ -352,7 +352,8 @@ class Keyring(Model):
         rows = self._stored.rows + len(saving.fresh) - len(saving.swept)
         self._stored = self._stored._replace(version=version, rows=rows)
         # The save has deleted the rows of swept keys, also of those that came back into memory meanwhile.
-        self._unstored -= saving.fresh
+        # A set that was large stays slow to look through, however few are left in it.
+        self._unstored = self._unstored.difference(saving.fresh)
         self._unstored |= saving.swept & self._hot.keys()
         for key, (journal, steps) in saving.journals.items():
             hot = self._hot[key]
