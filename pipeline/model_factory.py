@@ -79,8 +79,7 @@ def fastest(config: Config, built: RiverLearner) -> Model:
 
 def may_compile(config: Config) -> bool:
     """Return whether models may run compiled."""
-    # A compiled model is fast for many records at once, but slower than River for one. Late labels come one by one.
-    return config.model.compile and config.topics.labels is None
+    return config.model.compile
 
 
 def has_numba() -> bool:

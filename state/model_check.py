@@ -46,7 +46,7 @@ def other_scope(before: Scope, now: Scope, which: str) -> Mismatch:
 def _mend(written: str, here: str) -> str:
     """Say what makes a snapshot readable again that was `written` by another codec than the one that is `here`."""
     if written.startswith(_COMPILED) and not here.startswith(_COMPILED):
-        return "set model.compile = true again (with topics.labels no model is compiled)"
+        return "set model.compile = true again"
     if here.startswith(_COMPILED) and not written.startswith(_COMPILED):
         return "set model.compile = false again"
     return "install that release of River"

@@ -39,8 +39,6 @@ def _whole(config: Config, model: Any, verdicts: list[compiler.CompiledStep]) ->
     """Return how the whole model runs: "compiled", "arrays" or "river", and the reason if it is not the fastest."""
     if config.model.scope == "key":
         return ("arrays", "") if is_known(model) else ("river", "one object a key: arrays know linear models with SGD")
-    if config.topics.labels is not None:
-        return "river", "labels that come later are learned one by one (topics.labels)"
     if not config.model.compile:
         return "river", "model.compile = false"
     if not model_factory.has_numba():

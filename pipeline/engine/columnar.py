@@ -1,4 +1,6 @@
-"""Many records at once: a whole batch as columns, where the model takes batches and there is no labels topic.
+"""Many records at once: a whole batch as columns, where the model takes batches.
+
+With a labels topic the answers to a run of features are columns, and labels are learned one after the other.
 
 Values become columns, columns become answers, answers become the bytes that go out, each in one call. A record is
 handled by itself only where it is refused, or where the scanner leaves it to the decoder. The outputs are those of the
@@ -13,7 +15,7 @@ import numpy as np
 
 from headrace.consumers.fastjson import scan as scanning
 from headrace.consumers.fastjson.scan import Scan, Scanner
-from headrace.consumers.record import Decoder, Event
+from headrace.consumers.record import Decoder, Event, Record
 from headrace.consumers.record_batch import RecordBatch
 from headrace.consumers.refusal import NO_KEY, Refusal
 from headrace.pipeline.engine.outputs import PartitionOutputs
@@ -25,7 +27,7 @@ from headrace.state.compiled import program_runner
 from headrace.state.event_time import StrayTime, StrayTimes
 from headrace.state.models.columns import BOOLEAN, STRING, Answers
 from headrace.state.models.learner import LabelError
-from headrace.state.models.model import Model
+from headrace.state.models.model import Answer, Model
 from headrace.state.shard import Shard
 
 # What a prediction has besides its id and its classes, and what a probability takes, in bytes, at most.
@@ -81,6 +83,34 @@ class ColumnarEngine:
         _score(shard, answers, labels.values[good])
         return refusals
 
+    def answers_ahead(self, shard: Shard, records: Sequence[Record]) -> "AnswersAhead":
+        """Predict a run of feature records in one call; records that are refused, or raise, have no answer."""
+        model, values = shard.model, [record.value for record in records]
+        scan = self._scanner.scan(values)
+        found = {at: self._decoder.read(values[at]) for at in np.flatnonzero(scan.slow).tolist()}
+        events = {at: event.features for at, event in found.items() if isinstance(event, Event)}
+        good = np.array([at for at in range(len(values)) if at not in found or at in events], dtype=np.int64)
+        columns = self._scanner.fill(scan, events).only(good)
+        answers = model.learn_batch(columns, np.full(len(good), np.nan))
+        if answers is None:
+            return AnswersAhead(shard, {})
+        sound = np.flatnonzero(answers.fault == 0)
+        offsets = [records[at].offset for at in good[sound].tolist()]
+        return AnswersAhead(
+            shard, {o: model.answer(answers, at) for o, at in zip(offsets, sound.tolist(), strict=True)}
+        )
+
+    def learn_values(self, shard: Shard, values: Sequence[bytes], labels: Sequence[Any]) -> list[Exception | None]:
+        """Learn records that were predicted before, in one call; return the model's error where it raised."""
+        model = shard.model
+        scan = self._scanner.scan(values)
+        slow = {at: self._decoder.features(values[at]) for at in np.flatnonzero(scan.slow).tolist()}
+        numbers = np.array([model.label_number(label) for label in labels])
+        answers = model.learn_batch(self._scanner.fill(scan, slow), numbers, silent=True)
+        assert answers is not None
+        faults = zip(answers.fault.tolist(), values, strict=True)
+        return [model.fault(code, self._decoder.features(value)) if code else None for code, value in faults]
+
     def _learned_before(self, shard: Shard, batch: RecordBatch) -> Iterator[int]:
         """Yield the positions of records that a replay has sent, and that the model learned where they stood first."""
         for position, claim in enumerate(batch.headers or ()):
@@ -122,6 +152,18 @@ class ColumnarEngine:
         return self._encoder.classes(
             ids, chosen=answers.value, proba=proba, known=answers.known, names=model.classes, **place
         )
+
+
+class AnswersAhead:
+    """The answers to records that are still to come, by offset: they hold until the model learns."""
+
+    def __init__(self, shard: Shard, answers: Mapping[int, Answer]) -> None:
+        self._counts, self._learned = shard.counts, shard.counts.learned
+        self._answers = answers
+
+    def get(self, offset: int) -> Answer | None:
+        """Return the answer to a record, None where the model must be asked."""
+        return self._answers.get(offset) if self._counts.learned == self._learned else None
 
 
 class _Labels:

@@ -9,7 +9,8 @@ the first time, because nothing here depends on when it happens.
 """
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -25,11 +26,12 @@ from headrace.producers.output import DEAD_LETTERS, PREDICTIONS
 from headrace.producers.record_size import SizeLimits
 from headrace.state.event_time import StrayTime
 from headrace.state.models.learner import LabelError
+from headrace.state.models.model import Answer
 from headrace.state.shard import Shard
 
 if TYPE_CHECKING:
     # It imports numba, which takes its time, and which not every machine has.
-    from headrace.pipeline.engine.columnar import ColumnarEngine
+    from headrace.pipeline.engine.columnar import AnswersAhead, ColumnarEngine
 
 
 # To lay out columns takes as long as to handle this number of records one by one.
@@ -103,11 +105,16 @@ class Engine:
         # One round trip to the store for the models of all keys, instead of one for each record.
         shard.model.fetch(key for key in keys_of(records) if key is not None)
         outputs.source = records = records.records() if isinstance(records, RecordBatch) else records
+        runs_to, is_done, ahead = 0, False, None
         for place, record in enumerate(records):
+            if place >= runs_to:
+                runs_to, is_done, ahead = self._begin_run(shard, records, place, outputs)
+            if is_done:
+                continue
             if type(record) is LabelRecord:
                 self._one_label(shard, record, outputs)
                 continue
-            refusal = self._one(shard, record, outputs, model, now_ms)
+            refusal = self._one(shard, record, outputs, model, now_ms=now_ms, ahead=ahead)
             counts.records += 1
             if refusal is None:
                 counts.predictions += 1
@@ -116,6 +123,30 @@ class Engine:
                 counts.dead_letters += 1
                 self._refuse(shard, record, refusal, outputs)
             shard.advance(record.offset + 1)
+
+    def _begin_run(
+        self, shard: Shard, records: Sequence[Record], start: int, outputs: PartitionOutputs
+    ) -> "tuple[int, bool, AnswersAhead | None]":
+        """Do at once what can be done for the run of records of one topic that begins here.
+
+        Returns the place of its end, whether it is done, as labels are, and the answers to features.
+        """
+        kind = type(records[start])
+        end = start + sum(1 for _ in takewhile(lambda one: type(one) is kind, islice(records, start, None)))
+        columnar, labels, can = self._columnar, shard.labels, shard.model.can
+        if columnar is None or labels is None or not can.batches or can.keys or end - start <= _FEW_RECORDS:
+            return end, False, None
+        run = records[start:end]
+        if kind is not LabelRecord:
+            return end, False, columnar.answers_ahead(shard, run)
+        if labels.default is not None:
+            return end, False, None
+        refusals = self._join.take_run(shard, run, outputs.delays_ms, learn=columnar.learn_values)
+        for position in sorted(refusals):
+            self._refuse(shard, run[position], refusals[position], outputs)
+        outputs.labels += len(run) - len(refusals)
+        shard.advance(-1, run[-1].offset + 1)
+        return end, True, None
 
     def withdraw(self, shard: Shard, outputs: PartitionOutputs, refused: Mapping[int, str]) -> None:
         """Make dead letters of the predictions that the HTTP sink refused, given by position with its words."""
@@ -169,7 +200,14 @@ class Engine:
         outputs.dead_letters.append(fitted(letter, self.limits.of(DEAD_LETTERS)))
 
     def _one(
-        self, shard: Shard, record: Record, outputs: PartitionOutputs, model: prediction.ModelVersion, now_ms: int
+        self,
+        shard: Shard,
+        record: Record,
+        outputs: PartitionOutputs,
+        model: prediction.ModelVersion,
+        *,
+        now_ms: int,
+        ahead: "AnswersAhead | None",
     ) -> Refusal | None:
         """Handle one record: append its prediction and learn, or return why it is refused."""
         event = self._decoder.decode(record)
@@ -195,7 +233,16 @@ class Engine:
         if shard.labels is not None:
             label = self._join.truth(shard, shard.labels, id_, own)
         return self._answer(
-            shard, record, event, outputs, model, id_=id_, label=label, learned=replay.learned, now_ms=now_ms
+            shard,
+            record,
+            event,
+            outputs,
+            model,
+            id_=id_,
+            label=label,
+            learned=replay.learned,
+            now_ms=now_ms,
+            known=None if ahead is None else ahead.get(record.offset),
         )
 
     def _answer(
@@ -210,12 +257,13 @@ class Engine:
         label: Any,
         learned: bool,
         now_ms: int,
+        known: Answer | None,
     ) -> Refusal | None:
         """Predict, encode, and learn the label if there is one; return why the record is refused where that fails."""
         # A function of the user's own may change the features in its hands; an undo learns them as they came.
         features, key = event.features.copy(), record.key or b""
         try:
-            answer, proba = shard.model.predict(event.features, key)
+            answer, proba = known or shard.model.predict(event.features, key)
             value = prediction.encode(
                 id_=id_,
                 prediction=answer,

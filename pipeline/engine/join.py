@@ -1,17 +1,21 @@
 """What happens to a label, and to features whose label is still to come. No Kafka, no Redis and no clock in it."""
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
 from headrace.consumers.record import Decoder, Event, LabelDecoder, LabelRecord, Record
 from headrace.consumers.refusal import Refusal
 from headrace.state.event_time import StrayTime
-from headrace.state.labels.join_entry import Entry
+from headrace.state.labels.join_entry import ENTRY_BYTES, Entry
 from headrace.state.labels.label_join import Labels
 from headrace.state.models.learner import LabelError
 from headrace.state.shard import Shard
 from headrace.state.store.store_errors import STORE_ERRORS
+
+LearnValues = Callable[[Shard, Sequence[bytes], Sequence[Any]], Sequence[Exception | None]]
+"""Learns the features of records with their labels, in order; returns the model's error where it raised."""
 
 
 class LabelsStep:
@@ -122,14 +126,118 @@ class LabelsStep:
                 return Refusal("learn_failed", "join", f"the model raised {type(error).__name__}: {error}")
             if verdict == "learn":
                 shard.score(entry.sent, label, entry.version)
-                happened_ms = record.timestamp_ms if ts is None else labels.event_ms(ts, record.timestamp_ms)
-                delays_ms.append(max(0, happened_ms - (entry.logged_ms if ts is None else entry.at_ms)))
+                delays_ms.append(_delay_ms(labels, record, ts, entry))
             labels.note_learned(found.id, entry, label)
         self.end_waits(shard, labels)
         return None
+
+    def take_run(
+        self, shard: Shard, records: Sequence[Record], delays_ms: list[int], *, learn: LearnValues
+    ) -> dict[int, Refusal]:
+        """Handle a run of label records as `take` does, with one call to `learn`; return the refused ones by position.
+
+        There is no default label. A label is settled after the run, unless that could change what becomes of a later
+        one: then all labels before that one are learned first.
+        """
+        labels = shard.labels
+        assert labels is not None
+        refusals: dict[int, Refusal] = {}
+        run = _Run(shard, labels, delays_ms, refusals, learn)
+        for position, record in enumerate(records):
+            labels.tally.records += 1
+            found = self._label_decoder.decode(record)
+            if isinstance(found, Refusal):
+                refusals[position] = found
+                continue
+            ts = None if found.ts is msgspec.UNSET else found.ts
+            if not run.may_go_on(found.id, record, ts):
+                run.settle()
+            self.pass_time(shard, record, found.ts)
+            try:
+                label = shard.model.label(found.label)
+            except LabelError as error:
+                refusals[position] = Refusal("bad_label", "validate", str(error), "label")
+                continue
+            verdict, entry = labels.match(found.id, label, at_ms=ts, logged_ms=record.timestamp_ms, order=record.offset)
+            if verdict in {"learn", "correct"}:
+                delay_ms = _delay_ms(labels, record, ts, entry) if verdict == "learn" else None
+                run.add(_Learning(position, found.id, entry, label, delay_ms), record)
+        run.settle()
+        self.end_waits(shard, labels)
+        labels.tally.refused += len(refusals)
+        return refusals
 
     def _learn(self, shard: Shard, entry: Entry, label: Any) -> None:
         features, key = self._decoder.features(entry.value), entry.key or b""
         shard.model.learn(features.copy(), label, key)
         shard.model.keep(features, label, key, predicted=False)
         shard.counts.learned += 1
+
+
+class _Learning(NamedTuple):
+    """A label that is to be learned with the features of an entry; `delay_ms` is None for a correction."""
+
+    position: int
+    id: str
+    entry: Entry
+    label: Any
+    delay_ms: int | None
+
+
+class _Run:
+    """The labels of a run that are to be learned together."""
+
+    def __init__(
+        self, shard: Shard, labels: Labels, delays_ms: list[int], refusals: dict[int, Refusal], learn: LearnValues
+    ) -> None:
+        self._shard, self._labels = shard, labels
+        self._delays_ms, self._refusals = delays_ms, refusals
+        self._learn = learn
+        self._begin()
+
+    def _begin(self) -> None:
+        self._waiting: dict[str, _Learning] = {}
+        self._bytes = 0
+
+    def may_go_on(self, id_: str, record: Record, ts: int | None) -> bool:
+        """Return whether the next label may be judged before those that wait here are learned."""
+        model, told_ms = self._shard.model, max(record.timestamp_ms, -1 if ts is None else ts)
+        if id_ in self._waiting or (model.task == "multiclass" and not model.classes):
+            # The kind of the first class decides which labels are good.
+            return not self._waiting
+        count, size = len(self._waiting) + 1, self._bytes + _size(record)
+        return not self._waiting or self._labels.keeps_all(told_ms=told_ms, count=count, size=size)
+
+    def add(self, one: _Learning, record: Record) -> None:
+        """Let a label wait."""
+        self._waiting[one.id] = one
+        self._bytes += _size(record)
+
+    def settle(self) -> None:
+        """Learn the labels that wait, and settle or refuse each."""
+        shard, labels, waiting = self._shard, self._labels, list(self._waiting.values())
+        self._begin()
+        if not waiting:
+            return
+        errors = self._learn(shard, [one.entry.value for one in waiting], [one.label for one in waiting])
+        for one, error in zip(waiting, errors, strict=True):
+            if error is not None:
+                words = f"the model raised {type(error).__name__}: {error}"
+                self._refusals[one.position] = Refusal("learn_failed", "join", words)
+                continue
+            shard.counts.learned += 1
+            if one.delay_ms is not None:
+                shard.score(one.entry.sent, one.label, one.entry.version)
+                self._delays_ms.append(one.delay_ms)
+            labels.note_learned(one.id, one.entry, one.label)
+
+
+def _delay_ms(labels: Labels, record: Record, ts: int | None, entry: Entry) -> int:
+    """Return after how long a label came to its features."""
+    happened_ms = record.timestamp_ms if ts is None else labels.event_ms(ts, record.timestamp_ms)
+    return max(0, happened_ms - (entry.logged_ms if ts is None else entry.at_ms))
+
+
+def _size(record: Record) -> int:
+    """Return the bytes that an entry of this label takes at most."""
+    return len(record.value or b"") + ENTRY_BYTES

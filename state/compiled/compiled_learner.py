@@ -52,8 +52,11 @@ class CompiledLearner(Model):
 
     def predict(self, features: dict[str, Any], key: bytes = b"") -> Answer:  # noqa: ARG002 one model for all keys
         """Answer as River does, and change nothing. Raises what River would."""
-        answers = self._one(features, np.nan)
-        return answer_of(answers, 0, task=self.task, classes=self._classes)
+        return self.answer(self._one(features, np.nan), 0)
+
+    def answer(self, answers: Answers, at: int) -> Answer:
+        """Return one of the answers of a batch as `predict` returns it."""
+        return answer_of(answers, at, task=self.task, classes=self._classes)
 
     def learn(self, features: dict[str, Any], label: Any, key: bytes = b"") -> None:  # noqa: ARG002 one model for all keys
         """Learn one labelled record. Raises what River would, and has learned nothing then."""

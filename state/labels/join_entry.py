@@ -13,7 +13,7 @@ WAITING = (ASKED, EARLY)
 """The kinds of entries; the first two wait."""
 
 # The memory of an entry besides its id and its record, measured with a million of them.
-_ENTRY_BYTES = 450
+ENTRY_BYTES = 450
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 
 
@@ -60,7 +60,7 @@ class Entry(msgspec.Struct, gc=False):
     def size(self, id_: str) -> int:
         """Return about the memory of the entry and its id, in bytes."""
         texts = sum(len(part.encode()) for part in (id_, self.label, self.answer) if isinstance(part, str))
-        return texts + len(self.value) + len(self.key or b"") + _ENTRY_BYTES
+        return texts + len(self.value) + len(self.key or b"") + ENTRY_BYTES
 
     def row(self) -> bytes:
         """Return the entry's row for the store."""

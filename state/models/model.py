@@ -118,6 +118,10 @@ class Model(Protocol):
         """
         return None
 
+    def answer(self, answers: Answers, at: int) -> Answer:
+        """Return one of the answers of a batch as `predict` returns it."""
+        return float(answers.value[at]), None
+
     def fault(self, code: int, features: dict[str, Any]) -> Exception:
         """Return the exception for a fault in the answers of a batch."""
         return ValueError(f"fault {code} in {len(features)} features")

@@ -84,6 +84,10 @@ class UndoableModel(Model):
         """Predict and learn many records, as the inner model does."""
         return self.inner.learn_batch(columns, labels, silent=silent, **keyed)
 
+    def answer(self, answers: Answers, at: int) -> Answer:
+        """Return one of the answers of a batch as `predict` returns it."""
+        return self.inner.answer(answers, at)
+
     def fault(self, code: int, features: dict[str, Any]) -> Exception:
         """Return the exception for a fault in the answers of a batch."""
         return self.inner.fault(code, features)

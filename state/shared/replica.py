@@ -93,6 +93,10 @@ class Replica(Model):
             self.learned += int(((answers.fault == 0) & (labels == labels)).sum())  # noqa: PLR0124 not NaN
         return answers
 
+    def answer(self, answers: Answers, at: int) -> Answer:
+        """Return one of the answers of a batch as `predict` returns it."""
+        return self.local.answer(answers, at)
+
     def fault(self, code: int, features: dict[str, Any]) -> Exception:
         """Return the exception for a fault in the answers of a batch."""
         return self.local.fault(code, features)

@@ -16,12 +16,11 @@ from typing import Any
 import msgspec
 from confluent_kafka import Producer
 from harness import Project, values
-from oracle import anatomy, difference, logistic, open_transactions
+from oracle import anatomy, difference, logistic, open_transactions, river_model
 
 from headrace.consumers.topics import Topics
 from headrace.state.labels import read_order
 from headrace.state.labels.label_join import LabelCounts
-from headrace.state.models.learner import RiverLearner
 from headrace.state.store.store import Store
 
 _SAMPLE_S = 0.2
@@ -224,14 +223,8 @@ def hold(p: Project, orders: Orders, build: Callable[[], Any] = logistic, *, by_
         assert snapshot.join is not None
         assert (snapshot.offset, snapshot.join.offset) == (committed[partition][0], mark.join.offset)
         if not by_key:
-            assert anatomy(_model(snapshot.model, build)) == anatomy(truth.models[None]), f"the model of {partition}"
+            assert anatomy(river_model(snapshot, build)) == anatomy(truth.models[None]), f"the model of {partition}"
         for name in LabelCounts.__struct_fields__:
             setattr(total, name, getattr(total, name) + getattr(mark.join.tally, name))
     assert open_transactions(p) == [], "no transaction is left open"
     return total
-
-
-def _model(sealed: bytes, build: Callable[[], Any]) -> Any:
-    learner = RiverLearner(build())
-    learner.load(sealed)
-    return learner.model

@@ -22,6 +22,7 @@ from river import linear_model, preprocessing
 from headrace.consumers.topics import Topics
 from headrace.state.compiled.compiler import compile_model
 from headrace.state.models.learner import RiverLearner
+from headrace.state.snapshot import Snapshot
 from headrace.state.store.store import Store
 
 if TYPE_CHECKING:
@@ -109,6 +110,11 @@ def stored_model(p: "Project", partition: int, build: Callable[[], Any]) -> Any:
     snapshot = Store(p.stack.addresses.redis, name=p.name, sign_key=key).load(partition, at_most=2**62).snapshot
     assert snapshot is not None, f"the store has a model of partition {partition}"
     assert snapshot.offset == len(p.sent[partition]), "a clean stop saves what was committed"
+    return river_model(snapshot, build)
+
+
+def river_model(snapshot: Snapshot, build: Callable[[], Any]) -> Any:
+    """Return the River model of a snapshot, in whatever form it ran."""
     if snapshot.codec.startswith("river"):
         learner = RiverLearner(build())
         learner.load(snapshot.model)

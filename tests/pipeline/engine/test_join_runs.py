@@ -1,0 +1,102 @@
+"""Labels that come later, to a compiled model: in runs it does what River's does record by record, to the bit."""
+
+import json
+import random
+from typing import Any
+
+import pytest
+from river import compose, linear_model, naive_bayes, preprocessing
+
+from headrace.consumers.record import Decoder, LabelRecord, Record
+from headrace.pipeline.engine.columnar import ColumnarEngine
+from headrace.pipeline.engine.engine import Engine
+from headrace.state.compiled.compiler import compile_model
+from headrace.state.labels.label_join import LabelRules, Labels
+from headrace.state.models.learner import RiverLearner
+from headrace.state.models.undoable_model import UndoableModel
+from headrace.state.shard import Shard
+
+RULES = {
+    "roomy": LabelRules(wait_ms=10**9),
+    "short waits": LabelRules(wait_ms=40),
+    "few wait": LabelRules(wait_ms=10**9, waiting_max=12),
+    "few bytes": LabelRules(wait_ms=10**9, bytes_max=9_000),
+    "few remembered": LabelRules(wait_ms=10**9, remembered_max=5),
+    "corrections": LabelRules(wait_ms=200, corrections=True),
+    "a default": LabelRules(wait_ms=40, default=True),
+}
+
+
+def _select() -> Any:
+    return compose.Select("a", "b") | preprocessing.StandardScaler() | linear_model.LogisticRegression()
+
+
+def _classes() -> Any:
+    return naive_bayes.GaussianNB()
+
+
+def _amounts() -> Any:
+    return preprocessing.StandardScaler() | linear_model.LinearRegression(intercept_lr=0.5)
+
+
+LABELS = {_select: [True, False, 1, "no label"], _classes: ["x", "y", "z", 5], _amounts: [1.5, -3, 1e200, "no number"]}
+
+
+def _stream(build: Any, seed: int) -> list[list[Record]]:
+    """Make batches of features and labels: early, late, repeated, contradicted, and some that nobody can read."""
+    rng, batches, offsets, now_ms = random.Random(seed), [], [0, 0], 1_000
+    for _ in range(60):
+        batch: list[Record] = []
+        for _ in range(rng.randint(1, 4)):
+            of_labels = rng.random() < 0.5
+            for _ in range(rng.choice([1, 2, 6, 15])):
+                now_ms += rng.choice([0, 1, 5, 30])
+                fields: dict[str, Any] = {"id": f"r{rng.randrange(max(1, offsets[0] - 20), offsets[0] + 8)}"}
+                if rng.random() < 0.1:
+                    fields["ts"] = now_ms - rng.choice([0, 10, 100])
+                if of_labels or rng.random() < 0.1:
+                    fields["label"] = rng.choice(LABELS[build][:-1] * 4 + LABELS[build][-1:])
+                if not of_labels:
+                    fields["features"] = {name: rng.gauss(0, 1) for name in rng.sample("abc", rng.choice([2, 3, 3]))}
+                    if rng.random() < 0.5:
+                        fields["id"] = f"r{offsets[0]}"
+                value = json.dumps(fields).encode() if rng.random() < 0.95 else b"{"
+                kind = LabelRecord if of_labels else Record
+                batch.append(kind(0, offsets[of_labels], now_ms, b"k", value, None))
+                offsets[of_labels] += 1
+        batches.append(batch)
+    return batches
+
+
+def _run(build: Any, rules: LabelRules, batches: list[list[Record]], *, fast: bool) -> list[Any]:
+    model = compile_model(build()) if fast else RiverLearner(build())
+    assert model is not None
+    shard = Shard(UndoableModel(model), partition=0, start=0, labels=Labels(rules), labels_start=0)
+    decoder = Decoder()
+    columnar = ColumnarEngine(decoder=decoder, topic="in", name="fraud") if fast else None
+    engine = Engine(decoder=decoder, topic="in", name="fraud", labels="truths", columnar=columnar)
+    told: list[Any] = []
+    for batch in batches:
+        outputs = engine.run(shard, batch, now_ms=5)
+        assert shard.labels is not None
+        letters = [(letter.topic, letter.record.offset, letter.refusal) for letter in outputs.dead_letters]
+        told.append((outputs.predictions.values, letters, outputs.labels, sorted(outputs.delays_ms), outputs.learned))
+        told.append((shard.place, shard.counts, json.dumps(shard.quality_now().summary())))
+        told.append((shard.labels.memory(), shard.labels.asked, shard.labels.early, shard.labels.bytes))
+        shard.labels.begin_save()
+        told.append(shard.labels.changes())
+        shard.labels.saved()
+    return told
+
+
+# The default is a label of the binary model.
+CASES = [(build, rules) for build in LABELS for rules in RULES if build is _select or rules != "a default"]
+
+
+@pytest.mark.parametrize(("build", "rules"), CASES)
+def test_runs_of_labels_do_what_the_labels_do_one_by_one(build: Any, rules: str) -> None:
+    for seed in range(4):
+        batches = _stream(build, seed)
+        fast, slow = (_run(build, RULES[rules], batches, fast=fast) for fast in (True, False))
+        for at, (found, wanted) in enumerate(zip(fast, slow, strict=True)):
+            assert found == wanted, (seed, at // 4)
