@@ -163,6 +163,8 @@ def configure_logs(*, level: str, style: Literal["auto", "console", "json"]) -> 
     root.setLevel(level.upper())
     # Consumers and producers get the same properties; librdkafka warns of each that belongs to the other one.
     logging.getLogger("librdkafka").addFilter(_worth_saying)
+    # numba logs each step of each function that it compiles, which takes longer than the compiling.
+    logging.getLogger("numba").setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
 
 
