@@ -42,9 +42,9 @@ CALL = """
 import sys
 from pathlib import Path
 from headrace.pipeline.config import config
-from headrace.pipeline.commands.{module} import {module}
+from headrace.pipeline.{module} import {name}
 
-sys.exit({module}(config.load(Path(sys.argv[1])), {options}))
+sys.exit({name}(config.load(Path(sys.argv[1])), {options}))
 """
 
 
@@ -67,7 +67,12 @@ def config_of(project: Project, **flags: Any) -> Config:
 def calling(project: Project, module: str, options: str) -> Iterator["subprocess.Popen[str]"]:
     """Run a command in a process of its own, with pipes at both of its ends."""
     process = subprocess.Popen(
-        [sys.executable, "-c", CALL.format(module=module, options=options), str(project.file)],
+        [
+            sys.executable,
+            "-c",
+            CALL.format(module=module, name=module.rpartition(".")[2], options=options),
+            str(project.file),
+        ],
         env=project.env,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -187,7 +192,7 @@ def test_with_wait_each_record_has_its_outcome_in_the_order_of_the_file(
 
 def test_with_wait_an_outcome_is_printed_while_the_next_record_is_still_being_typed(project: Make) -> None:
     made = project()
-    with made.running(), calling(made, "produce", "wait=True, json=True") as process:
+    with made.running(), calling(made, "produce.produce", "wait=True, json=True") as process:
         for value, outcome in ((record(1), "prediction"), (b"broken", "dead_letter")):
             process.stdin.write(value.decode() + "\n")
             assert json.loads(process.stdout.readline())["outcome"] == outcome
@@ -294,7 +299,7 @@ def test_tail_follows_what_comes_until_an_interrupt_and_exits_0(project: Make) -
         assert producer.flush(30) == 0
 
     write(b"one")
-    with calling(made, "tail", "which='dlq', n=5, follow=True") as process:
+    with calling(made, "commands.tail", "which='dlq', n=5, follow=True") as process:
         assert json.loads(process.stdout.readline())["value"] == "one"
         for value in ("two", "three"):
             write(value.encode())
