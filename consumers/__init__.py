@@ -1,1 +1,1 @@
-"""How records come in: decoding, the Kafka source, and the gate that pauses it."""
+"""How records come in: the Kafka source, the topics' administration, and decoding."""

@@ -98,7 +98,8 @@ class TopicsConfig(_Section):
     """The topics. Headrace creates the missing ones if the broker allows it."""
 
     # A key with an `OutputTopic` is the whole declaration of an output, and the key is the output's name. The check and
-    # the creation of the topic, its limits, `doctor` and the transaction follow from it. An empty topic is none.
+    # the creation of the topic, its limits, `doctor` and the transaction follow from it. An empty name means no topic:
+    # then the engine must add no records under that output's name.
     features: str = Field("features", description="Topic of the records to predict and to learn from.")
     predictions: Annotated[str, OutputTopic()] = Field("predictions", description="Topic of the predictions.")
     labels: str | None = Field(

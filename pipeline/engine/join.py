@@ -26,9 +26,9 @@ class LabelsStep:
         self._label_decoder = label_decoder
 
     def truth(self, shard: Shard, labels: Labels, id_: str, own: Any) -> Any:
-        """Return the label that features are to be learned with now, None for none.
+        """Return the label with which the model learns features now, None for none.
 
-        It is their own, or one that has come before them. Where one was learned for this id, it is not another.
+        It is their own label, or one that came before them. An id whose label was learned gets no second one.
         """
         if labels.is_answered(id_):
             return None
@@ -51,7 +51,7 @@ class LabelsStep:
         labels = shard.labels
         assert labels is not None
         if label is None and told:
-            # It was learned before, under this id, or it was, or waits, where the record stood before it was replayed.
+            # Its label was learned under this id, or at the offset from which the record was replayed, or waits there.
             return
         at_ms = labels.event_ms(None if event.ts is msgspec.UNSET else event.ts, record.timestamp_ms)
         assert record.value is not None

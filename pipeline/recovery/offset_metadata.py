@@ -54,8 +54,8 @@ class OffsetMetadata(
 
     `snapshot` is the offset of its newest snapshot, `start` the first offset of its history; the counts are
     those of the whole history. `join` is there with a labels topic. `model` is the spec of the model in brief. With
-    `secret` replays of the partition are signed (`producers/replay_proof.py`). `offset` is that beside which the mark
-    was committed, and `topic` the id of the features topic; neither need be known.
+    `secret` replays of the partition are signed (`producers/replay_proof.py`). `offset` is the committed offset that
+    carries the mark (-1: unknown), and `topic` the id of the features topic (empty: unknown).
     """
 
     epoch: Annotated[int, msgspec.Meta(ge=0, le=NUMBER_MAX)]

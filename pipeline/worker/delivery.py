@@ -113,8 +113,8 @@ class Delivery:
     def finish(self, pending: PendingBatch) -> None:
         """Send a prepared batch, and return when it is confirmed; this uses no shard.
 
-        Where `registers`, that is without its offsets, which `register` commits. Raises SinkAway when it must be tried
-        again from `start`, and BatchStale when its partitions have moved on.
+        If `registers` is true, the offsets are not among it: `register` commits them. Raises SinkAway when it must be
+        tried again from `start`, and BatchStale when its partitions have moved on.
         """
         if not pending.sent:
             if self._sink.commits:

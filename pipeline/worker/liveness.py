@@ -34,7 +34,7 @@ WorkerState = Literal["connecting", "running", "paused", "relearning"]
 class UnownedPartitions:
     """Watch the partitions of a topic. Pure: the workers' notes and the time are arguments.
 
-    A partition may be unowned for `patience_s` seconds, as those of a worker are that has died.
+    A partition may be unowned for `patience_s` seconds: after a worker died, its partitions are.
     """
 
     def __init__(self, *, partitions: int, patience_s: float) -> None:
