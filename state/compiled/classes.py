@@ -1,4 +1,4 @@
-"""The classes of a compiled model: what is likely of each, and which is likeliest."""
+"""The classes of a compiled model: their probabilities, and the likeliest class."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def likeliest(proba: Any, known: Any) -> Any:
-    """Return the place of each record's likeliest class, of several the first, as Python's `max` does; -1 for none."""
+    """Return the place of each record's likeliest class, the first of equal ones as Python's `max`; -1 for no class."""
     chosen = np.where(known > 0, 0.0, -1.0)
     best = proba[:, 0].copy() if proba.shape[1] else np.zeros(len(known))
     for place in range(1, proba.shape[1]):
@@ -17,7 +17,7 @@ def likeliest(proba: Any, known: Any) -> Any:
 
 
 def weigh(proba: Any, known: Any, how: Any) -> None:
-    """Make probabilities of the scores in `proba`, of as many as each record knew: numpy's sums hang on how many."""
+    """Turn scores into probabilities, records with equal class counts together: numpy's sums depend on that count."""
     for count in np.unique(known).tolist():
         rows = known == count
         if count:

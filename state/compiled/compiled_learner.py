@@ -1,7 +1,7 @@
-"""A River model that runs on the machine: a whole batch of columns in one call, and a record at a time as River does.
+"""A River model that runs on the machine: a batch of columns in one call, or one record at a time as River does.
 
-Equal to River to the last bit, prediction by prediction, with one difference: a record on which River raises in the
-middle of learning leaves nothing half learned here.
+Each prediction equals River's to the last bit. There is one difference: if River raises in the middle of learning a
+record, River has learned a part of it, and this learner nothing.
 """
 
 import copy
@@ -47,25 +47,25 @@ class CompiledLearner(Model):
 
     @property
     def classes(self) -> list[Any]:
-        """The classes of a multiclass model that it has learned, in River's order."""
+        """The classes that a multiclass model has learned, in River's order."""
         return list(self._classes)
 
     def predict(self, features: dict[str, Any], key: bytes = b"") -> Answer:  # noqa: ARG002 one model for all keys
-        """Answer as River does, and change nothing. Raises what River would."""
+        """Predict as River does, and change nothing. Raises what River would raise."""
         return self.answer(self._one(features, np.nan), 0)
 
     def answer(self, answers: Answers, at: int) -> Answer:
-        """Return one of the answers of a batch as `predict` returns it."""
+        """Return one answer of a batch in the form that `predict` returns."""
         return answer_of(answers, at, task=self.task, classes=self._classes)
 
     def learn(self, features: dict[str, Any], label: Any, key: bytes = b"") -> None:  # noqa: ARG002 one model for all keys
-        """Learn one labelled record. Raises what River would, and has learned nothing then."""
+        """Learn one labelled record. Raises what River would raise, and has then learned nothing."""
         self._one(features, self.label_number(label), silent=True)
 
     def learn_batch(self, columns: Columns, labels: Any, *, silent: bool = False, **_keyed: Any) -> Answers:
-        """Predict each record of a batch, then learn it where it has a label: `label_number` as float64, NaN for none.
+        """Predict each record of a batch, then learn it if it has a label: float64 of `label_number`, NaN for no label.
 
-        With `silent` only the faults are read: a batch that is learned again.
+        With `silent` the caller reads only the faults, as when a batch is learned again.
         """
         labels = np.ascontiguousarray(labels, dtype=np.float64)
         if self.task == "multiclass" and ((labels >= len(self._runner.arrays.classes)).any() or (labels < 0).any()):
@@ -73,38 +73,39 @@ class CompiledLearner(Model):
         return self._run(columns, labels, one_model(len(labels)), silent=silent)
 
     def label_number(self, label: Any) -> float:
-        """Return the number that stands for a label in the next batch; a class gets a new one on first sight.
+        """Return the number of a label in the next batch; a class that is new gets a new number.
 
-        That is the class's place in `classes`, or will be, if each that is new is learned, in this order.
+        A class's number is its place in `classes`, now or after the new classes have been learned in the order of the
+        calls.
         """
         return float(self._runner.class_number(label) if self.task == "multiclass" else label)
 
     def fault(self, code: int, features: dict[str, Any]) -> Exception:
-        """Return the exception that River raises for such a record, as nearly as can be told afterwards."""
+        """Return the exception that River raises for such a record, as far as can be told afterwards."""
         return self._runner.fault(code, features)
 
     def dump(self, key: bytes = b"") -> bytes:  # noqa: ARG002 one model for all keys
-        """Return what was learned as bytes: a function of what was taught, and in what order, alone."""
+        """Return the learned numbers as bytes, which depend only on the records learned and their order."""
         layout, numbers = self._stored()
         return compiled_codec.write(layout, numbers, spec=self.spec)
 
     def load(self, state: bytes, key: bytes = b"") -> None:  # noqa: ARG002 one model for all keys
-        """Become the learner that `dump` gave these bytes for. Raises ModelError, and has changed nothing then."""
+        """Load the bytes that `dump` has returned. Raises ModelError, and has then changed nothing."""
         layout, numbers = compiled_codec.read(state, self._program.parts, spec=self.spec)
         self._adopt(layout, numbers)
 
     def to_river(self, key: bytes = b"") -> Any:  # noqa: ARG002 one model for all keys
-        """Return a River model that goes on as this one, to the bit."""
+        """Return a River model that continues this one, equal to the bit."""
         layout, numbers = self._stored()
         return given(self._template, self._program.parts, memos(layout, numbers.tolist(), self._program.parts))
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all arrays; names come on top."""
+        """The bytes of all arrays, without the names."""
         return self._runner.nbytes
 
     def take_on(self, model: Any) -> None:
-        """Go on from a River model of the same shape. Raises ModelError for one that was taught otherwise."""
+        """Continue a River model of the same shape. Raises ModelError if what it has learned can't be taken over."""
         self._adopt(*compiled_codec.checked(taken(model, self._program.parts), self._program.parts))
 
     def _adopt(self, layout: ModelLayout, numbers: Any) -> None:
@@ -120,7 +121,7 @@ class CompiledLearner(Model):
         self._know()
 
     def _know(self) -> None:
-        """Take over which classes were learned; those that were not have no number any more."""
+        """Update the learned classes. A class that was not learned loses its number."""
         self._classes = self._runner.arrays.renumber_classes()
         self._river.know(self._classes)
 
@@ -161,14 +162,14 @@ class CompiledLearner(Model):
 
 
 def from_river(river: RiverLearner, program: Program) -> CompiledLearner:
-    """Return a compiled learner that goes on as this River model. Raises ModelError where it can't be taken on."""
+    """Return a compiled learner that continues this River model. Raises ModelError if the model can't be taken over."""
     compiled = CompiledLearner(river, program)
     compiled.take_on(river.model)
     return compiled
 
 
 def answer_of(answers: Answers, at: int, *, task: str, classes: Sequence[Any]) -> Answer:
-    """Return one of a batch's answers as River gives it."""
+    """Return one answer of a batch in River's form."""
     value = float(answers.value[at])
     if task == "regression":
         return value, None
@@ -181,7 +182,7 @@ def answer_of(answers: Answers, at: int, *, task: str, classes: Sequence[Any]) -
 
 
 def has_proba(river: RiverLearner) -> bool:
-    """Tell whether River's model has probabilities, as `RiverLearner.adopt` does."""
+    """Tell whether River's model has probabilities, by the rule of `RiverLearner`."""
     if river.task == "regression":
         return False
     last = river.model
@@ -191,7 +192,7 @@ def has_proba(river: RiverLearner) -> bool:
 
 
 def taken(model: Any, parts: Sequence[ProgramPart]) -> list[Memo]:
-    """Return what a River model has learned. Raises ModelError for one that was taught otherwise."""
+    """Return what each part of a River model has learned. Raises ModelError if it can't be taken over."""
     found = []
     for part in parts:
         try:
@@ -202,7 +203,7 @@ def taken(model: Any, parts: Sequence[ProgramPart]) -> list[Memo]:
 
 
 def given(template: Any, parts: Sequence[ProgramPart], learned: Any) -> Any:
-    """Return a River model that has learned this."""
+    """Return a copy of a River model with these learned numbers."""
     model = copy.deepcopy(template)
     for part, memo in zip(parts, learned, strict=True):
         if part.give is not None:
@@ -211,7 +212,7 @@ def given(template: Any, parts: Sequence[ProgramPart], learned: Any) -> Any:
 
 
 def _at(model: Any, path: tuple[str, ...]) -> Any:
-    """Return the part of a River model that is at this place."""
+    """Return the object at this path in a River model."""
     for name in path:
         model = model.steps[name] if hasattr(model, "steps") else model.transformers[name]
     return model

@@ -1,4 +1,4 @@
-"""From a River model to a program of the machine, or to the reason why a step of it runs as River runs it."""
+"""Compiles a River model to a program of the machine, or says why a step cannot be compiled, so that River runs it."""
 
 import copy
 import importlib
@@ -25,7 +25,7 @@ _FAMILIES = {
 
 
 class CompiledStep(msgspec.Struct, frozen=True):
-    """Say of one step of a model whether it is compiled, and if not, why."""
+    """One step of a model: whether it is compiled, and if not, the reason."""
 
     step: str
     compiled: bool
@@ -33,12 +33,12 @@ class CompiledStep(msgspec.Struct, frozen=True):
 
 
 def explain(model: Any) -> list[CompiledStep]:
-    """Say of each step of a River model whether the machine can run it, in the order of the steps."""
+    """Tell for each step of a River model, in order, whether the machine can run it."""
     return _Draft(model).verdicts
 
 
 def draft(model: Any) -> Program | None:
-    """Return the program of a River model, or None where one of its steps is not compiled."""
+    """Return the program of a River model, or None if one of its steps is not compiled."""
     drawn = _Draft(model)
     if not all(verdict.compiled for verdict in drawn.verdicts):
         return None
@@ -46,12 +46,12 @@ def draft(model: Any) -> Program | None:
 
 
 def compile_model(model: Any) -> "CompiledLearner | None":
-    """Return a learner that goes on as this River model would, or None where it can't be compiled.
+    """Return a learner that continues this River model, or None if the model can't be compiled.
 
-    That is where `explain` says so of a step, where the model has learned what can't be taken on, or where numba can't
-    be imported.
+    It is None if a step is not compiled (see `explain`), if what the model has learned can't be taken over, or if numba
+    can't be imported.
     """
-    # Sets are laid out as River's own learner lays them out, so that both sum in one order.
+    # `RiverLearner` fixes the order of sets. Both learners must sum in that order.
     river = RiverLearner(copy.deepcopy(model))
     program = draft(river.model)
     if program is None:
@@ -67,7 +67,7 @@ def compile_model(model: Any) -> "CompiledLearner | None":
 
 
 class _Draft:
-    """A walk through the steps of a model, which leaves a verdict for each and the parts of those that are compiled."""
+    """A walk through the steps of a model. It collects a verdict on each step, and the parts of the compiled ones."""
 
     def __init__(self, model: Any) -> None:
         # River's import takes seconds.
@@ -76,12 +76,12 @@ class _Draft:
         self._regression = importlib.import_module("headrace.state.compiled.river.linear_models")
         self.verdicts: list[CompiledStep] = []
         self.parts: list[ProgramPart] = []
-        # Rows whose values are others before a record is learned and after.
+        # Rows whose values differ before and after a record is learned.
         self._moving: set[int] = set()
         self._model(model, (), 0)
 
     def _model(self, model: Any, where: tuple[str, ...], source: int) -> None:
-        """Walk a pipeline that ends in the model proper."""
+        """Walk a pipeline that ends in the final estimator, or the estimator alone."""
         if type(model) is self._compose.Pipeline and model.steps:
             *steps, (last, proper) = model.steps.items()
             for name, step in steps:
@@ -91,10 +91,10 @@ class _Draft:
         self._judge(model, where, source, self._regression.HEADS)
 
     def _step(self, step: Any, where: tuple[str, ...], source: int) -> int:
-        """Walk a step that transforms, and return the row that it writes."""
+        """Walk a transformer, and return the row that it writes."""
         if type(step) is self._compose.Pipeline and step.steps:
             for name, inner in step.steps.items():
-                # River takes such a pipeline for a union, and fails.
+                # River mistakes such a pipeline for a union, and fails.
                 if len(where) == 1 and type(inner) is self._compose.TransformerUnion and inner is _last(step):
                     self._refuse(step, "a pipeline that ends in a union, as a step of a pipeline, is not compiled")
                 source = self._step(inner, (*where, name), source)
@@ -108,7 +108,7 @@ class _Draft:
         return self._judge(step, where, source, self._transformer.TRANSFORMERS)
 
     def _branches(self, union: Any, where: tuple[str, ...], source: int) -> tuple[int, ...]:
-        """Walk the branches of a union as River runs them, from last to first, and return their rows in order."""
+        """Walk the branches of a union from last to first, as River runs them; return their rows in its order."""
         said, rows = self.verdicts, []
         told: list[list[CompiledStep]] = []
         for name, inner in reversed(union.transformers.items()):
@@ -119,7 +119,7 @@ class _Draft:
         return tuple(reversed(rows))
 
     def _judge(self, step: Any, where: tuple[str, ...], source: int, known: Any) -> int:
-        """Make parts of one step, or say why not; return the row that it writes."""
+        """Make the parts of one step, or note why it is not compiled; return the row that it writes."""
         build = known.get(type(step))
         if build is None:
             self._refuse(step, _reason(step))
@@ -133,7 +133,7 @@ class _Draft:
             self._refuse(step, str(refusal))
             return len(self.parts)
         for part in parts:
-            # One step may be several parts, each on the row that the one before writes.
+            # One step may become several parts. Each reads the row of the part before.
             behind = part.sources == (BEHIND,)
             self.parts.append(replace(part, sources=(len(self.parts),)) if behind else part)
             if part.learns or source in self._moving:
@@ -150,7 +150,7 @@ def _last(pipeline: Any) -> Any:
 
 
 def _reason(step: Any) -> str:
-    """Say why a step of a type that is not known is not compiled."""
+    """Say why a step of an unknown type is not compiled."""
     kind = type(step)
     if not kind.__module__.startswith("river."):
         return f"{kind.__name__} is a class of your own, which only Python can run"

@@ -1,6 +1,6 @@
-"""What the numbers of a model at rest stand for: which classes, features and categories it has learned.
+"""The layout of a model: the classes, features and categories that its numbers belong to.
 
-Models that have learned about the same things share a layout, whatever their numbers are.
+Models that have learned about the same classes, features and categories share a layout, whatever their numbers are.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,23 +13,23 @@ from headrace.state.compiled.program import FeatureName, Memo, ProgramPart
 
 
 class PartLayout(NamedTuple):
-    """Of one part: the features that it has met and the categories that it has learned, with a category's feature."""
+    """The layout of one part: the features that it has met, and its categories, each with its feature."""
 
     met: tuple[FeatureName, ...]
     learned: tuple[tuple[FeatureName, Any], ...]
 
 
 class ModelLayout(NamedTuple):
-    """Of a whole model, features in the order of their names: its classes and its parts."""
+    """The layout of a whole model, its features in the order of their names."""
 
     classes: tuple[Any, ...]
     parts: tuple[PartLayout, ...]
 
 
 class PlacedLayout(NamedTuple):
-    """A layout in the numbers of one memory: its shape, and where each number of a stored model is in the saved order.
+    """A layout in the slots and pairs of one `ModelArrays`: its shape, and the saved order of a stored model's numbers.
 
-    `order` is None where both orders are the same.
+    `order` is None if the stored and the saved order are the same.
     """
 
     layout: ModelLayout
@@ -42,7 +42,7 @@ class PlacedLayout(NamedTuple):
         return numbers if self.order is None else numbers[..., self.order]
 
     def at_rest(self, numbers: Any) -> Any:
-        """Return numbers in the saved order as a stored model has them."""
+        """Return numbers that are in the saved order in the order of a stored model."""
         if self.order is None:
             return numbers
         moved = np.empty_like(numbers)
@@ -51,7 +51,7 @@ class PlacedLayout(NamedTuple):
 
 
 def width_of(part: ProgramPart, classes: int) -> int:
-    """Return the number of numbers that are saved of each feature; a flag is 1 wherever it was met."""
+    """Return how many numbers are saved of each feature. A flag is not saved: it is always 1."""
     return len(part.limits) - is_flagged(part) + len(part.cells) * classes
 
 
@@ -66,7 +66,7 @@ def lengths(part: ProgramPart, classes: int) -> int:
 
 
 def placed(shape: Any, arrays: ModelArrays) -> PlacedLayout:
-    """Return the layout that a shape stands for."""
+    """Return the layout that a shape encodes."""
     words: list[int] = shape.tolist()
     at = 0
 
@@ -95,7 +95,7 @@ def placed(shape: Any, arrays: ModelArrays) -> PlacedLayout:
 
 
 def place(layout: ModelLayout, arrays: ModelArrays) -> PlacedLayout:
-    """Give a layout its numbers in a memory; `settle` has to be called afterwards."""
+    """Give a layout its slots and pairs in `arrays`. Call `settle` afterwards."""
     words: list[int] = [len(layout.classes), *map(arrays.class_number, layout.classes)]
     for number, (part, own) in enumerate(zip(arrays.program.parts, layout.parts, strict=True)):
         if part.limits:
@@ -108,7 +108,7 @@ def place(layout: ModelLayout, arrays: ModelArrays) -> PlacedLayout:
 
 
 def memos(layout: ModelLayout, numbers: Sequence[float], parts: Sequence[ProgramPart]) -> Iterator[Memo]:
-    """Yield what each part has learned; the numbers are in the saved order."""
+    """Yield what each part has learned; `numbers` are in the saved order."""
     classes, at = layout.classes, 0
     for part, own in zip(parts, layout.parts, strict=True):
         width, flag = width_of(part, len(classes)), (1.0,) * is_flagged(part)
@@ -120,7 +120,7 @@ def memos(layout: ModelLayout, numbers: Sequence[float], parts: Sequence[Program
 
 
 def laid_out(learned: Sequence[Memo], parts: Sequence[ProgramPart]) -> tuple[ModelLayout, list[float]]:
-    """Return the layout of memos, the last one with the classes, and their numbers in the saved order."""
+    """Return the layout of memos, and their numbers in the saved order; the last memo has the classes."""
     found, numbers = [], list[float]()
     for memo, part in zip(learned, parts, strict=True):
         met = tuple(sorted(memo.rows, key=order))

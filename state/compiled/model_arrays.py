@@ -1,4 +1,4 @@
-"""The machine's memory, in arrays that grow by doubling, and the names that its slots and pairs stand for."""
+"""The arrays of `ProgramMemory`, which grow by doubling, and the names of its slots and pairs."""
 
 import struct
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ _CLASSES_MIN = 2
 class ModelArrays:
     """The memory of a program. A slot is a feature's name, a pair is a feature with one of its values.
 
-    Slots and pairs are numbered as they come, predictions included; a model that is stored does not show it.
+    New slots and pairs get the next number, in predictions too; the saved bytes of a model do not depend on it.
     """
 
     def __init__(self, program: Program) -> None:
@@ -62,7 +62,7 @@ class ModelArrays:
         self.widen(_SLOTS_MIN)
 
     def slot(self, name: FeatureName) -> int:
-        """Return the slot of a name, a new one if need be. `settle` has to be called afterwards."""
+        """Return the slot of a name, a new one if it has none. Call `settle` afterwards."""
         slot = self._slots.get(name)
         if slot is None:
             slot = self._slots[name] = len(self.names)
@@ -73,8 +73,8 @@ class ModelArrays:
         return slot
 
     def pair(self, number: int, slot: int, value: Any) -> int:
-        """Return the number of a feature with one of its values in part `number`, a new one if need be."""
-        # 1, 1.0 and True are one category, and have three names.
+        """Return the number of a feature with one of its values in part `number`, a new one if it has none."""
+        # 1, 1.0 and True are one category with three names.
         key = number, slot, f"{type(value).__name__} {value!r}"
         pair = self._numbers.get(key)
         if pair is None:
@@ -89,20 +89,20 @@ class ModelArrays:
         return pair
 
     def class_number(self, label: Any) -> int:
-        """Return the number of a class, a new one if need be. `settle` has to be called afterwards."""
+        """Return the number of a class, a new one if it has none. Call `settle` afterwards."""
         number = self._class_numbers.get((type(label), label))
         if number is None:
             number = self._class_numbers[type(label), label] = len(self.classes)
             self.classes.append(label)
             if number >= len(self._classes):
                 self._classes = _doubled(self._classes)
-            # 1 and True are one class, which a model calls as it came first.
+            # 1 and True are one class. The model keeps the value that came first.
             alike = self._first_classes.setdefault(label, number)
             self._classes[["alike", "is_word", "place"]][number] = alike, isinstance(label, str), -1
         return number
 
     def renumber_classes(self) -> list[Any]:
-        """Let the model's classes be numbered as it has learned them, and forget all others; return them."""
+        """Give the model's classes numbers in the order learned, and forget all other classes; return them."""
         learned = self.classes_learned()
         if self.classes != learned or any(map(_differ, self.classes, learned)):
             self.classes, self._class_numbers, self._first_classes = [], {}, {}
@@ -113,7 +113,7 @@ class ModelArrays:
         return learned
 
     def meaning(self, kind: int, bits: int, words: Sequence[str]) -> Any:
-        """Return the value that stands in a row as a kind and its bits; None also where a name alone is looked up."""
+        """Return the value of a kind and its bits; None for a null, and for a name without a value."""
         (value,) = struct.unpack("<d", struct.pack("<q", bits))
         match kind:
             case _ if kind == STRING:
@@ -127,7 +127,7 @@ class ModelArrays:
         return None
 
     def widen(self, width: int) -> None:
-        """Give rows this width, and lists room for as many entries more."""
+        """Give rows this width, and lists room for the same number of further entries."""
         rows = len(self.program.parts) + 1
         values = np.zeros((rows, width))
         self.rows = Rows(
@@ -143,14 +143,14 @@ class ModelArrays:
         self.settle()
 
     def lengthen(self, length: int) -> None:
-        """Give lists room for a number of entries. `settle` has to be called afterwards."""
+        """Give lists room for this number of entries. Call `settle` afterwards."""
         if length > self.lists.shape[1]:
             lists = np.zeros((len(self.sizes), 2 * length), np.int64)
             lists[:, : self.lists.shape[1]] = self.lists
             self.lists = lists
 
     def seat(self, classes: int) -> None:
-        """Have room for the classes of a model. `settle` has to be called afterwards."""
+        """Make room for this number of classes. Call `settle` afterwards."""
         while self.tally.shape[1] < classes:
             cells = self.grid.reshape(-1, self.tally.shape[1], self._cells)
             self.grid = np.concatenate([cells, np.zeros_like(cells)], axis=1).reshape(-1)
@@ -159,7 +159,7 @@ class ModelArrays:
                 self._classes = _doubled(self._classes)
 
     def settle(self) -> None:
-        """Let the machine work on the arrays as they are now."""
+        """Make the machine work on the present arrays."""
         self.memory = ProgramMemory(
             fields=self.fields,
             scalars=self.scalars,
@@ -177,16 +177,16 @@ class ModelArrays:
         )
 
     def classes_learned(self) -> list[Any]:
-        """Return the classes of the model in the memory, in the order in which it has learned them."""
+        """Return the classes of the loaded model, in the order in which it has learned them."""
         return [self.classes[number] for number in self._classes["number"][: self.notes.classes].tolist()]
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all arrays; names come on top."""
+        """The bytes of all arrays, without the names."""
         return sum(array.nbytes for group in (self.memory, self.rows[:3]) for array in group)
 
     def _assemble(self) -> tuple[Any, Any]:
-        """Write the program down in numbers."""
+        """Return the program as arrays: its operations, and the slots or rows that they name."""
         parts = self.program.parts
         ops = np.zeros(len(parts), OPERATION)
         keys: list[int] = []
@@ -196,7 +196,7 @@ class ModelArrays:
             op = ops[number]
             options = dict(part.options)
             if part.word is not None:
-                # A word that the batch's vocabulary need not have has a number below zero.
+                # The batch's vocabulary may not have this word, so its number is below zero.
                 self.words.append(part.word)
                 options["fill"] = float(-len(self.words))
             placed = {"code": part.code, "source": part.sources[0], "target": number + 1, "learns": part.learns}
@@ -216,7 +216,7 @@ class ModelArrays:
 
 
 def order(name: FeatureName) -> tuple[bool, FeatureName]:
-    """Order names: numbers, then strings."""
+    """Return the sort key of a name: numbers come before strings."""
     return isinstance(name, str), name
 
 

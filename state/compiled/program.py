@@ -1,8 +1,8 @@
-"""What the machine runs: a list of operations in numbers, and the memory that they work on.
+"""What the machine runs: a list of operations as numbers, and the arrays that they read and change.
 
-An operation reads one row, the features of a record as they are at its place in the pipeline, and writes another. A
-feature is a slot: a number for its name, the same in all operations. What an operation has learned of a feature lies
-in `fields` at slot * stride + base, in the operation's own columns.
+An operation reads one row, the features of a record at that point of the pipeline, and writes another row. A feature is
+a slot: a number for its name, the same in all operations. An operation keeps what it has learned of a feature in its
+own columns of `fields`, from slot * stride + base on.
 """
 
 import sys
@@ -17,18 +17,18 @@ from headrace.state.models.columns import BOOLEAN, FLOAT, INTEGER, NULL, STRING
 __all__ = ["BOOLEAN", "FLOAT", "INTEGER", "NULL", "STRING"]
 
 COMPENSATES = sys.version_info >= (3, 12)
-"""Whether Python's `sum` of floats gives back what it has lost; its sum of numpy's numbers does not."""
+"""Whether Python's `sum` of floats adds its rounding errors back; its sum of numpy's numbers never does."""
 
 # Operations.
 STANDARD, CENTER, MINMAX, MAXABS, SELECT, DISCARD, TYPES, IMPUTE, ONEHOT, HASH, RENAME, MERGE, LINEAR = range(13)
 PASSIVE = 13
 SOFTMAX, GAUSSIAN, COUNTING = 14, 15, 16
 
-# Faults. A positive one is River's: it would raise. A negative one is the machine's: it needs Python.
+# Faults. Positive: River would raise. Negative: the machine needs Python.
 FINE, WRONG_TYPE, MISSING, OVERFLOW, TOO_LARGE, NO_LOGARITHM, BY_ZERO, WRONG_CLASS = range(8)
 UNMET = -1
 
-# The fields that scalers keep of a feature; the last one of a StandardScaler follows from the others.
+# The fields of a feature in a scaler. A StandardScaler computes the last one from the others.
 COUNT, MEAN, VARIANCE, DEVIATION = 0, 1, 2, 3
 LOW, HIGH = 1, 2
 MOST = 1
@@ -38,71 +38,71 @@ CONSTANT, AVERAGE, MINIMUM, MAXIMUM = range(4)
 BEHIND = -1
 """In a part's sources: the row that the part before it writes."""
 LISTED = 0
-"""The field of a feature that an encoder has in its zeros."""
+"""The field that is 1 if an encoder has the feature in its list of zeros."""
 NAME_ALONE = 5
-"""The kind under which a name alone is looked up."""
+"""The kind under which a name is looked up without a value."""
 # Columns of `asked`.
 ASKED_OP, ASKED_SLOT, ASKED_KIND, ASKED_BITS, ASKED_COLUMNS = range(5)
 ASKED_MAX = 64
-"""Unnamed pairs that are gathered for one return to Python,"""
+"""The most unnamed pairs that are gathered for one return to Python."""
 LOOK_AHEAD = 256
-"""and the records behind the first of them that are looked at for more."""
+"""The most records that are scanned after the first unnamed pair, to gather more."""
 # Why the machine stops: a name or pairs need numbers, rows or classes need room, stored models need space.
 DONE, ALL_DONE, NAME_WANTED, PAIR_WANTED, ROOM_WANTED, SPACE_WANTED = range(6)
-# A linear model's fields, and its scalars; the optimizer's own fields follow, and the penalty of L1 is the last.
+# A linear model's fields and scalars. The optimizer's fields start at OWN. The L1 penalty paid so far is the last.
 MET, WEIGHT, OWN = 0, 1, 2
 INTERCEPT, ITERATIONS, PENALTY = range(3)
 STEADY, SCALED_INVERSELY, OPTIMAL = range(3)
 LOG, HINGE, FOCAL, SQUARED, ABSOLUTE, QUANTILE, HUBER, INSENSITIVE, POISSON, CAUCHY = range(10)
-# In the order in which `optimizers` tells them apart.
+# Keep the order: `optimizers` compares these codes with < and >.
 SGD, MOMENTUM, NESTEROV, ADAGRAD, RMSPROP, ADAM, ADAMAX, AMSGRAD, NADAM, ADADELTA, FTRL = range(11)
-# A passive-aggressive model numbers the features in MET as they came, and counts them in a scalar after the intercept.
+# In a passive-aggressive model MET holds a feature's rank of arrival, and this scalar the number of features.
 KNOWN = 1
-# The rows of `tally`, by a class's place: its score for the record at hand, and what is saved: how often the class was
-# learned, and the sum of its features; or, of a softmax, the number of features it has met and of steps it took.
+# Rows of `tally`, which has a column a class. SCORE is the class's score for the current record, and is not saved.
+# Saved are the number of its labels and the sum of its features; a softmax saves its number of features and of steps.
 SCORE, LABELLED, SUM = range(3)
 WEIGHTS, STEPS = 1, 2
 TALLIES = 1
-"""The first row of `tally` that is saved."""
-# The cells of a feature and a class: of a softmax its rank among those that the class has met and its weight, of a
-# Gaussian how often it was met, its mean, and the sum of squares; of a model that counts, the count.
+"""The first saved row of `tally`."""
+# The cells of a feature and a class. Softmax: the rank in which the class met the feature, and the weight. Gaussian:
+# the number of values, their mean, and the sum of squares. A model that counts: the count.
 RANK, FACTOR = 0, 1
 TIMES, CENTRE, SQUARES = range(3)
 BY_RANK = 1
-"""The field of a feature where it is counted, behind its rank: in the row of rank i, the slot of rank i."""
+"""In the fields of slot number i: the slot of the feature that was met as number i."""
 MULTINOMIAL, BERNOULLI = range(2)
 EXACT_MAX = float(1 << 53)
-"""Up to here whole numbers are told apart."""
+"""Up to here a float holds every whole number."""
 
 _WHOLE = (
-    # What the operation is, which rows it reads and writes.
+    # The code of the operation, and the rows that it reads and writes.
     "code", "source", "target",
-    # A feature's fields: how many there are in all operations, where this one's begin, how many it has.
+    # A feature's fields: their number in all operations, the first of this operation, their number in this operation.
     "stride", "base", "fields",
-    # How many of the fields are saved, and whether the first is a flag, which is 1 wherever it was met.
+    # The number of saved fields, and whether the first is a flag: 1 for each feature that was met.
     "saved", "flag",
-    # Where its scalars begin and how many it has, where the slots of its keys, and its two lists.
+    # Its first scalar and their number, its first key and their number, its first list and whether it has lists.
     "scalar", "scalars", "key", "keys", "list", "listed",
-    # Numbers of each feature and class, and of each class.
+    # The number of cells of each feature and class, and of tallies of each class.
     "cells", "tallies",
-    # Whether it learns, and whether what others learn changes what it writes.
+    # Whether it learns, and whether learning in earlier operations changes the row that it reads.
     "learns", "changes",
-    # Options of the transformers: kinds as a set of bits, whether zeros are left out, what fills a gap.
+    # Options of transformers: kinds as a bit set, whether zeros are left out, statistic and kind that fill a null.
     "kinds", "drop_zeros", "statistic", "fill_kind",
-    # Options of models: which loss, optimizer and schedules, which kind of Bayes, which mode of aggression.
+    # Options of models: loss, optimizer, schedules, kind of naive Bayes (`way`), mode of a passive-aggressive model.
     "loss", "optimizer", "rate", "intercept_rate", "binary", "way", "mode", "learn_intercept", "correct_bias",
     "compensated",
 )  # fmt: skip
 _REAL = (
     "fill",
-    # Exponents that the compiler must not see: it would make other operations of them, which differ in last bits.
+    # The compiler must not see these exponents: it would choose other operations, whose last bits differ.
     "half", "two", "inverse",
-    # Numbers of the loss and of the two schedules.
+    # Parameters of the loss and of the two schedules.
     "loss_a", "loss_b", "rate_a", "rate_b", "intercept_rate_a", "intercept_rate_b",
     "l1", "l2", "clip", "initial",
-    # The optimizers' own numbers, as River calls them.
+    # Parameters of the optimizers, by River's names.
     "rho", "eps", "beta_1", "beta_2", "alpha", "beta", "own_l1", "own_l2",
-    # C of a passive-aggressive model, and where its loss begins; the smoothing of a Bayes model, and where true begins.
+    # A passive-aggressive model's C and the margin of its loss; a Bayes model's smoothing and its threshold for true.
     "c", "edge", "smoothing", "threshold",
 )  # fmt: skip
 OPERATION = np.dtype([(name, np.int64) for name in _WHOLE] + [(name, np.float64) for name in _REAL])
@@ -111,56 +111,56 @@ NOTES = np.dtype(
     [
         (name, np.int64)
         for name in (
-            # The mark that is fresh, the pairs asked for, whether learning this record would raise though predicting
-            # does not, and what is in the journal.
+            # The current mark, the number of pairs asked for, the fault of learning this record if predicting it has
+            # none, and the number of changes in the journal.
             "mark", "asked", "late", "journaled",
-            # How much room is wanted.
+            # The number of entries that need room.
             "width",
-            # Of the model in the memory: its classes, the features that it has met, the records learned of its group.
+            # Of the loaded model: its number of classes, of features met, and of records learned in this group.
             "classes", "touches", "learned",
-            # The group at hand, whether its model is loaded, and where in the order of the records the machine stands.
+            # The current group, whether its model is loaded, and the position in the order of the records.
             "group", "loaded", "at",
-            # Where the next model is stored.
+            # Where the shape and the numbers of the next model are stored.
             "shapes", "numbers",
         )
     ]
 )  # fmt: skip
-"""The machine's notes."""
+"""The machine's counters and positions."""
 
 
 FeatureName = str | int
-"""What a feature is called: a string, or the bucket that it was hashed to."""
+"""A feature's name: a string, or the number of the bucket that it was hashed to."""
 
 
 SLOT = np.dtype([(name, np.int64) for name in ("place", "mark", "touched", "touch")])
-"""A feature: its place in the row that is being written where `mark` is fresh, and whether the model has met it.
+"""A feature: its place in the row being written, valid if `mark` is the current one; whether the model has met it.
 
-The features that the model has met stand in `touch`, one after the other, whatever slots these rows are of.
+`touch` lists the slots of all features that the model has met, from entry 0 on: entry i is not about slot i.
 """
 PAIR = np.dtype([("out", np.int64), ("alike", np.int64), ("learned", np.int64), ("sign", np.float64)])
-"""A feature with one of its values: the slot of its name, its sign, and the first pair that is equal to it.
+"""A feature with one of its values: the slot of its new name, the first pair that is equal, whether learned, its sign.
 
-Of that one it says whether it was learned.
+`learned` counts only in the first pair of those that are equal.
 """
 CLASS = np.dtype([(name, np.int64) for name in ("alike", "is_word", "place", "number")])
-"""A class by its number: the first that is equal to it, whose place in the model it says, -1 for none.
+"""A class by its number: the first class that is equal, whether it is a string, its place in the model, -1 for none.
 
-By its place: its number.
+`place` counts only in the first class of those that are equal. `number` is by place: the number of the class there.
 """
 LIST = np.dtype([("size", np.int64), ("before", np.int64)])
 CHANGE = np.dtype([("field", np.int64), ("value", np.float64)])
 ENTRY = np.dtype([("key", np.int64), ("bits", np.int64), ("number", np.int64)])
-"""A place of the open hash table from operation, slot, kind and bits of a value to the pair's number; -1 is empty."""
+"""An entry of the open hash table: operation, slot and kind as `key`, a value's bits, a pair's number, -1 if empty."""
 
 
 class ProgramMemory(NamedTuple):
-    """The model that the machine works on, and what its numbers stand for, in arrays that grow by doubling.
+    """The loaded model, and the meaning of its numbers, in arrays that grow by doubling.
 
-    `fields` and `scalars` (float64) hold what has been learned; `scalars_kept` those before the record at hand, and
-    those of a new model. `lists` (int64, two rows an encoder, `sizes` long) hold what it has met in order: pairs, and
-    the slots that it writes. `slots`, `pairs` and `classes` are records by number. `notes` are the machine's, `asked`
-    the pairs that Python has to name. Where learning may fail late, `journal` holds the fields before it. `grid` holds
-    the cells of each feature and class, by slot, then place; `tally` has a column a class.
+    `fields` and `scalars` (float64) hold the learned numbers. `scalars_kept` holds the scalars before the current
+    record, and those of a new model. `lists` (int64, two rows an encoder, lengths in `sizes`) hold in order the pairs
+    that an encoder has learned, and the slots that it writes. `slots`, `pairs` and `classes` are records by number.
+    `notes` are the machine's, `asked` are the pairs that Python has to name. If learning may fail late, `journal` holds
+    the fields before that. `grid` holds the cells by slot, then by the class's place. `tally` has a column a class.
     """
 
     fields: Any
@@ -179,15 +179,15 @@ class ProgramMemory(NamedTuple):
 
 
 GROUP = np.dtype([("model", np.int64), ("last", np.int64), ("stays", np.int64)])
-"""Records of one model: where they end in the order of all, and whether the model stays in the memory behind them."""
+"""The records of one model: the group's end in the order of all records, and whether the model then stays loaded."""
 MODEL = np.dtype([(name, np.int64) for name in ("shape", "numbers", "size", "shape_size")])
-"""Where a model at rest is: its shape, and its numbers. The sizes are of what was stored: 0 for nothing new."""
+"""Where a stored model's shape and numbers begin. The sizes are those of a newly stored one: 0 for nothing new."""
 
 
 class StoredModels(NamedTuple):
-    """The models of a batch at rest, and which records are theirs.
+    """The stored models of a batch, and the records of each.
 
-    `order` are the records, group by group; `index` says where each model is in `shapes` and `numbers`.
+    `order` has the records, group by group; `index` says where each model is in `shapes` and `numbers`.
     """
 
     groups: Any
@@ -198,7 +198,7 @@ class StoredModels(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """The rows of the record at hand: slots, kinds, values, and these values' bits, each by row; their sizes."""
+    """The rows of the current record: slots, kinds, values and the values' bits, each by row; the size of each row."""
 
     slots: Any
     kinds: Any
@@ -208,7 +208,7 @@ class Rows(NamedTuple):
 
 
 class ProgramBatch(NamedTuple):
-    """What comes in: the columns of a batch, its labels, and the slot of each name, -1 where it has none yet."""
+    """The input: the columns of a batch, its labels, and the slot of each name, -1 for a name without a slot."""
 
     starts: Any
     names: Any
@@ -219,11 +219,11 @@ class ProgramBatch(NamedTuple):
 
 
 class Memo(NamedTuple):
-    """What one part of a model has learned, apart from any array.
+    """What one part of a model has learned, independent of any array.
 
-    `rows` holds the saved columns of each feature that it has met, `scalars` its scalars, and `learned` the pairs of
-    a feature's name and a value that an encoder has learned, in order. Of a model of several `classes`, a row goes on
-    with the cells of each, and the scalars with its tallies.
+    `rows` holds the saved columns of each feature that it has met, `scalars` its scalars, and `learned` an encoder's
+    categories in order, each a feature's name and a value. In a model with `classes`, the cells of each class follow in
+    each row, and the tallies of each class follow the scalars.
     """
 
     rows: Mapping[FeatureName, tuple[float, ...]]
@@ -234,13 +234,13 @@ class Memo(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramPart:
-    """One operation, in the terms of the model: `path` leads to River's own object, `sources` are the rows it reads.
+    """One operation, in terms of the model: `path` leads to River's own object, `sources` are the rows that it reads.
 
-    Of its columns the first says how often a feature was met, 0 for never. The first are saved, as many as `limits`
-    has words, which say what each may hold: a "count", a "flag", a number "above" or at zero, "any". `keys` are the
-    features that its options name; with `flagged` their first column is set to 1 from the start. With `listed` it
-    keeps lists, with `learns` it learns, and with `late` it may raise when others have learned. What a model of several
-    classes has of each, `cells` a feature and `tallies`, is said in the same words as `limits` are.
+    `columns` is the number of fields of a feature; the first is 0 if the feature was never met. `limits` says what each
+    saved field may hold: a "count", a "flag", a number "above" or at zero, "any". `keys` are the features that the
+    options name; `flagged` sets their first field to 1 from the start. `listed`: it keeps lists. `learns`: it learns.
+    `late`: it may raise after other parts have learned. `cells` (of each feature and class) and `tallies` (of each
+    class) use the words of `limits`, and "tally": a count that may be 0.
     """
 
     code: int
@@ -260,22 +260,22 @@ class ProgramPart:
     word: str | None = None
     """The string that an imputer fills in."""
     name: Callable[[FeatureName, Any], tuple[FeatureName, float]] | None = None
-    """Name the pair of a feature and its value, and give the sign of what it contributes."""
+    """Return the new name of a feature and its value, and the sign of its contribution."""
     take: Callable[[Any], Memo] | None = None
-    """Read what River's object has learned. Raises ValueError for what can't be taken on."""
+    """Read what River's object has learned. Any exception means that it can't be taken over."""
     give: Callable[[Any, Memo], None] | None = None
-    """Make River's object one that has learned this."""
+    """Write the learned numbers into River's object."""
     allows: Callable[[tuple[float, ...]], bool] | None = None
     """Tell whether these scalars can have been learned."""
     holds: Callable[[Memo], bool] | None = None
-    """Tell whether all of this can have been learned together."""
+    """Tell whether all these numbers can have been learned together."""
     weigh: Callable[[Any], Any] | None = None
-    """Make probabilities of an array of scores, records by classes."""
+    """Turn an array of scores, records by classes, into probabilities."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """The parts of a model in the order in which they run, the last is the model proper.
+    """The parts of a model in the order in which they run. The last part is the final estimator.
 
     Row 0 is the record itself, and part number j writes row j + 1.
     """
@@ -284,24 +284,24 @@ class Program:
 
     @property
     def stride(self) -> int:
-        """How many fields a feature has, in all operations together."""
+        """The number of fields of a feature, in all operations together."""
         return max(1, sum(part.columns for part in self.parts))
 
     @property
     def late(self) -> bool:
-        """Whether River may raise when something has been learned already, so that it has to be undone."""
+        """Whether River may raise after something has been learned, so that it must be undone."""
         return any(part.late for part in self.parts)
 
     @property
     def fan(self) -> int:
-        """How many times a feature of the record can stand in one row."""
+        """The most times that a feature of the record can stand in one row."""
         fans = [1]
         for part in self.parts:
             fans.append(sum(fans[source] for source in part.sources))
         return max(fans)
 
     def changing(self) -> list[bool]:
-        """Tell of each part whether what it reads can change by what was learned."""
+        """Tell for each part whether learning can change the row that it reads."""
         rows, parts = [False], []
         for part in self.parts:
             changes = any(rows[source] for source in part.sources)

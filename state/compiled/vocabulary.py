@@ -1,4 +1,4 @@
-"""Between names and numbers: a vocabulary for single records, and the slots that a vocabulary's names have."""
+"""Names as numbers: a vocabulary for single records, and a model's slots and pairs for the numbers of a vocabulary."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ _PAIRS_MIN = 64
 
 
 class RecordVocabulary:
-    """Turns one record into columns, with a vocabulary of its own, which begins anew when it has grown too large."""
+    """Turns one record into columns, with a vocabulary of its own. If that has grown too large, it starts anew."""
 
     def __init__(self) -> None:
         self.generation = 0
@@ -24,7 +24,7 @@ class RecordVocabulary:
         self._words: dict[str, int] = {}
 
     def columns(self, features: dict[str, Any]) -> FeatureColumns:
-        """Write down one record. Raises TypeError, ValueError or OverflowError for what has no place in columns."""
+        """Return a record as columns. Raises TypeError, ValueError or OverflowError if columns can't hold it."""
         if len(self.names) + len(self.words) > _WORDS_MAX:
             self.generation += 1
             for numbers in (self.names, self.words, self._names, self._words):
@@ -42,7 +42,7 @@ class RecordVocabulary:
             raise TypeError(f"the feature name {name!r} is no string")
         number = self._names.get(name)
         if number is None:
-            # A name that can't be encoded could not be saved either.
+            # A name that can't be encoded could not be saved: refuse it now.
             name.encode()
             number = self._names[name] = len(self.names)
             self.names.append(name)
@@ -68,7 +68,7 @@ class RecordVocabulary:
 
 
 class ModelVocabulary:
-    """What a vocabulary's numbers mean to one model: the slot of each name, and the pairs of slots and values."""
+    """Maps a vocabulary's numbers to one model: the slot of each name, and the pair of each slot and value."""
 
     def __init__(self) -> None:
         self._vocabulary: Vocabulary | None = None
@@ -78,7 +78,7 @@ class ModelVocabulary:
         self._forget()
 
     def turn(self, vocabulary: Vocabulary) -> None:
-        """Let numbers be this vocabulary's, as it is now."""
+        """Use the numbers of this vocabulary in its present generation."""
         if vocabulary is not self._vocabulary or vocabulary.generation != self._generation:
             self._vocabulary, self._generation = vocabulary, vocabulary.generation
             self._forget()
@@ -87,15 +87,15 @@ class ModelVocabulary:
             self.slots = np.concatenate([self.slots, np.full(max(lacking, len(self.slots)), -1, np.int64)])
 
     def name(self, names: Any, slot: Callable[[FeatureName], int]) -> None:
-        """Give each of these names that has none a slot."""
+        """Give a slot to each of these names that has none."""
         assert self._vocabulary is not None
         wanted, known = np.unique(names), self._vocabulary.names
-        # In the order of the names, which is that of what is saved.
+        # In the order of the names: then stored models mostly are in the saved order already.
         for number in sorted(wanted[self.slots[wanted] < 0].tolist(), key=known.__getitem__):
             self.slots[number] = slot(known[number])
 
     def enter(self, number: int, slot: int, kind: int, bits: int, pair: int) -> None:
-        """Note the number of a pair."""
+        """Add the number of a pair to the hash table."""
         self._entered.append(((number << 40 | slot) * 8 + kind, bits, pair))
         if 2 * len(self._entered) > len(self.pairs):
             self.pairs = _table(2 * len(self.pairs))
