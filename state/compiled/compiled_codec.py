@@ -1,6 +1,6 @@
-"""What a compiled model has learned, as bytes: no pickle, little-endian, and a function of what was taught alone.
+"""The learned state of a compiled model as bytes: no pickle, little-endian, and equal bytes for equal learning.
 
-They are a head, which says what was learned about, and the numbers. Models with the same layout have the same head.
+The bytes are a head, which holds the layout, and the numbers. Models with the same layout have the same head.
 """
 
 import hashlib
@@ -21,22 +21,22 @@ _MAGIC = b"HRarray2"
 _LENGTH = struct.Struct("<I")
 _HEAD_AT = len(_MAGIC) + _LENGTH.size
 _WHOLE_MIN, _WHOLE_MAX = -(1 << 63), (1 << 64) - 1
-# A model of several classes has numbers for each name with each class, also for those that never met.
+# A model of several classes has numbers for every name with every class: a small head may ask for much memory.
 _GRID_MIN_BYTES, _GRID_PER_BYTE = 1 << 28, 256
 _Value = str | int | float | bool | None
 _Class = str | int | bool | list[str]
-"""A class; a whole number that has no place in 64 bits is written in digits, in a list."""
+"""A class. A whole number beyond 64 bits is written in decimal digits, in a list."""
 
 
 class _Part(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """One part: the names that it has met, as little-endian uint32, None for all, and the categories it has learned."""
+    """One part: the names that it has met (places as little-endian uint32, None for all), and its categories."""
 
     met: bytes | None
     learned: list[tuple[int, _Value]]
 
 
 class _Head(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What a model is built of, and what it has learned about: names in order, parts, classes."""
+    """A hash of the model's spec, and its layout: names in order, parts, classes."""
 
     version: Literal[2]
     shape: bytes
@@ -50,7 +50,7 @@ _decode = msgspec.msgpack.Decoder(_Head).decode
 
 
 def head(layout: ModelLayout, *, spec: str) -> bytes:
-    """Return what stands before the numbers of a model; `spec` is what it is built of."""
+    """Return the bytes that stand before the numbers of a model; `spec` describes how the model is built."""
     parts = layout.parts
     known = {name for part in parts for name in part.met} | {name for part in parts for name, _ in part.learned}
     names = sorted(known, key=order)
@@ -67,12 +67,12 @@ def head(layout: ModelLayout, *, spec: str) -> bytes:
 
 
 def write(layout: ModelLayout, numbers: Any, *, spec: str) -> bytes:
-    """Write a model down as bytes; its numbers are in the saved order."""
+    """Return a model as bytes; its numbers are in the saved order."""
     return b"".join((head(layout, spec=spec), numbers.astype("<f8", copy=False).tobytes()))
 
 
 def split(state: bytes) -> tuple[bytes, Any]:
-    """Return the head of bytes of any origin, and the numbers behind it, float64. Raises ModelError."""
+    """Split bytes of any origin into the head and the numbers, float64. Raises ModelError."""
     if not state.startswith(_MAGIC) or len(state) < _HEAD_AT:
         raise refused("they do not begin as such bytes do")
     end = _HEAD_AT + _LENGTH.unpack_from(state, len(_MAGIC))[0]
@@ -82,7 +82,7 @@ def split(state: bytes) -> tuple[bytes, Any]:
 
 
 def read_head(written: bytes, parts: Sequence[ProgramPart], *, spec: str, state_bytes: int) -> ModelLayout:
-    """Read a layout. Raises ModelError for one that no such model can have."""
+    """Read a layout. Raises ModelError if no such model can have it."""
     try:
         found = _decode(written[_HEAD_AT:])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -105,7 +105,7 @@ def read_head(written: bytes, parts: Sequence[ProgramPart], *, spec: str, state_
 def read(state: bytes, parts: Sequence[ProgramPart], *, spec: str) -> tuple[ModelLayout, Any]:
     """Read the layout of a model and its numbers, in the saved order, from bytes of any origin.
 
-    Raises ModelError for what no such model can hold.
+    Raises ModelError if no such model can hold them.
     """
     written, numbers = split(state)
     layout = read_head(written, parts, spec=spec, state_bytes=len(state))
@@ -114,7 +114,7 @@ def read(state: bytes, parts: Sequence[ProgramPart], *, spec: str) -> tuple[Mode
 
 
 def checked(learned: Sequence[Memo], parts: Sequence[ProgramPart]) -> tuple[ModelLayout, Any]:
-    """Return the layout and the numbers of what a River model has learned. Raises ModelError for what none can."""
+    """Return the layout and the numbers of a River model. Raises ModelError if they cannot have been learned."""
     for memo, part in zip(learned, parts, strict=True):
         _check_memo(memo, part)
     layout, numbers = laid_out(learned, parts)
@@ -124,7 +124,7 @@ def checked(learned: Sequence[Memo], parts: Sequence[ProgramPart]) -> tuple[Mode
 
 
 class NumberLimits:
-    """What the numbers of a layout may be, in the saved order."""
+    """The values that the numbers of a layout may have, in the saved order."""
 
     def __init__(self, layout: ModelLayout, parts: Sequence[ProgramPart]) -> None:
         self._layout, self._parts = layout, parts
@@ -142,7 +142,7 @@ class NumberLimits:
         self._above = np.flatnonzero(found == "above")
 
     def check(self, numbers: Any) -> None:
-        """Refuse numbers that can't be learned. Raises ModelError."""
+        """Refuse numbers that cannot have been learned. Raises ModelError."""
         if len(numbers) != self.size:
             raise refused("its numbers are not as many as its names")
         whole, above = numbers[self._whole], numbers[self._above]
@@ -162,7 +162,7 @@ class NumberLimits:
 
 
 def _check_memo(memo: Memo, part: ProgramPart) -> None:
-    """Refuse what River's object of a part has not as a part has it. Raises ModelError."""
+    """Refuse a memo whose form differs from its part's. Raises ModelError."""
     if len(memo.scalars) != lengths(part, len(memo.classes)) or (memo.learned and not part.listed):
         raise refused("a part of it is of another kind")
     width = is_flagged(part) + width_of(part, len(memo.classes))
@@ -174,7 +174,7 @@ def _check_memo(memo: Memo, part: ProgramPart) -> None:
 
 
 def refused(why: str) -> ModelError:
-    """Return the error for bytes, or a River model, that can't be taken on."""
+    """Return the error for bytes, or a River model, that can't be taken over."""
     return ModelError(
         f"this is no state of this model: {why}",
         hint="it was saved by another model or another version; undo that change, or let the model begin anew",
@@ -182,7 +182,7 @@ def refused(why: str) -> ModelError:
 
 
 def _check_classes(classes: Sequence[Any], part: ProgramPart) -> None:
-    """Refuse classes that no model has: of two kinds, or one twice. Raises ModelError."""
+    """Refuse classes that no model can have: of two kinds, or one twice. Raises ModelError."""
     if classes and not part.tallies:
         raise refused("it has classes, and is a model that has none")
     if any(type(label) not in {str, int, bool} for label in classes) or len(set(classes)) != len(classes):

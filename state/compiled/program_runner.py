@@ -1,6 +1,6 @@
-"""Runs a program over batches of records: its memory, the numbers of names, and the machine, with what it asks for.
+"""Runs a program over batches of records, and does for the machine what only Python can do.
 
-It runs the records of many models in one call: `StoredModels` says which records are whose.
+One call runs the records of many models: `StoredModels` says which records belong to which model.
 """
 
 from typing import Any
@@ -47,21 +47,21 @@ class ProgramRunner:
         self._many = bool(program.parts[-1].tallies)
         self._weigh = program.parts[-1].weigh
         self._late, self._fan = program.late, program.fan
-        # What stands for what: in the batches, and in the records that come one by one.
+        # The slots and pairs of the batches' vocabularies, and of the vocabulary of single records.
         self._batches, self._singles = ModelVocabulary(), ModelVocabulary()
         self._records = RecordVocabulary()
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all arrays; names come on top."""
+        """The bytes of all arrays, without the names."""
         return self.arrays.nbytes + self._batches.nbytes + self._singles.nbytes
 
     def columns(self, features: dict[str, Any]) -> Columns:
-        """Write one record down. Raises TypeError, ValueError or OverflowError for what has no place in columns."""
+        """Return a record as columns. Raises TypeError, ValueError or OverflowError if columns can't hold it."""
         return self._records.columns(features)
 
     def class_number(self, label: Any) -> int:
-        """Return the number that stands for a class."""
+        """Return the number of a class, a new one if it has none."""
         number = self.arrays.class_number(label)
         self.arrays.settle()
         return number
@@ -69,11 +69,11 @@ class ProgramRunner:
     def run(
         self, columns: Columns, labels: Any, models: StoredModels, *, loaded: bool = False, silent: bool = False
     ) -> tuple[Answers, StoredModels]:
-        """Predict each record, then learn it where it has a label, by the model of its group.
+        """Predict each record, then learn it if it has a label, with the model of its group.
 
-        Returns the answers, of several classes with their places in the model, and the models as they are at rest
-        afterwards. With `loaded` the memory holds the model of the first group already; with `silent` nobody reads the
-        answers but the faults.
+        Returns the answers, and the models as they are stored afterwards. The answers of a multiclass model have a
+        class's place in the model. With `loaded`, the model of the first group is in the memory already. With `silent`,
+        the caller reads only the faults.
         """
         vocabulary = self._singles if columns.vocabulary is self._records else self._batches
         vocabulary.turn(columns.vocabulary)
@@ -114,7 +114,7 @@ class ProgramRunner:
         return Answers(np.full(count, np.nan), np.zeros(count, np.int8), proba, known, np.zeros(count, np.int8))
 
     def _chosen(self, answers: Answers, *, silent: bool) -> Answers:
-        """Make probabilities of scores, as River does, and let the likeliest class be the answer."""
+        """Turn scores into probabilities, as River does, and answer with the likeliest class."""
         if not self._many:
             return answers._replace(proba=None, known=None)
         if silent:
@@ -124,14 +124,14 @@ class ProgramRunner:
         return answers._replace(value=classes.likeliest(answers.proba, answers.known))
 
     def _help(self, columns: Columns, vocabulary: ModelVocabulary, models: StoredModels, wanted: int) -> None:
-        """Do what the machine can't, so that it can go on with the record at which it stopped."""
+        """Do what the machine has asked for, so that it can continue with the record at which it stopped."""
         arrays, notes = self.arrays, self.arrays.notes
         if wanted == NAME_WANTED:
             first = columns.starts[models.order[notes.at]] if len(models.groups) == 1 else 0
             vocabulary.name(columns.names[first : columns.starts[-1]], arrays.slot)
             arrays.settle()
         elif wanted == PAIR_WANTED:
-            # Several records may have asked for one.
+            # Several records may have asked for the same pair.
             for number, slot, kind, bits in dict.fromkeys(map(tuple, arrays.asked[: notes.asked].tolist())):
                 value = arrays.meaning(kind, bits, columns.vocabulary.words)
                 vocabulary.enter(number, slot, kind, bits, arrays.pair(number, slot, value))
@@ -141,7 +141,7 @@ class ProgramRunner:
             arrays.widen(2 * max(int(notes.width), arrays.rows.slots.shape[1] // 2))
 
     def fault(self, code: int, features: dict[str, Any]) -> Exception:
-        """Return the exception that River raises for such a record, as nearly as can be told afterwards."""
+        """Return the exception that River raises for such a record, as far as can be told afterwards."""
         if code == MISSING:
             needing = (part for part in self.program.parts if part.code in {SELECT, IMPUTE})
             missing = [key for part in needing for key in part.keys if key not in features]
@@ -163,7 +163,7 @@ class ProgramRunner:
 
 
 def _with_space(models: StoredModels, wanted: int) -> StoredModels:
-    """Return the models with space for as many again, and for as much as is wanted."""
+    """Return the models with their space doubled, and the wanted space added."""
     shapes = np.empty(2 * len(models.shapes) + wanted, np.int64)
     numbers = np.empty(2 * len(models.numbers) + wanted)
     shapes[: len(models.shapes)], numbers[: len(models.numbers)] = models.shapes, models.numbers
@@ -171,13 +171,13 @@ def _with_space(models: StoredModels, wanted: int) -> StoredModels:
 
 
 def warm() -> None:
-    """Compile the machine, or read what was compiled before: it takes seconds, which no record should wait for."""
+    """Compile the machine, or load it from numba's cache. It takes seconds, and no record should wait for it."""
     runner = ProgramRunner(Program(parts=(ProgramPart(code=LINEAR, path=(), sources=(0,), scalars=(0.0, 0.0)),)))
     runner.run(runner.columns({}), np.array([np.nan]), one_model(1), loaded=True)
 
 
 def one_model(records: int) -> StoredModels:
-    """Return a batch of records that are all of the model in the memory, which stays there."""
+    """Return a batch whose records all belong to the model in the memory, which stays there."""
     groups = np.zeros(1, GROUP)
     groups["last"], groups["stays"] = records, 1
     return StoredModels(groups, np.arange(records), np.zeros(1, MODEL), np.zeros(1, np.int64), np.zeros(1))

@@ -1,4 +1,4 @@
-"""River's estimators in the terms of a program: which part each becomes.
+"""River's estimators as the parts of a program.
 
 Imported by `state.compiled.compiler`.
 """

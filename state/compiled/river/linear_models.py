@@ -1,4 +1,4 @@
-"""River's linear and logistic regression in the terms of the machine: losses, optimizers, schedules, state."""
+"""River's linear and logistic regression as the parts of a program: losses, optimizers, schedules, learned numbers."""
 
 import collections
 from collections.abc import Callable, Iterable
@@ -43,7 +43,7 @@ from headrace.state.compiled.river.transformers import NotCompiled, Where, name_
 
 
 class _Kind(NamedTuple):
-    """An optimizer: its number, its options by name in the machine's order, and where it keeps what it learned."""
+    """An optimizer: its code, the attributes of its options and its state; `raises` if a step can overflow."""
 
     code: int
     options: tuple[str, ...]
@@ -82,7 +82,7 @@ _NUMBER: dict[type, tuple[int, tuple[str, ...]]] = {
 
 
 def linear(step: Any, where: Where, source: int) -> list[ProgramPart]:
-    """LinearRegression, LogisticRegression, and the Perceptron, which is a case of it."""
+    """Compile LinearRegression, LogisticRegression, and the Perceptron, which is a LogisticRegression."""
     binary = type(step) is not linear_model.LinearRegression
     kind = _OPTIMIZERS.get(type(step.optimizer))
     if kind is None:
@@ -146,7 +146,7 @@ def _loss(loss: Any, known: dict[type, tuple[int, tuple[str, ...]]]) -> dict[str
 
 
 def _own(optimizer: Any, kind: _Kind) -> dict[str, float]:
-    """Return an optimizer's own numbers. Raises Refusal for those with which River could divide by zero."""
+    """Return an optimizer's options. Raises NotCompiled for those with which River could divide by zero."""
     values = [number(getattr(optimizer, name), name) for name in kind.options]
     for name, value in zip(kind.options, values, strict=True):
         if name in {"eps", "alpha", "beta"} and value <= 0.0:
@@ -155,7 +155,7 @@ def _own(optimizer: Any, kind: _Kind) -> dict[str, float]:
             raise NotCompiled(f"{name}={value} is not between 0 and 1")
         if name in {"l1", "l2"} and value < 0.0:
             raise NotCompiled(f"{name}={value} is below zero")
-    # Its own penalties are not those of the model.
+    # The optimizer's l1 and l2 are not those of the model.
     names = (f"own_{name}" if name in {"l1", "l2"} else name for name in kind.options)
     return dict(zip(names, values, strict=True))
 
@@ -183,7 +183,7 @@ def _giver(kind: _Kind, *, penalized: bool) -> Callable[[Any, Memo], None]:
     def give(model: Any, memo: Memo) -> None:
         intercept, steps, *rest = memo.scalars
         model.intercept = intercept
-        # River has no public name for what it has learned.
+        # River has no public name for the weights.
         model._weights = utils.VectorDict(_column(memo, 1))  # noqa: SLF001
         model.optimizer.n_iterations = int(steps)
         for at, name in enumerate(kind.state):
@@ -223,4 +223,4 @@ HEADS: dict[type, Callable[[Any, Where, int], Iterable[ProgramPart]]] = {
     naive_bayes.MultinomialNB: counting,
     naive_bayes.BernoulliNB: counting,
 }
-"""The models proper that are compiled. A new one has a line here, and one each in `machine.answer` and `.teach`."""
+"""The final estimators that are compiled. A new one needs a line here, and one in `machine.answer` and `.teach`."""

@@ -1,4 +1,4 @@
-"""River's models of several classes in the terms of the machine: softmax regression, and the naive Bayes models."""
+"""River's multiclass models as the parts of a program: softmax regression, and the naive Bayes models."""
 
 import collections
 import math
@@ -30,7 +30,7 @@ _WAYS: dict[type, int] = {
 
 
 def softmax(step: Any, where: Where, source: int) -> list[ProgramPart]:
-    """SoftmaxRegression."""
+    """Compile SoftmaxRegression."""
     optimizer = step.optimizer
     if type(optimizer) is not optim.SGD:
         raise NotCompiled(f"the optimizer {type(optimizer).__name__} of SoftmaxRegression is not compiled; SGD is")
@@ -62,7 +62,7 @@ def softmax(step: Any, where: Where, source: int) -> list[ProgramPart]:
 
 def _take_softmax(model: Any) -> Memo:
     cells = {label: _ranked(weights) for label, weights in model.weights.items()}
-    # Asked for a class that it does not have, it would make one.
+    # `optimizers` is a defaultdict: indexed with a class that it does not have, it would make one.
     steps = {label: optimizer.n_iterations for label, optimizer in model.optimizers.items()}
     names = {name: (1.0,) for column in cells.values() for name in column}
     tallies = [(len(column), steps.get(label, 0)) for label, column in cells.items()]
@@ -87,7 +87,7 @@ def _holds_softmax(memo: Memo) -> bool:
 
 
 def gaussian(step: Any, where: Where, source: int) -> list[ProgramPart]:
-    """GaussianNB."""
+    """Compile GaussianNB."""
     del step
     return [
         ProgramPart(
@@ -134,7 +134,7 @@ def _give_gaussian(model: Any, memo: Memo) -> None:
 
 
 def counting(step: Any, where: Where, source: int) -> list[ProgramPart]:
-    """MultinomialNB and BernoulliNB."""
+    """Compile MultinomialNB and BernoulliNB."""
     way = _WAYS[type(step)]
     alpha, threshold = number(step.alpha, "alpha"), 0.0
     if way == BERNOULLI:
@@ -190,14 +190,14 @@ def _give_counts(model: Any, memo: Memo) -> None:
 
 
 def _plain(count: Any) -> float:
-    """Return what was counted. Raises Refusal for what is no number: the sign of zero goes, as it does in a sum."""
+    """Return a count as a float, and -0.0 as 0.0, as in a sum. Raises NotCompiled if it is no number."""
     if not isinstance(count, int | float):
         raise NotCompiled(f"it has counted {count!r}")
     return float(count) + 0.0
 
 
 def _weigh(scores: Any) -> Any:
-    """Make probabilities of logarithms, with the functions that River calls: numpy's differ from C's in last bits."""
+    """Turn logarithms into probabilities with the functions that River calls: numpy's differ from C's in last bits."""
     with np.errstate(all="ignore"):
         rest = scores - special.logsumexp(scores, axis=1, keepdims=True)
     return np.array([math.exp(logarithm) for logarithm in rest.ravel().tolist()]).reshape(scores.shape)
@@ -211,7 +211,7 @@ def _memo(
     *,
     width: int,
 ) -> Memo:
-    """Return what was learned: of each name its own columns, then the cells of each class."""
+    """Return the memo of a model: for each name its own columns, then the cells of each class."""
     none = (0.0,) * width
     rows = {
         name: (*own, *(float(cell) for column in cells.values() for cell in column.get(name, none)))
@@ -226,12 +226,12 @@ def _ranked(weights: Mapping[Any, float]) -> dict[FeatureName, tuple[float, floa
 
 
 def _is_ranking(ranks: Iterable[float], count: float) -> bool:
-    """Tell whether ranks are 1, 2 and so on up to a count, and 0 for none."""
+    """Tell whether the ranks other than 0 are 1, 2 and so on up to this count."""
     found = sorted(filter(None, ranks))
-    # Not by what the count promises, which may be anything: by what is there.
+    # A saved count may be any number: make no range as long as that.
     return len(found) == count and found == list(range(1, len(found) + 1))
 
 
 def _counter(counts: Iterable[tuple[Any, float]]) -> collections.Counter[Any]:
-    # Given pairs, a Counter would count them.
+    # From pairs, a Counter would count the pairs.
     return collections.Counter({label: int(count) for label, count in counts})

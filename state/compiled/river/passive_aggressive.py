@@ -1,4 +1,4 @@
-"""River's passive-aggressive models in the terms of the machine: options, and weights in the order they were met."""
+"""River's passive-aggressive models as the parts of a program: options, and weights in the order of their first use."""
 
 import collections
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from headrace.state.compiled.river.transformers import NotCompiled, Where, name_
 
 
 def passive(step: Any, where: Where, source: int) -> list[ProgramPart]:
-    """PAClassifier and PARegressor."""
+    """Compile PAClassifier and PARegressor."""
     binary = type(step) is linear_model.PAClassifier
     if type(step.loss) is not (losses.Hinge if binary else losses.EpsilonInsensitiveHinge):
         raise NotCompiled(f"the loss {type(step.loss).__name__} is not compiled")
@@ -22,7 +22,7 @@ def passive(step: Any, where: Where, source: int) -> list[ProgramPart]:
     edge = number(getattr(step.loss, name), name)
     if blas.address() is None:
         raise NotCompiled("numpy's own dot product, which River's norm is made of, is not found in this build of numpy")
-    # numpy's numbers stay numpy's, and the sign of a regressor's step is one.
+    # The sign of a regressor's step is numpy's, so its weights are numpy's floats.
     kind = float if binary else np.float64
     return [
         ProgramPart(
@@ -49,7 +49,7 @@ def passive(step: Any, where: Where, source: int) -> list[ProgramPart]:
 
 
 def _mode(step: Any) -> dict[str, float]:
-    """Return the mode, and what it makes of C. Raises Refusal where River could divide by zero."""
+    """Return the mode, and C as the mode uses it. Raises NotCompiled if River could divide by zero."""
     mode = int(step.mode)
     if getattr(step.calc_tau, "__name__", "") != f"_calc_tau_{mode}":
         raise NotCompiled(f"mode={step.mode!r} was changed after the model was built")
@@ -85,7 +85,7 @@ def _giver(kind: type) -> Callable[[Any, Memo], None]:
     def give(model: Any, memo: Memo) -> None:
         met = sorted(memo.rows.items(), key=lambda item: item[1][0])
         model.weights = collections.defaultdict(float, {name: kind(weight) for name, (_, weight) in met})
-        # One that has learned nothing has Python's zero.
+        # Before it learns, River's intercept is Python's zero.
         intercept = memo.scalars[0]
         model.intercept = kind(intercept) if intercept != 0.0 else 0.0
 

@@ -1,4 +1,4 @@
-"""A River schedule of learning rates in the terms of the machine."""
+"""River's schedules of learning rates as options of a program."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from headrace.state.compiled.program import OPTIMAL, SCALED_INVERSELY, STEADY
 from headrace.state.compiled.river.transformers import NotCompiled, number
 
 _POWER_MAX = 16.0
-"""To this power so many records can be raised as are told apart."""
+"""The largest power: EXACT_MAX steps, raised to it, are still a finite float."""
 
 
 def rate_schedule(schedule: Any, what: str, option: str) -> dict[str, float]:
-    """Return a schedule's number, and two of its own, as the options `option`, `option`_a and `option`_b."""
+    """Return a schedule's code and its two parameters as the options `option`, `option`_a and `option`_b."""
     kind, first, second = _schedule(schedule, what)
     return {option: kind, f"{option}_a": first, f"{option}_b": second}
 

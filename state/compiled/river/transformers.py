@@ -1,7 +1,7 @@
-"""River's transformers in the terms of the machine: which part each becomes, and what it has learned.
+"""River's transformers as the parts of a program, and how their learned numbers are read and written.
 
-Each function takes River's object, where it is in the model, and the number of the row that it reads, and returns the
-parts that do the same. It raises Refusal for what it does not know, in words that a person reads.
+Each function takes River's object, its path in the model, and the number of the row that it reads. It returns the parts
+that do the same. For a step or an option that it does not know, it raises NotCompiled with a reason for people to read.
 """
 
 import collections
@@ -48,21 +48,21 @@ class NotCompiled(Exception):
 
 
 def number(value: Any, what: str) -> float:
-    """Return an option as a number. Raises Refusal for one that is none, or not finite."""
+    """Return an option as a number. Raises NotCompiled if it is no plain finite number."""
     if type(value) in {bool, int, float} and abs(value) < float("inf") and value == float(value):
         return float(value)
     raise NotCompiled(f"{what}={value!r} is no plain number")
 
 
 def name_of(name: Any) -> FeatureName:
-    """Return a feature's name. Raises Refusal for what is neither a string nor a number of a bucket."""
+    """Return a feature's name. Raises NotCompiled if it is neither a string nor the number of a bucket."""
     if type(name) in {str, int}:
         return name  # type: ignore[no-any-return]
     raise NotCompiled(f"the feature name {name!r} is no string")
 
 
 def standard(step: Any, where: Where, source: int) -> list[ProgramPart]:
-    """StandardScaler."""
+    """Compile StandardScaler."""
     _no_window(step)
     with_std = bool(step.with_std)
 
@@ -73,7 +73,7 @@ def standard(step: Any, where: Where, source: int) -> list[ProgramPart]:
         return Memo({n: (count, float(scaler.means[n]), float(scaler.vars[n])) for n, count in counts.items()})
 
     def give(scaler: Any, memo: Memo) -> None:
-        # Given pairs, a Counter would count them.
+        # From pairs, a Counter would count the pairs.
         scaler.counts = collections.Counter({name: int(row[0]) for name, row in memo.rows.items()})
         scaler.means = _column(memo, 1)
         scaler.vars = _column(memo, 2) if with_std else collections.defaultdict(float)
@@ -82,17 +82,17 @@ def standard(step: Any, where: Where, source: int) -> list[ProgramPart]:
         limits: tuple[str, ...] = "count", "any"
         return [_scaler(CENTER, where, source, columns=2, limits=limits, take=take, give=give)]
     limits = "count", "any", "above"
-    # The fourth is the third to the power of 0.5, which each prediction needs; it is not saved.
+    # The fourth column is the third to the power of 0.5. Each prediction needs it; it is not saved.
     return [_scaler(STANDARD, where, source, columns=4, limits=limits, take=take, give=give, options={"half": 0.5})]
 
 
 def minmax(step: Any, where: Where, source: int) -> list[ProgramPart]:
-    """MinMaxScaler."""
+    """Compile MinMaxScaler."""
     _no_window(step)
 
     def take(scaler: Any) -> Memo:
         pairs = {name_of(name): (float(low.min), float(scaler.max[name].max)) for name, low in scaler.min.items()}
-        # River notes a feature that it only predicted with, too.
+        # River also keeps features that it has seen only in predictions.
         return Memo({name: (1.0, *pair) for name, pair in pairs.items() if pair != (float("inf"), float("-inf"))})
 
     def give(scaler: Any, memo: Memo) -> None:
@@ -104,7 +104,7 @@ def minmax(step: Any, where: Where, source: int) -> list[ProgramPart]:
 
 
 def maxabs(step: Any, where: Where, source: int) -> list[ProgramPart]:
-    """MaxAbsScaler."""
+    """Compile MaxAbsScaler."""
     _no_window(step)
 
     def take(scaler: Any) -> Memo:
@@ -120,19 +120,19 @@ def maxabs(step: Any, where: Where, source: int) -> list[ProgramPart]:
 
 
 def select(step: Any, where: Where, source: int) -> list[ProgramPart]:
-    """Select."""
-    # River goes through a set: its order is the order of the sums.
+    """Compile Select."""
+    # River iterates over a set, and sums in that order.
     return [ProgramPart(code=SELECT, path=where, sources=(source,), keys=tuple(map(name_of, step.keys)))]
 
 
 def discard(step: Any, where: Where, source: int) -> list[ProgramPart]:
-    """Discard."""
+    """Compile Discard."""
     keys = tuple(map(name_of, step.keys))
     return [ProgramPart(code=DISCARD, path=where, sources=(source,), keys=keys, columns=1, flagged=True)]
 
 
 def types(step: Any, where: Where, source: int) -> list[ProgramPart]:
-    """SelectType."""
+    """Compile SelectType."""
     samples = {INTEGER: int, FLOAT: float, BOOLEAN: bool, STRING: str, NULL: type(None)}
     try:
         chosen = sum(issubclass(samples[kind], step.types) << kind for kind in samples)
@@ -142,7 +142,7 @@ def types(step: Any, where: Where, source: int) -> list[ProgramPart]:
 
 
 def imputer(step: Any, where: Where, source: int) -> list[ProgramPart]:
-    """StatImputer: one operation a feature, each on the row of the one before."""
+    """Compile StatImputer: one operation a feature, each on the row of the operation before."""
     if not step.stats:
         raise NotCompiled("it imputes nothing")
     return [
@@ -152,7 +152,7 @@ def imputer(step: Any, where: Where, source: int) -> list[ProgramPart]:
 
 
 def onehot(step: Any, where: Where, source: int) -> list[ProgramPart]:
-    """OneHotEncoder."""
+    """Compile OneHotEncoder."""
     if step.categories is not None:
         raise NotCompiled("categories that are given are not compiled; without them it learns its own")
     if step.drop_first:
@@ -194,7 +194,7 @@ def onehot(step: Any, where: Where, source: int) -> list[ProgramPart]:
 
 
 def hasher(step: Any, where: Where, source: int) -> list[ProgramPart]:
-    """FeatureHasher."""
+    """Compile FeatureHasher."""
     if step.seed is None:
         raise NotCompiled("without a seed its buckets are others at every start; give it a seed")
     if type(step.n_features) is not int or step.n_features < 1:
@@ -210,7 +210,7 @@ def hasher(step: Any, where: Where, source: int) -> list[ProgramPart]:
 
 
 def prefixer(step: Any, where: Where, source: int) -> list[ProgramPart]:
-    """Prefixer."""
+    """Compile Prefixer."""
     prefix = step.prefix
     return [
         ProgramPart(code=RENAME, path=where, sources=(source,), name=lambda feature, _: (f"{prefix}{feature}", 1.0))
@@ -218,7 +218,7 @@ def prefixer(step: Any, where: Where, source: int) -> list[ProgramPart]:
 
 
 def suffixer(step: Any, where: Where, source: int) -> list[ProgramPart]:
-    """Suffixer."""
+    """Compile Suffixer."""
     suffix = step.suffix
     return [
         ProgramPart(code=RENAME, path=where, sources=(source,), name=lambda feature, _: (f"{feature}{suffix}", 1.0))
@@ -250,7 +250,7 @@ def _imputer(name: FeatureName, stat: Any, where: Where, source: int) -> Program
             raise NotCompiled(f"{name} is filled with {stat.value!r}, which is neither a number nor a string")
         kind = _KINDS[type(stat.value)]
         word = stat.value if kind == STRING else None
-        # The number of a word is found when the room is made.
+        # `ModelArrays` gives a word its number.
         fill = 0.0 if word is not None else number(stat.value, str(name))
         options = {"statistic": CONSTANT, "fill": fill, "fill_kind": kind}
         return ProgramPart(code=IMPUTE, path=where, sources=sources, keys=(name,), options=options, word=word)
@@ -287,7 +287,7 @@ def _imputer(name: FeatureName, stat: Any, where: Where, source: int) -> Program
 
 
 def number_or_infinity(value: Any) -> float:
-    """Return what a statistic holds. Raises Refusal when that is no number."""
+    """Return the value of a statistic. Raises NotCompiled if it is no number."""
     if type(value) in {bool, int, float}:
         return float(value)
     raise NotCompiled(f"the statistic holds {value!r}, which is no number")
