@@ -1,10 +1,10 @@
-"""The operations of the machine that name features anew: one-hot, hashed, with a prefix or a suffix.
+"""The operations of the machine that give features new names: one-hot, hashed, with a prefix or a suffix.
 
-A new name is a string, and strings are Python's. The machine looks up the pair of a feature and its value in a hash
-table; a pair that it has not met it puts down, and stops, and Python names it.
+A new name is a string, and only Python has strings. The machine looks up the pair of a feature and its value in a hash
+table. If the pair is not there, the machine notes it and stops, and Python gives it a name.
 """
 
-# ruff: noqa: FBT001, PLR0917  What is compiled takes its arguments by place.
+# ruff: noqa: FBT001, PLR0917  Compiled functions take their arguments by place.
 
 from typing import Any
 
@@ -34,7 +34,7 @@ _KINDS = 8
 
 @native
 def place_of(key: int, bits: int, mask: int) -> int:
-    """Return where in a hash table of mask + 1 places a key is looked for first."""
+    """Return the first place in which to look for a key, in a hash table of mask + 1 places."""
     mixed = key * -7046029254386353131 + bits
     mixed ^= mixed >> 29
     mixed *= -4658895280553007687
@@ -58,12 +58,12 @@ def _enterer(sources: int) -> Any:
 
 
 enter = _enterer(_PRINT)
-"""Put a pair that is not there into the hash table, which has room."""
+"""Insert a pair that is not yet in the hash table, which must have room."""
 
 
 @native
 def find(number: int, slot: int, kind: int, bits: int, notes: Any, wanted: Any, pairs: Any) -> int:
-    """Return the pair of a feature and its value, or put down that it has no name yet and return -1."""
+    """Return the pair of a feature and its value. If it is not in the hash table, note it as wanted and return -1."""
     key = (number << 40 | slot) * _KINDS + kind
     mask = len(pairs) - 1
     at = place_of(key, bits, mask)
@@ -71,7 +71,7 @@ def find(number: int, slot: int, kind: int, bits: int, notes: Any, wanted: Any, 
         if pairs[at].key == key and pairs[at].bits == bits:
             return int(pairs[at].number)
         at = (at + 1) & mask
-    # Not the whole memory: what a call is given takes its time to compile.
+    # Not the whole memory is passed here: each argument takes time to compile.
     asked = notes[0].asked
     wanted[asked, ASKED_OP] = number
     wanted[asked, ASKED_SLOT] = slot
@@ -82,7 +82,7 @@ def find(number: int, slot: int, kind: int, bits: int, notes: Any, wanted: Any, 
 
 @native
 def note(op: Any, pair: int, memory: Any) -> None:
-    """Learn a category: it is in the encoder's set from now on, and its name in the encoder's zeros."""
+    """Learn a category: add it to the encoder's set, and its new name to the encoder's zeros."""
     alike = memory.pairs[pair].alike
     if memory.pairs[alike].learned != 0:
         return
@@ -99,7 +99,7 @@ def note(op: Any, pair: int, memory: Any) -> None:
 
 @native
 def onehot(op: Any, number: int, memory: Any, rows: Any, pairs: Any, learn: bool) -> int:
-    """Write a 1 for each feature's category, and a 0 for each other that was learned."""
+    """Write a 1 for each feature's category, and a 0 for every other learned category."""
     source, target = op.source, op.target
     keep_zeros = op.drop_zeros == 0.0
     memory.notes[0].mark += 1
@@ -135,7 +135,7 @@ def onehot(op: Any, number: int, memory: Any, rows: Any, pairs: Any, learn: bool
 
 @native
 def hashed(op: Any, number: int, memory: Any, rows: Any, pairs: Any) -> int:
-    """Sum the features by the bucket that each one's name, or its name and its word, is hashed to."""
+    """Sum the features by bucket. A string is hashed with its feature's name; for other values the name alone is."""
     source, target = op.source, op.target
     memory.notes[0].mark += 1
     mark = memory.notes[0].mark
@@ -152,7 +152,7 @@ def hashed(op: Any, number: int, memory: Any, rows: Any, pairs: Any) -> int:
         if memory.pairs[pair].sign < 0.0:
             if kind == NULL:
                 return WRONG_TYPE
-            # A whole zero has no sign.
+            # A zero that is an integer has no sign.
             value = -value if value != 0.0 or kind == FLOAT else 0.0
             kind = FLOAT if kind == FLOAT else INTEGER
         slot = memory.pairs[pair].out
@@ -173,7 +173,7 @@ def hashed(op: Any, number: int, memory: Any, rows: Any, pairs: Any) -> int:
 
 @native
 def rename(op: Any, number: int, memory: Any, rows: Any, pairs: Any) -> int:
-    """Give each feature another name; of two that have one name then, the later counts."""
+    """Give each feature its new name. If two features then have the same name, the later one counts."""
     source, target = op.source, op.target
     memory.notes[0].mark += 1
     mark = memory.notes[0].mark

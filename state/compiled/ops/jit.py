@@ -1,6 +1,6 @@
-"""What every function of the machine is compiled with: numba, at its strictest to Python's own arithmetic.
+"""The numba decorators of all functions of the machine, with options that keep Python's own arithmetic.
 
-Only what has been found to compile imports this module, and numba with it.
+Only code that runs compiled models imports this module, and numba with it.
 """
 
 import hashlib
@@ -19,45 +19,45 @@ _SOURCES = (
     _COMPILED.parent / "models/columns.py",
 )
 
-# numpy's way with a division by zero: it leaves out the test for it. Where River would raise, the code tests.
+# Like numpy, leave out the test for a division by zero. Where River would raise, the code tests.
 _PLAIN: dict[str, bool | str] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True, "_nrt": False}
-# Nothing here asks for memory, and only entries are called by Python: what those would need is left out, and with it
-# most of the time that compiling takes.
+# No function allocates memory, and Python calls only entries. The code for both is left out, which saves most of the
+# compile time.
 _PART: dict[str, bool | str] = {**_PLAIN, "no_cpython_wrapper": True}
 
 
 def native(function: _Function) -> _Function:
-    """Compile a function that others of the machine call; it is kept as a part of the entry that calls it."""
+    """Compile a function that only other compiled functions call. It is cached as a part of its entry."""
     return _compile(function, _PART)
 
 
 def inlined(function: _Function) -> _Function:
-    """Compile as `native` does a function that each record passes through, as a piece of its caller.
+    """Compile as `native` does, and inline into the caller: for the functions that each record passes through.
 
-    All of the memory is passed by value, a hundred and more words, which at each call would take as long as the work.
+    The memory is passed by value, as more than a hundred words. To pass it at each call would take as long as the work.
     """
     return _compile(function, {**_PART, "forceinline": True})
 
 
 def entry(function: _Function) -> _Function:
-    """Compile a function that Python calls, and keep what was compiled on the disk."""
+    """Compile a function that Python calls, and keep the result in numba's cache on the disk."""
     try:
         return _compile(function, {**_PLAIN, "cache": True})
     except RuntimeError:
-        # There is no folder to keep it in, as in a read-only container: then each start compiles.
+        # The cache has no folder, as in a read-only container: each start compiles.
         return _compile(function, _PLAIN)
 
 
 def _compile(function: _Function, options: dict[str, bool | str]) -> _Function:
-    # Some of the options are known to numba's compiler only, not to its types.
+    # Only numba's compiler knows some of the options; its types do not.
     return cast("_Function", cast("Any", numba.njit)(**options)(function))
 
 
 def print_of_sources() -> int:
-    """Return a number that changes with any file of the machine.
+    """Return a number that changes with any source file of the machine.
 
-    numba compiles an entry anew when its own file has changed, not when what it calls has; this number is made a
-    part of each entry, and with it of what numba compares.
+    numba compiles an entry anew if the entry's own file has changed, but not if a file that it calls has changed. This
+    number is a part of each entry, so numba compares it too.
     """
     digest = hashlib.sha256()
     for file in _SOURCES:

@@ -26,7 +26,7 @@ from headrace.state.compiled.program import (
 
 @inlined
 def dot(op: Any, memory: Any, rows: Any) -> float:
-    """Return weights · features + intercept, summed in the row's order; a feature that is new counts as well."""
+    """Return weights · features + intercept, summed in the row's order. A new feature counts: 0 times NaN is NaN."""
     fields, source, stride, base = memory.fields, op.source, op.stride, op.base + WEIGHT
     total = 0.0
     for k in range(rows.sizes[source]):
@@ -45,7 +45,7 @@ def linear_answer(op: Any, memory: Any, rows: Any, answers: Any, record: int) ->
     if op.binary != 0:
         true = sigmoid(raw)
         answers.value[record] = true
-        # Of two that are as likely, or NaN, River takes the first.
+        # If both classes are equally likely, or NaN, River takes the first.
         answers.chosen[record] = 1 if true > 1.0 - true else 0
         return FINE
     if op.loss == POISSON:
@@ -58,7 +58,7 @@ def linear_answer(op: Any, memory: Any, rows: Any, answers: Any, record: int) ->
 
 @inlined
 def rate_at(schedule: int, a: float, b: float, steps: float) -> float:
-    """Return a schedule's rate after so many steps."""
+    """Return a schedule's rate after this number of steps."""
     if schedule == SCALED_INVERSELY:
         return float(a / math.pow(steps + 1.0, b))
     if schedule == OPTIMAL:
@@ -68,7 +68,7 @@ def rate_at(schedule: int, a: float, b: float, steps: float) -> float:
 
 @inlined
 def meet(op: Any, memory: Any, rows: Any) -> None:
-    """Give new features their first weight, and let Nesterov's weights look ahead."""
+    """Give new features their initial weight, and move Nesterov's weights ahead."""
     fields, source = memory.fields, op.source
     ahead = op.optimizer == NESTEROV
     for k in range(rows.sizes[source]):
@@ -82,7 +82,7 @@ def meet(op: Any, memory: Any, rows: Any) -> None:
 
 @inlined
 def linear_learn(op: Any, memory: Any, rows: Any, label: float) -> int:
-    """Learn: one step of the optimizer against the loss's gradient at this row."""
+    """Learn: one step of the optimizer against the gradient of the loss at this row."""
     fields, scalars, source = memory.fields, memory.scalars, op.source
     meet(op, memory, rows)
     raw = dot(op, memory, rows)
@@ -90,7 +90,7 @@ def linear_learn(op: Any, memory: Any, rows: Any, label: float) -> int:
         return OVERFLOW
     binary = op.binary != 0
     slope = binary_slope(op, label, raw) if binary else number_slope(op, label, raw)
-    # Written out, so that NaN comes through as it does through Python's min and max.
+    # Not `min` and `max`: NaN must pass through as in Python's.
     clip = op.clip
     slope = clip if clip < slope else slope  # noqa: FURB136
     slope = -clip if -clip > slope else slope  # noqa: FURB136
@@ -114,7 +114,7 @@ def linear_learn(op: Any, memory: Any, rows: Any, label: float) -> int:
 
 @native
 def shrink(op: Any, memory: Any, rows: Any, penalty: float) -> None:
-    """Draw weights to zero by the L1 penalty that they have not paid yet."""
+    """Move weights towards zero by the L1 penalty that they have not paid yet."""
     fields, source, paid = memory.fields, op.source, op.fields - 1
     for k in range(rows.sizes[source]):
         at = rows.slots[source, k] * op.stride + op.base

@@ -19,7 +19,7 @@ from headrace.state.compiled.program import (
 
 @inlined
 def sigmoid(x: float) -> float:
-    """Return the probability of a logit, at both ends a whole number as River's."""
+    """Return the probability of a logit, exactly 0 or 1 at both ends as in River."""
     if x < -30.0:  # noqa: PLR2004 River's own bounds
         return 0.0
     if x > 30.0:  # noqa: PLR2004
@@ -29,7 +29,7 @@ def sigmoid(x: float) -> float:
 
 @inlined
 def binary_slope(op: Any, label: float, raw: float) -> float:
-    """Return the gradient of a loss of two classes."""
+    """Return the gradient of a binary loss."""
     loss, a, b = op.loss, op.loss_a, op.loss_b
     sign = 1.0 if label != 0.0 else -1.0
     z = raw * sign
@@ -49,7 +49,7 @@ def binary_slope(op: Any, label: float, raw: float) -> float:
 
 @inlined
 def number_slope(op: Any, label: float, raw: float) -> float:
-    """Return the gradient of a loss of numbers; where River's overflows, it is infinite."""
+    """Return the gradient of a regression loss, infinite where River's overflows."""
     loss, a = op.loss, op.loss_a
     if loss == ABSOLUTE:
         return 1.0 if raw > label else -1.0
@@ -75,7 +75,7 @@ def number_slope(op: Any, label: float, raw: float) -> float:
 
 @inlined
 def overflows(op: Any, label: float, raw: float) -> bool:
-    """Tell whether River's gradient, or prediction, would raise OverflowError."""
+    """Tell whether River's gradient, or its prediction, would raise OverflowError."""
     loss = op.loss
     if loss == POISSON:
         return math.isfinite(raw) and math.isinf(math.exp(raw))

@@ -1,11 +1,11 @@
 """The machine: runs a program over a batch, record by record, and stops where it needs Python.
 
-It is compiled once for all models. For each record it loads the features into row 0, runs all operations to predict,
-and, where there is a label, those that learn, or that read what has changed, a second time. River's pipeline learns in
-that order: each step learns and then transforms with what it knows now, and the model proper comes last.
+It is compiled once for all models. For each record it loads the features into row 0 and runs all operations to predict.
+If the record has a label, it then runs again the operations that learn, and those whose input has changed. River's
+pipeline learns in this order: each step learns, and then transforms with its new state. The final estimator comes last.
 """
 
-# ruff: noqa: FBT001, PLR0917  What is compiled takes its arguments by place.
+# ruff: noqa: FBT001, PLR0917  Compiled functions take their arguments by place.
 
 from typing import Any
 
@@ -49,7 +49,7 @@ from headrace.state.compiled.program import (
 
 @inlined
 def load(batch: Any, record: int, rows: Any) -> int:
-    """Load a record's features into row 0, or return UNMET for a name that has no slot yet."""
+    """Load a record's features into row 0; return UNMET if a name has no slot yet."""
     first, last = batch.starts[record], batch.starts[record + 1]
     for k in range(last - first):
         slot = batch.slots[batch.names[first + k]]
@@ -64,10 +64,10 @@ def load(batch: Any, record: int, rows: Any) -> int:
 
 @inlined
 def begin(memory: Any, late: bool) -> int:
-    """Prepare to learn a record, or say why River would raise: so far it has only looked at what it had to."""
+    """Prepare to learn a record, or return the fault if River would raise although it could predict."""
     if late:
         open_journal(memory)
-    # It is told beforehand, so that nothing has to be undone.
+    # The fault is known before anything is learned, so nothing has to be undone.
     return int(memory.notes[0].late)
 
 
@@ -81,7 +81,7 @@ def sweep(  # noqa: C901, PLR0912 a table of cases, and each case costs a call
     learn: bool,
     late: bool,
 ) -> int:
-    """Run the operations that write rows on the record in row 0, all of them, or those that learning concerns."""
+    """Run the transformers on row 0. When learning, run only those that learn or whose input has changed."""
     fault = begin(memory, late) if learn else FINE
     if fault != FINE:
         return fault
@@ -123,7 +123,7 @@ def sweep(  # noqa: C901, PLR0912 a table of cases, and each case costs a call
 
 @inlined
 def answer(op: Any, memory: Any, rows: Any, answers: Any, record: int) -> int:
-    """Let the model proper predict. A new one has its line here."""
+    """Predict with the final estimator. A new one needs a line here."""
     if op.code == LINEAR:
         return linear_answer(op, memory, rows, answers, record)
     if op.code == PASSIVE:
@@ -135,7 +135,7 @@ def answer(op: Any, memory: Any, rows: Any, answers: Any, record: int) -> int:
 
 @inlined
 def teach(op: Any, memory: Any, rows: Any, label: float) -> int:
-    """Let the model proper learn. A new one has its line here."""
+    """Teach the final estimator. A new one needs a line here."""
     if op.code == LINEAR:
         return linear_learn(op, memory, rows, label)
     if op.code == PASSIVE:
@@ -147,14 +147,14 @@ def teach(op: Any, memory: Any, rows: Any, label: float) -> int:
 
 @native
 def copy_into(target: Any, source: Any) -> None:
-    """Copy an array without asking for memory."""
+    """Copy an array without allocating memory."""
     for k in range(len(source)):
         target[k] = source[k]
 
 
 @native
 def open_journal(memory: Any) -> None:
-    """Begin to note what a record changes."""
+    """Start the journal of one record."""
     memory.notes[0].journaled = 0
     copy_into(memory.scalars_kept[0], memory.scalars)
     for at in range(len(memory.sizes)):
@@ -163,7 +163,7 @@ def open_journal(memory: Any) -> None:
 
 @native
 def keep(op: Any, memory: Any, rows: Any) -> None:
-    """Note the fields that an operation is about to change."""
+    """Write the fields that an operation is about to change into the journal."""
     at = memory.notes[0].journaled
     for k in range(rows.sizes[op.source]):
         first = rows.slots[op.source, k] * op.stride + op.base
@@ -176,7 +176,7 @@ def keep(op: Any, memory: Any, rows: Any) -> None:
 
 @native
 def undo(ops: Any, memory: Any) -> None:
-    """Take back all that was learned since the journal was opened."""
+    """Undo everything that was learned since the journal was opened."""
     for at in range(memory.notes[0].journaled - 1, -1, -1):
         memory.fields[memory.journal[at].field] = memory.journal[at].value
     copy_into(memory.scalars, memory.scalars_kept[0])
@@ -193,7 +193,7 @@ def undo(ops: Any, memory: Any) -> None:
 
 @inlined
 def width_of(batch: Any, record: int, memory: Any, fan: int) -> int:
-    """Return how wide a row of this record can become: branches see each feature, encoders add what they list."""
+    """Return the largest width of a row of this record: each branch repeats a feature, each encoder adds its list."""
     width = batch.starts[record + 1] - batch.starts[record]
     for at in range(1, len(memory.sizes), 2):
         width += memory.sizes[at].size
@@ -202,18 +202,18 @@ def width_of(batch: Any, record: int, memory: Any, fan: int) -> int:
 
 @inlined
 def has_room(width: int, memory: Any, rows: Any) -> bool:
-    """Tell whether rows are wide enough, and lists long enough for whatever such a record may add."""
+    """Tell whether rows and lists have room for all that a record of this width may add."""
     longest = 0
     for at in range(len(memory.sizes)):
         longest = max(longest, memory.sizes[at].size)
-    # One class more than it has learned may come.
+    # The record may add one class.
     fits = width <= rows.slots.shape[1] and memory.notes[0].classes < memory.tally.shape[1]
     return bool(fits and longest + width <= memory.lists.shape[1])
 
 
 @inlined
 def ready(batch: Any, record: int, memory: Any, rows: Any, fan: int) -> int:
-    """Load a record, or say what is wanted first; rows and lists must have room for whatever it may become."""
+    """Load a record, or return what is wanted first. Rows and lists must have room for all that it may add."""
     width = width_of(batch, record, memory, fan)
     if not has_room(width, memory, rows):
         memory.notes[0].width = width
@@ -224,7 +224,7 @@ def ready(batch: Any, record: int, memory: Any, rows: Any, fan: int) -> int:
 
 @inlined
 def note_met(ops: Any, memory: Any, rows: Any) -> None:
-    """Note the features that were learned, so that they are found again when the model is stored."""
+    """Note the features that were learned: storing the model looks only at those."""
     for j in range(len(ops)):
         if ops[j].saved != 0:
             source = ops[j].source
@@ -234,7 +234,7 @@ def note_met(ops: Any, memory: Any, rows: Any) -> None:
 
 @inlined
 def learn(ops: Any, memory: Any, rows: Any, label: float, late: bool) -> int:
-    """Teach the model proper what the sweep has written, or leave no trace of the record and say why."""
+    """Teach the final estimator the row that `sweep` has written. On a fault, undo the record and return the fault."""
     last = len(ops) - 1
     if late:
         keep(ops[last], memory, rows)
@@ -259,11 +259,11 @@ def attempt(
     label: float,
     late: bool,
 ) -> int:
-    """Predict the record in row 0, and learn it if it has a label: in a loop, so that `sweep` is compiled once."""
+    """Predict the record in row 0, then learn it if it has a label: in a loop, so that `sweep` is compiled once."""
     last, fault = len(ops) - 1, FINE
     for learning in range(2):
         fault = sweep(ops, keys, memory, rows, pairs, learning == 1, late)
-        # While it only looks for pairs that have no name yet, nothing is answered and nothing learned.
+        # While the machine only gathers unnamed pairs, it answers and learns nothing.
         if fault == UNMET or memory.notes[0].asked != 0:
             return fault
         if fault == FINE and learning == 0:
@@ -278,7 +278,7 @@ def attempt(
 
 @inlined
 def is_other_kind(memory: Any, label: float) -> bool:
-    """Tell whether a class is a string where those of the model are numbers, or the other way round."""
+    """Tell whether a class is a string and the model's classes are numbers, or the other way round."""
     if memory.notes[0].classes == 0:
         return False
     return bool(memory.classes[int(label)].is_word != memory.classes[memory.classes[0].number].is_word)
@@ -294,7 +294,7 @@ def open_group(ops: Any, memory: Any, models: Any, group: Any) -> None:
 
 @inlined
 def close_group(ops: Any, memory: Any, models: Any, group: Any, slots: int) -> bool:
-    """Store the model of a group if it has learned; return False where what it has learned has no room."""
+    """Store the model of a group if it has learned; return False if there is no space for it."""
     notes = memory.notes[0]
     if notes.learned != 0:
         shape_room, numbers_room = room_of(ops, memory)
@@ -302,7 +302,7 @@ def close_group(ops: Any, memory: Any, models: Any, group: Any, slots: int) -> b
         if full:
             notes.width = max(shape_room, numbers_room)
             return False
-        # The layout's number stands before the model's own; Python writes that of a new layout.
+        # The number before a model's own numbers is that of its layout. Python writes it for a new layout.
         start, model = notes.numbers + 1, models.index[group.model]
         models.numbers[start - 1] = models.numbers[model.numbers - 1]
         shape, number = store_model(ops, memory, slots, models.shapes, notes.shapes, models.numbers, start)
@@ -323,7 +323,7 @@ def close_group(ops: Any, memory: Any, models: Any, group: Any, slots: int) -> b
 
 @inlined
 def turn(ops: Any, memory: Any, models: Any, slots: int) -> int:
-    """Close the group that is done, and open the next that has records; say what is wanted first."""
+    """Close the finished group and open the next one with records. Return DONE, or why the machine stops."""
     notes = memory.notes[0]
     while True:
         group = models.groups[notes.group]
@@ -372,7 +372,7 @@ def _runner(sources: int) -> Any:
                 if many and label == label and is_other_kind(memory, label):  # noqa: PLR0124 NaN is no label
                     notes.late = WRONG_CLASS
                 if attempt(ops, keys, memory, rows, pairs, answers, record, label, late) == UNMET:
-                    # Python is asked rarely, and for many at once: so it looks on for more.
+                    # A return to Python is slow: scan further records for more unnamed pairs first.
                     first_asked = notes.at if notes.asked == 0 else first_asked
                     notes.asked += 1
             elif notes.asked == 0:
@@ -381,11 +381,11 @@ def _runner(sources: int) -> Any:
             full = notes.asked == len(memory.asked) or notes.at - first_asked > LOOK_AHEAD
             if notes.asked != 0 and (full or wanted != DONE or notes.at == len(models.order)):
                 notes.at = first_asked
-                # The number of the sources is named here to be a part of what numba compares: `print_of_sources`.
+                # `sources` is used here so that numba compares it: see `print_of_sources`.
                 return PAIR_WANTED if sources >= 0 else DONE
 
     return run
 
 
 run = _runner(print_of_sources())
-"""Predict and learn the records of all groups. Return ALL_DONE, or what Python has to do before it is called again."""
+"""Predict and learn the records of all groups. Return ALL_DONE, or what Python has to do before it calls again."""

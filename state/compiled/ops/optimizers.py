@@ -1,8 +1,9 @@
 """River's optimizers: each moves the weights of one row's features against their gradients.
 
-The row's values are the gradients by now. Each function returns FINE, or OVERFLOW where Python's `**` would raise: C's
-`pow` is infinite there. Where River multiplies a number with itself so does the code; where River writes `** 2` it is a
-`pow` of which the compiler does not see the 2. Optimizers of one build share a loop: each takes its time to compile.
+The gradients stand in the row in place of its values. Each function returns FINE, or OVERFLOW where Python's `**` would
+raise: there C's `pow` returns infinity. Where River multiplies a number by itself, so does the code. Where River writes
+`** 2`, the code calls `pow` with a 2 that the compiler does not see. Similar optimizers share a loop to save compile
+time.
 """
 
 import math
@@ -29,13 +30,13 @@ from headrace.state.compiled.program import (
 
 @native
 def too_large(x: float, squared: float) -> bool:
-    """Tell whether the power overflowed, where Python raises."""
+    """Tell whether a power overflowed, which raises in Python."""
     return math.isinf(squared) and not math.isinf(x)
 
 
 @inlined
 def step(op: Any, memory: Any, rows: Any, rate: float) -> int:
-    """Let the optimizer move the weights."""
+    """Move the weights by one step of the optimizer."""
     kind = op.optimizer
     if kind <= RMSPROP:
         return by_slope(op, memory.fields, rows, rate, kind)
@@ -46,7 +47,7 @@ def step(op: Any, memory: Any, rows: Any, rate: float) -> int:
 
 @inlined
 def by_slope(op: Any, fields: Any, rows: Any, rate: float, kind: int) -> int:
-    """SGD, Momentum, Nesterov's, AdaGrad, RMSProp: at most one number a feature."""
+    """SGD, Momentum, Nesterov's, AdaGrad, RMSProp: at most one number of state a feature."""
     source, stride, base = op.source, op.stride, op.base
     rho, eps, half, two = op.rho, op.eps, op.half, op.two
     for k in range(rows.sizes[source]):
@@ -58,7 +59,7 @@ def by_slope(op: Any, fields: Any, rows: Any, rate: float, kind: int) -> int:
         own = fields[at + OWN]
         if kind <= NESTEROV:
             if kind == NESTEROV:
-                # These weights have looked ahead, and come back first.
+                # `meet` has moved these weights ahead: move them back first.
                 fields[at + WEIGHT] += rho * own
             own = rho * own + rate * slope
             fields[at + OWN] = own
@@ -78,7 +79,7 @@ def by_slope(op: Any, fields: Any, rows: Any, rate: float, kind: int) -> int:
 
 @native
 def by_moments(op: Any, memory: Any, rows: Any, rate: float, kind: int) -> int:
-    """Adam, AdaMax, AMSGrad, Nadam: a mean of slopes, and a measure of their size."""
+    """Adam, AdaMax, AMSGrad, Nadam: a mean of gradients, and a measure of their size."""
     fields, source, stride, base = memory.fields, op.source, op.stride, op.base
     first, eps, second = op.beta_1, op.eps, op.beta_2
     half, two, steps = op.half, op.two, memory.scalars[op.scalar + ITERATIONS] + 1.0
@@ -117,7 +118,7 @@ def by_moments(op: Any, memory: Any, rows: Any, rate: float, kind: int) -> int:
 
 @native
 def by_own_measure(op: Any, fields: Any, rows: Any, kind: int) -> int:
-    """AdaDelta and FTRL-Proximal, which have no rate."""
+    """AdaDelta and FTRL-Proximal, which have no learning rate."""
     source, stride, base = op.source, op.stride, op.base
     half, two, inverse = op.half, op.two, op.inverse
     for k in range(rows.sizes[source]):
@@ -127,7 +128,7 @@ def by_own_measure(op: Any, fields: Any, rows: Any, kind: int) -> int:
         if too_large(slope, square):
             return OVERFLOW
         if kind == ADADELTA:
-            # Means of squared slopes, and of squared steps.
+            # Running means of squared gradients, and of squared steps.
             own = op.rho * own + (1.0 - op.rho) * square
             move = -root(other + op.eps, half) / root(own + op.eps, half) * slope
             square = math.pow(move, two)
@@ -137,7 +138,7 @@ def by_own_measure(op: Any, fields: Any, rows: Any, kind: int) -> int:
             fields[at + OWN + 1] = op.rho * other + (1.0 - op.rho) * square
             fields[at + WEIGHT] += move
             continue
-        # The weight comes from what was summed up, and is left alone until that passes L1.
+        # The weight follows from the sum of gradients, and stays as it is unless the sum's size exceeds L1.
         if abs(own) > op.own_l1:
             sign = 1.0 if own > 0.0 else -1.0
             power = math.pow((op.beta + root(other, half)) / op.alpha + op.own_l2, inverse)

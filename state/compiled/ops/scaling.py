@@ -1,6 +1,6 @@
-"""The scalers of the machine: standard, centred, between the extremes, by the largest; River's to the bit."""
+"""The scalers of the machine: standard, centred, min-max and max-abs, equal to River's to the bit."""
 
-# ruff: noqa: FBT001  What is compiled takes its arguments by place.
+# ruff: noqa: FBT001  Compiled functions take their arguments by place.
 
 import math
 from typing import Any
@@ -27,7 +27,7 @@ def standard(op: Any, memory: Any, rows: Any, learn: bool) -> int:
     """Scale to a mean of zero and a variance of one."""
     fields = memory.fields
     source, target, stride, base = op.source, op.target, op.stride, op.base
-    # The compiler must not see the 0.5: it would make a square root of it, which differs in its last bit at times.
+    # The compiler must not see the 0.5: it would take a square root, whose last bit sometimes differs.
     half = op.half
     size = rows.sizes[source]
     for k in range(size):
@@ -35,7 +35,7 @@ def standard(op: Any, memory: Any, rows: Any, learn: bool) -> int:
         at = slot * stride + base
         x = rows.values[source, k]
         if rows.kinds[source, k] >= STRING:
-            # River looks at the value only where there is something to divide by; learning always does.
+            # River reads the value only if the deviation is not zero. Learning always reads it.
             if fields[at + DEVIATION] != 0.0:
                 return WRONG_TYPE
             memory.notes[0].late = WRONG_TYPE
@@ -59,7 +59,7 @@ def standard(op: Any, memory: Any, rows: Any, learn: bool) -> int:
 
 @native
 def center(op: Any, memory: Any, rows: Any, learn: bool) -> int:
-    """Scale to a mean of zero alone."""
+    """Subtract the mean."""
     fields = memory.fields
     source, target, stride, base = op.source, op.target, op.stride, op.base
     size = rows.sizes[source]
@@ -83,7 +83,7 @@ def center(op: Any, memory: Any, rows: Any, learn: bool) -> int:
 
 @native
 def minmax(op: Any, memory: Any, rows: Any, learn: bool) -> int:
-    """Scale to between 0 and 1; what has not been met is NaN, as it is in River."""
+    """Scale to between 0 and 1. A feature that was not met becomes NaN, as in River."""
     fields = memory.fields
     source, target, stride, base = op.source, op.target, op.stride, op.base
     size = rows.sizes[source]
@@ -92,7 +92,7 @@ def minmax(op: Any, memory: Any, rows: Any, learn: bool) -> int:
         at = slot * stride + base
         x = rows.values[source, k]
         if rows.kinds[source, k] >= STRING:
-            # The difference of the two is zero where the feature has always had one value.
+            # River does not read the value if the feature has always had one value.
             if fields[at + COUNT] == 0.0 or fields[at + HIGH] - fields[at + LOW] != 0.0:
                 return WRONG_TYPE
             memory.notes[0].late = WRONG_TYPE

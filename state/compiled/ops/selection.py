@@ -1,6 +1,6 @@
-"""The operations of the machine that choose, join and fill in features; the order is that of River's dicts."""
+"""The operations of the machine that select, merge and impute features, in the order of River's dicts."""
 
-# ruff: noqa: FBT001, PLR0917  What is compiled takes its arguments by place.
+# ruff: noqa: FBT001, PLR0917  Compiled functions take their arguments by place.
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def put(rows: Any, target: int, at: int, slot: int, kind: int, value: float) -> 
 
 @native
 def carry(rows: Any, source: int, k: int, target: int, at: int) -> None:
-    """Copy one feature from a row to another."""
+    """Copy one feature from one row to another."""
     rows.slots[target, at] = rows.slots[source, k]
     rows.kinds[target, at] = rows.kinds[source, k]
     rows.values[target, at] = rows.values[source, k]
@@ -39,7 +39,7 @@ def carry(rows: Any, source: int, k: int, target: int, at: int) -> None:
 
 @native
 def select(op: Any, keys: Any, memory: Any, rows: Any) -> int:
-    """Take the features of the keys, in the keys' order."""
+    """Select the features of the keys, in the keys' order."""
     source, target = op.source, op.target
     memory.notes[0].mark += 1
     mark = memory.notes[0].mark
@@ -58,7 +58,7 @@ def select(op: Any, keys: Any, memory: Any, rows: Any) -> int:
 
 @native
 def discard(op: Any, memory: Any, rows: Any) -> int:
-    """Leave out the features that are flagged."""
+    """Drop the features that are flagged."""
     source, target, stride, base = op.source, op.target, op.stride, op.base
     size = 0
     for k in range(rows.sizes[source]):
@@ -71,7 +71,7 @@ def discard(op: Any, memory: Any, rows: Any) -> int:
 
 @native
 def types(op: Any, rows: Any) -> int:
-    """Take the features whose kind is one that is chosen."""
+    """Select the features of the chosen kinds."""
     source, target = op.source, op.target
     size = 0
     for k in range(rows.sizes[source]):
@@ -84,7 +84,7 @@ def types(op: Any, rows: Any) -> int:
 
 @native
 def merge(op: Any, keys: Any, memory: Any, rows: Any) -> int:
-    """Join rows: the last one's features come first, and of two of one name the earlier row's counts."""
+    """Merge rows, the last row first. If several rows have a feature, the value of the earliest row counts."""
     target = op.target
     memory.notes[0].mark += 1
     mark = memory.notes[0].mark
@@ -104,7 +104,7 @@ def merge(op: Any, keys: Any, memory: Any, rows: Any) -> int:
 
 @native
 def impute(op: Any, keys: Any, memory: Any, rows: Any, learn: bool) -> int:
-    """Put a constant or a statistic in place of a feature that is null."""
+    """Replace a feature's null by a constant or a statistic."""
     source, target = op.source, op.target
     slot = keys[op.key]
     found = -1
@@ -135,7 +135,7 @@ def impute(op: Any, keys: Any, memory: Any, rows: Any, learn: bool) -> int:
 
 @native
 def observe(statistic: float, scalars: Any, at: int, x: float, kind: int) -> None:
-    """Let a statistic see one value more."""
+    """Update a statistic with one value."""
     old = scalars[at + VALUE]
     if statistic == AVERAGE:
         scalars[at + NUMBER] += 1.0
