@@ -75,8 +75,7 @@ class CompiledLearner(Model):
     def label_number(self, label: Any) -> float:
         """Return the number of a label in the next batch; a class that is new gets a new number.
 
-        A class's number is its place in `classes`, now or after the new classes have been learned in the order of the
-        calls.
+        A class's number is its place in `classes`, for a new class after all new ones were learned in this order.
         """
         return float(self._runner.class_number(label) if self.task == "multiclass" else label)
 

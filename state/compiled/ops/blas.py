@@ -1,14 +1,14 @@
-"""numpy's own dot product of two arrays, by its address: in which order it sums is known to the library alone.
+"""The address of numpy's own dot product of two arrays: only that library knows the order in which it sums.
 
-River's norm is numpy's, and numpy's is a square root of what BLAS returns. BLAS sums by the vector registers of the
-processor that it finds itself on, so the one way to its last bit is to call it.
+River's norm is numpy's, a square root of the result of BLAS. BLAS sums in an order that depends on the vector registers
+of the processor. Only a call to BLAS gives the same last bit.
 """
 
 import ctypes
 
 import numpy as np
 
-# What the libraries that numpy is built with call it: OpenBLAS in numpy's own wheels, any other, Apple's Accelerate.
+# Its names in the libraries that numpy is built with: OpenBLAS in numpy's own wheels, any other, Apple's Accelerate.
 _NAMES = (
     "scipy_cblas_ddot64_",
     "cblas_ddot64_",
@@ -19,9 +19,9 @@ _NAMES = (
 
 
 def address() -> int | None:
-    """Return where `cblas_ddot` is that numpy calls, or None where it can't be found."""
+    """Return the address of the `cblas_ddot` that numpy calls, or None if it can't be found."""
     try:
-        # What numpy's module was linked with is looked through as well.
+        # This also searches the libraries that numpy's module is linked with.
         library = ctypes.CDLL(np._core._multiarray_umath.__file__)  # type: ignore[attr-defined]  # noqa: SLF001
     except (AttributeError, OSError):
         return None

@@ -1,9 +1,9 @@
 """The naive Bayes models that count, on the machine: multinomial and Bernoulli.
 
-In River the very first record may hold a single feature that is no number, and spoils the model; here it is refused.
+A first record with a single feature that is no number spoils River's model. Here it is refused.
 """
 
-# ruff: noqa: PLR0917  What is compiled takes its arguments by place.
+# ruff: noqa: PLR0917  Compiled functions take their arguments by place.
 
 import math
 from typing import Any
@@ -38,7 +38,7 @@ def frequencies(
     kinds: Any,
     values: Any,
 ) -> int:
-    """Score a row by how often each of its features was counted in a class."""
+    """Score a row by the share of each of its features in the counts of a class."""
     alpha, total, rest = op.smoothing, 0.0, 0.0
     whole = tally[SUM, place] + alpha * known
     for k in range(len(slots)):
@@ -70,7 +70,7 @@ def bernoulli(
     present: Any,
     mark: int,
 ) -> int:
-    """Score a row by which of all features are there, in the order in which they were met."""
+    """Score a row by the presence of each known feature, in the order in which the features were met."""
     alpha, total, rest = op.smoothing, 0.0, 0.0
     whole = tally[LABELLED, place] + alpha * 2.0
     for rank in range(known):

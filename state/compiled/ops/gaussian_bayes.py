@@ -1,6 +1,6 @@
-"""Naive Bayes on the machine: what each class's features were like, and the logarithm of how likely a row is."""
+"""Gaussian naive Bayes on the machine: the mean and variance of each class's features, and a row's log likelihood."""
 
-# ruff: noqa: PLR0917  What is compiled takes its arguments by place.
+# ruff: noqa: PLR0917  Compiled functions take their arguments by place.
 
 import math
 from typing import Any
@@ -25,7 +25,7 @@ _ROOT = math.sqrt(2.0 * math.pi)
 
 @native
 def gaussian(grid: Any, tally: Any, classes: int, slots: Any, kinds: Any, values: Any, compensated: float) -> int:
-    """Score a row: the logarithm of how likely its features are in each class."""
+    """Score a row: the log likelihood of its features in each class."""
     for place in range(classes):
         total, rest = 0.0, 0.0
         for k in range(len(slots)):
@@ -46,7 +46,7 @@ def gaussian(grid: Any, tally: Any, classes: int, slots: Any, kinds: Any, values
 
 @native
 def gaussian_learn(grid: Any, tally: Any, place: int, slots: Any, values: Any) -> None:
-    """Learn the mean and the variance of each feature in its class, after Welford."""
+    """Update the mean and the variance of each feature in its class, after Welford."""
     for k in range(len(slots)):
         x, at = values[k], (slots[k] * tally.shape[1] + place) * _CELLS
         grid[at + TIMES] += 1.0

@@ -1,6 +1,6 @@
-"""The models of several classes on the machine: what they have in common, and which of them scores and learns.
+"""The multiclass models on the machine: their common steps, and the choice of the functions that score and learn.
 
-All of the memory is taken apart here: each function that takes it whole costs most of a second to compile.
+Only these two take the whole memory: each function that takes it needs most of a second to compile.
 """
 
 import math
@@ -27,7 +27,7 @@ from headrace.state.compiled.program import (
 
 @inlined
 def several_answer(op: Any, memory: Any, rows: Any, answers: Any, record: int) -> int:  # noqa: C901 a table of cases, and each case costs a call
-    """Predict: each class's probability, or the score of which Python makes one."""
+    """Predict: each class's probability, or the score from which Python computes the probability."""
     fields, grid, tally, notes = memory.fields, memory.grid, memory.tally, memory.notes
     code, classes, size = op.code, notes[0].classes, rows.sizes[op.source]
     slots, kinds, values = rows.slots[op.source, :size], rows.kinds[op.source, :size], rows.values[op.source, :size]
@@ -36,7 +36,7 @@ def several_answer(op: Any, memory: Any, rows: Any, answers: Any, record: int) -
         memory.slots[slots[k]].mark = notes[0].mark
         memory.slots[slots[k]].place = k
         if kinds[k] >= STRING:
-            # River looks at the value only where there is a weight; learning always does.
+            # River reads the value only if the feature has a weight. Learning always reads it.
             if code == SOFTMAX and fields[slots[k] * op.stride + op.base + MET] != 0.0:
                 return WRONG_TYPE
             notes[0].late = WRONG_TYPE
@@ -66,7 +66,7 @@ def several_answer(op: Any, memory: Any, rows: Any, answers: Any, record: int) -
 
 @inlined
 def several_learn(op: Any, memory: Any, rows: Any, label: float) -> int:
-    """Learn: the class, which may be a new one, and what its features were like."""
+    """Learn the record's class, which may be new, and the features of that class."""
     fields, grid, tally, notes = memory.fields, memory.grid, memory.tally, memory.notes
     code, before, size = op.code, notes[0].classes, rows.sizes[op.source]
     slots, values = rows.slots[op.source, :size], rows.values[op.source, :size]

@@ -1,9 +1,8 @@
 """River's optimizers: each moves the weights of one row's features against their gradients.
 
 The gradients stand in the row in place of its values. Each function returns FINE, or OVERFLOW where Python's `**` would
-raise: there C's `pow` returns infinity. Where River multiplies a number by itself, so does the code. Where River writes
-`** 2`, the code calls `pow` with a 2 that the compiler does not see. Similar optimizers share a loop to save compile
-time.
+raise: there C's `pow` is infinite. Where River multiplies a number by itself, so does the code. Where River writes `**
+2`, the code calls `pow` and hides the 2 from the compiler. Similar optimizers share a loop, to save compile time.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Passive-aggressive models on the machine: a step no longer than the margin needs, by the norm of the row."""
+"""Passive-aggressive models on the machine: the length of a step follows from the loss and the norm of the row."""
 
 import ctypes
 import math
@@ -21,10 +21,10 @@ from headrace.state.compiled.program import (
     WRONG_TYPE,
 )
 
-# Where there is none no model is compiled that asks for it, but the machine is linked all the same.
+# Without a `cblas_ddot` no model is compiled that calls it, but the machine must still link: use any address.
 _ANY = ctypes.cast(ctypes.pythonapi.Py_GetVersion, ctypes.c_void_p).value
 binding.add_symbol("headrace_ddot", blas.address() or _ANY)
-# Its lengths may be of 32 bits: then it reads the lower half.
+# `cblas_ddot` may take lengths of 32 bits: then it reads the lower half.
 _ddot: Any = types.ExternalFunction(
     "headrace_ddot", types.float64(types.int64, types.uintp, types.int64, types.uintp, types.int64)
 )
@@ -32,7 +32,7 @@ _ddot: Any = types.ExternalFunction(
 
 @inlined
 def judge(op: Any, memory: Any, rows: Any) -> int:
-    """Say why predicting this row would raise, and note why learning it would: it looks at what has no weight, too."""
+    """Return the fault of predicting this row, and note the fault of learning it: that also reads unknown features."""
     source, whole, huge = op.source, True, False
     for k in range(rows.sizes[source]):
         kind, value = rows.kinds[source, k], rows.values[source, k]
@@ -41,7 +41,7 @@ def judge(op: Any, memory: Any, rows: Any) -> int:
                 return WRONG_TYPE
             memory.notes[0].late = WRONG_TYPE
         whole = whole and kind != FLOAT
-        # Of numbers that are all whole numpy makes objects where one has no machine word, and those have no root.
+        # If all numbers are whole and one is too large for a machine word, numpy makes objects, which have no root.
         huge = huge or value >= 18446744073709551616.0 or value < -9223372036854775808.0  # noqa: PLR2004
     if whole and huge:
         memory.notes[0].late = WRONG_TYPE
@@ -50,10 +50,10 @@ def judge(op: Any, memory: Any, rows: Any) -> int:
 
 @inlined
 def arrange(op: Any, memory: Any, rows: Any) -> int:
-    """Order the row as River goes through it, into the row that no operation writes; return how many there are.
+    """Write the row in River's order into the row that no operation writes; return the number of its entries.
 
-    River goes through the shorter of two dicts, the record or the weights in the order in which they were met, and
-    passes over what the other does not have.
+    River iterates over the shorter of two dicts: the record, or the weights in the order in which they were met. It
+    skips names that the other dict does not have.
     """
     fields, source, target, known = memory.fields, op.source, op.target, int(memory.scalars[op.scalar + KNOWN])
     count, met = rows.sizes[source], 0
@@ -67,7 +67,7 @@ def arrange(op: Any, memory: Any, rows: Any) -> int:
         rows.slots[target, rank] = -1
     for k in range(count):
         rank = int(fields[rows.slots[source, k] * op.stride + op.base + MET])
-        # No more than there are, whatever bytes it was loaded from.
+        # The model may come from bytes of any origin, so check the rank.
         if 0 < rank <= known:
             rows.slots[target, rank - 1] = k
     for rank in range(known):
@@ -79,7 +79,7 @@ def arrange(op: Any, memory: Any, rows: Any) -> int:
 
 @native
 def passive_raw(op: Any, memory: Any, rows: Any) -> float:
-    """Return weights · features + intercept as Python's `sum` does: from 3.12 on it compensates (Neumaier, 1974)."""
+    """Return weights · features + intercept as Python's `sum` does: from 3.12 on compensated after Neumaier (1974)."""
     source, total, lost = op.source, 0.0, 0.0
     compensated = op.compensated != 0
     for at in range(arrange(op, memory, rows)):
@@ -112,7 +112,7 @@ def passive_answer(op: Any, memory: Any, rows: Any, answers: Any, record: int) -
 
 @inlined
 def tau(op: Any, loss: float, values: Any) -> float:
-    """Return how far to step: so far that the loss is gone, as far as the mode allows."""
+    """Return the length of the step: enough to remove the loss, as far as the mode allows."""
     mode, c = op.mode, op.c
     where = values.ctypes.data
     norm = math.pow(math.sqrt(_ddot(len(values), where, 1, where, 1)), op.two)
@@ -121,23 +121,23 @@ def tau(op: Any, loss: float, values: Any) -> float:
     if not norm > 0.0:
         return 0.0
     step = loss / norm
-    # Written out, so that NaN comes through as it does through Python's min.
+    # Not `min`: NaN must pass through as in Python's.
     return float(c if mode == 1 and not step < c else step)
 
 
 @native
 def passive_learn(op: Any, memory: Any, rows: Any, label: float) -> int:
-    """Learn: one step along the row, of a length that its loss and its norm decide."""
+    """Learn: one step along the row, of a length that depends on its loss and its norm."""
     fields, scalars, source = memory.fields, memory.scalars, op.source
     raw, edge = passive_raw(op, memory, rows), op.edge
     if op.binary != 0:
         sign = 1.0 if label != 0.0 else -1.0
         loss = edge - sign * raw
     else:
-        # River's loss takes the label to be 0 or 1, and its sign takes it as it is.
+        # River's loss expects a label of 0 or 1 and maps it to -1 or 1; the sign of its step uses the label itself.
         loss, rest = abs(raw - (label * 2.0 - 1.0)) - edge, label - raw
         sign = rest if rest != rest else 1.0 if rest > 0.0 else -1.0 if rest < 0.0 else 0.0  # noqa: PLR0124 NaN
-    # Written out for NaN, as above.
+    # Not `max`, for the same reason.
     loss = 0.0 if loss < 0.0 else loss  # noqa: FURB136
     step = tau(op, loss, rows.values[source, : rows.sizes[source]]) * sign
     for k in range(rows.sizes[source]):

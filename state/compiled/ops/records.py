@@ -1,11 +1,11 @@
-"""Models at rest: the machine loads one into its memory before a group of records, and stores it behind them.
+"""Stored models: the machine loads one into its memory before a group of records, and stores it after the group.
 
-At rest a model is a shape and its numbers. The shape lists, in whole numbers, the classes that were learned and, for
-each operation, the slots of the features that it has met and the pairs that it has learned; the numbers follow in the
-same order. Slots ascend, so that equal knowledge has an equal shape.
+A stored model is a shape and its numbers. The shape is a list of whole numbers: the learned classes and, for each
+operation, the slots of the features that it has met, and the pairs that it has learned. The numbers follow in the same
+order. Slots ascend, so that equal layouts have equal shapes.
 """
 
-# ruff: noqa: PLR0917  What is compiled takes its arguments by place.
+# ruff: noqa: PLR0917  Compiled functions take their arguments by place.
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def touch(memory: Any, slot: int) -> None:
 
 @native
 def order_touches(memory: Any, slots: int) -> None:
-    """Sort the features that the model has met by their slots."""
+    """Sort the slots of the features that the model has met."""
     count, met = memory.notes[0].touches, memory.slots
     if _DENSE * count >= slots:
         at = 0
@@ -56,7 +56,7 @@ def order_touches(memory: Any, slots: int) -> None:
 
 @native
 def load_features(op: Any, memory: Any, shapes: Any, shape: int, numbers: Any, number: int) -> int:
-    """Load what an operation has learned of features; return where the numbers behind it begin."""
+    """Load what an operation has learned of features; return the position after its numbers."""
     fields, cells = memory.fields, memory.notes[0].classes * op.cells
     for k in range(shape + 1, shape + 1 + shapes[shape]):
         slot = shapes[k]
@@ -80,7 +80,7 @@ def load_features(op: Any, memory: Any, shapes: Any, shape: int, numbers: Any, n
 
 @native
 def load_sums(op: Any, memory: Any, numbers: Any, number: int) -> int:
-    """Load an operation's scalars and tallies; return where the numbers behind them begin."""
+    """Load an operation's scalars and tallies; return the position after them."""
     for scalar in range(op.scalar, op.scalar + op.scalars):
         memory.scalars[scalar] = numbers[number]
         number += 1
@@ -93,7 +93,7 @@ def load_sums(op: Any, memory: Any, numbers: Any, number: int) -> int:
 
 @native
 def load_model(ops: Any, memory: Any, shapes: Any, shape: int, numbers: Any, number: int) -> None:
-    """Load a model into the memory, which holds a new one."""
+    """Load a model into the memory, which must hold a new one."""
     memory.notes[0].classes = shapes[shape]
     for place in range(shapes[shape]):
         label = shapes[shape + 1 + place]
@@ -114,7 +114,7 @@ def load_model(ops: Any, memory: Any, shapes: Any, shape: int, numbers: Any, num
 
 @native
 def room_of(ops: Any, memory: Any) -> tuple[int, int]:
-    """Return how long the shape and the numbers of the model in the memory may be, at most."""
+    """Return the largest lengths that the shape and the numbers of the loaded model may have."""
     touches, classes = memory.notes[0].touches, memory.notes[0].classes
     shape, numbers = 1 + classes, 0
     for j in range(len(ops)):
@@ -130,7 +130,7 @@ def room_of(ops: Any, memory: Any) -> tuple[int, int]:
 
 @native
 def store_features(op: Any, memory: Any, shapes: Any, shape: int, numbers: Any, number: int) -> int:
-    """Store what an operation has learned of features; return where the numbers behind it begin."""
+    """Store what an operation has learned of features; return the position after its numbers."""
     fields, cells, count = memory.fields, memory.notes[0].classes * op.cells, 0
     for k in range(memory.notes[0].touches):
         slot = memory.slots[k].touch
@@ -152,7 +152,7 @@ def store_features(op: Any, memory: Any, shapes: Any, shape: int, numbers: Any, 
 
 @native
 def store_sums(op: Any, memory: Any, numbers: Any, number: int) -> int:
-    """Store an operation's scalars and tallies; return where the numbers behind them begin."""
+    """Store an operation's scalars and tallies; return the position after them."""
     for scalar in range(op.scalar, op.scalar + op.scalars):
         numbers[number] = memory.scalars[scalar]
         number += 1
@@ -167,7 +167,7 @@ def store_sums(op: Any, memory: Any, numbers: Any, number: int) -> int:
 def store_model(
     ops: Any, memory: Any, slots: int, shapes: Any, shape: int, numbers: Any, number: int
 ) -> tuple[int, int]:
-    """Store the model in the memory; return where its shape and its numbers end."""
+    """Store the loaded model; return where its shape and its numbers end."""
     order_touches(memory, slots)
     shapes[shape] = memory.notes[0].classes
     for place in range(shapes[shape]):
@@ -213,7 +213,7 @@ def clear_lists(op: Any, memory: Any) -> None:
 
 @native
 def clear_memory(ops: Any, memory: Any) -> None:
-    """Forget the model in the memory, so that it holds a new one."""
+    """Forget the loaded model, so that the memory holds a new one."""
     for j in range(len(ops)):
         if ops[j].saved != 0:
             clear_features(ops[j], memory)

@@ -1,6 +1,6 @@
-"""Softmax regression on the machine: a weight for each class of each feature, and a step for all of them at once."""
+"""Softmax regression on the machine: a weight for each feature and class, and one step for all classes together."""
 
-# ruff: noqa: PLR0917  What is compiled takes its arguments by place.
+# ruff: noqa: PLR0917  Compiled functions take their arguments by place.
 
 import math
 from typing import Any
@@ -23,10 +23,10 @@ _LOW, _HIGH = 1e-15, 1 - 1e-15
 
 @inlined
 def product(grid: Any, place: int, tally: Any, slots: Any, values: Any, compensated: float) -> float:
-    """Return weights · features of one class in River's order: that of the shorter of the two."""
+    """Return weights · features of one class, in River's order of the sum: the order of the shorter of the two."""
     total, rest, width = 0.0, 0.0, tally.shape[1]
     shorter, before, turn = tally[WEIGHTS, place] < len(slots), 0.0, 0
-    # In the row's order one feature is one turn. Else it is a look for the weight that was met next.
+    # In the row's order, a turn takes the next feature. In the weights' order, it searches for the weight met next.
     while turn < len(slots):
         found = turn
         if shorter:
@@ -54,7 +54,7 @@ def softmax(grid: Any, tally: Any, classes: int, slots: Any, values: Any, compen
         tally[SCORE, place] = product(grid, place, tally, slots, values, compensated)
     most, total = tally[SCORE, 0], 0.0
     for place in range(1, classes):
-        # Written out, so that NaN comes through as it does through Python's max.
+        # Not `max`: NaN must pass through as in Python's.
         most = tally[SCORE, place] if tally[SCORE, place] > most else most  # noqa: FURB136
     for place in range(classes):
         tally[SCORE, place] = math.exp(tally[SCORE, place] - most)
@@ -67,7 +67,7 @@ def softmax(grid: Any, tally: Any, classes: int, slots: Any, values: Any, compen
 def softmax_learn(
     grid: Any, tally: Any, before: int, classes: int, true: int, op: Any, slots: Any, values: Any
 ) -> None:
-    """Learn a row that has been scored: one step of each class's optimizer against the cross-entropy's gradient."""
+    """Learn a scored row: one step of each class's optimizer against the gradient of the cross-entropy."""
     for place in range(classes):
         slope = tally[SCORE, place] if place < before else 0.0
         slope = _HIGH if slope > _HIGH else slope  # noqa: FURB136

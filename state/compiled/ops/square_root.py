@@ -1,4 +1,4 @@
-"""The power of 0.5, as Python has it: scalers and optimizers take it of each feature."""
+"""The power of 0.5 as Python computes it: scalers and optimizers need it for each feature."""
 
 import math
 
@@ -7,12 +7,12 @@ from headrace.state.compiled.ops.jit import inlined
 
 @inlined
 def root(x: float, half: float) -> float:
-    """Return x to the power of 0.5, as C's `pow` has it, which is what Python's `**` calls.
+    """Return x to the power of 0.5 as C's `pow` computes it, which is what Python's `**` calls.
 
-    A square root is four times as fast, and the same but for one in a thousand: `pow` may round the other way where the
+    A square root is four times as fast, and differs in one result of a thousand: `pow` may round the other way if the
     exact result lies halfway between two numbers, within a fiftieth of their distance (glibc's bound is 0.52 units in
-    the last place). How far off the square root is tells its remainder, computed exactly after Dekker (1971); the unit
-    in the last place comes after Rump (2006). Where the two may differ, in one case of twenty, `pow` decides.
+    the last place). Its remainder, computed exactly after Dekker (1971), shows how far off the square root is. The unit
+    in the last place comes after Rump (2006). If the two may differ, in one case of twenty, `pow` decides.
     """
     if not 1e-280 < x < 1e300:  # noqa: PLR2004 beyond this the remainder is not exact
         return math.pow(x, half)
