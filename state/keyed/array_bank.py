@@ -1,8 +1,8 @@
-"""One model a key, for very many keys: the numbers of all of them in arrays, a row a key, instead of objects.
+"""One model a key, for very many keys: the numbers of all models in arrays, a row a key, instead of objects.
 
-A `ArrayBank` does what River's model would, for the shapes that `slab_for` knows: the same numbers to the last bit. All
-keys share the columns, one for each feature, up to a bound; a key with features beyond it gets a table of its own, so
-that memory follows what the keys have met, as it would with River's dictionaries, and not keys times features.
+For the shapes that `slab_for` knows, an `ArrayBank` computes the same numbers as River's model, to the last bit. All
+keys share the columns, one for each feature, up to a bound. A key with features beyond the bound gets a table of its
+own. So memory grows with the features that keys have met, as with River's dicts, not with keys times features.
 """
 
 import copy
@@ -40,17 +40,17 @@ from headrace.state.models.model import Answer, Capabilities
 from headrace.state.row_packing import RowPacker
 
 if TYPE_CHECKING:
-    # It takes numpy, which takes its time.
+    # It imports numpy, which takes time.
     from headrace.state.keyed.batch import ArrayBatch
 
 _CODEC = "slab-1"
 _COLUMNS_MAX = 64
 _NEWBORN = 0
-"""The slot of a model that has learned nothing: it answers for every key that there is none for."""
+"""The slot of a model that has learned nothing. It predicts for every key without a model."""
 
 
 class _Options(NamedTuple):
-    """What River's model was built with, in the order of the kernel's desk."""
+    """The options of River's model, in the order of `desk` in `rows.py`."""
 
     rate: float
     rate_power: float
@@ -64,18 +64,18 @@ class _Options(NamedTuple):
 
 
 class ArrayBank(Bank):
-    """A bank of linear models, scaled or not, in arrays; `slab_for` makes it.
+    """A bank of linear models, with or without a scaler, in arrays; `slab_for` makes it.
 
-    Equal to River's models to the bit where features are numbers, apart from what River forgives at prediction:
-    a value that is no number, as long as it has not met that feature. Here every such value raises TypeError, and
-    one too large for a float OverflowError, before anything has changed.
+    If features are numbers, it equals River's models to the bit. One difference: at prediction River accepts a value
+    that is no number if it has not met the feature. Here every such value raises TypeError, and a number too large for
+    a float raises OverflowError, before anything has changed.
     """
 
     born = b""
 
     def __init__(self, model: Any, options: _Options, *, kernel: Kernel) -> None:
         river = RiverLearner(copy.deepcopy(model))
-        # A record that can't be learned is found before anything has changed.
+        # A record that can't be learned is refused before anything has changed.
         self.can = Capabilities(keys=True, batches=kernel.compiled, undo=True)
         self.task = river.task
         self.codec = _CODEC
@@ -84,7 +84,7 @@ class ArrayBank(Bank):
         self._template = copy.deepcopy(model)
         self._options = options
         self._numpy = importlib.import_module("numpy")
-        # Now, and not in a fork that saves.
+        # Imported now, and not in the forked process that saves.
         self._many = importlib.import_module("headrace.state.keyed.rows_codec")
         self._logistic = options.logistic
         self._kernel = kernel
@@ -103,7 +103,7 @@ class ArrayBank(Bank):
         return self._river.label(raw)
 
     def predict(self, features: dict[str, Any], key: bytes = b"") -> Answer:
-        """Answer as River does, and change nothing. Raises TypeError or OverflowError for what is no number."""
+        """Predict as River does, and change nothing. Raises TypeError or OverflowError if a value is no number."""
         names = tuple(features)
         slot = self._slots.get(key, _NEWBORN)
         table = self._table
@@ -118,13 +118,13 @@ class ArrayBank(Bank):
         raw = self._dot(flat, (slot & (CHUNK_ROWS - 1)) * width, width, offsets, self._desk)
         if not self._logistic:
             return raw, None
-        # River's sigmoid, its whole numbers at both ends too, and its choice of False where both are as likely.
+        # As River's sigmoid, exactly 0 or 1 at both ends. If both classes are equally likely, River takes False.
         true = 0 if raw < -30.0 else 1 if raw > 30.0 else 1.0 / (1.0 + math.exp(-raw))  # noqa: PLR2004
         false = 1.0 - true
         return true > false, {False: false, True: true}
 
     def learn(self, features: dict[str, Any], label: Any, key: bytes = b"") -> None:
-        """Teach a key's model one record. Raises TypeError or OverflowError, and then nothing has changed."""
+        """Teach a key's model one record. Raises TypeError or OverflowError, and has then changed nothing."""
         names = tuple(features)
         table = self._table
         slot = self._slots.get(key, _NEWBORN)
@@ -142,15 +142,15 @@ class ArrayBank(Bank):
 
     @property
     def has_proba(self) -> bool:
-        """Whether a class comes with probabilities."""
+        """Whether a predicted class comes with probabilities."""
         return self._logistic
 
     def fault(self, code: int, features: dict[str, Any]) -> Exception:  # noqa: ARG002 there is but one
-        """Return the exception that goes with a fault that `learn_batch` found."""
+        """Return the exception for a fault that `learn_batch` has found."""
         return _refusal(features)
 
     def admit(self, keys: Sequence[bytes], columns: Columns, labels: Any) -> bool:
-        """Tell whether these records may be learned by `learn_batch`: all of their features have a column, then."""
+        """Give the features of these records columns, and tell whether `learn_batch` may learn the records."""
         alone = bool(self._loners) and not self._loners.keys().isdisjoint(keys)
         return self._gather is not None and not alone and self._gather.admit(columns, labels)
 
@@ -162,18 +162,18 @@ class ArrayBank(Bank):
         keys: Sequence[bytes] = (),
         **_others: Any,
     ) -> Answers:
-        """Predict each record, then learn it where it has a label, as `predict` and `learn` do; all are admitted."""
+        """Predict each record, then learn it if it has a label. `admit` must have allowed all records."""
         assert self._gather is not None
         return self._gather.run(keys, columns, labels)
 
     def dump(self, key: bytes = b"") -> bytes:
-        """Return one key's model as bytes, which are a function of what it was taught alone. Raises KeyError."""
+        """Return one key's model as bytes, which depend only on what it was taught. Raises KeyError."""
         learned, intercept, names, fields = self._read(key)
         numbers = fields.astype("<f8", copy=False).tobytes()
         return row_codec.write(learned, intercept, names, numbers, scaled=self._options.scaled)
 
     def dump_all(self, keys: Sequence[bytes]) -> list[bytes]:
-        """Return what `dump` does for each of these keys. Raises KeyError."""
+        """Return the bytes of `dump` for each of these keys. Raises KeyError."""
         dumped = [b""] * len(keys)
         for at, block in self._blocks(keys, self._places(keys)):
             for place, row in zip(at.tolist(), block, strict=True):
@@ -183,7 +183,7 @@ class ArrayBank(Bank):
         return dumped
 
     def pack(self, packer: RowPacker, keys: list[bytes], seen_ms: Sequence[int]) -> list[bytes]:
-        """Pack the rows of keys, last seen at these times; return the keys without a model, which have none packed."""
+        """Pack the rows of keys, last seen at these times. Return the keys without a model, which have no row."""
         seen = self._numpy.array(seen_ms, dtype="int64")
         slots = self._places(keys)
         lengths = self._numpy.fromiter(map(len, keys), "int64", len(keys))
@@ -193,20 +193,20 @@ class ArrayBank(Bank):
         return [key for key in missing if key not in self._loners]
 
     def load(self, state: bytes, key: bytes = b"") -> None:
-        """Give a key the model of these bytes. Raises ModelError, and then changes nothing."""
+        """Give a key the model of these bytes. Raises ModelError, and has then changed nothing."""
         row = row_codec.read(state, scaled=self._options.scaled, fields=self._fields)
         fields = self._numpy.frombuffer(row.fields, "<f8").reshape(-1, self._fields)
         self._write(key, RowModel(row.learned, row.intercept, row.names, fields))
 
     def drop(self, key: bytes) -> None:
-        """Forget a key; its row is the next one's."""
+        """Forget a key. Its row is free for another key."""
         slot = self._slots.pop(key, _NEWBORN)
         if slot != _NEWBORN:
             self._table.release(slot)
         self._loners.pop(key, None)
 
     def to_river(self, key: bytes = b"") -> Any:
-        """Return a River model that goes on as this key's does. Raises KeyError."""
+        """Return a River model that continues this key's model. Raises KeyError."""
         learned, intercept, names, fields = self._read(key)
         model = copy.deepcopy(self._template)
         scaler, linear = _parts(model)
@@ -215,19 +215,19 @@ class ArrayBank(Bank):
         linear.intercept = intercept
         linear.optimizer.n_iterations = learned
         if scaler is not None:
-            # Given pairs, a Counter would count them.
+            # From pairs, a Counter would count the pairs.
             scaler.counts.update(dict(zip(names, map(int, fields[:, COUNT]), strict=True)))
             scaler.means.update(zip(names, fields[:, MEAN].tolist(), strict=True))
             scaler.vars.update(zip(names, fields[:, VARIANCE].tolist(), strict=True))
         return model
 
     def load_river(self, key: bytes, model: Any) -> None:
-        """Give a key a River model's state. Raises ModelError for one that is built or was taught otherwise."""
+        """Give a key the state of a River model. Raises ModelError for another shape or an impossible state."""
         if spec.describe(model) != self.spec:
             raise row_codec.no_model("it is of another shape")
         scaler, linear = _parts(model)
         weights = linear.weights
-        # At prediction River notes a mean of 0 for a feature that it has not learned; the counts know better.
+        # At prediction River adds a mean of 0 for a feature that it has not learned. The counts have only learned ones.
         counts = dict.fromkeys(weights, 1) if scaler is None else dict(scaler.counts)
         if counts.keys() != weights.keys():
             raise row_codec.no_model("its scaler and its weights do not know the same features")
@@ -248,27 +248,27 @@ class ArrayBank(Bank):
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all arrays; names and keys come on top."""
+        """The bytes of all arrays, without names and keys."""
         return self._table.nbytes + sum(table.nbytes for table in self._loners.values())
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._slots or key in self._loners
 
     def strangers(self, keys: Iterable[bytes]) -> Iterator[bytes]:
-        """Return those of these keys that have no row among the others: they have no model, or one by itself."""
+        """Return the keys that have no row in the shared table: they have no model, or a table of their own."""
         return filterfalse(self._slots.__contains__, keys)
 
     def __len__(self) -> int:
         return len(self._slots) + len(self._loners)
 
     def _places(self, keys: Sequence[bytes]) -> Any:
-        """Return the slots of keys, int64, that of a newborn for those that have none."""
+        """Return the slots of keys, int64; `_NEWBORN` for a key without a row."""
         return self._numpy.fromiter(map(self._slots.get, keys, repeat(_NEWBORN)), "int64", len(keys))
 
     def _blocks(self, keys: Sequence[bytes], slots: Any) -> Iterator[tuple[Any, Any]]:
-        """Return the bytes of keys' models, those of one length together: which keys' (int64), and uint8, a row each.
+        """Yield the bytes of keys' models in blocks of one length: positions in `keys` (int64), a row of uint8 each.
 
-        Of keys that there is no model of there are none.
+        A key without a model is in no block.
         """
         for place, key in enumerate(keys if self._loners else ()):
             if key in self._loners:
@@ -284,7 +284,7 @@ class ArrayBank(Bank):
         return table.plan(names)
 
     def _enlarge_desk(self, room: int) -> None:
-        """Make place for so many values. The paper and the desk are one memory, for `struct` and for the kernel."""
+        """Make room for this number of values. `_paper` and `_desk` are one memory, for `struct` and for the kernel."""
         self._room = room
         self._paper = bytearray((VALUES + room) * 8)
         desk = self._numpy.frombuffer(self._paper)
@@ -292,7 +292,7 @@ class ArrayBank(Bank):
         self._desk = desk if self._kernel.compiled else desk.data
 
     def _settle(self, key: bytes, names: tuple[str, ...]) -> tuple[RowTable, int]:
-        """Give a key a row with a column for each of these features: born, widened or moved, as need be."""
+        """Give a key a row with a column for each of these features: a new row, a wider one, or a table of its own."""
         table = self._loners.get(key)
         slot = self._slots.get(key, _NEWBORN)
         if table is None and self._table.admit(names):
@@ -338,17 +338,17 @@ class ArrayBank(Bank):
         return self._table.read(self._slots[key]) if table is None else table.read(0)
 
     def _write(self, key: bytes, model: RowModel) -> None:
-        # Whatever the key is now goes; only a row of its own would keep columns that nobody needs.
+        # Drop a table of the key's own: it would keep columns that the new model does not need.
         self._loners.pop(key, None)
         table, slot = self._settle(key, tuple(model.names))
         table.write(slot, model)
 
 
 def slab_for(model: Any, *, kernel: Callable[[], Kernel] = kernel) -> ArrayBank | None:
-    """Return a slab for a River model that has learned nothing and is of a shape that slabs know, else None.
+    """Return an `ArrayBank` for a River model of a known shape that has learned nothing, else None.
 
-    Those are a linear or logistic regression with plain SGD, alone or behind a StandardScaler, with the losses and the
-    initial weights that River gives them.
+    Known shapes are a linear or logistic regression with plain SGD, alone or behind a StandardScaler, with River's
+    default losses and initial weights.
     """
     options = _options_of(model)
     if options is None:
@@ -362,7 +362,7 @@ def slab_for(model: Any, *, kernel: Callable[[], Kernel] = kernel) -> ArrayBank 
 
 
 def is_known(model: Any) -> bool:
-    """Tell whether a River model is of a shape that slabs know."""
+    """Tell whether an `ArrayBank` can hold a River model of this shape."""
     return _options_of(model) is not None
 
 
@@ -373,7 +373,7 @@ def _parts(model: Any) -> tuple[Any, Any]:
 
 
 def _options_of(model: Any) -> _Options | None:
-    """Return what a model of a shape that slabs know was built with; a subclass may do anything and is none."""
+    """Return the options of a model of a known shape, else None. A subclass may do anything, so it is not known."""
     from river import compose, linear_model, optim, preprocessing  # noqa: PLC0415 River's import takes seconds
 
     if type(model) is compose.Pipeline and len(model.steps) != 2:  # noqa: PLR2004 a scaler and what comes after it
@@ -403,7 +403,7 @@ def _options_of(model: Any) -> _Options | None:
 
 
 def _schedule(scheduler: Any) -> tuple[float, float] | None:
-    """Return the first rate, and the power of the number of records by which it is divided."""
+    """Return the first rate, and the power of the number of records that divides it."""
     from river.optim import schedulers  # noqa: PLC0415 see _options_of
 
     pair: tuple[Any, Any]
@@ -421,7 +421,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _refusal(features: dict[str, Any]) -> Exception:
-    """Say which value could not be written down as a float."""
+    """Return the error that names the value which has no float."""
     for name, value in features.items():
         if not isinstance(value, int | float):
             return TypeError(f"{name} is a {type(value).__name__} and no number")

@@ -1,6 +1,6 @@
-"""Many models in memory, one for each key: what a keyring asks of them, and River's models as such a bank.
+"""Many models in memory, one for each key: the interface that a keyring needs, and a bank of River's own models.
 
-Models of a shape that `array_bank` knows are kept there, in arrays; all others are kept here, as objects.
+Models of a shape that `array_bank` knows are kept there, in arrays. All others are kept here, as objects.
 """
 
 import copy
@@ -14,26 +14,26 @@ from headrace.state.row_packing import RowPacker
 
 
 class Bank(Model, Protocol):
-    """A model by key that holds every key in memory; each key's model is a function of what it alone learned, in order.
+    """A model by key that holds every key in memory. Each key's model depends only on what it has learned, in order.
 
-    `dump` and `load` are of one key's model. `born` is the state of a model that has learned nothing, where a key needs
+    `dump` and `load` work on one key's model. `born` is the state of a model that has learned nothing, if a key needs
     one before it predicts; else it is empty.
     """
 
     born: bytes
 
     def dump_all(self, keys: Sequence[bytes]) -> list[bytes]:
-        """Return what `dump` does for each of these keys. Raises KeyError."""
+        """Return the bytes of `dump` for each of these keys. Raises KeyError."""
 
     def drop(self, key: bytes) -> None:
-        """Forget a key, if there is one of that name."""
+        """Forget a key, if it is there."""
 
     def strangers(self, keys: Iterable[bytes]) -> Iterable[bytes]:
-        """Return those of these keys that must be in memory before they are learned in a batch."""
+        """Return the keys that must be in memory before a batch teaches them."""
         return keys
 
     def admit(self, keys: Sequence[bytes], columns: Columns, labels: Any) -> bool:  # noqa: ARG002 a default
-        """Tell whether `learn_batch` takes these records; where it does not, nothing has changed."""
+        """Tell whether `learn_batch` takes these records. If it does not, nothing has changed."""
         return False
 
     def pack(self, packer: RowPacker, keys: list[bytes], seen_ms: Sequence[int]) -> list[bytes]:  # noqa: ARG002 a default
@@ -46,7 +46,7 @@ class Bank(Model, Protocol):
 
 
 class RiverBank(Bank):
-    """Any River model, one object for each key, made by copying `first`, which has learned nothing."""
+    """A bank for any River model: one object for each key, a copy of `first`, which has learned nothing."""
 
     def __init__(self, first: RiverLearner) -> None:
         self.can = Capabilities(keys=True)
@@ -62,15 +62,15 @@ class RiverBank(Bank):
         return self._first.label(raw)
 
     def predict(self, features: dict[str, Any], key: bytes = b"") -> Answer:
-        """Answer as the key's model does, or as one that is new."""
+        """Predict with the key's model, or with a new one if the key has none."""
         return self._learners.get(key, self._first).predict(features)
 
     def learn(self, features: dict[str, Any], label: Any, key: bytes = b"") -> None:
-        """Teach the key's model one labelled record; a key that is new gets a model."""
+        """Teach the key's model one labelled record. A new key gets a model."""
         if key not in self._learners:
             self.load(self.born, key)
         learner = self._learners[key]
-        # The classes of one key's model are all of one kind, whatever those of the others are.
+        # The classes of one key's model must be of one kind. Other keys may have another kind.
         learner.learn(features, learner.label(label))
 
     def dump(self, key: bytes = b"") -> bytes:
@@ -78,11 +78,11 @@ class RiverBank(Bank):
         return self._learners[key].dump()
 
     def dump_all(self, keys: Sequence[bytes]) -> list[bytes]:
-        """Return what `dump` does for each of these keys."""
+        """Return the bytes of `dump` for each of these keys."""
         return [self.dump(key) for key in keys]
 
     def load(self, state: bytes, key: bytes = b"") -> None:
-        """Give a key the model that `dump` gave these bytes for. Raises ModelError, and then changes nothing."""
+        """Give a key the model of bytes that `dump` returned. Raises ModelError, and has then changed nothing."""
         learner = copy.copy(self._first)
         learner.load(state)
         self._learners[key] = learner
@@ -92,11 +92,11 @@ class RiverBank(Bank):
         return self._learners[key].model
 
     def drop(self, key: bytes) -> None:
-        """Forget a key, if there is one of that name."""
+        """Forget a key, if it is there."""
         self._learners.pop(key, None)
 
     def __contains__(self, key: bytes) -> bool:
-        """Tell whether there is a model under a key."""
+        """Tell whether a key has a model."""
         return key in self._learners
 
     def __len__(self) -> int:

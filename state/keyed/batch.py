@@ -1,7 +1,7 @@
-"""A batch of records over the rows of a slab: gathered, gone through in one call, and put back.
+"""A batch of records over the rows of an array bank: copies the rows out, runs one call, and writes the rows back.
 
-Each key's model is a row of its own, so in a batch the rows that it touches lie next to one another for as long as the
-call takes, and one call does what a call a record would. Importing this module takes numpy; numba is the kernel's.
+Each key has a row of its own. For the call, the rows of a batch lie next to one another, so one call can do the work of
+a call for each record. Importing this module imports numpy; numba is the kernel's.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from headrace.state.models.columns import Answers, Columns, Vocabulary
 
 
 class ArrayBatch:
-    """Go through batches over `table`, whose rows belong to the keys of `slots`; those of slot 0 are yet to be born."""
+    """Runs batches over `table`, whose rows belong to the keys of `slots`. The row of slot 0 is that of a new model."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class ArrayBatch:
         self._offsets = np.zeros(0, np.int64)
 
     def admit(self, columns: Columns, labels: Any) -> bool:
-        """Give all features that may be learned a column; return False when there would be too many."""
+        """Give all features that may be learned a column; return False if there would be too many."""
         self._turn(columns.vocabulary)
         taught = np.repeat(~np.isnan(labels), np.diff(columns.starts))
         met = np.bincount(columns.names[taught], minlength=len(self._offsets)) > 0
@@ -49,12 +49,12 @@ class ArrayBatch:
         return True
 
     def run(self, keys: Sequence[bytes], columns: Columns, labels: Any) -> Answers:
-        """Predict each record of a batch by its key's row, then learn it where it has a label; all is admitted."""
-        # A column that came since `admit` would be read as if nothing were known of it.
+        """Predict each record with its key's row, then learn it if it has a label. `admit` must have allowed all."""
+        # A column that was added after `admit` would be read as if it were unknown.
         assert self._known[2] == len(self._table.columns)
         count = len(keys)
         found, unborn = self._find(keys)
-        # Slots, in order, and below zero who has none.
+        # The slots in order. A number below zero stands for a key without a slot.
         places, which = np.unique(found, return_inverse=True)
         slots = np.maximum(places, 0)
         width = HEADER + self._fields * len(self._table.columns)
@@ -87,7 +87,7 @@ class ArrayBatch:
         return answers
 
     def _find(self, keys: Sequence[bytes]) -> tuple[Any, list[bytes]]:
-        """Return the slots of keys, int64, and those that have none: of the n-th of these ~n stands for the slot."""
+        """Return the slots of keys, int64, and the keys without one: ~n stands for the slot of the n-th of these."""
         found: Any = list(map(self._slots.get, keys))
         unborn: dict[bytes, int] = {}
         if None in found:
@@ -96,13 +96,13 @@ class ArrayBatch:
         return np.array(found, dtype=np.int64), list(unborn)
 
     def _bear(self, keys: list[bytes]) -> list[int]:
-        """Give keys that have none a row each; return the slots."""
+        """Give each of these keys a new row; return the slots."""
         slots = self._table.take_all(len(keys))
         self._slots.update(zip(keys, slots, strict=True))
         return slots
 
     def _turn(self, vocabulary: Vocabulary) -> None:
-        """Know where the names of a vocabulary lie in a row."""
+        """Update the offsets in a row if the vocabulary's names or the columns have changed."""
         if self._known != (vocabulary.generation, len(vocabulary.names), len(self._table.columns)):
             self._look(vocabulary)
 

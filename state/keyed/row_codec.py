@@ -1,4 +1,4 @@
-"""One key's model of a slab as bytes: what is saved of it, and what is refused when it is read."""
+"""One key's model of an array bank as bytes: what is saved of it, and what is refused when it is read."""
 
 import struct
 from typing import Any, Literal
@@ -10,11 +10,11 @@ from headrace.state.models.learner import ModelError
 from headrace.state.seal import UNREADABLE
 
 _COUNT_MAX = 1 << 53
-"""Up to here a float counts without a gap."""
+"""Up to here a float holds every whole number."""
 
 
 class ArrayRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A format, names in order, and for each its fields as little-endian float64."""
+    """The saved form: a version, the names in order, and each name's fields as little-endian float64."""
 
     version: Literal[1]
     scaled: bool
@@ -34,7 +34,7 @@ def write(learned: int, intercept: float, names: list[str], fields: bytes, *, sc
 
 
 def read(state: bytes, *, scaled: bool, fields: int) -> ArrayRow:
-    """Read a model that has so many fields a feature. Raises ModelError for bytes that are none."""
+    """Read a model with this number of fields a feature. Raises ModelError if the bytes are no such model."""
     try:
         row = _decode(state)
     except UNREADABLE as error:
@@ -55,9 +55,9 @@ def read(state: bytes, *, scaled: bool, fields: int) -> ArrayRow:
 
 
 def describe(state: bytes) -> dict[str, Any] | None:
-    """Return what a person asks of a slab's model: how many records it learned, and the numbers of each feature.
+    """Return a model for people to read: how many records it has learned, and the numbers of each feature.
 
-    None where the bytes are of another kind of model, which is not looked into, or of none.
+    Return None if the bytes are another kind of model, which is not decoded, or no model.
     """
     try:
         row = _decode(state)
@@ -78,7 +78,7 @@ def describe(state: bytes) -> dict[str, Any] | None:
 
 
 def no_model(why: str) -> ModelError:
-    """Return the refusal of what is no model of this slab."""
+    """Return the error for bytes that are no model of this bank."""
     return ModelError(
         f"these are no bytes of a model of this bank: {why}",
         hint="they were saved by another model or another version; undo that change, or let the key begin anew",

@@ -1,9 +1,9 @@
-"""The rows of a slab: their memory, and the arithmetic on one, River's scaler and linear models' to the last operation.
+"""The rows of an array bank: their memory, and the arithmetic of River's scaler and linear models on one row.
 
-The same source runs compiled where numba is installed and interpreted where it is not, with the same bits: no fused
-or reordered operation, and the C library's own `pow` and `exp`, which are Python's. A row is a piece of a flat array
-of float64: a header (intercept, number of records learned), then for each column the fields of one feature. What a
-call needs besides lies on the desk, another flat array: options, label, then the record's values.
+The source runs compiled if numba is installed, else interpreted, with the same bits: no operation is fused or
+reordered, and `pow` and `exp` are the C library's, as in Python. A row is a piece of a flat array of float64: a header
+(intercept, number of records learned), then for each column the fields of one feature. `desk` is another flat array,
+with the inputs of a call: options, label, then the record's values.
 """
 
 import functools
@@ -16,24 +16,24 @@ from typing import Any, NamedTuple
 
 from headrace.state.models.columns import NULL, STRING
 
-# A row: its header, then so many fields a column. A count of 0 says that the key has not met the feature;
-# without a scaler nobody counts further than to 1.
+# A row: its header, then FIELDS_BARE or FIELDS_SCALED numbers a column. A count of 0 says that the key has not met the
+# feature. Without a scaler, a count is never above 1.
 INTERCEPT, LEARNED, HEADER = 0, 1, 2
 COUNT, WEIGHT, MEAN, VARIANCE = 0, 1, 2, 3
 FIELDS_BARE, FIELDS_SCALED = 2, 4
-# The desk: a rate is divided by (records learned + 1) ** its power; a power of 0 keeps it constant.
+# `desk`: a rate is divided by (records learned + 1) ** its power; a power of 0 keeps it constant.
 RATE, RATE_POWER, INTERCEPT_RATE, INTERCEPT_POWER, L2, CLIP, SCALED, LOGISTIC, HALF, LABEL, VALUES = range(11)
 NOWHERE = 1 << 40
-"""The offset of a feature that has no column."""
+"""The offset of a feature without a column."""
 CHUNK_BITS = 12
 CHUNK_ROWS = 1 << CHUNK_BITS
 _PLANNED_MAX = 65_536
-"""So many names of features may stand in plans that are kept; about 100 bytes each."""
+"""The most feature names in all plans that are kept; about 100 bytes each."""
 _ORDERS_MAX = 1_024
 
 
 class Kernel(NamedTuple):
-    """Hold the functions of this module, compiled or as they are; `batch` is worth its while only compiled."""
+    """The functions of this module, compiled or interpreted. `batch` saves nothing when interpreted, so it is None."""
 
     dot: Callable[..., float]
     learn: Callable[..., None]
@@ -44,7 +44,7 @@ class Kernel(NamedTuple):
 def dot(state: Any, start: int, width: int, offsets: Any, desk: Any) -> float:
     """Return weights · features + intercept of the row at `start`, `width` numbers wide, and change nothing.
 
-    `offsets` say where in a row each of the desk's values has its fields; what lies past the width is unseen.
+    `offsets` say where in a row the fields of each value are. A feature past the width has not been met.
     """
     scaled = desk[SCALED] != 0.0
     total = 0.0
@@ -58,27 +58,27 @@ def dot(state: Any, start: int, width: int, offsets: Any, desk: Any) -> float:
             if scaled:
                 variance = state[at + VARIANCE]
                 if variance != 0.0:
-                    # Not `sqrt`: River raises to the power of 0.5, which differs in one of a thousand last bits.
-                    # And the compiler must not see the 0.5, or it makes a square root of it.
+                    # Not `sqrt`: River raises to the power of 0.5, whose last bit differs once in a thousand times. The
+                    # compiler must not see the 0.5 either: it would take a square root.
                     x = (x - state[at + MEAN]) / math.pow(variance, desk[HALF])
         if scaled and variance == 0.0:
             x = 0.0
-        # An unseen feature counts as well: 0 times NaN is NaN.
+        # A feature that was not met counts as well: 0 times NaN is NaN.
         total += weight * x
     return float(total + state[start + INTERCEPT])
 
 
 def learn(state: Any, start: int, offsets: Any, desk: Any) -> None:
-    """Teach the row at `start` the desk's values and label, as River's pipeline does: first the scaler, then the model.
+    """Teach the row at `start` the values and the label in `desk`, as River's pipeline does: first the scaler.
 
-    Each feature has its column in the row. The desk's values are scaled in place.
+    Each feature must have its column in the row. The values in `desk` are scaled in place.
     """
     raw = _absorb(state, start, offsets, desk)
     _step(state, start, offsets, desk, _gradient(raw, desk))
 
 
 def _absorb(state: Any, start: int, offsets: Any, desk: Any) -> float:
-    """Teach the scaler, scale the desk's values as it knows them now, and return the model's raw answer to those."""
+    """Teach the scaler, scale the values in place with its new state, and return the model's raw answer to them."""
     scaled = desk[SCALED] != 0.0
     total = 0.0
     for k in range(len(offsets)):
@@ -102,7 +102,7 @@ def _absorb(state: Any, start: int, offsets: Any, desk: Any) -> float:
 
 
 def _gradient(raw: float, desk: Any) -> float:
-    """Return the clipped gradient of the loss at the raw answer: the log loss's, or the squared error's."""
+    """Return the clipped gradient at the raw answer, of the log loss or of the squared error."""
     if desk[LOGISTIC] != 0.0:
         sign = 1.0 if desk[LABEL] != 0.0 else -1.0
         z = raw * sign
@@ -114,7 +114,7 @@ def _gradient(raw: float, desk: Any) -> float:
             gradient = -sign / (math.exp(z) + 1.0)
     else:
         gradient = 2.0 * (raw - desk[LABEL])
-    # Written out, so that NaN comes through as it does through Python's min and max.
+    # Not `min` and `max`: NaN must pass through as in Python's.
     gradient = desk[CLIP] if desk[CLIP] < gradient else gradient  # noqa: FURB136
     return float(-desk[CLIP] if -desk[CLIP] > gradient else gradient)  # noqa: FURB136
 
@@ -155,12 +155,12 @@ def batch(  # noqa: PLR0917 numbers and arrays are what a kernel takes
     fault: Any,
     reach: Any,
 ) -> None:
-    """Predict n records, and learn each that has a label, by the rows that `which` names: `width` numbers each.
+    """Predict each of n records with the row that `which` names, `width` numbers wide, and learn it if it has a label.
 
-    The records are the columns of `state/models/columns.py`, `places` the offsets of the names in a row. `value`,
-    `chosen` and `fault` are those of `Answers`; a record that is no numbers leaves no trace. `reach` says of each row
-    how wide it must be for what it has learned, 0 for nothing. `offsets`, and `desk` behind its label, have room for
-    one record.
+    The records are the columns of `state/models/columns.py`; `places` are the offsets of the names in a row. `value`,
+    `chosen` and `fault` are those of `Answers`. A record with a value that is no number leaves no trace. `reach` is the
+    width that each row needs for what it has learned, 0 for nothing. `offsets`, and `desk` behind its label, have room
+    for one record.
     """
     for i in range(len(which)):
         first, size = starts[i], starts[i + 1] - starts[i]
@@ -175,12 +175,12 @@ def batch(  # noqa: PLR0917 numbers and arrays are what a kernel takes
         raw = dot(rows, start, width, offsets[:size], desk)
         value[i] = raw
         if desk[LOGISTIC] != 0.0:
-            # River's sigmoid, its whole numbers at both ends too, and its choice of False where both are as likely.
+            # As River's sigmoid, exactly 0 or 1 at both ends. If both classes are equally likely, River takes False.
             true = 0.0 if raw < -30.0 else 1.0 if raw > 30.0 else 1.0 / (1.0 + math.exp(-raw))  # noqa: PLR2004
             value[i] = true
             chosen[i] = true > 1.0 - true
         if labels[i] == labels[i]:
-            # Not NaN.
+            # It is not NaN, so there is a label.
             desk[LABEL] = labels[i]
             learn(rows, start, offsets[:size], desk)
             reach[which[i]] = max(reach[which[i]], HEADER)
@@ -189,7 +189,7 @@ def batch(  # noqa: PLR0917 numbers and arrays are what a kernel takes
 
 
 class Plan(NamedTuple):
-    """Where the features of a record lie: `offsets` in a row that is at least `reach` numbers wide, and `columns`."""
+    """Where a record's features lie: `offsets` in a row that is at least `reach` numbers wide, and `columns`."""
 
     offsets: Any
     pack: Callable[..., None]
@@ -198,7 +198,7 @@ class Plan(NamedTuple):
 
 
 class RowModel(NamedTuple):
-    """One key's model taken out of its row: `fields` is an array of names by fields, the names are in order."""
+    """One key's model read from its row: `fields` is an array of names by fields; the names are in order."""
 
     learned: int
     intercept: float
@@ -207,10 +207,10 @@ class RowModel(NamedTuple):
 
 
 class Alike(NamedTuple):
-    """Keys' models that have met the same features: where each stood in the question, and their numbers.
+    """The models of keys that have met the same features: their positions in the request, and their numbers.
 
-    `at` and `learned` are int64, `intercepts` float64; `fields` has a row for each model, its names' fields one after
-    the other.
+    `at` and `learned` are int64, `intercepts` float64. `fields` has a row for each model: the fields of each name, one
+    name after the other.
     """
 
     at: Any
@@ -226,7 +226,7 @@ class RowTable:
     def __init__(self, *, fields: int, rows: int, columns_max: int, compiled: bool) -> None:
         self.columns: dict[str, int] = {}
         self.plans: dict[tuple[str, ...], Plan] = {}
-        # A chunk: an array of rows by numbers, the same memory as the kernel takes it, and its width.
+        # A chunk: its array, rows by numbers; the same memory in the form that the kernel takes; its width.
         self.chunks: list[tuple[Any, Any, int]] = []
         self._numpy = importlib.import_module("numpy")
         self._fields = fields
@@ -238,7 +238,7 @@ class RowTable:
         self._orders: dict[bytes, tuple[list[str], Any]] = {}
 
     def plan(self, names: tuple[str, ...]) -> Plan:
-        """Return where these features lie; those without a column lie nowhere."""
+        """Return where these features lie. A feature without a column lies beyond every row."""
         columns = [self.columns.get(name, NOWHERE) for name in names]
         offsets: Any = [HEADER + column * self._fields for column in columns]
         reach = max(offsets, default=HEADER - self._fields) + self._fields
@@ -256,34 +256,34 @@ class RowTable:
         return plan
 
     def admit(self, names: tuple[str, ...]) -> bool:
-        """Give each of these features a column, or none if there would be too many.
+        """Give each of these features a column, or none of them if there would be too many.
 
-        Raises TypeError or ValueError for what can be no name.
+        Raises TypeError or ValueError if a feature has no valid name.
         """
         new = [name for name in names if name not in self.columns]
         for name in new:
             if not isinstance(name, str):
                 raise TypeError(f"the feature name {name!r} is no string")
-            # A name that can't be encoded could not be saved either; better it is refused before it is learned.
+            # A name that can't be encoded could not be saved: refuse it before it is learned.
             name.encode()
         if len(self.columns) + len(new) > self._columns_max:
             return False
         for name in new:
             self.columns[name] = len(self.columns)
         if new:
-            # A plan may say that one of these lies nowhere.
+            # A kept plan may say that a new feature has no column.
             self.plans.clear()
             self._planned = 0
         return True
 
     def take(self, intercept: float) -> int:
-        """Return the slot of a row in which nothing has been learned."""
+        """Return the slot of a row that has learned nothing."""
         [slot] = self.take_all(1)
         self._row(slot)[INTERCEPT] = intercept
         return slot
 
     def take_all(self, count: int) -> list[int]:
-        """Return the slots of so many rows, which hold zeros and are to be written."""
+        """Return the slots of this number of rows. They hold zeros, and the caller must write them."""
         while len(self._free) < count:
             first = len(self.chunks) * self._rows
             self._keep(len(self.chunks), HEADER)
@@ -294,30 +294,30 @@ class RowTable:
         return slots
 
     def release(self, slot: int) -> None:
-        """Wipe a row, and hand it out again."""
+        """Clear a row, and make it free for another key."""
         self._row(slot)[:] = 0.0
         self._free.append(slot)
 
     def widen(self, slot: int, reach: int) -> None:
-        """Let a row have so many numbers, and with it those that share its chunk."""
+        """Make a row at least `reach` numbers wide, and with it all rows of its chunk."""
         chunk = slot >> CHUNK_BITS
         if reach > self.chunks[chunk][2]:
             self._keep(chunk, reach)
 
     def read(self, slot: int) -> RowModel:
-        """Take a model out of its row."""
+        """Read a model from its row."""
         row = self._row(slot)
         fields = row[HEADER:].reshape(-1, self._fields)
         names, columns = self._order((fields[:, COUNT] != 0.0).tobytes())
         return RowModel(int(row[LEARNED]), float(row[INTERCEPT]), names, fields[columns])
 
     def read_all(self, slots: Any) -> Iterator[Alike]:
-        """Take many models out of their rows, as `read` does one."""
+        """Read many models from their rows, as `read` does one."""
         for chunk, at in self._by_chunk(slots):
             rows = self.chunks[chunk][0][slots[at] & (CHUNK_ROWS - 1)]
             fields = rows[:, HEADER:].reshape(len(at), -1, self._fields)
             met = fields[:, :, COUNT] != 0.0
-            # Models whose features are the same lie behind one another in this order.
+            # In this order, models with the same features are neighbours.
             order = self._numpy.lexsort(met.T) if (met != met[0]).any() else self._numpy.arange(len(at))
             differ = self._numpy.flatnonzero((met[order[1:]] != met[order[:-1]]).any(axis=1)) + 1
             for alike in self._numpy.split(order, differ):
@@ -328,7 +328,7 @@ class RowTable:
     def _order(self, met: bytes) -> tuple[list[str], Any]:
         """Return the features that were met, and their columns; `met` is a byte for each column, 1 or 0.
 
-        They are ordered by name, so that a model's bytes do not tell which other keys met which feature first.
+        They are ordered by name: a model's bytes must not depend on which key met a feature first.
         """
         if met not in self._orders:
             if len(self._orders) >= _ORDERS_MAX or self._rows == 1:
@@ -339,7 +339,7 @@ class RowTable:
         return self._orders[met]
 
     def write(self, slot: int, model: RowModel) -> None:
-        """Put a model into a row in place of what it holds; the row is wide enough for it."""
+        """Replace the model in a row, which must be wide enough."""
         row = self._row(slot)
         names = tuple(model.names)
         plan = self.plans.get(names) or self.plan(names)
@@ -348,7 +348,7 @@ class RowTable:
         row[HEADER:].reshape(-1, self._fields)[plan.columns] = model.fields
 
     def gather(self, slots: Any, width: int) -> Any:
-        """Return a copy of these rows, each `width` numbers wide, which is as wide as any is at least."""
+        """Return a copy of these rows, each `width` numbers wide. No row may be wider than that."""
         rows = self._numpy.zeros((len(slots), width))
         for chunk, at in self._by_chunk(slots):
             array, _, wide = self.chunks[chunk]
@@ -356,7 +356,7 @@ class RowTable:
         return rows
 
     def scatter(self, slots: Any, rows: Any, reach: Any) -> None:
-        """Put copies of rows back; none has anything past its `reach`."""
+        """Write copies of rows back. No copy has anything past its `reach`."""
         for chunk, at in self._by_chunk(slots):
             self.widen(chunk << CHUNK_BITS, int(reach[at].max()))
             array, _, wide = self.chunks[chunk]
@@ -395,19 +395,19 @@ _SIGNATURES: dict[Callable[..., Any], str] = {
     _absorb: f"float64({_ROW}, {_DESK})",
     _gradient: "float64(float64, float64[::1])",
     _step: f"void({_ROW}, {_DESK}, float64)",
-    # It calls the three before it.
+    # It calls the three functions above.
     learn: f"void({_ROW}, {_DESK})",
-    # It calls that and the first.
+    # It calls `learn` and `dot`.
     batch: f"void({_ROW}, int64[::1], {_COLUMNS}, float64[::1], {_PLACES}, {_OUT}, int64[::1])",
 }
 
 
 @functools.cache
 def kernel() -> Kernel:
-    """Return the functions compiled where numba can be imported, else as they are.
+    """Return the functions compiled if numba can be imported, else interpreted.
 
-    Compiling takes seconds, reading what another process has compiled a fraction of that; what is forked afterwards
-    has it for nothing.
+    Compiling takes seconds; loading the result of another process takes a fraction of that. A process that is forked
+    afterwards has the functions at no cost.
     """
     try:
         numba = importlib.import_module("numba")
@@ -416,7 +416,7 @@ def kernel() -> Kernel:
     try:
         done = _compile(numba, keep=True)
     except (RuntimeError, OSError):
-        # It has no folder to keep what it compiles in, as in a read-only container: then each start compiles.
+        # The cache has no folder, as in a read-only container: each start compiles.
         done = _compile(numba, keep=False)
     return Kernel(done["dot"], done["learn"], done["batch"], compiled=True)
 
@@ -425,8 +425,8 @@ def _compile(numba: Any, *, keep: bool) -> dict[str, Callable[..., Any]]:
     done: dict[str, Callable[..., Any]] = {}
     for function, signature in _SIGNATURES.items():
         name = function.__name__
-        # What is compiled can call only what is compiled, so these are its globals' own.
+        # Compiled functions can call only compiled functions, so the globals get those.
         again = types.FunctionType(function.__code__, {**globals(), **done}, name)
-        # numpy's way with a division by zero: it leaves out the test for it, and no divisor here is zero.
+        # Like numpy, leave out the test for a division by zero: no divisor here is zero.
         done[name] = numba.njit(signature, cache=keep, error_model="numpy")(again)
     return done
