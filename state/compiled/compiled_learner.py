@@ -51,7 +51,7 @@ class CompiledLearner(Model):
         return list(self._classes)
 
     def predict(self, features: dict[str, Any], key: bytes = b"") -> Answer:  # noqa: ARG002 one model for all keys
-        """Predict as River does, and change nothing. Raises what River would raise."""
+        """Predict as River does, and change nothing. Raises the same exceptions as River, as far as can be told."""
         return self.answer(self._one(features, np.nan), 0)
 
     def answer(self, answers: Answers, at: int) -> Answer:
@@ -59,7 +59,7 @@ class CompiledLearner(Model):
         return answer_of(answers, at, task=self.task, classes=self._classes)
 
     def learn(self, features: dict[str, Any], label: Any, key: bytes = b"") -> None:  # noqa: ARG002 one model for all keys
-        """Learn one labelled record. Raises what River would raise, and has then learned nothing."""
+        """Learn one labelled record. Raises the same exceptions as River, and has then learned nothing."""
         self._one(features, self.label_number(label), silent=True)
 
     def learn_batch(self, columns: Columns, labels: Any, *, silent: bool = False, **_keyed: Any) -> Answers:
@@ -104,7 +104,7 @@ class CompiledLearner(Model):
         return self._runner.nbytes
 
     def take_on(self, model: Any) -> None:
-        """Continue a River model of the same shape. Raises ModelError if what it has learned can't be taken over."""
+        """Continue a River model of the same shape. Raises ModelError if its learned state can't be taken over."""
         self._adopt(*compiled_codec.checked(taken(model, self._program.parts), self._program.parts))
 
     def _adopt(self, layout: ModelLayout, numbers: Any) -> None:
@@ -191,7 +191,7 @@ def has_proba(river: RiverLearner) -> bool:
 
 
 def taken(model: Any, parts: Sequence[ProgramPart]) -> list[Memo]:
-    """Return what each part of a River model has learned. Raises ModelError if it can't be taken over."""
+    """Return the learned state of each part of a River model. Raises ModelError if it can't be taken over."""
     found = []
     for part in parts:
         try:
@@ -202,7 +202,7 @@ def taken(model: Any, parts: Sequence[ProgramPart]) -> list[Memo]:
 
 
 def given(template: Any, parts: Sequence[ProgramPart], learned: Any) -> Any:
-    """Return a copy of a River model with these learned numbers."""
+    """Return a copy of a River model with this learned state."""
     model = copy.deepcopy(template)
     for part, memo in zip(parts, learned, strict=True):
         if part.give is not None:

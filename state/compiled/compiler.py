@@ -48,8 +48,8 @@ def draft(model: Any) -> Program | None:
 def compile_model(model: Any) -> "CompiledLearner | None":
     """Return a learner that continues this River model, or None if the model can't be compiled.
 
-    It is None if a step is not compiled (see `explain`), if what the model has learned can't be taken over, or if numba
-    can't be imported.
+    It is None if a step is not compiled (see `explain`), if the learned state can't be taken over, or if numba can't be
+    imported.
     """
     # `RiverLearner` fixes the order of sets. Both learners must sum in that order.
     river = RiverLearner(copy.deepcopy(model))

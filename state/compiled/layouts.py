@@ -108,7 +108,7 @@ def place(layout: ModelLayout, arrays: ModelArrays) -> PlacedLayout:
 
 
 def memos(layout: ModelLayout, numbers: Sequence[float], parts: Sequence[ProgramPart]) -> Iterator[Memo]:
-    """Yield what each part has learned; `numbers` are in the saved order."""
+    """Yield the memo of each part; `numbers` are in the saved order."""
     classes, at = layout.classes, 0
     for part, own in zip(parts, layout.parts, strict=True):
         width, flag = width_of(part, len(classes)), (1.0,) * is_flagged(part)

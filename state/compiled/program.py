@@ -1,8 +1,8 @@
-"""What the machine runs: a list of operations as numbers, and the arrays that they read and change.
+"""The program of the machine: a list of operations as numbers, and the arrays that they read and change.
 
 An operation reads one row, the features of a record at that point of the pipeline, and writes another row. A feature is
-a slot: a number for its name, the same in all operations. An operation keeps what it has learned of a feature in its
-own columns of `fields`, from slot * stride + base on.
+a slot: a number for its name, the same in all operations. An operation keeps its numbers of a feature in its own
+columns of `fields`, from slot * stride + base on.
 """
 
 import sys
@@ -140,12 +140,12 @@ SLOT = np.dtype([(name, np.int64) for name in ("place", "mark", "touched", "touc
 PAIR = np.dtype([("out", np.int64), ("alike", np.int64), ("learned", np.int64), ("sign", np.float64)])
 """A feature with one of its values: the slot of its new name, the first pair that is equal, whether learned, its sign.
 
-`learned` counts only in the first pair of those that are equal.
+`learned` counts only in the first of several equal pairs.
 """
 CLASS = np.dtype([(name, np.int64) for name in ("alike", "is_word", "place", "number")])
 """A class by its number: the first class that is equal, whether it is a string, its place in the model, -1 for none.
 
-`place` counts only in the first class of those that are equal. `number` is by place: the number of the class there.
+`place` counts only in the first of several equal classes. `number` is by place: the number of the class there.
 """
 LIST = np.dtype([("size", np.int64), ("before", np.int64)])
 CHANGE = np.dtype([("field", np.int64), ("value", np.float64)])
@@ -219,7 +219,7 @@ class ProgramBatch(NamedTuple):
 
 
 class Memo(NamedTuple):
-    """What one part of a model has learned, independent of any array.
+    """The learned state of one part of a model, independent of any array.
 
     `rows` holds the saved columns of each feature that it has met, `scalars` its scalars, and `learned` an encoder's
     categories in order, each a feature's name and a value. In a model with `classes`, the cells of each class follow in
@@ -262,13 +262,13 @@ class ProgramPart:
     name: Callable[[FeatureName, Any], tuple[FeatureName, float]] | None = None
     """Return the new name of a feature and its value, and the sign of its contribution."""
     take: Callable[[Any], Memo] | None = None
-    """Read what River's object has learned. Any exception means that it can't be taken over."""
+    """Read the learned state of River's object. Any exception means that it can't be taken over."""
     give: Callable[[Any, Memo], None] | None = None
-    """Write the learned numbers into River's object."""
+    """Write a learned state into River's object."""
     allows: Callable[[tuple[float, ...]], bool] | None = None
     """Tell whether these scalars can have been learned."""
     holds: Callable[[Memo], bool] | None = None
-    """Tell whether all these numbers can have been learned together."""
+    """Tell whether this state can have been learned as a whole."""
     weigh: Callable[[Any], Any] | None = None
     """Turn an array of scores, records by classes, into probabilities."""
 

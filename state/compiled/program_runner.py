@@ -1,4 +1,4 @@
-"""Runs a program over batches of records, and does for the machine what only Python can do.
+"""Runs a program over batches of records, and does the steps that only Python can do when the machine stops for them.
 
 One call runs the records of many models: `StoredModels` says which records belong to which model.
 """
@@ -124,7 +124,7 @@ class ProgramRunner:
         return answers._replace(value=classes.likeliest(answers.proba, answers.known))
 
     def _help(self, columns: Columns, vocabulary: ModelVocabulary, models: StoredModels, wanted: int) -> None:
-        """Do what the machine has asked for, so that it can continue with the record at which it stopped."""
+        """Do the step for which the machine has stopped, so that it can continue with the same record."""
         arrays, notes = self.arrays, self.arrays.notes
         if wanted == NAME_WANTED:
             first = columns.starts[models.order[notes.at]] if len(models.groups) == 1 else 0

@@ -167,7 +167,7 @@ class ArrayBank(Bank):
         return self._gather.run(keys, columns, labels)
 
     def dump(self, key: bytes = b"") -> bytes:
-        """Return one key's model as bytes, which depend only on what it was taught. Raises KeyError."""
+        """Return one key's model as bytes, which depend only on the records that taught it. Raises KeyError."""
         learned, intercept, names, fields = self._read(key)
         numbers = fields.astype("<f8", copy=False).tobytes()
         return row_codec.write(learned, intercept, names, numbers, scaled=self._options.scaled)
@@ -210,7 +210,7 @@ class ArrayBank(Bank):
         learned, intercept, names, fields = self._read(key)
         model = copy.deepcopy(self._template)
         scaler, linear = _parts(model)
-        # River has no public names for what it has learned.
+        # River has no public names for its learned state.
         linear._weights.update(dict(zip(names, fields[:, WEIGHT].tolist(), strict=True)))  # noqa: SLF001
         linear.intercept = intercept
         linear.optimizer.n_iterations = learned

@@ -14,7 +14,7 @@ from headrace.state.row_packing import RowPacker
 
 
 class Bank(Model, Protocol):
-    """A model by key that holds every key in memory. Each key's model depends only on what it has learned, in order.
+    """A model by key that holds every key in memory. Each key's model depends only on its own records, in order.
 
     `dump` and `load` work on one key's model. `born` is the state of a model that has learned nothing, if a key needs
     one before it predicts; else it is empty.

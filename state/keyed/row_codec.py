@@ -1,4 +1,4 @@
-"""One key's model of an array bank as bytes: what is saved of it, and what is refused when it is read."""
+"""One key's model of an array bank as bytes: its saved form, and the checks when it is read."""
 
 import struct
 from typing import Any, Literal

@@ -159,8 +159,8 @@ def batch(  # noqa: PLR0917 numbers and arrays are what a kernel takes
 
     The records are the columns of `state/models/columns.py`; `places` are the offsets of the names in a row. `value`,
     `chosen` and `fault` are those of `Answers`. A record with a value that is no number leaves no trace. `reach` is the
-    width that each row needs for what it has learned, 0 for nothing. `offsets`, and `desk` behind its label, have room
-    for one record.
+    width that the learned numbers of each row need, 0 for a row that has learned nothing. `offsets`, and `desk` behind
+    its label, have room for one record.
     """
     for i in range(len(which)):
         first, size = starts[i], starts[i + 1] - starts[i]

@@ -81,7 +81,7 @@ def sweep(  # noqa: C901, PLR0912 a table of cases, and each case costs a call
     learn: bool,
     late: bool,
 ) -> int:
-    """Run the transformers on row 0. When learning, run only those that learn or whose input has changed."""
+    """Run the transformers on row 0. When learning, run only those that learn and those whose input has changed."""
     fault = begin(memory, late) if learn else FINE
     if fault != FINE:
         return fault
@@ -213,7 +213,7 @@ def has_room(width: int, memory: Any, rows: Any) -> bool:
 
 @inlined
 def ready(batch: Any, record: int, memory: Any, rows: Any, fan: int) -> int:
-    """Load a record, or return what is wanted first. Rows and lists must have room for all that it may add."""
+    """Load a record, or return why the machine must stop first. Rows and lists must have room for all it may add."""
     width = width_of(batch, record, memory, fan)
     if not has_room(width, memory, rows):
         memory.notes[0].width = width
@@ -388,4 +388,4 @@ def _runner(sources: int) -> Any:
 
 
 run = _runner(print_of_sources())
-"""Predict and learn the records of all groups. Return ALL_DONE, or what Python has to do before it calls again."""
+"""Predict and learn the records of all groups. Return ALL_DONE or the step that Python must do before the next call."""

@@ -56,7 +56,7 @@ def order_touches(memory: Any, slots: int) -> None:
 
 @native
 def load_features(op: Any, memory: Any, shapes: Any, shape: int, numbers: Any, number: int) -> int:
-    """Load what an operation has learned of features; return the position after its numbers."""
+    """Load an operation's numbers of each feature; return the position after them."""
     fields, cells = memory.fields, memory.notes[0].classes * op.cells
     for k in range(shape + 1, shape + 1 + shapes[shape]):
         slot = shapes[k]
@@ -130,7 +130,7 @@ def room_of(ops: Any, memory: Any) -> tuple[int, int]:
 
 @native
 def store_features(op: Any, memory: Any, shapes: Any, shape: int, numbers: Any, number: int) -> int:
-    """Store what an operation has learned of features; return the position after its numbers."""
+    """Store an operation's numbers of each feature; return the position after them."""
     fields, cells, count = memory.fields, memory.notes[0].classes * op.cells, 0
     for k in range(memory.notes[0].touches):
         slot = memory.slots[k].touch
@@ -189,7 +189,7 @@ def store_model(
 
 @native
 def clear_features(op: Any, memory: Any) -> None:
-    """Forget what an operation has learned of features."""
+    """Forget an operation's numbers of each feature."""
     cells = memory.notes[0].classes * op.cells
     for k in range(memory.notes[0].touches):
         slot = memory.slots[k].touch
