@@ -135,7 +135,7 @@ def onehot(op: Any, number: int, memory: Any, rows: Any, pairs: Any, learn: bool
 
 @native
 def hashed(op: Any, number: int, memory: Any, rows: Any, pairs: Any) -> int:
-    """Sum the features by bucket. A string is hashed with its feature's name; for other values the name alone is."""
+    """Sum the features by bucket. The bucket is a hash of the feature's name and, for a string, of its value too."""
     source, target = op.source, op.target
     memory.notes[0].mark += 1
     mark = memory.notes[0].mark

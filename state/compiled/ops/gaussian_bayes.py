@@ -46,7 +46,7 @@ def gaussian(grid: Any, tally: Any, classes: int, slots: Any, kinds: Any, values
 
 @native
 def gaussian_learn(grid: Any, tally: Any, place: int, slots: Any, values: Any) -> None:
-    """Update the mean and the variance of each feature in its class, after Welford."""
+    """Update the mean and the variance of each feature in its class, by Welford's method."""
     for k in range(len(slots)):
         x, at = values[k], (slots[k] * tally.shape[1] + place) * _CELLS
         grid[at + TIMES] += 1.0
