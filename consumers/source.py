@@ -113,6 +113,8 @@ class Source:
         # For each log that the client reads: the offset after the last record that was polled.
         self._next: dict[PartitionLog, int] = {}
         self._paused: set[PartitionLog] = set()
+        self.membership: Any = None
+        """The member of the group, in the generation of the last poll: who loses a partition later can't commit."""
 
     def subscribe(self, rebalanced: Callable[[Sequence[int], Sequence[int]], None]) -> None:
         """Join the group. The partitions come with later polls.
@@ -124,11 +126,6 @@ class Source:
             [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
 
-    @property
-    def membership(self) -> Any:
-        """The member of the group, in the generation of the last poll."""
-        return self._consumer.consumer_group_metadata()
-
     def poll(self, *, records_max: int, wait_s: float, bytes_max: int = BYTES_MAX) -> Polled:
         """Wait for the first record and return it with all others that are fetched already; nothing after `wait_s`.
 
@@ -137,9 +134,10 @@ class Source:
         Raises SourceError for an error that does not pass by itself, and SourceLost for a client that has failed.
         """
         first = self._consumer.poll(wait_s)
+        messages = [] if first is None else [first, *self._fetched(records_max - 1, bytes_max - len(first))]
+        self.membership = self._consumer.consumer_group_metadata()
         if first is None:
             return {}
-        messages = [first, *self._fetched(records_max - 1, bytes_max - len(first))]
         ends: dict[PartitionLog, int] = {}
         if any(map(Message.error, messages)):
             for message in messages:

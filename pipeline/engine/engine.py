@@ -28,6 +28,7 @@ from headrace.state.event_time import StrayTime
 from headrace.state.models.learner import LabelError
 from headrace.state.models.model import Answer
 from headrace.state.shard import Shard
+from headrace.state.store.store_errors import STORE_ERRORS
 
 if TYPE_CHECKING:
     # It imports numba, which takes its time, and which not every machine has.
@@ -276,6 +277,9 @@ class Engine:
             size = len(value) - len(f"{model.version}{now_ms}")
             if size <= prediction.BYTES_MAX and label is not None:
                 shard.model.learn(event.features, label, key)
+        except STORE_ERRORS:
+            # No fault of the record's: the model itself could not be loaded.
+            raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 a model may raise anything, and none of it may stop the stream
             shard.model.undo(key)
             return Refusal("learn_failed", "learn", f"the model raised {type(error).__name__}: {error}")

@@ -162,6 +162,9 @@ class LabelsStep:
             if verdict in {"learn", "correct"}:
                 delay_ms = _delay_ms(labels, record, ts, entry) if verdict == "learn" else None
                 run.add(_Learning(position, found.id, entry, label, delay_ms), record)
+            if verdict == "correct":
+                # It moves its entry behind all that are remembered, which decides what is forgotten next.
+                run.settle()
         run.settle()
         self.end_waits(shard, labels)
         labels.tally.refused += len(refusals)

@@ -390,6 +390,9 @@ class Takeover:
 
     def _begin(self, partition: int, start: LogOffsets) -> Shard:
         labels = None if self._rules is None else Labels(self._rules)
+        if self._replica is not None:
+            # A mix that was given up is loaded anew here, and not while a record is learned.
+            _ = self._replica.local
         model = self._make_model(partition)
         return Shard(model, partition=partition, start=start[0], labels=labels, labels_start=start[1])
 

@@ -63,7 +63,7 @@ MUTANTS = [
         '        if not self._breakers.run("kafka", self._send.result):\n'
         "            for partition, start in batch.starts.items():\n"
         "                self._delivery._source.read_from(partition, start.offset)\n"
-        "                self._delivery._shards[partition].offset = start.offset\n"
+        "                self._delivery._shards[partition]._place = start.offset, start.labels\n"
         "            self._first = None\n",
         "e2e/test_network.py::test_records_that_kafka_has_from_an_aborted_transaction_are_not_taken_for_those_sent_again",
         "AssertionError",

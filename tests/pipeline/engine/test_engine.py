@@ -21,7 +21,10 @@ from headrace.state.models.learner import RiverLearner
 from headrace.state.models.undoable_model import UndoableModel
 from headrace.state.seal import Seal
 from headrace.state.shard import Counts, Shard
+from headrace.state.shared.mix_store import LoadedMix
+from headrace.state.shared.replica import Replica
 from headrace.state.snapshot import decode, encode, take
+from headrace.state.store.store_errors import StoreAway
 
 SEAL = Seal("fraud")
 SECRET = "0f" * 16
@@ -438,3 +441,18 @@ def test_what_the_sink_refuses_of_a_batch_stands_among_the_dead_letters_in_order
     assert "dlq.learned" not in letters[1]
     counts = shard.counts
     assert (counts.records, counts.predictions, counts.dead_letters, counts.learned) == (6, 1, 5, 2)
+
+
+class AwayStore:
+    """A store of mixes that nobody reaches."""
+
+    def load(self) -> LoadedMix:
+        raise StoreAway("the store is away")
+
+
+def test_a_mix_that_can_not_be_loaded_now_is_no_fault_of_the_record() -> None:
+    replica = Replica(AwayStore(), lambda: RiverLearner(linear_model.LogisticRegression()))
+    shard = Shard(replica, partition=0, start=0)
+    with pytest.raises(StoreAway):
+        _engine().run(shard, [Record(0, 0, 5, None, b'{"features": {"x": 1.0}, "label": true}', None)], now_ms=5)
+    assert shard.counts == Counts()

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from river import compose, linear_model, naive_bayes, preprocessing
 
-from headrace.consumers.record import Decoder, LabelRecord, Record
+from headrace.consumers.record import Decoder, LabelDecoder, LabelRecord, Record
 from headrace.pipeline.engine.columnar import ColumnarEngine
 from headrace.pipeline.engine.engine import Engine
+from headrace.pipeline.engine.join import LabelsStep
 from headrace.state.compiled.compiler import compile_model
+from headrace.state.labels.join_entry import Entry
 from headrace.state.labels.label_join import LabelRules, Labels
 from headrace.state.models.learner import RiverLearner
 from headrace.state.models.undoable_model import UndoableModel
@@ -100,3 +102,37 @@ def test_runs_of_labels_do_what_the_labels_do_one_by_one(build: Any, rules: str)
         fast, slow = (_run(build, RULES[rules], batches, fast=fast) for fast in (True, False))
         for at, (found, wanted) in enumerate(zip(fast, slow, strict=True)):
             assert found == wanted, (seed, at // 4)
+
+
+def test_a_correction_within_a_run_decides_what_is_forgotten_next_as_one_by_one() -> None:
+    began_ms, wait_ms = 1_700_000_000_000, 600_000
+
+    def label(offset: int, id_: str, value: str, at_ms: int) -> LabelRecord:
+        return LabelRecord(0, offset, began_ms + at_ms, b"k", f'{{"id": "{id_}", "label": {value}}}'.encode(), None)
+
+    def prepared() -> tuple[Shard, Labels]:
+        labels = Labels(LabelRules(wait_ms=wait_ms, corrections=True))
+        shard = Shard(UndoableModel(RiverLearner(_select())), partition=0, start=0, labels=labels, labels_start=0)
+        labels.advance(None, began_ms, features=True)
+        for id_, at_ms in (("A", 0), ("X", 100_000)):
+            given = {"at_ms": began_ms + at_ms, "logged_ms": began_ms + at_ms, "order": at_ms, "version": 0}
+            labels.add_waiting(id_, Entry.of(value=b'{"features": {"a": 1, "b": 2}}', key=None, answer=True, **given))
+        for first in (label(0, "X", "true", 100_000), label(1, "A", "true", 100_001)):
+            step.take(shard, first, [])
+        for at_ms in range(100_000, 2 * wait_ms, 50_000):
+            for _ in range(8):
+                labels.advance(None, began_ms + at_ms, features=True)
+        return shard, labels
+
+    step = LabelsStep(decoder=Decoder(), label_decoder=LabelDecoder())
+    run = [
+        label(2, "X", "false", 2 * wait_ms - 1_000),
+        label(3, "A", "false", 2 * wait_ms + 1_000),
+        label(4, "B", "true", 2 * wait_ms + 1_001),
+    ]
+    (one_by_one, single), (in_a_run, at_once) = prepared(), prepared()
+    for record in run:
+        step.take(one_by_one, record, [])
+    step.take_run(in_a_run, run, [], learn=lambda _, values, __: [None] * len(values))
+    assert at_once.tally == single.tally
+    assert in_a_run.counts == one_by_one.counts

@@ -99,17 +99,15 @@ class MemorySource:
         self.next: dict[Log, int] = {}
         self.paused: set[Log] = set()
         self._told: dict[Log, int] = {}
+        self.membership = kafka.generation
 
     def subscribe(self, rebalanced: Callable[[Sequence[int], Sequence[int]], None]) -> None:
         self._rebalanced = rebalanced
         self.changes.append((self._first, ()))
 
-    @property
-    def membership(self) -> int:
-        return self._kafka.generation
-
     def poll(self, *, records_max: int, wait_s: float) -> Polled:
         self._kafka.call("poll")
+        self.membership = self._kafka.generation
         if self.changes:
             self._change(*self.changes.popleft())
             return {}
