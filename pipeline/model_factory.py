@@ -99,8 +99,8 @@ def load_model(
     build = builder(config)
     if config.model.scope == "global":
         replica = Replica(MixStore(store, name=config.name), build)
-        _ = replica.local
-        return LoadedModel(replica, version=replica.version, offsets=replica.offsets)
+        # Not the replica, which holds the store's client: no copy can be made of that.
+        return LoadedModel(replica.local, version=replica.version, offsets=replica.offsets)
     if config.model.scope == "key":
         return _load_key(config, store, build, partition=partition, key=key, version=version)
     snapshot, found = find_snapshot(

@@ -59,7 +59,7 @@ class ColumnarEngine:
         ids = _ids(scan, events)
         keys = _Keys(batch, scan, events, refusals) if model.can.keys else None
         labels = _Labels(model, len(batch), refusals)
-        if not labels.read(scan, events) or _is_long(ids, model):
+        if not labels.read(scan, events) or _is_long(ids, [*model.classes, *labels.met]):
             return None
         labels.withhold(self._learned_before(shard, batch))
         if keys is not None:
@@ -67,7 +67,9 @@ class ColumnarEngine:
         good = _others(len(batch), refusals)
         columns = self._scanner.fill(scan, {at: event.features for at, event in events.items()}).only(good)
         met: Mapping[str, Any] = {} if keys is None else keys.met(good)
-        answers = model.learn_batch(columns, labels.values[good], silent=silent, **met)
+        # The class that is chosen is scored, also where nobody reads it.
+        unread = silent and model.task != "multiclass"
+        answers = model.learn_batch(columns, labels.values[good], silent=unread, **met)
         if answers is None:
             return None
         if keys is not None:
@@ -172,6 +174,7 @@ class _Labels:
     def __init__(self, model: Model, count: int, refusals: dict[int, Refusal]) -> None:
         self.values = np.full(count, np.nan)
         self.told = np.zeros(count, dtype=bool)
+        self.met: set[Any] = set()
         self._model = model
         self._refusals = refusals
 
@@ -209,6 +212,8 @@ class _Labels:
             self._refusals[position] = Refusal("bad_label", "validate", str(error), "label")
             return
         self.values[position] = self._model.label_number(label)
+        if self._model.task == "multiclass":
+            self.met.add(label)
 
 
 class _Keys:
@@ -285,11 +290,14 @@ def _ids(scan: Scan, events: Mapping[int, Event]) -> Ids:
     return Ids(np.concatenate(more), at, size)
 
 
-def _is_long(ids: Ids, model: Model) -> bool:
-    """Return whether a prediction may exceed its bound: then each is measured before its record is learned."""
-    classes = sum(len(str(label)) + _NUMBER_BYTES_MAX for label in model.classes)
+def _is_long(ids: Ids, classes: Iterable[Any]) -> bool:
+    """Return whether a prediction may exceed its bound: then each is measured before its record is learned.
+
+    `classes` are those of the model, and those that the batch may teach it.
+    """
+    size = sum(len(msgspec.json.encode(str(label))) + _NUMBER_BYTES_MAX for label in classes)
     longest = int(ids.size.max(initial=0))
-    return longest + 2 * classes + _REST_BYTES_MAX > prediction.BYTES_MAX
+    return longest + 2 * size + _REST_BYTES_MAX > prediction.BYTES_MAX
 
 
 def _others(count: int, refusals: Mapping[int, Refusal]) -> Any:

@@ -109,6 +109,10 @@ def read(state: bytes, parts: Sequence[ProgramPart], *, spec: str) -> tuple[Mode
     """
     written, numbers = split(state)
     layout = read_head(written, parts, spec=spec, state_bytes=len(state))
+    count, pairs = len(layout.classes), zip(parts, layout.parts, strict=True)
+    # Before anything is made that is as long as the head says: it may say anything.
+    if len(numbers) != sum(width_of(part, count) * len(own.met) + lengths(part, count) for part, own in pairs):
+        raise refused("its numbers are not as many as its names")
     NumberLimits(layout, parts).check(numbers)
     return layout, numbers
 

@@ -7,14 +7,14 @@ that the mix has reached.
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from headrace.state.models.columns import Answers, Columns
 from headrace.state.models.learner import ModelError, RiverLearner
-from headrace.state.models.model import Answer, Model
+from headrace.state.models.model import Answer, Capabilities, Model
 from headrace.state.models.spec import difference
 from headrace.state.models.undoable_model import UndoableModel
 from headrace.state.shared.mix_store import Contribution, LoadedMix, Mix, MixDamaged, MixOffset, MixStore
@@ -49,7 +49,7 @@ class Replica(Model):
         # Labels are judged by a model that was never taught: which classes it has met depends on the rounds so far.
         self._judge = build()
         merge.check(self._judge.model)
-        self.can = msgspec.structs.replace(run_as(self._judge).can, shared=True, undo=True)
+        self.can = _shared(run_as(self._judge))
         self.task = self._judge.task
         self.codec = self._judge.codec
         self.spec = self._judge.spec
@@ -83,8 +83,8 @@ class Replica(Model):
         return self.local.classes
 
     def label_number(self, label: Any) -> float:
-        """Return the number of a label for the next batch."""
-        return self.local.label_number(label)
+        """Return the number of a label for the next batch; any, where the batch goes record by record."""
+        return self.local.label_number(label) if self.local.can.batches else 0.0
 
     def learn_batch(self, columns: Columns, labels: Any, *, silent: bool = False, **_keyed: Any) -> Answers | None:
         """Predict and learn many records; those that were learned are counted for the mix."""
@@ -113,6 +113,10 @@ class Replica(Model):
     def undo(self, key: bytes = b"") -> None:  # noqa: ARG002 one model for all keys
         """Return to the state after the last record that was kept."""
         self.local.undo()
+
+    def fetch(self, keys: Iterable[bytes]) -> None:  # noqa: ARG002 one model for all keys
+        """Load the mix, if it is not there: `can` is that of the copy from then on."""
+        _ = self.local
 
     def trim(self) -> None:
         """Bound the journal."""
@@ -224,6 +228,8 @@ class Replica(Model):
 
     def _adopt(self, learner: RiverLearner, found: LoadedMix) -> None:
         self._local = UndoableModel(self._run_as(learner))
+        # A mix may hold numbers or classes that can't be compiled, and then River runs it.
+        self.can = _shared(self._local)
         self._base = copy.deepcopy(learner.model)
         self._found = found
         self.learned = 0
@@ -261,3 +267,7 @@ class Replica(Model):
         learner = self._build()
         learner.adopt(model)
         return learner
+
+
+def _shared(model: Model) -> Capabilities:
+    return msgspec.structs.replace(model.can, shared=True, undo=True)

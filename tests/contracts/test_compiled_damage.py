@@ -11,10 +11,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from river import naive_bayes
 from twin import SOAK, compilable, compiled, feed, food
 from zoo import ZOO
 
+from headrace.state.compiled.compiled_codec import head
 from headrace.state.compiled.compiled_learner import CompiledLearner
+from headrace.state.compiled.compiler import compile_model
+from headrace.state.compiled.layouts import ModelLayout, PartLayout
 from headrace.state.models.learner import ModelError
 
 TRIALS = 2_000 if SOAK else 20
@@ -253,3 +257,17 @@ def test_names_and_classes_that_never_met_take_no_memory() -> None:
     parts = [[None, []] if at in {1, len(head[3]) - 1} else [b"", []] for at, _ in enumerate(head[3])]
     target.hit(put_together([*head[:2], names, parts, classes], numbers))
     assert target.taken == 0
+
+
+def test_a_head_of_many_names_and_classes_without_numbers_asks_for_no_memory() -> None:
+    model = compile_model(naive_bayes.GaussianNB())
+    assert model is not None
+    names = tuple(range(1_500))
+    state = head(ModelLayout(names, (PartLayout(names, ()),)), spec=model.spec)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelError, match="not as many as its names"):
+            model.load(state)
+        assert tracemalloc.get_traced_memory()[1] < PEAK_BYTES_MAX
+    finally:
+        tracemalloc.stop()

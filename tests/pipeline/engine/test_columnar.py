@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Message
 from packed import rows_to_save
-from river import linear_model, optim, preprocessing
+from river import linear_model, naive_bayes, optim, preprocessing
 
 from headrace.consumers.messages import batch_of
 from headrace.consumers.record import Decoder
@@ -340,3 +340,30 @@ def test_one_fast_clock_makes_no_key_forgotten_in_both_lanes() -> None:
         proba = model.predict_proba_one(features)
         assert answer["proba"] == {str(label).lower(): share for label, share in proba.items()}, at
         model.learn_one(features, at % 2 == 0)
+
+
+def _classes(values: Sequence[bytes], cuts: Sequence[int], *, silent: bool = False) -> Shard:
+    """Teach naive Bayes the records in batches of these sizes."""
+    shard, engine, values = _shard(compile_model(naive_bayes.GaussianNB())), _engine(Decoder(), fast=True), [*values]
+    engine.limits = SizeLimits()
+    for count, end in zip(cuts, itertools.accumulate(cuts), strict=True):
+        at, times = range(end - count, end), [1] * count
+        batch = RecordBatch(3, offsets=at, timestamps=times, keys=[None] * count, values=values[end - count : end])
+        engine.run(shard, batch, now_ms=NOW_MS, silent=silent)
+    return shard
+
+
+@pytest.mark.parametrize(("letter", "size"), [("x", 30_000), ("\x01", 6_000)])
+def test_classes_without_room_in_a_prediction_are_refused_however_batches_are_cut(letter: str, size: int) -> None:
+    values = [json.dumps({"features": {"a": float(i)}, "label": f"{i:04d}{letter * size}"}).encode() for i in range(30)]
+    whole, parts, single = (_classes(values, cuts) for cuts in ([30], [10] * 3, [1] * 30))
+    assert single.counts.dead_letters > 0
+    assert whole.counts == parts.counts == single.counts
+    assert whole.model.dump() == parts.model.dump() == single.model.dump()
+
+
+def test_relearned_classes_count_for_the_quality() -> None:
+    values = [json.dumps({"features": {"a": float(i % 7)}, "label": "xyz"[i % 7 % 3]}).encode() for i in range(60)]
+    aloud, silent = _classes(values, [60]), _classes(values, [60], silent=True)
+    assert aloud.quality_now() == silent.quality_now()
+    assert silent.quality_now().scored > 50

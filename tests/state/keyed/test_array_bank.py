@@ -456,8 +456,8 @@ def test_the_module_brings_in_neither_river_nor_numpy() -> None:
 def test_a_fork_goes_on_with_what_its_parent_has_compiled() -> None:
     code = (
         "import os; from headrace.state.keyed import array_bank; from river import linear_model as m;"
-        "one = array_bank.slab_for(m.LogisticRegression()); one.learn(b'k', {'x': 1}, True); pid = os.fork();"
-        "one.learn(b'k', {'x': 2.0}, True); os.write(1, one.dump(b'k').hex().encode() + b'\\n');"
+        "one = array_bank.slab_for(m.LogisticRegression()); one.learn({'x': 1}, True, b'k'); pid = os.fork();"
+        "one.learn({'x': 2.0}, True, b'k'); os.write(1, one.dump(b'k').hex().encode() + b'\\n');"
         "assert not pid or os.waitpid(pid, 0)[1] == 0"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -488,7 +488,7 @@ def test_without_numba_the_functions_run_as_they_are(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("shape", SHAPES)
 def test_many_records_at_once_give_what_each_gives_alone(shape: str) -> None:
     slab, alone, words = slab_of(shape, rows.kernel), slab_of(shape), Words()
-    assert slab.takes_many
+    assert slab.can.batches
     chance, answers, wanted = random.Random(3), [], []
     stream = list(records(slab.task, count=900, seed=5, names=60))
     while stream:

@@ -137,13 +137,13 @@ def test_the_classes_of_one_key_are_of_one_kind_whatever_those_of_the_others_are
     bank = bank_of("bayes")
     bank.learn({"x": 1.0}, bank.label("yes"), b"a")
     bank.learn({"x": 1.0}, bank.label(1.0), b"b")
-    with pytest.raises(LabelError, match="no string"):
+    with pytest.raises(LabelError, match="not a string"):
         bank.learn({"x": 1.0}, bank.label(1), b"a")
-    with pytest.raises(LabelError, match="no number"):
+    with pytest.raises(LabelError, match="not a number"):
         bank.learn({"x": 1.0}, bank.label("yes"), b"b")
     other = bank_of("bayes")
     other.load(bank.dump(b"a"), b"a")
-    with pytest.raises(LabelError, match="no string"):
+    with pytest.raises(LabelError, match="not a string"):
         other.learn({"x": 1.0}, other.label(1), b"a")
     with pytest.raises(LabelError, match="no class"):
         bank.label(0.5)
