@@ -28,7 +28,7 @@ from twin import (
 from zoo import ZOO
 
 from headrace.state.compiled.compiler import compile_model, explain
-from headrace.state.models.columns import Columns
+from headrace.state.models.columns import FeatureColumns
 from headrace.state.models.learner import task_of
 
 pytestmark = pytest.mark.timeout(60)
@@ -240,7 +240,7 @@ def test_a_batch_leaves_its_columns_as_they_were() -> None:
     machine.learn_batch(columns, numbers)
     for now, then in zip((*columns[:4], numbers), before, strict=True):
         assert now.tobytes() == then.tobytes()
-    assert isinstance(columns, Columns)
+    assert isinstance(columns, FeatureColumns)
 
 
 class Own(linear_model.LogisticRegression):

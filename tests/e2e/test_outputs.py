@@ -16,7 +16,7 @@ from headrace.consumers.record import Record
 from headrace.consumers.source import SourceError
 from headrace.consumers.topics import Topics
 from headrace.pipeline import assembly
-from headrace.pipeline.commands.doctor import Finding, examine
+from headrace.pipeline.commands.doctor import CheckResult, examine
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.config.sections import TopicsConfig
 from headrace.pipeline.engine.outputs import PartitionOutputs
@@ -63,7 +63,7 @@ def project_of_three(project: Callable[..., Project]) -> tuple[Project, AlertCon
     return p, config
 
 
-def _told(config: Config, topic: str) -> list[Finding]:
+def _told(config: Config, topic: str) -> list[CheckResult]:
     return [found for found in examine(lambda: config) if found.check == "topics" and found.message.startswith(topic)]
 
 
