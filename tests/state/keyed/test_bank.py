@@ -145,7 +145,7 @@ def test_the_classes_of_one_key_are_of_one_kind_whatever_those_of_the_others_are
     other.load(bank.dump(b"a"), b"a")
     with pytest.raises(LabelError, match="not a string"):
         other.learn({"x": 1.0}, other.label(1), b"a")
-    with pytest.raises(LabelError, match="no class"):
+    with pytest.raises(LabelError, match="not a class"):
         bank.label(0.5)
 
 
