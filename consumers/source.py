@@ -31,7 +31,7 @@ Polled = Mapping[PartitionLog, RecordBatch]
 """The batches of one poll, by log. A log that was read to its end has a batch even if it had no more records."""
 
 BYTES_MAX = 16 << 20
-"""A batch ends after about this number of bytes of values, whatever the number of its records."""
+"""A batch ends when its values together have about this number of bytes."""
 
 _SLICE_RECORDS = 1_000
 _CALL_S = 5.0
@@ -82,8 +82,8 @@ class Committed(msgspec.Struct, frozen=True):
 class Source:
     """Read the features topic as a member of the group, and the labels topic, if there is one.
 
-    The group assigns only partitions of the features. A member also reads the labels partition of the same number, so
-    that one worker has both, whatever the group's assignor does.
+    The group assigns only partitions of the features. A member also reads the labels partition of the same number.
+    So one worker has both partitions, with every assignor of the group.
 
     `settings` are librdkafka's. `unreachable` is true after the client has lost every broker, until one answers
     `partitions`. `joined` is true while the group has assigned partitions to this member. Raises SettingsRefused.

@@ -73,7 +73,7 @@ class SetupError(Exception):
 
 
 class Progress:
-    """Shows on stderr what is being done: in a line that is updated, or in a few plain lines if stderr is a log."""
+    """Shows the present step on stderr. A terminal gets one line that is updated; a log gets a few plain lines."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream

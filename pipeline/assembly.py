@@ -2,7 +2,6 @@
 
 import importlib
 import logging
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -108,12 +107,11 @@ def size_limits(config: Config, topics: Topics) -> SizeLimits:
     """Ask for the largest batch that each output topic takes. Raises SourceAway, SourceError."""
     names = config.topics
     found = topics.limits(*names.outputs.values())
-    # The client refuses a larger record, whatever the topic takes.
-    client = int(config.librdkafka.get("message.max.bytes", sys.maxsize))
+    client = config.client_bytes_max
     needed = dead_letter.least_bytes(topic=names.features, group=config.name)
     if (least := found[names.dead_letters]) < needed:
         raise SourceError(
-            f"{names.dead_letters} takes {least} bytes at most; where a record stood and what is wrong takes {needed}",
+            f"{names.dead_letters} takes {least} bytes at most; the headers of a dead letter alone need {needed} bytes",
             hint=f"raise max.message.bytes of {names.dead_letters}",
         )
     return SizeLimits({output: min(found[topic], client) for output, topic in names.outputs.items()})

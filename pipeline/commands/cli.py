@@ -113,7 +113,9 @@ def produce(
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help="CSV column with the label.")] = None,
     key: Annotated[str | None, typer.Option(metavar="FIELD", help="Field with the Kafka key.")] = None,
     id_: Annotated[str | None, typer.Option("--id", metavar="FIELD", help="Field with the record's id.")] = None,
-    csv: Annotated[bool, typer.Option("--csv", help="Read CSV with a header, whatever the file's name.")] = False,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Read the file as CSV with a header, even if its name does not end in .csv.")
+    ] = False,
     labels: Annotated[bool, typer.Option("--labels", help="Send labels to the labels topic.")] = False,
     timeout_s: Annotated[
         float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="How long to wait for an answer.")
@@ -285,7 +287,7 @@ def status(
 
 @command(app)
 def doctor(source: ConfigSource, json: JsonOption = False) -> int:
-    """Connect to everything and report what is wrong, one line for each check."""
+    """Connect to Kafka, the store and the HTTP sink, and print one line for each check."""
     from headrace.pipeline.commands.doctor import doctor
 
     return doctor(source.load, json=json)

@@ -1,7 +1,7 @@
 """The frame around every command: its shared options, its configuration, and its exit code.
 
-An error becomes one line that says what is wrong, one line that says what to do next, and an exit code. Nothing
-heavy is imported here, so that `--help` answers at once.
+A command prints an error as two lines and ends with an exit code. The first line states the problem, the second the
+next step. This module imports no slow library, so that `--help` answers at once.
 """
 
 import errno

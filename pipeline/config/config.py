@@ -7,6 +7,7 @@ key is an error that names the nearest known key.
 import difflib
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -129,6 +130,11 @@ class Config(BaseSettings):
             "allow.auto.create.topics": False,
             **self.kafka.librdkafka,
         }
+
+    @property
+    def client_bytes_max(self) -> int:
+        """The largest record in bytes that the client sends, whether or not the topic accepts a larger one."""
+        return int(self.librdkafka.get("message.max.bytes", sys.maxsize))
 
     @classmethod
     def settings_customise_sources(

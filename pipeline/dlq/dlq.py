@@ -154,8 +154,7 @@ def _route(config: Config, topics: Topics, name: str, *, execute: bool, foreign:
     there = topics.partitions()
     targets = (features, config.topics.labels, receipts.topic_of(name), parked_topic(name))
     bytes_max = topics.limits(*(target for target in targets if target in there))
-    # The client refuses a larger record, whatever the topic takes.
-    client_bytes_max = int(config.librdkafka.get("message.max.bytes", sys.maxsize))
+    client_bytes_max = config.client_bytes_max
     return Route(
         topic=name,
         topic_id=_topic_id(topics, there, name),
