@@ -5,6 +5,7 @@ have gaps: transaction markers and aborted records.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ _CALL_S = 5.0
 _SILENCE_S = 10.0
 _RETRY_S = 0.1
 _RECORDS_MAX = 500
+_WINDOW_MIN = 16
 # Retention may delete records while a command reads: go on with the first that is left.
 _OWN = {"auto.offset.reset": "earliest"}
 _DEFAULTS = {
@@ -95,6 +97,26 @@ class Reader:
                     read_at = time.monotonic()
             if time.monotonic() - read_at > _SILENCE_S:
                 raise ReaderAway(f"{topic}[{partition}] gave nothing for {_SILENCE_S:.0f} s{why}")
+
+    def last(self, topic: str, spans: Mapping[int, Span], n: int) -> list[Record]:
+        """Return the last records over these spans of the partitions, at most `n`, oldest first."""
+        found = [record for partition, span in spans.items() for record in self._last(topic, partition, span, n)]
+        found.sort(key=lambda record: (record.timestamp_ms, record.partition, record.offset))
+        return found[-n:] if n else []
+
+    def _last(self, topic: str, partition: int, span: Span, n: int) -> list[Record]:
+        """Return the last records of a partition, at most `n`.
+
+        Offsets have gaps: transaction markers and aborted records take some of them. So read windows of growing width,
+        from the end backwards.
+        """
+        found: list[Record] = []
+        end, width = span.end, max(_WINDOW_MIN, 2 * n)
+        while n and len(found) < n and end > span.start:
+            start = max(span.start, end - width)
+            found = [*deque(self.between(topic, partition, start, end), maxlen=n - len(found)), *found]
+            end, width = start, width * 4
+        return found
 
     def watch(self, offsets: Mapping[tuple[str, int], int]) -> None:
         """Read on from these offsets, by topic and partition; `poll` returns the records."""

@@ -14,10 +14,10 @@ from pydantic_core import PydanticUndefined
 
 from headrace.consumers.refusal import CODES
 from headrace.pipeline.commands import cli
-from headrace.pipeline.commands.init import configuration as whole_file
-from headrace.pipeline.commands.init import toml
 from headrace.pipeline.config.config import describe, describe_tables
 from headrace.pipeline.config.sections import FeatureConfig
+from headrace.pipeline.config.template import configuration as whole_file
+from headrace.pipeline.config.template import toml
 from headrace.pipeline.exit_code import EXIT_AWAY, EXIT_CONFIG, EXIT_FAILED
 from headrace.pipeline.telemetry import Telemetry
 

@@ -23,6 +23,12 @@ SinceOption = Annotated[
     str | None, typer.Option(metavar="TIME", help="Only dead letters since this time, or not older than 10m or 2h.")
 ]
 LimitOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after this many.")]
+LabelOption = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of a table with the label.")]
+KeyOption = Annotated[str | None, typer.Option(metavar="FIELD", help="Feature, or else field, with the Kafka key.")]
+IdOption = Annotated[str | None, typer.Option("--id", metavar="COLUMN", help="Column of a table with the record's id.")]
+CsvOption = Annotated[
+    bool, typer.Option("--csv", help="Read CSV with a header, even if the file's name does not end in .csv.")
+]
 
 app = group("Online learning on Kafka: predict each record, learn from it, keep the models in Redis, exactly once.")
 dlq = group("List, show and replay dead letters.")
@@ -74,6 +80,35 @@ def init(
     return init(directory)
 
 
+@command(app)
+def check(
+    source: ConfigSource,
+    *,
+    subject: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE or TOPIC", help="JSON lines, CSV or Parquet; or a topic, if there is no such file."
+        ),
+    ],
+    records: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Number of records: the first of a file, the last of a topic."),
+    ] = None,
+    label: LabelOption = None,
+    key: KeyOption = None,
+    id_: IdOption = None,
+    csv: CsvOption = False,
+    json: JsonOption = False,
+) -> int:
+    """Say how records are read, and which would be refused, without --records all of a file or 1,000 of a topic.
+
+    It sends and learns nothing. Exits 1 if a record would be refused.
+    """
+    from headrace.pipeline.check.check import check
+
+    return check(source.load(), subject=subject, records=records, csv=csv, label=label, id_=id_, key=key, json=json)
+
+
 @command(app, endless=True)
 def run(
     source: ConfigSource,
@@ -106,16 +141,16 @@ def run(
 def produce(
     source: ConfigSource,
     *,
-    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="JSON lines or CSV. Default: stdin.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="JSON lines, CSV or Parquet. Default: stdin.")
+    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Print the outcome of each record: its prediction or its dead letter.")
     ] = False,
-    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="CSV column with the label.")] = None,
-    key: Annotated[str | None, typer.Option(metavar="FIELD", help="Field with the Kafka key.")] = None,
-    id_: Annotated[str | None, typer.Option("--id", metavar="FIELD", help="Field with the record's id.")] = None,
-    csv: Annotated[
-        bool, typer.Option("--csv", help="Read the file as CSV with a header, even if its name does not end in .csv.")
-    ] = False,
+    label: LabelOption = None,
+    key: KeyOption = None,
+    id_: IdOption = None,
+    csv: CsvOption = False,
     labels: Annotated[bool, typer.Option("--labels", help="Send labels to the labels topic.")] = False,
     timeout_s: Annotated[
         float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="How long to wait for an answer.")
@@ -295,7 +330,7 @@ def doctor(source: ConfigSource, json: JsonOption = False) -> int:
 
 @command(config, "check")
 def config_check(source: ConfigSource, json: JsonOption = False) -> int:
-    """Check the file, the environment and the flags, and that the model's module exists."""
+    """Check the file, the environment and the flags, and build the model. All errors are printed at once."""
     from headrace.pipeline.commands.config_command import check
 
     return check(source.load(), file=source.file, json=json)

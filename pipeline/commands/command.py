@@ -57,6 +57,8 @@ class ConfigSource:
 
     file: Path = Path("headrace.toml")
     flags: dict[str, Any] = field(default_factory=dict)
+    is_named: bool = False
+    """Whether the user has named the file."""
 
     def load(self) -> "Config":
         """Load the configuration. Raises ConfigError."""
@@ -69,7 +71,8 @@ class ConfigSource:
     def overridden(self, options: dict[str, Any]) -> "ConfigSource":
         """Return a source in which shared options override the file and the flags so far."""
         flags = {key: options[option] for option, key in _FLAGS.items() if options[option] is not None}
-        return ConfigSource(options["config"] or self.file, {**self.flags, **flags})
+        is_named = self.is_named or options["config"] is not None
+        return ConfigSource(options["config"] or self.file, {**self.flags, **flags}, is_named)
 
 
 def group(text: str) -> typer.Typer:
@@ -165,6 +168,8 @@ def fail(error: Exception) -> int:
         message = f"unexpected {type(error).__name__}: {error}"
         hint = f"a bug: set {DEBUG_VARIABLE}=1 to see where it came from, and report it"
     console.complain(message, hint)
+    for other in getattr(error, "others", ()):
+        console.complain(str(other), other.hint)
     if type(error).__name__ in _CONFIG_ERRORS:
         return EXIT_CONFIG
     return EXIT_AWAY if getattr(error, "status", None) == _AWAY_STATUS else EXIT_FAILED

@@ -1,6 +1,7 @@
 """`headrace config`: check the configuration, or show where each value comes from. It connects to nothing."""
 
 import ast
+import importlib
 import json as json_format
 import os
 import sys
@@ -9,15 +10,17 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
+from headrace.pipeline import model_factory
 from headrace.pipeline.config.config import ENV_PREFIX, Config, ConfigError, describe, read
 from headrace.pipeline.config.redaction import shown
 from headrace.pipeline.console import data
+from headrace.state.models.learner import RiverLearner
 from headrace.state.models.user_modules import shadowing
 
 
 def check(config: Config, *, file: Path, json: bool) -> int:
-    """Check that the model's module exists and parses, then print that the file is good. Raises ConfigError."""
-    find_module(config)
+    """Check that the factory builds a model, then print that the file is good. Raises ConfigError, ModelError."""
+    build_model(config)
     if json:
         _print({"ok": True, "file": str(file), "name": config.name})
     else:
@@ -40,6 +43,15 @@ def show(config: Config, *, file: Path, flags: Mapping[str, Any], json: bool) ->
     for row in values:
         data.write(f"{row['key']} = {json_format.dumps(row['value'], ensure_ascii=False)}  # {row['origin']}\n")
     return 0
+
+
+def build_model(config: Config) -> RiverLearner:
+    """Build the model with the configured factory, and check that it fits the scope. Raises ConfigError, ModelError."""
+    find_module(config)
+    built = model_factory.builder(config)()
+    if config.model.scope == "global":
+        importlib.import_module("headrace.state.shared.merge").check(built.model)
+    return built
 
 
 def find_module(config: Config) -> None:

@@ -4,7 +4,6 @@ It changes nothing: it creates no topic, and deletes at once the only key that i
 """
 
 import contextlib
-import importlib
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
@@ -16,6 +15,8 @@ from headrace.consumers.client_properties import SettingsRefused
 from headrace.consumers.group_offsets import GroupOffsets
 from headrace.consumers.topics import Topic, Topics
 from headrace.pipeline import model_factory
+from headrace.pipeline.check.check import last_records
+from headrace.pipeline.check.record_report import RecordReport
 from headrace.pipeline.commands import config_command
 from headrace.pipeline.commands.status_report import total_lag
 from headrace.pipeline.config.config import Config, ConfigError
@@ -35,6 +36,8 @@ FindingLevel = Literal["good", "warning", "wrong", "away", "misconfigured"]
 _EXITS: dict[FindingLevel, int] = {"misconfigured": EXIT_CONFIG, "away": EXIT_AWAY, "wrong": EXIT_FAILED}
 _SIGNS: dict[FindingLevel, str] = {"good": "✔", "warning": "!"}
 _CONNECT_S = 3.0
+_SAMPLE_RECORDS = 100
+_FIELDS_SHOWN = 10
 
 
 class CheckResult(msgspec.Struct, frozen=True):
@@ -97,12 +100,9 @@ def _without_secrets(result: CheckResult, config: Config) -> CheckResult:
 
 
 def _model(config: Config, built: list[learner.RiverLearner]) -> Iterator[CheckResult]:
-    _ask("model", lambda: config_command.find_module(config))
-    # The import of its module may raise as well.
-    built.append(_ask("model", lambda: model_factory.builder(config)()))  # noqa: PLW0108
+    built.append(_ask("model", lambda: config_command.build_model(config)))
     yield CheckResult("model", "good", f"{config.model.factory} builds a {built[0].task} model that can be saved")
     if config.model.scope == "global":
-        _ask("model", lambda: importlib.import_module("headrace.state.shared.merge").check(built[0].model))
         yield CheckResult("model", "good", "all parts of the model can be mixed with those of other workers")
     if built[0].unread:
         names = ", ".join(built[0].unread)
@@ -147,6 +147,7 @@ def _kafka(config: Config, model: list[learner.RiverLearner]) -> Iterator[CheckR
     if features is not None:
         labels = found.get(names.labels or "")
         yield from _history(config, msgspec.structs.replace(features, labels=labels), model)
+        yield _records(config, model)
     for advice in key_placement.look(config, partitions=there.get(names.features, 0)):
         yield CheckResult("keys", "warning", advice.message, advice.hint)
 
@@ -214,6 +215,23 @@ def _history(config: Config, topic: Topic, model: list[learner.RiverLearner]) ->
         yield CheckResult("history", "wrong", str(error), error.hint)
     if read and is_sound:
         yield CheckResult("history", "good", f"the log reaches back; {total_lag(read.values())} records to do")
+
+
+def _records(config: Config, model: list[learner.RiverLearner]) -> CheckResult:
+    """Decode the last records of the features topic, and say how they are read."""
+    topic = config.topics.features
+    sample = _ask("records", lambda: last_records(config, topic, _SAMPLE_RECORDS))
+    report = RecordReport(config, label=model[0].label if model else lambda label: label).read(sample)
+    if not sample:
+        return CheckResult("records", "good", f"{topic} has no records yet")
+    fields = [f"{name} ({field['type']})" for name, field in report.fields().items()]
+    more = f" and {len(fields) - _FIELDS_SHOWN:,} more" if len(fields) > _FIELDS_SHOWN else ""
+    features = f"; features: {', '.join(fields[:_FIELDS_SHOWN])}{more}" if fields else ""
+    message = f"of the last ones in {topic}, {report.summary()}{features}"
+    if report.is_good:
+        return CheckResult("records", "good", message)
+    hint = f"{report.examples()[0]}; `headrace check {topic}` says more"
+    return CheckResult("records", "warning", message, hint)
 
 
 def _notes(config: Config, partitions: Iterable[int]) -> dict[int, Mapping[str, Any]]:

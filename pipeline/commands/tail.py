@@ -1,6 +1,5 @@
 """`headrace tail`: the last predictions or dead letters, and with `-f` the new ones, one JSON line each."""
 
-from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
@@ -13,7 +12,6 @@ from headrace.pipeline.console import data
 from headrace.pipeline.dlq.dead_letters import DeadLetterError, envelope
 
 _WAIT_S = 0.25
-_WINDOW_MIN = 16
 
 
 def tail(
@@ -38,9 +36,7 @@ def tail(
             raise DeadLetterError(
                 f"there is no topic {name}", hint="`headrace run` and `headrace produce` create the configured topics"
             )
-        records = [record for partition, span in spans.items() for record in _last(reader, name, partition, span, n)]
-        records.sort(key=lambda record: (record.timestamp_ms, record.partition, record.offset))
-        for record in records[-n:] if n else ():
+        for record in reader.last(name, spans, n):
             _print(line(name, record))
         if follow:
             _follow(reader, name, spans, line)
@@ -50,21 +46,6 @@ def tail(
     finally:
         reader.close()
     return 0
-
-
-def _last(reader: Reader, topic: str, partition: int, span: Span, n: int) -> list[Record]:
-    """Return the last records of a partition, at most `n`.
-
-    Offsets have gaps: transaction markers and aborted records take some of them. So read windows of growing width,
-    from the end backwards.
-    """
-    found: list[Record] = []
-    end, width = span.end, max(_WINDOW_MIN, 2 * n)
-    while n and len(found) < n and end > span.start:
-        start = max(span.start, end - width)
-        found = [*deque(reader.between(topic, partition, start, end), maxlen=n - len(found)), *found]
-        end, width = start, width * 4
-    return found
 
 
 def _follow(reader: Reader, topic: str, spans: dict[int, Span], line: Callable[[str, Record], bytes]) -> None:

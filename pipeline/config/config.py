@@ -59,7 +59,12 @@ _HINTS = {
 
 
 class ConfigError(HintedError):
-    """Raised when the configuration can't be used; the message names the key and its value."""
+    """Raised when the configuration can't be used; the message names the key and its value.
+
+    `others` are further errors of the same configuration.
+    """
+
+    others: tuple["ConfigError", ...] = ()
 
 
 class Config(BaseSettings):
@@ -151,17 +156,29 @@ class Config(BaseSettings):
 
 def load(file: Path = DEFAULT_FILE, *, flags: Mapping[str, Any] | None = None) -> Config:
     """Load a file, then the environment, then flags (dotted keys), and replace references. Raises ConfigError."""
-    directory = file.resolve().parent
-    tree = read(file)
+    return load_given(given(file, flags=flags), file)
+
+
+def given(file: Path | None, *, flags: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what a file, the environment and flags give, unchecked and with its references. Raises ConfigError."""
+    tree = {} if file is None else read(file)
     _refuse_unknown_variables()
+    return _merged(_merged(tree, _environment()), _nested(flags or {}))
+
+
+def load_given(tree: Mapping[str, Any], file: Path) -> Config:
+    """Return the configuration of a tree from `given`; paths are relative to the file's folder. Raises ConfigError."""
+    directory = file.resolve().parent
     try:
-        given = resolve(_merged(_merged(tree, _environment()), _nested(flags or {})), directory)
+        resolved = resolve(tree, directory)
     except ReferenceMissing as error:
         raise ConfigError(str(error), hint=error.hint) from None
     try:
-        return Config(**{**given.tree, "directory": directory, "secrets": given.secrets})
+        return Config(**{**resolved.tree, "directory": directory, "secrets": resolved.secrets})
     except ValidationError as error:
-        raise _readable(error, file, given) from error
+        first, *others = [_readable(fault, file, resolved) for fault in error.errors()]
+        first.others = tuple(others)
+        raise first from error
 
 
 def describe(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
@@ -265,10 +282,9 @@ def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def _readable(error: ValidationError, file: Path, given: Resolved) -> ConfigError:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
+def _readable(fault: ErrorDetails, file: Path, given: Resolved) -> ConfigError:
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
         return ConfigError(
             f"{file}: the key {key} is not known",
             hint=_nearest(key, _known_beside(key)) or "see `headrace init` for a file with every key",
@@ -276,8 +292,8 @@ def _readable(error: ValidationError, file: Path, given: Resolved) -> ConfigErro
     # The message of a validator may quote the value of a reference.
     conceal = concealer(text for texts in given.secrets.values() for text in texts)
     return ConfigError(
-        conceal(_say(first, key, file, given)),
-        hint=_HINTS.get(first["type"], "correct the value; docs/configuration.md lists every key"),
+        conceal(_say(fault, key, file, given)),
+        hint=_HINTS.get(fault["type"], "correct the value; docs/configuration.md lists every key"),
     )
 
 
@@ -289,12 +305,12 @@ def _known_beside(key: str) -> list[str]:
     return keys + [name.rpartition(".")[0] for name in keys]
 
 
-def _say(first: ErrorDetails, key: str, file: Path, given: Resolved) -> str:
-    words = first["msg"].removeprefix("Value error, ")
-    value = first["input"]
+def _say(fault: ErrorDetails, key: str, file: Path, given: Resolved) -> str:
+    words = fault["msg"].removeprefix("Value error, ")
+    value = fault["input"]
     hidden = not may_show(key) or any(f"{name}.".startswith(f"{key}.") for name in given.secrets)
     # A value with an @ may be an address with a password.
-    if not key or first["type"] == "missing" or hidden or isinstance(value, Mapping | BaseModel) or "@" in str(value):
+    if not key or fault["type"] == "missing" or hidden or isinstance(value, Mapping | BaseModel) or "@" in str(value):
         return f"{file}: {key + ': ' if key else ''}{words}"
     return f"{file}: {key} = {value!r}: {words}"
 

@@ -6,6 +6,7 @@ import queue
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -14,10 +15,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from headrace.consumers.reader import Reader
+from headrace.consumers.record import LabelDecoder, Record
+from headrace.consumers.refusal import Refusal
 from headrace.consumers.topics import Topics
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.console import as_json, data
-from headrace.pipeline.produce.input_rows import InputRow, RowError, csv_rows, lines
+from headrace.pipeline.files.file_kind import FileRefused
+from headrace.pipeline.files.input_file import InputFile, kind_of, open_file
+from headrace.pipeline.files.record_form import InputRow, TableColumns
 from headrace.pipeline.produce.outcomes import Outcomes
 from headrace.producers.writer import Feed
 
@@ -49,42 +54,44 @@ def produce(
     """Send the records of a file or of standard input. Return the exit code: 1 if a record failed or has no outcome.
 
     With `labels` the records go into the labels topic. `timeout_s` bounds the time until Kafka answers for a record
-    and, with `wait`, the time without a new outcome. Raises RowError, ProduceAway, and the errors of Topics and Reader.
+    and, with `wait`, the time without a new outcome. Raises FileRefused, ProduceAway, and the errors of Topics and
+    Reader.
     """
-    tabular = csv or (file is not None and file.suffix.lower() == ".csv")
-    if not tabular and (label or id_):
-        raise RowError(
-            "--label and --id name columns of CSV", hint="JSON lines have `label` and `id` fields; or add --csv"
-        )
-    topic = _topic(config, labels=labels, wait=wait, tabular=tabular)
-    with _opened(file) as source:
-        bytes_max = _ensure(config, topic)
-        rows = csv_rows(source, label=label, id_=id_, key=key) if tabular else lines(source, key=key)
+    topic = _topic(config, labels=labels, wait=wait, tabular=kind_of(file, csv=csv) != "json")
+    columns = TableColumns(label=label, id=id_, key=key)
+    with open_file(file, csv=csv, columns=columns) as opened:
+        _tell(opened.notes)
+        rows = _labels(config, opened) if labels else opened.rows()
+        bytes_max = _ensure(config, topic, warn_of_keys=labels and key is None)
+        keyless = _Keyless(rows, key)
         feed = Feed(config.librdkafka, topic=topic, timeout_s=timeout_s, each=wait, bytes_max=bytes_max)
         started = time.monotonic()
         try:
-            missing = _send_and_wait(config, feed, rows, timeout_s, json=json) if wait else _send(feed, rows, source)
+            missing = (
+                _send_and_wait(config, feed, iter(keyless), timeout_s, json=json)
+                if wait
+                else _send(feed, iter(keyless), opened.source)
+            )
         finally:
             # After an error, too, the summary counts the records that Kafka has taken.
             feed.finish()
             _summarise(feed, topic, time.monotonic() - started, wait=wait, json=json)
+            keyless.tell()
     if feed.away:
         raise ProduceAway(f"Kafka took {feed.acked:,} records and then no more: {feed.fault}")
     if missing:
-        sys.stderr.write(
-            f"{missing:,} have no outcome after {timeout_s:g} s\n  → `headrace status` tells what it waits for\n"
-        )
+        _tell([f"{missing:,} have no outcome after {timeout_s:g} s\n  → `headrace status` tells what it waits for"])
     return int(bool(feed.refused or missing))
 
 
 def _topic(config: Config, *, labels: bool, wait: bool, tabular: bool) -> str:
-    """Return the topic to send to. Raises RowError if `labels` does not go with the other options."""
+    """Return the topic to send to. Raises FileRefused if `labels` does not go with the other options."""
     if not labels:
         return config.topics.features
     if config.topics.labels is None:
-        raise RowError("there is no labels topic", hint='name one: topics.labels = "labels"')
+        raise FileRefused("there is no labels topic", hint='name one: topics.labels = "labels"')
     if wait or tabular:
-        raise RowError(
+        raise FileRefused(
             "labels are sent as JSON lines, and have no outcome to wait for",
             hint='one {"id": …, "label": …} a line, without --wait; `headrace status` counts what became of them',
         )
@@ -123,7 +130,11 @@ def _send_and_wait(config: Config, feed: Feed, rows: Iterator[InputRow], timeout
         feed.finish()
         while outcomes.missing and outcomes.idle_s < timeout_s and not given_up:
             outcomes.poll(wait_s=_POLL_S, all_delivered=feed.poll())
-        return missing + outcomes.give_up()
+        missing += outcomes.give_up()
+        if missing:
+            # If Kafka is away, this raises ReaderAway: then it is not the pipeline that waits.
+            reader.spans(config.topics.predictions)
+        return missing
     finally:
         reader.close()
 
@@ -155,25 +166,55 @@ def _read_ahead(rows: Iterator[InputRow]) -> Iterator[InputRow | None]:
         yield row
 
 
-def _ensure(config: Config, topic: str) -> int:
+def _ensure(config: Config, topic: str, *, warn_of_keys: bool) -> int:
     """Create the topics that are missing; return the size of the largest record that `topic` takes."""
     topics = Topics({"log_level": 0, **config.librdkafka})
     topics.ensure(**config.topics.wanted)
+    if warn_of_keys and topics.partitions().get(topic, 1) > 1:
+        _tell(["without --key a label goes to any partition, and only in that of its features it meets them"])
     return topics.limits(topic)[topic]
 
 
-@contextlib.contextmanager
-def _opened(file: Path | None) -> Iterator[BinaryIO]:
-    if file is None or str(file) == "-":
-        # Never close it: `close` would wait for the thread that waits for the next line.
-        yield open(0, "rb", closefd=False)  # noqa: SIM115 it stays open
-        return
-    try:
-        opened = file.open("rb")
-    except OSError as error:
-        raise RowError(f"{file} can't be read: {error.strerror}", hint="check the path and its permissions") from error
-    with opened:
-        yield opened
+def _labels(config: Config, opened: InputFile) -> Iterator[InputRow]:
+    """Return the rows, all of which are labels. A file is checked before anything is sent, a pipe line by line."""
+    decoder = LabelDecoder(value_bytes_max=config.records.value_bytes_max)
+
+    def checked() -> Iterator[InputRow]:
+        for number, row in enumerate(opened.rows(), 1):
+            label = decoder.decode(Record(0, number, 0, row.key, row.value, None))
+            if isinstance(label, Refusal):
+                raise FileRefused(
+                    f"record {number} is not a label: {label.message}", hint='a label is {"id": …, "label": …}'
+                )
+            yield row
+
+    if not opened.can_repeat:
+        return checked()
+    deque(checked(), maxlen=0)
+    return opened.rows()
+
+
+class _Keyless:
+    """Passes rows on, and counts those without the key that the user asked for."""
+
+    def __init__(self, rows: Iterator[InputRow], key: str | None) -> None:
+        self._rows = rows
+        self._key = key
+        self._count = 0
+
+    def __iter__(self) -> Iterator[InputRow]:
+        for row in self._rows:
+            self._count += row.key is None
+            yield row
+
+    def tell(self) -> None:
+        """Warn if rows had no key."""
+        if self._key is not None and self._count:
+            _tell([f"{self._count:,} have no {self._key}, and were sent without a key"])
+
+
+def _tell(lines: list[str]) -> None:
+    sys.stderr.write("".join(f"{line}\n" for line in lines))
 
 
 def _summarise(feed: Feed, topic: str, took_s: float, *, wait: bool, json: bool) -> None:

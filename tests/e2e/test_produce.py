@@ -1,6 +1,7 @@
 """`produce` and `tail` on a real Kafka: bytes as they were given, each with its outcome; the last of a topic."""
 
 import contextlib
+import gzip
 import json
 import signal
 import socket
@@ -12,10 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from harness import Project, wait_until
+from pyarrow import parquet
 
 from headrace.consumers.source import SourceAway
 from headrace.consumers.topics import Topics
@@ -23,7 +26,7 @@ from headrace.pipeline.commands.tail import tail
 from headrace.pipeline.config import config as configuration
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.dlq.dead_letters import DeadLetterError
-from headrace.pipeline.produce.input_rows import RowError
+from headrace.pipeline.files.file_kind import FileRefused
 from headrace.pipeline.produce.produce import produce
 
 Make = Callable[..., Project]
@@ -160,6 +163,32 @@ def test_csv_with_a_header_becomes_typed_records(project: Make, tmp_path: Path) 
     }
 
 
+def test_a_table_of_any_form_becomes_records_and_missing_keys_are_told(
+    project: Make, tmp_path: Path, capsys: Capture
+) -> None:
+    made = project()
+    text = ";amount;land;teil;fraud\n0;1.234,50;NO;007;1\n1;3,5;;A17;0\n2;;SE;9E999;0\n"
+    assert produce(config_of(made), file=given(tmp_path, text.encode(), "a.csv"), label="fraud", key="land") == 0
+    told = capsys.readouterr().err.splitlines()
+    table = pa.table({"amount": [0.5, None], "fraud": [True, False]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    assert produce(config_of(made), file=tmp_path / "a.parquet", label="fraud") == 0
+    found = {message.value(): message.key() for message in features(made)}
+    assert {json.dumps(json.loads(value)): key for value, key in found.items()} == {
+        '{"features": {"amount": 1234.5, "land": "NO", "teil": "007"}, "label": 1}': b"NO",
+        '{"features": {"amount": 3.5, "teil": "A17"}, "label": 0}': None,
+        '{"features": {"land": "SE", "teil": "9E999"}, "label": 0}': b"SE",
+        '{"features": {"amount": 0.5}, "label": true}': None,
+        '{"features": {}, "label": false}': None,
+    }
+    assert told == [
+        "the delimiter is a semicolon",
+        "numbers have a decimal comma",
+        "the first column has no name and is left out; it looks like the index of a table",
+        "1 have no land, and were sent without a key",
+    ]
+
+
 def test_with_wait_each_record_has_its_outcome_in_the_order_of_the_file(
     project: Make, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -227,21 +256,27 @@ def test_a_record_that_kafka_refuses_is_counted_and_the_others_go_in(
 
 def test_what_can_not_be_read_is_refused_before_anything_is_sent(project: Make, tmp_path: Path) -> None:
     made = project()
-    config = config_of(made)
+    config = config_of(made, **{"topics.labels": f"{made.name}.labels"})
     for name, content, options, words in (
         ("absent.jsonl", None, {}, "can't be read"),
-        ("a.jsonl", record(1), {"label": "x"}, "columns of CSV"),
+        ("a.jsonl", record(1), {"label": "x"}, "columns of a table"),
         ("a.csv", b"a,b\n1,2\n", {"label": "x"}, "--label x: there is no such column"),
-        ("b.csv", b"", {}, "no header"),
-        ("c.csv", b"a,a\n1,2\n", {}, "two columns"),
-        ("d.csv", b"a,b\n1,2,3\n", {}, "3 cells"),
-        ("e.csv", b'a,b\n1,"\xff"\n', {}, "CSV can't be read"),
+        ("b.csv", b"a,a\n1,2\n", {}, "two columns"),
+        ("c.csv", b"a,b\n1,2\n" * 5_000 + b"1,2,3\n", {}, "3 cells"),
+        ("d.csv", record(1), {}, "JSON"),
+        ("e.jsonl", json.dumps([{"features": {"a": 1}}] * 3, indent=2).encode(), {}, "a JSON array"),
+        ("f.jsonl", gzip.compress(record(1)), {}, "compressed with gzip"),
+        ("g.csv", "a,b\n1,2\n".encode("utf-16"), {}, "UTF-16"),
+        ("h.parquet", b"a,b\n1,2\n", {}, "not Parquet"),
+        ("i.jsonl", b'{"id": "a", "label": 1}\n{"id": "b"}', {"labels": True}, "record 2 is not a label"),
     ):
         file = tmp_path / name if content is None else given(tmp_path, content, name)
-        with pytest.raises(RowError, match=words) as raised:
+        with pytest.raises(FileRefused, match=words) as raised:
             produce(config, file=file, **options)
         assert raised.value.hint
     assert features(made) == []
+    assert made.features in Topics(made.client).partitions()
+    assert f"{made.name}.labels" not in Topics(made.client).partitions()
 
 
 def test_a_broker_that_is_away_is_told_in_bounded_time(project: Make, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from types import ModuleType
 import pytest
 from verdict import assert_none
 
-from headrace.pipeline.commands.init import configuration
 from headrace.pipeline.config.config import load
+from headrace.pipeline.config.template import configuration
 from headrace.pipeline.embedded.jars import KAFKA_VERSION
 
 ROOT = Path(__file__).parents[2]

@@ -66,7 +66,7 @@ EVERY = dict(commands(typer.main.get_command(app)))
 
 
 def test_every_command_of_the_contract_is_there() -> None:
-    wanted = "demo up init run produce tail dlq model status doctor config"
+    wanted = "demo up init check run produce tail dlq model status doctor config"
     assert {path[0] for path in EVERY} == set(wanted.split())
     pairs = {path for path in EVERY if len(path) == 2}
     wanted_pairs = {("dlq", "ls"), ("dlq", "show"), ("dlq", "replay"), ("model", "ls"), ("model", "show")}
@@ -133,11 +133,28 @@ def test_each_flag_reaches_its_key() -> None:
     assert "pa55" not in done.stdout
 
 
-@pytest.mark.usefixtures("project")
-def test_config_check_says_that_a_file_is_good() -> None:
+def test_config_check_says_that_a_file_is_good_once_the_model_is_built(project: Path) -> None:
+    failed = headrace("config", "check")
+    assert failed.exit_code == 78
+    assert "NotImplementedError" in failed.stderr
+    (project / "model.py").write_text(
+        "from river import dummy\n\ndef build():\n    return dummy.NoChangeClassifier()\n"
+    )
+    sys.modules.pop("model")
     assert headrace("config", "check").stdout == "headrace.toml is good\n"
     told = json.loads(headrace("config", "check", "--json", "-c", "other.toml").stdout)
     assert told == {"ok": True, "file": "other.toml", "name": "other"}
+
+
+def test_all_errors_of_a_configuration_are_told_at_once_each_with_what_to_do(project: Path) -> None:
+    (project / "headrace.toml").write_text('nam = "x"\n[batch]\nrecords_max = 0\n[dlq]\nflood_ratio = 2\n')
+    done = headrace("config", "check")
+    assert done.exit_code == 78
+    lines = done.stderr.splitlines()
+    assert len(lines) == 6, done.stderr
+    assert all(hint.startswith("  → ") for hint in lines[1::2])
+    for key in ("nam", "batch.records_max", "dlq.flood_ratio"):
+        assert any(f" {key} " in line for line in lines[::2])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,75 @@
+"""`headrace check`: how the records of a file or of a topic are read with the configuration. It sends nothing."""
+
+import difflib
+import itertools
+import sys
+from pathlib import Path
+
+from headrace.consumers.reader import Reader
+from headrace.consumers.record import Record
+from headrace.consumers.topics import Topics
+from headrace.pipeline.check.record_report import RecordReport, label_of
+from headrace.pipeline.config.config import Config
+from headrace.pipeline.console import as_json, data
+from headrace.pipeline.files.input_file import open_file
+from headrace.pipeline.files.record_form import TableColumns
+from headrace.pipeline.hinted_error import HintedError
+
+TOPIC_RECORDS = 1_000
+"""The number of records that are read of a topic by default, from its end back."""
+_ENDINGS = frozenset((".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".pq", ".gz"))
+
+
+class SubjectMissing(HintedError):
+    """Raised when there is neither such a file nor such a topic, or when it has no records."""
+
+
+def check(
+    config: Config,
+    *,
+    subject: str,
+    records: int | None = None,
+    csv: bool = False,
+    label: str | None = None,
+    id_: str | None = None,
+    key: str | None = None,
+    json: bool = False,
+) -> int:
+    """Decode the records of a file, or the last ones of a topic, and print what they are; return the exit code.
+
+    A file wins over a topic of its name. Without `records` it is the whole file, or 1,000 records of the topic. The
+    exit code is 1 if a record would be refused. Raises SubjectMissing, FileRefused, ModelError, and errors of Reader.
+    """
+    report = RecordReport(config, label=label_of(config))
+    file = Path(subject)
+    if subject == "-" or file.exists():
+        with open_file(file, csv=csv, columns=TableColumns(label=label, id=id_, key=key)) as opened:
+            rows = enumerate(itertools.islice(opened.rows(), records))
+            report.read(Record(0, number, 0, row.key, row.value, None) for number, row in rows)
+            for note in opened.notes:
+                sys.stderr.write(f"{note}\n")
+    elif len(file.parts) > 1 or file.suffix in _ENDINGS:
+        raise SubjectMissing(f"there is no file {subject}", hint="check the path, or name a topic")
+    else:
+        report.read(last_records(config, subject, records or TOPIC_RECORDS))
+    if not report.records:
+        raise SubjectMissing(f"{subject} has no records", hint="send some with `headrace produce`")
+    if json:
+        data.write(as_json(report.as_json()) + "\n")
+    else:
+        data.write("".join(f"{line}\n" for line in report.lines()))
+    return 0 if report.is_good else 1
+
+
+def last_records(config: Config, topic: str, n: int) -> list[Record]:
+    """Return the last `n` records of a topic, oldest first. Raises SubjectMissing if there is no such topic."""
+    partitions = Topics({"log_level": 0, **config.librdkafka}).partitions()
+    if topic not in partitions:
+        near = difflib.get_close_matches(topic, partitions, n=1)
+        hint = f"did you mean {near[0]}?" if near else "check its name, and kafka.bootstrap_servers"
+        raise SubjectMissing(f"there is no topic {topic}", hint=hint)
+    reader = Reader(config.librdkafka, group=f"{config.name}.reader")
+    try:
+        return reader.last(topic, reader.spans(topic), n)
+    finally:
+        reader.close()
