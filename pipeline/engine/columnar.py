@@ -81,7 +81,7 @@ class ColumnarEngine:
             place = {"offsets": _array(batch.offsets)[good], "version": shard.model_version, "ts": now_ms}
             lines = self._encode(model, answers, ids, partition=shard.partition, **place)
             outputs.records[PREDICTIONS] = _records(batch, good, lines)
-        outputs.places, outputs.taught = good, labels.told[good]
+        outputs.places, outputs.labelled = good, labels.labelled[good]
         _score(shard, answers, labels.values[good])
         return refusals
 
@@ -169,11 +169,11 @@ class AnswersAhead:
 
 
 class _Labels:
-    """The labels of a batch as the learner takes them (`values`, NaN for none), and which records were `told` one."""
+    """The labels of a batch as the learner takes them (`values`, NaN for none), and which records are `labelled`."""
 
     def __init__(self, model: Model, count: int, refusals: dict[int, Refusal]) -> None:
         self.values = np.full(count, np.nan)
-        self.told = np.zeros(count, dtype=bool)
+        self.labelled = np.zeros(count, dtype=bool)
         self.met: set[Any] = set()
         self._model = model
         self._refusals = refusals
@@ -181,13 +181,13 @@ class _Labels:
     def read(self, scan: Scan, events: Mapping[int, Event]) -> bool:
         """Take the labels, and refuse records whose label can't be learned; False where the order of labels matters."""
         kinds, found = scan.label_kinds, scan.label_values
-        self.told = kinds != _NO_LABEL
-        odd = self.told
+        self.labelled = kinds != _NO_LABEL
+        odd = self.labelled
         if self._model.task == "binary":
             odd = odd & ((kinds == STRING) | ((found != 0.0) & (found != 1.0)))
         elif self._model.task == "regression":
             odd = odd & ((kinds == STRING) | (kinds == BOOLEAN))
-        plain = self.told & ~odd
+        plain = self.labelled & ~odd
         self.values[plain] = found[plain]
         words = scan.vocabulary.words
         odd_ones = {at: _raw(kinds[at], found[at], words) for at in np.flatnonzero(odd).tolist()}
@@ -205,7 +205,7 @@ class _Labels:
             self.values[position] = np.nan
 
     def _take(self, position: int, raw: Any) -> None:
-        self.told[position] = True
+        self.labelled[position] = True
         try:
             label = self._model.label(raw)
         except LabelError as error:
@@ -228,21 +228,21 @@ class _Keys:
     ) -> None:
         self._offsets = batch.offsets
         self._keys = [key or b"" for key in batch.keys]
-        told = scan.ts.copy()
+        times = scan.ts.copy()
         for position, event in events.items():
-            told[position] = _NO_TIME if event.ts is msgspec.UNSET else event.ts
+            times[position] = _NO_TIME if event.ts is msgspec.UNSET else event.ts
         logged = np.fromiter(batch.timestamps, np.int64, len(batch))
         self._keyless = []
         self._met = self._keys
         self._positions: Sequence[int] = range(len(batch))
-        self._times = told, logged
+        self._times = times, logged
         if refusals or None in batch.keys:
             # An empty key is a key.
             self._keyless = [at for at, key in enumerate(batch.keys) if key is None and at not in refusals]
             # A record whose label is refused has been seen as well.
             met = [at for at, key in enumerate(batch.keys) if key is not None and at not in refusals]
             self._met, self._positions = [self._keys[at] for at in met], met
-            self._times = told[met], logged[met]
+            self._times = times[met], logged[met]
 
     def refuse(self, refusals: dict[int, Refusal]) -> None:
         """Refuse the records that have no key, whatever else is wrong with them."""

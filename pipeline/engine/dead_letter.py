@@ -77,18 +77,18 @@ class DeadLetter(msgspec.Struct, frozen=True, gc=False):
         )
 
 
-def fitted(letter: DeadLetter, bytes_max: int) -> DeadLetter:
+def shortened(dead_letter: DeadLetter, bytes_max: int) -> DeadLetter:
     """Return a dead letter that a topic takes, with as much of the record as there is room for.
 
     The key goes first, then the headers, then the value: each is kept if it fits beside the parts before it.
     """
-    record = letter.record
+    record = dead_letter.record
     most = PLAIN_BYTES_MAX + _ADDED_BYTES_MAX + len(record.key or b"") + len(record.value or b"")
     most += sum(4 * len(name) + len(text or b"") + HEADER_BYTES_MAX for name, text in record.headers or ())
-    if most <= bytes_max or _bytes(letter) <= bytes_max:
-        return letter
+    if most <= bytes_max or _bytes(dead_letter) <= bytes_max:
+        return dead_letter
     there = tuple(part for part in _PARTS if _size(record, part))
-    least = msgspec.structs.replace(letter, omitted=there)
+    least = msgspec.structs.replace(dead_letter, omitted=there)
     if _bytes(least) > bytes_max:
         least = msgspec.structs.replace(least, brief=True)
     for part in there:
@@ -102,8 +102,9 @@ def least_bytes(*, topic: str, group: str) -> int:
     """Return the size of the smallest dead letter that a topic must take, in bytes."""
     words = "x" * _BRIEF_CHARACTERS
     record = Record(2**31 - 1, 2**63 - 1, 2**63 - 1, b"k", b"v", [("h", b"")])
-    letter = DeadLetter(record, Refusal("unknown_feature", "validate", words, words), topic, group, 10**6, learned=True)
-    return _bytes(msgspec.structs.replace(letter, omitted=_PARTS, brief=True))
+    refusal = Refusal("unknown_feature", "validate", words, words)
+    dead_letter = DeadLetter(record, refusal, topic, group, 10**6, learned=True, omitted=_PARTS, brief=True)
+    return _bytes(dead_letter)
 
 
 def _abridged(text: str) -> str:
@@ -111,8 +112,8 @@ def _abridged(text: str) -> str:
     return text[:_BRIEF_CHARACTERS].encode("ascii", "replace").decode()
 
 
-def _bytes(letter: DeadLetter) -> int:
-    return record_bytes(letter.key, letter.value, letter.headers)
+def _bytes(dead_letter: DeadLetter) -> int:
+    return record_bytes(dead_letter.key, dead_letter.value, dead_letter.headers)
 
 
 def _size(record: Record, part: RecordPart) -> int:

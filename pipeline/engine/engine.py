@@ -18,7 +18,7 @@ import msgspec
 from headrace.consumers.record import Decoder, Event, LabelDecoder, LabelRecord, Record
 from headrace.consumers.record_batch import RecordBatch, Records, keys_of
 from headrace.consumers.refusal import NO_KEY, Refusal
-from headrace.pipeline.engine.dead_letter import DeadLetter, fitted
+from headrace.pipeline.engine.dead_letter import DeadLetter, shortened
 from headrace.pipeline.engine.join import LabelsStep
 from headrace.pipeline.engine.outputs import PartitionOutputs
 from headrace.producers import prediction, replay_proof
@@ -76,7 +76,7 @@ class Engine:
         outputs.learned = shard.counts.learned - learned_before
         shard.model.trim()
         if not silent:
-            self.fit(shard, outputs)
+            self.apply_limits(shard, outputs)
         return outputs
 
     def _run_columns(
@@ -153,7 +153,7 @@ class Engine:
         """Make dead letters of the predictions that the HTTP sink refused, given by position with its words."""
         self._withdraw(shard, outputs, {at: Refusal("sink_refused", "sink", words) for at, words in refused.items()})
 
-    def fit(self, shard: Shard, outputs: PartitionOutputs) -> bool:
+    def apply_limits(self, shard: Shard, outputs: PartitionOutputs) -> bool:
         """Make the outputs fit the limits of their topics; return whether anything had to change.
 
         A prediction that is too large becomes a dead letter, and a dead letter loses what there is no room for. The
@@ -171,9 +171,9 @@ class Engine:
             for at, size in large.items()
         }
         self._withdraw(shard, outputs, refusals)
-        letters = [fitted(letter, limits.of(DEAD_LETTERS)) for letter in outputs.dead_letters]
-        changed = bool(large) or any(map(operator.is_not, letters, outputs.dead_letters))
-        outputs.lay_out(letters)
+        dead_letters = [shortened(dead_letter, limits.of(DEAD_LETTERS)) for dead_letter in outputs.dead_letters]
+        changed = bool(large) or any(map(operator.is_not, dead_letters, outputs.dead_letters))
+        outputs.lay_out(dead_letters)
         return changed
 
     def _withdraw(self, shard: Shard, outputs: PartitionOutputs, refusals: Mapping[int, Refusal]) -> None:
@@ -184,7 +184,7 @@ class Engine:
         if not refusals:
             return
         for position, refusal in refusals.items():
-            learned = bool(outputs.taught[position])
+            learned = bool(outputs.labelled[position])
             self._refuse(shard, outputs.origin(position), refusal, outputs, learned=learned)
         outputs.leave_out(refusals)
         outputs.lay_out(outputs.dead_letters)
@@ -197,8 +197,8 @@ class Engine:
         """Make a dead letter of a record."""
         topic = self._labels if type(record) is LabelRecord else self._topic
         replay = replay_proof.read(record.headers, secret=shard.secret, topic=topic, record=record)
-        letter = DeadLetter(record, refusal, topic, self._name, replay.count, learned or replay.learned)
-        outputs.dead_letters.append(fitted(letter, self.limits.of(DEAD_LETTERS)))
+        dead_letter = DeadLetter(record, refusal, topic, self._name, replay.count, learned or replay.learned)
+        outputs.dead_letters.append(shortened(dead_letter, self.limits.of(DEAD_LETTERS)))
 
     def _one(
         self,
@@ -291,10 +291,10 @@ class Engine:
             shard.counts.learned += 1
             shard.score(answer, label, model.version)
         if shard.labels is not None:
-            told = learned or event.label is not msgspec.UNSET
-            self._join.note(shard, record, event, id_, answer=answer, told=told, label=label)
+            labelled = learned or event.label is not msgspec.UNSET
+            self._join.note(shard, record, event, id_, answer=answer, labelled=labelled, label=label)
         outputs.predictions.add(record.key, value, prediction.trace(record.headers))
-        outputs.taught.append(label is not None or shard.labels is not None or event.label is not msgspec.UNSET)
+        outputs.labelled.append(label is not None or shard.labels is not None or event.label is not msgspec.UNSET)
         return None
 
     def _one_label(self, shard: Shard, record: Record, outputs: PartitionOutputs) -> None:

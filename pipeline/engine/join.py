@@ -42,15 +42,15 @@ class LabelsStep:
             return None
 
     def note(
-        self, shard: Shard, record: Record, event: Event, id_: str, *, answer: Any, told: bool, label: Any
+        self, shard: Shard, record: Record, event: Event, id_: str, *, answer: Any, labelled: bool, label: Any
     ) -> None:
         """Note features that were predicted from: their label was learned with them, or they wait for it.
 
-        `told` says that they need none: they came with one, or are a replay of what was learned, or waits.
+        `labelled` says that they need none: they came with one, or are a replay of what was learned, or waits.
         """
         labels = shard.labels
         assert labels is not None
-        if label is None and told:
+        if label is None and labelled:
             # Its label was learned under this id, or at the offset from which the record was replayed, or waits there.
             return
         at_ms = labels.event_ms(None if event.ts is msgspec.UNSET else event.ts, record.timestamp_ms)

@@ -22,9 +22,9 @@ class PartitionOutputs(msgspec.Struct):
 
     `offset` and `labels_offset` are the next to consume; `mark` is committed with them, and is empty until the batch is
     sent for the first time. What goes out fits `limits`, and `posted` says that the HTTP sink has taken or refused it.
-    Prediction i answers the record at `places[i]` of `source`, and `taught[i]` tells whether the model has learned its
-    label, or waits for it. `dead_letters` are the refused records. `learned` counts the labels that the model learned,
-    `labels` the good records of the labels topic; `delays_ms` tells after how long each of those was joined.
+    Prediction i answers the record at `places[i]` of `source`, and `labelled[i]` tells whether the model has learned
+    its label, or waits for it. `dead_letters` are the refused records. `learned` counts the labels that the model
+    learned, `labels` the good records of the labels topic; `delays_ms` tells after how long each of those was joined.
     """
 
     partition: int
@@ -34,7 +34,7 @@ class PartitionOutputs(msgspec.Struct):
     mark: str = ""
     source: Records = ()
     places: Any = []
-    taught: Any = []
+    labelled: Any = []
     dead_letters: list[DeadLetter] = []
     learned: int = 0
     labels: int = 0
@@ -55,7 +55,7 @@ class PartitionOutputs(msgspec.Struct):
     @property
     def codes(self) -> Counter[str]:
         """The number of dead letters by code."""
-        return Counter(letter.refusal.code for letter in self.dead_letters)
+        return Counter(dead_letter.refusal.code for dead_letter in self.dead_letters)
 
     def origin(self, position: int) -> Record:
         """Return the record that a prediction answers."""
@@ -66,18 +66,18 @@ class PartitionOutputs(msgspec.Struct):
         """Leave out some of the predictions, and with them what is known of their records."""
         self.records[PREDICTIONS] = self.predictions.without(positions)
         self.places = _without(self.places, positions)
-        self.taught = _without(self.taught, positions)
+        self.labelled = _without(self.labelled, positions)
 
     def lay_out(self, dead_letters: Iterable[DeadLetter]) -> None:
         """Make records of these dead letters: those of the features in order, then those of the labels."""
         self.dead_letters = sorted(dead_letters, key=_order)
-        self.records[DEAD_LETTERS] = letters = OutputRecords()
-        for letter in self.dead_letters:
-            letters.add(letter.key, letter.value, letter)
+        self.records[DEAD_LETTERS] = records = OutputRecords()
+        for dead_letter in self.dead_letters:
+            records.add(dead_letter.key, dead_letter.value, dead_letter)
 
 
-def _order(letter: DeadLetter) -> tuple[bool, int]:
-    return type(letter.record) is LabelRecord, letter.record.offset
+def _order(dead_letter: DeadLetter) -> tuple[bool, int]:
+    return type(dead_letter.record) is LabelRecord, dead_letter.record.offset
 
 
 def _without(items: Sequence[Any], positions: Container[int]) -> list[Any]:

@@ -23,7 +23,7 @@ from headrace.pipeline.engine.engine import Engine
 from headrace.pipeline.engine.outputs import PartitionOutputs
 from headrace.pipeline.recovery import offset_metadata
 from headrace.pipeline.recovery.topic_identity import TopicIdentity
-from headrace.pipeline.worker.fitting import Fitting
+from headrace.pipeline.worker.output_limits import OutputLimits
 from headrace.producers.sink import BatchStale, OutcomeUnknown, Sink, SinkAway, SinkTooLarge
 from headrace.producers.webhook import Webhook, WebhookAway
 from headrace.state.shard import Shard
@@ -79,12 +79,12 @@ class Delivery:
         topic: Topic,
         identity: TopicIdentity,
         on_unknown: Callable[[], None],
-        fitting: Fitting,
+        output_limits: OutputLimits,
     ) -> None:
         self._topic = topic
         self._identity = identity
         self._on_unknown = on_unknown
-        self._fitting = fitting
+        self._output_limits = output_limits
         self._engine = engine
         self._source = source
         self._sink = sink
@@ -101,11 +101,11 @@ class Delivery:
             pending.sent = True
             return
         if pending.too_large is not None:
-            self._fitting.shrink(pending.outputs, pending.too_large, refusals=pending.refusals)
+            self._output_limits.shrink(pending.outputs, pending.too_large, refusals=pending.refusals)
             pending.too_large = None
         else:
             # A limit may have changed since the batch was learned.
-            self._fitting.fit(pending.outputs)
+            self._output_limits.apply(pending.outputs)
         self._post(pending)
         self._fix(pending)
         self._sink.open()
@@ -113,7 +113,7 @@ class Delivery:
     def finish(self, pending: PendingBatch) -> None:
         """Send a prepared batch, and return when it is confirmed; this uses no shard.
 
-        If `registers` is true, the offsets are not among it: `register` commits them. Raises SinkAway when it must be
+        If `commits_offsets` is true, `commit_offsets` commits the offsets afterwards. Raises SinkAway when it must be
         tried again from `start`, and BatchStale when its partitions have moved on.
         """
         if not pending.sent:
@@ -138,11 +138,11 @@ class Delivery:
         pending.done_s = time.time()
 
     @property
-    def registers(self) -> bool:
+    def commits_offsets(self) -> bool:
         """Whether offsets are committed in a separate call, after the outputs."""
         return not self._sink.commits
 
-    def register(self, batches: Sequence[PendingBatch]) -> None:
+    def commit_offsets(self, batches: Sequence[PendingBatch]) -> None:
         """Commit the offsets behind batches that were sent, in this order; touches no shard.
 
         Raises SourceAway, and StateError where the records were read from another topic.

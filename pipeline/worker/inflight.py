@@ -182,7 +182,7 @@ class InFlight:
                     self._confirm(batch)
         if self._sent and not self._commit.running and self._breakers.allow("kafka"):
             self._committing, self._sent = self._sent, []
-            self._commit.start(partial(self._delivery.register, self._committing))
+            self._commit.start(partial(self._delivery.commit_offsets, self._committing))
 
     def _take_result(self) -> None:
         """Take the result of the batch that was being sent. Raises BatchStale."""
@@ -195,7 +195,7 @@ class InFlight:
         took_s = self._clock() - self._started_at
         self._mean_s += _WEIGHT * (took_s - self._mean_s)
         self._telemetry.batch_seconds.labels("deliver").observe(took_s)
-        if self._delivery.registers:
+        if self._delivery.commits_offsets:
             self._sent.append(batch)
         else:
             self._confirm(batch)

@@ -25,11 +25,11 @@ from headrace.pipeline.worker.assignment import Assignment
 from headrace.pipeline.worker.breakers import Breakers, FloodGuard
 from headrace.pipeline.worker.completion import Completion
 from headrace.pipeline.worker.delivery import Delivery
-from headrace.pipeline.worker.fitting import Fitting
 from headrace.pipeline.worker.inflight import InFlight
 from headrace.pipeline.worker.learning import Learning
 from headrace.pipeline.worker.liveness import Heartbeat, StatusReporter, UnownedPartitions
 from headrace.pipeline.worker.mixer import Mixer
+from headrace.pipeline.worker.output_limits import OutputLimits
 from headrace.pipeline.worker.runner import Runner, Stop
 from headrace.pipeline.worker.saver import Saver
 from headrace.pipeline.worker.snapshots import Snapshots
@@ -126,7 +126,7 @@ class Wiring(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def delivery(self) -> Delivery:
         """Brings one batch to the sinks."""
-        fitting = Fitting(
+        output_limits = OutputLimits(
             self.engine,
             sink=self.sink,
             shards=self.shards,
@@ -142,7 +142,7 @@ class Wiring(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             topic=self.topic,
             identity=self.identity,
             on_unknown=self.telemetry.unknown_outcomes.inc,
-            fitting=fitting,
+            output_limits=output_limits,
         )
 
     @cached_property

@@ -152,10 +152,10 @@ MUTANTS: list[Mutant] = [
     ),
     Mutant(
         name="a batch that was refused keeps its mark",
-        file="pipeline/worker/fitting.py",
+        file="pipeline/worker/output_limits.py",
         old="outputs.mark = offset_metadata.withdraw(outputs.mark, before - len(outputs.predictions))",
         new="pass",
-        test="pipeline/worker/test_fitting.py::"
+        test="pipeline/worker/test_output_limits.py::"
         "test_a_limit_that_was_lowered_is_read_anew_and_what_it_excludes_is_dead_lettered",
         says="Counts(",
     ),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from headrace.consumers.record import Record
 from headrace.consumers.refusal import Refusal
-from headrace.pipeline.engine.dead_letter import DeadLetter, fitted, least_bytes
+from headrace.pipeline.engine.dead_letter import DeadLetter, least_bytes, shortened
 from headrace.producers.deadletter import read, strip
 from headrace.producers.record_size import record_bytes
 
@@ -39,7 +39,7 @@ def _bytes(letter: DeadLetter) -> int:
 def test_as_much_is_kept_as_there_is_room_for(sizes: tuple[int, int, int], omitted: tuple[str, ...]) -> None:
     key, header, value = (b"x" * size for size in sizes)
     headers = [("a", header)]
-    found = fitted(_letter(key, value, headers), 2_000)
+    found = shortened(_letter(key, value, headers), 2_000)
     assert found.omitted == omitted
     assert found.key == (None if "key" in omitted else key)
     assert found.value == (None if "value" in omitted else value)
@@ -56,7 +56,7 @@ def test_as_much_is_kept_as_there_is_room_for(sizes: tuple[int, int, int], omitt
 @given(SIZES, SIZES, SIZES, SIZES, st.integers(LEAST, 9_000))
 def test_whatever_it_holds_it_fits(key: int, value: int, header: int, words: int, limit: int) -> None:
     letter = _letter(b"k" * key, b"v" * value, [("h", b"x" * header), ("n", None)], words="é" * words)
-    found = fitted(letter, limit)
+    found = shortened(letter, limit)
     assert _bytes(found) <= limit
     if _bytes(letter) <= limit:
         assert found is letter
@@ -64,12 +64,12 @@ def test_whatever_it_holds_it_fits(key: int, value: int, header: int, words: int
 
 
 def test_a_record_of_ten_thousand_headers_is_a_dead_letter_without_them() -> None:
-    found = fitted(_letter(headers=[("h", None)] * 10_000), 20_000)
+    found = shortened(_letter(headers=[("h", None)] * 10_000), 20_000)
     assert (found.omitted, found.key, found.value) == (("headers",), b"k", b"{")
     assert read(found.headers).omitted == {"headers": 10_000}
 
 
 def test_what_a_record_does_not_have_is_not_left_out() -> None:
-    found = fitted(_letter(None, b"x" * 5_000), 2_000)
+    found = shortened(_letter(None, b"x" * 5_000), 2_000)
     assert found.omitted == ("value",)
-    assert fitted(_letter(b"", None, words="x" * 1_000), LEAST).omitted == ()
+    assert shortened(_letter(b"", None, words="x" * 1_000), LEAST).omitted == ()

@@ -161,12 +161,12 @@ def test_without_transactions_the_offsets_of_several_batches_are_committed_at_on
     loop = Loop(kafka, store, commits=False)
     loop.take()
     batches = [loop.learn(10), loop.learn(10)]
-    assert loop.delivery.registers
+    assert loop.delivery.commits_offsets
     for batch in batches:
         send(loop, batch)
     assert kafka.offsets == {}
     kafka.fail("commit", SourceAway("gone"))
     with pytest.raises(SourceAway):
-        loop.delivery.register(batches)
-    loop.delivery.register(batches)
+        loop.delivery.commit_offsets(batches)
+    loop.delivery.commit_offsets(batches)
     assert (kafka.offsets[0].offset, told(kafka)["r"]) == (20, 20)

@@ -10,7 +10,7 @@ from river import linear_model
 from headrace.consumers.record import Decoder, Record
 from headrace.pipeline.engine.engine import Engine
 from headrace.pipeline.recovery import offset_metadata
-from headrace.pipeline.worker.fitting import Fitting
+from headrace.pipeline.worker.output_limits import OutputLimits
 from headrace.producers.record_size import SizeLimits
 from headrace.producers.sink import PlainSink, SinkRefused, SinkTooLarge
 from headrace.state.models.learner import RiverLearner
@@ -38,13 +38,13 @@ class Batch:
         )
         self.result.offset, self.result.mark = len(keys), offset_metadata.of(self.shard)
         self.sink = PlainSink({}, outputs=TOPICS, deadline=_never, reach=_never)
-        self.fitting = Fitting(
+        self.limits = OutputLimits(
             self.engine, sink=self.sink, shards={0: self.shard}, topics=TOPICS, ask=lambda: self.told
         )
 
     def shrink(self, topic: str = "out", refusals: int = 1) -> None:
         error = SinkTooLarge("too large", topic=topic)
-        self.fitting.shrink({0: self.result}, error, refusals=refusals)
+        self.limits.shrink({0: self.result}, error, refusals=refusals)
 
     def sent(self) -> tuple[int, list[int]]:
         records = self.result.records
@@ -107,5 +107,5 @@ def test_it_comes_to_an_end_with_what_to_do_where_nothing_can_become_smaller() -
 def test_what_fits_is_left_as_it_is() -> None:
     batch = Batch(b"a", b"b")
     before = msgspec.structs.replace(batch.result, records=dict(batch.result.records))
-    assert not batch.fitting.fit({0: batch.result})
+    assert not batch.limits.apply({0: batch.result})
     assert batch.result == before

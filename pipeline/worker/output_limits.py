@@ -23,7 +23,7 @@ log = structlog.get_logger("headrace")
 _SHARE, _SHARE_MIN = 64, 4
 
 
-class Fitting:
+class OutputLimits:
     """Keep the limits of the engine and the sink. `ask` reads those of the topics; it raises SourceAway, SourceError.
 
     `topics` are the output topics by the output's name, `shards` are the runner's, by partition.
@@ -43,14 +43,14 @@ class Fitting:
         self._shards = shards
         self._topics = topics
         self._ask = ask
-        self._told = engine.limits
+        self._found = engine.limits
 
-    def fit(self, batch: Mapping[int, PartitionOutputs]) -> bool:
+    def apply(self, batch: Mapping[int, PartitionOutputs]) -> bool:
         """Make the outputs of each partition fit the limits as they are now; return whether anything changed."""
         changed = False
         for partition, outputs in batch.items():
             before = len(outputs.predictions)
-            if self._engine.fit(self._shards[partition], outputs):
+            if self._engine.apply_limits(self._shards[partition], outputs):
                 changed = True
                 if outputs.mark:
                     outputs.mark = offset_metadata.withdraw(outputs.mark, before - len(outputs.predictions))
@@ -61,13 +61,13 @@ class Fitting:
 
         Raises SinkRefused where nothing can become smaller.
         """
-        told, before = self._ask(), self._engine.limits
-        self._set(told if told != self._told else before)
-        self._told = told
-        if self.fit(batch) or self._engine.limits.batch < before.batch:
+        found, before = self._ask(), self._engine.limits
+        self._set(found if found != self._found else before)
+        self._found = found
+        if self.apply(batch) or self._engine.limits.batch < before.batch:
             return
         self._set(self._narrowed(batch.values(), error.topic, refusals))
-        if not self.fit(batch):
+        if not self.apply(batch):
             # A prediction that is too large becomes a dead letter; of any other output its own topic has to take it.
             own = error.topic not in {"", self._topics[PREDICTIONS]}
             topic = error.topic if own else self._topics[DEAD_LETTERS]
