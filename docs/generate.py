@@ -15,7 +15,7 @@ from pydantic_core import PydanticUndefined
 from headrace.consumers.refusal import CODES
 from headrace.pipeline.commands import cli
 from headrace.pipeline.config.config import describe, describe_tables
-from headrace.pipeline.config.sections import FeatureConfig
+from headrace.pipeline.config.sections import FeatureConfig, TopicsConfig
 from headrace.pipeline.config.template import configuration as whole_file
 from headrace.pipeline.config.template import toml
 from headrace.pipeline.exit_code import EXIT_AWAY, EXIT_CONFIG, EXIT_FAILED
@@ -23,6 +23,7 @@ from headrace.pipeline.telemetry import Telemetry
 
 DOCS = Path(__file__).parent
 FEATURE = "schema.features.NAME"
+INPUTS = ("features", "labels")
 GROWTH = DOCS / "growth.json"
 
 _SHARED = frozenset({"config", "name", "bootstrap_servers", "redis_url"})
@@ -84,6 +85,21 @@ def metrics() -> Lines:
             labels = ", ".join(f"`{label}`" for label in metric._labelnames)  # noqa: SLF001 it has no public name
             rows.append((f"`{name}`", family.type, labels, family.documentation))
     yield from table(("metric", "type", "labels", "meaning"), rows)
+
+
+def rights() -> Lines:
+    """Yield the rights that a run needs in Kafka."""
+    inputs, outputs = (
+        " and ".join(f"`topics.{name}`" for name in names) for names in (INPUTS, TopicsConfig.declared())
+    )
+    rows = {
+        f"the topics of {inputs}": "READ, DESCRIBE, DESCRIBE_CONFIGS",
+        f"the topics of {outputs}": "WRITE, DESCRIBE, DESCRIBE_CONFIGS",
+        "topics that don't exist yet": "CREATE",
+        "the group `name`": "READ",
+        "transactional ids that start with `name`": "WRITE, DESCRIBE",
+    }
+    yield from table(("on", "rights"), rows.items())
 
 
 def codes() -> Lines:
@@ -161,6 +177,7 @@ PARTS: dict[str, Callable[[], Lines]] = {
     "configuration": configuration,
     "metrics": metrics,
     "codes": codes,
+    "rights": rights,
     "exit codes": exit_codes,
     "shared options": shared_options,
     "commands": commands,

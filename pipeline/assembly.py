@@ -88,6 +88,7 @@ def engine(config: Config, *, batches: bool, limits: SizeLimits | None = None) -
     reading = decoder(config)
     return Engine(
         limits=limits,
+        outputs=tuple(config.topics.outputs),
         decoder=reading,
         columnar=_columnar(config, reading) if batches else None,
         topic=config.topics.features,

@@ -21,6 +21,7 @@ class Telemetry:
         self.registry = CollectorRegistry()
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
         self.records = counter("records", "Records handled, by outcome.", ["outcome"])
+        self.output_records = counter("output_records", "Records sent to the topic of each output.", ["output"])
         self.dead_letters = counter("dead_letters", "Records refused, by code.", ["code"])
         self.learned = counter("learned", "Labelled records learned.")
         self.times_ahead = counter("times_ahead", "Records whose event time is too far in the future to count.")

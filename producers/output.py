@@ -28,11 +28,12 @@ class OutputTopic(msgspec.Struct, frozen=True):
     """The settings of an output's topic, for its creation and for the checks of `doctor`.
 
     With `carries_records` the topic holds whole records of the features topic, with more headers. `retention_ms` is set
-    when the topic is created; None is the broker's default.
+    when the topic is created; None is the broker's default. An empty topic name turns an `optional` output off.
     """
 
     carries_records: bool = False
     retention_ms: int | None = None
+    optional: bool = False
 
     def bytes_wanted(self, record_bytes_max: int) -> int:
         """Return the `max.message.bytes` that the topic needs if feature records have this size; 0 for any."""
@@ -49,25 +50,40 @@ class OutputTopic(msgspec.Struct, frozen=True):
 
 
 class OutputRecords(msgspec.Struct):
-    """The records of one output, in order; `headers` has the headers by position, for the records that have any."""
+    """The records of one output, in order; `headers` has the headers by position, for the records that have any.
+
+    If each record answers an input record, `places` has the places of those in the batch; otherwise it is empty.
+    """
 
     keys: list[bytes | None] = []
     values: list[bytes | None] = []
     headers: dict[int, OutputHeaders] = {}
+    places: Any = []
 
-    def add(self, key: bytes | None, value: bytes | None, headers: OutputHeaders | None = None) -> None:
+    def add(
+        self,
+        key: bytes | None,
+        value: bytes | None,
+        headers: OutputHeaders | None = None,
+        *,
+        place: int | None = None,
+    ) -> None:
         """Add one record at the end."""
         if headers is not None:
             self.headers[len(self.values)] = headers
         self.keys.append(key)
         self.values.append(value)
+        if place is not None:
+            self.places.append(place)
 
-    def without(self, positions: Container[int]) -> "OutputRecords":
-        """Return the records except those at these positions."""
+    def without(self, places: Container[int]) -> "OutputRecords":
+        """Return the records except those that answer the input records at these places."""
+        if not len(self.places):
+            return self
         kept = OutputRecords()
-        for position, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):
-            if position not in positions:
-                kept.add(key, value, self.headers.get(position))
+        for position, (key, value, place) in enumerate(zip(self.keys, self.values, self.places, strict=True)):
+            if place not in places:
+                kept.add(key, value, self.headers.get(position), place=place)
         return kept
 
     def larger_than(self, bytes_max: int) -> dict[int, int]:

@@ -45,10 +45,11 @@ def produce(producer: Producer, batch: Sequence[Committable], topics: Mapping[st
     Raises KafkaException when the client refuses a record.
     """
     for outputs in batch:
-        for place, (name, records) in enumerate(outputs.records.items()):
+        for place, (name, topic) in enumerate(topics.items()):
             if place:
                 reach("between")
-            _produce(producer, topics[name], outputs.partition, records)
+            if name in outputs.records:
+                _produce(producer, topic, outputs.partition, outputs.records[name])
 
 
 def close_later(producer: Producer) -> None:

@@ -98,8 +98,8 @@ class TopicsConfig(_Section):
     """The topics. Headrace creates the missing ones if the broker allows it."""
 
     # A key with an `OutputTopic` is the whole declaration of an output, and the key is the output's name. The check and
-    # the creation of the topic, its limits, `doctor` and the transaction follow from it. An empty name means no topic:
-    # then the engine must add no records under that output's name.
+    # the creation of the topic, its limits, `doctor`, the metrics, the rights in docs/security.md and the transaction
+    # follow from it. `PartitionOutputs.records` has the outputs that have a topic: the engine fills those.
     features: str = Field("features", description="Topic of the records to predict and to learn from.")
     predictions: Annotated[str, OutputTopic()] = Field("predictions", description="Topic of the predictions.")
     labels: str | None = Field(
@@ -137,6 +137,9 @@ class TopicsConfig(_Section):
     def _distinct(self) -> "TopicsConfig":
         if not self.dead_letters:
             object.__setattr__(self, "dead_letters", f"dlq.{self.features}")
+        for name, output in self.declared().items():
+            if not output.optional and not getattr(self, name):
+                raise ValueError(f"{name} must name a topic")
         names = [self.features, *self.outputs.values(), *([] if self.labels is None else [self.labels])]
         if len(set(names)) < len(names):
             keys = ", ".join(("features", *self.outputs))

@@ -76,12 +76,13 @@ class ColumnarEngine:
             keys.note(model.ahead, shard.strays)
         if answers.fault.any():
             good, answers = self._refuse_faults(batch, model, good, answers, refusals)
+        records = OutputRecords(places=good)
         if not silent:
             ids = Ids(ids.text, ids.at[good], ids.size[good])
             place = {"offsets": _array(batch.offsets)[good], "version": shard.model_version, "ts": now_ms}
             lines = self._encode(model, answers, ids, partition=shard.partition, **place)
-            outputs.records[PREDICTIONS] = _records(batch, good, lines)
-        outputs.places, outputs.labelled = good, labels.labelled[good]
+            records = _records(batch, good, lines)
+        outputs.records[PREDICTIONS], outputs.labelled = records, labels.labelled[good]
         _score(shard, answers, labels.values[good])
         return refusals
 
@@ -313,7 +314,7 @@ def _records(batch: RecordBatch, good: Any, lines: list[Any]) -> OutputRecords:
     """Return the predictions of the good records with the keys of those, and the headers that pass on."""
     positions = good.tolist() if len(good) < len(batch) else range(len(batch))
     keys = [batch.keys[position] for position in positions] if len(good) < len(batch) else list(batch.keys)
-    records = OutputRecords(keys, lines)
+    records = OutputRecords(keys, lines, places=good)
     if batch.headers is not None:
         for place, position in enumerate(positions):
             if (passed := prediction.trace(batch.headers[position])) is not None:

@@ -9,7 +9,7 @@ the first time, because nothing here depends on when it happens.
 """
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from headrace.pipeline.engine.dead_letter import DeadLetter, shortened
 from headrace.pipeline.engine.join import LabelsStep
 from headrace.pipeline.engine.outputs import PartitionOutputs
 from headrace.producers import prediction, replay_proof
-from headrace.producers.output import DEAD_LETTERS, PREDICTIONS
+from headrace.producers.output import DEAD_LETTERS, PREDICTIONS, OutputRecords
 from headrace.producers.record_size import SizeLimits
 from headrace.state.event_time import StrayTime
 from headrace.state.models.learner import LabelError
@@ -42,7 +42,8 @@ _FEW_RECORDS = 2
 class Engine:
     """Move shards forward over records of `topic`, and of the topic `labels`, on behalf of the pipeline `name`.
 
-    The outputs fit `limits`, which may be replaced: they decide what goes out, and never what is learned.
+    The outputs fit `limits`, which may be replaced: they decide what goes out, and never what is learned. `outputs` are
+    the names of the outputs that have a topic.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Engine:
         label_decoder: LabelDecoder | None = None,
         columnar: "ColumnarEngine | None" = None,
         limits: SizeLimits | None = None,
+        outputs: Collection[str] = (PREDICTIONS, DEAD_LETTERS),
     ) -> None:
         self._decoder = decoder
         self._topic = topic
@@ -62,6 +64,7 @@ class Engine:
         self._name = name
         self._columnar = columnar
         self.limits = limits or SizeLimits()
+        self._outputs = outputs
         self._join = LabelsStep(decoder=decoder, label_decoder=label_decoder or LabelDecoder())
 
     def run(self, shard: Shard, records: Records, *, now_ms: int, silent: bool = False) -> PartitionOutputs:
@@ -69,7 +72,7 @@ class Engine:
 
         With `silent` nobody reads the outputs, so they may be missing.
         """
-        outputs = PartitionOutputs(shard.partition, source=records)
+        outputs = PartitionOutputs(shard.partition, {name: OutputRecords() for name in self._outputs}, source=records)
         learned_before = shard.counts.learned
         if not self._run_columns(shard, records, outputs, now_ms=now_ms, silent=silent):
             self._run_each(shard, records, outputs, now_ms=now_ms)

@@ -1,7 +1,7 @@
 """What a batch gives for one partition: one value from the engine to the commit."""
 
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import msgspec
@@ -33,7 +33,6 @@ class PartitionOutputs(msgspec.Struct):
     labels_offset: int = -1
     mark: str = ""
     source: Records = ()
-    places: Any = []
     labelled: Any = []
     dead_letters: list[DeadLetter] = []
     learned: int = 0
@@ -46,6 +45,11 @@ class PartitionOutputs(msgspec.Struct):
     def predictions(self) -> OutputRecords:
         """The records of the predictions topic."""
         return self.records[PREDICTIONS]
+
+    @property
+    def places(self) -> Any:
+        """The places in `source` of the records that the predictions answer."""
+        return self.predictions.places
 
     @property
     def good(self) -> int:
@@ -62,11 +66,11 @@ class PartitionOutputs(msgspec.Struct):
         place = self.places[position]
         return self.source.record(place) if isinstance(self.source, RecordBatch) else self.source[place]
 
-    def leave_out(self, positions: Container[int]) -> None:
-        """Leave out some of the predictions, and with them what is known of their records."""
-        self.records[PREDICTIONS] = self.predictions.without(positions)
-        self.places = _without(self.places, positions)
-        self.labelled = _without(self.labelled, positions)
+    def leave_out(self, positions: Collection[int]) -> None:
+        """Leave out the predictions at these positions, and whatever else answers the same records."""
+        places = {self.places[position] for position in positions}
+        self.labelled = [labelled for at, labelled in enumerate(self.labelled) if at not in positions]
+        self.records = {name: records.without(places) for name, records in self.records.items()}
 
     def lay_out(self, dead_letters: Iterable[DeadLetter]) -> None:
         """Make records of these dead letters: those of the features in order, then those of the labels."""
@@ -78,7 +82,3 @@ class PartitionOutputs(msgspec.Struct):
 
 def _order(dead_letter: DeadLetter) -> tuple[bool, int]:
     return type(dead_letter.record) is LabelRecord, dead_letter.record.offset
-
-
-def _without(items: Sequence[Any], positions: Container[int]) -> list[Any]:
-    return [item for position, item in enumerate(items) if position not in positions]

@@ -212,6 +212,8 @@ class InFlight:
     def _count(self, outputs: PartitionOutputs) -> None:
         self._telemetry.records.labels("predicted").inc(len(outputs.predictions))
         self._telemetry.records.labels("dead_lettered").inc(len(outputs.dead_letters))
+        for name, records in outputs.records.items():
+            self._telemetry.output_records.labels(name).inc(len(records))
         self._telemetry.note_labels(outputs.labels, outputs.delays_ms)
         self._telemetry.learned.inc(outputs.learned)
         for code, count in outputs.codes.items():

@@ -87,11 +87,11 @@ MUTANTS = [
     Mutant(
         "letters outside",
         "producers/producer_client.py",
-        "            _produce(producer, topics[name], outputs.partition, records)\n",
-        '            plain = Producer({"bootstrap.servers": os.environ["HEADRACE__KAFKA__BOOTSTRAP_SERVERS"]})\n'
-        '            target = plain if name == "dead_letters" else producer\n'
-        "            _produce(target, topics[name], outputs.partition, records)\n"
-        "            plain.flush()\n",
+        "                _produce(producer, topic, outputs.partition, outputs.records[name])\n",
+        '                plain = Producer({"bootstrap.servers": os.environ["HEADRACE__KAFKA__BOOTSTRAP_SERVERS"]})\n'
+        '                target = plain if name == "dead_letters" else producer\n'
+        "                _produce(target, topic, outputs.partition, outputs.records[name])\n"
+        "                plain.flush()\n",
         "e2e/test_kills.py::test_killed_at_work[produced-3-0.2]",
         "dead letters of partition",
     ),

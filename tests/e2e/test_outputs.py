@@ -21,7 +21,7 @@ from headrace.pipeline.config.config import Config
 from headrace.pipeline.config.sections import TopicsConfig
 from headrace.pipeline.engine.outputs import PartitionOutputs
 from headrace.pipeline.process.failpoint import reach
-from headrace.producers.output import OutputRecords, OutputTopic
+from headrace.producers.output import OutputTopic
 from headrace.producers.sink import Sink
 from headrace.state.models.learner import RiverLearner
 from headrace.state.models.undoable_model import UndoableModel
@@ -33,7 +33,9 @@ HOUR_MS = 3_600_000
 class AlertTopics(TopicsConfig):
     """The topics, and one more: this key is all that a new output needs."""
 
-    alerts: Annotated[str, OutputTopic(retention_ms=HOUR_MS)] = Field("", description="Topic of the alerts.")
+    alerts: Annotated[str, OutputTopic(retention_ms=HOUR_MS, optional=True)] = Field(
+        "", description="Topic of the alerts."
+    )
 
 
 class AlertConfig(Config):
@@ -75,7 +77,7 @@ def _learned(config: Config) -> PartitionOutputs:
     ]
     outputs = assembly.engine(config, batches=False).run(shard, records, now_ms=5)
     outputs.offset, outputs.mark = 2, "mark"
-    outputs.records["alerts"] = alerts = OutputRecords()
+    alerts = outputs.records["alerts"]
     alerts.add(b"k", b"accuracy fell", [("level", b"high")])
     alerts.add(None, b"accuracy is back")
     return outputs

@@ -303,3 +303,9 @@ def test_a_file_in_another_unicode_is_refused_by_its_name(file: Path, encoding: 
     with pytest.raises(ConfigError, match="UTF-16") as caught:
         load(file)
     assert "UTF-8" in caught.value.hint
+
+
+def test_an_output_that_every_pipeline_has_must_name_a_topic(file: Path) -> None:
+    assert "predictions must name a topic" in str(refused(file, '[topics]\npredictions = ""\n'))
+    file.write_text('[topics]\nfeatures = "orders"\ndead_letters = ""\n')
+    assert load(file).topics.outputs == {"predictions": "predictions", "dead_letters": "dlq.orders"}

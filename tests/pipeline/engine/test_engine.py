@@ -430,7 +430,7 @@ def test_what_the_sink_refuses_of_a_batch_stands_among_the_dead_letters_in_order
     engine, shard = _engine(), _shard()
     values = [_event(1, True), b"{", _event(2), None, _event(3, False), _event(4)]
     result = engine.run(shard, _records(values), now_ms=5)
-    kept = OutputRecords(result.predictions.keys[1:2], result.predictions.values[1:2])
+    kept = OutputRecords(result.predictions.keys[1:2], result.predictions.values[1:2], places=[2])
     engine.withdraw(shard, result, {0: "no", 2: "never", 3: "not this"})
     assert [letter.record.offset for letter in result.dead_letters] == [0, 1, 3, 4, 5]
     assert result.predictions == kept
@@ -441,6 +441,23 @@ def test_what_the_sink_refuses_of_a_batch_stands_among_the_dead_letters_in_order
     assert "dlq.learned" not in letters[1]
     counts = shard.counts
     assert (counts.records, counts.predictions, counts.dead_letters, counts.learned) == (6, 1, 5, 2)
+
+
+def test_a_prediction_that_is_left_out_takes_along_what_other_outputs_say_of_its_record() -> None:
+    names = ("predictions", "dead_letters", "scores", "log")
+    engine = Engine(decoder=Decoder(), topic="in", name="fraud", outputs=names)
+    shard = _shard()
+    result = engine.run(shard, _records([_event(1), b"{", _event(2)]), now_ms=5)
+    scores, log = result.records["scores"], result.records["log"]
+    for place in result.places:
+        scores.add(b"k", b"%d" % place, [("place", b"%d" % place)], place=place)
+    log.add(None, b"a line about no record")
+    engine.withdraw(shard, result, {0: "no"})
+    [left] = result.places
+    assert (left, result.labelled) == (2, [False])
+    scores, log = result.records["scores"], result.records["log"]
+    assert (scores.values, scores.headers, scores.places) == ([b"2"], {0: [("place", b"2")]}, [2])
+    assert log.values == [b"a line about no record"]
 
 
 class AwayStore:
