@@ -13,16 +13,11 @@ from typing import Any
 from headrace.state.models import spec
 from headrace.state.models.model import Answer, Capabilities, Model, Task
 from headrace.state.models.user_modules import shadowing
+from headrace.state.state_refused import StateRefused
 
 
-class ModelError(Exception):
+class ModelError(StateRefused):
     """Raised when the factory does not return a model that can learn from a stream and be saved."""
-
-    status = 400
-
-    def __init__(self, message: str, *, hint: str) -> None:
-        super().__init__(message)
-        self.hint = hint
 
 
 class LabelError(ValueError):

@@ -1,6 +1,7 @@
 """The errors of the store. They are apart from its client, so that the engine need not import Redis."""
 
 from headrace.state.row_packing import TableDamaged
+from headrace.state.state_refused import StateRefused
 
 
 class StoreAway(Exception):
@@ -17,16 +18,10 @@ class StoreFenced(Exception):
     hint = "nothing to do: another worker has taken the partition over"
 
 
-class StoreRefused(Exception):
+class StoreRefused(StateRefused):
     """Raised when the store refuses the client: a wrong password, or a command that the user may not call."""
 
-    status = 400
     hint = "check redis.url, the password in it and the user's rights (`headrace doctor` tells which)"
-
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        if hint is not None:
-            self.hint = hint
 
 
 STORE_ERRORS = (StoreAway, StoreFenced, StoreRefused, TableDamaged)

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from headrace.state.state_refused import StateRefused
+
 # Python's `hash` of nested tuples recurses in C without a limit.
 NESTED_MAX = 64
 
@@ -22,14 +24,8 @@ PLAIN = frozenset({type(None), bool, int, float})
 INLINE = PLAIN | {str}
 
 
-class CodecError(ValueError):
+class CodecError(StateRefused, ValueError):
     """Raised for an object that can't be saved, and for bytes that are not a saved model."""
-
-    status = 400
-
-    def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
 
 
 class Column(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
