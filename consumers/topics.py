@@ -23,12 +23,12 @@ _CALL_S = 5.0
 _IDS_S = 1.0
 _MADE_S = 30.0
 _MOCK_BYTES_MAX = 1_000_000
-# Kafka's default for max.message.bytes.
-_BATCH_BYTES_MAX = 1_048_588
+_DENIED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED})
 _URL_SAFE = str.maketrans("+/", "-_")
 _NO_ID = "A" * 22
 
-
+BATCH_BYTES_MAX = 1_048_588
+"""Kafka's default for max.message.bytes."""
 TopicSettings = Callable[[int], Mapping[str, str]]
 """Gives the settings with which a topic is created, from the `max.message.bytes` of the features topic."""
 
@@ -133,10 +133,10 @@ class Topics:
     def limits(self, *names: str) -> dict[str, int]:
         """Return the largest batch of records that each topic takes, in bytes.
 
-        Assume Kafka's default for a topic that this user may not describe.
+        A topic whose settings this user may not read is left out.
         """
         if self.is_mock():
-            return dict.fromkeys(names, _BATCH_BYTES_MAX)
+            return dict.fromkeys(names, BATCH_BYTES_MAX)
         resources = {name: ConfigResource(ResourceType.TOPIC, name) for name in names}
         asked = self._admin.describe_configs(list(resources.values()), request_timeout=_CALL_S)
         found = {}
@@ -146,9 +146,8 @@ class Topics:
                 # A batch must fit one segment of the log.
                 found[name] = min(int(settings[key].value) for key in ("max.message.bytes", "segment.bytes"))
             except KafkaException as error:
-                if meaning_of(error.args[0].code()) != "right":
+                if error.args[0].code() not in _DENIED:
                     raise self._fault(error, name) from error
-                found[name] = _BATCH_BYTES_MAX
         return found
 
     def ids(self, names: Collection[str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ import structlog
 from headrace.consumers import schema
 from headrace.consumers.record import Decoder, LabelDecoder
 from headrace.consumers.source import Source, SourceError
-from headrace.consumers.topics import Topics
+from headrace.consumers.topics import BATCH_BYTES_MAX, Topics
 from headrace.pipeline import model_factory
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.engine import dead_letter
@@ -108,6 +108,10 @@ def size_limits(config: Config, topics: Topics) -> SizeLimits:
     """Ask for the largest batch that each output topic takes. Raises SourceAway, SourceError."""
     names = config.topics
     found = topics.limits(*names.outputs.values())
+    for topic in set(names.outputs.values()) - found.keys():
+        found[topic] = BATCH_BYTES_MAX
+        hint = f"give the user DESCRIBE_CONFIGS on {topic}"
+        log.warning("a topic's limit is not known: Kafka's default is assumed", topic=topic, hint=hint)
     client = config.client_bytes_max
     needed = dead_letter.least_bytes(topic=names.features, group=config.name)
     if (least := found[names.dead_letters]) < needed:

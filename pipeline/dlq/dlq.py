@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 from headrace.consumers.reader import Reader
-from headrace.consumers.topics import Topics
+from headrace.consumers.topics import BATCH_BYTES_MAX, Topics
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.console import as_json, data
 from headrace.pipeline.dlq import receipts, view
@@ -152,9 +152,9 @@ def _route(config: Config, topics: Topics, name: str, *, execute: bool, foreign:
             )
         _create_topics(config, topics, name)
     there = topics.partitions()
-    targets = (features, config.topics.labels, receipts.topic_of(name), parked_topic(name))
-    bytes_max = topics.limits(*(target for target in targets if target in there))
-    client_bytes_max = config.client_bytes_max
+    wanted = (features, config.topics.labels, receipts.topic_of(name), parked_topic(name))
+    targets = [target for target in wanted if target in there]
+    limits = topics.limits(*targets)
     return Route(
         topic=name,
         topic_id=_topic_id(topics, there, name),
@@ -165,7 +165,7 @@ def _route(config: Config, topics: Topics, name: str, *, execute: bool, foreign:
         parked_partitions=there.get(parked_topic(name), 1),
         group=config.name,
         secrets=_secrets(config, there.get(features, 0)),
-        bytes_max={topic: min(limit, client_bytes_max) for topic, limit in bytes_max.items()},
+        bytes_max={t: min(limits.get(t, BATCH_BYTES_MAX), config.client_bytes_max) for t in targets},
         foreign=foreign,
         is_own=name == config.topics.dead_letters,
     )

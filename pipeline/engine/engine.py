@@ -74,6 +74,8 @@ class Engine:
         """
         outputs = PartitionOutputs(shard.partition, {name: OutputRecords() for name in self._outputs}, source=records)
         learned_before = shard.counts.learned
+        # A copy of a shared model is loaded now: only then is it known whether it takes batches.
+        shard.model.fetch(())
         if not self._run_columns(shard, records, outputs, now_ms=now_ms, silent=silent):
             self._run_each(shard, records, outputs, now_ms=now_ms)
         outputs.learned = shard.counts.learned - learned_before

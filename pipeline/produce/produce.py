@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from headrace.consumers.reader import Reader
 from headrace.consumers.record import LabelDecoder, Record
 from headrace.consumers.refusal import Refusal
-from headrace.consumers.topics import Topics
+from headrace.consumers.topics import BATCH_BYTES_MAX, Topics
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.console import as_json, data
 from headrace.pipeline.files.file_kind import FileRefused
@@ -172,7 +172,7 @@ def _ensure(config: Config, topic: str, *, warn_of_keys: bool) -> int:
     topics.ensure(**config.topics.wanted)
     if warn_of_keys and topics.partitions().get(topic, 1) > 1:
         _tell(["without --key a label goes to any partition, and only in that of its features it meets them"])
-    return topics.limits(topic)[topic]
+    return topics.limits(topic).get(topic, BATCH_BYTES_MAX)
 
 
 def _labels(config: Config, opened: InputFile) -> Iterator[InputRow]:

@@ -15,6 +15,9 @@ from headrace.state.models.model import Answer, Capabilities, Model, Task
 from headrace.state.models.user_modules import shadowing
 from headrace.state.state_refused import StateRefused
 
+# Every integer up to this one is a double.
+_EXACT_MAX = 2**53
+
 
 class ModelError(StateRefused):
     """Raised when the factory does not return a model that can learn from a stream and be saved."""
@@ -298,9 +301,11 @@ def _class_label(raw: Any) -> bool | int | str:
 
 
 def _number_label(raw: Any) -> int | float:
-    if isinstance(raw, int | float) and not isinstance(raw, bool):
-        return raw
-    raise LabelError(f"the label {_shown(raw)} is not a number; this regression model needs one")
+    # NaN is not less than anything.
+    if isinstance(raw, bool) or not isinstance(raw, int | float) or not abs(raw) <= sys.float_info.max:
+        raise LabelError(f"the label {_shown(raw)} is not a finite number; this regression model needs one")
+    # River's PARegressor computes with the integer itself: a compiled model could not give the same result.
+    return float(raw) if abs(raw) > _EXACT_MAX else raw
 
 
 def _class_kind(label: Any) -> str:

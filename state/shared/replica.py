@@ -49,7 +49,7 @@ class Replica(Model):
         # Labels are judged by a model that was never taught: which classes it has met depends on the rounds so far.
         self._judge = build()
         merge.check(self._judge.model)
-        self.can = _shared(run_as(self._judge))
+        self._can_new = self.can = _shared(run_as(self._judge))
         self.task = self._judge.task
         self.codec = self._judge.codec
         self.spec = self._judge.spec
@@ -83,8 +83,8 @@ class Replica(Model):
         return self.local.classes
 
     def label_number(self, label: Any) -> float:
-        """Return the number of a label for the next batch; any, where the batch goes record by record."""
-        return self.local.label_number(label) if self.local.can.batches else 0.0
+        """Return the number of a label for the next batch."""
+        return self.local.label_number(label)
 
     def learn_batch(self, columns: Columns, labels: Any, *, silent: bool = False, **_keyed: Any) -> Answers | None:
         """Predict and learn many records; those that were learned are counted for the mix."""
@@ -166,6 +166,7 @@ class Replica(Model):
         """Delete the mix, unless its number is not this one any more. Raises StoreAway."""
         self._pool.clear(number)
         self.forget()
+        self.can = self._can_new
 
     def is_behind(self, places: Mapping[int, MixOffset | None]) -> bool:
         """Tell whether there is a newer mix. Raises StoreAway.

@@ -455,15 +455,19 @@ def test_a_mix_that_can_not_be_compiled_is_run_by_river(store: Store, model: Any
             worker.keep({"a": float(count)}, label)
     for partition, worker in enumerate(workers):
         assert worker.mix({partition: Contribution(1, None, MixOffset(9, 1))}, within_s=WITHIN_S)
-    last = workers[1]
+    last, fresh = workers[1], Replica(pool, made, run_as=lambda built: compile_model(built.model) or built)
     assert not last.can.batches
-    shard = Shard(last, partition=1, start=0)
+    assert fresh.can.batches, "it has not seen the mix"
     columnar = ColumnarEngine(decoder=Decoder(), topic="in", name="mixed")
     engine = Engine(decoder=Decoder(), topic="in", name="mixed", columnar=columnar)
     values = [json.dumps({"features": {"a": 1.0}, "label": label}).encode() for label in labels * 3]
     batch = RecordBatch(1, offsets=range(6), timestamps=[1] * 6, keys=[b"k"] * 6, values=values)
-    assert len(engine.run(shard, batch, now_ms=5).predictions) == 6
-    assert shard.counts.learned == 6
+    for replica in (last, fresh):
+        shard = Shard(replica, partition=1, start=0)
+        assert len(engine.run(shard, batch, now_ms=5).predictions) == 6
+        assert shard.counts.learned == 6
+    last.clear(last.version)
+    assert last.can.batches, "a new model can be compiled again"
 
 
 def teach_at_once(share: Replica, given: Records) -> list[Any]:

@@ -69,4 +69,7 @@ def test_each_right_that_is_missing_ends_the_run_with_one_line_and_nothing_is_lo
                 assert len(said) == 2, said
                 assert said[0].startswith(("headrace: Kafka denies it: ", "headrace: Kafka refuses what ")), said
                 assert hint in said[1], said
-        p.run_to_end()
+        with _denied(p, ResourceType.TOPIC, p.predictions, AclOperation.DESCRIBE_CONFIGS):
+            log = p.run_to_end()
+        assert "a topic's limit is not known" in log
+        assert f"give the user DESCRIBE_CONFIGS on {p.predictions}" in log
