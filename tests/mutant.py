@@ -2,11 +2,10 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
+from warm import run_pytest
 
 ROOT = Path(__file__).parents[1]
 PLAIN = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider")
@@ -43,9 +42,10 @@ def assert_caught(mutant: Mutant, tmp_path: Path, **environment: str) -> None:
         text = (copy / file).read_text()
         assert text.count(old) == 1, "the place that is broken is there, once"
         (copy / file).write_text(("import os\n" if "os.environ" in new else "") + text.replace(old, new))
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *PLAIN, f"--basetemp={tmp_path / 'runs'}", f"tests/{mutant.test}"],
-        cwd=copy,
+    out = tmp_path / "out"
+    code = run_pytest(
+        copy,
+        [*PLAIN, f"--basetemp={tmp_path / 'runs'}", f"tests/{mutant.test}"],
         env={
             **os.environ,
             "PYTHONPATH": str(copy.parent),
@@ -54,11 +54,10 @@ def assert_caught(mutant: Mutant, tmp_path: Path, **environment: str) -> None:
             # Of those that turn their test red by standing still, each does so for as long.
             "HEADRACE_TEST_PATIENCE_S": "20",
         },
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=280,
+        out=out,
+        timeout_s=280,
     )
-    assert done.returncode == 1, f"{mutant.name} was not caught: {done.stdout[-2_000:]}{done.stderr[-2_000:]}"
-    assert "1 failed" in done.stdout, done.stdout[-2_000:]
-    assert mutant.says in done.stdout, done.stdout[-4_000:]
+    printed = out.read_text(errors="replace")
+    assert code == 1, f"{mutant.name} was not caught: {printed[-4_000:]}"
+    assert "1 failed" in printed, printed[-2_000:]
+    assert mutant.says in printed, printed[-4_000:]

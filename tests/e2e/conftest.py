@@ -2,34 +2,27 @@
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import LENT, Project
+from harness import Project, wait_until
 from proxy import Proxied, proxied_stack
+from servers import LENT, LentStack, address_file, lent, own_stack
 
-from headrace.pipeline.embedded import Addresses, Stack
-
-
-@dataclass(frozen=True)
-class LentStack:
-    """A stack that another run of the tests started, and ends."""
-
-    addresses: Addresses
+from headrace.pipeline.embedded import Stack
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack | LentStack]:
+def stack(request: pytest.FixtureRequest) -> Iterator[Stack | LentStack]:
     if LENT in os.environ:
-        kafka, store = os.environ[LENT].split()
-        yield LentStack(Addresses(kafka, store, "kafka"))
-        return
-    # A zombie's open transaction is looked for each second, not each ten.
-    with Stack(kafka_settings={"transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000"}) as running:
-        assert running.addresses.kind == "kafka", "these tests prove nothing on a mock"
-        yield running
+        yield lent(os.environ[LENT])
+    elif hasattr(request.config, "workerinput"):
+        wait_until(address_file(request.config).exists, what="the servers of this run", timeout_s=120)
+        yield lent(address_file(request.config).read_text())
+    else:
+        with own_stack() as running:
+            yield running
 
 
 @pytest.fixture(scope="session")

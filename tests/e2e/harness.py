@@ -23,9 +23,6 @@ from headrace.consumers.topics import Topics
 from headrace.pipeline.embedded import Stack
 from headrace.pipeline.recovery import offset_metadata
 
-LENT = "HEADRACE_TEST_STACK"
-"""The environment variable by which one run of the tests lends its Kafka and store to another run."""
-
 PATIENCE_S = float(os.environ.get("HEADRACE_TEST_PATIENCE_S", "60"))
 """The time limit for a run to its end, and for a stream until it is committed; shorter when a bug was seeded."""
 

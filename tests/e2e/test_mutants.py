@@ -21,8 +21,8 @@ Each starts another run of the tests, on a copy of the source.
 from pathlib import Path
 
 import pytest
-from harness import LENT
 from mutant import Mutant, assert_caught
+from servers import LENT
 
 from headrace.pipeline.embedded import Stack
 

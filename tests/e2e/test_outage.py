@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from harness import Project, Run, Steady, steady, values, wait_until
+from trap import SOAK
 
 from headrace.pipeline.embedded import Stack
 
@@ -13,14 +14,14 @@ Make = Callable[..., Project]
 
 # How soon the stream goes on is timed.
 pytestmark = [pytest.mark.alone, pytest.mark.xdist_group("alone")]
-OUTAGE_S = 20.0
+OUTAGE_S = 20.0 if SOAK else 8.0
 RESUME_S = 10.0
 
 
-@pytest.fixture
-def fragile(tmp_path: Path) -> Iterator[Stack]:
-    """A stack of this test's own, since others could not bear what is done to it."""
-    with Stack(data_dir=tmp_path / "stack") as running:
+@pytest.fixture(scope="module")
+def fragile() -> Iterator[Stack]:
+    """A stack of these tests' own, since others could not bear what is done to it."""
+    with Stack() as running:
         yield running
 
 

@@ -13,12 +13,13 @@ from confluent_kafka import Consumer, TopicPartition
 from fleet import DYNAMIC, START_S, STUCK_S, Fleet, fleet, said, shares, tell
 from harness import Project, steady, values, wait_until
 from oracle import promise
+from trap import SOAK
 
 pytestmark = [pytest.mark.alone, pytest.mark.xdist_group("alone")]
 
 Make = Callable[..., Project]
 
-KILLS = 4
+KILLS = 8 if SOAK else 3
 
 
 class Arrivals(threading.Thread):

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ import redis
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from harness import Project, wait_until
+from proxy import Proxied
 
 from headrace.consumers.reader import ReaderAway
 from headrace.consumers.source import SourceAway
@@ -82,13 +84,13 @@ writer.Producer = Dying
 def ready(project: Make) -> Callable[..., Project]:
     """Make a project whose topics are there, as a worker would make them."""
 
-    def make(**options: Any) -> Project:
-        made = project(**options)
-        names = TopicsConfig(features=made.features, predictions=made.predictions, partitions=2)  # type: ignore[call-arg]
-        _topics(made).ensure(**names.wanted)
-        return made
+    return lambda **options: with_topics(project(**options))
 
-    return make
+
+def with_topics(made: Project) -> Project:
+    names = TopicsConfig(features=made.features, predictions=made.predictions, partitions=2)  # type: ignore[call-arg]
+    _topics(made).ensure(**names.wanted)
+    return made
 
 
 def _topics(project: Project) -> Topics:
@@ -380,10 +382,12 @@ def _if_there(call: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
         return None
 
 
+@pytest.mark.xdist_group("proxied")
 def test_a_replay_whose_broker_freezes_ends_in_time_and_goes_on_later(
-    ready: Make, capsys: pytest.CaptureFixture[str]
+    proxied: Proxied, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    project = ready(partitions=1)
+    # No other test may share a broker that is frozen.
+    project = with_topics(Project(proxied.stack, tmp_path / "project", partitions=1))
     refuse(project, 8)
     (project.directory / "freeze.py").write_text(
         "import os, signal\n"
