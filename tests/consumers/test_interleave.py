@@ -105,7 +105,7 @@ def test_a_slice_has_no_more_records_than_asked_for_and_the_rest_follows() -> No
     assert taken == [[(1, 0), (0, 0), (1, 1)], [(0, 1), (1, 2), (0, 2)], [(1, 3), (0, 3)]]
 
 
-def test_what_is_read_again_is_not_taken_twice() -> None:
+def test_records_that_are_read_again_are_not_taken_twice() -> None:
     interleave = _interleave()
     interleave.add(0, _log(0, [1, 2, 3]), None)
     interleave.add(0, _log(0, [2, 3, 4], start=1), None)
@@ -140,7 +140,7 @@ def test_a_step_of_one_log_is_taken_again_as_it_comes() -> None:
     assert not interleave.is_relearning
 
 
-def test_without_steps_what_was_committed_goes_by_time_and_ends_exactly_there() -> None:
+def test_without_recorded_steps_the_committed_part_is_read_by_time_and_ends_at_its_offsets() -> None:
     interleave = _interleave(committed=(2, 1), steps=None)
     interleave.add(0, _log(0, [1, 3, 5]), None)
     interleave.add(1, _log(1, [2, 4]), None)

@@ -43,7 +43,7 @@ def test_a_label_is_read(value: bytes, label: Label) -> None:
         (b'{"id": "' + b"a" * 1_000 + b'", "label": true}', "too_large", ""),
     ],
 )
-def test_what_is_no_label_is_refused_with_its_reason(value: bytes | None, code: str, field: str) -> None:
+def test_an_invalid_label_is_refused_with_its_reason(value: bytes | None, code: str, field: str) -> None:
     refusal = decode(value)
     assert isinstance(refusal, Refusal)
     assert (refusal.code, refusal.field) == (code, field), refusal

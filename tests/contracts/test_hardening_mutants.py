@@ -95,7 +95,7 @@ MUTANTS: list[Mutant] = [
         file="pipeline/config/redaction.py",
         old="if key in secrets:",
         new="if False:",
-        test="pipeline/config/test_references.py::test_what_a_reference_put_in_is_hidden_whatever_its_key",
+        test="pipeline/config/test_references.py::test_the_value_of_a_reference_is_hidden_under_any_key",
         says="assert 'm4rked' not in",
     ),
     Mutant(
@@ -120,7 +120,7 @@ MUTANTS: list[Mutant] = [
         file="pipeline/process/rundir.py",
         old="if _is_own(found) and not found.st_mode & _OTHERS_WRITE:",
         new="if _is_own(found):",
-        test="pipeline/process/test_rundir.py::test_what_somebody_else_has_put_there_is_refused_and_not_touched"
+        test="pipeline/process/test_rundir.py::test_a_file_of_another_user_is_refused_and_not_touched"
         "[True-plant_open_folder]",
         says="DID NOT RAISE",
     ),
@@ -129,7 +129,7 @@ MUTANTS: list[Mutant] = [
         file="pipeline/process/rundir.py",
         old="_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC",
         new="_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC",
-        test="pipeline/process/test_rundir.py::test_what_somebody_else_has_put_there_is_refused_and_not_touched[True-plant_link]",
+        test="pipeline/process/test_rundir.py::test_a_file_of_another_user_is_refused_and_not_touched[True-plant_link]",
         says="DID NOT RAISE",
     ),
     Mutant(
@@ -147,7 +147,7 @@ MUTANTS: list[Mutant] = [
         old="record_bytes(self.keys[position], self.values[position], None if headers is None else list(headers))",
         new="record_bytes(None, self.values[position], None)",
         test="pipeline/engine/test_engine.py::"
-        "test_what_its_topic_does_not_take_is_learned_and_only_its_prediction_is_a_dead_letter",
+        "test_a_record_whose_prediction_is_too_large_is_learned_and_becomes_a_dead_letter",
         says="too_large",
     ),
     Mutant(
@@ -219,7 +219,7 @@ MUTANTS: list[Mutant] = [
         file="pipeline/recovery/consistency.py",
         old="return bool(told and found) and told != found",
         new="return False",
-        test="pipeline/recovery/test_consistency.py::test_what_does_not_fit_is_named_with_what_to_do"
+        test="pipeline/recovery/test_consistency.py::test_an_inconsistency_is_named_with_its_remedy"
         "[a topic made again, seen by the mark]",
         says="DID NOT RAISE",
     ),
@@ -229,7 +229,7 @@ MUTANTS: list[Mutant] = [
         old="if place.committed > saved.offset:",
         new="if False:",
         test="pipeline/recovery/test_consistency.py::"
-        "test_what_does_not_fit_is_named_with_what_to_do[an offset set forward]",
+        "test_an_inconsistency_is_named_with_its_remedy[an offset set forward]",
         says="DID NOT RAISE",
     ),
     Mutant(
@@ -245,7 +245,7 @@ MUTANTS: list[Mutant] = [
         file="pipeline/recovery/consistency.py",
         old="if saved is not None and saved.topic != facts.topic.name and",
         new="if False and",
-        test="pipeline/recovery/test_consistency.py::test_what_does_not_fit_is_named_with_what_to_do"
+        test="pipeline/recovery/test_consistency.py::test_an_inconsistency_is_named_with_its_remedy"
         "[another project of the same name]",
         says="Error",
     ),
@@ -270,7 +270,7 @@ MUTANTS: list[Mutant] = [
         file="state/models/codec/trust.py",
         old="if not (is_ours or is_listed or name in _DATA or self._is_users(module_name)):",
         new="if False:",
-        test="state/models/codec/test_model_codec.py::test_what_is_not_trusted_can_not_be_named[subprocess:Popen]",
+        test="state/models/codec/test_model_codec.py::test_an_untrusted_class_can_not_be_named[subprocess:Popen]",
         says="Regex pattern did not match",
     ),
     Mutant(
@@ -310,7 +310,7 @@ MUTANTS: list[Mutant] = [
         file="state/models/codec/graph_reader.py",
         old="return factory is None or callable(factory)",
         new="return True",
-        test="state/models/codec/test_codec_attacks.py::test_what_would_hang_the_load_or_end_the_process_is_refused"
+        test="state/models/codec/test_codec_attacks.py::test_bytes_that_would_hang_the_load_or_end_the_process_are_refused"
         "[default dicts in one another]",
         says="another kind of model",
     ),
@@ -335,7 +335,7 @@ MUTANTS: list[Mutant] = [
         file="state/seal.py",
         old="if not hmac.compare_digest(self._tag(place, body), tag):",
         new="if False:",
-        test="state/test_seal.py::test_what_is_signed_opens_by_its_key_alone_and_it_is_said_what_to_do",
+        test="state/test_seal.py::test_a_signed_value_opens_only_with_its_key",
         says="DID NOT RAISE",
     ),
     Mutant(
@@ -375,7 +375,7 @@ MUTANTS: list[Mutant] = [
         file="pipeline/recovery/consistency.py",
         old="committed=found.join.offset",
         new="committed=place.labels.committed",
-        test="pipeline/recovery/test_consistency.py::test_where_the_labels_stand_is_told_by_the_mark_and_not_by_what_another_tool_has_set",
+        test="pipeline/recovery/test_consistency.py::test_the_offset_of_the_labels_comes_from_the_mark_and_not_from_another_tool",
         says="AssertionError",
     ),
     Mutant(

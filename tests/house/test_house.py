@@ -267,7 +267,7 @@ def test_every_exception_to_lint_and_types_names_its_rule() -> None:
     assert_none(found, "noqa or type: ignore without the rule's code")
 
 
-def test_what_is_left_to_do_stands_in_the_issues() -> None:
+def test_no_comment_says_what_is_left_to_do() -> None:
     left = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
     found = (where for where, comment in comments(*PACKAGES, "tests", "deploy") if left.search(comment))
     assert_none(found, "notes of what is left to do")

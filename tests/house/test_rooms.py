@@ -53,7 +53,7 @@ def cycle(edges: dict[str, set[str]]) -> list[str]:
     return next((found for name in sorted(edges) if (found := visit(name, []))), [])
 
 
-def test_nobody_meets_more_than_a_dozen_files_on_one_floor() -> None:
+def test_no_folder_has_more_modules_than_one_can_keep_in_mind() -> None:
     counts = {
         name: len([f for f in folder.glob("*.py") if f.stem != "__init__"]) for name, folder in packages().items()
     }

@@ -45,7 +45,7 @@ def test_the_headers_say_where_it_stood_and_why_it_was_refused_in_utf8() -> None
     ]
 
 
-def test_what_was_sealed_is_read_again() -> None:
+def test_a_sealed_value_is_read_again() -> None:
     assert read(sealed(message="nø JSON", topic="features-æ")) == Reason(
         "headrace",
         topic="features-æ",
@@ -103,7 +103,7 @@ def test_that_the_model_had_learned_it_is_told_once_and_never_by_the_record_itse
     assert strip(learned) == [("mine", b"1")]
 
 
-def test_what_was_left_out_is_told_with_its_size() -> None:
+def test_a_part_that_was_left_out_is_named_with_its_size() -> None:
     headers = sealed(omitted={"key": 7, "value": 1_000_000})
     assert headers[-2:] == [("dlq.key.omitted", b"7"), ("dlq.value.omitted", b"1000000")]
     assert read(headers).omitted == {"key": 7, "value": 1_000_000}

@@ -65,7 +65,7 @@ def test_answers_of_numpy_and_large_ones_are_plain_json(answer: Any, expected: A
 
 
 @pytest.mark.parametrize("answer", [1j, object(), np.array([1, 2]), "\ud800"])
-def test_what_json_can_not_hold_raises_and_the_engine_makes_a_refusal_of_it(answer: Any) -> None:
+def test_an_answer_that_json_can_not_hold_raises(answer: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
         told(answer)
 

@@ -45,7 +45,7 @@ def test_the_numbers_of_a_record_grow_with_what_they_count() -> None:
 
 
 @given(st.lists(st.tuples(FIELDS, st.binary(max_size=300), HEADERS), max_size=12), st.integers(0, 3_000))
-def test_a_parcel_finds_all_records_that_are_larger_than_a_limit_and_no_others(records: Any, limit: int) -> None:
+def test_the_records_larger_than_a_limit_are_found_and_no_others(records: Any, limit: int) -> None:
     parcel = OutputRecords()
     for record in records:
         parcel.add(*record)

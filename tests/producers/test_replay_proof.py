@@ -20,7 +20,9 @@ def _read(headers: Any, *, partition: int = 3, key: Any = b"k", value: Any = b"v
 
 
 @given(count=st.integers(0, 9), learned=st.booleans(), key=FIELDS, value=FIELDS)
-def test_what_a_replay_signed_is_believed(count: int, *, learned: bool, key: bytes | None, value: bytes | None) -> None:
+def test_the_signed_headers_of_a_replay_are_believed(
+    count: int, *, learned: bool, key: bytes | None, value: bytes | None
+) -> None:
     claim = ReplayClaim(count, learned)
     headers = [("mine", b"1"), *sign(claim, **{**KNOWN, "key": key, "value": value})]
     assert _read(headers, key=key, value=value) == claim
@@ -30,11 +32,11 @@ def test_what_a_replay_signed_is_believed(count: int, *, learned: bool, key: byt
     "other",
     [{"secret": new_secret()}, {"secret": ""}, {"topic": "on"}, {"partition": 4}, {"key": None}, {"value": b""}],
 )
-def test_what_was_signed_of_another_record_or_by_another_pipeline_is_not(other: dict[str, Any]) -> None:
+def test_a_signature_of_another_record_or_pipeline_is_not_believed(other: dict[str, Any]) -> None:
     assert _read(sign(ReplayClaim(2, learned=True), **KNOWN), **other) == NEVER
 
 
-def test_what_was_changed_or_left_out_or_added_afterwards_is_not_believed() -> None:
+def test_headers_that_were_changed_after_the_signing_are_not_believed() -> None:
     count, learned, proof = sign(ReplayClaim(2, learned=True), **KNOWN)
     for headers in (
         None,

@@ -47,7 +47,7 @@ def test_a_group_that_has_moved_on_makes_the_batch_stale(code: str) -> None:
 
 
 @pytest.mark.parametrize("code", ["MSG_SIZE_TOO_LARGE", "RECORD_LIST_TOO_LARGE"])
-def test_what_is_too_large_is_told_apart_with_the_topic_that_refused_it(code: str) -> None:
+def test_a_record_that_is_too_large_is_reported_with_the_topic_that_refused_it(code: str) -> None:
     error = sink._after_abort(fault(getattr(KafkaError, code)), topic="out")
     assert type(error) is SinkTooLarge
     assert (error.topic, error.status) == ("out", 413)
@@ -65,7 +65,7 @@ def test_what_is_too_large_is_told_apart_with_the_topic_that_refused_it(code: st
         "INVALID_TRANSACTION_TIMEOUT",
     ],
 )
-def test_what_no_waiting_mends_is_refused_with_what_to_do(code: str) -> None:
+def test_an_error_that_does_not_pass_is_refused_with_its_remedy(code: str) -> None:
     error = sink._after_abort(fault(getattr(KafkaError, code)))
     assert type(error) is SinkRefused
     assert error.hint

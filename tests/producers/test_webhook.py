@@ -223,7 +223,7 @@ def test_an_answer_that_never_ends_is_read_no_longer_than_the_timeout(head: byte
         thread.join()
 
 
-def test_what_is_no_http_is_an_outage() -> None:
+def test_an_answer_that_is_not_http_is_an_outage() -> None:
     with socket.socket() as rude:
         rude.bind(("127.0.0.1", 0))
         rude.listen()

@@ -75,7 +75,7 @@ def test_a_fast_clock_does_not_creep() -> None:
 
 
 @pytest.mark.parametrize("at_ms", [2**63 - 1, NOW * 1_000, NOW + 11 * 365 * DAY])
-def test_what_is_no_time_moves_nothing(at_ms: int) -> None:
+def test_an_impossible_time_moves_nothing(at_ms: int) -> None:
     clock = EventClock(DAY)
     clock.tick(NOW, NOW)
     for _ in range(20):

@@ -12,7 +12,7 @@ PLACES: list[tuple[str | int, ...]] = [("mix", "fraud", 1, "ab"), ("mix", "fraud
 
 
 @pytest.mark.parametrize("seal", SEALS.values(), ids=SEALS)
-def test_what_was_sealed_opens_in_its_own_place_alone(seal: Seal) -> None:
+def test_a_sealed_value_opens_only_in_its_own_place(seal: Seal) -> None:
     for place in PLACES:
         assert seal.unwrap(seal.wrap(b"body", *place), *place) == b"body"
         for other in [*PLACES, (), ("mix",), ("mix", "fraud1", 1, "ab"), ("mixf", "raud", 1, "ab")]:
@@ -34,7 +34,7 @@ def test_every_flipped_bit_and_every_cut_is_found(seal: Seal) -> None:
             seal.unwrap(sealed[:end], "mix")
 
 
-def test_what_is_signed_opens_by_its_key_alone_and_it_is_said_what_to_do() -> None:
+def test_a_signed_value_opens_only_with_its_key() -> None:
     plain, signed = SEALS.values()
     with pytest.raises(SealError, match=r"it is signed; set redis\.sign_key"):
         plain.unwrap(signed.wrap(b"body", "mix"), "mix")

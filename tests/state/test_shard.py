@@ -53,7 +53,7 @@ def test_a_new_shard_stands_at_its_start() -> None:
     assert s.quality_now().summary() == {"scored": 0}
 
 
-def test_an_undo_takes_back_what_was_not_kept() -> None:
+def test_an_undo_takes_back_records_that_were_not_kept() -> None:
     s, untouched = shard(), shard()
     first, second = records(30), records(30, seed=2)
     feed(s, first)
@@ -165,7 +165,7 @@ def test_accuracy_counts_right_answers_in_all_and_lately() -> None:
     assert summary == {"scored": 1_500, "accuracy": pytest.approx(1_000 / 1_500), "accuracy_recent": 0.5}
 
 
-def test_a_classifier_that_has_seen_no_class_yet_is_not_scored_for_its_none() -> None:
+def test_a_classifier_that_has_seen_no_class_yet_is_not_scored() -> None:
     s = shard()
     s.score(prediction=None, label="first", version=1)
     assert s.quality_now().summary() == {"scored": 0}
@@ -184,7 +184,7 @@ def test_errors_of_a_regression_are_summed_in_all_and_lately() -> None:
 
 
 @pytest.mark.parametrize("prediction", [None, math.nan, math.inf, -math.inf, "a word", 10**400])
-def test_what_is_no_number_scores_nothing(prediction: Any) -> None:
+def test_a_prediction_that_is_not_a_finite_number_is_not_scored(prediction: Any) -> None:
     s = shard(linear())
     s.score(prediction, 1.0, version=1)
     assert s.quality_now().summary() == {"scored": 0}

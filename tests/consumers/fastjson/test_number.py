@@ -152,12 +152,12 @@ def test_zeros_keep_their_sign_and_type() -> None:
     assert [repr(zero) for zero in zeros] == ["0", "0.0", "-0.0", "0.0", "None", "0.0"]
 
 
-def test_what_no_double_is_exactly_is_left_to_the_decoder() -> None:
+def test_a_number_that_is_no_exact_double_is_left_to_the_decoder() -> None:
     assert read(["9007199254740992", "-9007199254740992"]) == [2**53, -(2**53)]
     assert read(["9007199254740993", "12345678901234567890", "0." + "1" * 20]) == [None] * 3
 
 
-def test_what_is_no_number_is_left_to_the_decoder() -> None:
+def test_text_that_is_not_a_number_is_left_to_the_decoder() -> None:
     wrong = ["", "-", "+1", "01", "-01", "00", "1.", ".5", "1.e5", "1e", "1e+", "1e-", "-.5", "00.5", "x", "1.E", "--1"]
     assert read(wrong) == [None] * len(wrong)
 

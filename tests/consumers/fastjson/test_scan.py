@@ -280,7 +280,7 @@ def test_the_corpus_of_hostile_records_is_refused_or_read_as_it_should_be() -> N
         None,
     ],
 )
-def test_what_is_doubtful_is_slow(value: bytes | None) -> None:
+def test_text_that_the_scanner_is_not_sure_of_is_slow(value: bytes | None) -> None:
     assert assert_sound([value], Scanner()) == [True]
 
 
@@ -296,7 +296,7 @@ def test_what_is_doubtful_is_slow(value: bytes | None) -> None:
         b'{"features":{"a":5e-300,"b":1.7976931348623157e308,"c":0.30000000000000004,"d":12345678901234567.8}}',
     ],
 )
-def test_what_is_odd_but_good_is_fast(value: bytes) -> None:
+def test_unusual_but_valid_text_is_fast(value: bytes) -> None:
     assert assert_sound([value, value], Scanner()) == [False, False]
 
 
@@ -444,7 +444,7 @@ BROKEN: list[dict[str, Any]] = [
 ]
 
 
-def test_what_keeps_a_schema_is_fast_and_what_breaks_it_is_slow() -> None:
+def test_records_that_match_the_schema_are_fast_and_others_are_slow() -> None:
     scanner, decoder = Scanner(schema=SCHEMA, names_max=8), Decoder(schema=SCHEMA)
     for _ in range(3):
         for cases, wanted in ((KEPT, False), (BROKEN, True)):

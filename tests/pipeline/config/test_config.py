@@ -111,7 +111,7 @@ def test_a_duration_has_a_unit_or_is_in_seconds(file: Path, written: str, second
 
 
 @pytest.mark.parametrize("written", ['"1 fortnight"', '"s"', '"-1s"', "0", "-1", "inf", "nan", '""'])
-def test_what_is_no_duration_is_refused(file: Path, written: str) -> None:
+def test_text_that_is_not_a_duration_is_refused(file: Path, written: str) -> None:
     assert "snapshot.interval" in str(refused(file, f"[snapshot]\ninterval = {written}\n"))
 
 

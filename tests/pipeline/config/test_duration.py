@@ -13,7 +13,7 @@ def test_durations_are_read_in_seconds(written: object, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("written", ["", "1", "s", "1 week", "-1s", "1s1"])
-def test_what_is_no_duration_is_refused_with_an_example(written: str) -> None:
+def test_a_value_that_is_not_a_duration_is_refused_with_an_example(written: str) -> None:
     with pytest.raises(ValueError, match="24h"):
         duration_s(written)
 
@@ -31,6 +31,6 @@ def test_an_interval_is_a_time_or_a_number_of_records() -> None:
 
 
 @pytest.mark.parametrize("written", ["0 records", "-1 records", "many records", 0, -1, True, float("inf"), None])
-def test_what_is_no_interval_is_refused(written: object) -> None:
+def test_a_value_that_is_not_an_interval_is_refused(written: object) -> None:
     with pytest.raises(ValueError, match=r"records|24h"):
         interval_of(written)

@@ -33,7 +33,7 @@ def loaded(file: Path, text: str, **options: Any) -> Config:
 
 
 @pytest.mark.parametrize("reference", ["${env:SECRET}", "${file:run/secret}", "${file:%s/run/secret}"])
-def test_a_reference_stands_for_what_is_there_in_any_string(file: Path, reference: str) -> None:
+def test_a_reference_in_any_string_is_replaced_by_its_value(file: Path, reference: str) -> None:
     said = reference.replace("%s", str(file.parent))
     config = loaded(
         file,
@@ -129,14 +129,14 @@ def test_a_reference_that_leads_nowhere_is_refused_by_the_name_of_its_key(
         '[schema.features.a]\nvalues = ["${env:MARK}", 1]',
     ],
 )
-def test_what_a_reference_put_in_is_in_no_error(file: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_no_error_shows_the_value_of_a_reference(file: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("MARK", "m4rked")
     with pytest.raises(ConfigError) as caught:
         loaded(file, text)
     assert "m4rked" not in str(caught.value) + caught.value.hint
 
 
-def test_what_a_reference_put_in_is_hidden_whatever_its_key(
+def test_the_value_of_a_reference_is_hidden_under_any_key(
     file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MARK", "m4rked")

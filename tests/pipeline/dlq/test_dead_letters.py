@@ -34,13 +34,13 @@ def test_since_is_a_duration_or_a_date_in_utc(text: str | None, wanted: int | No
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "-1h", "1", "2026-02-30"])
-def test_a_time_that_is_none_is_refused_with_an_example(text: str) -> None:
+def test_text_that_is_not_a_time_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(DeadLetterError) as raised:
         since_ms(text, now_ms=NOW_MS)
     assert "1h" in raised.value.hint
 
 
-def test_a_selection_takes_what_is_of_its_code_and_young_enough() -> None:
+def test_a_selection_takes_dead_letters_by_code_and_time() -> None:
     assert Selection().takes("a", 0)
     assert not Selection(code="b").takes("a", 0)
     assert Selection(since_ms=5).takes("a", 5)
@@ -54,7 +54,7 @@ def test_a_position_is_two_numbers() -> None:
             position_of(text)
 
 
-def test_what_a_terminal_would_obey_is_escaped() -> None:
+def test_control_characters_are_escaped() -> None:
     assert printable("nø\x1b[31m\r\x07\x9b\nnext") == r"nø\x1b[31m\r\x07\x9b" + "\nnext"
 
 

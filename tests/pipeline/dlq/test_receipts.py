@@ -7,7 +7,7 @@ from headrace.pipeline.dlq.receipts import Receipt, States, Target, floors
 SPANS = {0: Span(10, 50), 1: Span(0, 5), 2: Span(0, 0)}
 
 
-def test_what_was_committed_for_the_same_topic_is_where_a_replay_starts() -> None:
+def test_a_replay_starts_at_the_offset_that_was_committed_for_the_same_topic() -> None:
     assert floors({0: Committed(30, "id"), 1: Committed(5, "id")}, SPANS, "id") == {0: 30, 1: 5, 2: 0}
 
 

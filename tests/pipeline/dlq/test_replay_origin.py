@@ -45,13 +45,13 @@ def test_a_dead_letter_of_another_topic_is_foreign_in_every_dialect(dialect: str
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_what_the_record_itself_brought_along_does_not_make_it_this_pipelines(dialect: str) -> None:
+def test_headers_of_the_record_itself_do_not_make_a_dead_letter_this_pipelines_own(dialect: str) -> None:
     """It was a dead letter of this pipeline before, was sent on, and refused by another system elsewhere."""
     earlier = [header for make in DIALECTS.values() for header in make(b"orders")]
     assert not ROUTE.owns(_letter([*earlier, *DIALECTS[dialect](b"payments")]))
 
 
-def test_what_names_no_topic_is_this_pipelines_only_where_its_own_dead_letters_are() -> None:
+def test_a_dead_letter_without_a_topic_belongs_to_the_pipeline_only_in_its_own_dead_letter_topic() -> None:
     assert not ROUTE.owns(_letter(None))
     own = Route(**{name: getattr(ROUTE, name) for name in Route.__struct_fields__ if name != "is_own"})
     assert own.owns(_letter(None))
@@ -68,7 +68,7 @@ def test_this_pipelines_own_dead_letters_tell_how_often_they_were_replayed() -> 
 
 
 @pytest.mark.parametrize("dialect", ["connect", "streams"])
-def test_of_another_systems_dead_letter_only_what_a_replay_has_signed_counts(dialect: str) -> None:
+def test_of_another_systems_dead_letter_only_signed_headers_count(dialect: str) -> None:
     place = [*DIALECTS[dialect](b"orders"), (f"__{dialect}.errors.partition", b"0")]
     assert ROUTE.claim(_letter([*FORGED, *place])) == NEVER
     signed = sign(ReplayClaim(2, learned=True), secret="0f" * 16, topic="orders", partition=0, key=b"k", value=b"v")

@@ -157,7 +157,7 @@ SCHEMA = Schema({"a": Feature(required=False, minimum=-2, maximum=1e301), "b": F
 @pytest.mark.parametrize("schema", [None, SCHEMA], ids=["bare", "declared"])
 @pytest.mark.parametrize(("build", "label"), [(logistic, _truth), (linear, _amount)])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_chunk_gives_what_its_records_give_one_by_one(
+def test_a_batch_gives_the_same_results_as_its_records_one_by_one(
     build: Callable[[], Any], label: Callable[[random.Random], Any], seed: int, schema: Schema | None
 ) -> None:
     messages = _messages(seed, 1_500, label)
@@ -195,7 +195,7 @@ def test_however_the_stream_is_cut_and_whether_anybody_listens_the_model_is_the_
     assert len(dumps) == 1
 
 
-def test_what_may_make_too_large_a_prediction_is_measured_one_by_one() -> None:
+def test_records_whose_prediction_may_be_too_large_are_measured_one_by_one() -> None:
     learner = compile_model(logistic())
     assert learner is not None
     shard = _shard(learner)
@@ -231,7 +231,7 @@ def _keyring(
 @pytest.mark.parametrize("silent_ms", [None, 3_000], ids=["for ever", "until silent"])
 @pytest.mark.parametrize("names", [0, 20, 200])
 @pytest.mark.parametrize(("build", "label"), [(logistic, _truth), (linear, _amount)])
-def test_a_chunk_of_many_keys_gives_what_its_records_give_one_by_one(
+def test_a_batch_of_many_keys_gives_the_same_results_as_its_records_one_by_one(
     build: Callable[[], Any], label: Callable[[random.Random], Any], names: int, silent_ms: int | None
 ) -> None:
     messages = _messages(names, 1_500, label, names=names)

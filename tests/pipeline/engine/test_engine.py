@@ -168,7 +168,7 @@ def test_headers_that_were_copied_from_a_replay_to_another_record_do_not_count()
     assert (letter.replays, copied.replays) == (2, 0)
 
 
-def test_what_its_topic_does_not_take_is_learned_and_only_its_prediction_is_a_dead_letter() -> None:
+def test_a_record_whose_prediction_is_too_large_is_learned_and_becomes_a_dead_letter() -> None:
     tight, loose = _engine(), _engine()
     tight.limits = SizeLimits({"predictions": 600, "dead_letters": 3_000})
     shards = _shard(), _shard()
@@ -426,7 +426,7 @@ def test_a_shard_that_was_saved_anywhere_goes_on_as_if_it_had_not_been(saved: in
     assert second.counts.records == 120
 
 
-def test_what_the_sink_refuses_of_a_batch_stands_among_the_dead_letters_in_order() -> None:
+def test_records_that_the_sink_refused_stand_among_the_dead_letters_in_order() -> None:
     engine, shard = _engine(), _shard()
     values = [_event(1, True), b"{", _event(2), None, _event(3, False), _event(4)]
     result = engine.run(shard, _records(values), now_ms=5)

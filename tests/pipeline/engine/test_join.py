@@ -133,7 +133,7 @@ def test_a_replay_of_what_the_model_has_learned_does_not_wait() -> None:
         assert (shard.labels.asked, shard.counts.learned) == wanted, "a forged one waits as any other"
 
 
-def test_who_gets_no_label_is_dropped_or_learned_with_the_default() -> None:
+def test_features_without_a_label_are_dropped_or_learned_with_the_default() -> None:
     records = [_features("a", 0), _features("b", 1, ts=2_000)]
     dropped, learned = _shard(), _shard(default=False)
     assert (_run(dropped, records).learned, _run(learned, records).learned) == (0, 1)
@@ -143,7 +143,7 @@ def test_who_gets_no_label_is_dropped_or_learned_with_the_default() -> None:
     assert learned.labels.tally.expired == 1
 
 
-def test_who_has_to_go_for_want_of_room_is_learned_with_the_default_at_once() -> None:
+def test_features_that_are_evicted_are_learned_with_the_default_at_once() -> None:
     shard = _shard(default=False, waiting_max=2)
     assert _run(shard, [_features(f"{index}", index) for index in range(5)]).learned == 3
 
@@ -157,7 +157,7 @@ def test_who_has_to_go_for_want_of_room_is_learned_with_the_default_at_once() ->
         (_label("a", [1], 3), "bad_label", "validate"),
     ],
 )
-def test_a_label_that_is_none_is_a_dead_letter_and_the_features_wait_on(record: Record, code: str, stage: str) -> None:
+def test_an_invalid_label_is_a_dead_letter_and_its_features_keep_waiting(record: Record, code: str, stage: str) -> None:
     shard = _shard()
     result = _run(shard, [_features("a"), record, _label("a", True, 4)])
     assert _codes(result) == [(3, code, stage)]
@@ -205,7 +205,7 @@ def test_answers_of_any_size_are_scored_as_they_were_sent() -> None:
     assert shard.quality.total == 1
 
 
-def test_what_the_sink_refuses_says_whether_the_model_has_it() -> None:
+def test_a_record_that_the_sink_refused_says_whether_the_model_has_learned_it() -> None:
     plain = Shard(UndoableModel(RiverLearner(linear_model.LogisticRegression())), partition=0, start=0)
     engine = _engine()
     for shard, learned in ((plain, None), (_shard(), b"true")):

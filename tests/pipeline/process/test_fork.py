@@ -114,7 +114,7 @@ def test_the_parent_hears_that_a_child_was_at_work_though_it_was_killed() -> Non
         assert child.at_work is at_work
 
 
-def test_the_parent_hears_of_what_a_child_died_and_where() -> None:
+def test_the_parent_learns_the_cause_and_the_place_of_a_childs_death() -> None:
     child = Fork(raises)
     assert child.wait(BOUND_S) == EXIT_RAISED
     assert child.cause is not None
@@ -123,7 +123,7 @@ def test_the_parent_hears_of_what_a_child_died_and_where() -> None:
     assert "test_fork.py:" in child.cause.kind
 
 
-def test_what_passes_by_itself_is_no_cause_nor_is_a_kill() -> None:
+def test_a_temporary_error_or_a_kill_is_no_cause_of_death() -> None:
     def full(_tell: Tell) -> int:
         raise OSError(errno.EMFILE, "too many open files")
 
@@ -162,7 +162,7 @@ def test_no_more_processes_is_an_error_that_leaves_nothing_open(monkeypatch: pyt
     assert sorted(Path("/dev/fd").iterdir()) == before
 
 
-def test_what_is_buffered_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buffered_output_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (tmp_path / "out").open("w") as out:
         monkeypatch.setattr(sys, "stdout", out)
         out.write("once\n")

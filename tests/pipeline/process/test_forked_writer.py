@@ -31,7 +31,7 @@ def wait_for_the_end(pid: int) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_537, BIG])
-def test_what_was_there_at_the_fork_is_written_down(size: int) -> None:
+def test_the_child_writes_the_state_of_the_moment_of_the_fork(size: int) -> None:
     model = bytearray(os.urandom(size))
     wanted = bytes(model)
     child = ForkedWriter(lambda: bytes(model), reach=reach)

@@ -110,7 +110,7 @@ def plant_file(path: Path, _elsewhere: Path) -> None:
 @pytest.mark.parametrize("plant", [plant_link, plant_open_folder, plant_file])
 @pytest.mark.parametrize("outer", [True, False])
 @pytest.mark.usefixtures("shared")
-def test_what_somebody_else_has_put_there_is_refused_and_not_touched(
+def test_a_file_of_another_user_is_refused_and_not_touched(
     tmp_path: Path, config: Config, plant: Callable[[Path, Path], None], *, outer: bool
 ) -> None:
     elsewhere = tmp_path / "elsewhere"

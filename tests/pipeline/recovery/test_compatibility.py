@@ -64,7 +64,7 @@ def test_another_scope_is_named_and_no_release_of_river_is_asked_for() -> None:
         ("river-0.1-pickle", "arrays-1", "model.compile = false"),
     ],
 )
-def test_what_mends_another_codec_is_said(written: str, here: str, hint: str) -> None:
+def test_another_codec_is_named_with_its_remedy(written: str, here: str, hint: str) -> None:
     saved = msgspec.structs.replace(_taken(_cell()), codec=written)
     found = model_mismatch(saved, scope="partition", spec=saved.spec, codec=here)
     assert found is not None

@@ -52,7 +52,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("found", GOOD.values(), ids=GOOD)
-def test_what_fits_is_let_go(found: PartitionFacts) -> None:
+def test_a_consistent_state_is_accepted(found: PartitionFacts) -> None:
     consistency.check(found)
 
 
@@ -130,7 +130,7 @@ BAD: dict[str, tuple[PartitionFacts, type[StateError], str]] = {
 
 
 @pytest.mark.parametrize(("found", "kind", "words"), BAD.values(), ids=BAD)
-def test_what_does_not_fit_is_named_with_what_to_do(found: PartitionFacts, kind: type[StateError], words: str) -> None:
+def test_an_inconsistency_is_named_with_its_remedy(found: PartitionFacts, kind: type[StateError], words: str) -> None:
     with pytest.raises(kind) as raised:
         consistency.check(found)
     assert words in str(raised.value)
@@ -172,16 +172,16 @@ def test_every_partition_that_does_not_fit_is_named() -> None:
 
 
 @pytest.mark.parametrize("note", [None, {}, {"topic": 1}, {"topic": "t", "topic_id": "i", "offset": "x"}])
-def test_a_note_that_does_not_tell_is_none(note: dict[str, object] | None) -> None:
+def test_a_note_without_the_fields_counts_as_no_note(note: dict[str, object] | None) -> None:
     assert consistency.saved_of(note) is None
 
 
-def test_what_is_said_of_a_whole_topic_is_said_once() -> None:
+def test_a_finding_about_a_whole_topic_is_reported_once() -> None:
     place = PartitionOffsets(5, mark(5, topic="id-0"), 0, 10)
     assert len(list(consistency.faults(TOPIC, {0: place, 1: place}, {}))) == 1
 
 
-def test_where_the_labels_stand_is_told_by_the_mark_and_not_by_what_another_tool_has_set() -> None:
+def test_the_offset_of_the_labels_comes_from_the_mark_and_not_from_another_tool() -> None:
     place = PartitionOffsets(5, mark(5, join=join(offset=50)), 0, 10, PartitionOffsets(99_999, "", 0, 60))
     told = consistency.by_mark(place)
     assert told.labels == PartitionOffsets(50, "", 0, 60)

@@ -113,7 +113,7 @@ def test_a_worker_sees_it_as_records_pass_and_says_it_once() -> None:
     assert len(watching.warnings) == 1
 
 
-def test_what_comes_right_after_the_first_look_is_looked_at_too() -> None:
+def test_records_right_after_the_first_look_are_examined_too() -> None:
     watching = watch([0.0])
     for partition in range(4):
         watching.see(0, partition, records(Record, placed(murmur2)[partition]))
@@ -124,7 +124,7 @@ def test_what_comes_right_after_the_first_look_is_looked_at_too() -> None:
 
 
 @pytest.mark.parametrize(("labels", "partitions"), [(False, 4), (True, 1)])
-def test_where_no_key_matters_or_none_can_lie_elsewhere_nothing_is_noted(*, labels: bool, partitions: int) -> None:
+def test_keys_are_not_watched_where_their_partition_does_not_matter(*, labels: bool, partitions: int) -> None:
     watching = watch([0.0], labels=labels, partitions=partitions)
     for partition in range(4):
         watching.see(0, partition, records(Record, placed(murmur2)[partition]))

@@ -57,7 +57,7 @@ def test_the_secret_of_replays_rides_along_and_what_is_withdrawn_moves_two_count
     assert (found.secret, offset_metadata.counts(found)) == (made.secret, Counts(4, 3, 8, 7))
 
 
-def test_what_a_later_release_adds_does_not_hurt() -> None:
+def test_fields_of_a_later_release_are_ignored() -> None:
     assert offset_metadata.read(SOUND[:-1] + ',"new":[8]}') == OffsetMetadata(1, 3, 2, 4, 5, 6, 7)
 
 

@@ -41,7 +41,7 @@ def _wait(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def test_what_was_read_is_confirmed_by_a_question_asked_afterwards() -> None:
+def test_a_read_is_confirmed_by_a_question_that_was_asked_after_it() -> None:
     broker = Broker()
     identity = TopicIdentity(TOPIC, ask=broker.ask)
     assert identity.is_confirmed

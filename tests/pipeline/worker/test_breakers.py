@@ -158,7 +158,7 @@ def test_nearly_everything_bad_is_a_flood() -> None:
     assert guard().flooded(good=0, bad=5_000)
 
 
-def test_bad_records_among_good_ones_are_none() -> None:
+def test_bad_records_among_many_good_ones_are_no_flood() -> None:
     g = guard()
     assert not any(g.flooded(good=50, bad=50) for _ in range(100))
     assert not g.flooded(good=0, bad=10), "a burst is not a flood"

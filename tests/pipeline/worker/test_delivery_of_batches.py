@@ -39,7 +39,7 @@ def test_outputs_offset_and_mark_are_sent_together(loop: Loop, kafka: Kafka) -> 
     assert (told(kafka)["o"], told(kafka)["r"], told(kafka)["x"]) == (10, 10, 0)
 
 
-def test_what_is_sent_is_fixed_at_the_first_try_though_the_shard_goes_on(loop: Loop, kafka: Kafka) -> None:
+def test_a_batch_is_fixed_at_the_first_try_although_the_shard_moves_on(loop: Loop, kafka: Kafka) -> None:
     kafka.fail("send", SinkAway("gone"))
     batch = loop.learn(10)
     with pytest.raises(SinkAway):
@@ -67,7 +67,7 @@ def test_of_an_end_that_was_not_heard_of_the_offsets_tell(loop: Loop, kafka: Kaf
     assert kafka.calls.count("send") == 1
 
 
-def test_what_was_not_committed_is_sent_again(loop: Loop, kafka: Kafka) -> None:
+def test_a_batch_that_was_not_committed_is_sent_again(loop: Loop, kafka: Kafka) -> None:
     kafka.fail("send", OutcomeUnknown("no answer"))
     batch = loop.learn(10)
     with pytest.raises(OutcomeUnknown):
@@ -127,7 +127,7 @@ def test_the_http_sink_has_its_say_before_anything_is_committed(kafka: Kafka, st
     assert (told(kafka)["p"], told(kafka)["d"]) == (9, 1)
 
 
-def test_what_the_http_sink_has_taken_is_not_posted_again(kafka: Kafka, store: Store) -> None:
+def test_lines_that_the_http_sink_has_taken_are_not_posted_again(kafka: Kafka, store: Store) -> None:
     webhook = MemoryWebhook()
     loop = Loop(kafka, store, webhook=webhook)
     loop.take()

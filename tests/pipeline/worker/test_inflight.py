@@ -33,7 +33,7 @@ def bring(loop: Loop, *, until: Any) -> None:
     raise AssertionError("it never comes to that")
 
 
-def test_what_kafka_confirms_moves_the_shards_committed_place_and_its_mark(loop: Loop, kafka: Kafka) -> None:
+def test_a_confirmed_batch_moves_the_shards_committed_offset_and_its_mark(loop: Loop, kafka: Kafka) -> None:
     shard = loop.shards[0]
     loop.inflight.add(loop.learn(10))
     assert (shard.offset, shard.committed) == (10, 0)
@@ -113,7 +113,7 @@ def test_a_stale_batch_takes_the_one_behind_it_along(loop: Loop, kafka: Kafka) -
     assert loop.count("stale_batches_total") == 1
 
 
-def test_what_moves_batches_is_told_that_one_is_stale(loop: Loop, kafka: Kafka) -> None:
+def test_a_stale_batch_is_reported_by_each_call_that_moves_batches(loop: Loop, kafka: Kafka) -> None:
     kafka.fail("send", *[BatchStale("the group has moved on")] * 2)
     loop.inflight.add(loop.learn(10))
     loop.inflight.move()
@@ -158,9 +158,7 @@ def test_the_next_batch_is_learned_so_that_it_is_done_when_the_first_is_confirme
     kafka.may_answer.set()
 
 
-def test_who_waits_for_a_call_that_never_ends_gives_the_worker_up(
-    loop: Loop, kafka: Kafka, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_call_that_never_ends_ends_the_worker(loop: Loop, kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inflights, "_SETTLE_S", 0.01)
     kafka.may_answer.clear()
     loop.inflight.add(loop.learn(10))

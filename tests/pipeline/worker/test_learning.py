@@ -68,9 +68,7 @@ def test_records_of_a_partition_that_is_anothers_are_left_alone(kafka: Kafka, st
 
 
 @pytest.mark.parametrize("end", [15, 18])
-def test_what_lies_between_the_last_record_and_the_committed_offset_is_passed_over(
-    kafka: Kafka, store: Store, end: int
-) -> None:
+def test_relearning_passes_over_a_gap_before_the_committed_offset(kafka: Kafka, store: Store, end: int) -> None:
     # Control records and aborted ones: the log's end tells that there is nothing more.
     loop, shard = heir(kafka, store, committed=12)
     shard.relearn_to(15, -1)
@@ -155,7 +153,7 @@ def test_a_store_that_is_anothers_or_damaged_in_the_middle_of_a_batch_is_away_fo
     assert (loop.takeover._distrusted == {0}) == isinstance(error, TableDamaged)
 
 
-def test_what_came_in_spite_of_a_pause_is_read_from_where_it_began(kafka: Kafka, store: Store) -> None:
+def test_records_that_came_during_a_pause_are_read_again_from_the_first_of_them(kafka: Kafka, store: Store) -> None:
     loop = Loop(kafka, store)
     loop.take()
     batch = loop.source.poll(records_max=10, wait_s=0.0)

@@ -22,7 +22,7 @@ def look(
     return vacancy.mends(told, ordinal=ordinal, now_s=float(to_s))
 
 
-def test_what_is_vacant_for_too_long_is_mended_by_the_worker_that_has_the_least() -> None:
+def test_the_worker_with_the_fewest_partitions_restarts_for_a_partition_without_an_owner() -> None:
     for ordinal, mends in ((0, []), (1, [2, 3])):
         vacancy = UnownedPartitions(partitions=4, patience_s=10)
         assert look(vacancy, notes([0, 1], []), ordinal=ordinal, from_s=100, to_s=111) == mends
@@ -45,13 +45,13 @@ def test_time_in_which_nothing_is_known_does_not_count() -> None:
     assert look(vacancy, notes([0], []), ordinal=1, from_s=60, to_s=71) == [1]
 
 
-def test_who_is_no_member_is_not_waited_for() -> None:
+def test_a_worker_that_is_not_a_member_is_not_waited_for() -> None:
     vacancy = UnownedPartitions(partitions=2, patience_s=10)
     assert look(vacancy, notes([0], None), ordinal=0, from_s=0, to_s=11) == [1]
     assert look(vacancy, notes(None, None), ordinal=0, from_s=12, to_s=30) == []
 
 
-def test_among_equals_the_lowest_ordinal_mends_and_nobody_does_where_nobody_is() -> None:
+def test_among_equal_workers_the_one_with_the_lowest_ordinal_restarts() -> None:
     for ordinal, mends in ((0, [2]), (1, [])):
         vacancy = UnownedPartitions(partitions=3, patience_s=1)
         assert look(vacancy, notes([0], [1]), ordinal=ordinal, from_s=0, to_s=2) == mends

@@ -173,7 +173,7 @@ def test_a_round_is_due_by_the_examples_and_the_older_the_mix_the_later(store: S
     assert lefts[-1] > 30
 
 
-def test_what_has_no_label_does_not_make_a_round_due(store: Store) -> None:
+def test_records_without_a_label_do_not_make_a_round_due(store: Store) -> None:
     rig = Rig(store)
     rig.take(0)
     rig.learn(0, 500, labelled=False)
@@ -227,7 +227,7 @@ def test_a_round_saves_what_has_moved_and_brings_in_model_and_places_together(st
     assert (rig.counted("mixed"), value("headrace_mixed_examples_total"), value("headrace_mix_version")) == (1, 7, 1)
 
 
-def test_who_has_nothing_new_pulls_what_the_others_brought_in_and_saves_nothing(store: Store) -> None:
+def test_a_worker_without_new_examples_loads_the_mix_and_saves_nothing(store: Store) -> None:
     one, other = Rig(store), Rig(store)
     one.take(0)
     other.take(1)
@@ -296,7 +296,7 @@ def test_a_round_on_a_mix_that_was_lost_is_refused(store: Store, loss: str) -> N
 
 
 @pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss != "everything"])
-def test_a_mix_that_was_lost_is_found_at_the_first_round_of_who_has_only_pulled(store: Store, loss: str) -> None:
+def test_a_worker_that_has_only_loaded_the_mix_finds_that_it_was_lost(store: Store, loss: str) -> None:
     one, other = Rig(store), Rig(store)
     one.take(0)
     one.learn(0, 5)
@@ -309,7 +309,7 @@ def test_a_mix_that_was_lost_is_found_at_the_first_round_of_who_has_only_pulled(
     assert MixStore(store, name="fraud").claim(1, 0) is None
 
 
-def test_a_mix_that_was_cleared_by_another_is_found_by_who_has_only_pulled_and_has_nothing_new(store: Store) -> None:
+def test_a_worker_that_has_only_loaded_the_mix_finds_that_another_cleared_it(store: Store) -> None:
     one, other = Rig(store), Rig(store)
     one.take(0)
     one.learn(0, 5)

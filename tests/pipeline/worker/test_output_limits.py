@@ -91,7 +91,7 @@ def test_where_the_limits_explain_nothing_the_largest_is_taken_for_too_large(top
     assert batch.engine.limits.of("dead_letters") == 2_000
 
 
-def test_it_comes_to_an_end_with_what_to_do_where_nothing_can_become_smaller() -> None:
+def test_an_error_says_what_to_do_if_nothing_can_become_smaller() -> None:
     batch = Batch(b"a")
 
     def go_on() -> None:
@@ -104,7 +104,7 @@ def test_it_comes_to_an_end_with_what_to_do_where_nothing_can_become_smaller() -
     assert batch.sent() == (0, [0])
 
 
-def test_what_fits_is_left_as_it_is() -> None:
+def test_outputs_that_fit_are_not_changed() -> None:
     batch = Batch(b"a", b"b")
     before = msgspec.structs.replace(batch.result, records=dict(batch.result.records))
     assert not batch.limits.apply({0: batch.result})

@@ -33,7 +33,7 @@ def test_a_batch_is_polled_then_learned_then_committed_and_only_then_saved(kafka
     assert loop.passed.index("polled") < loop.passed.index("learned")
 
 
-def test_a_snapshot_is_of_a_confirmed_place_and_never_of_what_is_under_way(kafka: Kafka, store: Store) -> None:
+def test_a_snapshot_is_taken_at_a_confirmed_offset_and_never_of_a_batch_in_flight(kafka: Kafka, store: Store) -> None:
     loop = Loop(kafka, store, ends={0: 30}, snapshot_records=1)
     loop.learns_slowly()
     kafka.meanwhile["send"] = lambda: time.sleep(0.02)
@@ -45,7 +45,7 @@ def test_a_snapshot_is_of_a_confirmed_place_and_never_of_what_is_under_way(kafka
     loop.assert_handled(30)
 
 
-def test_what_kafka_did_not_take_is_sent_again_as_it_was_and_learned_once(kafka: Kafka, store: Store) -> None:
+def test_a_batch_that_kafka_did_not_take_is_sent_again_unchanged_and_learned_once(kafka: Kafka, store: Store) -> None:
     kafka.fail("send", SinkAway("gone"), None, SinkAway("gone"))
     loop = Loop(kafka, store, ends={0: 30})
     loop.run()
@@ -191,7 +191,7 @@ def test_the_stream_pauses_while_kafka_is_away_polls_on_and_goes_on_from_the_sam
     assert any(note["state"] == "paused" and "gone" in note["reason"] for note in loop.ordinal.notes)
 
 
-def test_what_comes_in_spite_of_a_pause_is_put_back(kafka: Kafka, store: Store) -> None:
+def test_records_that_come_during_a_pause_are_put_back(kafka: Kafka, store: Store) -> None:
     webhook = MemoryWebhook()
     webhook.away = 4
     loop = Loop(kafka, store, ends={0: 30}, webhook=webhook)

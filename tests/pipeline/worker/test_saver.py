@@ -138,7 +138,7 @@ def test_a_big_shard_is_saved_as_it_stood_when_the_save_was_begun(rig: Rig) -> N
     assert rig.count("saved") == 1
 
 
-def test_its_bytes_serve_the_next_undo_and_the_journal_has_but_what_came_after(rig: Rig) -> None:
+def test_the_saved_bytes_serve_the_next_undo_and_the_journal_begins_after_them(rig: Rig) -> None:
     shard = rig.take(0, big=True)
     rig.begin(shard)
     learn(shard, {"a": 1.0}, 3)
@@ -163,7 +163,7 @@ def test_one_at_a_time_is_saved_beside_the_loop_and_small_ones_meanwhile(rig: Ri
     assert rig.saver.first_due([first, second, small]) == [second]
 
 
-def test_who_has_waited_longest_is_saved_first(rig: Rig) -> None:
+def test_the_shard_that_has_waited_longest_is_saved_first(rig: Rig) -> None:
     shards = []
     for partition in range(3):
         shards.append(rig.take(partition, big=False))
@@ -313,7 +313,7 @@ def test_a_shard_whose_snapshot_is_refused_is_to_be_taken_over_again(rig: Rig, s
     assert rig.count("fenced") == 1
 
 
-def test_a_refusal_of_what_was_forgotten_is_no_news(rig: Rig, store: Store) -> None:
+def test_a_refused_save_of_a_forgotten_shard_has_no_effect(rig: Rig, store: Store) -> None:
     shard = rig.take(0, big=True)
     store.claim(0, floor=0)
     rig.begin(shard)

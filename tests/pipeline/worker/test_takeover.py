@@ -66,7 +66,7 @@ def test_a_shard_goes_on_from_its_snapshot_to_the_bit(kafka: Kafka, store: Store
     assert after.mark == kafka.offsets[0].metadata
 
 
-def test_what_lies_between_the_snapshot_and_the_committed_offset_is_relearned_in_silence(
+def test_records_between_the_snapshot_and_the_committed_offset_are_relearned_without_output(
     kafka: Kafka, store: Store
 ) -> None:
     before = lived(kafka, store, saved=[10], committed=30).shards[0]
@@ -95,7 +95,7 @@ def test_an_older_owner_can_save_no_more(kafka: Kafka, store: Store) -> None:
         store.save(snapshot.take(old.shards[0], topic="in", topic_id="", now_ms=1))
 
 
-def test_who_has_committed_nothing_yet_can_save_no_more_either(kafka: Kafka, store: Store) -> None:
+def test_an_old_owner_that_has_committed_nothing_is_refused_a_save(kafka: Kafka, store: Store) -> None:
     old = Loop(kafka, store)
     shard = old.take()
     old.learn(10)
@@ -170,7 +170,7 @@ def test_a_relearning_that_comes_to_other_counts_stops_it(kafka: Kafka, store: S
         relearn(loop, shard)
 
 
-def test_what_the_http_sink_had_refused_is_taken_from_the_mark(kafka: Kafka, store: Store) -> None:
+def test_the_counts_of_records_that_the_http_sink_refused_come_from_the_mark(kafka: Kafka, store: Store) -> None:
     lived(kafka, store, saved=[10], committed=20)
     remark(kafka, p=18, d=2)
     loop = Loop(kafka, store)

@@ -147,14 +147,14 @@ def test_integers_of_every_size_are_their_digits() -> None:
     assert integers(values) == [b"%d" % value for value in values]
 
 
-def test_the_longest_numbers_fill_what_is_declared() -> None:
+def test_the_longest_numbers_fill_the_declared_size() -> None:
     assert (
         len(doubles([-2.2250738585072014e-308])[0]) == len(doubles([-0.000012345678901234568])[0]) == DOUBLE_BYTES_MAX
     )
     assert len(integers([-(2**63)])[0]) == INTEGER_BYTES_MAX
 
 
-def test_where_no_folder_takes_what_is_compiled_each_start_compiles() -> None:
+def test_without_a_cache_folder_each_start_compiles() -> None:
     # What comes from no file has no folder beside it, as a file in a read-only container has none.
     scope: dict[str, Any] = {}
     exec("def double(number): return number * 2", scope)

@@ -202,7 +202,7 @@ def test_features_with_a_label_of_their_own_are_remembered() -> None:
     assert take(joined, "b", False) == "duplicate"
 
 
-def test_what_is_too_much_goes_that_would_have_gone_first() -> None:
+def test_above_the_bound_the_entry_that_would_have_ended_first_goes() -> None:
     joined = labels(waiting_max=3)
     for offset, at_ms in enumerate((30, 10, 20, 40)):
         ask(joined, f"id-{offset}", offset, at_ms=at_ms)
@@ -211,7 +211,7 @@ def test_what_is_too_much_goes_that_would_have_gone_first() -> None:
     assert take(joined, "id-1") == "orphaned"
 
 
-def test_what_takes_too_many_bytes_goes_too_and_what_is_only_remembered_first() -> None:
+def test_above_the_bound_of_bytes_remembered_ids_go_first() -> None:
     joined = labels(bytes_max=100_000)
     for index in range(20):
         ask(joined, f"done-{index}", index)
@@ -224,7 +224,7 @@ def test_what_takes_too_many_bytes_goes_too_and_what_is_only_remembered_first() 
     assert not joined.is_answered("done-19")
 
 
-def test_only_so_many_that_are_over_are_remembered() -> None:
+def test_the_number_of_remembered_ids_is_bounded() -> None:
     joined = labels(remembered_max=2)
     for index in range(4):
         ask(joined, f"id-{index}", index)
@@ -232,7 +232,7 @@ def test_only_so_many_that_are_over_are_remembered() -> None:
     assert [take(joined, f"id-{index}") for index in (1, 3)] == ["early", "duplicate"]
 
 
-def test_what_is_over_is_forgotten_after_twice_the_wait() -> None:
+def test_a_finished_id_is_forgotten_after_twice_the_wait() -> None:
     joined = labels()
     ask(joined, "a", 0, at_ms=0)
     take(joined, "a")
@@ -267,14 +267,14 @@ def test_only_what_changed_is_saved() -> None:
     assert changes[b"d"] is not None
 
 
-def test_what_came_and_went_between_two_saves_was_never_there() -> None:
+def test_an_entry_that_came_and_went_between_two_saves_leaves_no_row() -> None:
     joined = labels(remembered_max=0)
     ask(joined, "a", 0)
     take(joined, "a")
     assert save(joined) == {}
 
 
-def test_what_a_failed_save_may_have_written_is_taken_back() -> None:
+def test_a_failed_saves_rows_are_taken_back() -> None:
     joined = labels(remembered_max=0)
     ask(joined, "a", 0)
     fail(joined)

@@ -18,7 +18,7 @@ def _walk(moves: list[ReadStep], start: ReadStep = (0, 0)) -> list[ReadStep]:
 
 
 @given(_MOVES, st.tuples(st.integers(0, 2**62), st.integers(0, 2**62)))
-def test_what_was_written_is_read_again(moves: list[ReadStep], start: ReadStep) -> None:
+def test_a_written_order_is_read_again(moves: list[ReadStep], start: ReadStep) -> None:
     order = Order(start)
     for place in _walk(moves, start):
         order.add(place)

@@ -51,7 +51,7 @@ def test_the_task_is_that_of_the_last_step() -> None:
 @pytest.mark.parametrize(
     "model", [preprocessing.StandardScaler(), cluster.KMeans(), stats.Mean(), object(), None, compose.Select("a")]
 )
-def test_what_neither_classifies_nor_regresses_is_no_model(model: Any) -> None:
+def test_an_estimator_that_neither_classifies_nor_regresses_is_refused(model: Any) -> None:
     with pytest.raises(ModelError, match="not a River classifier or regressor") as caught:
         build(lambda: model)
     assert "LogisticRegression" in caught.value.hint
@@ -89,7 +89,7 @@ def test_bytes_that_are_no_model_are_a_model_error(state: bytes) -> None:
     assert caught.value.hint
 
 
-def test_what_the_factory_no_longer_puts_into_the_model_is_not_loaded() -> None:
+def test_a_part_that_the_factory_no_longer_builds_is_not_loaded() -> None:
     before = build(lambda: compose.FuncTransformer(module_level) | linear_model.LogisticRegression())
     after = build(lambda: compose.FuncTransformer(math.log1p) | linear_model.LogisticRegression())
     with pytest.raises(ModelError, match="module_level, which is not trusted") as caught:

@@ -60,7 +60,7 @@ def test_a_model_that_has_grown_is_found_to_be_heavy_and_stays_as_it_is() -> Non
     assert feed(cell, records(5)) == feed(untouched, records(5))
 
 
-def test_what_is_within_the_bound_is_the_whole_model() -> None:
+def test_a_dump_within_the_bound_is_the_whole_model() -> None:
     learner = new().inner
     assert isinstance(learner, RiverLearner)
     whole = learner.dump()

@@ -186,7 +186,7 @@ def test_comments_layout_annotations_and_what_is_not_used_are_no_change(
     assert specs() == specs(file, old, new)
 
 
-def test_what_an_object_was_made_with_counts_too(specs: Specs) -> None:
+def test_the_arguments_of_an_object_count_too(specs: Specs) -> None:
     assert spec.difference(specs(), specs("model.py", "Twice(2)", "Twice(3)")) == "by=2 became by=3"
     assert spec.difference(specs(), specs("model.py", "Log()", "Log(10)")) == "base=2 became base=10"
     assert "name='a' became name='b'" in spec.difference(specs(), specs("model.py", 'name="a"', 'name="b"'))

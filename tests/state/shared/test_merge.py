@@ -214,7 +214,7 @@ def learner(request: pytest.FixtureRequest) -> tuple[str, Callable[[], Any]]:
     return LEARNERS[request.param]
 
 
-def test_scalers_mixed_in_any_order_know_what_one_that_saw_all_knows() -> None:
+def test_scalers_merged_in_any_order_equal_one_that_saw_all_records() -> None:
     records = [({k: v for k, v in x.items() if isinstance(v, float)}, y) for x, y in rows(6_000, seed=1)]
     alone = teach(preprocessing.StandardScaler(), records)
     mix = Mix(preprocessing.StandardScaler(), workers=5)
@@ -238,7 +238,7 @@ def test_moments_hold_where_the_means_are_far_from_zero_and_the_news_are_few() -
     assert mix.model.vars["a"] == pytest.approx(exact[1], rel=1e-10)
 
 
-def test_what_the_others_never_met_is_mixed_to_the_bit() -> None:
+def test_a_feature_that_only_one_worker_met_is_merged_to_the_bit() -> None:
     start = teach(preprocessing.StandardScaler(), [({"a": 1.0}, None)])
     mine = teach(copy.deepcopy(start), [({"a": 0.1, "b": v / 7}, None) for v in range(20)])
     theirs = teach(copy.deepcopy(start), [({"c": 5.0}, None)])
@@ -293,7 +293,7 @@ def test_one_worker_alone_is_the_plain_learner_to_the_bit(learner: tuple[str, Ca
             mine = laid_out(copy.deepcopy(pulled))
 
 
-def test_who_has_learned_nothing_gets_what_the_others_made() -> None:
+def test_a_worker_that_learned_nothing_gets_the_mix_of_the_others() -> None:
     start = logistic()
     theirs = teach(logistic(), rows(50, seed=1))
     mixed = merge(start, copy.deepcopy(start), theirs, n_mine=0, n_theirs=50)

@@ -98,7 +98,7 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.timeout(60)
-def test_what_would_hang_the_load_or_end_the_process_is_refused(attack: str) -> None:
+def test_bytes_that_would_hang_the_load_or_end_the_process_are_refused(attack: str) -> None:
     codec = ModelCodec(linear_model.LogisticRegression())
     with pytest.raises(CodecError, match="contradict"):
         codec.load(ATTACKS[attack]())
@@ -113,7 +113,7 @@ def test_a_list_of_leaves_that_stands_in_many_places_is_gone_through_once() -> N
         model.load(crafted(mutables=[Instances(cls, 1, ["_leaf_indices"], [places([1])]), rows]))
 
 
-def test_what_is_shared_and_nested_in_measure_is_still_loaded() -> None:
+def test_shared_and_nested_objects_within_the_bounds_are_loaded() -> None:
     shared = tuple(range(1_000))
     many = tuple(shared for _ in range(1_000))
     back = trip([many, {shared, (shared, shared)}])

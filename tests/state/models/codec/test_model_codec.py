@@ -203,7 +203,7 @@ def test_a_sets_order_is_kept() -> None:
         assert list(back) == list(held)
 
 
-def test_what_cant_be_saved_is_refused_by_name() -> None:
+def test_an_object_that_can_not_be_saved_is_refused_by_name() -> None:
     for value, reason in (
         (Own(a=lambda: 1), "lambda"),
         (Own(a=iter({1})), "set_iterator"),
@@ -230,7 +230,7 @@ class Reduced:
         return (Reduced, ())
 
 
-def test_what_decides_itself_how_it_is_saved_is_pickled_where_that_is_allowed_and_read_nowhere_else() -> None:
+def test_an_object_that_reduces_itself_is_pickled_only_where_that_is_allowed() -> None:
     model = linear_model.LogisticRegression()
     model.note = Reduced()
     with pytest.raises(
@@ -294,7 +294,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_not_trusted_can_not_be_named(name: str) -> None:
+def test_an_untrusted_class_can_not_be_named(name: str) -> None:
     before = set(sys.modules)
     for raw in (
         crafted(leaves=[Named([name])]),
@@ -451,7 +451,7 @@ def test_wild_values_are_refused(wild: str) -> None:
     assert "another kind of model" not in str(told.value), "it was made"
 
 
-def test_tuples_nest_only_so_deep() -> None:
+def test_the_nesting_of_tuples_is_bounded() -> None:
     nested = [Frozen("tuple", "builtins:tuple", [1], column(1), [])]
     nested += [Frozen("tuple", "builtins:tuple", [1], column([place]), []) for place in range(99)]
     with pytest.raises(CodecError, match="too deep"):
