@@ -3,6 +3,7 @@
 Users read these descriptions, and the docstrings of the tables: in headrace.toml and in docs/configuration.md.
 """
 
+import math
 import re
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
@@ -234,6 +235,13 @@ class LabelsConfig(_Section):
     remembered_max: int = Field(
         100_000, ge=0, description="Number of finished ids to remember, so that a second or late label is recognised."
     )
+
+    @field_validator("default")
+    @classmethod
+    def _finite(cls, value: Any) -> Any:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("it must be a finite number: no model can learn another")
+        return value
 
 
 class KeysConfig(_Section):

@@ -309,3 +309,8 @@ def test_an_output_that_every_pipeline_has_must_name_a_topic(file: Path) -> None
     assert "predictions must name a topic" in str(refused(file, '[topics]\npredictions = ""\n'))
     file.write_text('[topics]\nfeatures = "orders"\ndead_letters = ""\n')
     assert load(file).topics.outputs == {"predictions": "predictions", "dead_letters": "dlq.orders"}
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_a_default_label_that_is_not_finite_is_refused(file: Path, number: str) -> None:
+    assert "labels.default: it must be a finite number" in str(refused(file, f"[labels]\ndefault = {number}\n"))
