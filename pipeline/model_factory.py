@@ -133,7 +133,8 @@ def _load_key(
     check_snapshot(snapshot, model)
     model.load(snapshot.model)
     model.resume(TableVersion(0, 0, int(row is not None)))
-    model.recall(key)
+    # As of the stream's own time: a key that was silent for too long begins anew.
+    model.meet(key, None, 0)
     return LoadedModel(model, version=found if row else 0, offsets={partition: snapshot.offset}, key=key)
 
 

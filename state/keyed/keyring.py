@@ -177,10 +177,6 @@ class Keyring(Model):
         self._meet(key, self._clock.now_ms)
         return ahead_ms
 
-    def recall(self, key: bytes) -> None:
-        """Bring a key's model into memory as of the stream's present time. Raises as `fetch` does."""
-        self._meet(key, self._clock.now_ms)
-
     def _meet(self, key: bytes, now_ms: int) -> None:
         hot = self._use(key, now_ms)
         if self._silent_ms is not None:

@@ -906,12 +906,3 @@ def test_the_rows_of_many_keys_of_all_lengths_are_packed_as_one_by_one() -> None
     packed, _ = keys.packed(lambda table: SEAL.rows(3, table))
     assert rows_of(packed[TABLE]) == one_by_one(keys)
     assert max(map(len, packed[TABLE].chunks)) <= 1_100_000
-
-
-def test_a_key_is_recalled_without_a_step_of_the_streams_clock() -> None:
-    keys = keyring(Disk(), silent_ms=SILENT_MS)
-    keys.meet(b"a", 5_000, 5_000)
-    before = keys._clock.times()
-    keys.recall(b"a")
-    keys.recall(b"b")
-    assert keys._clock.times() == before
