@@ -226,8 +226,8 @@ def test_however_the_stream_is_cut_into_batches_the_outputs_are_the_same_bytes(c
     shard, engine, pieces = _shard(), _engine(), PartitionOutputs(0)
     for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), 200], strict=True):
         piece = engine.run(shard, records[start:end], now_ms=5)
-        for key, value in zip(piece.predictions.keys, piece.predictions.values, strict=True):
-            pieces.predictions.add(key, value, None)
+        for key, value, place in zip(piece.predictions.keys, piece.predictions.values, piece.places, strict=True):
+            pieces.predictions.add(key, value, None, place=start + place)
         pieces.dead_letters += piece.dead_letters
     assert (pieces.predictions, pieces.dead_letters) == (whole.predictions, whole.dead_letters)
 
