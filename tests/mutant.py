@@ -8,7 +8,8 @@ import msgspec
 from warm import run_pytest
 
 ROOT = Path(__file__).parents[1]
-PLAIN = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider")
+# Its libraries are imported already when pytest starts: their own asserts stay as they are.
+PLAIN = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
 TREE = ("__init__.py", "__main__.py", "pipeline", "consumers", "producers", "state", "tests", "pyproject.toml")
 
 

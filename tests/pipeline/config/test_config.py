@@ -313,4 +313,6 @@ def test_an_output_that_every_pipeline_has_must_name_a_topic(file: Path) -> None
 
 @pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
 def test_a_default_label_that_is_not_finite_is_refused(file: Path, number: str) -> None:
-    assert f"labels.default = {number}: it must be a finite number" in str(refused(file, f"[labels]\ndefault = {number}\n"))
+    assert f"labels.default = {number}: it must be a finite number" in str(
+        refused(file, f"[labels]\ndefault = {number}\n")
+    )
