@@ -4,11 +4,12 @@ The first step for every record. One typed pass in C decodes and checks a good r
 finds the wrong field and the reason.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
+from headrace.consumers.mapping import RecordMapping
 from headrace.consumers.refusal import Refusal, leaf_faults, read_json, refuse_ts, wrong_type
 from headrace.consumers.schema import Schema
 
@@ -56,8 +57,48 @@ class Label(msgspec.Struct, frozen=True, gc=False):
     ts: int | msgspec.UnsetType = msgspec.UNSET
 
 
+class Skipped(msgspec.Struct, frozen=True):
+    """The outcome of a record that has nothing to predict from, such as a delete: it is only counted."""
+
+
+SKIPPED = Skipped()
+
+
+class RecordDecoder(Protocol):
+    """Decodes the records of the features topic, in one format and with one mapping.
+
+    `scans` is the mapping by which a scanner of JSON may read the same values, and None if only the decoder can.
+    """
+
+    schema: Schema | None
+    value_bytes_max: int
+    scans: RecordMapping | None
+    label_field: str
+
+    def decode(self, record: Record) -> "Event | Skipped | Refusal":
+        """Decode one record. Never raises."""
+
+    def keep(self, record: Record, features: Mapping[str, Any]) -> bytes:
+        """Return the bytes that are kept of a record while its features, as they were decoded, wait for a label.
+
+        They are always JSON of the default mapping, so that reading them needs no schema, header or transform.
+        """
+
+    def features(self, kept: bytes) -> dict[str, Any]:
+        """Return the features from the bytes that `keep` returned, even if the schema has changed since."""
+
+
+class LabelRecordDecoder(Protocol):
+    """Decodes the records of the labels topic. `label_field` names the field of the label in reasons."""
+
+    label_field: str
+
+    def decode(self, record: Record) -> "Label | Skipped | Refusal":
+        """Decode one record. Never raises."""
+
+
 class Decoder:
-    """Decode records to events, or to refusals with the reason.
+    """Decode JSON records of the default mapping to events, or to refusals with the reason.
 
     `value_bytes_max` is the limit of the value in bytes. With a schema, features are checked against it as well.
     """
@@ -65,16 +106,14 @@ class Decoder:
     def __init__(self, *, schema: Schema | None = None, value_bytes_max: int = VALUE_BYTES_MAX) -> None:
         self.schema = schema
         self.value_bytes_max = value_bytes_max
+        self.scans: RecordMapping | None = RecordMapping()
+        self.label_field = "label"
         kind = NullableEvent if schema is not None and schema.nullable else Event
         self._decode = msgspec.json.Decoder(kind).decode
 
     def decode(self, record: Record) -> Event | Refusal:
         """Decode one record. Never raises: any bytes give an event or a refusal."""
-        return self.read(record.value)
-
-    def read(self, value: bytes | None) -> Event | Refusal:
-        """Decode a record's value, as `decode` does."""
-        event = read_json(value, self._decode, bytes_max=self.value_bytes_max, faults=_event_faults)
+        event = read_json(record.value, self._decode, bytes_max=self.value_bytes_max, faults=_event_faults)
         if type(event) is Refusal:
             return event
         assert isinstance(event, Event)
@@ -86,18 +125,24 @@ class Decoder:
                 return Refusal(fault.code, "validate", fault.message, f"features.{fault.feature}")
         return event
 
-    def features(self, value: bytes) -> dict[str, Any]:
+    def keep(self, record: Record, features: Mapping[str, Any]) -> bytes:  # noqa: ARG002 other decoders keep them
+        """Return the record's value: all of it can be read again."""
+        assert record.value is not None
+        return record.value
+
+    def features(self, kept: bytes) -> dict[str, Any]:
         """Decode the features of a value that was an event before, even if the schema has changed since."""
-        return _decode_again(value).features
+        return features_of(kept)
 
 
 class LabelDecoder:
-    """Decode records of the labels topic to labels, or to refusals with the reason.
+    """Decode JSON records `{"id": …, "label": …, "ts": …}` of the labels topic, or return the reason of a refusal.
 
     `value_bytes_max` is the limit of the value in bytes. The model decides later which labels it can learn.
     """
 
     def __init__(self, *, value_bytes_max: int = VALUE_BYTES_MAX) -> None:
+        self.label_field = "label"
         self._value_bytes_max = value_bytes_max
         self._decode = msgspec.json.Decoder(Label).decode
 
@@ -108,6 +153,16 @@ class LabelDecoder:
             return label
         assert isinstance(label, Label)
         return refuse_ts(label.ts) or label
+
+
+def kept_features(features: Mapping[str, Any]) -> bytes:
+    """Return features as a JSON object of the default mapping."""
+    return msgspec.json.encode({"features": features})
+
+
+def features_of(kept: bytes) -> dict[str, Any]:
+    """Decode the features of a JSON object of the default mapping that was checked before."""
+    return _decode_again(kept).features
 
 
 _NESTED = (dict, list)

@@ -48,6 +48,8 @@ CODES = {
     "wrong_type": "A field has the wrong type, such as a nested feature, a null, or a number as an id.",
     "not_finite": "A number is too large for a double, such as 1e999.",
     "out_of_range": "An integer is too large for a double, a time is negative, or a value is outside its range.",
+    "bad_time": "The event time is no time in the unit of `records.ts_unit`.",
+    "transform_failed": "`records.transform` raised an error, or returned something else than a record or None.",
     "unknown_feature": "The schema does not declare the feature, and `schema.extra` is false.",
     "no_key": 'The record has no key, but each key has its own model (scope = "key"). An empty key is a key.',
     "too_large": "The value exceeds `records.value_bytes_max`, or the prediction exceeds the limit of its topic.",
@@ -76,11 +78,27 @@ def read_json(value: bytes | None, decode: Callable[[bytes], Any], *, bytes_max:
     return found
 
 
-def refuse_ts(ts: Any) -> Refusal | None:
+def parse_json(value: bytes | None, *, bytes_max: int) -> Any:
+    """Parse a record's value; return a Refusal for one that is not a JSON object.
+
+    Numbers that overflow, and half of a surrogate pair, are left in: only fields that are read must have neither.
+    """
+    if not value or len(value) > bytes_max:
+        return _refuse_size(value, bytes_max)
+    try:
+        if not value.isascii():
+            value.decode()
+        found = _decode_any(value)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        found = _parse_again(value, error)
+    return found if isinstance(found, dict | Refusal) else _refuse_other(found)
+
+
+def refuse_ts(ts: Any, field: str = "ts") -> Refusal | None:
     """Return the refusal of an invalid event time; None for a valid one, or when it is not set."""
     if ts is msgspec.UNSET or 0 <= ts < 2**63:
         return None
-    return Refusal("out_of_range", "validate", f"ts is {ts}; it must be milliseconds since 1970", "ts")
+    return Refusal("out_of_range", "validate", f"{field} is {ts}; it must be milliseconds since 1970", field)
 
 
 def _refuse_size(value: bytes | None, bytes_max: int) -> Refusal:
@@ -95,6 +113,24 @@ def _refuse_size(value: bytes | None, bytes_max: int) -> Refusal:
 
 def _diagnose(value: bytes, error: Exception, faults: Faults) -> Refusal:
     """Find out why `value` can't be decoded; `error` is the typed decoder's. Slow, and only for bad records."""
+    whole = _parse_again(value, error)
+    if isinstance(whole, Refusal):
+        return whole
+    if not isinstance(whole, dict):
+        return _refuse_other(whole)
+    for refusal in faults(whole):
+        return refusal
+    # The same name twice, first with a wrong value: msgspec checks both values, `json` keeps the last.
+    code = "wrong_type" if isinstance(error, msgspec.ValidationError) else "not_json"
+    return Refusal(code, "decode", f"the value can't be read: {error}")
+
+
+def _refuse_other(whole: Any) -> Refusal:
+    return Refusal("not_object", "decode", f"the value is {_kind(whole)}; a JSON object is needed")
+
+
+def _parse_again(value: bytes, error: Exception) -> Any:
+    """Parse a value that a decoder of msgspec refused with `error`, or say why it is no JSON."""
     if not value.strip():
         return Refusal("no_value", "decode", "the value is only white space; a JSON object is needed")
     try:
@@ -106,16 +142,7 @@ def _diagnose(value: bytes, error: Exception, faults: Faults) -> Refusal:
         return Refusal("not_json", "decode", "the value is nested too deeply to be read")
     if str(error) == _TRUNCATED and "\\u" not in text:
         return Refusal("not_json", "decode", f"the value is not JSON: it breaks off after {len(text)} characters")
-    whole = _parse(value, text, error)
-    if isinstance(whole, Refusal):
-        return whole
-    if not isinstance(whole, dict):
-        return Refusal("not_object", "decode", f"the value is {_kind(whole)}; a JSON object is needed")
-    for refusal in faults(whole):
-        return refusal
-    # The same name twice, first with a wrong value: msgspec checks both values, `json` keeps the last.
-    code = "wrong_type" if isinstance(error, msgspec.ValidationError) else "not_json"
-    return Refusal(code, "decode", f"the value can't be read: {error}")
+    return _parse(value, text, error)
 
 
 def _parse(value: bytes, text: str, error: Exception) -> Any:
@@ -179,7 +206,7 @@ def leaf_faults(whole: dict[str, Any]) -> Iterator[Refusal]:
         if isinstance(leaf, float) and math.isinf(leaf):
             path = _path(*place)
             yield Refusal("not_finite", "decode", f"{path} is a number too large for a double", path)
-        if isinstance(leaf, str) and not leaf.isascii() and not _encodable(leaf):
+        if isinstance(leaf, str) and not leaf.isascii() and not encodable(leaf):
             path = _path(*place)
             yield Refusal("not_json", "decode", f"{path} has half of a surrogate pair", path)
     huge = _refuse_huge_integers(whole)
@@ -248,10 +275,16 @@ def _kind(value: Any) -> str:
         return "a number"
     if isinstance(value, str):
         return "a string"
-    return "an array" if isinstance(value, list) else "an object"
+    if isinstance(value, bytes | bytearray):
+        return "bytes"
+    if isinstance(value, list):
+        return "an array"
+    # A function of the user's may return any object of Python.
+    return "an object" if isinstance(value, dict) else f"a {type(value).__name__}"
 
 
-def _encodable(text: str) -> bool:
+def encodable(text: str) -> bool:
+    """Tell whether a text has no half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:

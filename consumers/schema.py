@@ -9,6 +9,8 @@ from typing import Any, Literal
 import msgspec
 
 FeatureType = Literal["number", "integer", "string", "boolean"]
+DeclaredType = Literal["number", "integer", "string", "boolean", "milliseconds", "days", "bytes"]
+"""A type that a writer's schema declares: times are milliseconds since 1970, dates are days."""
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "number": (int, float),
@@ -44,6 +46,14 @@ class Schema:
         self._features = dict(features)
         self._extra = extra
         self.nullable = any(feature.nullable for feature in features.values())
+
+    def is_nullable(self, name: str) -> bool:
+        """Tell whether a feature is declared, and may be null."""
+        return self.nullable and name in self._features and self._features[name].nullable
+
+    def is_numeric(self, name: str) -> bool:
+        """Tell whether a feature is declared as a number or an integer."""
+        return name in self._features and self._features[name].type in {"number", "integer"}
 
     def check(self, features: Mapping[str, Any]) -> Fault | None:
         """Return the first fault of `features`, None when they match the schema."""

@@ -8,7 +8,8 @@ from typing import Any
 import structlog
 
 from headrace.consumers import schema
-from headrace.consumers.record import Decoder, LabelDecoder
+from headrace.consumers.mapped_decoder import MappedDecoder, MappedLabelDecoder
+from headrace.consumers.record import Decoder, LabelDecoder, LabelRecordDecoder, RecordDecoder
 from headrace.consumers.source import Source, SourceError
 from headrace.consumers.topics import BATCH_BYTES_MAX, Topics
 from headrace.pipeline import model_factory
@@ -25,11 +26,27 @@ from headrace.state.labels.label_join import LabelRules
 log = structlog.get_logger("headrace")
 
 
-def decoder(config: Config) -> Decoder:
-    """Return the decoder of feature records, with the configured schema."""
+def decoder(config: Config) -> RecordDecoder:
+    """Return the decoder of feature records, with the configured mapping and schema. Raises ModelError."""
+    records, features = config.records, _schema(config)
+    mapping, transform = records.mapping, model_factory.transform_of(config)
+    if mapping.is_default and transform is None:
+        return Decoder(schema=features, value_bytes_max=records.value_bytes_max)
+    return MappedDecoder(mapping, schema=features, transform=transform, value_bytes_max=records.value_bytes_max)
+
+
+def label_decoder(config: Config) -> LabelRecordDecoder:
+    """Return the decoder of records of the labels topic."""
+    records, mapping = config.records, config.records.labels_mapping(config.labels)
+    if mapping.is_default:
+        return LabelDecoder(value_bytes_max=records.value_bytes_max)
+    return MappedLabelDecoder(mapping, value_bytes_max=records.value_bytes_max)
+
+
+def _schema(config: Config) -> schema.Schema | None:
     declared = config.schema_
     if not declared.features and declared.extra:
-        return Decoder(value_bytes_max=config.records.value_bytes_max)
+        return None
     features = {
         name: schema.Feature(
             type=feature.type,
@@ -41,7 +58,7 @@ def decoder(config: Config) -> Decoder:
         )
         for name, feature in declared.features.items()
     }
-    return Decoder(schema=schema.Schema(features, extra=declared.extra), value_bytes_max=config.records.value_bytes_max)
+    return schema.Schema(features, extra=declared.extra)
 
 
 def warm(config: Config) -> None:
@@ -94,14 +111,16 @@ def engine(config: Config, *, batches: bool, limits: SizeLimits | None = None) -
         topic=config.topics.features,
         name=config.name,
         labels=config.topics.labels or "",
-        label_decoder=LabelDecoder(value_bytes_max=config.records.value_bytes_max),
+        label_decoder=label_decoder(config),
+        form=config.predictions.form,
     )
 
 
-def _columnar(config: Config, reading: Decoder) -> Any:
+def _columnar(config: Config, reading: RecordDecoder) -> Any:
     # It imports numba, which only compiled models need.
     columnar = importlib.import_module("headrace.pipeline.engine.columnar")
-    return columnar.ColumnarEngine(decoder=reading, topic=config.topics.features, name=config.name)
+    form = config.predictions.form
+    return columnar.ColumnarEngine(decoder=reading, topic=config.topics.features, name=config.name, form=form)
 
 
 def size_limits(config: Config, topics: Topics) -> SizeLimits:

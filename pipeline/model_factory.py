@@ -20,6 +20,7 @@ from headrace.state.loaded_model import LoadedModel, check_snapshot, find_row, f
 from headrace.state.models import learner
 from headrace.state.models.learner import RiverLearner
 from headrace.state.models.model import Capabilities, Model
+from headrace.state.models.spec import Reading
 from headrace.state.models.undoable_model import UndoableModel
 from headrace.state.models.user_modules import modules_beside
 from headrace.state.row_packing import TableVersion
@@ -51,6 +52,7 @@ def models(config: Config, store: Store) -> ModelFactory:
         log.warning("the model draws random numbers without a seed: give it one, or it can't be relearned")
     if first.unread:
         log.warning("code without a source is not watched: a change of it goes unnoticed", definitions=first.unread)
+    _check_threshold(config, first)
     default = _default(config, first)
     if config.model.scope == "key":
         can = _keyring(config, build, _rows(store, 0)).can
@@ -68,7 +70,19 @@ def builder(config: Config) -> Callable[[], RiverLearner]:
     trusted = frozenset(config.model.trusted_packages) | modules_beside(config.directory)
     # A pickle can run any code, so its writer must be proven by a signature.
     pickles = config.model.allow_pickle and bool(config.redis.signature)
-    return lambda: learner.build(factory, trusted=trusted, pickles=pickles)
+    transform = transform_of(config)
+    reading = Reading(config.records.mapping.changed, () if transform is None else (transform,))
+    return lambda: learner.build(factory, trusted=trusted, pickles=pickles, reading=reading)
+
+
+def transform_of(config: Config) -> Callable[[dict[str, Any]], Any] | None:
+    """Return the user's function that transforms decoded values, None without one. Raises ModelError."""
+    if not config.records.transform:
+        return None
+    wanted = "name a function that takes a dict and returns a record, or None to skip it"
+    return learner.load_function(
+        config.records.transform, config.directory, key="records.transform", name="transform", wanted=wanted
+    )
 
 
 def fastest(config: Config, built: RiverLearner) -> Model:
@@ -176,6 +190,19 @@ def _default(config: Config, model: Model) -> Any:
         return model.label(told)
     except learner.LabelError as error:
         raise ConfigError(f"labels.default: {error}", hint="give it a label of the model's own kind") from error
+
+
+def _check_threshold(config: Config, first: RiverLearner) -> None:
+    """Raise ConfigError for a threshold where no prediction is a class with its probability."""
+    from headrace.state.compiled.compiled_learner import has_proba  # noqa: PLC0415 it imports River
+
+    if config.predictions.form.threshold is None or (first.task == "binary" and has_proba(first)):
+        return
+    found = "gives no probabilities" if first.task == "binary" else f"is a {first.task} model"
+    raise ConfigError(
+        f"predictions.threshold = {config.predictions.threshold}: {config.model.factory} {found}",
+        hint="remove the key: it is for binary classifiers with probabilities",
+    )
 
 
 def _unquoted(said: Any) -> Any:

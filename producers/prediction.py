@@ -28,6 +28,22 @@ class SourceRecord(msgspec.Struct, frozen=True):
     offset: int
 
 
+class PredictionForm(msgspec.Struct, frozen=True):
+    """What predictions say: with `features`, also the features; and when a binary one is true.
+
+    It is from a probability of `threshold` on; with None the model itself decides.
+    """
+
+    features: bool = False
+    threshold: float | None = None
+
+    def decide(self, prediction: Any, proba: Mapping[Any, Any] | None) -> Any:
+        """Return the class for the probabilities of a binary model, as the threshold says."""
+        if self.threshold is None or not proba:
+            return prediction
+        return bool(proba.get(True, 0.0) >= self.threshold)
+
+
 class Prediction(msgspec.Struct, frozen=True):
     """The model's answer, made before it learned the record. `ts` is in milliseconds since 1970."""
 
@@ -37,6 +53,7 @@ class Prediction(msgspec.Struct, frozen=True):
     source: SourceRecord
     ts: int
     proba: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    features: Mapping[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
 
 def _plain(value: Any) -> Any:
@@ -51,7 +68,14 @@ encode_plain = msgspec.json.Encoder(enc_hook=_plain).encode
 
 
 def encode(
-    *, id_: str, prediction: Any, proba: Mapping[Any, Any] | None, model: ModelVersion, source: SourceRecord, ts: int
+    *,
+    id_: str,
+    prediction: Any,
+    proba: Mapping[Any, Any] | None,
+    model: ModelVersion,
+    source: SourceRecord,
+    ts: int,
+    features: Mapping[str, Any] | None = None,
 ) -> bytes:
     """Encode a prediction as a JSON object. JSON has no NaN or infinity: such a number becomes null."""
     return encode_plain(
@@ -62,8 +86,14 @@ def encode(
             source,
             ts,
             msgspec.UNSET if proba is None else {class_name(c): p for c, p in proba.items()},
+            msgspec.UNSET if features is None else features,
         )
     )
+
+
+def with_features(value: bytes, features: bytes) -> bytes:
+    """Return an encoded prediction with encoded features as its last field."""
+    return b'%s,"features":%s}' % (value[:-1], features)
 
 
 def trace(headers: MessageHeaders | None) -> MessageHeaders | None:

@@ -27,12 +27,16 @@ Sum = Annotated[float, msgspec.Meta(ge=0.0)]
 
 
 class Counts(msgspec.Struct):
-    """The counts of a shard since the first record of its history."""
+    """The counts of a shard since the first record of its history.
+
+    Each record has a prediction or a dead letter, or is skipped.
+    """
 
     records: Number = 0
     predictions: Number = 0
     dead_letters: Number = 0
     learned: Number = 0
+    skipped: Number = 0
 
 
 class Score(msgspec.Struct):

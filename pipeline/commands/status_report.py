@@ -48,6 +48,7 @@ class Totals(msgspec.Struct, frozen=True):
     predictions: int
     dead_letters: int
     learned: int
+    skipped: int = 0
 
 
 class LabelTotals(msgspec.Struct, frozen=True):
@@ -93,7 +94,7 @@ class Observations(msgspec.Struct, frozen=True):
     """The answers: `places` from Kafka, each partition's newest `snapshots` from the store, the living `workers`.
 
     `faults` has a sentence for each source that did not answer. `unseen_members` counts the members of the group
-    whose notes can't be read.
+    whose notes can't be read. `stop_reasons` say why workers have stopped the stream.
     """
 
     places: Mapping[int, PartitionOffsets] | None
@@ -101,6 +102,7 @@ class Observations(msgspec.Struct, frozen=True):
     workers: Sequence[Note]
     faults: Sequence[str] = ()
     unseen_members: int = 0
+    stop_reasons: Sequence[str] = ()
 
     @property
     def nothing(self) -> bool:
@@ -181,7 +183,9 @@ def _state(seen: Observations) -> tuple[PipelineState, str | None]:
         return "running", silence
     # An idle worker notices late that Kafka is away; no record moves in the meantime. The workers of other machines
     # are seen only through the store; if the store is away, those workers pause.
-    return ("paused" if states or seen.unseen_members else "stopped"), silence
+    if states or seen.unseen_members:
+        return "paused", silence
+    return "stopped", "; ".join(filter(None, (silence, *seen.stop_reasons))) or None
 
 
 def _totals(places: Any) -> Totals:

@@ -24,6 +24,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from headrace.pipeline.config.record_sections import LabelsConfig, PredictionsConfig, RecordsConfig
 from headrace.pipeline.config.redaction import concealer, may_show, secrets_of
 from headrace.pipeline.config.references import ReferenceMissing, Resolved, resolve
 from headrace.pipeline.config.sections import (
@@ -33,12 +34,10 @@ from headrace.pipeline.config.sections import (
     FeatureConfig,
     KafkaConfig,
     KeysConfig,
-    LabelsConfig,
     LogConfig,
     MetricsConfig,
     MixConfig,
     ModelConfig,
-    RecordsConfig,
     RedisConfig,
     SchemaConfig,
     SinksConfig,
@@ -94,6 +93,7 @@ class Config(BaseSettings):
     delivery: DeliveryConfig = DeliveryConfig()  # type: ignore[call-arg]
     batch: BatchConfig = BatchConfig()  # type: ignore[call-arg]
     records: RecordsConfig = RecordsConfig()  # type: ignore[call-arg]
+    predictions: PredictionsConfig = PredictionsConfig()  # type: ignore[call-arg]
     # The name `schema` is taken by a method of pydantic's, so the file's key is its alias.
     schema_: SchemaConfig = Field(SchemaConfig(), alias="schema")  # type: ignore[call-arg]
     dlq: DeadLettersConfig = DeadLettersConfig()  # type: ignore[call-arg]

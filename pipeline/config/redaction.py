@@ -28,6 +28,7 @@ _SECTIONS = frozenset(
         "metrics",
         "mix",
         "model",
+        "predictions",
         "quality",
         "records",
         "schema",

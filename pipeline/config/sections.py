@@ -3,12 +3,19 @@
 Users read these descriptions, and the docstrings of the tables: in headrace.toml and in docs/configuration.md.
 """
 
-import math
 import re
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 
 from headrace.consumers.client_properties import OWNED_SETTINGS
 from headrace.consumers.schema import FeatureType
@@ -49,11 +56,13 @@ _DATABASE = re.compile(r"(/\d{0,6})?", re.ASCII)
 _ESCAPE = "in a user or a password write %2F for /, %23 for #, %3F for ? and %40 for @"
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A table of the configuration: unknown keys are errors, and errors do not quote values."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-class KafkaConfig(_Section):
+class KafkaConfig(Section):
     """How to reach Kafka."""
 
     bootstrap_servers: str = Field("127.0.0.1:9092", description="Kafka brokers as host:port, separated by commas.")
@@ -95,7 +104,7 @@ class KafkaConfig(_Section):
         return self
 
 
-class TopicsConfig(_Section):
+class TopicsConfig(Section):
     """The topics. Headrace creates the missing ones if the broker allows it."""
 
     # A key with an `OutputTopic` is the whole declaration of an output, and the key is the output's name. The check and
@@ -148,7 +157,7 @@ class TopicsConfig(_Section):
         return self
 
 
-class RedisConfig(_Section):
+class RedisConfig(Section):
     """How to reach Redis or Valkey, which keeps the models."""
 
     url: SecretStr = Field(
@@ -199,7 +208,7 @@ class RedisConfig(_Section):
         return value
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The model."""
 
     factory: str = Field(
@@ -222,29 +231,7 @@ class ModelConfig(_Section):
     )
 
 
-class LabelsConfig(_Section):
-    """How features wait for labels that come later (topics.labels). Each limit holds for one partition."""
-
-    wait: Seconds = Field(86_400.0, description="How long features wait for their label, in event time (ts).")
-    default: bool | int | float | str | None = Field(
-        None, description="Label to learn if none came in time. Without it, features without a label are dropped."
-    )
-    corrections: bool = Field(False, description="Also learn a second label that differs from the first.")
-    waiting_max: int = Field(1_000_000, ge=1, description="Maximum number of features and early labels that wait.")
-    bytes_max: int = Field(1_000_000_000, ge=100_000, description="Maximum memory for them, in bytes.")
-    remembered_max: int = Field(
-        100_000, ge=0, description="Number of finished ids to remember, so that a second or late label is recognised."
-    )
-
-    @field_validator("default")
-    @classmethod
-    def _finite(cls, value: Any) -> Any:
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError("it must be a finite number: no model can learn another")
-        return value
-
-
-class KeysConfig(_Section):
+class KeysConfig(Section):
     """A model for each key (model.scope = "key")."""
 
     prior: bool = Field(False, description="Start a new key with a copy of a model that learns from all keys.")
@@ -257,7 +244,7 @@ class KeysConfig(_Section):
     )
 
 
-class DeliveryConfig(_Section):
+class DeliveryConfig(Section):
     """What Headrace promises."""
 
     guarantee: Literal["exactly-once", "at-least-once"] = Field(
@@ -266,24 +253,13 @@ class DeliveryConfig(_Section):
     )
 
 
-class BatchConfig(_Section):
+class BatchConfig(Section):
     """The size of a batch."""
 
     records_max: int = Field(20_000, ge=1, le=100_000, description="Maximum number of records in a batch.")
 
 
-class RecordsConfig(_Section):
-    """The size of a record."""
-
-    value_bytes_max: int = Field(
-        262_144,
-        ge=1,
-        le=64_000_000,
-        description="Maximum size of a record's value, in bytes. A larger one is a dead letter: too_large.",
-    )
-
-
-class FeatureConfig(_Section):
+class FeatureConfig(Section):
     """One declared feature. NAME is its name in the records."""
 
     type: FeatureType = Field("number", description="Type of the feature: number, integer, string or boolean.")
@@ -294,7 +270,7 @@ class FeatureConfig(_Section):
     values: tuple[str, ...] | None = Field(None, description="The only strings to accept.")
 
 
-class SchemaConfig(_Section):
+class SchemaConfig(Section):
     """What features a record must have. Without it, any number, string or boolean is accepted."""
 
     extra: bool = Field(True, description="Accept features that are not declared.")
@@ -303,7 +279,7 @@ class SchemaConfig(_Section):
     )
 
 
-class DeadLettersConfig(_Section):
+class DeadLettersConfig(Section):
     """Dead letters, and the guard that pauses a stream of bad records."""
 
     flood_guard: bool = Field(
@@ -316,7 +292,7 @@ class DeadLettersConfig(_Section):
     replay_max: int = Field(3, ge=1, description="How often one record may be replayed before it is parked.")
 
 
-class SnapshotConfig(_Section):
+class SnapshotConfig(Section):
     """When a model is saved."""
 
     interval: Seconds = Field(1.0, description="Minimum time between two saves of a partition.")
@@ -326,7 +302,7 @@ class SnapshotConfig(_Section):
     keep: int = Field(3, ge=1, le=1_000, description="Number of versions to keep of each partition's model.")
 
 
-class HttpSinkConfig(_Section):
+class HttpSinkConfig(Section):
     """An HTTP server that gets the predictions as well."""
 
     url: str = Field(
@@ -353,7 +329,7 @@ class HttpSinkConfig(_Section):
         return value
 
 
-class SinksConfig(_Section):
+class SinksConfig(Section):
     """Where predictions go, beside the topic."""
 
     http: HttpSinkConfig | None = Field(
@@ -361,7 +337,7 @@ class SinksConfig(_Section):
     )
 
 
-class MetricsConfig(_Section):
+class MetricsConfig(Section):
     """The Prometheus endpoint."""
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
@@ -370,7 +346,7 @@ class MetricsConfig(_Section):
     )
 
 
-class LogConfig(_Section):
+class LogConfig(Section):
     """The logs."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
@@ -381,7 +357,7 @@ class LogConfig(_Section):
     )
 
 
-class MixConfig(_Section):
+class MixConfig(Section):
     """How workers share one model (model.scope = "global")."""
 
     interval: Annotated[str | float, BeforeValidator(interval_of)] = Field(

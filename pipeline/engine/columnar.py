@@ -7,7 +7,7 @@ handled by itself only where it is refused, or where the scanner leaves it to th
 engine that takes one record after the other, to the bit.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ import numpy as np
 
 from headrace.consumers.fastjson import scan as scanning
 from headrace.consumers.fastjson.scan import Scan, Scanner
-from headrace.consumers.record import Decoder, Event, Record
+from headrace.consumers.record import Event, Record, RecordDecoder, Skipped
 from headrace.consumers.record_batch import RecordBatch
 from headrace.consumers.refusal import NO_KEY, Refusal
 from headrace.pipeline.engine.outputs import PartitionOutputs
@@ -23,6 +23,7 @@ from headrace.producers import prediction, replay_proof
 from headrace.producers.fastjson import encoder
 from headrace.producers.fastjson.encoder import Encoder, Ids
 from headrace.producers.output import PREDICTIONS, OutputRecords
+from headrace.producers.prediction import PredictionForm
 from headrace.state.compiled import program_runner
 from headrace.state.event_time import StrayTime, StrayTimes
 from headrace.state.models.columns import BOOLEAN, STRING, Answers
@@ -39,9 +40,11 @@ _NO_LABEL = _NO_TIME = -1
 class ColumnarEngine:
     """Move shards forward over batches of `topic`, read as `decoder` does, on behalf of the pipeline `name`."""
 
-    def __init__(self, *, decoder: Decoder, topic: str, name: str) -> None:
+    def __init__(self, *, decoder: RecordDecoder, topic: str, name: str, form: PredictionForm | None = None) -> None:
         self._decoder = decoder
+        self._form = form or PredictionForm()
         self._topic = topic
+        self._is_default = decoder.scans is not None and decoder.scans.is_default
         self._scanner = Scanner(value_bytes_max=decoder.value_bytes_max, schema=decoder.schema)
         self._encoder = Encoder(topic=topic, name=name)
 
@@ -53,46 +56,50 @@ class ColumnarEngine:
         Returns None, with nothing changed, for a batch whose records go one by one.
         """
         model = shard.model
-        scan = self._scanner.scan(batch.values)
+        scan = self._scan(batch.values)
         refusals: dict[int, Refusal] = {}
-        events = self._read(batch, scan, refusals)
+        skipped: set[int] = set()
+        events = self._read(batch, scan, refusals, skipped)
         ids = _ids(scan, events)
-        keys = _Keys(batch, scan, events, refusals) if model.can.keys else None
-        labels = _Labels(model, len(batch), refusals)
-        if not labels.read(scan, events) or _is_long(ids, [*model.classes, *labels.met]):
+        keys = _Keys(batch, scan, events, refusals.keys() | skipped) if model.can.keys else None
+        labels = _Labels(model, len(batch), refusals, field=self._decoder.label_field)
+        if not labels.read(scan, events):
             return None
         labels.withhold(self._learned_before(shard, batch))
         if keys is not None:
             keys.refuse(refusals)
-        good = _others(len(batch), refusals)
+        good = _others(len(batch), refusals.keys() | skipped)
         columns = self._scanner.fill(scan, {at: event.features for at, event in events.items()}).only(good)
+        features = self._features(batch, events, good) if self._form.features else {}
+        if _is_long(ids, [*model.classes, *labels.met], more=max(map(len, features.values()), default=0)):
+            return None
         met: Mapping[str, Any] = {} if keys is None else keys.met(good)
         # The class that is chosen is scored, also where nobody reads it.
         unread = silent and model.task != "multiclass"
         answers = model.learn_batch(columns, labels.values[good], silent=unread, **met)
         if answers is None:
             return None
+        answers = self._decided(model, answers)
         if keys is not None:
             keys.note(model.ahead, shard.strays)
         if answers.fault.any():
-            good, answers = self._refuse_faults(batch, model, good, answers, refusals)
+            good, answers = self._refuse_faults(batch, events, model, good, answers, refusals=refusals)
         records = OutputRecords(places=good)
         if not silent:
-            ids = Ids(ids.text, ids.at[good], ids.size[good])
-            place = {"offsets": _array(batch.offsets)[good], "version": shard.model_version, "ts": now_ms}
-            lines = self._encode(model, answers, ids, partition=shard.partition, **place)
+            lines = self._lines(shard, batch, answers, ids, good=good, features=features, now_ms=now_ms)
             records = _records(batch, good, lines)
         outputs.records[PREDICTIONS], outputs.labelled = records, labels.labelled[good]
+        outputs.skipped = len(skipped)
         _score(shard, answers, labels.values[good])
         return refusals
 
     def answers_ahead(self, shard: Shard, records: Sequence[Record]) -> "AnswersAhead":
         """Predict a run of feature records in one call; records that are refused, or raise, have no answer."""
-        model, values = shard.model, [record.value for record in records]
-        scan = self._scanner.scan(values)
-        found = {at: self._decoder.read(values[at]) for at in np.flatnonzero(scan.slow).tolist()}
+        model = shard.model
+        scan = self._scan([record.value for record in records])
+        found = {at: self._decoder.decode(records[at]) for at in np.flatnonzero(scan.slow).tolist()}
         events = {at: event.features for at, event in found.items() if isinstance(event, Event)}
-        good = np.array([at for at in range(len(values)) if at not in found or at in events], dtype=np.int64)
+        good = np.array([at for at in range(len(records)) if at not in found or at in events], dtype=np.int64)
         columns = self._scanner.fill(scan, events).only(good)
         answers = model.learn_batch(columns, np.full(len(good), np.nan))
         if answers is None:
@@ -104,7 +111,10 @@ class ColumnarEngine:
         )
 
     def learn_values(self, shard: Shard, values: Sequence[bytes], labels: Sequence[Any]) -> list[Exception | None]:
-        """Learn records that were predicted before, in one call; return the model's error where it raised."""
+        """Learn records that were predicted before, in one call; return the model's error where it raised.
+
+        The `values` are what the decoder keeps of records, JSON of the default mapping.
+        """
         model = shard.model
         scan = self._scanner.scan(values)
         slow = {at: self._decoder.features(values[at]) for at in np.flatnonzero(scan.slow).tolist()}
@@ -122,28 +132,80 @@ class ColumnarEngine:
                 if replay_proof.read(claim, secret=shard.secret, topic=self._topic, record=record).learned:
                     yield position
 
-    def _read(self, batch: RecordBatch, scan: Scan, refusals: dict[int, Refusal]) -> dict[int, Event]:
+    def _scan(self, values: Sequence[bytes | None]) -> Scan:
+        """Scan values; all of them are slow where the scanner does not know the mapping."""
+        return self._scanner.scan(values if self._is_default else [None] * len(values))
+
+    def _read(
+        self, batch: RecordBatch, scan: Scan, refusals: dict[int, Refusal], skipped: set[int]
+    ) -> dict[int, Event]:
         """Decode one by one the records that the scanner is not sure of."""
         events: dict[int, Event] = {}
         for position in np.flatnonzero(scan.slow).tolist():
-            event = self._decoder.read(batch.values[position])
-            if isinstance(event, Refusal):
-                refusals[position] = event
+            found = self._decoder.decode(batch.record(position))
+            if isinstance(found, Event):
+                events[position] = found
+            elif isinstance(found, Skipped):
+                skipped.add(position)
             else:
-                events[position] = event
+                refusals[position] = found
         return events
 
+    def _features(self, batch: RecordBatch, events: Mapping[int, Event], good: Any) -> dict[int, bytes]:
+        """Return the features of the good records as JSON, by position."""
+        found = {}
+        for at in good.tolist():
+            event = events.get(at) or self._decoder.decode(batch.record(at))
+            assert isinstance(event, Event)
+            found[at] = msgspec.json.encode(event.features)
+        return found
+
     def _refuse_faults(
-        self, batch: RecordBatch, model: Model, good: Any, answers: Answers, refusals: dict[int, Refusal]
+        self,
+        batch: RecordBatch,
+        events: Mapping[int, Event],
+        model: Model,
+        good: Any,
+        answers: Answers,
+        *,
+        refusals: dict[int, Refusal],
     ) -> tuple[Any, Answers]:
         """Refuse the records on which River would have raised; return the others and their answers."""
         fault = answers.fault
         for position, code in zip(good[fault != 0].tolist(), fault[fault != 0].tolist(), strict=True):
-            error = model.fault(code, self._decoder.features(batch.values[position] or b""))
+            event = events.get(position) or self._decoder.decode(batch.record(position))
+            assert isinstance(event, Event)
+            error = model.fault(code, event.features)
             words = f"the model raised {type(error).__name__}: {error}"
             refusals[position] = Refusal("learn_failed", "learn", words)
         sound = fault == 0
         return good[sound], Answers(*(None if column is None else column[sound] for column in answers))
+
+    def _decided(self, model: Model, answers: Answers) -> Answers:
+        """Return answers whose classes are those that the configured threshold gives, if there is one."""
+        threshold = self._form.threshold
+        if threshold is None or not model.has_proba:
+            return answers
+        return answers._replace(chosen=(answers.value >= threshold).astype(np.int8))
+
+    def _lines(
+        self,
+        shard: Shard,
+        batch: RecordBatch,
+        answers: Answers,
+        ids: Ids,
+        *,
+        good: Any,
+        features: Mapping[int, bytes],
+        now_ms: int,
+    ) -> list[bytes]:
+        """Encode the predictions of the good records."""
+        ids = Ids(ids.text, ids.at[good], ids.size[good])
+        place = {"offsets": _array(batch.offsets)[good], "version": shard.model_version, "ts": now_ms}
+        lines = self._encode(shard.model, answers, ids, partition=shard.partition, **place)
+        if not features:
+            return lines
+        return [prediction.with_features(line, features[at]) for line, at in zip(lines, good.tolist(), strict=True)]
 
     def _encode(self, model: Model, answers: Answers, ids: Ids, **place: Any) -> list[bytes]:
         if model.task == "regression":
@@ -172,7 +234,8 @@ class AnswersAhead:
 class _Labels:
     """The labels of a batch as the learner takes them (`values`, NaN for none), and which records are `labelled`."""
 
-    def __init__(self, model: Model, count: int, refusals: dict[int, Refusal]) -> None:
+    def __init__(self, model: Model, count: int, refusals: dict[int, Refusal], *, field: str) -> None:
+        self._field = field
         self.values = np.full(count, np.nan)
         self.labelled = np.zeros(count, dtype=bool)
         self.met: set[Any] = set()
@@ -210,7 +273,7 @@ class _Labels:
         try:
             label = self._model.label(raw)
         except LabelError as error:
-            self._refusals[position] = Refusal("bad_label", "validate", str(error), "label")
+            self._refusals[position] = Refusal("bad_label", "validate", str(error), self._field)
             return
         self.values[position] = self._model.label_number(label)
         if self._model.task == "multiclass":
@@ -225,7 +288,7 @@ class _Keys:
         batch: RecordBatch,
         scan: Scan,
         events: Mapping[int, Event],
-        refusals: Mapping[int, Refusal],
+        left_out: Collection[int],
     ) -> None:
         self._offsets = batch.offsets
         self._keys = [key or b"" for key in batch.keys]
@@ -237,11 +300,11 @@ class _Keys:
         self._met = self._keys
         self._positions: Sequence[int] = range(len(batch))
         self._times = times, logged
-        if refusals or None in batch.keys:
+        if left_out or None in batch.keys:
             # An empty key is a key.
-            self._keyless = [at for at, key in enumerate(batch.keys) if key is None and at not in refusals]
+            self._keyless = [at for at, key in enumerate(batch.keys) if key is None and at not in left_out]
             # A record whose label is refused has been seen as well.
-            met = [at for at, key in enumerate(batch.keys) if key is not None and at not in refusals]
+            met = [at for at, key in enumerate(batch.keys) if key is not None and at not in left_out]
             self._met, self._positions = [self._keys[at] for at in met], met
             self._times = times[met], logged[met]
 
@@ -291,22 +354,22 @@ def _ids(scan: Scan, events: Mapping[int, Event]) -> Ids:
     return Ids(np.concatenate(more), at, size)
 
 
-def _is_long(ids: Ids, classes: Iterable[Any]) -> bool:
+def _is_long(ids: Ids, classes: Iterable[Any], *, more: int) -> bool:
     """Return whether a prediction may exceed its bound: then each is measured before its record is learned.
 
-    `classes` are those of the model, and those that the batch may teach it.
+    `classes` are those of the model, and those that the batch may teach it. `more` bytes are added to a prediction.
     """
     size = sum(len(msgspec.json.encode(str(label))) + _NUMBER_BYTES_MAX for label in classes)
     longest = int(ids.size.max(initial=0))
-    return longest + 2 * size + _REST_BYTES_MAX > prediction.BYTES_MAX
+    return longest + 2 * size + more + _REST_BYTES_MAX > prediction.BYTES_MAX
 
 
-def _others(count: int, refusals: Mapping[int, Refusal]) -> Any:
-    """Return the positions of a batch that are not refused."""
-    if not refusals:
+def _others(count: int, left_out: Collection[int]) -> Any:
+    """Return the other positions of a batch."""
+    if not left_out:
         return np.arange(count)
     good = np.ones(count, dtype=bool)
-    good[list(refusals)] = False
+    good[list(left_out)] = False
     return np.flatnonzero(good)
 
 

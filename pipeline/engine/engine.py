@@ -1,7 +1,7 @@
 """The engine: what happens to a record. It has no Kafka, no Redis and no clock in it.
 
-decode → join labels → predict → encode → learn, one record after the other; each record is handled, or refused with its
-reason. Where the model takes batches, `columnar` does the same for many records at once.
+decode → join labels → predict → encode → learn, one record after the other; each record is handled, skipped, or refused
+with its reason. Where the model takes batches, `columnar` does the same for many records at once.
 `run` and the tests host this same engine, so a bug that is reproduced here is the bug.
 
 Relearning after a restart runs the same steps and drops the outputs: predictions, model and counts come out as they did
@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from headrace.consumers.record import Decoder, Event, LabelDecoder, LabelRecord, Record
+from headrace.consumers.record import (
+    Event,
+    LabelDecoder,
+    LabelRecord,
+    LabelRecordDecoder,
+    Record,
+    RecordDecoder,
+    Skipped,
+)
 from headrace.consumers.record_batch import RecordBatch, Records, keys_of
 from headrace.consumers.refusal import NO_KEY, Refusal
 from headrace.pipeline.engine.dead_letter import DeadLetter, shortened
@@ -23,6 +31,7 @@ from headrace.pipeline.engine.join import LabelsStep
 from headrace.pipeline.engine.outputs import PartitionOutputs
 from headrace.producers import prediction, replay_proof
 from headrace.producers.output import DEAD_LETTERS, PREDICTIONS, OutputRecords
+from headrace.producers.prediction import PredictionForm
 from headrace.producers.record_size import SizeLimits
 from headrace.state.event_time import StrayTime
 from headrace.state.models.learner import LabelError
@@ -43,22 +52,24 @@ class Engine:
     """Move shards forward over records of `topic`, and of the topic `labels`, on behalf of the pipeline `name`.
 
     The outputs fit `limits`, which may be replaced: they decide what goes out, and never what is learned. `outputs` are
-    the names of the outputs that have a topic.
+    the names of the outputs that have a topic. Predictions have the `form`.
     """
 
     def __init__(
         self,
         *,
-        decoder: Decoder,
+        decoder: RecordDecoder,
         topic: str,
         name: str,
         labels: str = "",
-        label_decoder: LabelDecoder | None = None,
+        label_decoder: LabelRecordDecoder | None = None,
         columnar: "ColumnarEngine | None" = None,
         limits: SizeLimits | None = None,
         outputs: Collection[str] = (PREDICTIONS, DEAD_LETTERS),
+        form: PredictionForm | None = None,
     ) -> None:
         self._decoder = decoder
+        self._form = form or PredictionForm()
         self._topic = topic
         self._labels = labels
         self._name = name
@@ -102,6 +113,7 @@ class Engine:
         counts.records += len(records)
         counts.predictions += len(outputs.places)
         counts.dead_letters += len(refusals)
+        counts.skipped += outputs.skipped
         shard.advance(records.offsets[-1] + 1)
         return True
 
@@ -120,14 +132,17 @@ class Engine:
             if type(record) is LabelRecord:
                 self._one_label(shard, record, outputs)
                 continue
-            refusal = self._one(shard, record, outputs, model, now_ms=now_ms, ahead=ahead)
+            outcome = self._one(shard, record, outputs, model, now_ms=now_ms, ahead=ahead)
             counts.records += 1
-            if refusal is None:
+            if outcome is None:
                 counts.predictions += 1
                 outputs.places.append(place)
+            elif isinstance(outcome, Skipped):
+                counts.skipped += 1
+                outputs.skipped += 1
             else:
                 counts.dead_letters += 1
-                self._refuse(shard, record, refusal, outputs)
+                self._refuse(shard, record, outcome, outputs)
             shard.advance(record.offset + 1)
 
     def _begin_run(
@@ -147,10 +162,10 @@ class Engine:
             return end, False, columnar.answers_ahead(shard, run)
         if labels.default is not None:
             return end, False, None
-        refusals = self._join.take_run(shard, run, outputs.delays_ms, learn=columnar.learn_values)
+        good, refusals = self._join.take_run(shard, run, outputs.delays_ms, learn=columnar.learn_values)
         for position in sorted(refusals):
             self._refuse(shard, run[position], refusals[position], outputs)
-        outputs.labels += len(run) - len(refusals)
+        outputs.labels += good
         shard.advance(-1, run[-1].offset + 1)
         return end, True, None
 
@@ -214,12 +229,11 @@ class Engine:
         *,
         now_ms: int,
         ahead: "AnswersAhead | None",
-    ) -> Refusal | None:
-        """Handle one record: append its prediction and learn, or return why it is refused."""
+    ) -> Skipped | Refusal | None:
+        """Handle one record: append its prediction and learn, or return that it is skipped, or why it is refused."""
         event = self._decoder.decode(record)
-        if type(event) is Refusal:
+        if not isinstance(event, Event):
             return event
-        assert isinstance(event, Event)
         replay = replay_proof.read(record.headers, secret=shard.secret, topic=self._topic, record=record)
         id_ = self._id(record, event)
         if shard.model.can.keys:
@@ -235,7 +249,7 @@ class Engine:
         try:
             label = own = self._label(shard, event, learned=replay.learned)
         except LabelError as error:
-            return Refusal("bad_label", "validate", str(error), "label")
+            return Refusal("bad_label", "validate", str(error), self._decoder.label_field)
         if shard.labels is not None:
             label = self._join.truth(shard, shard.labels, id_, own)
         return self._answer(
@@ -270,6 +284,7 @@ class Engine:
         features, key = event.features.copy(), record.key or b""
         try:
             answer, proba = known or shard.model.predict(event.features, key)
+            answer = self._form.decide(answer, proba)
             value = prediction.encode(
                 id_=id_,
                 prediction=answer,
@@ -277,6 +292,7 @@ class Engine:
                 model=model,
                 source=self._source(record),
                 ts=now_ms,
+                features=features if self._form.features else None,
             )
             # Less what is another in each run: a relearning must come to the same verdict.
             size = len(value) - len(f"{model.version}{now_ms}")
@@ -297,17 +313,18 @@ class Engine:
             shard.score(answer, label, model.version)
         if shard.labels is not None:
             labelled = learned or event.label is not msgspec.UNSET
-            self._join.note(shard, record, event, id_, answer=answer, labelled=labelled, label=label)
+            kept = self._decoder.keep(record, features)
+            self._join.note(shard, record, event, id_, kept=kept, answer=answer, labelled=labelled, label=label)
         outputs.predictions.add(record.key, value, prediction.trace(record.headers))
         outputs.labelled.append(label is not None or shard.labels is not None or event.label is not msgspec.UNSET)
         return None
 
     def _one_label(self, shard: Shard, record: Record, outputs: PartitionOutputs) -> None:
-        refusal = self._join.take(shard, record, outputs.delays_ms)
-        if refusal is None:
+        outcome = self._join.take(shard, record, outputs.delays_ms)
+        if outcome is None:
             outputs.labels += 1
-        else:
-            self._refuse(shard, record, refusal, outputs)
+        elif not isinstance(outcome, Skipped):
+            self._refuse(shard, record, outcome, outputs)
         shard.advance(-1, record.offset + 1)
 
     def _label(self, shard: Shard, event: Event, *, learned: bool) -> Any:

@@ -5,7 +5,16 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from headrace.consumers.record import Decoder, Event, LabelDecoder, LabelRecord, Record
+from headrace.consumers.record import (
+    SKIPPED,
+    Event,
+    Label,
+    LabelRecord,
+    LabelRecordDecoder,
+    Record,
+    RecordDecoder,
+    Skipped,
+)
 from headrace.consumers.refusal import Refusal
 from headrace.state.event_time import StrayTime
 from headrace.state.labels.join_entry import ENTRY_BYTES, Entry
@@ -21,7 +30,7 @@ LearnValues = Callable[[Shard, Sequence[bytes], Sequence[Any]], Sequence[Excepti
 class LabelsStep:
     """Bring labels to the features that they belong to. `decoder` reads features again that have waited."""
 
-    def __init__(self, *, decoder: Decoder, label_decoder: LabelDecoder) -> None:
+    def __init__(self, *, decoder: RecordDecoder, label_decoder: LabelRecordDecoder) -> None:
         self._decoder = decoder
         self._label_decoder = label_decoder
 
@@ -42,11 +51,21 @@ class LabelsStep:
             return None
 
     def note(
-        self, shard: Shard, record: Record, event: Event, id_: str, *, answer: Any, labelled: bool, label: Any
+        self,
+        shard: Shard,
+        record: Record,
+        event: Event,
+        id_: str,
+        *,
+        kept: bytes,
+        answer: Any,
+        labelled: bool,
+        label: Any,
     ) -> None:
         """Note features that were predicted from: their label was learned with them, or they wait for it.
 
-        `labelled` says that they need none: they came with one, or are a replay of what was learned, or waits.
+        `kept` is what the decoder reads them from again. `labelled` says that they need no label: they came with one,
+        or are a replay of a record that was learned, or that waits.
         """
         labels = shard.labels
         assert labels is not None
@@ -54,9 +73,8 @@ class LabelsStep:
             # Its label was learned under this id, or at the offset from which the record was replayed, or waits there.
             return
         at_ms = labels.event_ms(None if event.ts is msgspec.UNSET else event.ts, record.timestamp_ms)
-        assert record.value is not None
         entry = Entry.of(
-            at_ms=at_ms, logged_ms=record.timestamp_ms, order=record.offset, value=record.value, key=record.key,
+            at_ms=at_ms, logged_ms=record.timestamp_ms, order=record.offset, value=kept, key=record.key,
             answer=answer, version=shard.model_version,
         )  # fmt: skip
         if label is None:
@@ -94,25 +112,28 @@ class LabelsStep:
             else:
                 shard.score(entry.sent, label, entry.version)
 
-    def take(self, shard: Shard, record: Record, delays_ms: list[int]) -> Refusal | None:
-        """Handle one record of the labels topic, or return why it is refused; note after how long it was joined."""
+    def take(self, shard: Shard, record: Record, delays_ms: list[int]) -> Skipped | Refusal | None:
+        """Handle one record of the labels topic; note after how long it was joined.
+
+        Return that it is skipped, which is counted nowhere, since it has no label; or why it is refused.
+        """
         labels = shard.labels
         assert labels is not None
+        found = self._label_decoder.decode(record)
+        if isinstance(found, Skipped):
+            return SKIPPED
         labels.tally.records += 1
-        refusal = self._take(shard, labels, record, delays_ms)
+        refusal = found if isinstance(found, Refusal) else self._take(shard, labels, record, found, delays_ms)
         if refusal is not None:
             labels.tally.refused += 1
         return refusal
 
-    def _take(self, shard: Shard, labels: Labels, record: Record, delays_ms: list[int]) -> Refusal | None:
-        found = self._label_decoder.decode(record)
-        if isinstance(found, Refusal):
-            return found
+    def _take(self, shard: Shard, labels: Labels, record: Record, found: Label, delays_ms: list[int]) -> Refusal | None:
         self.pass_time(shard, record, found.ts)
         try:
             label = shard.model.label(found.label)
         except LabelError as error:
-            return Refusal("bad_label", "validate", str(error), "label")
+            return Refusal("bad_label", "validate", str(error), self._label_decoder.label_field)
         ts = None if found.ts is msgspec.UNSET else found.ts
         verdict, entry = labels.match(found.id, label, at_ms=ts, logged_ms=record.timestamp_ms, order=record.offset)
         if verdict in {"learn", "correct"}:
@@ -133,19 +154,23 @@ class LabelsStep:
 
     def take_run(
         self, shard: Shard, records: Sequence[Record], delays_ms: list[int], *, learn: LearnValues
-    ) -> dict[int, Refusal]:
-        """Handle a run of label records as `take` does, with one call to `learn`; return the refused ones by position.
+    ) -> tuple[int, dict[int, Refusal]]:
+        """Handle a run of label records as `take` does, with one call to `learn`.
 
-        There is no default label. A label is settled after the run, unless that could change what becomes of a later
-        one: then all labels before that one are learned first.
+        Returns the number of good labels, and the refused ones by position; the others are skipped. There is no default
+        label. A label is settled after the run, unless that could change what becomes of a later one: then all labels
+        before that one are learned first.
         """
         labels = shard.labels
         assert labels is not None
         refusals: dict[int, Refusal] = {}
         run = _Run(shard, labels, delays_ms, refusals, learn)
+        count = 0
         for position, record in enumerate(records):
-            labels.tally.records += 1
             found = self._label_decoder.decode(record)
+            if isinstance(found, Skipped):
+                continue
+            count += 1
             if isinstance(found, Refusal):
                 refusals[position] = found
                 continue
@@ -156,7 +181,7 @@ class LabelsStep:
             try:
                 label = shard.model.label(found.label)
             except LabelError as error:
-                refusals[position] = Refusal("bad_label", "validate", str(error), "label")
+                refusals[position] = Refusal("bad_label", "validate", str(error), self._label_decoder.label_field)
                 continue
             verdict, entry = labels.match(found.id, label, at_ms=ts, logged_ms=record.timestamp_ms, order=record.offset)
             if verdict in {"learn", "correct"}:
@@ -167,8 +192,9 @@ class LabelsStep:
                 run.settle()
         run.settle()
         self.end_waits(shard, labels)
+        labels.tally.records += count
         labels.tally.refused += len(refusals)
-        return refusals
+        return count - len(refusals), refusals
 
     def _learn(self, shard: Shard, entry: Entry, label: Any) -> None:
         features, key = self._decoder.features(entry.value), entry.key or b""

@@ -23,8 +23,9 @@ class PartitionOutputs(msgspec.Struct):
     `offset` and `labels_offset` are the next to consume; `mark` is committed with them, and is empty until the batch is
     sent for the first time. What goes out fits `limits`, and `posted` says that the HTTP sink has taken or refused it.
     Prediction i answers the record at `places[i]` of `source`, and `labelled[i]` tells whether the model has learned
-    its label, or waits for it. `dead_letters` are the refused records. `learned` counts the labels that the model
-    learned, `labels` the good records of the labels topic; `delays_ms` tells after how long each of those was joined.
+    its label, or waits for it. `dead_letters` are the refused records, and `skipped` counts those that have no output.
+    `learned` counts the labels that the model learned, `labels` the good records of the labels topic; `delays_ms` tells
+    after how long each of those was joined.
     """
 
     partition: int
@@ -35,6 +36,7 @@ class PartitionOutputs(msgspec.Struct):
     source: Records = ()
     labelled: Any = []
     dead_letters: list[DeadLetter] = []
+    skipped: int = 0
     learned: int = 0
     labels: int = 0
     delays_ms: list[int] = []

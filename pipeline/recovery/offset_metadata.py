@@ -48,6 +48,7 @@ class OffsetMetadata(
         "secret": "k",
         "offset": "o",
         "topic": "t",
+        "skipped": "i",
     },
 ):
     """What was true of a shard at its committed offset.
@@ -70,6 +71,7 @@ class OffsetMetadata(
     secret: str = ""
     offset: LabelsPlace = -1
     topic: str = ""
+    skipped: Number = 0
 
 
 def of(shard: Shard, *, topic: str = "", labels: str = "") -> str:
@@ -88,6 +90,7 @@ def of(shard: Shard, *, topic: str = "", labels: str = "") -> str:
         shard.secret,
         shard.offset,
         topic,
+        counts.skipped,
     )
     return msgspec.json.encode(mark).decode()
 
@@ -117,7 +120,7 @@ def withdraw(metadata: str, count: int) -> str:
 
 def counts(mark: OffsetMetadata) -> Counts:
     """Return the counts that a mark holds."""
-    return Counts(mark.records, mark.predictions, mark.dead_letters, mark.learned)
+    return Counts(mark.records, mark.predictions, mark.dead_letters, mark.learned, mark.skipped)
 
 
 def _join(shard: Shard, topic: str) -> JoinMetadata | None:

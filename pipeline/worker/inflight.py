@@ -214,6 +214,7 @@ class InFlight:
         self._telemetry.records.labels("dead_lettered").inc(len(outputs.dead_letters))
         for name, records in outputs.records.items():
             self._telemetry.output_records.labels(name).inc(len(records))
+        self._telemetry.records.labels("skipped").inc(outputs.skipped)
         self._telemetry.note_labels(outputs.labels, outputs.delays_ms)
         self._telemetry.learned.inc(outputs.learned)
         for code, count in outputs.codes.items():

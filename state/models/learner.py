@@ -35,11 +35,18 @@ class RiverLearner(Model):
 
     can = Capabilities()
 
-    def __init__(self, model: Any, *, trusted: frozenset[str] = frozenset(), pickles: bool = False) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        trusted: frozenset[str] = frozenset(),
+        pickles: bool = False,
+        reading: spec.Reading | None = None,
+    ) -> None:
         self.task: Task = task_of(model)
         # The version of the imported River; another one may have been installed since.
         self.codec = f"river-{importlib.import_module('river').__version__}-objects-1"
-        self.spec = spec.describe(model)
+        self.spec = spec.describe(model, reading)
         self._objects = _objects_of(model, trusted, pickles=pickles)
         self._class_kind = ""
         self._labels: Callable[[Any], Any] = {
@@ -202,7 +209,17 @@ def reseed() -> None:
 
 
 def load_factory(reference: str, directory: Path) -> Callable[[], Any]:
-    """Find `module:function` beside the configuration. Raises ModelError with what is missing."""
+    """Find the function of `model.factory` beside the configuration. Raises ModelError with what is missing."""
+    wanted = "name a function without parameters that returns a River model"
+    return functools.partial(load_function(reference, directory, key="model.factory", name="build", wanted=wanted))
+
+
+def load_function(reference: str, directory: Path, *, key: str, name: str, wanted: str) -> Callable[..., Any]:
+    """Find `module:function` beside the configuration. Raises ModelError with what is missing.
+
+    `key` is the configuration's key that refers to it. `name` is the usual name of such a function, and `wanted` says
+    which one to refer to.
+    """
     module_name, _, function_name = reference.partition(":")
     hidden = shadowing(directory)
     if hidden:
@@ -214,20 +231,17 @@ def load_factory(reference: str, directory: Path) -> Callable[[], Any]:
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
     try:
-        factory: Any = getattr(importlib.import_module(module_name), function_name)
+        function: Any = getattr(importlib.import_module(module_name), function_name)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # any error, a panic of native code included
         raise ModelError(
-            f"model.factory = {reference!r} can't be loaded: {type(error).__name__}: {error}",
-            hint=_load_hint(error, module_name, function_name or "build", directory),
+            f"{key} = {reference!r} can't be loaded: {type(error).__name__}: {error}",
+            hint=_load_hint(error, module_name, function_name or name, directory),
         ) from error
-    if not callable(factory):
-        raise ModelError(
-            f"model.factory = {reference!r} is not a function",
-            hint="name a function without parameters that returns a River model",
-        )
-    return functools.partial(factory)
+    if not callable(function):
+        raise ModelError(f"{key} = {reference!r} is not a function", hint=wanted)
+    return function  # type: ignore[no-any-return]
 
 
 def _load_hint(error: BaseException, module: str, function: str, directory: Path) -> str:
@@ -240,10 +254,17 @@ def _load_hint(error: BaseException, module: str, function: str, directory: Path
     return f"correct {file}, which fails when it is imported: cd {directory} && python -c 'import {module}'"
 
 
-def build(factory: Callable[[], Any], *, trusted: frozenset[str] = frozenset(), pickles: bool = False) -> RiverLearner:
+def build(
+    factory: Callable[[], Any],
+    *,
+    trusted: frozenset[str] = frozenset(),
+    pickles: bool = False,
+    reading: spec.Reading | None = None,
+) -> RiverLearner:
     """Make a new learner, and check that it can be saved and loaded. Raises ModelError.
 
-    `pickles` allows pickle for objects that define themselves how they are saved.
+    `pickles` allows pickle for objects that define themselves how they are saved. `reading` says how the records are
+    read that it learns.
     """
     try:
         model = factory()
@@ -254,7 +275,7 @@ def build(factory: Callable[[], Any], *, trusted: frozenset[str] = frozenset(), 
             f"the model's factory raised {type(error).__name__}: {error}",
             hint="call it by hand: python -c 'import model; model.build()'",
         ) from error
-    learner = RiverLearner(model, trusted=trusted, pickles=pickles)
+    learner = RiverLearner(model, trusted=trusted, pickles=pickles, reading=reading)
     copy.copy(learner).load(learner.dump())
     return learner
 

@@ -1,8 +1,8 @@
 """Describes how a model is built, as text (its spec): models with equal specs learn the same from the same records.
 
 The first line has every part with its parameters. Each further line has a definition of the user's own code that these
-use, with its checksum (`user_code.py`). River's own `repr` is not enough: that of an ensemble is that of a list, and
-`[]` for a forest that has seen nothing.
+use, with its checksum (`user_code.py`), or a setting by which records are read, with the checksum of its value. River's
+own `repr` is not enough: that of an ensemble is that of a list, and `[]` for a forest that has seen nothing.
 """
 
 import functools
@@ -10,9 +10,11 @@ import hashlib
 import inspect
 import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import zip_longest
 from typing import Any
+
+import msgspec
 
 from headrace.state.models import user_code
 
@@ -24,15 +26,30 @@ _CODE_AT = 1 + _PARTS_DIGITS
 # In a brief, more definitions than this share one checksum.
 _BRIEF_MAX = 40
 _NAMED_MAX = 3
+# The names of settings begin with it, which no name of a definition does.
+_SETTING = "[records]."
 _SHOWN_MAX = 80
 
 
-def describe(model: Any) -> str:
-    """Return the spec of a model: all its parts with their parameters, and the user's code that it uses."""
-    own: set[user_code.DefinedName] = set()
+class Reading(msgspec.Struct, frozen=True):
+    """How the records are read that a model learns: `settings` other than the defaults, and functions of the user's."""
+
+    settings: Mapping[str, Any] = {}
+    functions: tuple[Callable[..., Any], ...] = ()
+
+
+def describe(model: Any, reading: Reading | None = None) -> str:
+    """Return the spec of a model: all its parts with their parameters, and the user's code that it uses.
+
+    Other records teach it something else, so the settings and functions by which they are read are a part of it.
+    """
+    reading = reading or Reading()
+    own = {name for function in reading.functions if (name := user_code.name_of(function)) is not None}
     parts = _describe(model, own)
     sums = user_code.checksums(frozenset(own))
-    return "\n".join([parts.replace("\n", " "), *(f"{name} {checksum}" for name, checksum in sums.items())])
+    settings = {f"{_SETTING}{name}": _checksum(repr(value), _CODE_DIGITS) for name, value in reading.settings.items()}
+    lines = (f"{name} {checksum}" for name, checksum in (sums | settings).items())
+    return "\n".join([parts.replace("\n", " "), *lines])
 
 
 def is_unseeded(spec: str) -> bool:
@@ -49,6 +66,9 @@ def difference(before: str, after: str) -> str:
     """Say how a spec differs from an earlier one."""
     old, new = _code(before), _code(after)
     changed = [name for name in new if old.get(name, new[name]) != new[name]]
+    settings = [name for name in {**old, **new} if name.startswith(_SETTING) and old.get(name) != new.get(name)]
+    if settings:
+        return f"its records were read with another value of {_named(settings)}"
     if changed:
         return f"the code of {_named(changed)} has changed"
     parts = _parts_differ(before.partition("\n")[0], after.partition("\n")[0])
@@ -77,6 +97,9 @@ def brief_difference(before: str, spec: str, scope: str) -> str:
     code = spec.split("\n")[1:]
     old = {before[at : at + _CODE_DIGITS] for at in range(_CODE_AT, len(before), _CODE_DIGITS)}
     other = [line.partition(" ")[0] for line in code if _checksum(line, _CODE_DIGITS) not in old]
+    settings = [name for name in other if name.startswith(_SETTING)]
+    if settings and len(code) <= _BRIEF_MAX:
+        return f"its records were read with another value of {_named(settings)}"
     if other and len(code) <= _BRIEF_MAX:
         return f"the code of {_named(other)} is new or has changed"
     if before[:_CODE_AT] != brief(spec, scope)[:_CODE_AT]:
