@@ -20,8 +20,7 @@ class Telemetry:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
-        outcomes = "Records by outcome: predicted, dead_lettered or skipped."
-        self.records = counter("records", outcomes, ["outcome"])
+        self.records = counter("records", "Records predicted, dead_lettered and skipped.", ["outcome"])
         self.output_records = counter("output_records", "Records sent to the topic of each output.", ["output"])
         self.dead_letters = counter("dead_letters", "Records refused, by code.", ["code"])
         self.learned = counter("learned", "Labelled records learned.")

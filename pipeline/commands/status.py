@@ -60,6 +60,7 @@ class StatusReader:
         """Ask each source once; every answer takes a few seconds at most."""
         faults: list[str] = []
         places = snapshots = topic = None
+        stop_reasons: list[str] = []
         stored: dict[int, dict[str, Any]] = {}
         unseen_members = 0
         try:
@@ -70,7 +71,7 @@ class StatusReader:
         except (SourceAway, SourceError) as error:
             faults.append(str(error))
         try:
-            stored = self._roster.notes()
+            stored, stop_reasons = self._roster.notes(), self._roster.reasons()
             snapshots = self._newest(sorted(places) if places else self._store.partitions())
         except (StoreAway, StoreRefused) as error:
             faults.append(str(error))
@@ -82,7 +83,7 @@ class StatusReader:
         except FolderRefused as error:
             faults.append(str(error))
         workers = alive(stored, local, host=platform.node(), running=_running(stored))
-        return Observations(places, snapshots, workers, [*map(self._conceal, faults)], unseen_members)
+        return Observations(places, snapshots, workers, [*map(self._conceal, faults)], unseen_members, stop_reasons)
 
     def check_keys(self, report: Report) -> Report:
         """Check the keys of both topics if many labels and many features wait, and no worker has said why."""

@@ -58,8 +58,7 @@ class ColumnarEngine:
         model = shard.model
         scan = self._scan(batch.values)
         refusals: dict[int, Refusal] = {}
-        skipped: set[int] = set()
-        events = self._read(batch, scan, refusals, skipped)
+        events, skipped = self._read(batch, scan, refusals)
         ids = _ids(scan, events)
         keys = _Keys(batch, scan, events, refusals.keys() | skipped) if model.can.keys else None
         labels = _Labels(model, len(batch), refusals, field=self._decoder.label_field)
@@ -79,9 +78,9 @@ class ColumnarEngine:
         answers = model.learn_batch(columns, labels.values[good], silent=unread, **met)
         if answers is None:
             return None
-        answers = self._decided(model, answers)
         if keys is not None:
             keys.note(model.ahead, shard.strays)
+        answers = self._decided(model, answers)
         if answers.fault.any():
             good, answers = self._refuse_faults(batch, events, model, good, answers, refusals=refusals)
         records = OutputRecords(places=good)
@@ -136,11 +135,10 @@ class ColumnarEngine:
         """Scan values; all of them are slow where the scanner does not know the mapping."""
         return self._scanner.scan(values if self._is_default else [None] * len(values))
 
-    def _read(
-        self, batch: RecordBatch, scan: Scan, refusals: dict[int, Refusal], skipped: set[int]
-    ) -> dict[int, Event]:
-        """Decode one by one the records that the scanner is not sure of."""
+    def _read(self, batch: RecordBatch, scan: Scan, refusals: dict[int, Refusal]) -> tuple[dict[int, Event], set[int]]:
+        """Decode one by one the records that the scanner is not sure of; return the events, and what is skipped."""
         events: dict[int, Event] = {}
+        skipped: set[int] = set()
         for position in np.flatnonzero(scan.slow).tolist():
             found = self._decoder.decode(batch.record(position))
             if isinstance(found, Event):
@@ -149,7 +147,7 @@ class ColumnarEngine:
                 skipped.add(position)
             else:
                 refusals[position] = found
-        return events
+        return events, skipped
 
     def _features(self, batch: RecordBatch, events: Mapping[int, Event], good: Any) -> dict[int, bytes]:
         """Return the features of the good records as JSON, by position."""

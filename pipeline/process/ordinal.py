@@ -89,6 +89,13 @@ class Ordinal:
             os._exit(EXIT_HUNG)
         return self._roster.notes()
 
+    def keep_reason(self, reason: str) -> None:
+        """Keep the reason for which this worker stops the stream, for `status` after its end; "" removes it.
+
+        Raises StoreAway.
+        """
+        self._roster.keep_reason(self.number, self._conceal(reason))
+
     def leave(self) -> None:
         """Give the number back, if the store answers."""
         try:

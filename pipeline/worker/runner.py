@@ -29,6 +29,7 @@ from headrace.pipeline.worker.assignment import Assignment
 from headrace.pipeline.worker.breakers import Breakers, FloodGuard
 from headrace.pipeline.worker.completion import Completion
 from headrace.pipeline.worker.delivery import PendingBatch
+from headrace.pipeline.worker.flood import FloodError, flood_of
 from headrace.pipeline.worker.inflight import InFlight
 from headrace.pipeline.worker.learning import Learning
 from headrace.pipeline.worker.liveness import LEAVE_S, Heartbeat
@@ -46,13 +47,6 @@ _DRAIN_S = 3.0
 _SPELL_S = 5.0
 
 
-class FloodError(Exception):
-    """Raised with --until-end when a flood of bad records stops the stream, which would then never end."""
-
-    status = 400
-    hint = "fix their producer, or set dlq.flood_guard = false to send them to the dead letters"
-
-
 class Stop:
     """Ask the loop to end after the batch that it is learning; set by signals."""
 
@@ -64,6 +58,7 @@ class Runner:
     """One worker's stream, from joining the group to leaving it.
 
     With a `completion` the runner ends by itself when that is reached. `flood` is None where floods are let through.
+    `keep_reason` keeps the reason for which a flood stopped the stream, beyond the end of the process.
     """
 
     def __init__(
@@ -83,6 +78,7 @@ class Runner:
         flood: FloodGuard | None,
         watchdog: Watchdog,
         stop: Stop,
+        keep_reason: Callable[[str], None],
         reach: Callable[[str], None],
         clock: Callable[[], float],
     ) -> None:
@@ -100,6 +96,7 @@ class Runner:
         self._flood = flood
         self._watchdog = watchdog
         self._stop = stop
+        self._keep_reason = keep_reason
         self._reach = reach
         self._clock = clock
         self._polled_at = clock()
@@ -128,6 +125,7 @@ class Runner:
 
     def _open(self) -> None:
         self._sink.open()
+        self._keep_reason("")
         if self._completion is not None:
             self._completion.examine()
 
@@ -249,20 +247,17 @@ class Runner:
         self._inflight.add(pending)
         good = sum(outputs.good for outputs in pending.outputs.values())
         bad = sum(len(outputs.dead_letters) for outputs in pending.outputs.values())
-        if self._flood is not None and self._flood.flooded(good=good, bad=bad):
+        if self._flood is not None and self._flood.flooded(good=good, bad=bad) and bad:
             self._hold_flood(pending)
 
     def _hold_flood(self, pending: PendingBatch) -> None:
-        codes = sorted({code for outputs in pending.outputs.values() for code in outputs.codes})
-        reason = (
-            f"flood of bad records ({', '.join(codes)}): nearly every record is refused, so none of this batch "
-            f"was dead-lettered; {FloodError.hint}, then start again"
-        )
+        flood = flood_of([found for outputs in pending.outputs.values() for found in outputs.dead_letters])
         self._inflight.hold(pending)
+        self._breakers.attempt("store", partial(self._keep_reason, str(flood)))
         if self._completion is not None:
             self._assignment.settle()
-            raise FloodError(reason)
-        self._breakers.gate.hold_flood(reason)
+            raise FloodError(flood)
+        self._breakers.gate.hold_flood(str(flood))
 
     def _leave(self) -> None:
         """Finish the batch at hand, save, and leave the group, within a few seconds whatever is away."""

@@ -280,6 +280,7 @@ class Wiring(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             flood=FloodGuard(window=dlq.flood_window, ratio=dlq.flood_ratio) if dlq.flood_guard else None,
             watchdog=self.watchdog,
             stop=self.stop,
+            keep_reason=self.ordinal.keep_reason,
             reach=self.reach,
             clock=self.clock,
         )

@@ -37,7 +37,8 @@ from headrace.pipeline.storage import open_store
 from headrace.pipeline.telemetry import Telemetry, configure_logs
 from headrace.pipeline.worker.breakers import BACKOFF_MAX_S
 from headrace.pipeline.worker.completion import find_ends
-from headrace.pipeline.worker.runner import FloodError, Stop
+from headrace.pipeline.worker.flood import FloodError
+from headrace.pipeline.worker.runner import Stop
 from headrace.pipeline.worker.takeover import OnLoss
 from headrace.pipeline.worker.wiring import Wiring
 from headrace.producers.record_size import SizeLimits

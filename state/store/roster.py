@@ -4,6 +4,7 @@ The ordinal is part of the worker's transactional id, which must be unique among
 restart. The key expires, so that another worker can take the ordinal of a machine that never returns.
 """
 
+import contextlib
 from typing import Annotated, Any, cast
 
 import msgspec
@@ -16,6 +17,7 @@ LEASE_MS = 15_000
 WORKERS_MAX = 128
 
 _KIND = "worker"
+_REASON = "reason"
 # The note may change between two tries; the worker's next call comes within a second.
 _TRIES_MAX = 3
 
@@ -54,6 +56,12 @@ class _Note(msgspec.Struct):
     relearn_rate: float = 0.0
     epochs: dict[str, _Number] = {}
     quality: dict[Annotated[str, msgspec.Meta(pattern="^[0-9]{1,9}$")], dict[str, float | None]] = {}
+
+
+class _Reason(msgspec.Struct):
+    """The reason for which a worker has stopped the stream."""
+
+    reason: str
 
 
 class Roster:
@@ -104,6 +112,32 @@ class Roster:
             if note is not None
         }
         return {ordinal: note for ordinal, note in read.items() if note is not None}
+
+    @plain_errors
+    def keep_reason(self, ordinal: int, reason: str) -> None:
+        """Keep the reason for which a worker stops the stream, beyond its end; "" removes it."""
+        if not reason:
+            self.store.client.hdel(self._reasons_key, str(ordinal))
+            return
+        note = self.store.seal.sign_note(msgspec.json.encode({"reason": reason}), _REASON, self._name, ordinal)
+        self.store.client.hset(self._reasons_key, str(ordinal), note)
+
+    @plain_errors
+    def reasons(self) -> list[str]:
+        """Return the reasons for which workers have stopped the stream; skip invalid ones."""
+        ordinals = [str(ordinal) for ordinal in range(WORKERS_MAX)]
+        found = cast("list[bytes | None]", self.store.client.hmget(self._reasons_key, ordinals))
+        seal, name = self.store.seal, self._name
+        notes = [note for n, note in enumerate(found) if note and seal.check_note(note, _REASON, name, n)]
+        reasons: list[str] = []
+        for note in notes:
+            with contextlib.suppress(*UNREADABLE):
+                reasons.append(msgspec.json.decode(note, type=_Reason).reason)
+        return list(dict.fromkeys(reasons))
+
+    @property
+    def _reasons_key(self) -> str:
+        return f"{self._name}:{{{self._name}}}:reasons"
 
     def _key(self, ordinal: int) -> str:
         return f"{self._name}:{{{self._name}}}:worker:{ordinal}"

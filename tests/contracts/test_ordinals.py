@@ -102,3 +102,14 @@ def test_without_a_given_one_the_lowest_that_is_free_is_taken_and_all_taken_is_s
     assert [line["event"] for line in told] == ["waiting for an ordinal"]
     lock.close()
     second.close()
+
+
+def test_the_reason_of_a_stopped_stream_outlives_its_worker_until_the_next_start_removes_it(roster: Roster) -> None:
+    roster.keep_reason(1, "a flood")
+    roster.keep_reason(4, "another flood")
+    roster.keep_reason(2, "a flood")
+    assert roster.reasons() == ["a flood", "another flood"]
+    roster.store.client.hset("fraud:{fraud}:reasons", "5", b"\xff")
+    roster.keep_reason(1, "")
+    roster.keep_reason(2, "")
+    assert roster.reasons() == ["another flood"], "an invalid one is nobody's"

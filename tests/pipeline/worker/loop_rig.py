@@ -81,6 +81,10 @@ class Number:
 
     def __init__(self) -> None:
         self.notes: list[dict[str, Any]] = []
+        self.reasons: list[str] = []
+
+    def keep_reason(self, reason: str) -> None:
+        self.reasons.append(reason)
 
     def announce(self, note: dict[str, Any]) -> None:
         self.notes.append(note)

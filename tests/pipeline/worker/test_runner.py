@@ -327,6 +327,8 @@ def test_a_flood_of_bad_records_ends_a_run_that_is_to_end_by_itself(store: Store
     loop = Loop(kafka, store, ends={0: 30}, flood_window=10)
     with pytest.raises(FloodError, match="not_json"):
         loop.run()
+    assert loop.ordinal.reasons[0] == "", "a start removes the reason of the run before it"
+    assert "in[0]@" in loop.ordinal.reasons[1], "the reason is kept beyond the end, with an example"
     assert kafka.letters[0] == []
     assert kafka.offsets == {}
 
