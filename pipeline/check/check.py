@@ -43,7 +43,7 @@ def check(
     report = RecordReport(config, label=label_of(config))
     file = Path(subject)
     if subject == "-" or file.exists():
-        with open_file(file, csv=csv, columns=TableColumns(label=label, id=id_, key=key)) as opened:
+        with open_file(config, file, csv=csv, columns=TableColumns(label=label, id=id_, key=key)) as opened:
             rows = enumerate(itertools.islice(opened.rows(), records))
             report.read(Record(0, number, 0, row.key, row.value, None) for number, row in rows)
             for note in opened.notes:

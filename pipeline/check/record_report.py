@@ -51,7 +51,7 @@ class RecordReport:
             try:
                 self._label(outcome.label)
             except LabelError as error:
-                return Refusal("bad_label", "validate", str(error), "label")
+                return Refusal("bad_label", "validate", str(error), self._decoder.label_field)
         return outcome
 
     def _count(self, outcome: Any, record: Record) -> None:

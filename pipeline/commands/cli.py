@@ -69,15 +69,39 @@ def up(
 
 @command(app)
 def init(
-    source: ConfigSource,  # noqa: ARG001 it writes the configuration
+    source: ConfigSource,
+    *,
     directory: Annotated[
         Path, typer.Argument(metavar="DIR", help="Directory of the project. It is created if necessary.")
     ],
+    topic: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="TOPIC", help="Write a project for this topic, from what its last records show."
+        ),
+    ] = None,
+    records: Annotated[
+        int, typer.Option(min=1, max=1_000_000, metavar="N", help="Number of records to read of the topic.")
+    ] = 1_000,
+    id_: Annotated[str | None, typer.Option("--id", metavar="PATH", help="Path of the id, instead of a guess.")] = None,
+    ts: Annotated[str | None, typer.Option(metavar="PATH", help="Path of the time, instead of a guess.")] = None,
+    label: Annotated[str | None, typer.Option(metavar="PATH", help="Path of the label, instead of a guess.")] = None,
 ) -> int:
-    """Write a project to start from: headrace.toml, model.py and sample records."""
-    from headrace.pipeline.commands.init import init
+    """Write a project to start from: headrace.toml, model.py and sample records.
 
-    return init(directory)
+    With --from it fits an existing topic, and the command says what it saw there and why it decided so.
+    """
+    if topic is None:
+        from headrace.pipeline.commands.init import init
+
+        return init(directory)
+    from headrace.pipeline.check.findings import Choices
+    from headrace.pipeline.check.init_from import init_from
+
+    choices = Choices(id=id_, ts=ts, label=label)
+    # Without -c, a configuration in the working folder counts if there is one.
+    file = source.file if source.is_named or source.file.exists() else None
+    return init_from(directory, topic=topic, file=file, flags=source.flags, records=records, choices=choices)
 
 
 @command(app)

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from headrace.pipeline.config.config import Config
 from headrace.pipeline.files.csv_table import CsvTable
 from headrace.pipeline.files.file_kind import HEAD_BYTES, FileRefused, refuse_other_kinds
 from headrace.pipeline.files.json_lines import json_lines
@@ -51,7 +52,7 @@ def kind_of(file: Path | None, *, csv: bool) -> FileKind:
 
 
 @contextlib.contextmanager
-def open_file(file: Path | None, *, csv: bool, columns: TableColumns) -> Iterator[InputFile]:
+def open_file(config: Config, file: Path | None, *, csv: bool, columns: TableColumns) -> Iterator[InputFile]:
     """Open a file, or standard input for None and "-". Its head, or a whole table, is checked at once.
 
     Raises FileRefused if the file is something else than its name or `csv` says, or does not fit the options.
@@ -64,12 +65,24 @@ def open_file(file: Path | None, *, csv: bool, columns: TableColumns) -> Iterato
     with _opened(file) as source:
         refuse_other_kinds(source.peek(HEAD_BYTES)[:HEAD_BYTES], kind=kind)
         if kind == "json":
-            lines = partial(json_lines, source, key=columns.key)
+            lines = partial(json_lines, source, key=columns.key, features=config.records.features)
             yield InputFile(source, lines, [], can_repeat=source.seekable())
             return
         with _seekable(source) as whole:
-            table = CsvTable(whole, columns) if kind == "csv" else ParquetTable(whole, columns)
-            yield InputFile(whole, partial(table.rows, RecordForm()), table.notes)
+            table = (
+                CsvTable(whole, columns)
+                if kind == "csv"
+                else ParquetTable(whole, columns, ts_unit=config.records.ts_unit)
+            )
+            yield InputFile(whole, partial(table.rows, _form(config)), table.notes)
+
+
+def _form(config: Config) -> RecordForm:
+    """Return the form in which `[records]` reads a row. A transform gets the row as it is."""
+    records = config.records
+    if records.transform:
+        return RecordForm(features="", id_="", label="")
+    return RecordForm(features=records.features, id_=records.id, label=records.label)
 
 
 @contextlib.contextmanager

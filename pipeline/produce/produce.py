@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from headrace.consumers.reader import Reader
-from headrace.consumers.record import LabelDecoder, Record
+from headrace.consumers.record import LabelRecord
 from headrace.consumers.refusal import Refusal
 from headrace.consumers.topics import BATCH_BYTES_MAX, Topics
+from headrace.pipeline import assembly
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.console import as_json, data
 from headrace.pipeline.files.file_kind import FileRefused
@@ -59,7 +60,7 @@ def produce(
     """
     topic = _topic(config, labels=labels, wait=wait, tabular=kind_of(file, csv=csv) != "json")
     columns = TableColumns(label=label, id=id_, key=key)
-    with open_file(file, csv=csv, columns=columns) as opened:
+    with open_file(config, file, csv=csv, columns=columns) as opened:
         _tell(opened.notes)
         rows = _labels(config, opened) if labels else opened.rows()
         bytes_max = _ensure(config, topic, warn_of_keys=labels and key is None)
@@ -177,11 +178,11 @@ def _ensure(config: Config, topic: str, *, warn_of_keys: bool) -> int:
 
 def _labels(config: Config, opened: InputFile) -> Iterator[InputRow]:
     """Return the rows, all of which are labels. A file is checked before anything is sent, a pipe line by line."""
-    decoder = LabelDecoder(value_bytes_max=config.records.value_bytes_max)
+    decoder = assembly.label_decoder(config)
 
     def checked() -> Iterator[InputRow]:
         for number, row in enumerate(opened.rows(), 1):
-            label = decoder.decode(Record(0, number, 0, row.key, row.value, None))
+            label = decoder.decode(LabelRecord(0, number, 0, row.key, row.value, None))
             if isinstance(label, Refusal):
                 raise FileRefused(
                     f"record {number} is not a label: {label.message}", hint='a label is {"id": …, "label": …}'
