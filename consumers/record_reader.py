@@ -59,7 +59,8 @@ class FieldReader:
         if isinstance(found, bool):
             return "true" if found else "false"
         if isinstance(found, int | float):
-            return self._number_text(record, mapping.id_path, found)
+            is_told = mapping.id_path.source == "value"
+            return self._number_text(record, mapping.id_path, found) if is_told else str(found)
         return wrong_type(mapping.id, found, "a string, a number or a boolean")
 
     def ts(self, whole: dict[str, Any], record: Record, declared: Declared) -> int | msgspec.UnsetType | Refusal:

@@ -236,6 +236,8 @@ def test_the_key_the_timestamp_and_headers_are_fields_of_a_record() -> None:
     assert decode(mapping, b'{"id": 1}', key=None) == Event({"id": 1}, ts=MS)
     assert MappedDecoder(mapping).decode(Record(0, 0, -1, None, b"{}", None)) == Event({})
     assert decode(msgspec.structs.replace(mapping, id="$timestamp"), b"{}", key=None) == Event({}, str(MS), MS)
+    early = Record(0, 0, 0, None, b"{}", None)
+    assert MappedDecoder(RecordMapping(features="", id="$timestamp")).decode(early) == Event({}, "0")
     for message in ({"key": b"\xff"}, {"headers": [("truth", b"\xff")]}):
         found = decode(mapping, b"{}", **message)
         assert isinstance(found, Refusal)
