@@ -99,11 +99,15 @@ def test_a_flood_of_bad_records_pauses_instead_of_filling_the_dead_letters(proje
         assert "flood" in p.status()["reason"]
         assert len(p.read(p.dead_letters)[0]) < 500
         assert run.stop() == 0, run.log()
+    report = p.status()
+    assert report["state"] == "stopped"
+    assert f"for example {p.features}[0]@1000: the value is not JSON" in report["reason"], "it is known after the stop"
     with p.running(until_end=True) as run:
         assert run.process.wait(60) == 1, "a flood is not waited for"
         assert "dlq.flood_guard" in run.log()
     p.settings["HEADRACE__DLQ__FLOOD_GUARD"] = "false"
     p.run_to_end()
+    assert p.status()["reason"] is None, "a start forgets it"
     assert len(p.read(p.dead_letters)[0]) == 3_000
     assert len(p.read(p.predictions)[0]) == 1_000
 

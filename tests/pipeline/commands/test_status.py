@@ -100,6 +100,14 @@ def test_the_state_is_that_of_the_worker_that_is_worst_off(
     assert (told.state, told.reason) == (state, reason)
 
 
+def test_the_reason_of_a_stopped_stream_is_shown_after_the_stop_and_not_while_it_runs() -> None:
+    reasons = ["flood of bad records (wrong_type in amount)"]
+    told = summarise("p", Observations(PLACES, {}, [], stop_reasons=reasons))
+    assert (told.state, told.reason) == ("stopped", reasons[0])
+    told = summarise("p", Observations(PLACES, {}, [{"state": "running"}], stop_reasons=reasons))
+    assert (told.state, told.reason) == ("running", None)
+
+
 def test_without_kafka_the_rest_still_stands_and_what_only_it_knows_is_none() -> None:
     told = summarise("p", Observations(None, SNAPSHOTS, [note("paused", reason="Kafka is away")], ["no answer"]))
     assert (told.state, told.reason) == ("paused", "Kafka is away")

@@ -49,6 +49,14 @@ def test_the_names_in_the_log_stay_as_they_are() -> None:
     assert offset_metadata.read(SOUND) == OffsetMetadata(1, 3, 2, 4, 5, 6, 7)
 
 
+def test_skipped_records_stand_in_the_mark_where_there_are_any() -> None:
+    text = offset_metadata.of(shard(Counts(9, 4, 2, 4, 3)))
+    assert json.loads(text)["i"] == 3
+    found = offset_metadata.read(offset_metadata.withdraw(text, 1))
+    assert found is not None
+    assert offset_metadata.counts(found) == Counts(9, 3, 3, 4, 3)
+
+
 def test_the_secret_of_replays_rides_along_and_what_is_withdrawn_moves_two_counts() -> None:
     made = shard(Counts(4, 5, 6, 7))
     made.secret = "0f" * 16
