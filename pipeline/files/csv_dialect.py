@@ -19,6 +19,7 @@ DELIMITERS = (",", ";", "\t")
 NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
 CELL_CHARACTERS_MAX = 10_000_000
 _ROWS_MAX = 1_000
+_TABLE_LINES_MIN = 2
 # Excel writes the delimiter before the header, and reads it from there.
 _EXCEL_HINT = re.compile(r"sep=([,;\t])\r?\n", re.IGNORECASE)
 
@@ -41,6 +42,13 @@ def dialect_of(lines: Iterable[str]) -> CsvDialect:
     if first and (told := _EXCEL_HINT.fullmatch(first[0])):
         return CsvDialect(told[1], lines_before=1)
     return max((CsvDialect(delimiter) for delimiter in DELIMITERS), key=lambda dialect: _fitness(dialect, first))
+
+
+def looks_like_table(lines: Sequence[str]) -> bool:
+    """Return whether the rows of these lines, which are not JSON, are as wide as their header, of several columns."""
+    if len(lines) < _TABLE_LINES_MIN or lines[0].lstrip().startswith(("{", "[", '"{')):
+        return False
+    return max(_fitness(CsvDialect(delimiter), lines) for delimiter in DELIMITERS)[0] == 1.0
 
 
 def _fitness(dialect: CsvDialect, lines: Sequence[str]) -> tuple[float, int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from headrace.pipeline.config.config import Config
+from headrace.pipeline.files.csv_dialect import looks_like_table
 from headrace.pipeline.files.csv_table import CsvTable
 from headrace.pipeline.files.file_kind import HEAD_BYTES, FileRefused, refuse_other_kinds
 from headrace.pipeline.files.json_lines import json_lines
@@ -23,6 +24,7 @@ FileKind = Literal["json", "csv", "parquet"]
 
 _KINDS: dict[str, FileKind] = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".pq": "parquet"}
 _MEMORY_BYTES_MAX = 64_000_000
+_LOOK_LINES = 20
 
 
 class InputFile:
@@ -65,6 +67,7 @@ def open_file(config: Config, file: Path | None, *, csv: bool, columns: TableCol
     with _opened(file) as source:
         refuse_other_kinds(source.peek(HEAD_BYTES)[:HEAD_BYTES], kind=kind)
         if kind == "json":
+            _refuse_table(source.peek(HEAD_BYTES)[:HEAD_BYTES])
             lines = partial(json_lines, source, key=columns.key, features=config.records.features)
             yield InputFile(source, lines, [], can_repeat=source.seekable())
             return
@@ -75,6 +78,13 @@ def open_file(config: Config, file: Path | None, *, csv: bool, columns: TableCol
                 else ParquetTable(whole, columns, ts_unit=config.records.ts_unit)
             )
             yield InputFile(whole, partial(table.rows, _form(config)), table.notes)
+
+
+def _refuse_table(head: bytes) -> None:
+    """Refuse CSV that nothing says is CSV: each of its rows would become a dead letter."""
+    lines = head.decode(errors="replace").splitlines(keepends=True)[:_LOOK_LINES]
+    if looks_like_table(lines):
+        raise FileRefused("the file looks like CSV and not like JSON lines", hint="add --csv, or name it .csv")
 
 
 def _form(config: Config) -> RecordForm:

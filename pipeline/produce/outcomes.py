@@ -1,12 +1,13 @@
 """The outcomes of records that `produce --wait` has sent: their predictions or dead letters, in the order of sending.
 
 Both output topics are read from the offset at which they ended before the first record was sent. An outcome names
-the partition and offset of its record, and Kafka tells these for each record that it takes.
+the partition and offset of its record, and Kafka tells these for each record that it takes. A record that is skipped
+has no output: its outcome is there when the pipeline's committed offset has passed it.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -20,6 +21,8 @@ from headrace.producers.prediction import SourceRecord, class_name
 WINDOW_MAX = 10_000
 """The number of records that may wait for their outcome; further records are sent when some have it."""
 _EARLY_MAX = 100_000
+# A question for the committed offsets takes some milliseconds, and the broker some work.
+_COMMITTED_EVERY_S = 0.25
 
 SentOffset = tuple[int, int]
 
@@ -39,17 +42,31 @@ class _SentRecord(msgspec.Struct):
 
 
 class Outcomes:
-    """Wait for the outcomes of records that were sent to `topics.features`, and `write` each as a line."""
+    """Wait for the outcomes of records that were sent to `topics.features`, and `write` each as a line.
 
-    def __init__(self, reader: Reader, *, topics: TopicsConfig, json: bool, write: Callable[[str], None]) -> None:
+    `committed` returns the pipeline's committed offsets of these partitions of the features.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        *,
+        topics: TopicsConfig,
+        committed: Callable[[list[int]], Mapping[int, int]],
+        json: bool,
+        write: Callable[[str], None],
+    ) -> None:
         self._reader = reader
         self._topics = topics
+        self._committed = committed
+        self._json = json
         self._describe = _as_json if json else _as_text
         self._write = write
         self._queue: deque[_SentRecord] = deque()
         self._sent: dict[SentOffset, _SentRecord] = {}
+        self._skipped: dict[SentOffset, _SentRecord] = {}
         self._early: dict[SentOffset, tuple[str, Record]] = {}
-        self._moved_at = time.monotonic()
+        self._moved_at = self._asked_at = time.monotonic()
         names = (topics.predictions, topics.dead_letters)
         reader.watch({(name, p): span.end for name in names for p, span in reader.spans(name).items()})
 
@@ -68,8 +85,11 @@ class Outcomes:
         """The time since a record was sent or an outcome came, in seconds."""
         return time.monotonic() - self._moved_at
 
-    def expect(self) -> Callable[[int, int], None]:
-        """Wait for one more record. Call the returned function with the partition and offset that Kafka gave it."""
+    def expect(self, *, is_skipped: bool = False) -> Callable[[int, int], None]:
+        """Wait for one more record, which may be one that the pipeline skips.
+
+        Call the returned function with the partition and offset that Kafka gave it.
+        """
         sent = _SentRecord(time.monotonic())
         self._moved_at = sent.sent_at
         self._queue.append(sent)
@@ -77,6 +97,9 @@ class Outcomes:
         def delivered(partition: int, offset: int) -> None:
             if partition < 0:
                 sent.refused = True
+                return
+            if is_skipped:
+                self._skipped[partition, offset] = sent
                 return
             self._sent[partition, offset] = sent
             if (partition, offset) in self._early:
@@ -97,6 +120,8 @@ class Outcomes:
                     del self._early[next(iter(self._early))]
         if all_delivered:
             self._early.clear()
+        if self._skipped and time.monotonic() - self._asked_at >= _COMMITTED_EVERY_S:
+            self._settle_skipped()
         while self._queue and (self._queue[0].refused or self._queue[0].line is not None):
             self._print(self._queue.popleft())
 
@@ -106,6 +131,7 @@ class Outcomes:
         while self._queue:
             self._print(self._queue.popleft())
         self._sent.clear()
+        self._skipped.clear()
         return missing
 
     def _source(self, topic: str, record: Record) -> SentOffset | None:
@@ -123,6 +149,20 @@ class Outcomes:
         self._moved_at = time.monotonic()
         sent.line = self._describe(self._topics, source, topic, record, self._moved_at - sent.sent_at)
 
+    def _settle_skipped(self) -> None:
+        """Settle the skipped records that the committed offsets have passed."""
+        committed = self._committed(sorted({partition for partition, _ in self._skipped}))
+        self._asked_at = time.monotonic()
+        for partition, offset in [at for at in self._skipped if at[1] < committed.get(at[0], 0)]:
+            sent = self._skipped.pop((partition, offset))
+            self._moved_at = self._asked_at
+            source = SourceRecord(self._topics.features, partition, offset)
+            sent.line = (
+                msgspec.json.encode({"skipped": True, "source": source}).decode()
+                if self._json
+                else f"→ {source.topic}[{partition}]@{offset}  skipped"
+            )
+
     def _print(self, sent: _SentRecord) -> None:
         if sent.line is not None:
             self._write(sent.line)
@@ -138,6 +178,7 @@ def _as_text(topics: TopicsConfig, _source: SentOffset, topic: str, record: Reco
     probability = (value.get("proba") or {}).get(class_name(prediction))
     parts = [
         where,
+        *([str(value["id"])] if "id" in value else []),
         f"{prediction:.6g}" if isinstance(prediction, float) else class_name(prediction),
         *([f"p={probability:.2f}"] if isinstance(probability, int | float) else []),
         f"{model.get('name')} v{model.get('version')}",

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from headrace.consumers.reader import Reader
-from headrace.consumers.record import LabelRecord
+from headrace.consumers.record import LabelRecord, Record, Skipped
 from headrace.consumers.refusal import Refusal
 from headrace.consumers.topics import BATCH_BYTES_MAX, Topics
 from headrace.pipeline import assembly
@@ -115,10 +116,14 @@ def _send_and_wait(config: Config, feed: Feed, rows: Iterator[InputRow], timeout
     reader = Reader(config.librdkafka, group=f"{config.name}.reader")
     missing, given_up = 0, False
     try:
-        outcomes = Outcomes(reader, topics=config.topics, json=json, write=_write_line)
+        outcomes = Outcomes(
+            reader, topics=config.topics, committed=partial(_committed, config), json=json, write=_write_line
+        )
+        decoder = assembly.decoder(config)
         for row in _read_ahead(rows):
             if row is not None:
-                feed.send(row.value, row.key, outcomes.expect())
+                record = Record(0, 0, 0, row.key, row.value, None)
+                feed.send(row.value, row.key, outcomes.expect(is_skipped=isinstance(decoder.decode(record), Skipped)))
             outcomes.poll(wait_s=0, all_delivered=feed.poll())
             while outcomes.full and outcomes.idle_s < timeout_s and not given_up:
                 outcomes.poll(wait_s=_POLL_S, all_delivered=feed.poll())
@@ -138,6 +143,16 @@ def _send_and_wait(config: Config, feed: Feed, rows: Iterator[InputRow], timeout
         return missing
     finally:
         reader.close()
+
+
+def _committed(config: Config, partitions: list[int]) -> dict[int, int]:
+    """Return the committed offsets of the pipeline."""
+    reader = Reader(config.librdkafka, group=config.name)
+    try:
+        places = reader.committed(config.topics.features, partitions, stable=True)
+    finally:
+        reader.close()
+    return {partition: place.offset for partition, place in places.items()}
 
 
 def _read_ahead(rows: Iterator[InputRow]) -> Iterator[InputRow | None]:

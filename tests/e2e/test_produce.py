@@ -219,6 +219,30 @@ def test_with_wait_each_record_has_its_outcome_in_the_order_of_the_file(
     assert f"300 records to {made.features}" in said.err
 
 
+def test_with_wait_a_skipped_record_is_told_when_the_pipeline_has_passed_it(
+    project: Make, tmp_path: Path, capsys: Capture
+) -> None:
+    made = project(settings={"HEADRACE__RECORDS__EMPTY": "skip"})
+    config = config_of(made, **{"records.empty": "skip"})
+    file = given(tmp_path, record(1) + b'\n{"features": null, "id": "gone"}\n' + record(2))
+    with made.running():
+        assert produce(config, file=file, wait=True, json=True, timeout_s=BOUND_S) == 0
+        told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert produce(config, file=file, wait=True, timeout_s=BOUND_S) == 0
+        said = capsys.readouterr().out.splitlines()
+    assert [one.get("outcome") for one in told] == ["prediction", None, "prediction"]
+    assert told[1] == {"skipped": True, "source": {"topic": made.features, **position_of(made, b'"gone"')}}
+    assert [line.endswith("  skipped") for line in said] == [False, True, False]
+    assert "  r-1  " in said[0]
+
+
+def position_of(made: Project, part: bytes) -> dict[str, int]:
+    """Return the place of the first record that has these bytes."""
+    found = [message for message in features(made) if part in message.value()]
+    first = min(found, key=lambda message: message.timestamp()[1])
+    return {"partition": first.partition(), "offset": first.offset()}
+
+
 def test_with_wait_an_outcome_is_printed_while_the_next_record_is_still_being_typed(project: Make) -> None:
     made = project()
     with made.running(), calling(made, "produce.produce", "wait=True, json=True") as process:
@@ -267,6 +291,7 @@ def test_what_can_not_be_read_is_refused_before_anything_is_sent(project: Make, 
         ("e.jsonl", json.dumps([{"features": {"a": 1}}] * 3, indent=2).encode(), {}, "a JSON array"),
         ("f.jsonl", gzip.compress(record(1)), {}, "compressed with gzip"),
         ("g.csv", "a,b\n1,2\n".encode("utf-16"), {}, "UTF-16"),
+        ("g.txt", b"a,b\n1,2\n", {}, "looks like CSV"),
         ("h.parquet", b"a,b\n1,2\n", {}, "not Parquet"),
         ("i.jsonl", b'{"id": "a", "label": 1}\n{"id": "b"}', {"labels": True}, "record 2 is not a label"),
     ):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from headrace.pipeline.files.csv_dialect import CsvDialect, check_header, dialect_of
+from headrace.pipeline.files.csv_dialect import CsvDialect, check_header, dialect_of, looks_like_table
 from headrace.pipeline.files.file_kind import FileRefused
 
 
@@ -38,6 +38,23 @@ def test_excels_own_line_about_the_delimiter_is_read_and_left_out() -> None:
 def test_a_sample_that_ends_inside_of_quotes_still_shows_the_delimiter() -> None:
     lines = ["a;b\n", *["1;2\n"] * 997, '3;"\n', *["x\n"] * 10]
     assert dialect_of(lines).delimiter == ";"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_table"),
+    [
+        ("a,b\n1,2\n", True),
+        ("a;b;c\n1;2;3\n4;5;6\n", True),
+        ("a,b\n", False),
+        ("a\n1\n", False),
+        ('{"a": 1, "b": 2}\n{"a": 1, "b": 2}\n', False),
+        ("broken\n1\n", False),
+        ("a,b\n1,2,3\n", False),
+        ("", False),
+    ],
+)
+def test_rows_as_wide_as_their_header_look_like_a_table(text: str, is_table: bool) -> None:  # noqa: FBT001
+    assert looks_like_table(text.splitlines(keepends=True)) == is_table
 
 
 def test_names_of_a_header_are_stripped_and_a_first_column_may_be_unnamed() -> None:
