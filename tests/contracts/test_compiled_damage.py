@@ -49,7 +49,9 @@ SAMPLES = [
 ]
 
 
-@pytest.fixture(params=SAMPLES, ids=lambda name: name.replace(" ", "-"))
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.xdist_group(name), id=name.replace(" ", "-")) for name in SAMPLES]
+)
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 

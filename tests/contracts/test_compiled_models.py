@@ -36,7 +36,10 @@ SINGLES = COUNT // 3
 """Records that are asked for one at a time."""
 
 
-@pytest.fixture(params=ZOO, ids=lambda name: name.replace(" ", "-"))
+# All tests of a model in one process of the test run: what River says is computed there once.
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.xdist_group(name), id=name.replace(" ", "-")) for name in ZOO]
+)
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 

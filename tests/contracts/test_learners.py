@@ -366,6 +366,8 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
     return [json.loads(run.stdout) for run in done]
 
 
+# All in one process of the test run: the two new processes are started once.
+@pytest.mark.xdist_group("new processes")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_in_a_new_process_it_goes_on_to_the_bit(processes: list[dict[str, str]], name: str) -> None:
     saved, loaded = processes

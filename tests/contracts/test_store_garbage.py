@@ -31,8 +31,9 @@ def case(request: pytest.FixtureRequest, server: ValkeyServer, tmp_path: Path) -
 def test_any_value_in_any_field_is_passed_over(case: Case) -> None:
     for key, fields in case.kept.hashes.items():
         is_rows = b":rows:" in key or b":undo:" in key
-        for field in sorted(fields)[-_ROWS_MAX if is_rows else -100 :]:
-            for value in GARBAGE:
+        for at, field in enumerate(sorted(fields)[-_ROWS_MAX if is_rows else -100 :]):
+            # A number of a head gets every value. Sealed bytes are compared as a whole, so three are enough.
+            for value in GARBAGE if IS_LONG or key.endswith(b":head") else (GARBAGE * 2)[at % 8 : at % 8 + 3]:
                 case.kept.put_back()
                 case.client.hset(key, field, value)  # type: ignore[arg-type]
                 case.hold(f"{key!r} {field!r} is {value!r}")
