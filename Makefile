@@ -28,7 +28,8 @@ demo: setup ## the whole story on a real Kafka and Valkey, in about a minute
 test: setup ## all tests, or some: make test ARGS="-k takeover"
 	@# Compile once here, and not in each test process.
 	@$(BIN)/python -c "from headrace.pipeline.engine import columnar; from headrace.state.keyed.rows import kernel; columnar.warm(); kernel()"
-	@$(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@# More processes than cores: most tests of the whole pipeline wait for a session to end, or a server to answer.
+	@$(BIN)/pytest -n 4 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 soak: setup ## the long forms of the fault and damage tests, for hours
 	@HEADRACE_SOAK=1 $(BIN)/pytest -n 2 --dist loadgroup -p no:randomly --timeout=7200 $(SOAKED) $(ARGS)
@@ -36,8 +37,8 @@ soak: setup ## the long forms of the fault and damage tests, for hours
 check: setup ## lint, format, types and the rules of the house; needs no server
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
-	@$(BIN)/mypy
-	@$(BIN)/pytest --quiet tests/house
+	@# Each of the two takes one core.
+	@$(BIN)/mypy & types=$$!; $(BIN)/pytest --quiet tests/house; rules=$$?; wait $$types && exit $$rules
 
 fmt: setup ## format, and fix what can be fixed
 	@$(BIN)/ruff format

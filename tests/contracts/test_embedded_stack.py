@@ -21,7 +21,8 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from headrace.pipeline.embedded import Addresses, EmbeddedError, Server, Stack
 from headrace.pipeline.embedded.reaper import ended
 
-pytestmark = pytest.mark.kafka
+# On one process of the test run, so that the pair is started once.
+pytestmark = [pytest.mark.kafka, pytest.mark.xdist_group("stacks")]
 
 BOUND_S = 30.0
 UP = """

@@ -18,7 +18,7 @@ from headrace.state.store.store import Store
 Make = Callable[..., Project]
 
 KEYED = {"HEADRACE__MODEL__SCOPE": "key"}
-KEYS, RECORDS = (100_000, 1_000_000) if SOAK else (3_000, 30_000)
+KEYS, RECORDS = (100_000, 1_000_000) if SOAK else (2_000, 20_000)
 HOT_MAX = KEYS // 20
 """Of each partition's keys one in ten fits into memory."""
 ATTEMPTS = 9

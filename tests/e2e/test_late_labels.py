@@ -22,7 +22,7 @@ from headrace.state.store.store import Store
 Make = Callable[..., Project]
 
 KILLS = 10
-RECORDS = 100_000 if SOAK else 30_000
+RECORDS = 100_000 if SOAK else 15_000
 
 
 def test_labels_late_missing_twice_and_early_are_learned_once_through_ten_kills(project: Make) -> None:

@@ -25,7 +25,8 @@ from headrace.pipeline.embedded import Stack
 from headrace.state.store.roster import Roster
 from headrace.state.store.store import Store
 
-pytestmark = pytest.mark.kafka
+# On one process of the test run: its servers, and the project that was learned, are made once.
+pytestmark = [pytest.mark.kafka, pytest.mark.xdist_group("operate")]
 
 BOUND_S = 60.0
 WORKER = """

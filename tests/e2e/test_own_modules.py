@@ -78,7 +78,6 @@ def build_of(file: Path) -> Callable[[], Any]:
     ("name", "file"),
     [
         ("pipeline", "project/pipeline.py"),
-        ("state", "project/state.py"),
         ("consumers", "project/consumers/__init__.py"),
         ("producers", "site-packages/producers/__init__.py"),
     ],
