@@ -49,6 +49,10 @@ class RecordBatch:
         at = bisect_left(self.offsets, offset)
         return self._piece(0, at), self._piece(at, len(self))
 
+    def first(self, count: int) -> "RecordBatch":
+        """Return the first records; unless they are all, nothing is known of the end of the log."""
+        return self._piece(0, count)
+
     def record(self, position: int) -> Record:
         """Return one record as an object."""
         headers = None if self.headers is None else self.headers[position]

@@ -43,6 +43,9 @@ CODES = {
     "no_value": "The record has no value (a tombstone), or only white space.",
     "not_utf8": "The value is not UTF-8 text.",
     "not_json": "The value is not JSON (RFC 8259). NaN, Infinity and very deep nesting are not accepted.",
+    "not_framed": "The value, or the header `__value_schema_id`, does not name its schema.",
+    "unknown_schema": "The schema registry has no schema with the id that the value names.",
+    "not_decodable": "The value is not of the schema that it names.",
     "not_object": "The value is JSON, but not an object.",
     "missing_field": "A required field is missing: `features`, or a feature that the schema requires.",
     "wrong_type": "A field has the wrong type, such as a nested feature, a null, or a number as an id.",
@@ -63,7 +66,7 @@ CODES = {
 def read_json(value: bytes | None, decode: Callable[[bytes], Any], *, bytes_max: int, faults: Faults) -> Any:
     """Decode a record's value with a typed msgspec decoder; return a Refusal for a wrong one."""
     if not value or len(value) > bytes_max:
-        return _refuse_size(value, bytes_max)
+        return refuse_size(value, bytes_max)
     try:
         # msgspec skips unknown fields without a check that they are UTF-8.
         if not value.isascii():
@@ -84,7 +87,7 @@ def parse_json(value: bytes | None, *, bytes_max: int) -> Any:
     Numbers that overflow, and half of a surrogate pair, are left in: only fields that are read must have neither.
     """
     if not value or len(value) > bytes_max:
-        return _refuse_size(value, bytes_max)
+        return refuse_size(value, bytes_max)
     try:
         if not value.isascii():
             value.decode()
@@ -101,7 +104,8 @@ def refuse_ts(ts: Any, field: str = "ts") -> Refusal | None:
     return Refusal("out_of_range", "validate", f"{field} is {ts}; it must be milliseconds since 1970", field)
 
 
-def _refuse_size(value: bytes | None, bytes_max: int) -> Refusal:
+def refuse_size(value: bytes | None, bytes_max: int) -> Refusal:
+    """Return the refusal of a value that is not there, or is too large."""
     if not value:
         return Refusal("no_value", "decode", "the record has no value; a JSON object is needed")
     return Refusal(

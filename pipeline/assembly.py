@@ -3,19 +3,23 @@
 import importlib
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import structlog
 
 from headrace.consumers import schema
+from headrace.consumers.formats.format_decoder import FormatDecoder, FormatLabelDecoder
+from headrace.consumers.formats.schema_cache import SchemaCache
 from headrace.consumers.mapped_decoder import MappedDecoder, MappedLabelDecoder
 from headrace.consumers.record import Decoder, LabelDecoder, LabelRecordDecoder, RecordDecoder
 from headrace.consumers.source import Source, SourceError
 from headrace.consumers.topics import BATCH_BYTES_MAX, Topics
-from headrace.pipeline import model_factory
+from headrace.pipeline import formats, model_factory
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.engine import dead_letter
 from headrace.pipeline.engine.engine import Engine
+from headrace.pipeline.engine.outputs import EncodePrediction
 from headrace.producers.output import Reach
 from headrace.producers.record_size import SizeLimits
 from headrace.producers.sink import Deadline, PlainSink, Sink, TransactionalSink
@@ -26,18 +30,29 @@ from headrace.state.labels.label_join import LabelRules
 log = structlog.get_logger("headrace")
 
 
-def decoder(config: Config) -> RecordDecoder:
-    """Return the decoder of feature records, with the configured mapping and schema. Raises ModelError."""
+def decoder(config: Config, schemas: SchemaCache | None = None) -> RecordDecoder:
+    """Return the decoder of feature records, with the configured format, mapping and schema. Raises ModelError.
+
+    `schemas` are those that a worker looks up; without them the decoder asks the registry itself.
+    """
     records, features = config.records, _schema(config)
     mapping, transform = records.mapping, model_factory.transform_of(config)
+    schemas = schemas or formats.cache_of(config, is_asking=True)
+    if schemas is not None:
+        return FormatDecoder(
+            schemas, mapping, schema=features, transform=transform, value_bytes_max=records.value_bytes_max
+        )
     if mapping.is_default and transform is None:
         return Decoder(schema=features, value_bytes_max=records.value_bytes_max)
     return MappedDecoder(mapping, schema=features, transform=transform, value_bytes_max=records.value_bytes_max)
 
 
-def label_decoder(config: Config) -> LabelRecordDecoder:
+def label_decoder(config: Config, schemas: SchemaCache | None = None) -> LabelRecordDecoder:
     """Return the decoder of records of the labels topic."""
     records, mapping = config.records, config.records.labels_mapping(config.labels)
+    schemas = schemas or formats.cache_of(config, is_asking=True)
+    if schemas is not None:
+        return FormatLabelDecoder(schemas, mapping, value_bytes_max=records.value_bytes_max)
     if mapping.is_default:
         return LabelDecoder(value_bytes_max=records.value_bytes_max)
     return MappedLabelDecoder(mapping, value_bytes_max=records.value_bytes_max)
@@ -100,9 +115,19 @@ def rules(config: Config, *, default: Any) -> LabelRules | None:
     )
 
 
-def engine(config: Config, *, batches: bool, limits: SizeLimits | None = None) -> Engine:
-    """Return the engine; it handles many records at once if models take `batches`."""
-    reading = decoder(config)
+def engine(
+    config: Config,
+    *,
+    batches: bool,
+    limits: SizeLimits | None = None,
+    schemas: SchemaCache | None = None,
+    encode: EncodePrediction | None = None,
+) -> Engine:
+    """Return the engine; it handles many records at once if models take `batches`.
+
+    `schemas` are those of records in another format than JSON, and `encode` makes predictions of such a format.
+    """
+    reading = decoder(config, schemas)
     return Engine(
         limits=limits,
         outputs=tuple(config.topics.outputs),
@@ -111,7 +136,8 @@ def engine(config: Config, *, batches: bool, limits: SizeLimits | None = None) -
         topic=config.topics.features,
         name=config.name,
         labels=config.topics.labels or "",
-        label_decoder=label_decoder(config),
+        label_decoder=label_decoder(config, schemas),
+        encode=encode,
         form=config.predictions.form,
     )
 
@@ -120,7 +146,11 @@ def _columnar(config: Config, reading: RecordDecoder) -> Any:
     # It imports numba, which only compiled models need.
     columnar = importlib.import_module("headrace.pipeline.engine.columnar")
     form = config.predictions.form
-    return columnar.ColumnarEngine(decoder=reading, topic=config.topics.features, name=config.name, form=form)
+    binary = None
+    if isinstance(reading, FormatDecoder):
+        binary = partial(importlib.import_module("headrace.consumers.formats.binary_scan").BinaryScanner, reading)
+    name, topic = config.name, config.topics.features
+    return columnar.ColumnarEngine(decoder=reading, topic=topic, name=name, form=form, binary=binary)
 
 
 def size_limits(config: Config, topics: Topics) -> SizeLimits:

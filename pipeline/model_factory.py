@@ -19,7 +19,7 @@ from headrace.state.keyed.keyring import Fetch, Keyring, ScanRows
 from headrace.state.loaded_model import LoadedModel, check_snapshot, find_row, find_snapshot
 from headrace.state.models import learner
 from headrace.state.models.learner import RiverLearner
-from headrace.state.models.model import Capabilities, Model
+from headrace.state.models.model import Capabilities, Model, Task
 from headrace.state.models.spec import Reading
 from headrace.state.models.undoable_model import UndoableModel
 from headrace.state.models.user_modules import modules_beside
@@ -34,12 +34,13 @@ log = structlog.get_logger("headrace")
 class ModelFactory(msgspec.Struct, frozen=True):
     """Makes the models of a worker: `make` returns the model of a partition, and `can` are the models' capabilities.
 
-    `default` is the label of features whose wait ended, or None to drop them. If all partitions share one model, it is
-    `replica`.
+    `task` is what they learn. `default` is the label of features whose wait ended, or None to drop them. If all
+    partitions share one model, it is `replica`.
     """
 
     make: Callable[[int], Model]
     can: Capabilities
+    task: Task
     default: Any
     replica: Replica | None = None
 
@@ -57,11 +58,14 @@ def models(config: Config, store: Store) -> ModelFactory:
     if config.model.scope == "key":
         can = _keyring(config, build, _rows(store, 0)).can
         can = msgspec.structs.replace(can, batches=can.batches and may_compile(config))
-        return ModelFactory(lambda partition: _keyring(config, build, _rows(store, partition)), can, default)
+        return ModelFactory(
+            lambda partition: _keyring(config, build, _rows(store, partition)), can, first.task, default
+        )
     if config.model.scope == "global":
         replica = Replica(MixStore(store, name=config.name), build, run_as=partial(fastest, config))
-        return ModelFactory(lambda _partition: replica, replica.can, default, replica)
-    return ModelFactory(lambda _partition: UndoableModel(fastest(config, build())), fastest(config, first).can, default)
+        return ModelFactory(lambda _partition: replica, replica.can, first.task, default, replica)
+    can = fastest(config, first).can
+    return ModelFactory(lambda _partition: UndoableModel(fastest(config, build())), can, first.task, default)
 
 
 def builder(config: Config) -> Callable[[], RiverLearner]:

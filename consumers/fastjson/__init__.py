@@ -1,4 +1,4 @@
 """Compiled code that reads a batch's JSON straight into columns.
 
-Imported by `pipeline`.
+Imported by `consumers.formats`, `pipeline`.
 """

@@ -14,7 +14,7 @@ from headrace.consumers.fastjson.interner import Interner
 from headrace.consumers.fastjson.jit import PADDING
 from headrace.consumers.fastjson.lexer import GUESSES, Heads, LexerMemory, ScannedColumns, walk
 from headrace.consumers.fastjson.number import BOOLEAN, FLOAT, INTEGER, NULL, STRING
-from headrace.consumers.fastjson.schema_arrays import arrays_of
+from headrace.consumers.fastjson.schema_arrays import SchemaArrays, arrays_of
 from headrace.consumers.record import VALUE_BYTES_MAX
 from headrace.consumers.schema import Schema
 
@@ -174,6 +174,11 @@ class Scanner:
         for k in np.flatnonzero(kinds == NULL).tolist():
             values[k] = 0.0
         return np.fromiter(values, np.float64, len(values))
+
+    @property
+    def rules(self) -> SchemaArrays:
+        """The schema as arrays, with the numbers of the present vocabulary."""
+        return self._rules
 
     def _is_full(self) -> bool:
         names, words = self.vocabulary.name_numbers, self.vocabulary.word_numbers

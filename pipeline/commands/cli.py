@@ -60,11 +60,12 @@ def up(
             metavar="DIR", help="Keep the data in this directory. Without it, the data is deleted at the end."
         ),
     ] = None,
+    registry: Annotated[bool, typer.Option("--registry", help="Also run a schema registry (Apicurio).")] = False,
 ) -> int:
     """Run an embedded Kafka and Valkey until Ctrl-C, and print their addresses."""
     from headrace.pipeline.commands.up import up
 
-    return up(json=json, data_dir=data_dir)
+    return up(json=json, data_dir=data_dir, registry=registry)
 
 
 @command(app)

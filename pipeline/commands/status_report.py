@@ -180,7 +180,7 @@ def _state(seen: Observations) -> tuple[PipelineState, str | None]:
     if "relearning" in states:
         return "relearning", silence
     if states and seen.places is not None:
-        return "running", silence
+        return "running", "; ".join(filter(None, (*reasons, silence))) or None
     # An idle worker notices late that Kafka is away; no record moves in the meantime. The workers of other machines
     # are seen only through the store; if the store is away, those workers pause.
     if states or seen.unseen_members:

@@ -1,6 +1,7 @@
 """`headrace tail`: the last predictions or dead letters, and with `-f` the new ones, one JSON line each."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -10,6 +11,7 @@ from headrace.consumers.record import Record
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.console import data
 from headrace.pipeline.dlq.dead_letters import DeadLetterError, envelope
+from headrace.pipeline.formats import ValueText
 
 _WAIT_S = 0.25
 
@@ -25,10 +27,12 @@ def tail(
 ) -> int:
     """Print the last `n` records of a topic, over all partitions, oldest first; return the exit code.
 
-    With `follow`, go on with new records until an interrupt. Raises ReaderAway, DeadLetterError.
+    With `follow`, go on with new records until an interrupt. Raises ReaderAway, DeadLetterError, and
+    the errors of the schema registry for predictions in another format than JSON.
     """
     name = topic or (config.topics.predictions if which == "predictions" else config.topics.dead_letters)
-    line = _value if which == "predictions" else _envelope
+    text = ValueText(config, config.predictions.format)
+    line = partial(_value, text) if which == "predictions" else _envelope
     reader = Reader(config.librdkafka, group=f"{config.name}.reader")
     try:
         spans = reader.spans(name)
@@ -55,8 +59,8 @@ def _follow(reader: Reader, topic: str, spans: dict[int, Span], line: Callable[[
             _print(line(topic, record))
 
 
-def _value(_topic: str, record: Record) -> bytes:
-    return record.value or b""
+def _value(text: ValueText, _topic: str, record: Record) -> bytes:
+    return text.of(record)
 
 
 def _envelope(topic: str, record: Record) -> bytes:

@@ -1,4 +1,4 @@
-"""`headrace up`: the embedded Kafka and Valkey alone, until Ctrl-C."""
+"""`headrace up`: the embedded Kafka and Valkey, and a schema registry if asked, until Ctrl-C."""
 
 import json as json_format
 import signal
@@ -10,12 +10,12 @@ from headrace.pipeline.embedded import Addresses, EmbeddedError, Stack
 from headrace.pipeline.exit_code import EXIT_AWAY
 
 
-def up(*, json: bool, data_dir: Path | None) -> int:
+def up(*, json: bool, data_dir: Path | None, registry: bool = False) -> int:
     """Run the stack until SIGINT or SIGTERM; print its addresses; return the exit code."""
     # Both signals must also interrupt the start, which may be in the middle of a download.
     before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with Stack(data_dir=data_dir, progress=_print_error) as stack:
+        with Stack(data_dir=data_dir, with_registry=registry, progress=_print_error) as stack:
             data.write((as_json(stack.addresses) if json else as_text(stack.addresses)) + "\n")
             data.flush()
             while True:
@@ -32,21 +32,20 @@ def up(*, json: bool, data_dir: Path | None) -> int:
 
 def as_json(addresses: Addresses) -> str:
     """Return the addresses as one line of JSON, for scripts."""
-    return json_format.dumps({"kafka": addresses.kafka, "redis": addresses.redis})
+    found = {"kafka": addresses.kafka, "redis": addresses.redis}
+    return json_format.dumps(found | ({"registry": addresses.registry} if addresses.registry else {}))
 
 
 def as_text(addresses: Addresses) -> str:
-    """Return the addresses for people, with two lines to paste into a shell."""
+    """Return the addresses for people, with lines to paste into a shell."""
     kafka = "Apache Kafka" if addresses.kind == "kafka" else "mock Kafka"
-    return (
-        f"{kafka} at {addresses.kafka}\n"
-        f"Valkey at {addresses.redis}\n"
-        "\n"
-        f"export HEADRACE__KAFKA__BOOTSTRAP_SERVERS={addresses.kafka}\n"
-        f"export HEADRACE__REDIS__URL={addresses.redis}\n"
-        "\n"
-        "Ctrl-C ends both."
-    )
+    servers = [f"{kafka} at {addresses.kafka}", f"Valkey at {addresses.redis}"]
+    exports = {"KAFKA__BOOTSTRAP_SERVERS": addresses.kafka, "REDIS__URL": addresses.redis}
+    if addresses.registry:
+        servers.append(f"Apicurio Registry at {addresses.registry}")
+        exports["REGISTRY__URL"] = addresses.registry
+    lines = (f"export HEADRACE__{name}={address}" for name, address in exports.items())
+    return "\n".join([*servers, "", *lines, "", "Ctrl-C ends them."])
 
 
 def _print_error(line: str) -> None:

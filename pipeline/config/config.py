@@ -27,6 +27,7 @@ from pydantic_settings import (
 from headrace.pipeline.config.record_sections import LabelsConfig, PredictionsConfig, RecordsConfig
 from headrace.pipeline.config.redaction import concealer, may_show, secrets_of
 from headrace.pipeline.config.references import ReferenceMissing, Resolved, resolve
+from headrace.pipeline.config.registry import RegistryConfig
 from headrace.pipeline.config.sections import (
     BatchConfig,
     DeadLettersConfig,
@@ -98,6 +99,7 @@ class Config(BaseSettings):
     schema_: SchemaConfig = Field(SchemaConfig(), alias="schema")  # type: ignore[call-arg]
     dlq: DeadLettersConfig = DeadLettersConfig()  # type: ignore[call-arg]
     snapshot: SnapshotConfig = SnapshotConfig()  # type: ignore[call-arg]
+    registry: RegistryConfig = RegistryConfig()  # type: ignore[call-arg]
     sink: SinksConfig = SinksConfig()  # type: ignore[call-arg]
     metrics: MetricsConfig = MetricsConfig()  # type: ignore[call-arg]
     log: LogConfig = LogConfig()  # type: ignore[call-arg]
@@ -118,6 +120,13 @@ class Config(BaseSettings):
             raise ValueError(
                 'snapshot.keep must be at least 2 with model.scope = "global": one version is being written'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _has_registry(self) -> "Config":
+        for key, form in (("records", self.records.format), ("predictions", self.predictions.format)):
+            if form != "json" and not self.registry.url:
+                raise ValueError(f'{key}.format = "{form}" needs a schema registry: set registry.url')
         return self
 
     @cached_property
@@ -251,7 +260,7 @@ def _environment() -> dict[str, Any]:
 
 def _refuse_unknown_variables() -> None:
     known = {key.upper().replace(".", "__"): key for key, _, _ in describe()}
-    tables = ("KAFKA__LIBRDKAFKA__", "SCHEMA__FEATURES__", "SINK__HTTP__HEADERS__")
+    tables = ("KAFKA__LIBRDKAFKA__", "SCHEMA__FEATURES__", "SINK__HTTP__HEADERS__", "REGISTRY__CLIENT__")
     for variable in os.environ:
         name = variable.upper().removeprefix(ENV_PREFIX)
         if not variable.upper().startswith(ENV_PREFIX) or name in known or name.startswith(tables):

@@ -9,6 +9,8 @@ from headrace.consumers.mapping import RecordMapping, TimeUnit, check_pattern, p
 from headrace.pipeline.config.sections import Seconds, Section
 from headrace.producers.prediction import PredictionForm
 
+RecordFormat = Literal["json", "avro", "protobuf", "json-schema"]
+
 
 class LabelsConfig(Section):
     """How labels that come later (topics.labels) are read, and how features wait. Limits are for each partition."""
@@ -43,6 +45,9 @@ class LabelsConfig(Section):
 class RecordsConfig(Section):
     """How a record is read. A path has a dot between names; $headers.NAME, $key and $timestamp are paths, too."""
 
+    format: RecordFormat = Field(
+        "json", description="Format of the values: json, or with a schema registry avro, protobuf or json-schema."
+    )
     features: str = Field("features", description='Path of the object with the features. "" is the whole value.')
     id: str = Field("id", description='Path of the id. "" is none.')
     ts: str = Field("ts", description='Path of the event time. "" is none.')
@@ -119,6 +124,9 @@ class RecordsConfig(Section):
 class PredictionsConfig(Section):
     """What a prediction has."""
 
+    format: RecordFormat = Field(
+        "json", description="Format of the predictions: json, or with a schema registry avro, protobuf or json-schema."
+    )
     features: bool = Field(False, description='Add the features, as the model saw them, under "features".')
     threshold: float = Field(
         0.5,

@@ -37,8 +37,8 @@ _SECTIONS = frozenset(
     )
 )
 """Tables in which no key holds a secret."""
-_KEYS = frozenset(("name", "kafka.bootstrap_servers", "redis.timeout", "sink.http.timeout"))
-_ADDRESSES = frozenset(("redis.url", "sink.http.url"))
+_KEYS = frozenset(("name", "kafka.bootstrap_servers", "redis.timeout", "registry.register", "sink.http.timeout"))
+_ADDRESSES = frozenset(("redis.url", "registry.url", "sink.http.url"))
 _LIBRDKAFKA = "kafka.librdkafka"
 _HARMLESS = """
     acks allow.auto.create.topics api.version.fallback.ms api.version.request api.version.request.timeout.ms

@@ -5,7 +5,9 @@ import sys
 import time
 from collections.abc import Iterator
 
+from headrace.consumers.formats.registry import RegistryAway
 from headrace.consumers.reader import Reader
+from headrace.consumers.record import Record
 from headrace.consumers.topics import BATCH_BYTES_MAX, Topics
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.console import as_json, data
@@ -21,6 +23,7 @@ from headrace.pipeline.dlq.dead_letters import (
 )
 from headrace.pipeline.dlq.original import Originals
 from headrace.pipeline.dlq.replay import UNKNOWN, Replay, ReplayError, Route, load_edit, parked_topic
+from headrace.pipeline.formats import ValueText
 from headrace.pipeline.recovery import offset_metadata
 from headrace.producers.writer import Writer
 
@@ -60,7 +63,7 @@ def show(
     name = topic or config.topics.dead_letters
     selection = Selection(code, since_ms(since, now_ms=_now_ms()), limit)
     with _reading(config) as reader:
-        states = None if json else _states(config, reader, name)
+        states, text = None if json else _states(config, reader, name), ValueText(config, config.records.format)
         found = select(reader, name, selection) if position is None else _one(reader, name, *position_of(position))
         is_empty = True
         for dead_letter in found:
@@ -68,11 +71,21 @@ def show(
             if states is None:
                 _write_line(as_json(envelope(name, record)))
             else:
-                _write_line(view.full_text(name, dead_letter, states.of(record.partition, record.offset)))
+                state = states.of(record.partition, record.offset)
+                _write_line(view.full_text(name, dead_letter, state, decoded=_decoded(text, record)))
             is_empty = False
     if is_empty:
         sys.stderr.write(f"no such dead letters in {name}\n")
     return 0
+
+
+def _decoded(text: ValueText, record: Record) -> bytes | None:
+    """Return a value in another format as JSON; None for JSON, and where that is not possible."""
+    try:
+        found = text.of(record)
+    except RegistryAway:
+        return None
+    return None if found == record.value else found
 
 
 def replay(

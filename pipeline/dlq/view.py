@@ -62,8 +62,8 @@ def print_counts(counts: Sequence[DeadLetterCounts]) -> None:
     )
 
 
-def full_text(topic: str, dead_letter: DeadLetterRecord, state: ReceiptState) -> str:
-    """Format one dead letter with all of its content."""
+def full_text(topic: str, dead_letter: DeadLetterRecord, state: ReceiptState, *, decoded: bytes | None = None) -> str:
+    """Format one dead letter with all of its content; `decoded` is its value as JSON, if it has another format."""
     record, reason = dead_letter.record, dead_letter.reason
     lines = [
         f"{topic}[{record.partition}]@{record.offset}  {dead_letter.status} {dead_letter.code}  {state}",
@@ -78,6 +78,8 @@ def full_text(topic: str, dead_letter: DeadLetterRecord, state: ReceiptState) ->
     lines.append(f"  key      {_bytes(record.key)}")
     lines += [f"  header   {name}: {_bytes(value)}" for name, value in deadletter.strip(record.headers)]
     lines.append(f"  value    {_bytes(record.value)}")
+    if decoded is not None:
+        lines.append(f"  decoded  {_bytes(decoded)}")
     return "\n".join(printable(line) for line in lines) + "\n"
 
 

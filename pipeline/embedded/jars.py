@@ -106,7 +106,7 @@ def _fetch(lib: Path) -> None:
         whole.mkdir()
         # jgo writes a download directly to its final name, so a broken one would stay in a shared
         # repository. It gets its own repository, which is removed after this block.
-        context = _maven(Path(scratch) / "repository")
+        context = maven(Path(scratch) / "repository")
         with ThreadPoolExecutor(DOWNLOADS) as pool:
             for _ in pool.map(lambda jar: _download(context, jar, whole), pinned()):
                 pass
@@ -132,11 +132,12 @@ def _download(context: object, jar: Jar, into: Path) -> None:
     path.rename(into / jar.name)
 
 
-def _maven(repository: Path) -> object:
+def maven(repository: Path) -> object:
+    """Return a client of Maven Central that keeps its downloads in a folder; raise EmbeddedError."""
     try:
         from jgo.maven import MavenContext  # noqa: PLC0415  # an extra, needed once a user
     except ImportError as error:
-        raise EmbeddedError("jgo, which downloads the embedded Kafka, is not installed", hint=INSTALL) from error
+        raise EmbeddedError("jgo, which downloads the embedded servers, is not installed", hint=INSTALL) from error
     return MavenContext(repo_cache=repository)
 
 
@@ -172,7 +173,7 @@ def parse_java_major(text: str) -> int | None:
 def main() -> None:
     """Print the lock file of `ROOTS`. Resolve each root alone: together, jgo mixes up their versions."""
     with tempfile.TemporaryDirectory() as scratch:
-        context = _maven(Path(scratch))
+        context = maven(Path(scratch))
         jars: dict[str, Path] = {}
         for coordinate in ROOTS:
             root = context.create_dependency(coordinate)  # type: ignore[attr-defined]

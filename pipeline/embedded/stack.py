@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from headrace.pipeline.embedded import kafka, valkey
+from headrace.pipeline.embedded import kafka, registry, valkey
 from headrace.pipeline.embedded.jars import KAFKA_VERSION, JarsUnreachableError, ReportProgress
 from headrace.pipeline.embedded.lock import Lock
 from headrace.pipeline.embedded.mock import LIMITS, Mock
@@ -41,11 +41,15 @@ Kind = Literal["kafka", "mock"]
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """The addresses of the two servers: ``kafka`` as ``host:port``, ``redis`` as a URL."""
+    """The addresses of the servers: ``kafka`` as ``host:port``, ``redis`` and ``registry`` as URLs.
+
+    ``registry`` is empty if the stack has none.
+    """
 
     kafka: str
     redis: str
     kind: Kind
+    registry: str = ""
 
 
 class Stack:
@@ -53,7 +57,8 @@ class Stack:
 
     With ``data_dir`` the data stays for the next start, which uses the same ports if they are free. Without it the data
     is in a temporary directory that is removed at the end, unless ``keep``. ``brokers`` is the number of Kafka nodes.
-    ``kafka_settings`` override the server settings of the stack. ``progress`` receives a line of text before each step
+    ``kafka_settings`` override the server settings of the stack. ``with_registry`` adds a schema registry.
+    ``progress`` receives a line of text before each step
     that takes a second or more.
     """
 
@@ -64,6 +69,7 @@ class Stack:
         keep: bool = False,
         brokers: int = 1,
         kafka_settings: Mapping[str, str] | None = None,
+        with_registry: bool = False,
         progress: ReportProgress = lambda _: None,
     ) -> None:
         self.data_dir = Path()
@@ -72,9 +78,11 @@ class Stack:
         self._keep = keep
         self._count = brokers
         self._kafka_settings = dict(kafka_settings or {})
+        self._has_registry = with_registry
         self._progress = progress
         self._exit = contextlib.ExitStack()
         self._store: Server | None = None
+        self._registry: Server | None = None
         self._mock: Mock | None = None
         self._reaper: Reaper | None = None
 
@@ -92,14 +100,15 @@ class Stack:
 
     def __exit__(self, *_: object) -> None:
         self._exit.close()
-        self.brokers, self._store, self._mock, self._reaper = [], None, None, None
+        self.brokers, self._store, self._registry, self._mock, self._reaper = [], None, None, None, None
 
     @property
     def addresses(self) -> Addresses:
         """The addresses to connect to."""
+        url = "" if self._registry is None else f"http://{self._registry.address}{registry.PATH}"
         if self._mock is not None:
-            return Addresses(self._mock.address, self._redis_url, "mock")
-        return Addresses(",".join(broker.address for broker in self.brokers), self._redis_url, "kafka")
+            return Addresses(self._mock.address, self._redis_url, "mock", url)
+        return Addresses(",".join(broker.address for broker in self.brokers), self._redis_url, "kafka", url)
 
     @property
     def kafka(self) -> Server:
@@ -116,6 +125,13 @@ class Stack:
         if self._store is None:
             raise EmbeddedError("there is no Valkey process to act on", hint="start the stack")
         return self._store
+
+    @property
+    def registry(self) -> Server:
+        """The schema registry."""
+        if self._registry is None:
+            raise EmbeddedError("there is no schema registry", hint="start the stack with with_registry=True")
+        return self._registry
 
     @property
     def _redis_url(self) -> str:
@@ -166,6 +182,8 @@ class Stack:
     def _start(self) -> None:
         self._progress("starting Valkey")
         on_ports(self._start_store, count=1, remembered=self.data_dir / "valkey.ports")
+        if self._has_registry:
+            on_ports(self._launch_registry, count=1, remembered=self.data_dir / "registry.ports")
         forced = forced_kind(os.environ.get(KIND_VARIABLE, ""))
         if forced != "mock":
             try:
@@ -176,12 +194,22 @@ class Stack:
                 self._start_mock("Apache Kafka could not be fetched")
         else:
             self._start_mock(f"{KIND_VARIABLE} says so")
+        if self._registry is not None:
+            self._registry.wait_ready()
 
     def _start_store(self, ports: list[int]) -> None:
         assert self._reaper is not None
         home = self.data_dir / "valkey"
         self._store = valkey.store(home=home, port=ports[0], reaper=self._reaper)
         self._store.start()
+
+    def _launch_registry(self, ports: list[int]) -> None:
+        """Start the registry; it gets ready while Kafka starts."""
+        assert self._reaper is not None
+        home = self.data_dir / "registry"
+        self._registry = registry.server(home=home, port=ports[0], reaper=self._reaper, progress=self._progress)
+        self._progress(f"starting Apicurio Registry {registry.REGISTRY_VERSION}")
+        self._registry.launch()
 
     def _start_brokers(self, ports: list[int]) -> None:
         assert self._reaper is not None
@@ -218,7 +246,7 @@ class Stack:
         self._mock = Mock()
 
     def _stop(self) -> None:
-        servers = [*self.brokers, *([self._store] if self._store else [])]
+        servers = [*self.brokers, *(server for server in (self._store, self._registry) if server is not None)]
         temporary = self._given is None and not self._keep
         for server in servers:
             if temporary:

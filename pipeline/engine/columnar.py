@@ -7,8 +7,8 @@ handled by itself only where it is refused, or where the scanner leaves it to th
 engine that takes one record after the other, to the bit.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -37,15 +37,34 @@ _NUMBER_BYTES_MAX = 32
 _NO_LABEL = _NO_TIME = -1
 
 
-class ColumnarEngine:
-    """Move shards forward over batches of `topic`, read as `decoder` does, on behalf of the pipeline `name`."""
+class BatchScanner(Protocol):
+    """Reads batches of a format other than JSON to columns."""
 
-    def __init__(self, *, decoder: RecordDecoder, topic: str, name: str, form: PredictionForm | None = None) -> None:
+    def scan(self, batch: RecordBatch) -> Scan:
+        """Read a batch; records that are not sure are slow."""
+
+
+class ColumnarEngine:
+    """Move shards forward over batches of `topic`, read as `decoder` does, on behalf of the pipeline `name`.
+
+    For values that are no JSON, `binary` makes a scanner that shares the vocabulary of the scanner of JSON.
+    """
+
+    def __init__(
+        self,
+        *,
+        decoder: RecordDecoder,
+        topic: str,
+        name: str,
+        form: PredictionForm | None = None,
+        binary: Callable[[Scanner], BatchScanner] | None = None,
+    ) -> None:
         self._decoder = decoder
         self._form = form or PredictionForm()
         self._topic = topic
         self._is_default = decoder.scans is not None and decoder.scans.is_default
         self._scanner = Scanner(value_bytes_max=decoder.value_bytes_max, schema=decoder.schema)
+        self._binary = None if binary is None else binary(self._scanner)
         self._encoder = Encoder(topic=topic, name=name)
 
     def run(
@@ -56,7 +75,7 @@ class ColumnarEngine:
         Returns None, with nothing changed, for a batch whose records go one by one.
         """
         model = shard.model
-        scan = self._scan(batch.values)
+        scan = self._scan(batch.values) if self._binary is None else self._binary.scan(batch)
         refusals: dict[int, Refusal] = {}
         events, skipped = self._read(batch, scan, refusals)
         ids = _ids(scan, events)

@@ -28,7 +28,7 @@ from headrace.consumers.record_batch import RecordBatch, Records, keys_of
 from headrace.consumers.refusal import NO_KEY, Refusal
 from headrace.pipeline.engine.dead_letter import DeadLetter, shortened
 from headrace.pipeline.engine.join import LabelsStep
-from headrace.pipeline.engine.outputs import PartitionOutputs
+from headrace.pipeline.engine.outputs import EncodePrediction, PartitionOutputs
 from headrace.producers import prediction, replay_proof
 from headrace.producers.output import DEAD_LETTERS, PREDICTIONS, OutputRecords
 from headrace.producers.prediction import PredictionForm
@@ -52,7 +52,8 @@ class Engine:
     """Move shards forward over records of `topic`, and of the topic `labels`, on behalf of the pipeline `name`.
 
     The outputs fit `limits`, which may be replaced: they decide what goes out, and never what is learned. `outputs` are
-    the names of the outputs that have a topic. Predictions have the `form`.
+    the names of the outputs that have a topic. Predictions have the `form`; `encode` makes them of another format from
+    their JSON.
     """
 
     def __init__(
@@ -67,7 +68,9 @@ class Engine:
         limits: SizeLimits | None = None,
         outputs: Collection[str] = (PREDICTIONS, DEAD_LETTERS),
         form: PredictionForm | None = None,
+        encode: EncodePrediction | None = None,
     ) -> None:
+        self._encode = encode
         self._decoder = decoder
         self._form = form or PredictionForm()
         self._topic = topic
@@ -92,6 +95,8 @@ class Engine:
         outputs.learned = shard.counts.learned - learned_before
         shard.model.trim()
         if not silent:
+            if self._encode is not None:
+                outputs.encode(self._encode)
             self.apply_limits(shard, outputs)
         return outputs
 

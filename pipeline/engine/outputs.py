@@ -1,7 +1,7 @@
 """What a batch gives for one partition: one value from the engine to the commit."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import msgspec
@@ -11,6 +11,9 @@ from headrace.consumers.record_batch import RecordBatch, Records
 from headrace.pipeline.engine.dead_letter import DeadLetter
 from headrace.producers.output import DEAD_LETTERS, PREDICTIONS, OutputRecords
 from headrace.producers.record_size import SizeLimits
+
+EncodePrediction = Callable[[bytes], bytes]
+"""Makes a prediction of the configured format from its JSON."""
 
 
 def _no_records() -> dict[str, OutputRecords]:
@@ -23,9 +26,9 @@ class PartitionOutputs(msgspec.Struct):
     `offset` and `labels_offset` are the next to consume; `mark` is committed with them, and is empty until the batch is
     sent for the first time. What goes out fits `limits`, and `posted` says that the HTTP sink has taken or refused it.
     Prediction i answers the record at `places[i]` of `source`, and `labelled[i]` tells whether the model has learned
-    its label, or waits for it. `dead_letters` are the refused records, and `skipped` counts those that have no output.
-    `learned` counts the labels that the model learned, `labels` the good records of the labels topic; `delays_ms` tells
-    after how long each of those was joined.
+    its label, or waits for it. `lines` are the predictions in JSON if their topic has another format. `dead_letters`
+    are the refused records, and `skipped` counts those that have no output. `learned` counts the labels that the model
+    learned, `labels` the good records of the labels topic; `delays_ms` tells after how long each of those was joined.
     """
 
     partition: int
@@ -40,6 +43,7 @@ class PartitionOutputs(msgspec.Struct):
     learned: int = 0
     labels: int = 0
     delays_ms: list[int] = []
+    lines: list[Any] | None = None
     limits: SizeLimits | None = None
     posted: bool = False
 
@@ -68,10 +72,22 @@ class PartitionOutputs(msgspec.Struct):
         place = self.places[position]
         return self.source.record(place) if isinstance(self.source, RecordBatch) else self.source[place]
 
+    @property
+    def json_lines(self) -> list[Any]:
+        """The predictions in JSON, whatever the format of their topic."""
+        return self.predictions.values if self.lines is None else self.lines
+
+    def encode(self, encode: EncodePrediction) -> None:
+        """Make the predictions of another format, and keep their JSON."""
+        self.lines = list(self.predictions.values)
+        self.predictions.values = [encode(line) for line in self.lines]
+
     def leave_out(self, positions: Collection[int]) -> None:
         """Leave out the predictions at these positions, and whatever else answers the same records."""
         places = {self.places[position] for position in positions}
         self.labelled = [labelled for at, labelled in enumerate(self.labelled) if at not in positions]
+        if self.lines is not None:
+            self.lines = [line for at, line in enumerate(self.lines) if at not in positions]
         self.records = {name: records.without(places) for name, records in self.records.items()}
 
     def lay_out(self, dead_letters: Iterable[DeadLetter]) -> None:

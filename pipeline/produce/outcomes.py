@@ -16,6 +16,7 @@ from headrace.consumers.reader import Reader
 from headrace.consumers.record import Record
 from headrace.pipeline.config.sections import TopicsConfig
 from headrace.pipeline.dlq.dead_letters import DeadLetterRecord, printable
+from headrace.pipeline.formats import ValueText
 from headrace.producers.prediction import SourceRecord, class_name
 
 WINDOW_MAX = 10_000
@@ -44,7 +45,8 @@ class _SentRecord(msgspec.Struct):
 class Outcomes:
     """Wait for the outcomes of records that were sent to `topics.features`, and `write` each as a line.
 
-    `committed` returns the pipeline's committed offsets of these partitions of the features.
+    `committed` returns the pipeline's committed offsets of these partitions of the features. `text` shows predictions
+    as JSON, whatever their format.
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class Outcomes:
         reader: Reader,
         *,
         topics: TopicsConfig,
+        text: ValueText,
         committed: Callable[[list[int]], Mapping[int, int]],
         json: bool,
         write: Callable[[str], None],
     ) -> None:
         self._reader = reader
+        self._text = text
         self._topics = topics
         self._committed = committed
         self._json = json
@@ -110,6 +114,8 @@ class Outcomes:
     def poll(self, *, wait_s: float, all_delivered: bool) -> None:
         """Read new outcomes, and print those that are next in the order of sending."""
         for topic, record in self._reader.poll(wait_s=wait_s):
+            if topic == self._topics.predictions:
+                record = msgspec.structs.replace(record, value=self._text.of(record))  # noqa: PLW2901 as JSON
             source = self._source(topic, record)
             if source in self._sent:
                 self._settle(source, topic, record)

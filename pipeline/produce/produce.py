@@ -25,6 +25,7 @@ from headrace.pipeline.console import as_json, data
 from headrace.pipeline.files.file_kind import FileRefused
 from headrace.pipeline.files.input_file import InputFile, kind_of, open_file
 from headrace.pipeline.files.record_form import InputRow, TableColumns
+from headrace.pipeline.formats import ValueText
 from headrace.pipeline.produce.outcomes import Outcomes
 from headrace.producers.writer import Feed
 
@@ -117,7 +118,12 @@ def _send_and_wait(config: Config, feed: Feed, rows: Iterator[InputRow], timeout
     missing, given_up = 0, False
     try:
         outcomes = Outcomes(
-            reader, topics=config.topics, committed=partial(_committed, config), json=json, write=_write_line
+            reader,
+            topics=config.topics,
+            text=ValueText(config, config.predictions.format),
+            committed=partial(_committed, config),
+            json=json,
+            write=_write_line,
         )
         decoder = assembly.decoder(config)
         for row in _read_ahead(rows):

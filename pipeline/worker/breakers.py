@@ -1,9 +1,9 @@
 """Decides when the stream pauses and when a dependency may be called again.
 
-Each dependency (Kafka, the store, the HTTP sink) has a breaker. The first failure trips it. It then stays open for a
-time that grows with each failure in a row, and the next call decides. Records flow while no breaker is tripped and no
-flood of bad records holds them. `Gate` is pure: its time is an argument. `Breakers` makes the loop's calls and tells
-the gate.
+Each dependency (Kafka, the store, the HTTP sink, the schema registry) has a breaker. The first failure trips it. It
+then stays open for a time that grows with each failure in a row, and the next call decides. Records flow while no
+breaker is tripped and no flood of bad records holds them. That of the registry holds only the partitions that wait for
+it (`schema_wait`). `Gate` is pure: its time is an argument. `Breakers` makes the loop's calls and tells the gate.
 """
 
 import random
@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import structlog
 
+from headrace.consumers.formats.registry import RegistryAway
 from headrace.consumers.source import SourceAway
 from headrace.pipeline.telemetry import Telemetry
 from headrace.producers.sink import OutcomeUnknown, SinkAway
@@ -90,7 +91,7 @@ class FloodGuard:
         return full and sum(self._recent) >= self._ratio * self._window
 
 
-Dependency = Literal["kafka", "store", "sink"]
+Dependency = Literal["kafka", "store", "sink", "registry"]
 
 
 class Gate:
@@ -101,7 +102,9 @@ class Gate:
             "kafka": Breaker(rng),
             "store": Breaker(rng),
             "sink": Breaker(rng),
+            "registry": Breaker(rng),
         }
+        self._stream = [breaker for name, breaker in self.breakers.items() if name != "registry"]
         self.flood = ""
 
     def hold_flood(self, reason: str) -> None:
@@ -110,21 +113,21 @@ class Gate:
 
     @property
     def open(self) -> bool:
-        """Whether everything works."""
-        return not self.flood and not any(breaker.tripped for breaker in self.breakers.values())
+        """Whether everything works that all records need."""
+        return not self.flood and not any(breaker.tripped for breaker in self._stream)
 
     @property
     def reason(self) -> str:
         """Why the gate is shut; empty while it is open."""
         if self.flood:
             return self.flood
-        return next((b.reason for b in self.breakers.values() if b.tripped), "")
+        return next((b.reason for b in self._stream if b.tripped), "")
 
     def must_pause(self, now: float) -> bool:
         """Tell whether the partitions must pause: the gate has been shut for longer than a moment."""
         if self.flood:
             return True
-        return any(b.tripped and now - b.since >= HOLD_S for b in self.breakers.values())
+        return any(b.tripped and now - b.since >= HOLD_S for b in self._stream)
 
 
 class Breakers:
@@ -170,6 +173,8 @@ class Breakers:
             self._fail("kafka", error)
         except WebhookAway as error:
             self._fail("sink", error, after_s=error.after_s)
+        except RegistryAway as error:
+            self._fail("registry", error)
         else:
             if dependency is not None:
                 self.succeed(dependency)

@@ -188,7 +188,7 @@ class Delivery:
 
         Raises WebhookAway between two slices when it takes long, so that the loop comes to poll.
         """
-        lines: list[Any] = pending.outputs[partition].predictions.values
+        lines: list[Any] = pending.outputs[partition].json_lines
         if partition not in pending.refused:
             if webhook.post(lines) is None:
                 return {}

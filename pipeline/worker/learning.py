@@ -13,13 +13,14 @@ import structlog
 
 from headrace.consumers.interleave import LOGS, Interleave, Log, LogOffsets
 from headrace.consumers.record_batch import RecordBatch, Records, newest_ms
-from headrace.consumers.source import Polled, Source, SourceAway
+from headrace.consumers.source import PartitionLog, Polled, Source, SourceAway
 from headrace.consumers.topics import Topic
 from headrace.pipeline.engine.engine import Engine
 from headrace.pipeline.engine.outputs import PartitionOutputs
 from headrace.pipeline.recovery.key_placement import PlacementWatch
 from headrace.pipeline.telemetry import Telemetry
 from headrace.pipeline.worker.delivery import PendingBatch
+from headrace.pipeline.worker.schema_wait import SchemaWait
 from headrace.pipeline.worker.takeover import Takeover
 from headrace.state.row_packing import TableDamaged
 from headrace.state.shard import Shard
@@ -53,9 +54,11 @@ class Learning:
         watch: PlacementWatch,
         records_max: int,
         telemetry: Telemetry,
+        schemas: SchemaWait | None,
         reach: Callable[[str], None],
         clock: Callable[[], float],
     ) -> None:
+        self._schemas = schemas
         self._reach = reach
         self._source = source
         # With a labels topic: the two logs of each partition, and those logs that are not fetched now.
@@ -99,13 +102,22 @@ class Learning:
         self._interleaves.pop(partition, None)
         self._unfetched.difference_update((partition, log) for log in LOGS)
         self._unmarked.discard(partition)
+        if self._schemas is not None:
+            self._schemas.forget(partition)
 
     def read_again(self, shard: Shard) -> None:
         """Read a shard on from where it stands, wherever the client is. Raises SourceAway."""
         if (interleave := self._interleaves.get(shard.partition)) is not None:
             interleave.clear()
             self._unfetched.difference_update((shard.partition, log) for log in LOGS)
+        if self._schemas is not None:
+            self._schemas.forget(shard.partition)
         self._source.read_from(shard.partition, shard.offset, shard.labels_offset)
+
+    def go_on(self) -> None:
+        """Read on the logs that have waited for a schema, where it is known now. Raises RegistryRefused."""
+        if self._schemas is not None:
+            self._schemas.go_on()
 
     def put_back(self, polled: Polled) -> None:
         """Go back before records that came in spite of a pause: they are read again after it. Raises SourceAway."""
@@ -155,7 +167,7 @@ class Learning:
         if interleave is not None:
             return self._advance_both(shard, interleave, polled, pending, now_ms, room=room)
         behind = shard.is_relearning
-        batch = polled.get((False, shard.partition), _NOTHING)
+        batch = self._readable((False, shard.partition), polled)
         fresh = batch.since(shard.offset)
         self._watch.see(0, shard.partition, fresh)
         silent, new = fresh.split(shard.committed)
@@ -180,7 +192,7 @@ class Learning:
         """Let a shard learn slices of its two logs: all those to relearn, and then one that is new."""
         partition = shard.partition
         for log in LOGS:
-            batch = polled.get((log == 1, partition), _NOTHING)
+            batch = self._readable((log == 1, partition), polled)
             records = batch.records()
             interleave.add(log, records, batch.end)
             self._watch.see(log, partition, records)
@@ -204,6 +216,11 @@ class Learning:
                 self._add(shard, (), shard.place, pending, now_ms)
         self._balance(partition, interleave)
         return learned
+
+    def _readable(self, log_: PartitionLog, polled: Polled) -> RecordBatch:
+        """Return the records of a log that were polled, up to the first whose schema is not known yet."""
+        batch = polled.get(log_, _NOTHING)
+        return batch if self._schemas is None or batch is _NOTHING else self._schemas.cut(log_, batch)
 
     def _learn(self, shard: Shard, records: Records, now_ms: int, *, silent: bool) -> PartitionOutputs:
         """Run the engine over records.

@@ -16,6 +16,7 @@ from headrace.pipeline.process.ordinal import Notes, Ordinal
 from headrace.pipeline.process.watchdog import Watchdog
 from headrace.pipeline.telemetry import Telemetry
 from headrace.pipeline.worker.breakers import Breakers, Gate
+from headrace.pipeline.worker.schema_wait import SchemaWait
 from headrace.producers.sink import Sink
 from headrace.state.labels.label_join import LabelCounts, Labels
 from headrace.state.shard import Shard
@@ -69,7 +70,7 @@ class UnownedPartitions:
 class StatusReporter:
     """Tell how a worker is. `shards` are the worker's, by partition; `relearned` returns how many records it relearned.
 
-    `warnings` say what was found wrong with its stream.
+    `schemas` tells which partitions wait for one; None with JSON. `warnings` say what was found wrong with its stream.
     """
 
     def __init__(
@@ -79,10 +80,12 @@ class StatusReporter:
         shards: Mapping[int, Shard],
         sink: Sink,
         relearned: Callable[[], int],
+        schemas: SchemaWait | None,
         warnings: Sequence[str],
         telemetry: Telemetry,
     ) -> None:
         self._gate = gate
+        self._schemas = schemas
         self._shards = shards
         self._relearned = relearned
         self._warnings = warnings
@@ -96,7 +99,8 @@ class StatusReporter:
 
     def state(self, *, waiting: bool) -> WorkerState:
         """Name what the worker is doing; `waiting` says that partitions wait to be taken over."""
-        if not self._gate.open:
+        waits = set() if self._schemas is None else self._schemas.partitions
+        if not self._gate.open or (waits and waits.issuperset(self._shards)):
             return "paused"
         if any(shard.is_relearning for shard in self._shards.values()):
             return "relearning"
@@ -106,7 +110,8 @@ class StatusReporter:
         """Bring the metrics up to date; `passed_s` is the time since the last call, in seconds."""
         self._telemetry.set_state(state)
         if state == "paused":
-            self._telemetry.paused_seconds.labels("flood" if self._gate.flood else "away").inc(passed_s)
+            why = "flood" if self._gate.flood else "registry" if self._gate.open else "away"
+            self._telemetry.paused_seconds.labels(why).inc(passed_s)
         relearned = self._relearned()
         self._relearn_rate = (relearned - self._relearned_before) / passed_s if passed_s else 0.0
         self._relearned_before = relearned
@@ -145,7 +150,7 @@ class StatusReporter:
         """Return what `status` shows of this worker."""
         return {
             "state": state,
-            "reason": self._gate.reason,
+            "reason": self._gate.reason or ("" if self._schemas is None else self._schemas.reason),
             "warnings": list(self._warnings),
             "partitions": sorted(self._shards),
             "relearning": {

@@ -161,7 +161,12 @@ class Runner:
             self._breakers.succeed("store")
 
     def _watch(self) -> None:
-        """Ask Kafka whether it is back, where no other call would find out, and whether the log still reaches back."""
+        """Ask Kafka whether it is back, where no other call would find out, and whether the log still reaches back.
+
+        Also read on where a schema was waited for.
+        """
+        if not self._assignment.is_paused:
+            self._learning.go_on()
         asked = self._breakers.gate.breakers["kafka"].tripped or self._source.unreachable
         if asked and self._inflight.state == "empty" and not self._assignment.waiting:
             self._breakers.attempt("kafka", self._source.partitions)

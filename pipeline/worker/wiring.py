@@ -5,14 +5,15 @@ Each part names the other parts that it needs, so the order of their creation fo
 
 import time
 from collections.abc import Callable, Collection, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 
 import msgspec
 
+from headrace.consumers.formats.schema_cache import SchemaCache
 from headrace.consumers.interleave import LogOffsets
 from headrace.consumers.source import Source
 from headrace.consumers.topics import Topic
-from headrace.pipeline import assembly, model_factory
+from headrace.pipeline import assembly, formats, model_factory
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.engine.engine import Engine
 from headrace.pipeline.process.ordinal import Ordinal
@@ -32,11 +33,13 @@ from headrace.pipeline.worker.mixer import Mixer
 from headrace.pipeline.worker.output_limits import OutputLimits
 from headrace.pipeline.worker.runner import Runner, Stop
 from headrace.pipeline.worker.saver import Saver
+from headrace.pipeline.worker.schema_wait import SchemaWait
 from headrace.pipeline.worker.snapshots import Snapshots
 from headrace.pipeline.worker.takeover import OnLoss, Takeover
 from headrace.producers.record_size import SizeLimits
 from headrace.producers.sink import Sink
 from headrace.state.shard import Shard
+from headrace.state.store.schema_store import SchemaStore
 from headrace.state.store.store import Store
 
 
@@ -56,6 +59,7 @@ class Wiring(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     source: Source
     sink: Sink
     models: model_factory.ModelFactory
+    encode: Callable[[bytes], bytes] | None = None
     store: Store
     ordinal: Ordinal
     unowned_s: float
@@ -86,7 +90,28 @@ class Wiring(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def engine(self) -> Engine:
         """Decodes, predicts and learns."""
-        return assembly.engine(self.config, batches=self.models.can.batches, limits=self.limits)
+        return assembly.engine(
+            self.config, batches=self.models.can.batches, limits=self.limits, schemas=self.cache, encode=self.encode
+        )
+
+    @cached_property
+    def cache(self) -> SchemaCache | None:
+        """The schemas of records; None with JSON."""
+        return formats.cache_of(self.config)
+
+    @cached_property
+    def schemas(self) -> SchemaWait | None:
+        """Looks up the schemas of records; None with JSON."""
+        if self.cache is None:
+            return None
+        return SchemaWait(
+            self.cache,
+            connect=partial(formats.connect, self.config, self.cache.kind),
+            store=SchemaStore(self.store, name=self.config.name),
+            source=self.source,
+            breakers=self.breakers,
+            clock=self.clock,
+        )
 
     @cached_property
     def takeover(self) -> Takeover:
@@ -119,6 +144,7 @@ class Wiring(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             watch=self.placement,
             records_max=self.config.batch.records_max,
             telemetry=self.telemetry,
+            schemas=self.schemas,
             reach=self.reach,
             clock=self.clock,
         )
@@ -225,6 +251,7 @@ class Wiring(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             shards=self.shards,
             sink=self.sink,
             relearned=lambda: self.learning.relearned,
+            schemas=self.schemas,
             warnings=self.placement.warnings,
             telemetry=self.telemetry,
         )

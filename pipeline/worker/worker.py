@@ -21,9 +21,10 @@ import msgspec
 import structlog
 
 from headrace.consumers.client_properties import SettingsRefused, session_s
+from headrace.consumers.formats.registry import ExtraMissing, RegistryAway, RegistryRefused, SchemaRefused
 from headrace.consumers.source import SourceAway, SourceError, SourceLost
 from headrace.consumers.topics import Topic, Topics
-from headrace.pipeline import assembly, console, model_factory
+from headrace.pipeline import assembly, console, formats, model_factory
 from headrace.pipeline.config import config as configuration
 from headrace.pipeline.config.config import Config, ConfigError
 from headrace.pipeline.exit_code import EXIT_AWAY, EXIT_CONFIG, EXIT_HUNG, EXIT_RAISED, EXIT_STOPPED
@@ -50,6 +51,11 @@ from headrace.state.store.store_errors import StoreAway, StoreRefused
 log = structlog.get_logger("headrace")
 
 T = TypeVar("T")
+
+# Errors that a person must handle, and that no configuration mends.
+_FATAL = (
+    StateError, SourceError, SinkRefused, SchemaRefused, StoreRefused, FloodError, FolderRefused, OrdinalTaken
+)  # fmt: skip
 
 
 # The clients' calls are given five seconds each: one that takes this long hangs.
@@ -140,6 +146,7 @@ class Worker:
             return None
         properties = assembly.client_properties(config, self._ordinal.number)
         source = partial(assembly.source, config, properties)
+        encoder = self._wait_for("registry", partial(formats.prediction_encoder, config, models.task, self._store))
         ends = self._wait_for("kafka", lambda: find_ends(source(), topic)) if self._job.until_end else None
         if self._stop.asked:
             return None
@@ -157,6 +164,7 @@ class Worker:
             source=source(),
             sink=self._sink(properties, is_mock=is_mock, limits=limits),
             models=models,
+            encode=None if encoder is None else encoder.encode,
             store=self._store,
             ordinal=self._ordinal,
             unowned_s=self._unowned_s(properties),
@@ -190,14 +198,14 @@ class Worker:
         while not self._stop.asked:
             try:
                 return call()
-            except (StoreAway, SourceAway) as error:
+            except (StoreAway, SourceAway, RegistryAway) as error:
                 if not said:
                     log.warning("paused", dependency=dependency, reason=str(error))
                 said = True
                 self._telemetry.set_state("paused")
                 note = {"state": "paused", "reason": str(error), "partitions": []}
                 self._ordinal.announce(note)
-                if dependency == "kafka":
+                if not isinstance(error, StoreAway):
                     with contextlib.suppress(StoreAway):
                         self._ordinal.renew(note)
             self._nap(wait_s)
@@ -242,11 +250,11 @@ def main(job: Job, tell: CauseReporter) -> int:
         console.hide(config.conceal)
         configure_logs(level=config.log.level, style=config.log.format)
         stopped = Worker(config, job, tell).run()
-    except (ConfigError, SettingsRefused, learner.ModelError) as error:
+    except (ConfigError, RegistryRefused, SettingsRefused, learner.ModelError) as error:
         return _fail(error, EXIT_CONFIG)
-    except AddressError as error:
+    except (AddressError, ExtraMissing) as error:
         return _fail(error, EXIT_AWAY)
-    except (StateError, SourceError, SinkRefused, StoreRefused, FloodError, FolderRefused, OrdinalTaken) as error:
+    except _FATAL as error:
         return _fail(error, 1)
     except SourceLost as error:
         log.error("the worker ends, to be started again", reason=str(error))  # noqa: TRY400 the reason is all

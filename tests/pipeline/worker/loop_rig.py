@@ -153,7 +153,9 @@ class Loop:
             limits=SizeLimits(),
             source=self.source,  # type: ignore[arg-type]
             sink=MemorySink(kafka, commits=commits),
-            models=ModelFactory(lambda _partition: UndoableModel(RiverLearner(model())), Capabilities(), None),
+            models=ModelFactory(
+                lambda _partition: UndoableModel(RiverLearner(model())), Capabilities(), "binary", None
+            ),
             store=store,
             ordinal=self.ordinal,  # type: ignore[arg-type]
             unowned_s=1_000.0,

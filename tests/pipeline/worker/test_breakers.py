@@ -16,7 +16,8 @@ from headrace.pipeline.worker.breakers import (
     Gate,
 )
 
-DEPENDENCIES = get_args(Dependency)
+# The registry alone does not shut the gate.
+DEPENDENCIES = [name for name in get_args(Dependency) if name != "registry"]
 
 
 def breaker() -> Breaker:
@@ -98,6 +99,14 @@ def test_a_flood_shuts_the_gate_until_the_process_starts_again() -> None:
     gate.breakers["kafka"].succeed()
     assert gate.reason == "flood of bad records"
     assert not gate.open
+
+
+def test_a_registry_that_is_away_does_not_shut_the_gate() -> None:
+    gate = Gate(rng=random.Random(1))
+    gate.breakers["registry"].fail(0.0, "the registry does not answer")
+    assert gate.open
+    assert gate.reason == ""
+    assert not gate.must_pause(100.0)
 
 
 class GateMachine(RuleBasedStateMachine):

@@ -1,0 +1,86 @@
+"""The schemas of predictions, one for each format and task: the fields are those of the JSON form."""
+
+import json
+from typing import Any, Literal
+
+PredictionFormat = Literal["avro", "protobuf", "json-schema"]
+
+_AVRO_ANSWERS: dict[str, list[str]] = {
+    "binary": ["null", "boolean"],
+    "regression": ["null", "double"],
+    # The classes of one model are all of one of these types.
+    "multiclass": ["null", "string", "long", "boolean"],
+}
+AVRO_FEATURE = ["null", "boolean", "long", "double", "string"]
+"""The union of a feature's values in Avro."""
+_PROTOBUF_ANSWERS = {"binary": "bool", "regression": "double", "multiclass": "string"}
+_JSON_ANSWERS = {"binary": ["boolean"], "regression": ["number"], "multiclass": ["string", "integer", "boolean"]}
+
+
+def schema_text(form: PredictionFormat, task: str, *, has_features: bool) -> str:
+    """Return the text of the schema; `has_features` adds the features as the model saw them."""
+    if form == "avro":
+        return json.dumps(_avro(task, has_features=has_features))
+    if form == "protobuf":
+        return _protobuf(task, has_features=has_features)
+    return json.dumps(_json(task, has_features=has_features))
+
+
+def _avro(task: str, *, has_features: bool) -> dict[str, Any]:
+    fields: list[dict[str, Any]] = [
+        {"name": "id", "type": "string"},
+        {"name": "prediction", "type": _AVRO_ANSWERS[task]},
+        {"name": "model", "type": _avro_record("Model", name="string", version="long")},
+        {"name": "source", "type": _avro_record("Source", topic="string", partition="int", offset="long")},
+        {"name": "ts", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+    ]
+    if task != "regression":
+        proba = {"type": "map", "values": "double"}
+        fields.append({"name": "proba", "type": ["null", proba], "default": None})
+    if has_features:
+        fields.append({"name": "features", "type": {"type": "map", "values": AVRO_FEATURE}, "default": {}})
+    return {"type": "record", "name": "Prediction", "namespace": "headrace", "fields": fields}
+
+
+def _avro_record(record: str, **fields: str) -> dict[str, Any]:
+    return {"type": "record", "name": record, "fields": [{"name": name, "type": kind} for name, kind in fields.items()]}
+
+
+def _protobuf(task: str, *, has_features: bool) -> str:
+    proba = "  map<string, double> proba = 6;\n" if task != "regression" else ""
+    features = "  map<string, Feature> features = 7;\n" if has_features else ""
+    feature = (
+        "  message Feature {\n    oneof value {\n      bool boolean = 1;\n      sint64 integer = 2;\n"
+        "      double number = 3;\n      string text = 4;\n    }\n  }\n"
+    )
+    return (
+        'syntax = "proto3";\npackage headrace;\n\nmessage Prediction {\n'
+        "  string id = 1;\n"
+        f"  optional {_PROTOBUF_ANSWERS[task]} prediction = 2;\n"
+        "  Model model = 3;\n"
+        "  Source source = 4;\n"
+        "  int64 ts = 5; // milliseconds since 1970\n"
+        f"{proba}{features}"
+        "  message Model {\n    string name = 1;\n    int64 version = 2;\n  }\n"
+        "  message Source {\n    string topic = 1;\n    int32 partition = 2;\n    int64 offset = 3;\n  }\n"
+        f"{feature if has_features else ''}"
+        "}\n"
+    )
+
+
+def _json(task: str, *, has_features: bool) -> dict[str, Any]:
+    text, whole = {"type": "string"}, {"type": "integer"}
+    properties: dict[str, Any] = {
+        "id": text,
+        "prediction": {"type": [*_JSON_ANSWERS[task], "null"]},
+        "model": {"type": "object", "properties": {"name": text, "version": whole}},
+        "source": {"type": "object", "properties": {"topic": text, "partition": whole, "offset": whole}},
+        "ts": whole,
+    }
+    required = list(properties)
+    if task != "regression":
+        properties["proba"] = {"type": "object", "additionalProperties": {"type": ["number", "null"]}}
+    if has_features:
+        properties["features"] = {"type": "object"}
+    address = "http://json-schema.org/draft-07/schema#"
+    return {"$schema": address, "title": "Prediction", "type": "object", "properties": properties, "required": required}
