@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from headrace.state.keyed.array_bank import slab_for
 from headrace.state.keyed.bank import Bank, RiverBank
 from headrace.state.keyed.keyring import TABLE as KEYS
 from headrace.state.keyed.keyring import Fetch, Keyring, ScanRows
-from headrace.state.loaded_model import LoadedModel, check_snapshot, find_row, find_snapshot
+from headrace.state.loaded_model import LoadedModel, find_row, find_snapshot, keys_table, saved_model
 from headrace.state.models import learner
 from headrace.state.models.learner import RiverLearner
 from headrace.state.models.model import Capabilities, Model, Task
@@ -24,6 +24,7 @@ from headrace.state.models.spec import Reading
 from headrace.state.models.undoable_model import UndoableModel
 from headrace.state.models.user_modules import modules_beside
 from headrace.state.row_packing import TableVersion
+from headrace.state.shard_model import MODEL, table_name
 from headrace.state.shared.mix_store import MixStore
 from headrace.state.shared.replica import Replica
 from headrace.state.store.store import Store
@@ -35,7 +36,8 @@ class ModelFactory(msgspec.Struct, frozen=True):
     """Makes the models of a worker: `make` returns the model of a partition, and `can` are the models' capabilities.
 
     `task` is what they learn. `default` is the label of features whose wait ended, or None to drop them. If all
-    partitions share one model, it is `replica`.
+    partitions share one model, it is `replica`. `shadows` make the models, by name, that learn beside it and do not
+    answer.
     """
 
     make: Callable[[int], Model]
@@ -43,6 +45,7 @@ class ModelFactory(msgspec.Struct, frozen=True):
     task: Task
     default: Any
     replica: Replica | None = None
+    shadows: Mapping[str, Callable[[int], Model]] = {}
 
 
 def models(config: Config, store: Store) -> ModelFactory:
@@ -106,10 +109,17 @@ def has_numba() -> bool:
 
 
 def load_model(
-    config: Config, store: Store, *, partition: int | None = None, key: bytes = b"", version: int | None = None
+    config: Config,
+    store: Store,
+    *,
+    name: str = "",
+    partition: int | None = None,
+    key: bytes = b"",
+    version: int | None = None,
 ) -> LoadedModel:
     """Load a model that predicts and never changes: the newest of a partition, or a `version` of it.
 
+    Of the models of a shard it is the one of this `name`; without a name, the one that answers.
     With `model.scope = "key"` it is the model of `key` in the newest version; without a partition all partitions are
     searched for it. With "global" it is the newest mix of all workers. Raises ModelMissing, ModelMismatch, ModelError,
     and the errors of the store.
@@ -120,15 +130,14 @@ def load_model(
         # Not the replica, which holds the store's client: no copy can be made of that.
         return LoadedModel(replica.local, version=replica.version, offsets=replica.offsets)
     if config.model.scope == "key":
-        return _load_key(config, store, build, partition=partition, key=key, version=version)
+        return _load_key(config, store, build, name=name, partition=partition, key=key, version=version)
     snapshot, found = find_snapshot(
         store, next(iter(store.partitions()), 0) if partition is None else partition, version
     )
-    saved, model = fastest(config, build()), build()
-    check_snapshot(snapshot, saved)
-    saved.load(snapshot.model)
+    loaded, model = fastest(config, build()), build()
+    loaded.load(saved_model(snapshot, name, loaded).state)
     # River is the fastest for one record at a time.
-    model.adopt(saved.to_river())
+    model.adopt(loaded.to_river())
     return LoadedModel(model, version=found, offsets={snapshot.partition: snapshot.offset})
 
 
@@ -137,30 +146,31 @@ def _load_key(
     store: Store,
     build: Callable[[], RiverLearner],
     *,
+    name: str,
     partition: int | None,
     key: bytes,
     version: int | None,
 ) -> LoadedModel:
     row: bytes | None
     if partition is None:
-        partition, row = find_row(store, key)
+        partition, row = find_row(store, key, name)
     else:
-        [row] = store.fetch(partition, KEYS, [key])
+        [row] = store.fetch(partition, keys_table(store, partition, name), [key])
     snapshot, found = find_snapshot(store, partition, version)
     model = _keyring(config, build, (lambda _keys, _stored: [row], lambda: iter(())))
-    check_snapshot(snapshot, model)
-    model.load(snapshot.model)
+    model.load(saved_model(snapshot, name, model).state)
     model.resume(TableVersion(0, 0, int(row is not None)))
     # As of the stream's own time: a key that was silent for too long begins anew.
     model.meet(key, None, 0)
     return LoadedModel(model, version=found if row else 0, offsets={partition: snapshot.offset}, key=key)
 
 
-def _rows(store: Store, partition: int) -> tuple[Fetch, ScanRows]:
-    """Return the function by which a keyring reads its rows from the store."""
+def _rows(store: Store, partition: int, name: str = MODEL) -> tuple[Fetch, ScanRows]:
+    """Return the functions by which the keyring of a name reads its rows from the store."""
+    table = table_name(name, KEYS)
     return (
-        lambda asked, stored: store.fetch(partition, KEYS, asked, base=stored),
-        lambda: store.pages(partition, KEYS),
+        lambda asked, stored: store.fetch(partition, table, asked, base=stored),
+        lambda: store.pages(partition, table),
     )
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from headrace.state.keyed.keyring import TABLE as KEYS
 from headrace.state.model_check import Mismatch, model_mismatch
 from headrace.state.models.model import Answer, Model
-from headrace.state.snapshot import Snapshot
+from headrace.state.shard_model import MODEL, table_name
+from headrace.state.snapshot import SavedModel, Snapshot
 from headrace.state.store.store import Store
 
 # River writes every parameter into the spec: a part with a seed may draw random numbers when it predicts.
@@ -57,17 +58,36 @@ class LoadedModel:
             return model.predict(dict(features), self._key)
 
 
-def check_snapshot(snapshot: Snapshot, model: Model) -> None:
-    """Raise ModelMismatch for a snapshot that a model can't be loaded from, or whose code has changed since."""
-    found = model_mismatch(snapshot, scope=model.can.scope, spec=model.spec, codec=model.codec)
+def saved_model(snapshot: Snapshot, name: str, model: Model) -> SavedModel:
+    """Return the model of this name in a snapshot, for `model` to load; an empty name means the one that answers.
+
+    Raises ModelMissing, and ModelMismatch for one that can't be loaded, or whose code has changed since.
+    """
+    saved = snapshot.models.get(name or snapshot.answers)
+    if saved is None:
+        raise ModelMissing(
+            f"the snapshot of partition {snapshot.partition} holds no model {name!r}; it holds "
+            f"{', '.join(snapshot.models)}"
+        )
+    found = model_mismatch(saved, scope=model.can.scope, spec=model.spec, codec=model.codec)
     if found is not None:
         raise ModelMismatch(found)
+    return saved
 
 
-def find_row(store: Store, key: bytes) -> tuple[int, bytes]:
-    """Return the partition that has a row of a key, and the row. Raises ModelMissing, StoreAway, TableDamaged."""
+def keys_table(store: Store, partition: int, name: str = "") -> str:
+    """Return the table that has the keys of a model; an empty name means the one that answers. Raises StoreAway."""
+    snapshot = None if name else store.load(partition).snapshot
+    return table_name(name or (MODEL if snapshot is None else snapshot.answers), KEYS)
+
+
+def find_row(store: Store, key: bytes, name: str = "") -> tuple[int, bytes]:
+    """Return the partition that has a row of a key, and the row, of a model as `keys_table` has it.
+
+    Raises ModelMissing, StoreAway, TableDamaged.
+    """
     for partition in store.partitions():
-        [row] = store.fetch(partition, KEYS, [key])
+        [row] = store.fetch(partition, keys_table(store, partition, name), [key])
         if row is not None:
             return partition, row
     raise ModelMissing(f"the store holds no model of the key {os.fsdecode(key)!r} yet")

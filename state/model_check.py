@@ -4,7 +4,7 @@ import msgspec
 
 from headrace.state.models.model import Scope
 from headrace.state.models.spec import difference
-from headrace.state.snapshot import Snapshot
+from headrace.state.snapshot import SavedModel
 
 SCOPES: dict[Scope, str] = {
     "partition": "one for each partition",
@@ -23,15 +23,15 @@ class Mismatch(msgspec.Struct, frozen=True):
     hint: str = ""
 
 
-def model_mismatch(snapshot: Snapshot, *, scope: Scope, spec: str, codec: str) -> Mismatch | None:
-    """Compare a snapshot with the models that are asked for; None where it fits."""
-    if snapshot.scope != scope:
-        return other_scope(snapshot.scope, scope, "in the store")
-    if snapshot.spec != spec:
-        how = difference(snapshot.spec, spec)
+def model_mismatch(saved: SavedModel, *, scope: Scope, spec: str, codec: str) -> Mismatch | None:
+    """Compare a saved model with the one that is asked for; None where it fits."""
+    if saved.scope != scope:
+        return other_scope(saved.scope, scope, "in the store")
+    if saved.spec != spec:
+        how = difference(saved.spec, spec)
         return Mismatch(f"model.py builds another model than the one in the store: {how}", UNDO)
-    if snapshot.codec != codec:
-        return Mismatch(f"the snapshot was written by {snapshot.codec}; here is {codec}", _mend(snapshot.codec, codec))
+    if saved.codec != codec:
+        return Mismatch(f"the snapshot was written by {saved.codec}; here is {codec}", _mend(saved.codec, codec))
     return None
 
 

@@ -1,13 +1,12 @@
-"""One partition's model with its state: counts, quality, and the offsets in the logs.
+"""The state of one partition: its models, of which one answers, the counts, and the offsets in the logs.
 
 A shard has learned its partition from the start of its history up to its offset. The engine moves it forward. A record
-on which the model raises is undone, as if it had never been learned.
+on which a model raises is undone, as if that model had never learned it.
 """
 
-import math
-from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import TypeVar
 
 import msgspec
 
@@ -15,15 +14,14 @@ from headrace.state.event_time import StrayTimes
 from headrace.state.labels.label_join import TABLE as LABELS
 from headrace.state.labels.label_join import Labels
 from headrace.state.labels.read_order import Order
-from headrace.state.models.model import Model, Task
+from headrace.state.models.learner import ModelError
+from headrace.state.models.model import Model
+from headrace.state.quality import Quality
 from headrace.state.row_packing import PackedRows, pack
 from headrace.state.seal import Number, RowSeal
+from headrace.state.shard_model import MODEL, REASON_MAX, FailedModel, ShardModel
 
-_WINDOW = 1_000
-_VERSIONS_MAX = 8
-
-
-Sum = Annotated[float, msgspec.Meta(ge=0.0)]
+T = TypeVar("T")
 
 
 class Counts(msgspec.Struct):
@@ -39,44 +37,12 @@ class Counts(msgspec.Struct):
     skipped: Number = 0
 
 
-class Score(msgspec.Struct):
-    """The number of scored predictions, and the sum of their scores."""
-
-    scored: Number = 0
-    total: Sum = 0.0
-
-
-class Quality(msgspec.Struct):
-    """The scores of predictions against their labels: of all, and of the last 1,000.
-
-    A class scores 1 (right) or 0 (wrong), a number its absolute error. This takes 0.3 µs a record; River's running mean
-    takes 3 µs, a quarter of a model's step. `versions` has the scores of the model's newest versions.
-    """
-
-    task: Task
-    scored: Number = 0
-    total: Sum = 0.0
-    squares: Sum = 0.0
-    recent: list[float] = msgspec.field(default_factory=list)
-    versions: dict[int, Score] = msgspec.field(default_factory=dict)
-
-    def summary(self) -> dict[str, Any]:
-        """Return the figures by name: accuracy as a fraction, errors in the label's unit."""
-        if not self.scored or not self.recent:
-            return {"scored": self.scored}
-        lately = sum(self.recent) / len(self.recent)
-        if self.task == "regression":
-            return {
-                "scored": self.scored,
-                "mae": self.total / self.scored,
-                "rmse": (self.squares / self.scored) ** 0.5,
-                "mae_recent": lately,
-            }
-        return {"scored": self.scored, "accuracy": self.total / self.scored, "accuracy_recent": lately}
-
-
 class Shard:
-    """A model, and its offsets in the logs of its partition. Only the shard moves its offsets.
+    """The models of a partition, by name, and its offsets in the logs. Only the shard moves its offsets.
+
+    One of the models answers (`answering`, `model`). The others are its `shadows`: they see the same records and
+    labels, and what they raise is counted for them and changes nothing else. `failed` are the shadows that were taken
+    out. Raises ModelError for shadows beside a model that all workers share.
 
     `version` is the newest snapshot in the store, `epoch` that of the partition's owner. `mark` is the metadata of the
     last committed offset. `secret` signs replays, and is the same for the whole history. With a labels topic `labels`
@@ -84,7 +50,14 @@ class Shard:
     """
 
     def __init__(
-        self, model: Model, *, partition: int, start: int, labels: Labels | None = None, labels_start: int = -1
+        self,
+        model: Model,
+        *,
+        partition: int,
+        start: int,
+        shadows: Mapping[str, Model] | None = None,
+        labels: Labels | None = None,
+        labels_start: int = -1,
     ) -> None:
         self.partition = partition
         self.start, self.labels_start = start, labels_start
@@ -95,11 +68,17 @@ class Shard:
         self.mark = ""
         self.secret = ""
         self.counts = Counts()
-        self.quality = Quality(task=model.task)
-        self.model = model
+        named = {MODEL: model, **(shadows or {})}
+        if len(named) > 1 and any(one.can.shared for one in named.values()):
+            raise ModelError(
+                "a model that all workers share can't have others beside it: no snapshot of a partition holds it",
+                hint='set model.scope = "partition" or "key"',
+            )
+        self.models = {name: ShardModel(name, one) for name, one in named.items()}
+        self.failed: dict[str, FailedModel] = {}
+        self.answer_with(MODEL)
         self.labels = labels
         self.strays = StrayTimes()
-        self._recent: deque[float] = deque(maxlen=_WINDOW)
 
     @property
     def place(self) -> tuple[int, int]:
@@ -182,48 +161,130 @@ class Shard:
         version = self.model.version
         return self.version if version is None else version
 
+    def answer_with(self, name: str) -> None:
+        """Let the model of this name answer from the next record on. Raises KeyError."""
+        self.answering = self.models[name]
+        self.model = self.answering.model
+        self.shadows = tuple(one for one in self.models.values() if one is not self.answering)
+
+    def fail(self, name: str, reason: str) -> None:
+        """Take a shadow out of the shard: it can't be saved, or not be returned to the state before it raised."""
+        if name in self.models and name != self.answering.name:
+            self.failed[name] = FailedModel(self.models.pop(name).model.spec, reason[:REASON_MAX])
+            self.answer_with(self.answering.name)
+
+    def fault(self, one: ShardModel, key: bytes) -> None:
+        """Count a fault of a shadow, and undo what it raised on; the shadow fails where it can't be undone."""
+        one.faults += 1
+        self._try(one, partial(one.model.undo, key))
+
+    def quality_now(self) -> Quality:
+        """Return the quality of the model that answers, with its recent scores."""
+        return self.answering.quality_now()
+
+    def fetch(self, keys: Iterable[bytes]) -> None:
+        """Bring the models of keys into memory. Raises as `Model.fetch` does."""
+        if self.shadows:
+            keys = list(keys)
+        for one in self.models.values():
+            one.model.fetch(keys)
+
+    def trim(self) -> None:
+        """Free memory, between batches."""
+        for one in list(self.models.values()):
+            self._try(one, one.model.trim)
+
     def tables(self) -> dict[str, int]:
         """Return the number of rows of each table in the store after a save."""
         tables = {} if self.labels is None else {LABELS: len(self.labels)}
-        return {**tables, **self.model.tables()}
+        for one in self.models.values():
+            tables |= one.tables()
+        return tables
 
     @property
     def is_heavy(self) -> bool:
         """Whether to encode the changes would hold up the stream."""
-        return self.model.is_heavy or (self.labels is not None and self.labels.is_heavy)
+        is_heavy = any(one.model.is_heavy for one in self.models.values())
+        return is_heavy or (self.labels is not None and self.labels.is_heavy)
 
     def begin_save(self) -> None:
         """Begin to save all changed rows; `saved` or `not_saved` follows. Raises StoreAway and TableDamaged."""
-        self.model.begin_save()
+        try:
+            for one in self.models.values():
+                one.model.begin_save()
+        except BaseException:
+            # Those that have begun would begin again, and forget what they were saving.
+            self.not_saved()
+            raise
         if self.labels is not None:
             self.labels.begin_save()
 
-    def packed(self, seal: Callable[[str], RowSeal]) -> tuple[dict[str, PackedRows], dict[bytes, bytes]]:
-        """Return the changed rows of each table, packed, and the models that `saved` needs.
+    def packed(self, seal: Callable[[str], RowSeal]) -> tuple[dict[str, PackedRows], dict[str, dict[bytes, bytes]]]:
+        """Return the changed rows of each table, packed, and the keys' models that `saved` needs, by model.
 
-        `seal` returns the seal for a table's rows.
+        `seal` returns the seal for a table's rows. A shadow whose rows can't be packed fails.
         """
         packed = {} if self.labels is None else {LABELS: pack(self.labels.changes(), seal(LABELS))}
-        rows, models = self.model.packed(seal)
-        return packed | rows, models
+        models: dict[str, dict[bytes, bytes]] = {}
+        for one in list(self.models.values()):
+            found = self._try(one, partial(one.packed, seal))
+            if found is not None:
+                packed |= found[0]
+                models[one.name] = found[1]
+        return packed, models
+
+    def dump(self) -> dict[str, bytes]:
+        """Return the bytes of each model. A shadow that can't be saved fails. Raises ModelError for another."""
+        states = ((one.name, self._try(one, one.model.dump)) for one in list(self.models.values()))
+        return {name: state for name, state in states if state is not None}
+
+    def dump_if_light(self) -> dict[str, bytes] | None:
+        """Return the bytes of each model as `dump` does; None if one of them is heavy."""
+        states: dict[str, bytes] = {}
+        for one in list(self.models.values()):
+            state = self._try(one, one.model.dump_if_light)
+            if state is not None:
+                states[one.name] = state
+            elif one.name in self.models:
+                return None
+        return states
+
+    def _try(self, one: ShardModel, step: Callable[[], T]) -> T | None:
+        """Call a step of a model; a shadow on which it raises an error of its own fails, and the result is None."""
+        if one is self.answering:
+            return step()
+        try:
+            return step()
+        except (Exception, SystemExit) as error:  # noqa: BLE001 a part of the user's own may raise anything while it is saved
+            self.fail(one.name, f"{type(error).__name__}: {error}")
+        return None
 
     @property
     def is_crowded(self) -> bool:
         """Whether a snapshot should be saved soon, since only that makes room."""
-        return (self.order is not None and self.order.is_due) or self.model.is_crowded
+        is_crowded = any(one.model.is_crowded for one in self.models.values())
+        return is_crowded or (self.order is not None and self.order.is_due)
 
     @property
     def is_full(self) -> bool:
         """Whether the shard can't learn more before a snapshot is saved."""
-        return (self.order is not None and self.order.is_full) or self.model.is_full
+        is_full = any(one.model.is_full for one in self.models.values())
+        return is_full or (self.order is not None and self.order.is_full)
 
-    def saved(self, models: Mapping[bytes, bytes], *, place: tuple[int, int], version: int) -> None:
+    def checkpointed(self, states: Mapping[str, bytes]) -> None:
+        """Note the bytes of each model at the time of `begin_save`; a forked process has made them."""
+        for name, state in states.items():
+            if name in self.models:
+                self.models[name].model.checkpointed(state)
+
+    def saved(self, models: Mapping[str, Mapping[bytes, bytes]], *, place: tuple[int, int], version: int) -> None:
         """Note that the state at the offsets `place` is saved as a version; `models` are those of `packed`."""
         self.version = version
         self._snapshot = place
         if self.labels is not None:
             self.labels.saved()
-        self.model.saved(models, version)
+        for one in self.models.values():
+            one.model.saved(models.get(one.name, {}), version)
         if self.order is not None:
             self.order.saved(place)
 
@@ -231,93 +292,11 @@ class Shard:
         """Note that the save has failed, perhaps after some rows."""
         if self.labels is not None:
             self.labels.not_saved()
-        self.model.not_saved()
+        for one in self.models.values():
+            one.model.not_saved()
 
-    def restore(
-        self,
-        *,
-        place: tuple[int, int],
-        counts: Counts,
-        quality: Quality,
-        model: bytes,
-        version: int = 0,
-        secret: str = "",
-    ) -> None:
-        """Load the state of a snapshot. Raises ModelError when the bytes are not a model of this kind."""
-        self.model.load(model)
+    def restore(self, *, place: tuple[int, int], counts: Counts, version: int = 0, secret: str = "") -> None:
+        """Go to the place of a snapshot, with its counts; `ShardModel.restore` loads each model."""
         self._place = self._snapshot = place
-        self.counts, self.quality = counts, quality
+        self.counts = counts
         self.version, self.secret = version, secret
-        self._recent = deque(quality.recent, maxlen=_WINDOW)
-
-    def score(self, prediction: Any, label: Any, version: int) -> None:
-        """Score a prediction that was sent, by a `version` of the model, against its label.
-
-        A prediction that is not a number is not scored, nor the None of a classifier that has learned no class yet.
-        """
-        quality = self.quality
-        if quality.task == "regression":
-            error = _distance(prediction, label)
-            if not error < float("inf"):
-                return
-            quality.squares += error * error
-        elif prediction is None:
-            return
-        else:
-            error = 1.0 if prediction == label else 0.0
-        quality.scored += 1
-        quality.total += error
-        self._recent.append(float(error))
-        self._score_version(version, float(error))
-
-    def score_all(self, scores: Any) -> None:
-        """Add the scores of many predictions, as `score` does for one: float64, 0 or 1, or absolute errors."""
-        if not len(scores):
-            return
-        quality = self.quality
-        if quality.task == "regression":
-            quality.squares = float(_sum(quality.squares, scores * scores))
-        quality.scored += len(scores)
-        quality.total = float(_sum(quality.total, scores))
-        self._recent.extend(scores[-_WINDOW:].tolist())
-        score = self._version_score(self.model_version)
-        if score is not None:
-            score.scored += len(scores)
-            score.total = float(_sum(score.total, scores))
-
-    def _score_version(self, version: int, error: float) -> None:
-        score = self._version_score(version)
-        if score is not None:
-            score.scored += 1
-            score.total += error
-
-    def _version_score(self, version: int) -> Score | None:
-        """Return the score of a version of the model; None for a version older than those that are kept."""
-        versions = self.quality.versions
-        if version not in versions:
-            if len(versions) >= _VERSIONS_MAX and version < min(versions):
-                return None
-            versions[version] = Score()
-            if len(versions) > _VERSIONS_MAX:
-                del versions[min(versions)]
-        return versions[version]
-
-    def quality_now(self) -> Quality:
-        """Return the quality with its recent scores, for a snapshot."""
-        self.quality.recent = list(self._recent)
-        return self.quality
-
-
-def _sum(total: float, more: Any) -> Any:
-    """Add the numbers in order: numpy's own sum adds them in another order, with other last bits."""
-    more = more.copy()
-    more[0] += total
-    return more.cumsum()[-1]
-
-
-def _distance(prediction: Any, label: Any) -> float:
-    """Return the absolute error as a float; NaN for a prediction that is not a number, or too large for a float."""
-    try:
-        return abs(float(prediction) - float(label))
-    except (OverflowError, TypeError, ValueError):
-        return math.nan

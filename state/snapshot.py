@@ -1,21 +1,24 @@
-"""A shard as sealed bytes: the model, its counts and its offset.
+"""A shard as sealed bytes: its models, its counts and its offset.
 
-They are one value in the store, so that the model always has its own offset. Damaged bytes, and those of another
+They are one value in the store, so that the models always have their own offset. Damaged bytes, and those of another
 pipeline or partition, are recognised and never loaded.
 """
 
 import platform
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
 
 from headrace.state.labels.label_join import PendingRows
 from headrace.state.models.model import Scope
-from headrace.state.seal import ROW_BYTES, UNREADABLE, Seal, SealError
-from headrace.state.shard import Counts, Quality, Shard
+from headrace.state.quality import Quality
+from headrace.state.seal import ROW_BYTES, UNREADABLE, Number, Seal, SealError
+from headrace.state.shard import Counts, Shard
+from headrace.state.shard_model import FailedModel, ShardModel
 
 _MAGIC = b"HEADRACE"
-_FORMAT = 2
+_FORMAT = 3
 _KIND = "snapshot"
 _HEAD = _MAGIC + bytes([_FORMAT])
 CREATED_MS_MAX = 253_402_300_799_000
@@ -46,12 +49,24 @@ class JoinState(msgspec.Struct, frozen=True):
     topic_id: str = ""
 
 
+class SavedModel(msgspec.Struct, frozen=True):
+    """One model of a shard: how it is built (`spec`) and saved (`codec`), its bytes, and what `ShardModel` counts."""
+
+    scope: Scope
+    codec: str
+    spec: str
+    state: bytes
+    quality: Quality
+    faults: Number = 0
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """The content of one version. `offset` is the next to learn; `start` the first of the history.
 
-    `tables` has the number of rows of each table; the rows themselves are stored apart (`store/tables.py`). Their
-    `sums` show whether the rows are those of this version (`seal.py`). `secret` is the shard's; it is also in the
-    metadata of the committed offset, which other tools can overwrite.
+    `models` has the shard's models by name, `answers` the name of the one that answers, and `failed` those that were
+    taken out. `tables` has the number of rows of each table; the rows themselves are stored apart
+    (`store/tables.py`). Their `sums` show whether the rows are those of this version (`seal.py`). `secret` is the
+    shard's; it is also in the metadata of the committed offset, which other tools can overwrite.
     """
 
     topic: str
@@ -61,19 +76,27 @@ class Snapshot(msgspec.Struct, frozen=True):
     start: Offset
     epoch: Offset
     counts: Counts
-    quality: Quality
-    scope: Scope
-    codec: str
-    spec: str
+    models: dict[str, SavedModel]
+    answers: str
     python: str
     created_ms: Annotated[int, msgspec.Meta(ge=0, le=CREATED_MS_MAX)]
-    model: bytes
+    failed: dict[str, FailedModel] = msgspec.field(default_factory=dict)
     join: JoinState | None = None
     tables: dict[str, Offset] = msgspec.field(default_factory=dict)
     sums: dict[str, Annotated[bytes, msgspec.Meta(min_length=ROW_BYTES, max_length=ROW_BYTES)]] = msgspec.field(
         default_factory=dict
     )
     secret: str = ""
+
+    @property
+    def answering(self) -> SavedModel:
+        """The model that answers."""
+        return self.models[self.answers]
+
+    @property
+    def models_bytes(self) -> int:
+        """The bytes of all models, without their rows."""
+        return sum(len(saved.state) for saved in self.models.values())
 
 
 class _Whole(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -90,15 +113,14 @@ def take(
     topic_id: str,
     now_ms: int,
     labels: tuple[str, str] = ("", ""),
-    model: bytes | None = None,
+    states: Mapping[str, bytes] | None = None,
 ) -> Snapshot:
     """Take a snapshot of the shard; later records do not change it.
 
-    Without `model` the shard's model is dumped, and the bytes are its new checkpoint for an undo. `put_model` can add
-    the bytes later. `labels` are the name and id of the labels topic, if there is one.
+    Without `states` the shard's models are dumped, and the bytes are their new checkpoints for an undo. `put_states`
+    can add the bytes later. `labels` are the name and id of the labels topic, if there is one.
     """
-    quality = shard.quality_now()
-    versions = {version: msgspec.structs.replace(score) for version, score in quality.versions.items()}
+    states = shard.dump() if states is None else states
     return Snapshot(
         topic=topic,
         topic_id=topic_id,
@@ -107,22 +129,38 @@ def take(
         start=shard.start,
         epoch=shard.epoch,
         counts=msgspec.structs.replace(shard.counts),
-        quality=msgspec.structs.replace(quality, versions=versions),
-        scope=shard.model.can.scope,
-        codec=shard.model.codec,
-        spec=shard.model.spec,
+        models={name: _saved(one, states.get(name, b"")) for name, one in shard.models.items()},
+        answers=shard.answering.name,
         python=platform.python_version(),
         created_ms=now_ms,
-        model=shard.model.dump() if model is None else model,
+        failed=dict(shard.failed),
         join=_join(shard, labels),
         tables=shard.tables(),
         secret=shard.secret,
     )
 
 
-def put_model(snapshot: Snapshot, model: bytes) -> Snapshot:
-    """Return the snapshot with the model's bytes, of the same time."""
-    return msgspec.structs.replace(snapshot, model=model)
+def put_states(
+    snapshot: Snapshot, states: Mapping[str, bytes], *, failed: Mapping[str, FailedModel], tables: Mapping[str, int]
+) -> Snapshot:
+    """Return the snapshot with the models' bytes, of the same time.
+
+    `failed` are the models that were taken out while they were written, and `tables` those of the other models.
+    """
+    models = snapshot.models.items()
+    return msgspec.structs.replace(
+        snapshot,
+        models={name: msgspec.structs.replace(saved, state=states[name]) for name, saved in models if name in states},
+        failed=dict(failed),
+        tables=dict(tables),
+    )
+
+
+def _saved(one: ShardModel, state: bytes) -> SavedModel:
+    quality, model = one.quality_now(), one.model
+    versions = {version: msgspec.structs.replace(score) for version, score in quality.versions.items()}
+    kept = msgspec.structs.replace(quality, versions=versions)
+    return SavedModel(model.can.scope, model.codec, model.spec, state, kept, one.faults)
 
 
 def _join(shard: Shard, topic: tuple[str, str]) -> JoinState | None:
@@ -153,11 +191,15 @@ def decode(sealed: bytes, seal: Seal, *, partition: int) -> Snapshot:
         raise SnapshotError(f"the snapshot is of partition {found.partition} of the pipeline {whole.name!r}")
     if found.offset < found.start or (found.join is not None and found.join.offset < found.join.start):
         raise SnapshotError("the snapshot's offset is before the start of its history")
+    if found.answers not in found.models:
+        raise SnapshotError(f"the snapshot does not hold the model {found.answers!r}, which answers")
     return found
 
 
 def describe(snapshot: Snapshot) -> dict[str, Any]:
-    """Return the figures of a version for its note: everything except the model's bytes."""
+    """Return the figures of a version for its note: everything except the models' bytes."""
+    saved = snapshot.answering
+    several = {name: _figures(one) for name, one in snapshot.models.items()} if len(snapshot.models) > 1 else {}
     return {
         "topic": snapshot.topic,
         "topic_id": snapshot.topic_id,
@@ -166,10 +208,16 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
         **({"labels_offset": snapshot.join.offset} if snapshot.join is not None else {}),
         "epoch": snapshot.epoch,
         "created_ms": snapshot.created_ms,
-        "model_bytes": len(snapshot.model),
-        "codec": snapshot.codec,
+        "model_bytes": len(saved.state),
+        "codec": saved.codec,
         "python": snapshot.python,
         **msgspec.structs.asdict(snapshot.counts),
-        "quality": snapshot.quality.summary(),
+        "quality": saved.quality.summary(),
         **({"tables": snapshot.tables} if snapshot.tables else {}),
+        **({"answers": snapshot.answers, "models": several} if several else {}),
+        **({"failed": {name: one.reason for name, one in snapshot.failed.items()}} if snapshot.failed else {}),
     }
+
+
+def _figures(saved: SavedModel) -> dict[str, Any]:
+    return {"bytes": len(saved.state), "codec": saved.codec, "faults": saved.faults, "quality": saved.quality.summary()}

@@ -263,9 +263,9 @@ def _store(config: Config, model: list[learner.RiverLearner]) -> Iterator[CheckR
     found = _ask("store", lambda: store.load(partitions[0]))
     for fault in found.faults:
         yield CheckResult("store", "warning", f"partition {partitions[0]}, {fault}", "an older version is used")
-    saved = found.snapshot
-    if saved is None:
+    if found.snapshot is None:
         return
+    saved = found.snapshot.answering
     # With the other scopes the models lie elsewhere, in a form of their own.
     scope = config.model.scope
     codec = model_factory.fastest(config, model[0]).codec if scope == "partition" else saved.codec

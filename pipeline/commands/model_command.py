@@ -21,6 +21,7 @@ from headrace.state.keyed.keyring import TABLE as KEYS
 from headrace.state.keyed.row_codec import describe
 from headrace.state.loaded_model import ModelMismatch, ModelMissing, find_row, find_snapshot
 from headrace.state.models.learner import ModelError
+from headrace.state.shard_model import MODEL, table_name
 from headrace.state.shared.mix_store import MixDamaged, MixStore
 from headrace.state.store.store import Store
 
@@ -46,7 +47,7 @@ def ls(config: Config, *, json: bool) -> int:
             "learned": note["learned"],
             "created_ms": note["created_ms"],
             "bytes": note["bytes"],
-            **({"keys": note["tables"][KEYS]} if KEYS in note.get("tables", {}) else {}),
+            **_keys(note),
             "quality": note["quality"],
         }
         for partition in store.partitions()
@@ -63,6 +64,12 @@ def ls(config: Config, *, json: bool) -> int:
     else:
         sys.stderr.write(f"the store holds no model of {config.name} yet\n")
     return 0
+
+
+def _keys(note: dict[str, Any]) -> dict[str, int]:
+    """Return the number of keys of the model that answers."""
+    tables, table = note.get("tables", {}), table_name(note.get("answers", MODEL), KEYS)
+    return {"keys": tables[table]} if table in tables else {}
 
 
 def _mix(config: Config, store: Store) -> dict[str, Any] | None:
@@ -116,11 +123,12 @@ def reset(config: Config, *, key: str, json: bool) -> int:
     if found.snapshot is None:
         raise ModelMissing(f"the store's models of partition {partition} can't be read: {'; '.join(found.faults)}")
     store.rewind(partition, epoch=epoch, version=found.version)
-    rows = store.count(partition, KEYS)
-    left = rows - (store.fetch(partition, KEYS, [os.fsencode(key)])[0] is not None)
-    tables = {**found.snapshot.tables, KEYS: left}
+    table = table_name(found.snapshot.answers, KEYS)
+    rows = store.count(partition, table)
+    left = rows - (store.fetch(partition, table, [os.fsencode(key)])[0] is not None)
+    tables = {**found.snapshot.tables, table: left}
     saved = msgspec.structs.replace(found.snapshot, epoch=epoch, tables=tables, created_ms=time.time_ns() // 1_000_000)
-    version = store.save(saved, changes={KEYS: {os.fsencode(key): None}}, base=found.version)
+    version = store.save(saved, changes={table: {os.fsencode(key): None}}, base=found.version)
     if json:
         _print({"key": key, "partition": partition, "version": version, "offset": saved.offset})
     else:
@@ -178,7 +186,7 @@ def _whole(store: Store, partition: int, version: int | None) -> tuple[dict[str,
     told = next((note for note in store.notes(partition) if note["version"] == found), None)
     if told is None:
         raise ModelMissing(f"the note of version {found} of partition {partition} can't be read")
-    return {**told, "topic": snapshot.topic, "start": snapshot.start}, snapshot.spec
+    return {**told, "topic": snapshot.topic, "start": snapshot.start}, snapshot.answering.spec
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

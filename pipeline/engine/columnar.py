@@ -17,24 +17,24 @@ from headrace.consumers.fastjson import scan as scanning
 from headrace.consumers.fastjson.scan import Scan, Scanner
 from headrace.consumers.record import Event, Record, RecordDecoder, Skipped
 from headrace.consumers.record_batch import RecordBatch
-from headrace.consumers.refusal import NO_KEY, Refusal
+from headrace.consumers.refusal import Refusal
+from headrace.pipeline.engine.key_column import KeyColumn
+from headrace.pipeline.engine.label_column import LabelColumn, decided, needs_answers, score
 from headrace.pipeline.engine.outputs import PartitionOutputs
+from headrace.pipeline.engine.shadow_batch import ShadowBatch
 from headrace.producers import prediction, replay_proof
 from headrace.producers.fastjson import encoder
 from headrace.producers.fastjson.encoder import Encoder, Ids
 from headrace.producers.output import PREDICTIONS, OutputRecords
 from headrace.producers.prediction import PredictionForm
 from headrace.state.compiled import program_runner
-from headrace.state.event_time import StrayTime, StrayTimes
-from headrace.state.models.columns import BOOLEAN, STRING, Answers
-from headrace.state.models.learner import LabelError
+from headrace.state.models.columns import Answers
 from headrace.state.models.model import Answer, Model
 from headrace.state.shard import Shard
 
 # What a prediction has besides its id and its classes, and what a probability takes, in bytes, at most.
 _REST_BYTES_MAX = 4_096
 _NUMBER_BYTES_MAX = 32
-_NO_LABEL = _NO_TIME = -1
 
 
 class BatchScanner(Protocol):
@@ -79,36 +79,36 @@ class ColumnarEngine:
         refusals: dict[int, Refusal] = {}
         events, skipped = self._read(batch, scan, refusals)
         ids = _ids(scan, events)
-        keys = _Keys(batch, scan, events, refusals.keys() | skipped) if model.can.keys else None
-        labels = _Labels(model, len(batch), refusals, field=self._decoder.label_field)
+        undecoded = refusals.keys() | skipped
+        keys = KeyColumn(batch, scan, events, undecoded) if model.can.keys else None
+        labels = LabelColumn(model, len(batch), refusals, field=self._decoder.label_field)
         if not labels.read(scan, events):
             return None
         labels.withhold(self._learned_before(shard, batch))
         if keys is not None:
             keys.refuse(refusals)
-        good = _others(len(batch), refusals.keys() | skipped)
+        good = columned = _others(len(batch), refusals.keys() | skipped)
         columns = self._scanner.fill(scan, {at: event.features for at, event in events.items()}).only(good)
         features = self._features(batch, events, good) if self._form.features else {}
         if _is_long(ids, [*model.classes, *labels.met], more=max(map(len, features.values()), default=0)):
             return None
         met: Mapping[str, Any] = {} if keys is None else keys.met(good)
-        # The class that is chosen is scored, also where nobody reads it.
-        unread = silent and model.task != "multiclass"
-        answers = model.learn_batch(columns, labels.values[good], silent=unread, **met)
+        answers = model.learn_batch(columns, labels.values[good], silent=silent and not needs_answers(model), **met)
         if answers is None:
             return None
+        answers = decided(model, answers, self._form)
         if keys is not None:
             keys.note(model.ahead, shard.strays)
-        answers = self._decided(model, answers)
-        if answers.fault.any():
-            good, answers = self._refuse_faults(batch, events, model, good, answers, refusals=refusals)
-        records = OutputRecords(places=good)
+        good, answers = self._refuse_faults(batch, events, model, good, answers, refusals=refusals)
+        outputs.records[PREDICTIONS] = OutputRecords(places=good)
         if not silent:
             lines = self._lines(shard, batch, answers, ids, good=good, features=features, now_ms=now_ms)
-            records = _records(batch, good, lines)
-        outputs.records[PREDICTIONS], outputs.labelled = records, labels.labelled[good]
-        outputs.skipped = len(skipped)
-        _score(shard, answers, labels.values[good])
+            outputs.records[PREDICTIONS] = _records(batch, good, lines)
+        outputs.labelled, outputs.skipped = labels.labelled[good], len(skipped)
+        shard.counts.learned += score(shard.answering, answers, labels.values[good], shard.model_version)
+        if shard.shadows:
+            seen = ShadowBatch(shard, batch, scan, events, undecoded=undecoded, withheld=labels.withheld)
+            seen.take(columns, columned, good, silent=silent, decoder=self._decoder, form=self._form)
         return refusals
 
     def answers_ahead(self, shard: Shard, records: Sequence[Record]) -> "AnswersAhead":
@@ -189,21 +189,15 @@ class ColumnarEngine:
     ) -> tuple[Any, Answers]:
         """Refuse the records on which River would have raised; return the others and their answers."""
         fault = answers.fault
+        if not fault.any():
+            return good, answers
         for position, code in zip(good[fault != 0].tolist(), fault[fault != 0].tolist(), strict=True):
             event = events.get(position) or self._decoder.decode(batch.record(position))
             assert isinstance(event, Event)
             error = model.fault(code, event.features)
             words = f"the model raised {type(error).__name__}: {error}"
             refusals[position] = Refusal("learn_failed", "learn", words)
-        sound = fault == 0
-        return good[sound], Answers(*(None if column is None else column[sound] for column in answers))
-
-    def _decided(self, model: Model, answers: Answers) -> Answers:
-        """Return answers whose classes are those that the configured threshold gives, if there is one."""
-        threshold = self._form.threshold
-        if threshold is None or not model.has_proba:
-            return answers
-        return answers._replace(chosen=(answers.value >= threshold).astype(np.int8))
+        return good[fault == 0], answers.only(fault == 0)
 
     def _lines(
         self,
@@ -246,107 +240,6 @@ class AnswersAhead:
     def get(self, offset: int) -> Answer | None:
         """Return the answer to a record, None where the model must be asked."""
         return self._answers.get(offset) if self._counts.learned == self._learned else None
-
-
-class _Labels:
-    """The labels of a batch as the learner takes them (`values`, NaN for none), and which records are `labelled`."""
-
-    def __init__(self, model: Model, count: int, refusals: dict[int, Refusal], *, field: str) -> None:
-        self._field = field
-        self.values = np.full(count, np.nan)
-        self.labelled = np.zeros(count, dtype=bool)
-        self.met: set[Any] = set()
-        self._model = model
-        self._refusals = refusals
-
-    def read(self, scan: Scan, events: Mapping[int, Event]) -> bool:
-        """Take the labels, and refuse records whose label can't be learned; False where the order of labels matters."""
-        kinds, found = scan.label_kinds, scan.label_values
-        self.labelled = kinds != _NO_LABEL
-        odd = self.labelled
-        if self._model.task == "binary":
-            odd = odd & ((kinds == STRING) | ((found != 0.0) & (found != 1.0)))
-        elif self._model.task == "regression":
-            odd = odd & ((kinds == STRING) | (kinds == BOOLEAN))
-        plain = self.labelled & ~odd
-        self.values[plain] = found[plain]
-        words = scan.vocabulary.words
-        odd_ones = {at: _raw(kinds[at], found[at], words) for at in np.flatnonzero(odd).tolist()}
-        odd_ones.update({at: event.label for at, event in events.items() if event.label is not msgspec.UNSET})
-        if self._model.task == "multiclass" and len({isinstance(raw, str) for raw in odd_ones.values()}) > 1:
-            # Whether a class is of the right kind depends on which was learned first.
-            return False
-        for position in sorted(odd_ones):
-            self._take(position, odd_ones[position])
-        return True
-
-    def withhold(self, positions: Iterable[int]) -> None:
-        """Learn nothing of records that were learned where they stood first: replays of what only a sink refused."""
-        for position in positions:
-            self.values[position] = np.nan
-
-    def _take(self, position: int, raw: Any) -> None:
-        self.labelled[position] = True
-        try:
-            label = self._model.label(raw)
-        except LabelError as error:
-            self._refusals[position] = Refusal("bad_label", "validate", str(error), self._field)
-            return
-        self.values[position] = self._model.label_number(label)
-        if self._model.task == "multiclass":
-            self.met.add(label)
-
-
-class _Keys:
-    """The keys of a batch, each with a model of its own; a record without a key is to be refused."""
-
-    def __init__(
-        self,
-        batch: RecordBatch,
-        scan: Scan,
-        events: Mapping[int, Event],
-        left_out: Collection[int],
-    ) -> None:
-        self._offsets = batch.offsets
-        self._keys = [key or b"" for key in batch.keys]
-        times = scan.ts.copy()
-        for position, event in events.items():
-            times[position] = _NO_TIME if event.ts is msgspec.UNSET else event.ts
-        logged = np.fromiter(batch.timestamps, np.int64, len(batch))
-        self._keyless = []
-        self._met = self._keys
-        self._positions: Sequence[int] = range(len(batch))
-        self._times = times, logged
-        if left_out or None in batch.keys:
-            # An empty key is a key.
-            self._keyless = [at for at, key in enumerate(batch.keys) if key is None and at not in left_out]
-            # A record whose label is refused has been seen as well.
-            met = [at for at, key in enumerate(batch.keys) if key is not None and at not in left_out]
-            self._met, self._positions = [self._keys[at] for at in met], met
-            self._times = times[met], logged[met]
-
-    def refuse(self, refusals: dict[int, Refusal]) -> None:
-        """Refuse the records that have no key, whatever else is wrong with them."""
-        refusals.update(dict.fromkeys(self._keyless, NO_KEY))
-
-    def met(self, good: Any) -> Mapping[str, Any]:
-        """Return what `learn_batch` is told of keys, where the good records are answered."""
-        answered = None if len(good) == len(self._met) else np.searchsorted(self._positions, good)
-        return {"keys": self._met, "answered": answered, "times": self._times}
-
-    def note(self, ahead: Iterable[tuple[int, int]], strays: StrayTimes) -> None:
-        """Note the records whose event time was not believed."""
-        for place, ahead_ms in ahead:
-            strays.note(StrayTime(self._offsets[self._positions[place]], ahead_ms))
-
-
-def _raw(kind: int, value: float, words: Sequence[str]) -> Any:
-    """Return a label as the decoder would have given it, as far as a learner can tell."""
-    if kind == STRING:
-        return words[int(value)]
-    if kind == BOOLEAN:
-        return bool(value)
-    return int(value) if float(value).is_integer() else float(value)
 
 
 def _array(offsets: Sequence[int]) -> Any:
@@ -400,23 +293,6 @@ def _records(batch: RecordBatch, good: Any, lines: list[Any]) -> OutputRecords:
             if (passed := prediction.trace(batch.headers[position])) is not None:
                 records.headers[place] = passed
     return records
-
-
-def _score(shard: Shard, answers: Answers, truths: Any) -> None:
-    """Count the labels that were learned, and score the answers to them."""
-    known = ~np.isnan(truths)
-    truths = truths[known]
-    shard.counts.learned += len(truths)
-    if shard.model.task == "regression":
-        # As Python's own numbers, these grow to infinity and say nothing of it.
-        with np.errstate(over="ignore", invalid="ignore"):
-            errors = np.abs(answers.value[known] - truths)
-            shard.score_all(errors[errors < np.inf])
-    elif shard.model.task == "binary":
-        shard.score_all((answers.chosen[known] == truths).astype(np.float64))
-    else:
-        chosen = answers.value[known]
-        shard.score_all((chosen == truths)[chosen >= 0].astype(np.float64))
 
 
 def warm(*, machine: bool = True) -> None:

@@ -26,6 +26,7 @@ from headrace.consumers.record import (
 )
 from headrace.consumers.record_batch import RecordBatch, Records, keys_of
 from headrace.consumers.refusal import NO_KEY, Refusal
+from headrace.pipeline.engine import shadows
 from headrace.pipeline.engine.dead_letter import DeadLetter, shortened
 from headrace.pipeline.engine.join import LabelsStep
 from headrace.pipeline.engine.outputs import EncodePrediction, PartitionOutputs
@@ -93,7 +94,7 @@ class Engine:
         if not self._run_columns(shard, records, outputs, now_ms=now_ms, silent=silent):
             self._run_each(shard, records, outputs, now_ms=now_ms)
         outputs.learned = shard.counts.learned - learned_before
-        shard.model.trim()
+        shard.trim()
         if not silent:
             if self._encode is not None:
                 outputs.encode(self._encode)
@@ -126,7 +127,7 @@ class Engine:
         """Take one record after the other."""
         model, counts = prediction.ModelVersion(self._name, shard.model_version), shard.counts
         # One round trip to the store for the models of all keys, instead of one for each record.
-        shard.model.fetch(key for key in keys_of(records) if key is not None)
+        shard.fetch(key for key in keys_of(records) if key is not None)
         outputs.source = records = records.records() if isinstance(records, RecordBatch) else records
         runs_to, is_done, ahead = 0, False, None
         for place, record in enumerate(records):
@@ -249,6 +250,8 @@ class Engine:
             # With a labels topic the join notes it.
             if ahead_ms and shard.labels is None:
                 shard.strays.note(StrayTime(record.offset, ahead_ms))
+        if shard.shadows:
+            shadows.meet(shard, shard.shadows, record, event.ts)
         if shard.labels is not None:
             self._join.pass_time(shard, record, event.ts)
         try:
@@ -315,11 +318,12 @@ class Engine:
         shard.model.keep(features, label, key)
         if label is not None:
             shard.counts.learned += 1
-            shard.score(answer, label, model.version)
+            shard.answering.score(answer, label, model.version)
+        others = shadows.take(shard, event, features, label, record.key, form=self._form) if shard.shadows else {}
         if shard.labels is not None:
             labelled = learned or event.label is not msgspec.UNSET
-            kept = self._decoder.keep(record, features)
-            self._join.note(shard, record, event, id_, kept=kept, answer=answer, labelled=labelled, label=label)
+            kept, sent = self._decoder.keep(record, features), shadows.answers_for_entry(shard, answer, others)
+            self._join.note(shard, record, event, id_, kept=kept, answer=sent, labelled=labelled, label=label)
         outputs.predictions.add(record.key, value, prediction.trace(record.headers))
         outputs.labelled.append(label is not None or shard.labels is not None or event.label is not msgspec.UNSET)
         return None

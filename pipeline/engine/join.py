@@ -16,6 +16,7 @@ from headrace.consumers.record import (
     Skipped,
 )
 from headrace.consumers.refusal import Refusal
+from headrace.pipeline.engine import shadows
 from headrace.state.event_time import StrayTime
 from headrace.state.labels.join_entry import ENTRY_BYTES, Entry
 from headrace.state.labels.label_join import Labels
@@ -110,7 +111,9 @@ class LabelsStep:
             except (Exception, SystemExit):  # noqa: BLE001 there is no record to refuse: the wait has ended, and that is counted
                 shard.model.undo(entry.key or b"")
             else:
-                shard.score(entry.sent, label, entry.version)
+                shard.answering.score(entry.answer_of(shard.answering.name), label, entry.version)
+                if shard.shadows:
+                    shadows.learn(shard, entry, self._decoder.features(entry.value), labels.default, scored=True)
 
     def take(self, shard: Shard, record: Record, delays_ms: list[int]) -> Skipped | Refusal | None:
         """Handle one record of the labels topic; note after how long it was joined.
@@ -146,8 +149,11 @@ class LabelsStep:
                 shard.model.undo(entry.key or b"")
                 return Refusal("learn_failed", "join", f"the model raised {type(error).__name__}: {error}")
             if verdict == "learn":
-                shard.score(entry.sent, label, entry.version)
+                shard.answering.score(entry.answer_of(shard.answering.name), label, entry.version)
                 delays_ms.append(_delay_ms(labels, record, ts, entry))
+            if shard.shadows:
+                features = self._decoder.features(entry.value)
+                shadows.learn(shard, entry, features, found.label, scored=verdict == "learn")
             labels.note_learned(found.id, entry, label)
         self.end_waits(shard, labels)
         return None
@@ -164,7 +170,7 @@ class LabelsStep:
         labels = shard.labels
         assert labels is not None
         refusals: dict[int, Refusal] = {}
-        run = _Run(shard, labels, delays_ms, refusals, learn)
+        run = _Run(shard, labels, delays_ms, refusals, learn, features=self._decoder.features)
         count = 0
         for position, record in enumerate(records):
             found = self._label_decoder.decode(record)
@@ -186,7 +192,7 @@ class LabelsStep:
             verdict, entry = labels.match(found.id, label, at_ms=ts, logged_ms=record.timestamp_ms, order=record.offset)
             if verdict in {"learn", "correct"}:
                 delay_ms = _delay_ms(labels, record, ts, entry) if verdict == "learn" else None
-                run.add(_Learning(position, found.id, entry, label, delay_ms), record)
+                run.add(_Learning(position, found.id, entry, label, found.label, delay_ms), record)
             if verdict == "correct":
                 # It moves its entry behind all that are remembered, which decides what is forgotten next.
                 run.settle()
@@ -204,12 +210,13 @@ class LabelsStep:
 
 
 class _Learning(NamedTuple):
-    """A label that is to be learned with the features of an entry; `delay_ms` is None for a correction."""
+    """A label, also as it came (`raw`), that is to be learned with an entry; `delay_ms` is None for a correction."""
 
     position: int
     id: str
     entry: Entry
     label: Any
+    raw: Any
     delay_ms: int | None
 
 
@@ -217,11 +224,19 @@ class _Run:
     """The labels of a run that are to be learned together."""
 
     def __init__(
-        self, shard: Shard, labels: Labels, delays_ms: list[int], refusals: dict[int, Refusal], learn: LearnValues
+        self,
+        shard: Shard,
+        labels: Labels,
+        delays_ms: list[int],
+        refusals: dict[int, Refusal],
+        learn: LearnValues,
+        *,
+        features: Callable[[bytes], dict[str, Any]],
     ) -> None:
         self._shard, self._labels = shard, labels
         self._delays_ms, self._refusals = delays_ms, refusals
         self._learn = learn
+        self._features = features
         self._begin()
 
     def _begin(self) -> None:
@@ -256,8 +271,11 @@ class _Run:
                 continue
             shard.counts.learned += 1
             if one.delay_ms is not None:
-                shard.score(one.entry.sent, one.label, one.entry.version)
+                shard.answering.score(one.entry.answer_of(shard.answering.name), one.label, one.entry.version)
                 self._delays_ms.append(one.delay_ms)
+            if shard.shadows:
+                features = self._features(one.entry.value)
+                shadows.learn(shard, one.entry, features, one.raw, scored=one.delay_ms is not None)
             labels.note_learned(one.id, one.entry, one.label)
 
 

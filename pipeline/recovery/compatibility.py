@@ -32,7 +32,7 @@ def check_mark(facts: PartitionFacts, model: Model) -> None:
 def mismatch(snapshot: Snapshot, *, topic: Topic, model: Model) -> Mismatch | None:
     """Compare a snapshot with the topic that is read and the models that are asked for; None where it is theirs."""
     return _topics(snapshot, topic) or model_mismatch(
-        snapshot, scope=model.can.scope, spec=model.spec, codec=model.codec
+        snapshot.answering, scope=model.can.scope, spec=model.spec, codec=model.codec
     )
 
 

@@ -7,7 +7,7 @@ result later. So the snapshot is still of a confirmed offset, only not of the ne
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Literal
 
@@ -23,6 +23,7 @@ from headrace.state import snapshot
 from headrace.state.row_packing import PackedRows, TableDamaged
 from headrace.state.seal import RowSeal
 from headrace.state.shard import Shard
+from headrace.state.shard_model import FailedModel
 from headrace.state.snapshot import Snapshot
 from headrace.state.store.store import Store
 from headrace.state.store.store_errors import StoreAway, StoreFenced
@@ -40,11 +41,16 @@ Outcome = Literal["saved", "begun", "refused", "later"]
 
 
 class SaveParts(msgspec.Struct):
-    """The bytes that a child wrote: the model, the rows that have changed, and the models of those rows."""
+    """What a child wrote: the models' bytes, the rows that have changed, and the keys' models of those rows by model.
 
-    model: bytes
-    tables: dict[str, PackedRows]
-    models: dict[bytes, bytes]
+    `failed` are the models that can't be saved, and `tables` has the number of rows of the other models' tables.
+    """
+
+    states: dict[str, bytes]
+    rows: dict[str, PackedRows]
+    models: dict[str, dict[bytes, bytes]]
+    failed: dict[str, FailedModel]
+    tables: dict[str, int]
 
 
 class BackgroundSave(msgspec.Struct):
@@ -142,9 +148,9 @@ class Saver:
             return self.finish(shard)
         started_s = self._clock()
         if not shard.is_heavy:
-            model = shard.model.dump_if_light()
-            if model is not None:
-                return self._save(shard, model, started_s)
+            states = shard.dump_if_light()
+            if states is not None:
+                return self._save(shard, states, started_s)
         if self._background is not None:
             return "later"
         if self._is_away:
@@ -154,7 +160,7 @@ class Saver:
             shard.begin_save()
         except (StoreFenced, TableDamaged) as error:
             return self._refused(shard, error)
-        draft = self._take(shard, b"")
+        draft = self._take(shard, {})
         save = BackgroundSave(shard, shard.place, draft, _base(shard, draft), started_s)
         try:
             child = ForkedWriter(partial(_write_down, shard, self._seal_of(shard)), reach=self._reach)
@@ -175,7 +181,9 @@ class Saver:
         written = save.written
         if written is not None:
             # The bytes are right, whether or not the store took them.
-            shard.model.checkpointed(written.model)
+            shard.checkpointed(written.states)
+            for name, one in written.failed.items():
+                shard.fail(name, one.reason)
         try:
             self._call.result()
         except ForkedWriterError as error:
@@ -192,7 +200,8 @@ class Saver:
         if save.is_wanted and written is not None:
             shard.saved(written.models, place=save.place, version=save.version)
             held_s = save.held_s + self._clock() - heard_s
-            self._note(shard, written.model, took_s=save.ended_s - save.started_s, held_s=held_s)
+            size = sum(map(len, written.states.values()))
+            self._note(shard, size, took_s=save.ended_s - save.started_s, held_s=held_s)
         return "saved"
 
     def wait(self, seconds: float) -> None:
@@ -213,12 +222,12 @@ class Saver:
         """Read the child's bytes and save them; in a thread, so it looks at nothing that the loop changes."""
         try:
             written = save.written = msgspec.msgpack.decode(child.read(), type=SaveParts)
-            taken = snapshot.put_model(save.draft, written.model)
-            save.version = self._store.save_packed(taken, packed=written.tables, base=save.base)
+            taken = snapshot.put_states(save.draft, written.states, failed=written.failed, tables=written.tables)
+            save.version = self._store.save_packed(taken, packed=written.rows, base=save.base)
         finally:
             save.ended_s = self._clock()
 
-    def _take(self, shard: Shard, model: bytes | None) -> Snapshot:
+    def _take(self, shard: Shard, states: Mapping[str, bytes] | None) -> Snapshot:
         labels = self._topic.labels
         return snapshot.take(
             shard,
@@ -226,14 +235,15 @@ class Saver:
             topic_id=self._topic.id,
             now_ms=time.time_ns() // 1_000_000,
             labels=("", "") if labels is None else (labels.name, labels.id),
-            model=model,
+            states=states,
         )
 
-    def _save(self, shard: Shard, model: bytes | None, started_s: float) -> Outcome:
+    def _save(self, shard: Shard, states: Mapping[str, bytes] | None, started_s: float) -> Outcome:
         try:
             shard.begin_save()
-            taken = self._take(shard, model)
+            # First, since a model whose rows can't be packed is not in the snapshot.
             packed, models = shard.packed(self._seal_of(shard))
+            taken = self._take(shard, states)
             version = self._store.save_packed(taken, packed=packed, base=_base(shard, taken))
         except (StoreFenced, TableDamaged) as error:
             return self._refused(shard, error)
@@ -243,21 +253,21 @@ class Saver:
             raise
         shard.saved(models, place=shard.place, version=version)
         took_s = self._clock() - started_s
-        self._note(shard, taken.model, took_s=took_s, held_s=took_s)
+        self._note(shard, taken.models_bytes, took_s=took_s, held_s=took_s)
         return "saved"
 
-    def _note(self, shard: Shard, model: bytes | None, *, took_s: float, held_s: float) -> None:
+    def _note(self, shard: Shard, size: int, *, took_s: float, held_s: float) -> None:
         self._failures.pop(shard.partition, None)
         self._due[shard.partition] = self._clock() + max(self._interval_s, took_s / _SHARE)
         self._telemetry.snapshots.labels("saved").inc()
         self._telemetry.snapshot_seconds.observe(held_s)
-        self._telemetry.snapshot_bytes.labels(str(shard.partition)).set(len(model or b""))
+        self._telemetry.snapshot_bytes.labels(str(shard.partition)).set(size)
         log.debug(
             "snapshot saved",
             partition=shard.partition,
             snapshot=shard.snapshot_offset,
             committed=shard.committed,
-            bytes=len(model or b""),
+            bytes=size,
             took_ms=round(1_000 * took_s, 1),
             held_ms=round(1_000 * held_s, 1),
         )
@@ -289,5 +299,7 @@ def _base(shard: Shard, taken: Snapshot) -> int:
 
 
 def _write_down(shard: Shard, seal: Callable[[str], RowSeal]) -> bytes:
-    """Serialize a shard's model and changed rows. Called in the child, where they stand as they were at the fork."""
-    return msgspec.msgpack.encode(SaveParts(shard.model.dump(), *shard.packed(seal)))
+    """Serialize a shard's models and changed rows. Called in the child, where they stand as they were at the fork."""
+    rows, models = shard.packed(seal)
+    states = shard.dump()
+    return msgspec.msgpack.encode(SaveParts(states, rows, models, shard.failed, shard.tables()))

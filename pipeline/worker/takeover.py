@@ -7,7 +7,6 @@ not add up, the pipeline stops and names the choices: it never starts afresh in 
 """
 
 import time
-from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -20,15 +19,15 @@ from headrace.pipeline.model_factory import ModelFactory
 from headrace.pipeline.recovery import compatibility, consistency, offset_metadata, survey
 from headrace.pipeline.recovery.consistency import PartitionFacts, SavedSnapshot, StateError
 from headrace.pipeline.recovery.offset_metadata import OffsetMetadata
+from headrace.pipeline.recovery.shard_maker import ShardMaker, ShardStart
 from headrace.pipeline.recovery.topic_identity import TopicIdentity
 from headrace.pipeline.telemetry import Telemetry
 from headrace.pipeline.worker import mixer
 from headrace.producers import replay_proof
-from headrace.state.labels.label_join import TABLE as LABELS
-from headrace.state.labels.label_join import LabelCounts, LabelRules, Labels
+from headrace.state.labels.label_join import LabelCounts, LabelRules
 from headrace.state.labels.read_order import Order, OrderError
 from headrace.state.labels.read_order import decode as decode_order
-from headrace.state.row_packing import TableDamaged, TableVersion
+from headrace.state.row_packing import TableDamaged
 from headrace.state.shard import Shard
 from headrace.state.shared.mix_store import MixOffset
 from headrace.state.snapshot import Snapshot
@@ -39,18 +38,6 @@ log = structlog.get_logger("headrace")
 OnLoss = Literal["relearn", "fresh", "stop"]
 """What to do when the store has lost a model that Kafka's mark tells of: relearn it from the log, as far as the log
 reaches back; begin a new history at the committed offset; or stop."""
-
-
-class _Start(msgspec.Struct):
-    """A shard at its snapshot. `turn` is that of the read order in which it was learned.
-
-    `rows` and `sums` are the number of rows and their sum in each of its tables, as the snapshot has them.
-    """
-
-    shard: Shard
-    turn: int = 0
-    rows: Mapping[str, int] = {}
-    sums: Mapping[str, bytes] = {}
 
 
 class _Relearning(msgspec.Struct):
@@ -86,6 +73,7 @@ class Takeover:
         self._store = store
         self._topic = topic
         self._make_model = models.make
+        self._maker = ShardMaker(store, topic=topic, models=models, rules=rules)
         self._replica = models.replica
         self.mix_offsets: dict[int, MixOffset | None] = {}
         self._on_loss = on_loss
@@ -162,21 +150,21 @@ class Takeover:
         self._relearning[partition] = _Relearning(time.monotonic(), shard.offset, compared)
         return shard, steps
 
-    def _begin_anew(self, facts: PartitionFacts, error: StateError) -> _Start:
+    def _begin_anew(self, facts: PartitionFacts, error: StateError) -> ShardStart:
         partition = facts.partition
         is_other = isinstance(error, consistency.NameTaken | consistency.TopicReplaced)
         if is_other and self._replica is not None and self.mix_offsets.get(partition) is not None:
             # In the mix, what was learned from another topic can't be separated from the rest.
             self._replica.clear(self._replica.version)
             self.mix_offsets[partition] = None
-        shard = self._begin(partition, consistency.beginning(facts))
+        shard = self._maker.begin(partition, consistency.beginning(facts))
         log.warning(
             "a new history begins, what was learned is left behind",
             partition=partition,
             start=shard.start,
             reason=str(error),
         )
-        return _Start(shard)
+        return ShardStart(shard)
 
     def distrust(self, partition: int) -> None:
         """Ignore the store's snapshots of a partition, whose rows were found damaged, when it is next taken over."""
@@ -208,7 +196,7 @@ class Takeover:
         # The log does not hold the HTTP sink's refusals, so that relearning can't count them.
         shard.set_counts(told)
 
-    def _follow(self, start: _Start, last: OffsetMetadata | None) -> list[LogOffsets] | None:
+    def _follow(self, start: ShardStart, last: OffsetMetadata | None) -> list[LogOffsets] | None:
         """Find the steps from where a shard stands to its committed place; None when they are not known.
 
         Then the history is learned in another order, and a mark of that order must be committed.
@@ -233,22 +221,13 @@ class Takeover:
         )
         return None
 
-    def _bring_tables(self, start: _Start) -> None:
-        """Roll the store's tables back to the shard's snapshot, and load the waiting labels. Raises TableDamaged."""
+    def _bring_tables(self, start: ShardStart) -> None:
+        """Bring the shard's tables to its snapshot. Raises TableDamaged."""
         shard = start.shard
         # Damaged fields are removed from the store, whether or not there are tables.
         is_whole = shard.partition not in self._distrusted and self._replica is None
-        if is_whole and not shard.tables() and not self._store.has_tables(shard.partition):
-            return
-        self._store.rewind(shard.partition, epoch=shard.epoch, version=shard.version, sums=start.sums)
-        if shard.labels is not None:
-            shard.labels.restore(self._store.rows(shard.partition, LABELS))
-        for table in shard.model.tables():
-            rows, version = self._store.count(shard.partition, table), self._store.version(shard.partition)
-            shard.model.resume(TableVersion(shard.epoch, version, rows))
-        for table, rows in shard.tables().items():
-            if (told := start.rows.get(table, 0)) != rows:
-                raise TableDamaged(f"the table {table} has {rows} rows; with version {shard.version} it had {told}")
+        if not is_whole or shard.tables() or self._store.has_tables(shard.partition):
+            self._maker.bring_tables(start)
 
     def _claim_mix(self, partition: int, epoch: int) -> None:
         """Ask how far the mix of all workers has come in a partition, and keep an older owner from moving it."""
@@ -256,7 +235,7 @@ class Takeover:
             stops = self._on_loss == "stop"
             self.mix_offsets[partition] = mixer.claim(self._replica, partition, epoch, stops=stops)
 
-    def _find(self, facts: PartitionFacts) -> _Start:
+    def _find(self, facts: PartitionFacts) -> ShardStart:
         """Make the shard at the newest snapshot that fits, or at the start of its history."""
         partition, last, committed = facts.partition, facts.mark, survey.committed(facts)
         lows = facts.place.low, -1 if facts.place.labels is None else facts.place.labels.low
@@ -277,7 +256,7 @@ class Takeover:
                 raise StateError(
                     f"partition {partition} has a model in the store, but the group has no committed offset"
                 )
-            return _Start(self._begin(partition, lows))
+            return ShardStart(self._maker.begin(partition, lows))
         if last is not None:
             compatibility.check_mark(facts, self._make_model(partition))
             labels_start = lows[1] if last.join is None else last.join.start
@@ -294,7 +273,7 @@ class Takeover:
         if found.faults:
             raise StateError(f"partition {partition}: no snapshot in the store can be used: {found.faults[0]}")
         log_left_out(facts)
-        return _Start(self._begin(partition, _later(committed, lows)))
+        return ShardStart(self._maker.begin(partition, _later(committed, lows)))
 
     def _load(self, partition: int, committed: Committed, last: OffsetMetadata | None) -> LoadedSnapshot:
         if partition in self._distrusted and self._on_loss == "stop":
@@ -343,30 +322,16 @@ class Takeover:
                 hint="restore the store from a copy, or learn it again: `headrace run --on-state-loss relearn`",
             )
 
-    def _restore(self, snapshot: Snapshot, version: int, committed: Committed, lows: LogOffsets) -> _Start:
-        partition = snapshot.partition
-        join = snapshot.join
+    def _restore(self, snapshot: Snapshot, version: int, committed: Committed, lows: LogOffsets) -> ShardStart:
         # If the labels topic is new to the model, its history of labels begins now.
-        labels_start = _later(committed, lows)[1] if join is None else join.start
-        shard = self._begin(partition, (snapshot.start, labels_start))
-        compatibility.check(snapshot, topic=self._topic, model=shard.model)
-        consistency.check_log("features", partition, low=lows[0], offset=snapshot.offset)
-        if join is not None:
-            consistency.check_log("labels", partition, low=lows[1], offset=join.offset)
-        shard.restore(
-            place=(snapshot.offset, labels_start if join is None else join.offset),
-            counts=snapshot.counts,
-            quality=snapshot.quality,
-            model=snapshot.model,
-            version=version,
-            secret=snapshot.secret,
-        )
-        if shard.labels is not None and join is not None:
-            shard.labels.resume(join.memory)
-        shard.relearn_to(committed.offset, committed.labels)
-        return _Start(shard, 0 if join is None else join.turn, snapshot.tables, snapshot.sums)
+        start = self._maker.restore(snapshot, version, _later(committed, lows)[1])
+        consistency.check_log("features", snapshot.partition, low=lows[0], offset=snapshot.offset)
+        if snapshot.join is not None:
+            consistency.check_log("labels", snapshot.partition, low=lows[1], offset=snapshot.join.offset)
+        start.shard.relearn_to(committed.offset, committed.labels)
+        return start
 
-    def _relearn_all(self, partition: int, committed: Committed, start: LogOffsets, lows: LogOffsets) -> _Start:
+    def _relearn_all(self, partition: int, committed: Committed, start: LogOffsets, lows: LogOffsets) -> ShardStart:
         """Make a shard at the start of a history, which is to be relearned from the log."""
         if lows[0] > start[0] or lows[1] > start[1]:
             raise StateError(
@@ -384,17 +349,9 @@ class Takeover:
             start=start[0],
             committed=committed.offset,
         )
-        shard = self._begin(partition, start)
+        shard = self._maker.begin(partition, start)
         shard.relearn_to(committed.offset, committed.labels)
-        return _Start(shard)
-
-    def _begin(self, partition: int, start: LogOffsets) -> Shard:
-        labels = None if self._rules is None else Labels(self._rules)
-        if self._replica is not None:
-            # A mix that was given up is loaded anew here, and not while a record is learned.
-            _ = self._replica.local
-        model = self._make_model(partition)
-        return Shard(model, partition=partition, start=start[0], labels=labels, labels_start=start[1])
+        return ShardStart(shard)
 
 
 def _is_of(found: LoadedSnapshot, place: MixOffset) -> bool:

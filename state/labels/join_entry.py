@@ -8,12 +8,18 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from headrace.state.shard_model import MODEL
+
 ASKED, EARLY, ANSWERED, GONE = range(4)
 WAITING = (ASKED, EARLY)
 """The kinds of entries; the first two wait."""
 
 # The memory of an entry besides its id and its record, measured with a million of them.
 ENTRY_BYTES = 450
+# The memory of one of several models' answers, besides the name and a text.
+ANSWER_BYTES = 150
+RAISED: list[str] = []
+"""Stands for the answer of a model that raised on the features; it never learns a label for them."""
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 
 
@@ -21,17 +27,20 @@ _Time = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
 _Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 _Digits = Annotated[str, msgspec.Meta(pattern=r"^-?[0-9]{1,4300}$")]
 _Boxed = bool | int | float | str | Annotated[list[_Digits], msgspec.Meta(min_length=1, max_length=1)] | None
+_Answer = bool | int | float | str | Annotated[list[_Digits], msgspec.Meta(max_length=1)] | None
+_Answers = bool | int | float | str | Annotated[list[_Digits], msgspec.Meta(max_length=1)] | dict[str, _Answer] | None
 _decode = msgspec.msgpack.Decoder(
-    tuple[Literal[0, 1, 2, 3], _Time, _Time, _Number, bytes, bytes | None, _Boxed, _Number, _Boxed]
+    tuple[Literal[0, 1, 2, 3], _Time, _Time, _Number, bytes, bytes | None, _Answers, _Number, _Boxed]
 ).decode
 
 
 class Entry(msgspec.Struct, gc=False):
     """The entry of an id. Times are milliseconds: `at_ms` of the event, `logged_ms` of the record.
 
-    An entry of features has the record's `value` and `key`, and the `answer` that was sent, with the `version` of the
-    model that gave it. `order` is the record's offset while the entry waits, and a running number afterwards. `saved`
-    is true when the store may have a row of this id.
+    An entry of features has the record's `value` and `key`, and the `answer` of the model, with the `version` of the
+    model that gave it. If there are other models than `MODEL`, the answer has those of all models by name. `order` is
+    the record's offset while the entry waits, and a running number afterwards. `saved` is true when the store may have
+    a row of this id.
     """
 
     kind: int
@@ -45,10 +54,11 @@ class Entry(msgspec.Struct, gc=False):
     label: Any = None
     saved: bool = False
 
-    @property
-    def sent(self) -> Any:
-        """The answer that was sent, as the model gave it."""
-        return unboxed(self.answer)
+    def answer_of(self, model: str) -> Any:
+        """Return the answer of a model, as it gave it: None if it gave none, and `RAISED` where it raised instead."""
+        if type(self.answer) is dict:
+            return unboxed(self.answer.get(model))
+        return unboxed(self.answer) if model == MODEL else None
 
     @classmethod
     def of(
@@ -60,6 +70,9 @@ class Entry(msgspec.Struct, gc=False):
     def size(self, id_: str) -> int:
         """Return about the memory of the entry and its id, in bytes."""
         texts = sum(len(part.encode()) for part in (id_, self.label, self.answer) if isinstance(part, str))
+        if type(self.answer) is dict:
+            named = (part for pair in self.answer.items() for part in pair if isinstance(part, str))
+            texts += sum(len(part.encode()) for part in named) + ANSWER_BYTES * len(self.answer)
         return texts + len(self.value) + len(self.key or b"") + ENTRY_BYTES
 
     def row(self) -> bytes:
@@ -86,7 +99,7 @@ def boxed(value: Any) -> Any:
 
 def unboxed(value: Any) -> Any:
     """Return the value that `boxed` got."""
-    return int(value[0]) if type(value) is list else value
+    return int(value[0]) if type(value) is list and value else value
 
 
 def same(first: Any, second: Any) -> bool:

@@ -44,6 +44,10 @@ class Answers(NamedTuple):
     fault: Any
     classes: Sequence[Sequence[Any]] | None = None
 
+    def only(self, kept: Any) -> "Answers":
+        """Return the answers to these records only (bool, one entry a record)."""
+        return self if kept.all() else Answers(*(None if column is None else column[kept] for column in self))
+
 
 class Columns(Protocol):
     """The features of n records: record i has the entries from `starts[i]` to `starts[i + 1]`.

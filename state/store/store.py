@@ -229,10 +229,13 @@ class Store:
 
     def _digest(self, snapshot: Snapshot, packed: Mapping[str, PackedRows]) -> str:
         """Return a digest that differs for each save; it covers the changed rows by their weights."""
-        model = hashlib.sha256(snapshot.model).digest()
+        models = {
+            name: msgspec.structs.replace(saved, state=hashlib.sha256(saved.state).digest())
+            for name, saved in snapshot.models.items()
+        }
         weights = {table: changed.weight for table, changed in packed.items()}
         return hashlib.sha256(
-            encode(msgspec.structs.replace(snapshot, model=model, sums=weights), self.seal)
+            encode(msgspec.structs.replace(snapshot, models=models, sums=weights), self.seal)
         ).hexdigest()
 
     @plain_errors

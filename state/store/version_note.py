@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from headrace.state.seal import UNREADABLE, Number, Seal
+from headrace.state.shard_model import MODEL
 from headrace.state.snapshot import CREATED_MS_MAX, Offset, Snapshot, describe
 
 _KIND = "note"
@@ -33,6 +34,7 @@ class _Note(msgspec.Struct):
     learned: Number
     quality: dict[str, float]
     tables: dict[str, Number] = {}
+    answers: str = MODEL
 
 
 def write(snapshot: Snapshot, seal: Seal, *, size: int) -> bytes:

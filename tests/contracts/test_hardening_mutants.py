@@ -13,7 +13,7 @@ MUTANTS: list[Mutant] = [
     Mutant(
         name="scope unchecked",
         file="state/model_check.py",
-        old="if snapshot.scope != scope:",
+        old="if saved.scope != scope:",
         new="if False:",
         test="pipeline/recovery/test_compatibility.py::test_another_scope_is_named_and_no_release_of_river_is_asked_for",
         says="assert found is not None",

@@ -11,11 +11,13 @@ import pytest
 from headrace.pipeline.recovery import offset_metadata
 from headrace.state.keyed.key_row import read_row
 from headrace.state.labels.join_entry import Entry
+from headrace.state.quality import Quality
 from headrace.state.row_packing import TableDamaged
 from headrace.state.seal import UNREADABLE, Seal, SealError
-from headrace.state.shard import Counts, Quality
+from headrace.state.shard import Counts
+from headrace.state.shard_model import FailedModel
 from headrace.state.shared.mix_store import MixOffset, _place
-from headrace.state.snapshot import Snapshot, SnapshotError, decode, encode
+from headrace.state.snapshot import SavedModel, Snapshot, SnapshotError, decode, encode
 from headrace.state.store import version_note
 from headrace.state.store.roster import _read
 from headrace.state.store.tables import whole
@@ -30,14 +32,15 @@ SNAPSHOT = Snapshot(
     start=0,
     epoch=1,
     counts=Counts(10, 9, 1, 9),
-    quality=Quality(task="binary", scored=3, total=2.0, recent=[1.0, 0.0]),
-    codec="c",
-    spec="s",
-    scope="key",
+    models={
+        name: SavedModel("key", "c", "s", name.encode() * 9, Quality(task="binary", scored=3, total=2.0, recent=[1.0]))
+        for name in ("model", "trees")
+    },
+    answers="model",
     python="3",
     created_ms=1,
-    model=b"model" * 9,
-    tables={"keys": 2},
+    failed={"old": FailedModel("s", "it is full")},
+    tables={"keys": 2, "keys/trees": 1},
     sums={"keys": bytes(16)},
 )
 MARK = b'{"e":1,"x":3,"s":2,"r":4,"p":5,"d":6,"n":7,"j":[5,1,"AAEC",[1,2,3,4,5,6,7,8,9,0],1,2],"m":"x","o":9}'
@@ -57,7 +60,7 @@ def _sealed(value: bytes) -> Snapshot:
 def _entry(value: bytes) -> None:
     found = Entry.read(value)
     assert found.kind in range(4)
-    _ = found.sent, found.row()
+    _ = found.answer_of("model"), found.answer_of("trees"), found.row()
 
 
 def _marked(value: bytes) -> None:

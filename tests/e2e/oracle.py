@@ -115,13 +115,14 @@ def stored_model(p: "Project", partition: int, build: Callable[[], Any]) -> Any:
 
 def river_model(snapshot: Snapshot, build: Callable[[], Any]) -> Any:
     """Return the River model of a snapshot, in whatever form it ran."""
-    if snapshot.codec.startswith("river"):
+    saved = snapshot.answering
+    if saved.codec.startswith("river"):
         learner = RiverLearner(build())
-        learner.load(snapshot.model)
+        learner.load(saved.state)
         return learner.model
     compiled = compile_model(build())
     assert compiled is not None
-    compiled.load(snapshot.model)
+    compiled.load(saved.state)
     return compiled.to_river()
 
 

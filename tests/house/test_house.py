@@ -22,7 +22,12 @@ OURS = "headrace"
 HOMES = {
     "confluent_kafka": ("consumers/", "producers/", "pipeline/embedded/"),
     "redis": ("state/",),
-    "numpy": ("consumers/", "state/", "producers/", "pipeline/engine/columnar.py"),
+    "numpy": (
+        "consumers/",
+        "state/",
+        "producers/",
+        *(f"pipeline/engine/{name}.py" for name in ("columnar", "key_column", "label_column", "shadow_batch")),
+    ),
     "numba": ("consumers/", "state/", "producers/"),
     "river": ("state/", "pipeline/demo/"),
     "jgo": ("pipeline/embedded/",),

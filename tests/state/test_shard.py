@@ -1,14 +1,16 @@
-import math
 import random
 from typing import Any
 
 import pytest
-from river import dummy, linear_model, preprocessing, stats
+from river import linear_model, preprocessing
 
+from headrace.state.keyed.bank import RiverBank
+from headrace.state.keyed.keyring import Keyring
 from headrace.state.models.learner import RiverLearner, build
 from headrace.state.models.undoable_model import UndoableModel
+from headrace.state.row_packing import TableDamaged
 from headrace.state.seal import Seal
-from headrace.state.shard import Counts, Quality, Shard
+from headrace.state.shard import Counts, Shard
 from headrace.state.snapshot import decode, encode, take
 
 SEAL = Seal("fraud")
@@ -21,6 +23,12 @@ def logistic() -> RiverLearner:
 def cell(s: Shard) -> UndoableModel:
     assert isinstance(s.model, UndoableModel)
     return s.model
+
+
+def keyed() -> Keyring:
+    return Keyring(
+        RiverBank(logistic()), fetch=lambda keys, _stored: [None] * len(keys), scan=lambda: iter(()), hot_max=9
+    )
 
 
 def linear() -> RiverLearner:
@@ -132,13 +140,12 @@ def test_a_restored_shard_goes_on_to_the_bit_and_undoes_as_well() -> None:
     feed(s, records(20))
     s.advance(120)
     s.counts = Counts(20, 20, 0, 20)
-    s.score(prediction=True, label=True, version=1)
+    s.answering.score(prediction=True, label=True, version=1)
     snapshot = decode(encode(take(s, topic="t", topic_id="i", now_ms=1), SEAL), SEAL, partition=s.partition)
     restored = shard()
     feed(restored, records(7, seed=9))
-    restored.restore(
-        place=(snapshot.offset, -1), counts=snapshot.counts, quality=snapshot.quality, model=snapshot.model
-    )
+    restored.restore(place=(snapshot.offset, -1), counts=snapshot.counts)
+    restored.answering.restore(snapshot.answering.state, quality=snapshot.answering.quality, faults=0)
     assert (restored.offset, restored.snapshot_offset, restored.counts) == (120, 120, Counts(20, 20, 0, 20))
     assert restored.quality_now() == s.quality_now()
     restored.model.learn({"a": 1e9}, label=True)
@@ -148,59 +155,46 @@ def test_a_restored_shard_goes_on_to_the_bit_and_undoes_as_well() -> None:
 
 def test_a_snapshot_does_not_change_when_the_shard_goes_on() -> None:
     s = shard()
-    s.score(prediction=True, label=True, version=1)
+    s.answering.score(prediction=True, label=True, version=1)
     sealed = encode(take(s, topic="t", topic_id="i", now_ms=1), SEAL)
     feed(s, records(5))
     s.counts.records += 5
-    s.score(prediction=True, label=False, version=1)
+    s.answering.score(prediction=True, label=False, version=1)
     assert decode(sealed, SEAL, partition=s.partition).counts == Counts()
-    assert decode(sealed, SEAL, partition=s.partition).quality.scored == 1
+    assert decode(sealed, SEAL, partition=s.partition).answering.quality.scored == 1
 
 
-def test_accuracy_counts_right_answers_in_all_and_lately() -> None:
+def test_a_save_that_can_not_begin_for_one_model_loses_the_rows_of_no_other() -> None:
+    s = Shard(keyed(), partition=3, start=100, shadows={"other": keyed()})
+    for one in s.models.values():
+        one.model.learn({"a": 1.0}, True, b"k")
+
+    def away() -> None:
+        raise TableDamaged("it is damaged")
+
+    s.models["other"].model.begin_save = away  # type: ignore[method-assign]
+    with pytest.raises(TableDamaged):
+        s.begin_save()
+    del s.models["other"].model.begin_save
+    s.begin_save()
+    rows, _ = s.packed(lambda table: SEAL.rows(3, table))
+    assert {table: packed.rows for table, packed in rows.items()} == {"keys": 1, "keys/other": 1}
+
+
+def test_a_model_that_is_unknown_does_not_answer() -> None:
     s = shard()
-    for index in range(1_500):
-        s.score(prediction=index < 1_000, label=True, version=1)
-    summary = s.quality_now().summary()
-    assert summary == {"scored": 1_500, "accuracy": pytest.approx(1_000 / 1_500), "accuracy_recent": 0.5}
+    with pytest.raises(KeyError):
+        s.answer_with("trees")
+    s.fail("model", "the one that answers stays")
+    assert (s.answering.name, s.failed) == ("model", {})
 
 
-def test_a_classifier_that_has_seen_no_class_yet_is_not_scored() -> None:
-    s = shard()
-    s.score(prediction=None, label="first", version=1)
-    assert s.quality_now().summary() == {"scored": 0}
-
-
-def test_errors_of_a_regression_are_summed_in_all_and_lately() -> None:
-    s = shard(linear())
-    for error in (1.0, -3.0):
-        s.score(prediction=10.0 + error, label=10, version=1)
-    assert s.quality_now().summary() == {
-        "scored": 2,
-        "mae": 2.0,
-        "rmse": pytest.approx(math.sqrt(5)),
-        "mae_recent": 2.0,
-    }
-
-
-@pytest.mark.parametrize("prediction", [None, math.nan, math.inf, -math.inf, "a word", 10**400])
-def test_a_prediction_that_is_not_a_finite_number_is_not_scored(prediction: Any) -> None:
-    s = shard(linear())
-    s.score(prediction, 1.0, version=1)
-    assert s.quality_now().summary() == {"scored": 0}
-
-
-@pytest.mark.parametrize(
-    ("prediction", "label"), [(0, 10**300), (-(10**300), 10**300), (1e308, -1e308), (10**307, 1e-300), (0.0, 10**308)]
-)
-def test_huge_numbers_are_scored_or_left_out_but_never_raise(prediction: float, label: float) -> None:
-    """A model that answers with labels it has seen, such as a maximum, answers with integers of any size."""
-    s = shard(build(lambda: dummy.StatisticRegressor(stats.Max())))
-    s.score(prediction, label, version=1)
-    s.score(1.0, 2.0, version=1)
-    assert s.quality_now().summary()["scored"] in {1, 2}
-    decode(encode(take(s, topic="t", topic_id="i", now_ms=1), SEAL), SEAL, partition=s.partition)
-
-
-def test_a_quality_without_recent_scores_has_no_recent_figures() -> None:
-    assert Quality(task="binary", scored=3, total=3.0).summary() == {"scored": 3}
+def test_states_of_a_child_make_the_checkpoints_of_the_models_that_are_still_there() -> None:
+    s = Shard(UndoableModel(logistic()), partition=3, start=100, shadows={"other": UndoableModel(logistic())})
+    feed(s, records(9))
+    s.begin_save()
+    states = s.dump()
+    s.fail("other", "it is gone")
+    s.checkpointed(states)
+    assert cell(s)._checkpoint == states["model"]
+    assert s.dump_if_light() == {"model": states["model"]}

@@ -7,9 +7,19 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from headrace.state.quality import Quality
 from headrace.state.seal import Seal
-from headrace.state.shard import Counts, Quality
-from headrace.state.snapshot import Snapshot, SnapshotError, decode, describe, encode
+from headrace.state.shard import Counts
+from headrace.state.shard_model import FailedModel
+from headrace.state.snapshot import SavedModel, Snapshot, SnapshotError, decode, describe, encode
+
+QUALITY = Quality(task="regression", scored=2, total=1.5, squares=0.75, recent=[1.0, 0.5])
+
+
+def saved(state: bytes = b"the model", quality: Quality = QUALITY) -> SavedModel:
+    return SavedModel(
+        scope="partition", codec="river-0.26.1-objects-1", spec="Model()", state=state, quality=quality, faults=4
+    )
 
 
 def snapshot(model: bytes = b"the model", **fields: object) -> Snapshot:
@@ -21,13 +31,10 @@ def snapshot(model: bytes = b"the model", **fields: object) -> Snapshot:
         start=7,
         epoch=5,
         counts=Counts(1_035, 1_030, 5, 900),
-        quality=Quality(task="regression", scored=2, total=1.5, squares=0.75, recent=[1.0, 0.5]),
-        scope="partition",
-        codec="river-0.26.1-objects-1",
-        spec="Model()",
+        models={"model": saved(model)},
+        answers="model",
         python="3.11.9",
         created_ms=1_700_000_000_000,
-        model=model,
     )
     return msgspec.structs.replace(whole, **fields)
 
@@ -57,7 +64,8 @@ _QUALITY = st.builds(
 def test_a_snapshot_comes_back_as_it_was(
     model: bytes, offset: int, topic: str, counts: Counts, quality: Quality
 ) -> None:
-    whole = snapshot(model, offset=offset, topic=topic, counts=counts, quality=quality)
+    models = {"model": saved(model, quality), "trees": saved(model[::-1], quality)}
+    whole = snapshot(offset=offset, topic=topic, counts=counts, models=models, answers="trees")
     assert decode(encode(whole, SEAL), SEAL, partition=3) == whole
 
 
@@ -107,16 +115,19 @@ def _fields() -> dict[str, Any]:
     [
         lambda fields: fields.pop("offset"),
         lambda fields: fields.update(offset="1042"),
-        lambda fields: fields.update(model="text"),
+        lambda fields: fields["models"]["model"].update(state="text"),
         lambda fields: fields.update(counts=None),
-        lambda fields: fields.update(quality={"task": "ranking"}),
+        lambda fields: fields["models"]["model"].update(quality={"task": "ranking"}),
         lambda fields: fields.update(offset=-1),
         lambda fields: fields.update(epoch=2**64 - 1),
         lambda fields: fields["counts"].update(learned=-1),
-        lambda fields: fields["quality"].update(squares=-1.0),
+        lambda fields: fields["models"]["model"]["quality"].update(squares=-1.0),
         lambda fields: fields.update(created_ms=2**62),
         lambda fields: fields.update(tables={"keys": -1}),
         lambda fields: fields.update(sums={"keys": b"short"}),
+        lambda fields: fields["models"]["model"].update(faults=-1),
+        lambda fields: fields.update(models=[]),
+        lambda fields: fields.update(failed={"trees": {"spec": "s", "reason": "x" * 1_001}}),
     ],
     ids=[
         "a field is missing",
@@ -131,6 +142,9 @@ def _fields() -> dict[str, Any]:
         "a year without a date",
         "a table with less than no rows",
         "a sum that is cut",
+        "a model with less than no faults",
+        "models without names",
+        "a reason without end",
     ],
 )
 def test_a_sealed_body_of_another_shape_is_no_snapshot(change: Callable[[dict[str, object]], object]) -> None:
@@ -155,8 +169,14 @@ def test_a_snapshot_of_another_partition_or_pipeline_is_named() -> None:
 
 
 def test_another_format_is_named() -> None:
-    with pytest.raises(SnapshotError, match="format 3; this release reads 2"):
-        decode(SEALED[:8] + b"\x03" + SEALED[9:], SEAL, partition=3)
+    with pytest.raises(SnapshotError, match="format 2; this release reads 3"):
+        decode(SEALED[:8] + b"\x02" + SEALED[9:], SEAL, partition=3)
+
+
+@pytest.mark.parametrize("models", [{}, {"trees": saved()}])
+def test_a_snapshot_without_the_model_that_answers_is_no_snapshot(models: dict[str, SavedModel]) -> None:
+    with pytest.raises(SnapshotError, match="does not hold the model 'model', which answers"):
+        decode(encode(snapshot(models=models), SEAL), SEAL, partition=3)
 
 
 def test_a_field_that_a_later_release_adds_does_not_hurt() -> None:
@@ -176,3 +196,14 @@ def test_the_description_has_everything_but_the_model() -> None:
     assert (told["records"], told["predictions"], told["dead_letters"], told["learned"]) == (1_035, 1_030, 5, 900)
     assert told["quality"] == {"scored": 2, "mae": 0.75, "rmse": pytest.approx(0.375**0.5), "mae_recent": 0.75}
     assert b"the model" not in msgspec.json.encode(told)
+
+
+def test_the_description_has_the_figures_of_each_model_where_there_are_several() -> None:
+    models = {"model": saved(), "trees": saved(b"another")}
+    told = describe(snapshot(models=models, answers="trees", failed={"old": FailedModel("Old()", "it is full")}))
+    assert (told["answers"], told["model_bytes"], told["failed"]) == ("trees", 7, {"old": "it is full"})
+    assert {name: (one["bytes"], one["faults"]) for name, one in told["models"].items()} == {
+        "model": (9, 4),
+        "trees": (7, 4),
+    }
+    assert not {"answers", "models", "failed"} & describe(snapshot()).keys()

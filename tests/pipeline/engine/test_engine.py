@@ -190,8 +190,8 @@ def test_a_record_whose_prediction_is_too_large_is_learned_and_becomes_a_dead_le
     assert shards[0].counts == Counts(records=4, predictions=1, dead_letters=3, learned=2)
     assert shards[1].counts == Counts(records=4, predictions=3, dead_letters=1, learned=2)
     assert (
-        take(shards[0], topic="in", topic_id="", now_ms=5).model
-        == take(shards[1], topic="in", topic_id="", now_ms=5).model
+        take(shards[0], topic="in", topic_id="", now_ms=5).models
+        == take(shards[1], topic="in", topic_id="", now_ms=5).models
     )
     # What goes with the predictions that are left is still theirs: a sink may refuse those as well.
     tight.withdraw(shards[0], result, {0: "no"})
@@ -410,12 +410,8 @@ def test_a_shard_that_was_saved_anywhere_goes_on_as_if_it_had_not_been(saved: in
     before = engine.run(first, records[:saved], now_ms=5)
     snapshot = decode(encode(take(first, topic="in", topic_id="", now_ms=5), SEAL), SEAL, partition=first.partition)
     second = _shard()
-    second.restore(
-        place=(snapshot.offset, -1),
-        counts=snapshot.counts,
-        quality=snapshot.quality,
-        model=snapshot.model,
-    )
+    second.restore(place=(snapshot.offset, -1), counts=snapshot.counts)
+    second.answering.restore(snapshot.answering.state, quality=snapshot.answering.quality, faults=0)
     between = max(saved, undone)
     middle = engine.run(second, records[saved:between], now_ms=5)
     second.model.undo()

@@ -85,9 +85,9 @@ def test_the_prediction_that_was_sent_is_scored_and_not_a_later_one() -> None:
     for offset in range(30):
         _run(shard, [_features(f"x-{offset}", 5, label=not sent)])
     assert shard.model.predict({"a": 5.0}, b"k")[0] != sent, "by now the model would answer otherwise"
-    scored = shard.quality.total
+    scored = shard.answering.quality.total
     _run(shard, [_label("a", bool(sent))])
-    assert shard.quality.total == scored + 1
+    assert shard.answering.quality.total == scored + 1
 
 
 def test_the_score_goes_to_the_version_that_made_the_prediction() -> None:
@@ -95,7 +95,7 @@ def test_the_score_goes_to_the_version_that_made_the_prediction() -> None:
     _run(shard, [_features("a")])
     shard.version = 7
     _run(shard, [_features("b", 1), _label("b", True), _label("a", True, 1)])
-    assert {version: score.scored for version, score in shard.quality.versions.items()} == {7: 1, 0: 1}
+    assert {version: score.scored for version, score in shard.answering.quality.versions.items()} == {7: 1, 0: 1}
 
 
 def test_the_delay_is_event_time_where_the_label_has_one() -> None:
@@ -137,8 +137,8 @@ def test_features_without_a_label_are_dropped_or_learned_with_the_default() -> N
     records = [_features("a", 0), _features("b", 1, ts=2_000)]
     dropped, learned = _shard(), _shard(default=False)
     assert (_run(dropped, records).learned, _run(learned, records).learned) == (0, 1)
-    assert dropped.quality.scored == 0
-    assert learned.quality.scored == 1
+    assert dropped.answering.quality.scored == 0
+    assert learned.answering.quality.scored == 1
     assert learned.labels is not None
     assert learned.labels.tally.expired == 1
 
@@ -202,7 +202,7 @@ def test_a_default_of_another_kind_than_the_models_classes_is_not_learned() -> N
 def test_answers_of_any_size_are_scored_as_they_were_sent() -> None:
     shard = _shard(tree.HoeffdingTreeClassifier())
     _run(shard, [_features("x", 0, label=10**30), _features("a", 1), _label("a", 10**30)])
-    assert shard.quality.total == 1
+    assert shard.answering.quality.total == 1
 
 
 def test_a_record_that_the_sink_refused_says_whether_the_model_has_learned_it() -> None:

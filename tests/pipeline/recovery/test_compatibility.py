@@ -52,7 +52,9 @@ def test_another_scope_is_named_and_no_release_of_river_is_asked_for() -> None:
     assert found.hint == 'set model.scope = "partition" again, start under another `name`'
     found = _found(_taken(_keys()), _cell())
     assert 'set model.scope = "key" again' in found.hint
-    found = _found(msgspec.structs.replace(_taken(_cell()), scope="global"), _cell())
+    taken = _taken(_cell())
+    shared = msgspec.structs.replace(taken, models={"model": msgspec.structs.replace(taken.answering, scope="global")})
+    found = _found(shared, _cell())
     assert "one for all workers" in found.message
 
 
@@ -65,7 +67,7 @@ def test_another_scope_is_named_and_no_release_of_river_is_asked_for() -> None:
     ],
 )
 def test_another_codec_is_named_with_its_remedy(written: str, here: str, hint: str) -> None:
-    saved = msgspec.structs.replace(_taken(_cell()), codec=written)
+    saved = msgspec.structs.replace(_taken(_cell()).answering, codec=written)
     found = model_mismatch(saved, scope="partition", spec=saved.spec, codec=here)
     assert found is not None
     assert hint in found.hint

@@ -123,6 +123,7 @@ class Loop:
         labels_wait: str | None = None,
         webhook: MemoryWebhook | None = None,
         model: Callable[[], Any] = linear_model.LogisticRegression,
+        models: ModelFactory | None = None,
     ) -> None:
         self.kafka, self.store = kafka, store
         self.passed: list[str] = []
@@ -153,9 +154,8 @@ class Loop:
             limits=SizeLimits(),
             source=self.source,  # type: ignore[arg-type]
             sink=MemorySink(kafka, commits=commits),
-            models=ModelFactory(
-                lambda _partition: UndoableModel(RiverLearner(model())), Capabilities(), "binary", None
-            ),
+            models=models
+            or ModelFactory(lambda _partition: UndoableModel(RiverLearner(model())), Capabilities(), "binary", None),
             store=store,
             ordinal=self.ordinal,  # type: ignore[arg-type]
             unowned_s=1_000.0,

@@ -80,7 +80,7 @@ class Rig:
         shard = Shard(self.commons, partition=partition, start=0)
         shard.epoch = epoch
         at = 0 if place is None else place.offset, -1
-        shard.restore(place=at, counts=shard.counts, quality=shard.quality, model=b"", version=version)
+        shard.restore(place=at, counts=shard.counts, version=version)
         self.shards[partition] = shard
         self.mixer.stand(partition, place)
         return shard
@@ -222,7 +222,7 @@ def test_a_round_saves_what_has_moved_and_brings_in_model_and_places_together(st
     assert (found.number, found.mix.examples, rig.commons.learned) == (1, 7, 0)
     snapshot = store.load(0, at_most=7).snapshot
     assert snapshot is not None
-    assert (snapshot.offset, snapshot.model) == (7, b""), "the model is in the mix"
+    assert (snapshot.offset, snapshot.answering.state) == (7, b""), "the model is in the mix"
     value = rig.telemetry.registry.get_sample_value
     assert (rig.counted("mixed"), value("headrace_mixed_examples_total"), value("headrace_mix_version")) == (1, 7, 1)
 

@@ -97,7 +97,7 @@ def learn(shard: Shard, features: dict[str, Any], times: int = 1) -> None:
         shard.model.predict(features)
         shard.model.learn(features, True)
         shard.model.keep(features, True)
-        shard.score(True, True, shard.version)
+        shard.answering.score(True, True, shard.version)
         shard.counts.records += 1
         shard.advance(shard.offset + 1)
         shard.confirm(*shard.place, mark="")
@@ -119,7 +119,7 @@ def test_a_small_shard_is_saved_at_once(rig: Rig) -> None:
     assert rig.saver.begin(shard) == "saved"
     assert (shard.snapshot_offset, shard.version) == (5, 1)
     assert not rig.saver.is_out
-    assert rig.stored(shard).model == cell(shard).inner.dump()
+    assert rig.stored(shard).answering.state == cell(shard).inner.dump()
 
 
 def test_a_big_shard_is_saved_as_it_stood_when_the_save_was_begun(rig: Rig) -> None:
@@ -132,9 +132,14 @@ def test_a_big_shard_is_saved_as_it_stood_when_the_save_was_begun(rig: Rig) -> N
     assert rig.end(shard) == "saved"
     assert (shard.offset, shard.snapshot_offset, shard.version) == (8, 5, version + 1)
     stored = rig.stored(shard)
-    assert (stored.offset, stored.counts.records, stored.quality.scored, len(stored.quality.recent)) == (5, 5, 5, 5)
-    assert sum(score.scored for score in stored.quality.versions.values()) == 5
-    assert stored.model == then
+    assert (
+        stored.offset,
+        stored.counts.records,
+        stored.answering.quality.scored,
+        len(stored.answering.quality.recent),
+    ) == (5, 5, 5, 5)
+    assert sum(score.scored for score in stored.answering.quality.versions.values()) == 5
+    assert stored.answering.state == then
     assert rig.count("saved") == 1
 
 

@@ -1,0 +1,103 @@
+"""A batch for shadows: in one call, where the shadow takes batches, and otherwise record after record."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from headrace.consumers.fastjson.scan import Scan
+from headrace.consumers.record import Event, RecordDecoder
+from headrace.consumers.record_batch import RecordBatch
+from headrace.consumers.refusal import Refusal
+from headrace.pipeline.engine import shadows
+from headrace.pipeline.engine.key_column import KeyColumn
+from headrace.pipeline.engine.label_column import LabelColumn, decided, needs_answers, score
+from headrace.producers.prediction import PredictionForm
+from headrace.state.shard import Shard
+from headrace.state.shard_model import ShardModel
+from headrace.state.store.store_errors import STORE_ERRORS
+
+
+class ShadowBatch:
+    """A batch that the answering model has handled, for the shadows of its shard (`shadows.py`).
+
+    `undecoded` are the positions of records that no model sees, and `withheld` those of records that are not learned:
+    replays of records that were learned where they stood first.
+    """
+
+    def __init__(
+        self,
+        shard: Shard,
+        batch: RecordBatch,
+        scan: Scan,
+        events: Mapping[int, Event],
+        *,
+        undecoded: Collection[int],
+        withheld: Collection[int],
+    ) -> None:
+        self._shard, self._batch = shard, batch
+        self._scan, self._events = scan, events
+        self._undecoded, self._withheld = undecoded, withheld
+
+    def take(
+        self, columns: Scan, columned: Any, good: Any, *, silent: bool, decoder: RecordDecoder, form: PredictionForm
+    ) -> None:
+        """Let each shadow predict and learn the `good` records; `columns` has those at the positions `columned`."""
+        rows = np.searchsorted(columned, good)
+        singly = [
+            one for one in self._shard.shadows if not self._take_columns(one, columns, rows, good, form, silent=silent)
+        ]
+        if singly:
+            self._take_singly(singly, set(good.tolist()), decoder, form)
+
+    def _take_columns(
+        self, one: ShardModel, columns: Scan, rows: Any, good: Any, form: PredictionForm, *, silent: bool
+    ) -> bool:
+        """Let a shadow take the records in one call; return False, with nothing changed, if it takes them singly."""
+        model, refused = one.model, dict[int, Refusal]()
+        labels = LabelColumn(model, len(self._batch), refused, field="")
+        if not model.can.batches or not labels.read(self._scan, self._events):
+            return False
+        labels.withhold(self._withheld)
+        keys = KeyColumn(self._batch, self._scan, self._events, self._undecoded) if model.can.keys else None
+        if keys is not None:
+            keys.refuse(refused)
+        taken = ~np.isin(good, list(refused))
+        met: Mapping[str, Any] = {} if keys is None else keys.met(good[taken])
+        truths = labels.values[good[taken]]
+        try:
+            is_silent = silent and not needs_answers(model)
+            answers = model.learn_batch(columns.only(rows[taken]), truths, silent=is_silent, **met)
+        except STORE_ERRORS:
+            raise
+        except Exception as error:  # noqa: BLE001 a shadow stops nothing
+            self._shard.fail(one.name, f"{type(error).__name__}: {error}")
+            return True
+        if answers is None:
+            return False
+        sound = answers.fault == 0
+        one.faults += len(good) - int(sound.sum())
+        score(one, decided(model, answers, form).only(sound), truths[sound], self._shard.model_version)
+        return True
+
+    def _take_singly(
+        self, singly: list[ShardModel], good: Collection[int], decoder: RecordDecoder, form: PredictionForm
+    ) -> None:
+        """Let shadows take one record after the other."""
+        shard, batch = self._shard, self._batch
+        keyed = [one for one in singly if one.model.can.keys]
+        for one in keyed:
+            one.model.fetch(key for key in batch.keys if key is not None)
+        for position in range(len(batch)):
+            if position in self._undecoded or not (keyed or position in good):
+                continue
+            record = batch.record(position)
+            event = self._events.get(position) or decoder.decode(record)
+            assert isinstance(event, Event)
+            shadows.meet(shard, keyed, record, event.ts)
+            if position in good:
+                is_learned = event.label is not msgspec.UNSET and position not in self._withheld
+                for one in singly:
+                    label = event.label if is_learned else None
+                    shadows.take_one(shard, one, event.features, label, record.key, form=form)

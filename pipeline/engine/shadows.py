@@ -1,0 +1,111 @@
+"""The steps of shadows: models that see the records and labels of the model that answers, and answer nobody.
+
+A shadow predicts a record after the model that answers has handled it, and learns a label when that model has learned
+it; so it never sees a record that was refused. On what a shadow raises it is undone, and the fault is counted for it:
+the record counts as one that it never saw, also when a label comes for it later. Only the errors of the store, which
+are no model's fault, pass. A shadow that can't be undone is taken out of the shard.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+import msgspec
+
+from headrace.consumers.record import Event, Record
+from headrace.producers import prediction
+from headrace.producers.prediction import PredictionForm
+from headrace.state.labels.join_entry import RAISED, Entry, plain, unboxed
+from headrace.state.shard import Shard
+from headrace.state.shard_model import MODEL, ShardModel
+from headrace.state.store.store_errors import STORE_ERRORS
+
+T = TypeVar("T")
+
+_PLAIN = {bool, int, float, str, list, type(None)}
+
+
+def meet(shard: Shard, some: Iterable[ShardModel], record: Record, ts: int | msgspec.UnsetType) -> None:
+    """Let some of the shadows note the key and the time of a record, if they have a model for each key."""
+    key, at_ms = record.key, None if ts is msgspec.UNSET else ts
+    for one in some:
+        if one.model.can.keys and key is not None:
+            _guarded(shard, one, key, partial(one.model.meet, key, at_ms, record.timestamp_ms))
+
+
+def take(
+    shard: Shard, event: Event, features: dict[str, Any], label: Any, key: bytes | None, *, form: PredictionForm
+) -> dict[str, Any]:
+    """Let each shadow predict a record, and learn its label, None for none; return the answers by name.
+
+    `features` are the event's as they came. Each model brings its label, as it came, into a form of its own.
+    """
+    raw = label if label is None or event.label is msgspec.UNSET else event.label
+    return {one.name: take_one(shard, one, features, raw, key, form=form) for one in shard.shadows}
+
+
+def answers_for_entry(shard: Shard, answer: Any, others: Mapping[str, Any]) -> Any:
+    """Return the answer that was sent, and those of the shadows, as the entry of features that wait has them."""
+    if not others and shard.answering.name == MODEL:
+        return answer
+    return {shard.answering.name: plain(answer), **others}
+
+
+def take_one(
+    shard: Shard, one: ShardModel, features: dict[str, Any], label: Any, key: bytes | None, *, form: PredictionForm
+) -> Any:
+    """Do as `take` for one shadow, with a label as it came; return its answer, or `RAISED`."""
+
+    def step() -> Any:
+        if key is None and one.model.can.keys:
+            raise ValueError("the record has no key")
+        own = None if label is None else one.model.label(label)
+        # A function of the user's own may change the features in its hands.
+        given = features.copy()
+        answer, proba = one.model.predict(given, key or b"")
+        answer = _bounded(form.decide(answer, proba) if one.model.task == "binary" else answer)
+        if own is not None:
+            one.model.learn(given, own, key or b"")
+        one.model.keep(features.copy(), own, key or b"")
+        if own is not None:
+            one.score(unboxed(answer), own, shard.model_version)
+        return answer
+
+    return _guarded(shard, one, key, step)
+
+
+def learn(shard: Shard, entry: Entry, features: dict[str, Any], label: Any, *, scored: bool) -> None:
+    """Let each shadow learn a label that came after its features, and score its answer if it is to be `scored`."""
+    for one in shard.shadows:
+        answer = entry.answer_of(one.name)
+        if answer == RAISED:
+            continue
+
+        def step(one: ShardModel = one, answer: Any = answer) -> None:
+            own, key = one.model.label(label), entry.key or b""
+            one.model.learn(features.copy(), own, key)
+            one.model.keep(features.copy(), own, key, predicted=False)
+            if scored:
+                one.score(answer, own, entry.version)
+
+        _guarded(shard, one, entry.key, step)
+
+
+def _bounded(answer: Any) -> Any:
+    """Return an answer as an entry holds it. Raises TypeError or ValueError for one that no prediction could have."""
+    answer = plain(answer)
+    size = len(msgspec.msgpack.encode(answer))
+    if type(answer) not in _PLAIN or size > prediction.BYTES_MAX:
+        raise ValueError(f"the answer is a {type(answer).__name__} of {size} bytes")
+    return answer
+
+
+def _guarded(shard: Shard, one: ShardModel, key: bytes | None, step: Callable[[], T]) -> T | list[str]:
+    """Do a step of a shadow; return `RAISED`, and count a fault, where it raises."""
+    try:
+        return step()
+    except STORE_ERRORS:
+        raise
+    except (Exception, SystemExit):  # noqa: BLE001 a model may raise anything, and a shadow stops nothing
+        shard.fault(one, key or b"")
+    return RAISED
