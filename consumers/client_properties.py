@@ -4,7 +4,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException
+
+BROKERS_KEY = "kafka.bootstrap_servers"
+"""The key of the configuration that holds the brokers' addresses; errors name it."""
 
 _OWNED = {
     "enable.auto.commit": False,
@@ -24,6 +27,7 @@ OWNED_SETTINGS = frozenset(_OWNED) | {
     "on_delivery",
     "logger",
     "error_cb",
+    "oauth_cb",
     "stats_cb",
 }
 """librdkafka properties that the pipeline sets; the configuration refuses them."""
@@ -44,6 +48,22 @@ class SettingsRefused(Exception):
     hint = "correct it in [kafka.librdkafka]; librdkafka's CONFIGURATION.md lists every property"
 
 
+class TokenMissing(Exception):
+    """Raised when a client was given no token: the user's function for it failed, or took too long."""
+
+    status = 503
+    address_key = BROKERS_KEY
+    hint = "check kafka.oauth"
+
+
+def refusal(error: KafkaException) -> SettingsRefused | TokenMissing:
+    """Return the error for a client that can't be made."""
+    fault = error.args[0]
+    # The client waits for its first token when it is made.
+    kind = TokenMissing if fault.code() == KafkaError.SASL_AUTHENTICATION_FAILED else SettingsRefused
+    return kind(fault.str())
+
+
 def session_s(settings: Mapping[str, Any]) -> float:
     """Return how long the group waits for a silent member, in seconds.
 
@@ -55,14 +75,14 @@ def session_s(settings: Mapping[str, Any]) -> float:
 
 
 def outsider(settings: Mapping[str, Any], *, group: str, own: Mapping[str, Any]) -> Consumer:
-    """Make a consumer that reads for a group and never joins it. Raises SettingsRefused.
+    """Make a consumer that reads for a group and never joins it. Raises SettingsRefused, TokenMissing.
 
     The properties in `own` override all others.
     """
     try:
         return Consumer({**consumer_settings(settings, group=group), **own})
     except KafkaException as error:
-        raise SettingsRefused(error.args[0].str()) from error
+        raise refusal(error) from error
 
 
 def consumer_settings(settings: Mapping[str, Any], *, group: str) -> dict[str, Any]:

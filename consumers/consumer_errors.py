@@ -1,10 +1,15 @@
 """Sorts Kafka's error codes for consumers and admin requests: which pass by themselves, and which do not.
 
-Every code of the client is listed once: to wait for an error that does not pass would stop the pipeline for ever.
+Every code of the client is listed once: to wait for an error that does not pass would stop the pipeline for ever. The
+error of a call that got no connection only says that no broker answers; `ConnectionFaults` knows the reason.
 """
 
-from typing import Literal
+import re
+import time
+from collections.abc import Callable
+from typing import Literal, get_args
 
+import msgspec
 from confluent_kafka import KafkaError
 
 ReadErrorMeaning = Literal["passes", "offset", "right", "setting"]
@@ -64,6 +69,14 @@ MEANINGS: dict[int, ReadErrorMeaning] = {
 }
 """The meaning of each error code."""
 
+_FRESH_S = 20.0
+# The state of the connection, which librdkafka appends to each text.
+_STATE = re.compile(r" ?\(after \d+ms in state \w+(, \d+ identical error\(s\) suppressed)?\)")
+_OF_TOKENS = ("OAUTHBEARER", "invalid_token")
+_OTHER_LISTENER = ("PLAINTEXT broker listener", "SSL listener", "security.protocol", "wrong version number")
+# An alert is the broker's answer to the client's own certificate.
+_OF_TLS = ("certificate verify failed", " alert ")
+
 NOT_READY = frozenset(
     {
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
@@ -79,3 +92,59 @@ NOT_READY = frozenset(
 def meaning_of(code: int) -> ReadErrorMeaning:
     """Return the meaning of a code. An unknown code counts as an outage that passes."""
     return MEANINGS.get(code, "passes")
+
+
+FaultKind = Literal["token", "user", "certificate", "listener", "outage"]
+"""What to check after a fault of a connection, the most telling first; the last two may pass by themselves."""
+
+
+class ConnectionFault(msgspec.Struct, frozen=True):
+    """Why a client could not connect."""
+
+    text: str
+    kind: FaultKind
+
+    @property
+    def passes(self) -> bool:
+        """Whether the same client may connect later."""
+        return self.kind in {"listener", "outage"}
+
+
+class ConnectionFaults:
+    """Keeps the faults of the connections of all Kafka clients of a process; `note` is their `error_cb`."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._newest: dict[FaultKind, tuple[float, ConnectionFault]] = {}
+
+    def note(self, error: KafkaError) -> None:
+        """Keep a fault that says why a connection failed."""
+        code = error.code()
+        if code == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001 librdkafka's own codes
+            # It follows every fault. Alone it means that the broker has closed the connection, which is not reported.
+            if self.best() is None:
+                self.keep(_SILENT)
+        elif code != KafkaError._TIMED_OUT:  # noqa: SLF001
+            self.keep(_fault_of(code, _STATE.sub("", error.str())))
+
+    def keep(self, fault: ConnectionFault) -> None:
+        """Keep a fault that another part has found out."""
+        self._newest[fault.kind] = self._clock(), fault
+
+    def best(self) -> ConnectionFault | None:
+        """Return the fault that tells most of those of the last seconds; older ones have been mended since."""
+        fresh = {kind: fault for kind, (at, fault) in self._newest.items() if self._clock() - at < _FRESH_S}
+        return next((fresh[kind] for kind in get_args(FaultKind) if kind in fresh), None)
+
+
+_SILENT = ConnectionFault(
+    "the broker closes the connection without an answer, as one that expects another security.protocol", "listener"
+)
+
+
+def _fault_of(code: int, text: str) -> ConnectionFault:
+    if code == KafkaError._AUTHENTICATION:  # noqa: SLF001
+        return ConnectionFault(text, "token" if any(word in text for word in _OF_TOKENS) else "user")
+    if any(word in text for word in _OTHER_LISTENER):
+        return ConnectionFault(text, "listener")
+    return ConnectionFault(text, "certificate" if any(word in text for word in _OF_TLS) else "outage")

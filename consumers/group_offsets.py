@@ -16,8 +16,8 @@ from confluent_kafka import (
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
 from headrace.consumers.client_properties import outsider
-from headrace.consumers.consumer_errors import NOT_READY
-from headrace.consumers.source import SourceAway, SourceError
+from headrace.consumers.consumer_errors import NOT_READY, meaning_of
+from headrace.consumers.source import SourceAway, SourceDenied
 from headrace.consumers.topics import admin_client
 
 TIMEOUT_S = 2.0
@@ -94,7 +94,7 @@ class GroupOffsets:
                 }
             except KafkaException as error:
                 if error.args[0].code() not in NOT_READY or time.monotonic() > until:
-                    raise _fault(error) from error
+                    raise self._fault(error) from error
             time.sleep(_RETRY_S)
 
     def members(self) -> int | None:
@@ -138,12 +138,14 @@ class GroupOffsets:
             for place in committed
         }
 
-
-def _fault(error: KafkaException) -> Exception:
-    fault = error.args[0]
-    if "AUTH" in fault.name():
-        return SourceError(
-            f"Kafka denies it: {fault.str()}",
-            hint="give the user DESCRIBE on the features topic and on the group",
-        )
-    return SourceAway(f"Kafka does not answer: {fault.str()}")
+    def _fault(self, error: KafkaException) -> Exception:
+        # Only a poll calls `error_cb`, which is told why there is no connection.
+        self._admin.poll(0)
+        self._consumer.poll(0)
+        fault = error.args[0]
+        if meaning_of(fault.code()) == "right":
+            return SourceDenied(
+                f"Kafka denies it: {fault.str()}",
+                hint="give the user DESCRIBE on the features topic and on the group",
+            )
+        return SourceAway(f"Kafka does not answer: {fault.str()}")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from headrace.consumers.client_properties import outsider
+from headrace.consumers.client_properties import BROKERS_KEY, outsider
 from headrace.consumers.consumer_errors import NOT_READY, meaning_of
 from headrace.consumers.messages import batch_of
 from headrace.consumers.record import Record
@@ -41,13 +41,14 @@ class ReaderAway(Exception):
     """Raised when Kafka does not answer a reader in time."""
 
     status = 503
+    address_key = BROKERS_KEY
     hint = "check that Kafka runs at kafka.bootstrap_servers (`headrace doctor`), then run it again"
 
 
 class ReaderDenied(Exception):
     """Raised when Kafka does not let this user read."""
 
-    status = 400
+    status = 403
     hint = "give the user READ and DESCRIBE on the topic (`headrace doctor`)"
 
 
@@ -71,6 +72,7 @@ class Reader:
     def spans(self, topic: str) -> dict[int, Span]:
         """Return the readable offsets of each partition; empty when there is no such topic."""
         partitions = _with_retries(
+            self._consumer,
             f"{topic} can't be read",
             lambda: self._consumer.list_topics(topic, timeout=_CALL_S).topics[topic].partitions,
         )
@@ -151,7 +153,7 @@ class Reader:
             return places
 
         try:
-            places = _with_retries("the committed offsets can't be read", ask)
+            places = _with_retries(consumer, "the committed offsets can't be read", ask)
         finally:
             consumer.close()
         return {place.partition: Committed(place.offset, place.metadata or "") for place in places if place.offset >= 0}
@@ -169,6 +171,7 @@ class Reader:
 
     def _span(self, place: TopicPartition) -> Span:
         low, high = _with_retries(
+            self._consumer,
             f"{place.topic} can't be read",
             lambda: self._consumer.get_watermark_offsets(place, timeout=_CALL_S, cached=False),
         )
@@ -187,7 +190,7 @@ def _passing(topic: str | None, error: KafkaError) -> str:
     return "" if error.code() == KafkaError._PARTITION_EOF else error.str()  # noqa: SLF001
 
 
-def _with_retries(what: str, ask: Callable[[], T]) -> T:
+def _with_retries(consumer: Consumer, what: str, ask: Callable[[], T]) -> T:
     """Repeat a request while its leader or coordinator is not ready, as after a broker's start."""
     until = time.monotonic() + _SILENCE_S
     while True:
@@ -198,5 +201,7 @@ def _with_retries(what: str, ask: Callable[[], T]) -> T:
             if meaning_of(fault.code()) == "right":
                 raise ReaderDenied(f"{what}: {fault.str()}") from error
             if fault.code() not in NOT_READY or time.monotonic() > until:
+                # Only a poll calls `error_cb`, which is told why there is no connection.
+                consumer.poll(0)
                 raise ReaderAway(f"{what}: {fault.str()}") from error
             time.sleep(_RETRY_S)

@@ -19,7 +19,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from headrace.consumers.client_properties import SettingsRefused, consumer_settings
+from headrace.consumers.client_properties import BROKERS_KEY, consumer_settings, refusal
 from headrace.consumers.consumer_errors import meaning_of
 from headrace.consumers.messages import batch_of
 from headrace.consumers.record import LabelRecord, Record
@@ -44,6 +44,7 @@ class SourceAway(Exception):
     """Raised when Kafka does not answer a request that the runner needs."""
 
     status = 503
+    address_key = BROKERS_KEY
     hint = "nothing is lost: the pipeline waits for Kafka and goes on by itself"
 
 
@@ -62,6 +63,12 @@ class SourceError(Exception):
     def __init__(self, message: str, *, hint: str) -> None:
         super().__init__(message)
         self.hint = hint
+
+
+class SourceDenied(SourceError):
+    """Raised when the user lacks a right in Kafka."""
+
+    status = 403
 
 
 class OffsetGone(SourceError):
@@ -97,6 +104,7 @@ class Source:
         topic: str,
         labels: str | None = None,
     ) -> None:
+        self._note_fault = settings.get("error_cb", lambda _: None)
         settings = {**consumer_settings(settings, group=group), "error_cb": self._on_error}
         self._incremental = settings.get("group.protocol") == "consumer" or "cooperative" in settings.get(
             "partition.assignment.strategy", ""
@@ -106,7 +114,7 @@ class Source:
         try:
             self._consumer = Consumer(settings)
         except KafkaException as error:
-            raise SettingsRefused(error.args[0].str()) from error
+            raise refusal(error) from error
         self.unreachable = False
         self.joined = False
         self.assigned: set[int] = set()
@@ -350,6 +358,7 @@ class Source:
         self._on_revoke(consumer, places)
 
     def _on_error(self, error: KafkaError) -> None:
+        self._note_fault(error)
         # The client handles the loss of one broker; an idle worker must notice the loss of all.
         if error.code() == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001 librdkafka's own codes
             self.unreachable = True
@@ -362,7 +371,7 @@ class Source:
     def _refuse(self, error: KafkaError) -> None:
         meaning = meaning_of(error.code())
         if meaning == "right":
-            raise SourceError(
+            raise SourceDenied(
                 f"Kafka denies it: {error.str()}",
                 hint="give the user READ on the features topic and on the group (`headrace doctor`)",
             )

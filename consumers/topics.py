@@ -14,11 +14,12 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from headrace.consumers.client_properties import SettingsRefused
+from headrace.consumers.client_properties import refusal
 from headrace.consumers.consumer_errors import meaning_of
-from headrace.consumers.source import SourceAway, SourceError
+from headrace.consumers.source import SourceAway, SourceDenied, SourceError
 
 _CALL_S = 5.0
+_REACH_S = 2.0
 # Short, since a batch waits for it: a broker that is up answers within milliseconds.
 _IDS_S = 1.0
 _MADE_S = 30.0
@@ -71,7 +72,8 @@ class Copies(msgspec.Struct, frozen=True):
 class Topics:
     """The admin requests about topics, each with a timeout.
 
-    They raise SourceAway when the broker does not answer, and SourceError when it refuses. Raises SettingsRefused.
+    They raise SourceAway when the broker does not answer, and SourceError when it refuses. Raises SettingsRefused and
+    TokenMissing.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -80,18 +82,22 @@ class Topics:
 
     def is_mock(self) -> bool:
         """Tell whether this is librdkafka's mock cluster, which has no transactions and answers no admin request."""
-        try:
-            return str(self._admin.list_topics(timeout=_CALL_S).cluster_id).startswith("mockCluster")
-        except KafkaException as error:
-            raise SourceAway(f"Kafka does not answer: {error.args[0].str()}") from error
+        return str(self._listed(_CALL_S).cluster_id).startswith("mockCluster")
 
     def partitions(self) -> dict[str, int]:
         """Return the number of partitions of every topic."""
-        try:
-            topics = self._admin.list_topics(timeout=_CALL_S).topics
-        except KafkaException as error:
-            raise SourceAway(f"Kafka does not answer: {error.args[0].str()}") from error
+        topics = self._listed(_CALL_S).topics
         return {name: len(topic.partitions) for name, topic in topics.items() if topic.error is None}
+
+    def reach(self) -> bool:
+        """Return when Kafka answers; raise SourceAway soon if it does not, since a person waits for the reason."""
+        return bool(self._listed(_REACH_S).brokers)
+
+    def _listed(self, timeout_s: float) -> Any:
+        try:
+            return self._admin.list_topics(timeout=timeout_s)
+        except KafkaException as error:
+            raise self._fault(error, "") from error
 
     def describe(self, name: str) -> Topic:
         """Return one topic as the broker describes it."""
@@ -248,9 +254,15 @@ class Topics:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise self._fault(error, name) from error
-            # Raises if this user may not see the topic: the broker would never list it, and the wait would be in vain.
+        _wait(lambda: self._is_listed(name, partitions), f"the topic {name} to be made")
+
+    def _is_listed(self, name: str, partitions: int) -> bool:
+        """Return whether the broker lists a topic with its partitions. Raises SourceDenied if it would never do so."""
+        if self.partitions().get(name, 0) >= partitions:
+            return True
+        with contextlib.suppress(SourceAway):
             self.describe(name)
-        _wait(lambda: self.partitions().get(name, 0) >= partitions, f"the topic {name} to be made")
+        return False
 
     def check_create(self, name: str, partitions: int) -> None:
         """Let the broker check, without creating the topic, that it would create it. Raises SourceError."""
@@ -279,21 +291,24 @@ class Topics:
                 )
 
     def _fault(self, error: KafkaException, name: str) -> Exception:
+        # Only a poll calls `error_cb`, which is told why there is no connection.
+        self._admin.poll(0)
         fault = error.args[0]
-        if meaning_of(fault.code()) not in {"right", "setting"}:
-            return SourceAway(f"Kafka does not answer about {name}: {fault.str()}")
-        return SourceError(
-            f"Kafka refuses what {name} needs: {fault.str()}",
+        meaning = meaning_of(fault.code())
+        if meaning not in {"right", "setting"}:
+            return SourceAway(f"Kafka does not answer{name and f' about {name}'}: {fault.str()}")
+        return (SourceDenied if meaning == "right" else SourceError)(
+            f"Kafka refuses what {name or 'the pipeline'} needs: {fault.str()}",
             hint=f"create {name} by hand, or give the user CREATE and DESCRIBE on it",
         )
 
 
 def admin_client(settings: Mapping[str, Any]) -> AdminClient:
-    """Make an admin client. Raises SettingsRefused."""
+    """Make an admin client. Raises SettingsRefused, TokenMissing."""
     try:
         return AdminClient(dict(settings))
     except KafkaException as error:
-        raise SettingsRefused(error.args[0].str()) from error
+        raise refusal(error) from error
 
 
 def _id_of(described: Any) -> str:

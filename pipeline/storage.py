@@ -13,4 +13,6 @@ def open_store(config: Config, *, timeout_s: float | None = None) -> Store:
         keep=config.snapshot.keep,
         timeout_s=redis.timeout if timeout_s is None else timeout_s,
         sign_key=redis.signature,
+        client_options=redis.client,
+        sentinel_options=redis.sentinel,
     )

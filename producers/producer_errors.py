@@ -9,6 +9,9 @@ from typing import Literal
 
 from confluent_kafka import KafkaError
 
+BROKERS_KEY = "kafka.bootstrap_servers"
+"""The key of the configuration that holds the brokers' addresses; errors name it."""
+
 SendErrorMeaning = Literal["passes", "stale", "large", "record", "topic", "right", "setting"]
 """The error passes by itself; the group has a new generation; or it does not pass, because of the record's size, the
 record itself, its topic, a missing right, or a setting of the client or the broker."""
@@ -113,13 +116,15 @@ _OF_CODES: dict[int, tuple[str, str]] = {
 
 
 class SendRefused(Exception):
-    """Raised as one of its subclasses when Kafka refuses records until something is changed; `hint` says what."""
+    """Raised as one of its subclasses when Kafka refuses records until something is changed; `hint` says what.
 
-    status = 400
+    Its status is 403 if the user lacks a right.
+    """
 
-    def __init__(self, message: str, *, hint: str) -> None:
+    def __init__(self, message: str, *, hint: str, code: int = KafkaError.NO_ERROR) -> None:
         super().__init__(message)
         self.hint = hint
+        self.status = 403 if meaning_of(code) == "right" else 400
 
 
 def meaning_of(code: int) -> SendErrorMeaning:

@@ -20,7 +20,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from headrace.producers.output import Committable, Reach
 from headrace.producers.producer_client import close_later, produce, producer_settings
-from headrace.producers.producer_errors import SendRefused, meaning_of, refusal
+from headrace.producers.producer_errors import BROKERS_KEY, SendRefused, meaning_of, refusal
 from headrace.producers.record_size import batch_bytes
 
 Permit = Callable[[], None]
@@ -44,6 +44,7 @@ class SinkAway(Exception):
     """Raised when Kafka can't accept the batch now; send the same batch again later."""
 
     status = 503
+    address_key = BROKERS_KEY
     hint = "nothing is lost: the pipeline waits for Kafka and goes on by itself"
 
 
@@ -325,6 +326,9 @@ def _producer(settings: dict[str, Any], batch_bytes_max: int) -> Producer:
     try:
         return Producer({**settings, "batch.size": batch_bytes(settings, batch_bytes_max)})
     except KafkaException as error:
+        if error.args[0].code() == KafkaError.SASL_AUTHENTICATION_FAILED:
+            # The client waits for its first token when it is made.
+            raise SinkAway(f"Kafka's client was given no token: {error.args[0].str()}") from error
         raise SinkRefused(
             f"librdkafka refuses a property: {error.args[0].str()}", hint="correct it in [kafka.librdkafka]"
         ) from error
@@ -354,4 +358,4 @@ def _away_or_refused(error: KafkaException) -> Exception:
 
 def _refused(fault: KafkaError) -> SinkRefused | None:
     found = refusal(fault.code())
-    return None if found is None else SinkRefused(f"{found[0]}: {fault.str()}", hint=found[1])
+    return None if found is None else SinkRefused(f"{found[0]}: {fault.str()}", hint=found[1], code=fault.code())

@@ -30,6 +30,7 @@ class WebhookAway(Exception):
     """Raised when the server can't accept the batch now. `after_s`: the wait that it asked for."""
 
     status = 503
+    address_key = "sink.http.url"
     hint = "nothing is lost: the pipeline waits for the HTTP sink and goes on by itself"
 
     def __init__(self, message: str, *, after_s: float | None = None) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
-from headrace.producers.producer_errors import SendRefused, meaning_of, refusal
+from headrace.producers.producer_errors import BROKERS_KEY, SendRefused, meaning_of, refusal
 from headrace.producers.record_size import PLAIN_BYTES_MAX, MessageHeaders, batch_bytes, record_bytes
 
 Delivered = Callable[[int, int], None]
@@ -64,6 +64,7 @@ class WriterAway(Exception):
     """Raised when Kafka did not confirm in time; the last transaction may be committed or not."""
 
     status = 503
+    address_key = BROKERS_KEY
     hint = "run it again when Kafka answers: it continues where it stopped, and sends nothing twice"
 
 
@@ -273,6 +274,7 @@ class Writer:
             return WriterRefused(
                 f"Kafka denies it: {words}",
                 hint="give the user WRITE on the topics and on the transactional id, and READ on the group",
+                code=fault.code(),
             )
         if (found := refusal(fault.code())) is not None:
             return WriterRefused(f"{found[0]}: {words}", hint=found[1])

@@ -18,7 +18,7 @@ import typer
 
 from headrace.pipeline import console
 from headrace.pipeline.console import data
-from headrace.pipeline.exit_code import EXIT_AWAY, EXIT_CONFIG, EXIT_FAILED, EXIT_INTERRUPTED
+from headrace.pipeline.exit_code import EXIT_CONFIG, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OF_STATUS
 from headrace.pipeline.process import reexec
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 DEBUG_VARIABLE = "HEADRACE_DEBUG"
 
-_AWAY_STATUS = 503
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # Compared by name: an import of these classes would also import River and pydantic.
 _CONFIG_ERRORS = frozenset({"ConfigError", "ModelError", "RegistryRefused", "SettingsRefused"})
@@ -53,12 +52,16 @@ _SHARED: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class ConfigSource:
-    """The configuration of a command: the file, and the flags that override it, by dotted key."""
+    """The configuration of a command: the file, and the flags that override it, by dotted key.
+
+    `loaded` has the configurations that were loaded, the newest last.
+    """
 
     file: Path = Path("headrace.toml")
     flags: dict[str, Any] = field(default_factory=dict)
     is_named: bool = False
     """Whether the user has named the file."""
+    loaded: list["Config"] = field(default_factory=list)
 
     def load(self) -> "Config":
         """Load the configuration. Raises ConfigError."""
@@ -66,7 +69,16 @@ class ConfigSource:
 
         loaded = config.load(self.file, flags=self.flags)
         console.hide(loaded.conceal)
+        self.loaded.append(loaded)
         return loaded
+
+    def explained(self, error: Exception) -> Exception:
+        """Return an error with the address of the server that it is about, and the key that set it."""
+        if not self.loaded:
+            return error
+        from headrace.pipeline import connection  # noqa: PLC0415 needed only after an error
+
+        return connection.explained(error, self.loaded[-1])
 
     def overridden(self, options: dict[str, Any]) -> "ConfigSource":
         """Return a source in which shared options override the file and the flags so far."""
@@ -119,7 +131,13 @@ def command(
                 data.claim(json=lines or bool(options.get("json")))
                 # A signal that was held back until now interrupts the command like any later one.
                 reexec.hear_signals()
-                return call(source, **options)
+                try:
+                    return call(source, **options)
+                except Exception as error:
+                    explained = source.explained(error)
+                    if explained is error:
+                        raise
+                    raise explained from error
 
             raise typer.Exit(guard(call_command, on_interrupt=0 if is_endless else EXIT_INTERRUPTED))
 
@@ -172,7 +190,7 @@ def fail(error: Exception) -> int:
         console.complain(str(other), other.hint)
     if type(error).__name__ in _CONFIG_ERRORS:
         return EXIT_CONFIG
-    return EXIT_AWAY if getattr(error, "status", None) == _AWAY_STATUS else EXIT_FAILED
+    return EXIT_OF_STATUS.get(getattr(error, "status", 0), EXIT_FAILED)
 
 
 def _system_error(error: OSError) -> tuple[str, str]:

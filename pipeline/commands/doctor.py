@@ -20,6 +20,7 @@ from headrace.pipeline.check.record_report import RecordReport
 from headrace.pipeline.commands import config_command
 from headrace.pipeline.commands.status_report import total_lag
 from headrace.pipeline.config.config import Config, ConfigError
+from headrace.pipeline.connection import explained
 from headrace.pipeline.console import as_json, data
 from headrace.pipeline.exit_code import EXIT_AWAY, EXIT_CONFIG, EXIT_FAILED
 from headrace.pipeline.recovery import compatibility, consistency, key_placement
@@ -34,6 +35,7 @@ T = TypeVar("T")
 FindingLevel = Literal["good", "warning", "wrong", "away", "misconfigured"]
 
 _EXITS: dict[FindingLevel, int] = {"misconfigured": EXIT_CONFIG, "away": EXIT_AWAY, "wrong": EXIT_FAILED}
+_VERDICTS: dict[int, FindingLevel] = {503: "away", 401: "misconfigured", 403: "misconfigured"}
 _SIGNS: dict[FindingLevel, str] = {"good": "✔", "warning": "!"}
 _CONNECT_S = 3.0
 _SAMPLE_RECORDS = 100
@@ -52,9 +54,19 @@ class CheckResult(msgspec.Struct, frozen=True):
 class _Failed(Exception):
     """Raised when a check failed, so that the checks which depend on it are left out."""
 
-    def __init__(self, result: CheckResult) -> None:
-        super().__init__(result.message)
-        self.result = result
+    def __init__(self, check: str, error: Exception) -> None:
+        super().__init__(str(error))
+        self._check = check
+        self._error = error
+
+    def result(self, config: Config | None = None) -> CheckResult:
+        """Return the result of the check; with the configuration it names the address that did not answer."""
+        error = self._error if config is None else explained(self._error, config)
+        verdict = _VERDICTS.get(getattr(error, "status", 0), "wrong")
+        if isinstance(error, ConfigError | SettingsRefused | learner.ModelError):
+            verdict = "misconfigured"
+        advice = "start it, or check its address" if verdict == "away" else str(getattr(error, "hint", ""))
+        return CheckResult(self._check, verdict, str(error), advice)
 
 
 def doctor(load: Callable[[], Config], *, json: bool) -> int:
@@ -78,7 +90,7 @@ def examine(load: Callable[[], Config]) -> Iterator[CheckResult]:
         config = _ask("configuration", load)
         yield CheckResult("configuration", "good", config.conceal(f"the configuration of {config.name} loads"))
     except _Failed as failed:
-        yield failed.result
+        yield failed.result()
         return
     model: list[learner.RiverLearner] = []
     for part in (
@@ -91,7 +103,7 @@ def examine(load: Callable[[], Config]) -> Iterator[CheckResult]:
             for result in part:
                 yield _without_secrets(result, config)
         except _Failed as failed:
-            yield _without_secrets(failed.result, config)
+            yield _without_secrets(failed.result(config), config)
 
 
 def _without_secrets(result: CheckResult, config: Config) -> CheckResult:
@@ -126,7 +138,7 @@ def _kafka(config: Config, model: list[learner.RiverLearner]) -> Iterator[CheckR
     found: dict[str, Topic] = {}
     inputs = (names.features,) if names.labels is None else (names.features, names.labels)
     for name in (*inputs, *names.outputs.values()):
-        with _continuing() as failed:
+        with _continuing(config) as failed:
             if name in there:
                 found[name] = _ask("topics", lambda name=name: topics.describe(name))  # type: ignore[misc]
             else:
@@ -136,7 +148,7 @@ def _kafka(config: Config, model: list[learner.RiverLearner]) -> Iterator[CheckR
         yield from failed
     yield from _topics(config, found)
     for name in found:
-        with _continuing() as failed:
+        with _continuing(config) as failed:
             copies = _ask("copies", lambda name=name: topics.copies(name))  # type: ignore[misc]
             if weakness := copies.weakness():
                 hint = "three copies, min.insync.replicas=2"
@@ -291,13 +303,13 @@ def _sink(config: Config) -> Iterator[CheckResult]:
 
 
 @contextlib.contextmanager
-def _continuing() -> Iterator[list[CheckResult]]:
+def _continuing(config: Config) -> Iterator[list[CheckResult]]:
     """Continue after a failed check, with its result in the list."""
     results: list[CheckResult] = []
     try:
         yield results
     except _Failed as failed:
-        results.append(failed.result)
+        results.append(failed.result(config))
 
 
 def _ask(name: str, call: Callable[[], T]) -> T:
@@ -305,15 +317,9 @@ def _ask(name: str, call: Callable[[], T]) -> T:
     try:
         return call()
     except Exception as error:
-        hint: Any = getattr(error, "hint", None)
-        if hint is None:
+        if getattr(error, "hint", None) is None:
             raise
-        verdict: FindingLevel = "away" if getattr(error, "status", 0) == 503 else "wrong"  # noqa: PLR2004 HTTP's number
-        if isinstance(error, ConfigError | SettingsRefused | learner.ModelError):
-            verdict = "misconfigured"
-        if verdict == "away":
-            hint = "start it, or check its address in the configuration"
-        raise _Failed(CheckResult(name, verdict, str(error), str(hint))) from error
+        raise _Failed(name, error) from error
 
 
 def _line(result: CheckResult) -> str:

@@ -20,7 +20,7 @@ import structlog
 
 from headrace.pipeline import assembly, console
 from headrace.pipeline.config import config as configuration
-from headrace.pipeline.config.config import ConfigError
+from headrace.pipeline.config.config import Config, ConfigError
 from headrace.pipeline.exit_code import (
     EXIT_ALARM,
     EXIT_AWAY,
@@ -31,6 +31,7 @@ from headrace.pipeline.exit_code import (
     EXIT_STOPPED,
 )
 from headrace.pipeline.process.fork import ExitCause, Fork
+from headrace.pipeline.process.watched_files import WatchedFiles
 from headrace.pipeline.telemetry import configure_logs
 from headrace.pipeline.worker import worker
 from headrace.pipeline.worker.takeover import OnLoss
@@ -69,6 +70,7 @@ class _Seat:
         self._failures = 0
         self._started_at = 0.0
         self._start_at = 0.0
+        self._renewing = False
 
     def start(self, now: float) -> None:
         """Start the worker if there is none and its back-off is over."""
@@ -92,6 +94,10 @@ class _Seat:
         self._note_cause(_cause_of(code, self.worker), is_early=not self.worker.at_work or lived_s < _EARLY_S)
         is_final = code in _FINAL_EXITS and self.worker.returned
         self.worker = None
+        self._job = msgspec.structs.replace(self._job, replaces=True)
+        was_renewing, self._renewing = self._renewing, False
+        if was_renewing and code in _STOPPED_EXITS and not stopping:
+            return
         # A worker that another process stopped by a signal is started again.
         if is_final:
             self.ended = code
@@ -112,6 +118,16 @@ class _Seat:
         wait_s = self._back_off(now)
         log.warning("worker died, starting another", exit=code, wait_s=wait_s, restarts=self._job.restarts)
 
+    def renew(self) -> None:
+        """Ask the worker to finish; another one, which reads all files anew, takes its place."""
+        if self.worker is not None:
+            self._renewing = True
+            self.worker.let_go()
+
+    def is_steady(self, now: float) -> bool:
+        """Return whether the worker needs no time to start, so that another one may be replaced."""
+        return self.ended is not None or (self.worker is not None and now - self._started_at > _STEADY_S)
+
     def _note_cause(self, cause: ExitCause | None, *, is_early: bool) -> None:
         """Count the early deaths in a row that have the same cause."""
         if cause is None or not is_early:
@@ -125,6 +141,31 @@ class _Seat:
         wait_s = min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2.0 ** (self._failures - 1))
         self._start_at = now + wait_s
         return wait_s
+
+
+class _Renewal:
+    """Replace the workers one by one when a file that the configuration names has changed, such as a certificate."""
+
+    def __init__(self, file: Path, flags: dict[str, Any], config: Config) -> None:
+        self._file = file
+        self._flags = flags
+        self._watched = WatchedFiles(config.watched_files, now_s=time.monotonic())
+        self._left: list[_Seat] = []
+
+    def go_on(self, seats: Sequence[_Seat], now: float) -> None:
+        """Look at the files, and replace the next worker if all others run."""
+        if changed := self._watched.changed(now):
+            names = [str(path) for path in changed]
+            try:
+                config = configuration.load(self._file, flags=self._flags)
+            except ConfigError as error:
+                log.warning("changed files can't be used, the workers go on with the old ones", reason=str(error))
+                return
+            console.hide(config.conceal)
+            log.info("files changed, the workers are replaced one by one", files=names)
+            self._left = list(seats)
+        if self._left and all(seat.is_steady(now) for seat in seats):
+            self._left.pop(0).renew()
 
 
 def _cause_of(code: int, child: Fork) -> ExitCause | None:
@@ -171,9 +212,11 @@ def run(file: Path, *, workers: int, until_end: bool, on_loss: OnLoss, flags: di
     gc.set_threshold(*_COLLECT_AFTER)
     job = Job(str(file.resolve()), flags, until_end=until_end, on_loss=on_loss)
     seats = [_Seat(msgspec.structs.replace(job, ordinal=o, is_first=not i)) for i, o in enumerate(numbers)]
+    renewal = _Renewal(file, flags, config)
     try:
         while not stopping and any(seat.ended is None for seat in seats):
             now = time.monotonic()
+            renewal.go_on(seats, now)
             for seat in seats:
                 seat.start(now)
                 seat.reap(now, stopping=False)

@@ -21,6 +21,7 @@ from headrace.consumers.source import SourceAway, SourceError
 from headrace.consumers.topics import Topics
 from headrace.pipeline.commands.status_report import Note, Observations, Report, alive, summarise
 from headrace.pipeline.config.config import Config
+from headrace.pipeline.connection import explained
 from headrace.pipeline.console import as_json, data
 from headrace.pipeline.process.rundir import FolderRefused, RunDir
 from headrace.pipeline.recovery import consistency, key_placement
@@ -69,12 +70,12 @@ class StatusReader:
                 faults.append(f"the topic {self._topic} is not there yet; `headrace run` makes it")
             topic = self._topics.identify(self._topic, self._labels)
         except (SourceAway, SourceError) as error:
-            faults.append(str(error))
+            faults.append(str(explained(error, self._config)))
         try:
             stored, stop_reasons = self._roster.notes(), self._roster.reasons()
             snapshots = self._newest(sorted(places) if places else self._store.partitions())
         except (StoreAway, StoreRefused) as error:
-            faults.append(str(error))
+            faults.append(str(explained(error, self._config)))
             unseen_members = self._count_members(places) if places else 0
         faults += map(str, consistency.faults(topic, places or {}, snapshots or {}))
         local: dict[int, dict[str, Any]] = {}

@@ -10,7 +10,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,16 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from headrace.consumers.consumer_errors import ConnectionFault, ConnectionFaults
 from headrace.pipeline.config.record_sections import LabelsConfig, PredictionsConfig, RecordsConfig
 from headrace.pipeline.config.redaction import concealer, may_show, secrets_of
-from headrace.pipeline.config.references import ReferenceMissing, Resolved, resolve
+from headrace.pipeline.config.references import (
+    FunctionMissing,
+    ReferenceMissing,
+    Resolved,
+    load_function,
+    resolve,
+)
 from headrace.pipeline.config.registry import RegistryConfig
 from headrace.pipeline.config.sections import (
     BatchConfig,
@@ -51,7 +58,9 @@ ENV_PREFIX = "HEADRACE__"
 DEFAULT_FILE = Path("headrace.toml")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 # Attributes that are not keys: no file may set them.
-_OWN = ("directory", "secrets")
+_OWN = ("directory", "secrets", "files")
+# Properties of librdkafka that name a file; a client reads it only when it is made.
+_FILE_PROPERTIES = tuple(f"ssl.{name}.location" for name in ("ca", "certificate", "key", "keystore", "crl"))
 _HINTS = {
     "extra_forbidden": "remove it",
     "missing": "add it",
@@ -70,7 +79,7 @@ class ConfigError(HintedError):
 class Config(BaseSettings):
     """The whole configuration. `directory` is the file's directory, where the factory is looked up.
 
-    `secrets` has the values that replaced references, by key.
+    `secrets` has the values that replaced references, by key, and `files` are the files that they were read from.
     """
 
     model_config = SettingsConfigDict(
@@ -106,6 +115,7 @@ class Config(BaseSettings):
     mix: MixConfig = MixConfig()  # type: ignore[call-arg]
     directory: Path = Field(Path(), exclude=True)
     secrets: dict[str, frozenset[str]] = Field(default_factory=dict, exclude=True, repr=False)
+    files: frozenset[Path] = Field(frozenset(), exclude=True)
 
     @field_validator("name")
     @classmethod
@@ -143,7 +153,32 @@ class Config(BaseSettings):
             "client.id": self.name,
             "allow.auto.create.topics": False,
             **self.kafka.librdkafka,
+            **self._oauth,
+            "error_cb": self.faults.note,
         }
+
+    @cached_property
+    def faults(self) -> ConnectionFaults:
+        """The faults of the connections of all Kafka clients that are made with this configuration."""
+        return ConnectionFaults()
+
+    @cached_property
+    def _oauth(self) -> dict[str, Any]:
+        """The property with the user's function for tokens, if there is one. Raises ConfigError."""
+        reference = self.kafka.oauth
+        if reference is None:
+            return {}
+        try:
+            function = load_function(reference, self.directory)
+        except FunctionMissing as error:
+            raise ConfigError(f"kafka.oauth = {reference!r} {error}", hint=error.hint) from error
+        return {"sasl.mechanism": "OAUTHBEARER", "oauth_cb": partial(_token, function, self.faults)}
+
+    @property
+    def watched_files(self) -> frozenset[Path]:
+        """The files whose content the clients take only when they are made: secrets, certificates and keys."""
+        kafka = [self.kafka.librdkafka[name] for name in _FILE_PROPERTIES if name in self.kafka.librdkafka]
+        return self.files | {Path(str(name)) for name in (*kafka, *self.redis.files)}
 
     @property
     def client_bytes_max(self) -> int:
@@ -161,6 +196,16 @@ class Config(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Use only the values from `load`, which has merged the sources."""
         return (init_settings,)
+
+
+def _token(function: Callable[[str], tuple[str, float]], faults: ConnectionFaults, text: str) -> tuple[str, float]:
+    """Call the user's function, and note its error: librdkafka only tells that there is no token."""
+    try:
+        token, expires_s = function(text)
+    except Exception as error:
+        faults.keep(ConnectionFault(f"kafka.oauth failed: {type(error).__name__}: {error}", "token"))
+        raise
+    return token, float(expires_s)
 
 
 def load(file: Path = DEFAULT_FILE, *, flags: Mapping[str, Any] | None = None) -> Config:
@@ -183,7 +228,7 @@ def load_given(tree: Mapping[str, Any], file: Path) -> Config:
     except ReferenceMissing as error:
         raise ConfigError(str(error), hint=error.hint) from None
     try:
-        return Config(**{**resolved.tree, "directory": directory, "secrets": resolved.secrets})
+        return Config(**{**resolved.tree, "directory": directory, "secrets": resolved.secrets, "files": resolved.files})
     except ValidationError as error:
         first, *others = [_readable(fault, file, resolved) for fault in error.errors()]
         first.others = tuple(others)
@@ -260,7 +305,14 @@ def _environment() -> dict[str, Any]:
 
 def _refuse_unknown_variables() -> None:
     known = {key.upper().replace(".", "__"): key for key, _, _ in describe()}
-    tables = ("KAFKA__LIBRDKAFKA__", "SCHEMA__FEATURES__", "SINK__HTTP__HEADERS__", "REGISTRY__CLIENT__")
+    tables = (
+        "KAFKA__LIBRDKAFKA__",
+        "REDIS__CLIENT__",
+        "REDIS__SENTINEL__",
+        "REGISTRY__CLIENT__",
+        "SCHEMA__FEATURES__",
+        "SINK__HTTP__HEADERS__",
+    )
     for variable in os.environ:
         name = variable.upper().removeprefix(ENV_PREFIX)
         if not variable.upper().startswith(ENV_PREFIX) or name in known or name.startswith(tables):

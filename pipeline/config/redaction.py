@@ -37,8 +37,18 @@ _SECTIONS = frozenset(
     )
 )
 """Tables in which no key holds a secret."""
-_KEYS = frozenset(("name", "kafka.bootstrap_servers", "redis.timeout", "registry.register", "sink.http.timeout"))
+_KEYS = frozenset(
+    ("name", "kafka.bootstrap_servers", "kafka.oauth", "redis.timeout", "registry.register", "sink.http.timeout")
+)
 _ADDRESSES = frozenset(("redis.url", "registry.url", "sink.http.url"))
+_REDIS_CLIENTS = ("redis.client.", "redis.sentinel.")
+_REDIS_HARMLESS = """
+    client_name health_check_interval lib_name lib_version max_connections protocol socket_keepalive socket_read_size
+    ssl_ca_certs ssl_ca_path ssl_cert_reqs ssl_certfile ssl_check_hostname ssl_ciphers ssl_keyfile ssl_min_version
+    ssl_validate_ocsp ssl_validate_ocsp_stapled
+"""
+_REDIS_PROPERTIES = frozenset(_REDIS_HARMLESS.split())
+"""Properties of redis-py that hold no secret."""
 _LIBRDKAFKA = "kafka.librdkafka"
 _HARMLESS = """
     acks allow.auto.create.topics api.version.fallback.ms api.version.request api.version.request.timeout.ms
@@ -106,6 +116,8 @@ def may_show(key: str) -> bool:
     """Return whether the value of a dotted key may be shown, if it did not come from a reference."""
     if key.startswith(f"{_LIBRDKAFKA}."):
         return key.removeprefix(f"{_LIBRDKAFKA}.") in _PROPERTIES
+    if key.startswith(_REDIS_CLIENTS):
+        return key.rpartition(".")[2] in _REDIS_PROPERTIES
     return key in _KEYS or ("." in key and key.partition(".")[0] in _SECTIONS)
 
 
@@ -130,15 +142,22 @@ def address(url: str) -> str:
     """Return a URL without its user, password and query, and without the path of a web address."""
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
+        # The address of a cluster has several hosts.
+        places = ",".join(map(_place, parts.netloc.rpartition("@")[2].split(",")))
     except ValueError:
         return HIDDEN
-    place = f"[{host}]" if host and ":" in host else host or ""
     web = parts.scheme in {"http", "https"}
     return (
-        f"{parts.scheme}://{f'{HIDDEN}@' if '@' in parts.netloc else ''}{place}{f':{port}' if port else ''}"
+        f"{parts.scheme}://{f'{HIDDEN}@' if '@' in parts.netloc else ''}{places}"
         f"{f'/{HIDDEN}' if web and parts.path not in {'', '/'} else parts.path}{f'?{HIDDEN}' if parts.query else ''}"
     )
+
+
+def _place(text: str) -> str:
+    """Return a host with its port. Raises ValueError."""
+    parts = urlsplit(f"//{text}")
+    host = parts.hostname or ""
+    return f"{f'[{host}]' if ':' in host else host}{f':{parts.port}' if parts.port else ''}"
 
 
 def concealer(texts: Iterable[str], *, tokens: Iterable[str] = ()) -> Callable[[str], str]:

@@ -1,13 +1,15 @@
 """References in the configuration: `${file:PATH}` and `${env:NAME}` in any string are replaced by their content.
 
 `$${` stands for a plain `${`. The content is not searched for references again. It is a secret wherever it appears:
-see `pipeline/config/redaction.py`.
+see `pipeline/config/redaction.py`. A reference `module:function` names a function of the user's (`load_function`).
 """
 
+import importlib
 import os
 import re
 import stat
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +26,20 @@ class ReferenceMissing(HintedError):
 
 
 class Resolved(msgspec.Struct, frozen=True):
-    """A configuration with its references replaced; `secrets` are the inserted values, by the dotted key."""
+    """A configuration with its references replaced; `secrets` are the inserted values, by the dotted key.
+
+    `files` are the files that were read.
+    """
 
     tree: dict[str, Any]
     secrets: dict[str, frozenset[str]]
+    files: frozenset[Path]
 
 
 def resolve(tree: Mapping[str, Any], directory: Path) -> Resolved:
     """Replace the references in all strings; paths are relative to `directory`. Raises ReferenceMissing."""
     secrets: dict[str, frozenset[str]] = {}
+    files: set[Path] = set()
 
     def walk(node: Any, key: str) -> Any:
         if isinstance(node, Mapping):
@@ -43,12 +50,14 @@ def resolve(tree: Mapping[str, Any], directory: Path) -> Resolved:
             return node
         found: set[str] = set()
         text = _REFERENCE.sub(lambda match: _value(match, key, directory, found), node)
+        files.update(directory / match["name"] for match in _REFERENCE.finditer(node) if match["kind"] == "file")
         if found:
             # The whole string is a secret as well: a password may consist of two references.
             secrets[key] = frozenset(found | {text})
         return text
 
-    return Resolved(walk(tree, ""), secrets)
+    whole = walk(tree, "")
+    return Resolved(whole, secrets, frozenset(files))
 
 
 def _value(match: re.Match[str], key: str, directory: Path, found: set[str]) -> str:
@@ -91,3 +100,24 @@ def _read(path: Path, key: str) -> str:
     if len(content) > _FILE_BYTES_MAX:
         raise ReferenceMissing(f"{key}: {path} has more than {_FILE_BYTES_MAX:,} bytes", hint="name a smaller file")
     return text.removesuffix("\n").removesuffix("\r")
+
+
+class FunctionMissing(HintedError):
+    """Raised when a function can't be loaded; the caller names the key or the option that refers to it."""
+
+
+def load_function(reference: str, directory: Path) -> Callable[..., Any]:
+    """Import a function. Raises FunctionMissing."""
+    module, _, name = reference.partition(":")
+    if str(directory) not in sys.path:
+        sys.path.insert(0, str(directory))
+    try:
+        function: Any = getattr(importlib.import_module(module), name)
+    except (Exception, SystemExit) as error:
+        raise FunctionMissing(
+            f"can't be loaded: {type(error).__name__}: {error}",
+            hint=f"put a function {name or 'NAME'}() into {directory / (module + '.py')}",
+        ) from error
+    if not callable(function):
+        raise FunctionMissing("is not a function", hint=f"put a function {name}() into {directory / (module + '.py')}")
+    return function  # type: ignore[no-any-return]

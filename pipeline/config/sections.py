@@ -3,9 +3,11 @@
 Users read these descriptions, and the docstrings of the tables: in headrace.toml and in docs/configuration.md.
 """
 
+import difflib
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -22,6 +24,8 @@ from headrace.consumers.schema import FeatureType
 from headrace.pipeline.config.duration import duration_s, interval_of, records_of
 from headrace.producers.output import OutputTopic
 from headrace.state.seal import SIGN_KEY_BYTES_MIN
+from headrace.state.store.address import ESCAPE, parse
+from headrace.state.store.client import CLIENT_OPTIONS, CLUSTER_OPTIONS
 
 # How often a worker without new examples asks for a newer mix.
 _MIX_IDLE_S = 1.0
@@ -33,27 +37,8 @@ Seconds = Annotated[float, BeforeValidator(duration_s), Field(gt=0, allow_inf_na
 _BROKER = re.compile(
     r"(?:(?P<protocol>\w+)://)?(?P<address>(?:[\w.-]+|\[[\da-fA-F:.%\w]+\]):(?P<port>\d{1,5}))", re.ASCII
 )
-_NUMBERS = frozenset({"db", "health_check_interval", "protocol"})
-_OPTIONS = _NUMBERS | frozenset(
-    (
-        "client_name",
-        "password",
-        "socket_keepalive",
-        "ssl_ca_certs",
-        "ssl_ca_data",
-        "ssl_ca_path",
-        "ssl_cert_reqs",
-        "ssl_certfile",
-        "ssl_check_hostname",
-        "ssl_ciphers",
-        "ssl_keyfile",
-        "ssl_password",
-        "username",
-    )
-)
-"""Options that redis-py accepts in a URL, without those that the pipeline sets itself."""
-_DATABASE = re.compile(r"(/\d{0,6})?", re.ASCII)
-_ESCAPE = "in a user or a password write %2F for /, %23 for #, %3F for ? and %40 for @"
+# Properties of redis-py that name a file or a folder.
+_PATHS = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 
 
 class Section(BaseModel):
@@ -66,6 +51,12 @@ class KafkaConfig(Section):
     """How to reach Kafka."""
 
     bootstrap_servers: str = Field("127.0.0.1:9092", description="Kafka brokers as host:port, separated by commas.")
+    oauth: str | None = Field(
+        None,
+        pattern=r"^[\w.]+:\w+$",
+        description="Function that returns a token for SASL OAUTHBEARER and its end in seconds since 1970, as "
+        "module:function beside this file. It gets sasl.oauthbearer.config.",
+    )
     librdkafka: dict[str, str | int | float | bool] = Field(
         default_factory=dict,
         repr=False,
@@ -94,6 +85,8 @@ class KafkaConfig(Section):
     def _one_protocol(self) -> "KafkaConfig":
         """Accept addresses with a protocol, if it is the protocol of the properties."""
         protocol = str(self.librdkafka.get("security.protocol", "plaintext"))
+        if self.oauth is not None and not protocol.lower().startswith("sasl"):
+            raise ValueError("oauth needs security.protocol = SASL_SSL (or SASL_PLAINTEXT) in [kafka.librdkafka]")
         brokers = [_BROKER.fullmatch(address.strip()) for address in self.bootstrap_servers.split(",")]
         for broker in filter(None, brokers):
             if (named := broker["protocol"] or protocol).lower() != protocol.lower():
@@ -162,12 +155,23 @@ class RedisConfig(Section):
 
     url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
-        description="Address: redis://, rediss:// or unix://, with the password if there is one.",
+        description="Address: redis://, rediss:// (TLS) or unix://, redis+cluster://host:port,… or "
+        "redis+sentinel://host:port,…/service/0, with the password. With TLS: rediss+cluster://, rediss+sentinel://.",
     )
     timeout: Seconds = Field(3.0, description="How long to wait for an answer before the store counts as away.")
     sign_key: SecretStr | None = Field(
         None,
         description="Signs stored data; unsigned data is ignored. 16 bytes or more, best as ${file:/run/secrets/NAME}.",
+    )
+    client: dict[str, str | int | float | bool] = Field(
+        default_factory=dict,
+        repr=False,
+        description="Any property of redis-py's client, such as ssl_ca_certs, ssl_certfile, ssl_keyfile or username.",
+    )
+    sentinel: dict[str, str | int | float | bool] = Field(
+        default_factory=dict,
+        repr=False,
+        description="The same for the connections to the sentinels, such as username and password.",
     )
 
     @property
@@ -187,25 +191,37 @@ class RedisConfig(Section):
 
     @field_validator("url")
     @classmethod
-    def _scheme(cls, value: SecretStr) -> SecretStr:
-        try:
-            parts = urlsplit(value.get_secret_value())
-            port = parts.port
-        except ValueError:
-            # The message quotes the port or the host as it was parsed, which may be part of a password.
-            raise ValueError(f"it is not an address; {_ESCAPE}") from None
-        if parts.scheme not in {"redis", "rediss", "unix"} or not (parts.hostname or parts.path) or port == 0:
-            raise ValueError("it must be like redis://host:6379/0, rediss://… or unix:///path")
-        if parts.scheme != "unix" and not _DATABASE.fullmatch(parts.path):
-            raise ValueError(f"the database after the host must be a number, as in redis://host:6379/0; {_ESCAPE}")
-        if parts.fragment:
-            raise ValueError(f"it must not contain a # with text after it; {_ESCAPE}")
-        for name, option in parse_qsl(parts.query, keep_blank_values=True):
-            if name not in _OPTIONS:
-                raise ValueError(f"after its ? only {', '.join(sorted(_OPTIONS))} are accepted; {_ESCAPE}")
-            if name in _NUMBERS and not re.fullmatch(r"\d{1,6}", option, re.ASCII):
-                raise ValueError(f"{name} after its ? must be a number")
+    def _is_address(cls, value: SecretStr) -> SecretStr:
+        parse(value.get_secret_value())
         return value
+
+    @model_validator(mode="after")
+    def _known_options(self) -> "RedisConfig":
+        """Refuse properties that the client does not know, or would ignore."""
+        address = parse(self.url.get_secret_value())
+        known = CLUSTER_OPTIONS if address.topology == "cluster" else CLIENT_OPTIONS
+        if self.sentinel and address.topology != "sentinel":
+            raise ValueError("[redis.sentinel] is for redis+sentinel:// and rediss+sentinel://; remove it")
+        for table, options in {"client": self.client, "sentinel": self.sentinel}.items():
+            for name in options:
+                if name not in known:
+                    near = difflib.get_close_matches(name, known, n=1)
+                    advice = (
+                        f"did you mean {near[0]}?" if near else "redis-py has no such property, or Headrace sets it"
+                    )
+                    raise ValueError(f"{table}.{name} can't be set: {advice}")
+                if name.startswith("ssl_") and not address.tls:
+                    raise ValueError(f"{table}.{name} needs TLS: write url with rediss:// or rediss+…")
+        for name in self.files:
+            if not Path(name).exists():
+                raise ValueError(f"there is no file {name}")
+        return self
+
+    @property
+    def files(self) -> list[str]:
+        """The certificates and keys that the client reads, and the folder of certificates."""
+        tables = (self.client, self.sentinel, parse(self.url.get_secret_value()).options)
+        return [str(table[name]) for table in tables for name in _PATHS if name in table]
 
 
 class ModelConfig(Section):
@@ -325,7 +341,7 @@ class HttpSinkConfig(Section):
             good = False
         # The part of a password after an unescaped / or # would be taken for a path.
         if not good or parts.fragment or "@" in parts.path:
-            raise ValueError(f"it must be like https://host:443/path; {_ESCAPE}")
+            raise ValueError(f"it must be like https://host:443/path; {ESCAPE}")
         return value
 
 

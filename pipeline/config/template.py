@@ -11,8 +11,9 @@ from headrace.pipeline.config.config import describe, describe_tables
 
 _SET = ("kafka", "topics", "redis", "model", "delivery")
 """Sections whose keys are not commented out, except for the keys of `_UNSET`."""
-_UNSET = frozenset({"topics.labels", "topics.partitions", "redis.sign_key"})
+_UNSET = frozenset({"kafka.oauth", "topics.labels", "topics.partitions", "redis.sign_key"})
 _EXAMPLES: dict[str, Any] = {
+    "kafka.oauth": "tokens:token",
     "topics.labels": "labels",
     "topics.dead_letters": "dlq.features",
     "redis.sign_key": "made by: openssl rand -hex 32",
@@ -22,6 +23,8 @@ _EXAMPLES: dict[str, Any] = {
 }
 _TABLES = {
     "kafka.librdkafka": ('"compression.type" = "lz4"',),
+    "redis.client": ('ssl_ca_certs = "/etc/ssl/redis-ca.pem"',),
+    "redis.sentinel": ('password = "${file:/run/secrets/sentinel-password}"',),
     "schema.features": ("[schema.features.amount]", 'type = "number"', "min = 0.0"),
     "sink.http.headers": ('authorization = "Bearer TOKEN"',),
 }

@@ -9,7 +9,6 @@ The offset and the receipts name the id of the dead-letter topic: if that topic 
 partition and offset is another record.
 """
 
-import importlib
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ import msgspec
 
 from headrace.consumers.reader import Reader, Span
 from headrace.consumers.record import Record
+from headrace.pipeline.config.references import FunctionMissing, load_function
 from headrace.pipeline.dlq import receipts
 from headrace.pipeline.dlq.dead_letters import DeadLetterRecord, Selection
 from headrace.pipeline.dlq.original import Originals
@@ -126,19 +126,10 @@ def parked_topic(topic: str) -> str:
 
 def load_edit(reference: str, directory: Path) -> Edit:
     """Import `module:function` from the folder of the configuration. Raises ReplayError."""
-    module, _, name = reference.partition(":")
-    if str(directory) not in sys.path:
-        sys.path.insert(0, str(directory))
     try:
-        edit = getattr(importlib.import_module(module), name)
-    except (Exception, SystemExit) as error:
-        raise ReplayError(
-            f"--edit {reference} can't be loaded: {type(error).__name__}: {error}",
-            hint=f"put a function {name or 'fix'}(value: bytes) into {directory / (module + '.py')}",
-        ) from error
-    if not callable(edit):
-        raise ReplayError(f"--edit {reference} is not a function", hint="name a function that takes and returns bytes")
-    return edit  # type: ignore[no-any-return]
+        return load_function(reference, directory)
+    except FunctionMissing as error:
+        raise ReplayError(f"--edit {reference} {error}", hint=error.hint) from error
 
 
 class Replay:

@@ -3,6 +3,7 @@
 The loop alone starts a call and takes its result, so there is nothing to lock.
 """
 
+import contextvars
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
@@ -27,7 +28,8 @@ class BackgroundCall:
     def start(self, call: Callable[[], None]) -> None:
         """Start a call. The result of the one before must have been taken."""
         assert self._call is None
-        self._call = self._thread.submit(call)
+        # Its log lines name the worker, as those of the loop do.
+        self._call = self._thread.submit(contextvars.copy_context().run, call)
 
     def wait(self, seconds: float) -> bool:
         """Wait for the call for at most this time; tell whether it has ended."""

@@ -18,7 +18,7 @@ from headrace.consumers.source import SourceAway
 from headrace.pipeline.telemetry import Telemetry
 from headrace.producers.sink import OutcomeUnknown, SinkAway
 from headrace.producers.webhook import WebhookAway
-from headrace.state.store.store_errors import StoreAway
+from headrace.state.store.store_errors import StoreAway, StoreLoginRefused
 
 log = structlog.get_logger("headrace")
 
@@ -133,10 +133,17 @@ class Gate:
 class Breakers:
     """Make the loop's calls as the gate's breakers allow, and tell the gate how each call went.
 
-    `clock` gives seconds and never jumps.
+    `clock` gives seconds and never jumps. `explain` returns the error that the operator is told in place of another.
     """
 
-    def __init__(self, *, telemetry: Telemetry, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        telemetry: Telemetry,
+        clock: Callable[[], float],
+        explain: Callable[[Exception], Exception] = lambda error: error,
+    ) -> None:
+        self._explain = explain
         self.gate = Gate(rng=random.Random())  # noqa: S311 jitter is no secret
         self._telemetry = telemetry
         self._clock = clock
@@ -167,7 +174,8 @@ class Breakers:
         """
         try:
             call()
-        except StoreAway as error:
+        except (StoreAway, StoreLoginRefused) as error:
+            # The store has let this worker in before: its password may be just about to change.
             self._fail("store", error)
         except (SourceAway, SinkAway, OutcomeUnknown) as error:
             self._fail("kafka", error)
@@ -182,8 +190,8 @@ class Breakers:
         return False
 
     def _fail(self, dependency: Dependency, error: Exception, *, after_s: float | None = None) -> None:
-        breaker = self.gate.breakers[dependency]
-        breaker.fail(self._clock(), str(error), after_s=after_s)
+        breaker, reason = self.gate.breakers[dependency], str(self._explain(error))
+        breaker.fail(self._clock(), reason, after_s=after_s)
         self._telemetry.failures.labels(dependency).inc()
         say = log.warning if breaker.failures == 1 else log.debug
-        say("away, trying again", dependency=dependency, reason=str(error), failures=breaker.failures)
+        say("away, trying again", dependency=dependency, reason=reason, failures=breaker.failures)

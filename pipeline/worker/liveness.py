@@ -7,11 +7,15 @@ away has no owner until a member joins or leaves. One worker ends this by leavin
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
+import structlog
+
 from headrace.consumers.source import Source, SourceAway, SourceLost
+from headrace.pipeline.config.config import Config
+from headrace.pipeline.config.redaction import shown
 from headrace.pipeline.process.ordinal import Notes, Ordinal
 from headrace.pipeline.process.watchdog import Watchdog
 from headrace.pipeline.telemetry import Telemetry
@@ -20,6 +24,8 @@ from headrace.pipeline.worker.schema_wait import SchemaWait
 from headrace.producers.sink import Sink
 from headrace.state.labels.label_join import LabelCounts, Labels
 from headrace.state.shard import Shard
+
+log = structlog.get_logger("headrace")
 
 LEAVE_S = 3.5
 """How long a worker may take to leave its clients, in seconds, before its process is ended."""
@@ -164,6 +170,44 @@ class StatusReporter:
         }
 
 
+class Readiness:
+    """Log when the worker can take records; again when it gets its first partition, or has given its last one away.
+
+    `joined` tells whether the worker is a member of the group, and `shards` are its shards, by partition.
+    """
+
+    def __init__(self, *, config: Config, ordinal: int, joined: Callable[[], bool], shards: Collection[int]) -> None:
+        self._joined = joined
+        self._shards = shards
+        self._topic = config.topics.features
+        self._places = places(config, ordinal)
+        self._had_partitions: bool | None = None
+
+    def look(self, *, waiting: bool) -> None:
+        """Log what has changed; `waiting` says that partitions wait to be taken over."""
+        if waiting or not self._joined():
+            return
+        has_partitions = bool(self._shards)
+        if has_partitions == self._had_partitions:
+            return
+        self._had_partitions = has_partitions
+        if has_partitions:
+            log.info("waiting for records", topic=self._topic, partitions=sorted(self._shards), **self._places)
+        else:
+            hint = "the topic has fewer partitions than the group has workers"
+            log.info("standing by without a partition", topic=self._topic, hint=hint, **self._places)
+
+
+def places(config: Config, ordinal: int) -> Mapping[str, Any]:
+    """Return the addresses of Kafka, of the store and of the worker's metrics, without secrets."""
+    metrics = config.metrics
+    return {
+        "kafka": config.kafka.bootstrap_servers,
+        "store": shown("redis.url", config.redis.url, secrets={}),
+        "metrics": f"http://{metrics.host}:{metrics.port + ordinal}/metrics" if metrics.port else "off (metrics.port)",
+    }
+
+
 class Heartbeat:
     """Renew the worker's `ordinal` with a note about once a second, however often the loop calls `beat`."""
 
@@ -174,11 +218,13 @@ class Heartbeat:
         unowned: UnownedPartitions,
         source: Source,
         status: StatusReporter,
+        readiness: Readiness,
         breakers: Breakers,
         watchdog: Watchdog,
         clock: Callable[[], float],
     ) -> None:
         self._ordinal = ordinal
+        self._readiness = readiness
         self._unowned = unowned
         self._source = source
         self._status = status
@@ -199,6 +245,7 @@ class Heartbeat:
             self._watchdog.alive()
         passed_s = now - self._beat_at + _BEAT_S if self._beat_at else 0.0
         self._beat_at = now + _BEAT_S
+        self._readiness.look(waiting=waiting)
         state = self._status.state(waiting=waiting)
         self._status.publish(state, passed_s=passed_s)
         # A worker that is no member knows nothing of the others: they may be out for the same reason.

@@ -15,6 +15,7 @@ from headrace.consumers.source import Source
 from headrace.consumers.topics import Topic
 from headrace.pipeline import assembly, formats, model_factory
 from headrace.pipeline.config.config import Config
+from headrace.pipeline.connection import explained
 from headrace.pipeline.engine.engine import Engine
 from headrace.pipeline.process.ordinal import Ordinal
 from headrace.pipeline.process.watchdog import Watchdog
@@ -28,7 +29,7 @@ from headrace.pipeline.worker.completion import Completion
 from headrace.pipeline.worker.delivery import Delivery
 from headrace.pipeline.worker.inflight import InFlight
 from headrace.pipeline.worker.learning import Learning
-from headrace.pipeline.worker.liveness import Heartbeat, StatusReporter, UnownedPartitions
+from headrace.pipeline.worker.liveness import Heartbeat, Readiness, StatusReporter, UnownedPartitions
 from headrace.pipeline.worker.mixer import Mixer
 from headrace.pipeline.worker.output_limits import OutputLimits
 from headrace.pipeline.worker.runner import Runner, Stop
@@ -80,7 +81,8 @@ class Wiring(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def breakers(self) -> Breakers:
         """The breakers around the calls of the loop."""
-        return Breakers(telemetry=self.telemetry, clock=self.clock)
+        explain = partial(explained, config=self.config)
+        return Breakers(telemetry=self.telemetry, clock=self.clock, explain=explain)
 
     @cached_property
     def identity(self) -> TopicIdentity:
@@ -255,11 +257,14 @@ class Wiring(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             warnings=self.placement.warnings,
             telemetry=self.telemetry,
         )
+        number = self.ordinal.number
+        readiness = Readiness(config=self.config, ordinal=number, joined=lambda: self.source.joined, shards=self.shards)
         return Heartbeat(
             self.ordinal,
             unowned=UnownedPartitions(partitions=self.topic.partitions, patience_s=self.unowned_s),
             source=self.source,
             status=status,
+            readiness=readiness,
             breakers=self.breakers,
             watchdog=self.watchdog,
             clock=self.clock,

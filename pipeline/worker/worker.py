@@ -15,19 +15,27 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 import structlog
 
-from headrace.consumers.client_properties import SettingsRefused, session_s
+from headrace.consumers.client_properties import SettingsRefused, TokenMissing, session_s
 from headrace.consumers.formats.registry import ExtraMissing, RegistryAway, RegistryRefused, SchemaRefused
 from headrace.consumers.source import SourceAway, SourceError, SourceLost
 from headrace.consumers.topics import Topic, Topics
-from headrace.pipeline import assembly, console, formats, model_factory
+from headrace.pipeline import assembly, connection, console, formats, model_factory
 from headrace.pipeline.config import config as configuration
 from headrace.pipeline.config.config import Config, ConfigError
-from headrace.pipeline.exit_code import EXIT_AWAY, EXIT_CONFIG, EXIT_HUNG, EXIT_RAISED, EXIT_STOPPED
+from headrace.pipeline.connection import ConnectionExplained
+from headrace.pipeline.exit_code import (
+    EXIT_AWAY,
+    EXIT_CONFIG,
+    EXIT_FAILED,
+    EXIT_HUNG,
+    EXIT_OF_STATUS,
+    EXIT_RAISED,
+    EXIT_STOPPED,
+)
 from headrace.pipeline.process import failpoint
 from headrace.pipeline.process.fork import CauseReporter
 from headrace.pipeline.process.ordinal import Ordinal, OrdinalTaken
@@ -45,8 +53,9 @@ from headrace.pipeline.worker.wiring import Wiring
 from headrace.producers.record_size import SizeLimits
 from headrace.producers.sink import Sink, SinkRefused
 from headrace.state.models import learner
+from headrace.state.store.address import parse
 from headrace.state.store.roster import Roster
-from headrace.state.store.store_errors import StoreAway, StoreRefused
+from headrace.state.store.store_errors import StoreAway, StoreLoginRefused, StoreRefused
 
 log = structlog.get_logger("headrace")
 
@@ -54,7 +63,8 @@ T = TypeVar("T")
 
 # Errors that a person must handle, and that no configuration mends.
 _FATAL = (
-    StateError, SourceError, SinkRefused, SchemaRefused, StoreRefused, FloodError, FolderRefused, OrdinalTaken
+    StateError, SourceError, SinkRefused, SchemaRefused, StoreRefused, FloodError, FolderRefused, OrdinalTaken,
+    ConnectionExplained,
 )  # fmt: skip
 
 
@@ -63,6 +73,7 @@ _DEADLINE_S = 12.0
 # Far above the longest step of the loop, after which the group gives the worker up.
 _SILENCE_S = 300.0
 _FRAMES_MAX = 1_000
+_LOGIN_REFUSED = 401
 _END_S = 3.5
 _WAIT_S = 0.2
 # After a worker has died, its partitions have no owner for its session, and for a rebalance.
@@ -74,7 +85,8 @@ class Job(msgspec.Struct, frozen=True):
     """What the parent asks of a worker: which configuration, with which flags, and where to stop.
 
     `restarts` counts the workers that died in this one's place; `ordinal` is None where the workers choose their own.
-    The first worker of a run, `is_first`, logs what concerns the whole run.
+    The first worker of a run, `is_first`, logs what concerns the whole run. One that `replaces` another, which died or
+    was asked to make room, waits for a server that refuses it: that server has let the other one in.
     """
 
     config: str
@@ -84,12 +96,13 @@ class Job(msgspec.Struct, frozen=True):
     ordinal: int | None = None
     restarts: int = 0
     is_first: bool = False
+    replaces: bool = False
 
 
 class AddressError(Exception):
     """Raised when an address is wrong, so that it makes no sense to wait."""
 
-    status = 400
+    status = 503
     hint = "check kafka.bootstrap_servers and redis.url"
 
 
@@ -118,7 +131,7 @@ class Worker:
         signal.signal(signal.SIGTERM, self._asked_to_stop)
         signal.signal(signal.SIGINT, self._asked_to_stop)
         threading.Thread(target=self._end_with_parent, name="parent", daemon=True).start()
-        if not self._job.restarts:
+        if not self._job.replaces:
             # The name of a server may disappear with the server: for a worker that was at work, that is an outage.
             _resolve_hosts(self._config)
         models = model_factory.models(self._config, self._store)
@@ -127,6 +140,7 @@ class Worker:
             wait_for=partial(self._wait_for, "store"),
             stopped=lambda: self._stop.asked,
         )
+        structlog.contextvars.bind_contextvars(worker=self._ordinal.number)
         self._serve_metrics()
         wiring = self._connect(models)
         if wiring is not None:
@@ -140,7 +154,9 @@ class Worker:
     def _connect(self, models: model_factory.ModelFactory) -> Wiring | None:
         """Ask Kafka what the loop must know, waiting for it; None when asked to stop meanwhile."""
         config = self._config
-        topics = Topics({"log_level": 0, **config.librdkafka})
+        topics = self._wait_for("kafka", lambda: Topics({"log_level": 0, **config.librdkafka}))
+        if topics is None or self._wait_for("kafka", topics.reach) is None:
+            return None
         topic = self._wait_for("kafka", lambda: _ensure(topics, config))
         if topic is None:
             return None
@@ -148,11 +164,11 @@ class Worker:
         source = partial(assembly.source, config, properties)
         encoder = self._wait_for("registry", partial(formats.prediction_encoder, config, models.task, self._store))
         ends = self._wait_for("kafka", lambda: find_ends(source(), topic)) if self._job.until_end else None
-        if self._stop.asked:
+        reading = self._wait_for("kafka", source)
+        if reading is None or self._stop.asked:
             return None
-        if self._job.is_first and not self._job.restarts:
+        if self._job.is_first and not self._job.replaces:
             assembly.tell_models(config, topic.partitions)
-        is_mock = bool(self._wait_for("kafka", topics.is_mock))
         ask_limits = partial(assembly.size_limits, config, topics)
         limits = self._wait_for("kafka", ask_limits) or SizeLimits()
         return Wiring(
@@ -161,8 +177,8 @@ class Worker:
             ask_ids=topics.ids,
             ask_limits=ask_limits,
             limits=limits,
-            source=source(),
-            sink=self._sink(properties, is_mock=is_mock, limits=limits),
+            source=reading,
+            sink=self._sink(properties, is_mock=bool(self._wait_for("kafka", topics.is_mock)), limits=limits),
             models=models,
             encode=None if encoder is None else encoder.encode,
             store=self._store,
@@ -198,12 +214,16 @@ class Worker:
         while not self._stop.asked:
             try:
                 return call()
-            except (StoreAway, SourceAway, RegistryAway) as error:
+            except (StoreAway, StoreLoginRefused, SourceAway, TokenMissing, RegistryAway) as error:
+                explained = connection.explained(error, self._config)
+                if getattr(explained, "status", 0) == _LOGIN_REFUSED and not self._job.replaces:
+                    raise explained from error
+                reason = str(explained)
                 if not said:
-                    log.warning("paused", dependency=dependency, reason=str(error))
+                    log.warning("waiting", dependency=dependency, reason=reason)
                 said = True
                 self._telemetry.set_state("paused")
-                note = {"state": "paused", "reason": str(error), "partitions": []}
+                note = {"state": "paused", "reason": reason, "partitions": []}
                 self._ordinal.announce(note)
                 if not isinstance(error, StoreAway):
                     with contextlib.suppress(StoreAway):
@@ -255,7 +275,8 @@ def main(job: Job, tell: CauseReporter) -> int:
     except (AddressError, ExtraMissing) as error:
         return _fail(error, EXIT_AWAY)
     except _FATAL as error:
-        return _fail(error, 1)
+        explained: Any = connection.explained(error, config)
+        return _fail(explained, EXIT_OF_STATUS.get(explained.status, EXIT_FAILED))
     except SourceLost as error:
         log.error("the worker ends, to be started again", reason=str(error))  # noqa: TRY400 the reason is all
         return EXIT_HUNG
@@ -284,11 +305,10 @@ def _ensure(topics: Topics, config: Config) -> Topic:
 def _resolve_hosts(config: Config) -> None:
     """Raise AddressError when no broker's name, or not the store's, means anything to this machine."""
     brokers = [a.strip().rpartition(":")[0].strip("[]") for a in config.kafka.bootstrap_servers.split(",")]
-    store = urlsplit(config.redis.url.get_secret_value())
-    groups = [brokers] if store.scheme == "unix" else [brokers, [store.hostname or ""]]
-    for hosts in groups:
-        if not any(_resolves(host) for host in hosts):
-            raise AddressError(f"no such host: {', '.join(hosts)}")
+    stores = [host for host, _ in parse(config.redis.url.get_secret_value()).hosts]
+    for key, hosts in (("kafka.bootstrap_servers", brokers), ("redis.url", stores)):
+        if hosts and not any(_resolves(host) for host in hosts):
+            raise AddressError(f"no such host: {', '.join(hosts)} ({key})")
 
 
 def _resolves(host: str) -> bool:

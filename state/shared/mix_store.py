@@ -18,6 +18,7 @@ from typing import cast
 import msgspec
 
 from headrace.state.seal import UNREADABLE, Number, SealError
+from headrace.state.store.client import Script
 from headrace.state.store.lua_scripts import WHOLE
 from headrace.state.store.store import Store, plain_errors
 from headrace.state.store.store_errors import StoreFenced
@@ -144,9 +145,9 @@ class MixStore:
         self._name = name
         self._client = store.client
         self._keys = {part: f"{name}:{{{name}/global}}:{part}" for part in ("mix", "places", "epochs")}
-        self._claim = self._client.register_script(_CLAIM)
-        self._submit = self._client.register_script(_SUBMIT)
-        self._clear = self._client.register_script(_CLEAR)
+        self._claim = Script(self._client, _CLAIM)
+        self._submit = Script(self._client, _SUBMIT)
+        self._clear = Script(self._client, _CLEAR)
 
     @plain_errors
     def claim(self, partition: int, epoch: int) -> MixOffset | None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, cast
 import msgspec
 
 from headrace.state.seal import UNREADABLE, Seal
+from headrace.state.store.client import Script
 from headrace.state.store.store import Store, plain_errors
 
 LEASE_MS = 15_000
@@ -72,8 +73,8 @@ class Roster:
         self._name = name
         # The last note of each worker of this process, by its ordinal and token.
         self._held: dict[tuple[int, str], bytes] = {}
-        self._hold = store.client.register_script(_HOLD)
-        self._leave = store.client.register_script(_LEAVE)
+        self._hold = Script(store.client, _HOLD)
+        self._leave = Script(store.client, _LEAVE)
 
     @plain_errors
     def hold(self, ordinal: int, note: dict[str, Any], *, evict_place: str = "") -> bool:

@@ -12,33 +12,19 @@ The keys of a shard share one hash tag, so that a script may use them together o
 import contextlib
 import functools
 import hashlib
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar, cast
 
 import msgspec
-import redis
-from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
-    ClusterDownError,
-    ConnectionError,  # noqa: A004 the library's name
-    MasterDownError,
-    NoPermissionError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-    TimeoutError,  # noqa: A004 the library's name
-    TryAgainError,
-)
-from redis.retry import Retry
+from redis.exceptions import RedisError
 
 from headrace.state.row_packing import PackedRows, TableDamaged, TableVersion, pack
 from headrace.state.seal import Seal, sum_bytes
 from headrace.state.snapshot import Snapshot, SnapshotError, decode, encode
+from headrace.state.store.address import AddressInvalid, parse
+from headrace.state.store.client import Script, make_client
+from headrace.state.store.client_errors import CLIENT_ERRORS, translate
 from headrace.state.store.lua_scripts import PRELUDE, WHOLE
 from headrace.state.store.store_errors import StoreAway, StoreFenced, StoreRefused
 from headrace.state.store.tables import Tables, escape, find_wrong_type, whole
@@ -53,11 +39,6 @@ TIMEOUT_S = 3.0
 
 _SHOWN_BYTES = 40
 _FENCED, _DAMAGED, _LATE = -1, -2, -3
-
-# Errors of a server that can't serve now, and that pass by themselves. The client has classes for some and removes
-# their codes from the text; an error inside a script has the code in the middle of the text.
-_PASSING = (ClusterDownError, MasterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
-_PASSING_CODE = re.compile(r"(^|-)(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|TRYAGAIN) ")
 
 _CLAIM = (
     WHOLE
@@ -138,19 +119,8 @@ def plain_errors(call: Callable[P, T]) -> Callable[P, T]:
     def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return call(*args, **kwargs)
-        except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
-            raise StoreRefused(f"the store refuses this client: {error}") from error
-        except (ConnectionError, TimeoutError, OSError) as error:
-            raise StoreAway(f"the store does not answer: {error}") from error
-        except ResponseError as error:
-            if isinstance(error, _PASSING) or _PASSING_CODE.search(str(error)):
-                raise StoreAway(f"the store can't serve: {error}") from error
-            if "WRONGTYPE" in str(error):
-                hint = f"delete {_wrong_key(args)}; its content is learned again"
-                raise StoreRefused(f"a key of the pipeline is of another type: {error}", hint=hint) from error
-            raise StoreRefused(f"the store refuses the command: {error}") from error
-        except RedisError as error:
-            raise StoreAway(f"the store failed: {error}") from error
+        except CLIENT_ERRORS as error:
+            raise translate(error, wrong_key=lambda: _wrong_key(args)) from error
 
     return guarded
 
@@ -169,17 +139,33 @@ class LoadedSnapshot(msgspec.Struct):
 
 
 class Store:
-    """The snapshots of one pipeline, `name`, in the Redis at `url` (redis, rediss or unix)."""
+    """The snapshots of one pipeline, `name`, in the Redis at `url`: see `state/store/address.py`.
+
+    `client_options` and `sentinel_options` are properties of redis-py. Raises StoreRefused for an invalid URL.
+    """
 
     def __init__(
-        self, url: str, *, name: str, keep: int = 3, timeout_s: float = TIMEOUT_S, sign_key: bytes = b""
+        self,
+        url: str,
+        *,
+        name: str,
+        keep: int = 3,
+        timeout_s: float = TIMEOUT_S,
+        sign_key: bytes = b"",
+        client_options: Mapping[str, Any] = MappingProxyType({}),
+        sentinel_options: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self._name = name
         self.seal = Seal(name, sign_key)
         self._keep = keep
-        self.client = connect(url, timeout_s=timeout_s)
-        self._claim = self.client.register_script(_CLAIM)
-        self._save = self.client.register_script(_SAVE)
+        try:
+            address = parse(url)
+        except AddressInvalid as error:
+            raise StoreRefused(f"redis.url is not a valid address: {error}") from None
+        self.client = make_client(
+            address, timeout_s=timeout_s, options=client_options, sentinel_options=sentinel_options
+        )
+        self._claim, self._save = Script(self.client, _CLAIM), Script(self.client, _SAVE)
         self._tables = Tables(self.client, seal=self.seal, key=self._key, check=_check_answer)
 
     @plain_errors
@@ -387,22 +373,6 @@ def _wrong_key(args: Sequence[Any]) -> str:
         if (key := find_wrong_type(store.client, store.seal.name)) is not None:
             return f"the key {key}"
     return "the key of the pipeline that is neither a hash nor a worker's note (redis-cli: SCAN, TYPE)"
-
-
-def connect(url: str, *, timeout_s: float) -> "redis.Redis":
-    """Make a client that fails fast, since the caller retries; only a broken connection is tried once more.
-
-    Raises StoreRefused for an invalid URL.
-    """
-    try:
-        return redis.Redis.from_url(
-            url,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
-        )
-    except ValueError as error:
-        raise StoreRefused(f"redis.url is not a valid address: {error}") from error
 
 
 @plain_errors

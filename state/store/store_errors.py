@@ -8,6 +8,7 @@ class StoreAway(Exception):
     """Raised when the store can't be reached or can't serve for now; the same call may work later."""
 
     status = 503
+    address_key = "redis.url"
     hint = "nothing is lost: the pipeline waits for the store and goes on by itself"
 
 
@@ -19,9 +20,22 @@ class StoreFenced(Exception):
 
 
 class StoreRefused(StateRefused):
-    """Raised when the store refuses the client: a wrong password, or a command that the user may not call."""
+    """Raised when the store refuses a command until something is changed."""
 
+    address_key = "redis.url"
     hint = "check redis.url, the password in it and the user's rights (`headrace doctor` tells which)"
+
+
+class StoreLoginRefused(StoreRefused):
+    """Raised when the store does not let the client in: a wrong password, or a certificate."""
+
+    status = 401
+
+
+class StoreDenied(StoreRefused):
+    """Raised when the user lacks a right in the store."""
+
+    status = 403
 
 
 STORE_ERRORS = (StoreAway, StoreFenced, StoreRefused, TableDamaged)

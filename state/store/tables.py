@@ -31,6 +31,7 @@ import redis
 
 from headrace.state.row_packing import BYTES_MAX, ROWS_MAX, PackedRows, TableDamaged, TableVersion
 from headrace.state.seal import ROW_BYTES, RowSeal, Seal, SealError, add_weight, split_keys
+from headrace.state.store.client import Script
 from headrace.state.store.lua_scripts import BEGIN, DROP, NUMBER_MAX, RESTORE, REWIND, SEALS, WRITE
 
 # A small first page, since the size of the rows is not known yet.
@@ -69,7 +70,7 @@ class Tables:
         # save was the last to succeed.
         self._sums: dict[int, dict[bytes, Mapping[str, int]]] = {}
         self._begin, self._write, self._rewind, self._restore, self._drop, self._seals = (
-            client.register_script(script) for script in (BEGIN, WRITE, REWIND, RESTORE, DROP, SEALS)
+            Script(client, script) for script in (BEGIN, WRITE, REWIND, RESTORE, DROP, SEALS)
         )
 
     def forget(self, partition: int) -> None:
@@ -204,7 +205,7 @@ class Tables:
                 return total
         raise TableDamaged(f"partition {partition}: the table {table} changes while its rows are added up")
 
-    def _ask(self, script: Callable[..., Any], partition: int, parts: Sequence[str], args: list[Any]) -> list[Any]:
+    def _ask(self, script: Script, partition: int, parts: Sequence[str], args: list[Any]) -> list[Any]:
         """Run a script on keys of a shard; the first argument is the epoch."""
         return self._check(script(keys=[self._key(partition, part) for part in parts], args=args), partition, args[0])
 

@@ -23,6 +23,7 @@ from headrace.consumers.topics import Topics
 from headrace.state.compiled.compiler import compile_model
 from headrace.state.models.learner import RiverLearner
 from headrace.state.snapshot import Snapshot
+from headrace.state.store.client_errors import CLIENT_ERRORS
 from headrace.state.store.store import Store
 
 if TYPE_CHECKING:
@@ -191,15 +192,15 @@ class Watch(threading.Thread):
         reader.assign([TopicPartition(t, n, 0) for t in (p.predictions, p.dead_letters) for n in p.sent])
         # Read stable offsets: Kafka confirms a commit before its markers make the new offsets visible.
         asker = Consumer({**settings, "group.id": p.name, "isolation.level": "read_committed"})
-        with redis.Redis.from_url(p.stack.addresses.redis, socket_timeout=2) as store:
-            sample_at = 0.0
-            while not self._ended.is_set():
-                for message in reader.consume(1_000, 0.05):
-                    if message.error() is None:
-                        self._see(message)
-                if time.monotonic() >= sample_at:
-                    sample_at = time.monotonic() + _SAMPLE_S
-                    self._sample(store, asker)
+        store, sample_at = Store(p.stack.addresses.redis, name=p.name, timeout_s=2), 0.0
+        while not self._ended.is_set():
+            for message in reader.consume(1_000, 0.05):
+                if message.error() is None:
+                    self._see(message)
+            if time.monotonic() >= sample_at:
+                sample_at = time.monotonic() + _SAMPLE_S
+                self._sample(store.client, asker)
+        store.client.close()
         reader.close()
         asker.close()
 
@@ -220,7 +221,7 @@ class Watch(threading.Thread):
             # First X, then Y: both only grow. If X is ahead of the later Y, then I1 is violated.
             heads = [store.hget(f"{p.name}:{{{p.name}/{n}}}:head", "offset") for n in p.sent]
             places = asker.committed([TopicPartition(p.features, n) for n in p.sent], timeout=2)
-        except (redis.RedisError, KafkaException):
+        except (*CLIENT_ERRORS, KafkaException):
             return
         for place, head in zip(places, heads, strict=True):
             if place.error is None and head is not None and int(head) > max(place.offset, 0):

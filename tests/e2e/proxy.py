@@ -21,6 +21,7 @@ import contextlib
 import itertools
 import random
 import socket
+import ssl
 import struct
 import tempfile
 import threading
@@ -240,11 +241,20 @@ class _Connection:
 class Proxy:
     """Forward connections to `port` to `target_port`, both on loopback, inside a `with` block.
 
-    `wire` is the protocol. Each method can be called from any thread and takes effect before it returns. `requests`
-    counts the forwarded requests by name, `ended` counts the connections that have ended.
+    `wire` is the protocol. With `tls` the clients must connect with TLS. Each method can be called from any thread and
+    takes effect before it returns. `requests` counts the forwarded requests by name, `ended` counts the connections
+    that have ended.
     """
 
-    def __init__(self, target_port: int, *, port: int | None = None, wire: Callable[[], Wire] = KafkaWire) -> None:
+    def __init__(
+        self,
+        target_port: int,
+        *,
+        port: int | None = None,
+        wire: Callable[[], Wire] = KafkaWire,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._tls = tls
         self.port = port or free_ports(1)[0]
         self.wire = wire
         self.requests: Counter[str] = Counter()
@@ -367,7 +377,9 @@ class Proxy:
 
     async def _listen(self) -> None:
         if self._server is None:
-            self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, reuse_address=True)
+            self._server = await asyncio.start_server(
+                self._accept, "127.0.0.1", self.port, reuse_address=True, ssl=self._tls
+            )
 
     async def _cut(self) -> None:
         if self._server is not None:

@@ -64,7 +64,7 @@ def test_each_right_that_is_missing_ends_the_run_with_one_line_and_nothing_is_lo
         for right, kind, name, operation, hint in cases:
             with _denied(p, kind, name, operation), p.running() as run:
                 wait_until(lambda run=run: run.process.poll() is not None, what=f"the run to end for a right {right}")
-                assert run.process.returncode == 1, f"{right}: {run.log()}"
+                assert run.process.returncode == 78, f"{right}: {run.log()}"
                 said = [line for line in run.log().splitlines() if not line.startswith("{")]
                 assert len(said) == 2, said
                 assert said[0].startswith(("headrace: Kafka denies it: ", "headrace: Kafka refuses what ")), said

@@ -387,10 +387,10 @@ def test_what_somebody_has_to_mend_ends_the_run_with_one_line(project: Make) -> 
         with p.running() as run:
             _wait_for_saves(p)
             rights("-evalsha")
-            _ends(run, "has no permissions")
+            _ends(run, "has no permissions", code=78)
         rights("+evalsha", "<secret")
         with p.running() as run:
-            _ends(run, "invalid username-password")
+            _ends(run, "invalid username-password", code=78)
         rights(">secret")
         with _of_another_river(p), p.running() as run:
             _ends(run, "was written by river-0.0-objects-1")
@@ -411,9 +411,9 @@ def _of_another_river(p: Project) -> Iterator[None]:
         store.hset(_key(p, 0, "snapshots"), version, good)
 
 
-def _ends(run: Run, words: str) -> None:
+def _ends(run: Run, words: str, *, code: int = 1) -> None:
     """Hold that the run ends by itself with an error of one line, and what to do about it."""
-    assert run.process.wait(20) == 1, run.log()
+    assert run.process.wait(20) == code, run.log()
     error, hint = [line for line in run.log().splitlines() if not line.startswith("{")][-2:]
     assert error.startswith("headrace: "), error
     assert words in error

@@ -1,0 +1,99 @@
+"""Makes the client of a server, of a cluster or of a sentinel's service; none connects before its first call."""
+
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+from urllib.parse import urlencode
+
+import redis
+from redis.backoff import NoBackoff
+from redis.cluster import REDIS_ALLOWED_KEYS, ClusterNode, RedisCluster
+from redis.connection import parse_url
+from redis.exceptions import ConnectionError, NoScriptError  # noqa: A004 the library's name
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from headrace.state.store.address import StoreAddress
+
+# Properties that the address, `redis.timeout` or the pipeline itself sets, and those whose values are no plain ones.
+_OWNED = """
+    self host port db unix_socket_path socket_timeout socket_connect_timeout retry retry_on_timeout retry_on_error ssl
+    connection_pool encoding encoding_errors decode_responses single_connection_client redis_connect_func
+    credential_provider cache cache_config event_dispatcher maint_notifications_config driver_info legacy_responses
+    oss_cluster_maint_notifications_handler socket_keepalive_options ssl_include_verify_flags ssl_exclude_verify_flags
+    ssl_ocsp_context
+"""
+CLIENT_OPTIONS = frozenset(inspect.signature(redis.Redis.__init__).parameters) - frozenset(_OWNED.split())
+"""The properties of redis-py that a user may set."""
+CLUSTER_OPTIONS = CLIENT_OPTIONS & frozenset(REDIS_ALLOWED_KEYS)
+"""Those of them that the client of a cluster takes; it would ignore all others without an error."""
+
+
+class Script:
+    """A Lua script of a `client`. The server gets its checksum, and the text only if it does not know the script.
+
+    The call names one key more than the script uses, which never exists. While a cluster moves a slot from one node to
+    another, it refuses a script if one of its keys is not there, and so each of these scripts: none sees a half of a
+    shard. The caller tries again, as in any outage.
+    """
+
+    def __init__(self, client: "redis.Redis", text: str) -> None:
+        self._client = client
+        self._text = text
+        self._sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+    def __call__(self, *, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """Run the script and return its answer. All keys have the same hash tag."""
+        words = [*keys, f"{keys[0].partition('}')[0]}}}:none", *args]
+        try:
+            return self._client.evalsha(self._sha, len(keys) + 1, *words)
+        except NoScriptError:
+            return self._client.eval(self._text, len(keys) + 1, *words)
+
+
+class _Cluster:
+    """The client of a cluster. When it is made it asks for the nodes, so it is made at the first call."""
+
+    def __init__(self, make: Callable[[], RedisCluster]) -> None:
+        self._make = make
+        self._made: RedisCluster | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if self._made is None:
+            self._made = self._make()
+        return getattr(self._made, name)
+
+
+def make_client(
+    address: StoreAddress, *, timeout_s: float, options: Mapping[str, Any], sentinel_options: Mapping[str, Any]
+) -> "redis.Redis":
+    """Make a client that fails fast, since the caller retries; only a broken connection is tried once more.
+
+    `options` are further properties of the client, and `sentinel_options` those of the connections to the sentinels.
+    """
+    bounds = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+    own = {**_options_of(address), **options, **bounds, "ssl": address.tls}
+    if address.topology == "cluster":
+        nodes = [ClusterNode(*host) for host in address.hosts]  # type: ignore[no-untyped-call]
+        # The servers themselves refuse a slot without an owner, while all others can be used.
+        common = {**own, "startup_nodes": nodes, "retry": Retry(NoBackoff(), 1), "require_full_coverage": False}
+        return cast("redis.Redis", _Cluster(lambda: RedisCluster(**common)))
+    own |= {"db": address.database, "retry": Retry(NoBackoff(), 1, supported_errors=(ConnectionError,))}
+    if address.topology == "sentinel":
+        sentinels = {**sentinel_options, **bounds, "ssl": address.tls, "retry": Retry(NoBackoff(), 0)}
+        if address.tls:
+            # The sentinels mostly have certificates of the same authority as the servers that they watch.
+            sentinels = {**{name: value for name, value in own.items() if name.startswith("ssl_")}, **sentinels}
+        known: Any = Sentinel(address.hosts, sentinel_kwargs=sentinels)  # type: ignore[no-untyped-call]
+        return cast("redis.Redis", known.master_for(address.service, **own))
+    if address.path:
+        return redis.Redis(unix_socket_path=address.path, **own)
+    return redis.Redis(*address.hosts[0], **own)
+
+
+def _options_of(address: StoreAddress) -> dict[str, Any]:
+    """Return the properties in an address, in the types that the client wants."""
+    user = {"username": address.username or None, "password": address.password or None}
+    given = parse_url(f"redis://?{urlencode(address.options)}")  # type: ignore[no-untyped-call]
+    return {name: value for name, value in {**user, **given}.items() if value is not None and name != "db"}
