@@ -12,8 +12,8 @@ from headrace.pipeline.embedded import Stack
 
 Make = Callable[..., Project]
 
-# How soon the stream goes on is timed.
-pytestmark = [pytest.mark.alone, pytest.mark.xdist_group("alone")]
+# On one process of the test run: its servers are started once.
+pytestmark = pytest.mark.xdist_group("outage")
 OUTAGE_S = 20.0 if SOAK else 8.0
 RESUME_S = 10.0
 
