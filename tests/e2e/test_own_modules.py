@@ -90,8 +90,6 @@ def test_a_module_named_like_a_folder_of_headrace_is_the_users(
     module.write_text(OWN)
     settings = {"HEADRACE__MODEL__TRUSTED_PACKAGES": '["producers"]'} if site in module.parents else {}
     made = project(model=MODEL.format(name=name), settings=settings)
-    assert "is good" in headrace(made, "config", "check", site=site)
-
     # The second run loads what the first has saved.
     for seed in (1, 2):
         for partition in range(made.partitions):
