@@ -49,6 +49,8 @@ FUNCTION = """
 [records]
 transform = "model:read"
 empty = "skip"
+[delivery]
+guarantee = "at-least-once"
 """
 
 MODEL = """
@@ -105,6 +107,9 @@ def test_changes_of_a_database_are_learned_and_deletes_skipped_through_a_kill(pr
     assert [(r["dlq.code"], r["dlq.field"]) for r in reasons] == [("wrong_type", "x")] * len(bad)
     counts = {"records": COUNT, "predictions": len(good), "dead_letters": len(bad), "skipped": len(skipped)}
     assert p.status()["counts"] == {**counts, "learned": len(good)}, "relearned records are counted once"
+    p.produce([None] * 3, partition=0)
+    p.run_to_end()
+    assert p.status()["counts"]["skipped"] == len(skipped) + 3, "a batch of nothing but skipped records is committed"
     p.file.write_text(p.file.read_text(encoding="utf-8").replace('"payload.ts_ms"', '"payload.op"'), encoding="utf-8")
     p.produce([change(0)], partition=0)
     with p.running(until_end=True) as run:

@@ -4,10 +4,13 @@ import json
 import random
 from typing import Any
 
+import msgspec
 import pytest
 from river import compose, linear_model, naive_bayes, preprocessing
 
-from headrace.consumers.record import Decoder, LabelDecoder, LabelRecord, Record
+from headrace.consumers.mapped_decoder import MappedDecoder, MappedLabelDecoder
+from headrace.consumers.mapping import RecordMapping
+from headrace.consumers.record import Decoder, LabelDecoder, LabelRecord, LabelRecordDecoder, Record, RecordDecoder
 from headrace.pipeline.engine.columnar import ColumnarEngine
 from headrace.pipeline.engine.engine import Engine
 from headrace.pipeline.engine.join import LabelsStep
@@ -70,13 +73,23 @@ def _stream(build: Any, seed: int) -> list[list[Record]]:
     return batches
 
 
-def _run(build: Any, rules: LabelRules, batches: list[list[Record]], *, fast: bool) -> list[Any]:
+def _run(
+    build: Any,
+    rules: LabelRules,
+    batches: list[list[Record]],
+    *,
+    fast: bool,
+    decoder: RecordDecoder | None = None,
+    label_decoder: LabelRecordDecoder | None = None,
+) -> list[Any]:
     model = compile_model(build()) if fast else RiverLearner(build())
     assert model is not None
     shard = Shard(UndoableModel(model), partition=0, start=0, labels=Labels(rules), labels_start=0)
-    decoder = Decoder()
+    decoder = decoder or Decoder()
     columnar = ColumnarEngine(decoder=decoder, topic="in", name="fraud") if fast else None
-    engine = Engine(decoder=decoder, topic="in", name="fraud", labels="truths", columnar=columnar)
+    engine = Engine(
+        decoder=decoder, topic="in", name="fraud", labels="truths", columnar=columnar, label_decoder=label_decoder
+    )
     told: list[Any] = []
     for batch in batches:
         outputs = engine.run(shard, batch, now_ms=5)
@@ -102,6 +115,40 @@ def test_runs_of_labels_do_what_the_labels_do_one_by_one(build: Any, rules: str)
         fast, slow = (_run(build, RULES[rules], batches, fast=fast) for fast in (True, False))
         for at, (found, wanted) in enumerate(zip(fast, slow, strict=True)):
             assert found == wanted, (seed, at // 4)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_records_of_another_form_wait_for_their_labels_as_those_of_the_default_form(*, fast: bool) -> None:
+    wanted = _run(_select, RULES["roomy"], _stream(_select, 1), fast=fast)
+    mapping = RecordMapping(features="row.x", id="row.id", ts="row.ts", label="row.label", flatten=True, empty="skip")
+    labels = RecordMapping(id="$headers.id", label="$headers.label", ts="row.ts", empty="skip")
+    batches = [[changed for record in batch for changed in _changed(record)] for batch in _stream(_select, 1)]
+    decoders: Any = {"decoder": MappedDecoder(mapping), "label_decoder": MappedLabelDecoder(labels)}
+    found = _run(_select, RULES["roomy"], batches, fast=fast, **decoders)
+    assert any(tally.tally.joined for tally, *_ in found[2::4]), "labels meet features that were kept"
+    for at in range(0, len(found), 4):
+        (values, letters, good, delays, learned), (_, counts, quality), (memory, asked, early, _) = found[at : at + 3]
+        assert (len(values), good, delays, learned) == (len(wanted[at][0]), *wanted[at][2:])
+        assert [letter[:2] for letter in letters] == [letter[:2] for letter in wanted[at][1]]
+        assert (counts, quality) == wanted[at + 1][1:]
+        assert (memory, asked, early) == wanted[at + 2][:3]
+    assert counts.skipped == 0
+
+
+def _changed(record: Record) -> list[Record]:
+    """Return a record in another form."""
+    try:
+        fields = json.loads(record.value or b"")
+    except ValueError:
+        return [record]
+    headers: Any = None
+    if type(record) is LabelRecord:
+        headers = [
+            (name, json.dumps(fields.pop(name)).strip('"').encode()) for name in ("id", "label") if name in fields
+        ]
+    else:
+        fields["x"] = fields.pop("features")
+    return [msgspec.structs.replace(record, value=json.dumps({"row": fields}).encode(), headers=headers)]
 
 
 def test_a_correction_within_a_run_decides_what_is_forgotten_next_as_one_by_one() -> None:
