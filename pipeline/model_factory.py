@@ -94,8 +94,9 @@ def transform_of(config: Config) -> Callable[[dict[str, Any]], Any] | None:
 
 def fastest(config: Config, built: RiverLearner) -> Model:
     """Return a model with the same results, compiled if possible."""
-    compiled = compiler.compile_model(built.model) if config.model.scope != "key" and may_compile(config) else None
-    return built if compiled is None else compiled
+    if config.model.scope == "key" or not may_compile(config):
+        return built
+    return compiler.compile_model(built.model, reading=built.reading) or built
 
 
 def may_compile(config: Config) -> bool:

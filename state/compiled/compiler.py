@@ -9,6 +9,7 @@ import msgspec
 
 from headrace.state.compiled.program import BEHIND, MERGE, Program, ProgramPart
 from headrace.state.models.learner import ModelError, RiverLearner
+from headrace.state.models.spec import Reading
 
 if TYPE_CHECKING:
     from headrace.state.compiled.compiled_learner import CompiledLearner
@@ -45,14 +46,14 @@ def draft(model: Any) -> Program | None:
     return Program(parts=tuple(drawn.parts))
 
 
-def compile_model(model: Any) -> "CompiledLearner | None":
+def compile_model(model: Any, *, reading: Reading | None = None) -> "CompiledLearner | None":
     """Return a learner that continues this River model, or None if the model can't be compiled.
 
-    It is None if a step is not compiled (see `explain`), if the learned state can't be taken over, or if numba can't be
-    imported.
+    `reading` says how the records are read that it learns. It is None if a step is not compiled (see `explain`), if the
+    learned state can't be taken over, or if numba can't be imported.
     """
     # `RiverLearner` fixes the order of sets. Both learners must sum in that order.
-    river = RiverLearner(copy.deepcopy(model))
+    river = RiverLearner(copy.deepcopy(model), reading=reading)
     program = draft(river.model)
     if program is None:
         return None

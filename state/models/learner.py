@@ -31,6 +31,7 @@ class RiverLearner(Model):
     """Any River classifier or regressor. Raises ModelError for one that can't be saved.
 
     `model` has not learned yet: its saved bytes may name the classes that it has now, and those of `trusted` modules.
+    `reading` says how the records are read that it learns.
     """
 
     can = Capabilities()
@@ -46,6 +47,7 @@ class RiverLearner(Model):
         self.task: Task = task_of(model)
         # The version of the imported River; another one may have been installed since.
         self.codec = f"river-{importlib.import_module('river').__version__}-objects-1"
+        self.reading = reading
         self.spec = spec.describe(model, reading)
         self._objects = _objects_of(model, trusted, pickles=pickles)
         self._class_kind = ""

@@ -53,13 +53,16 @@ def test_a_threshold_is_refused_where_no_class_has_a_probability(tmp_path: Path,
     assert "remove the key" in caught.value.hint
 
 
-def test_the_mapping_and_the_transform_are_part_of_what_a_model_is(tmp_path: Path) -> None:
-    plain = model_factory.builder(project(tmp_path, ""))().spec
-    assert "[records]" not in plain
-    mapped = model_factory.builder(project(tmp_path, '[records]\nts_unit = "s"\nexclude = ["a"]\n'))().spec
-    assert [line.partition(" ")[0] for line in mapped.split("\n")[1:]] == ["[records].ts_unit", "[records].exclude"]
-    transformed = model_factory.builder(project(tmp_path, '[records]\ntransform = "model:order"\n'))().spec
-    assert "\nmodel.order " in transformed
+@pytest.mark.parametrize("compiled", ["true", "false"])
+def test_the_mapping_and_the_transform_are_part_of_what_a_model_is(tmp_path: Path, compiled: str) -> None:
+    def spec(records: str) -> str:
+        config = project(tmp_path, f"[records]\n{records}\n[model]\ncompile = {compiled}\n")
+        return model_factory.fastest(config, model_factory.builder(config)()).spec
+
+    assert "[records]" not in spec("")
+    named = [line.partition(" ")[0] for line in spec('ts_unit = "s"\nexclude = ["a"]').split("\n")[1:]]
+    assert named == ["[records].ts_unit", "[records].exclude"]
+    assert "\nmodel.order " in spec('transform = "model:order"')
 
 
 @pytest.mark.parametrize(
