@@ -294,6 +294,13 @@ def _environment() -> dict[str, Any]:
     try:
         return EnvSettingsSource(Config)()
     except SettingsError as error:
+        lists = {key.upper().replace(".", "__") for key, default, _ in describe() if isinstance(default, tuple)}
+        for variable, text in os.environ.items():
+            if variable.upper().removeprefix(ENV_PREFIX) in lists and not text.lstrip().startswith("["):
+                raise ConfigError(
+                    f"the value of {variable} in the environment is not a list",
+                    hint=f"""write it as JSON: {variable}='["FIRST", "SECOND"]'""",
+                ) from None
         # The message names the table; its cause quotes the value, which may be a secret.
         table = re.search(r'field "(\w+)"', str(error))
         name = f"{ENV_PREFIX}{table[1].upper()}" if table else "a table"

@@ -58,6 +58,15 @@ def test_every_key_of_the_mapping_reaches_it(tmp_path: Path) -> None:
     assert config.records.labels_mapping(config.labels) == labels
 
 
+def test_patterns_in_the_environment_are_a_json_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE__RECORDS__EXCLUDE", '["a*", "b"]')
+    assert loaded(tmp_path, "").records.exclude == ("a*", "b")
+    monkeypatch.setenv("HEADRACE__RECORDS__EXCLUDE", "a*,b")
+    with pytest.raises(ConfigError, match="HEADRACE__RECORDS__EXCLUDE in the environment is not a list") as caught:
+        loaded(tmp_path, "")
+    assert caught.value.hint == """write it as JSON: HEADRACE__RECORDS__EXCLUDE='["FIRST", "SECOND"]'"""
+
+
 @pytest.mark.parametrize(
     ("text", "key", "words"),
     [
