@@ -96,6 +96,8 @@ def type_of(value: Any) -> str:
         return "integer"
     if isinstance(value, float):
         return "number"
+    if isinstance(value, bytes):
+        return "bytes"
     return "string" if isinstance(value, str) else "nested"
 
 

@@ -5,24 +5,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import msgspec
-
-from headrace.consumers.record import Record
 from headrace.consumers.topics import Topics
 from headrace.pipeline.check.check import last_records
 from headrace.pipeline.check.findings import Choices, Findings, SampleRefused, infer
 from headrace.pipeline.check.model_source import model_source
 from headrace.pipeline.check.project_files import name_of, refuse_existing, write
 from headrace.pipeline.check.record_report import RecordReport, label_of
-from headrace.pipeline.check.shape import SampleRecord
+from headrace.pipeline.check.sample_decoder import decode_sample
 from headrace.pipeline.config.config import Config, given, load_given, read
-from headrace.pipeline.config.redaction import may_show
+from headrace.pipeline.config.redaction import address, may_show
 from headrace.pipeline.config.template import configuration
 from headrace.pipeline.console import data
 
 _CONNECTIONS = ("kafka", "redis", "registry")
 _FILES = ("headrace.toml", "model.py")
-_MAGIC = b"\0"
 
 
 def init_from(
@@ -41,15 +37,14 @@ def init_from(
         raise SampleRefused(
             f"{topic} is empty", hint=f"send some records to {topic} first, or start from a sample: headrace init DIR"
         )
-    decoded = [_decoded(record) for record in sample]
-    findings = infer(
-        [record for record in decoded if record is not None],
-        choices,
-        without_value=sum(record.value is None for record in sample),
-    )
+    decoded = decode_sample(config, sample)
+    findings = infer(decoded.records, choices, without_value=decoded.without_value)
     name = name_of(directory)
     values, secrets = _connection(tree)
     values |= _topics(config, topic, name)
+    if decoded.format != "json":
+        values["records.format"] = decoded.format
+        findings.notes.insert(0, ("format", f"{decoded.format}, with the schemas of {address(config.registry.url)}"))
     values |= {f"records.{key}": value for key, value in findings.records.items()}
     values["schema.features"] = findings.schema
     write(
@@ -66,18 +61,6 @@ def init_from(
     report = RecordReport(config, label=label_of(config)).read(sample)
     _tell(directory, topic, report, findings, secrets)
     return 0
-
-
-def _decoded(record: Record) -> SampleRecord | None:
-    """Return a record as the inference takes it; None if its value is not a JSON object."""
-    try:
-        value = msgspec.json.decode(record.value or b"")
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        return None
-    if not isinstance(value, dict):
-        return None
-    headers = {name: (text or b"").decode(errors="replace") for name, text in record.headers or ()}
-    return SampleRecord(value, headers, record.key is not None)
 
 
 def _topics(config: Config, topic: str, name: str) -> dict[str, str]:

@@ -108,6 +108,8 @@ def role_of(field: FieldFacts, records: int) -> FieldRole:
     if field.type == "mixed":
         kinds = " and ".join(f"{kind} in {count:,}" for kind, count in field.types.most_common())
         return FieldRole("left out", f"its type changes: {kinds} records")
+    if field.type in {"bytes", "nested"}:
+        return FieldRole("left out", f"{field.type} values are not a feature")
     if field.type == "boolean":
         return FieldRole("number", "true is 1, false is 0")
     if field.type == "string":

@@ -87,6 +87,9 @@ def init(
     id_: Annotated[str | None, typer.Option("--id", metavar="PATH", help="Path of the id, instead of a guess.")] = None,
     ts: Annotated[str | None, typer.Option(metavar="PATH", help="Path of the time, instead of a guess.")] = None,
     label: Annotated[str | None, typer.Option(metavar="PATH", help="Path of the label, instead of a guess.")] = None,
+    registry: Annotated[
+        str | None, typer.Option(metavar="URL", help="Schema registry of the topic, if its records are not JSON.")
+    ] = None,
 ) -> int:
     """Write a project to start from: headrace.toml, model.py and sample records.
 
@@ -102,7 +105,8 @@ def init(
     choices = Choices(id=id_, ts=ts, label=label)
     # Without -c, a configuration in the working folder counts if there is one.
     file = source.file if source.is_named or source.file.exists() else None
-    return init_from(directory, topic=topic, file=file, flags=source.flags, records=records, choices=choices)
+    flags = source.flags if registry is None else {**source.flags, "registry.url": registry}
+    return init_from(directory, topic=topic, file=file, flags=flags, records=records, choices=choices)
 
 
 @command(app)

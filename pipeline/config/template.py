@@ -81,7 +81,7 @@ def _table(key: str, meaning: str, given: Mapping[str, Any] | None) -> list[str]
 
 def _inline(value: Any) -> str:
     """Write the value of a key in a table of the user's; a mapping becomes an inline table."""
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and value:
         return f"{{ {', '.join(f'{_quoted(name)} = {_inline(part)}' for name, part in value.items())} }}"
     return _escaped(value)
 
@@ -103,4 +103,4 @@ def toml(key: str, value: Any) -> str:
         return f'"{value / 3_600:g}h"' if value >= 3_600 else f'"{value:g}s"'  # noqa: PLR2004 an hour
     if isinstance(value, tuple):
         value = list(value)
-    return _escaped(value)
+    return _inline(value)

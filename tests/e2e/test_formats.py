@@ -3,8 +3,10 @@
 import http.server
 import io
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import fastavro
@@ -262,3 +264,35 @@ def test_a_registry_that_refuses_the_client_ends_the_run_and_names_the_key(proje
             assert "registry.client" in run.log()
             assert "password" not in run.log()
         server.shutdown()
+
+
+def test_a_project_for_an_avro_topic_runs_at_once(
+    project: Callable[..., Project], registry: Server, registrar: Registrar, tmp_path: Path
+) -> None:
+    made = project()
+    schema = payment(
+        {"name": "state", "type": {"type": "enum", "name": "State", "symbols": ["new", "paid"]}},
+        {"name": "raw", "type": "bytes"},
+    )
+    schema_id = registrar.register(f"{made.features}-value", schema)
+    rows = [{**row(number), "state": ("new", "paid")[number % 2], "raw": b"x"} for number in range(COUNT)]
+    made.produce([framed(schema_id, avro(schema, one)) for one in rows], partition=0)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE__")}
+    addresses = made.stack.addresses
+    words = ["init", str(tmp_path / "p"), "--from", made.features, "--label", "fraud", "--ts", "at"]
+    words += ["--bootstrap-servers", addresses.kafka, "--redis-url", addresses.redis]
+    refused = nursery().call(words, env=env)
+    assert refused.returncode == 1
+    assert f"the records name the schema {schema_id} of a schema registry" in refused.stderr
+    told = nursery().call([*words, "--registry", url_of(registry)], env=env)
+    assert told.returncode == 0, told.stderr
+    assert "none refused" in told.stdout
+    assert "raw: bytes values are not a feature" in told.stdout
+    file = str(tmp_path / "p/headrace.toml")
+    for step in (["check", made.features, "-c", file], ["run", "--until-end", "-c", file]):
+        done = nursery().call(step, env=env)
+        assert done.returncode == 0, (done.stdout, done.stderr)
+    status = nursery().call(["status", "--json", "-c", file], env=env)
+    counts = json.loads(status.stdout)["counts"]
+    assert (counts["predictions"], counts["dead_letters"]) == (COUNT, 0)
+    assert counts["learned"] == sum(one["fraud"] is not None for one in rows)

@@ -16,6 +16,7 @@ VALUES = {
         "card.limit": {"type": "number", "required": False},
         'odd "name" \\ ø \x7f\n': {"type": "string", "values": ["a", "b"]},
     },
+    "registry.client": {"timeout": 2, "basic.auth.user.info": "a:b"},
     "snapshot.interval": 2.0,
 }
 
@@ -27,6 +28,7 @@ def test_given_values_are_set_and_the_file_loads(tmp_path: Path, monkeypatch: py
     config = load(file)
     assert (config.name, config.topics.features, config.snapshot.interval) == ("fraud", "orders", 2.0)
     assert config.kafka.librdkafka == {"security.protocol": "SASL_SSL", "sasl.password": "secret"}
+    assert config.registry.client == {"timeout": 2, "basic.auth.user.info": "a:b"}
     assert set(config.schema_.features) == set(VALUES["schema.features"])
     assert not config.schema_.features["card.limit"].required
 
