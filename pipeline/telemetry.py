@@ -170,5 +170,6 @@ def configure_logs(*, level: str, style: Literal["auto", "console", "json"]) -> 
 
 
 def _worth_saying(record: logging.LogRecord) -> bool:
-    # While a broker is away librdkafka logs many connection errors; the gate says once that it is away.
-    return not any(word in record.getMessage() for word in ("CONFWARN", "FAIL [", "ERROR ["))
+    # While a broker is away or has just started, librdkafka logs each try, and each transaction that a rebalance ends;
+    # the gate says once that something is away, and the sink what became of a transaction.
+    return not any(word in record.getMessage() for word in ("CONFWARN", "FAIL [", "ERROR [", "GETPID [", "TXNERR ["))
