@@ -37,6 +37,19 @@ class RecordBatch:
         self.end = end
         self._kind = kind
 
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> "RecordBatch":
+        """Return records of one partition as a batch. There must be one at least."""
+        return cls(
+            records[0].partition,
+            offsets=[record.offset for record in records],
+            timestamps=[record.timestamp_ms for record in records],
+            keys=[record.key for record in records],
+            values=[record.value for record in records],
+            headers=[record.headers for record in records],
+            kind=type(records[0]),
+        )
+
     def __len__(self) -> int:
         return len(self.offsets)
 

@@ -22,7 +22,7 @@ FULL = -2
 _EIGHT, _BITS = 8, 64
 _0, _8 = np.uint64(0), np.uint64(8)
 _FACTOR = np.uint64(0x9E37_79B9_7F4A_7C15)
-_COUNT, _USED, _IS_FULL, _SECRET = range(4)
+COUNT, _USED, _IS_FULL, _SECRET = range(4)
 _HASH, BEGIN, SIZE, STAMP = range(4)
 _COLUMNS = 4
 _STRINGS_MIN = 256
@@ -89,7 +89,7 @@ def _hash(text: Any, at: int, size: int, secret: Any) -> Any:
 @inlined
 def _add(table: InternTable, text: Any, at: int, size: int, found: Any, slot: Any) -> Any:
     """Add a new string at the end, with its quote."""
-    number, begin = table.head[_COUNT], table.head[_USED]
+    number, begin = table.head[COUNT], table.head[_USED]
     end = begin + size + 1
     if number == len(table.rows) or end + PADDING > len(table.arena):
         table.head[_IS_FULL] = 1
@@ -101,7 +101,7 @@ def _add(table: InternTable, text: Any, at: int, size: int, found: Any, slot: An
     table.rows[number, BEGIN] = begin
     table.rows[number, SIZE] = size
     table.rows[number, STAMP] = 0
-    table.head[_COUNT] = number + 1
+    table.head[COUNT] = number + 1
     table.head[_USED] = end
     return number
 
@@ -146,7 +146,7 @@ class Interner:
         )
 
     def __len__(self) -> int:
-        return int(self.table.head[_COUNT])
+        return int(self.table.head[COUNT])
 
     @property
     def arena_bytes(self) -> int:
@@ -195,7 +195,7 @@ class Interner:
 
     def _intern(self, strings: Iterable[str]) -> list[int]:
         parts = [string.encode(errors=_SURROGATES) for string in strings]
-        text = np.frombuffer(b'"'.join([*parts, bytes(PADDING)]), np.uint8)
+        text = np.frombuffer(bytearray(b'"').join([*parts, bytes(PADDING)]), np.uint8)
         sizes = np.fromiter(map(len, parts), np.int64, len(parts))
         ends = np.cumsum(sizes + 1) - 1
         numbers = np.empty(len(parts), np.int64)

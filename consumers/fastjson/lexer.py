@@ -5,71 +5,58 @@ certain, as with an escape or a repeated name, the record is slow: it has no ent
 zero byte follows each record; no token contains one, so every loop ends there.
 """
 
-# ruff: noqa: FBT001, PLR0917  Compiled functions have only positional arguments.
+# ruff: noqa: PLR0917  Compiled functions have only positional arguments.
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from headrace.consumers.fastjson.interner import BEGIN, FULL, SIZE, STAMP, InternTable, intern, same_bytes
-from headrace.consumers.fastjson.jit import SOURCES, byte, entry, inlined, load, subroutine, trailing
-from headrace.consumers.fastjson.number import BOOLEAN, INTEGER, NULL, SLOW, STRING, number, timestamp
-from headrace.consumers.fastjson.schema_arrays import SchemaArrays, matches, nullable
+from headrace.consumers.fastjson.features import LexerMemory, ScannedColumns, read_features
+from headrace.consumers.fastjson.interner import FULL, InternTable, intern
+from headrace.consumers.fastjson.jit import SOURCES, byte, entry, inlined
+from headrace.consumers.fastjson.mapping_arrays import (
+    FEATURES,
+    ID,
+    INNER,
+    NODES_MAX,
+    ROLE,
+    ROOT,
+    TS,
+    MappingArrays,
+    child,
+)
+from headrace.consumers.fastjson.number import NULL, SLOW, STRING, whole
+from headrace.consumers.fastjson.schema_arrays import SchemaArrays, matches
+from headrace.consumers.fastjson.tokens import (
+    CLOSE,
+    COMMA,
+    OPEN,
+    QUOTE,
+    is_null,
+    literal,
+    scalar_end,
+    skip_space,
+    skip_value,
+    string_end,
+    value_start,
+)
 
-GUESSES = 4_096
-"""The features for which the lexer expects the same name, and the same word, as in the record before."""
-
-# The fields of a record, and their names as `load` returns them: eight bytes, or fewer with the closing quote.
-_ID, _TS, _LABEL, _FEATURES, _OTHER = range(5)
 _ID_AT, _ID_SIZE, _TS_MARK = range(3)
-_ID_NAME, _TS_NAME, _LABEL_NAME, _FEATURES_NAME = (
-    np.uint64(int.from_bytes(name, "little")) for name in (b'id"', b'ts"', b'label"', b"features")
-)
-_TRUE, _FALSE, _NULL = (np.uint64(int.from_bytes(word, "little")) for word in (b"true", b"false", b"null"))
-_3_BYTES, _4_BYTES, _5_BYTES, _6_BYTES = (np.uint64((1 << 8 * n) - 1) for n in (3, 4, 5, 6))
-_OPEN, _CLOSE, _COMMA, _COLON, _QUOTE, _T, _F, _N = b'{},:"tfn'
-_SPACE, _TAB, _LINE, _RETURN = b" \t\n\r"
-
-_0 = np.uint64(0)
-# Eight copies of a byte: 1, the first byte after the control characters, a quote, a backslash, the highest bit.
-_ONES, _SPACES, _QUOTES, _BACKSLASHES, _HIGH_BITS = (
-    np.uint64(n * 0x0101_0101_0101_0101) for n in (1, _SPACE, _QUOTE, b"\\"[0], 0x80)
-)
-_ASCII_END = 0x80
-# UTF-8: the lowest first byte of a character of two, three and four bytes, and the first invalid one; the lowest
-# code points of three and four bytes; the surrogates and the last code point; continuation bytes.
-_TWO, _THREE, _FOUR, _INVALID = 0xC2, 0xE0, 0xF0, 0xF5
-_THREE_MIN, _FOUR_MIN = 0x800, 0x1_0000
-_SURROGATES_FIRST, _SURROGATES_LAST, _CODE_POINT_LAST = 0xD800, 0xDFFF, 0x10_FFFF
-_FOLLOWS, _FOLLOWS_MASK, _FOLLOWS_BITS = 0x80, 0xC0, 6
-_FOLLOWS_VALUE = 0x3F
-
-
-class ScannedColumns(NamedTuple):
-    """The entries of the records, as in `scan.Scan`."""
-
-    starts: Any
-    names: Any
-    kinds: Any
-    values: Any
+# For a literal numba would compile what is called with it once more.
+_NONE: Any = np.int64(0)
 
 
 class Heads(NamedTuple):
-    """The other fields of each record, as in `scan.Scan`; `marks` has the rows `id_at`, `id_size` and `ts`."""
+    """The other fields of each record, as in `scan.Scan`; `marks` has the rows `id_at`, `id_size` and `ts`.
+
+    With a mapping, `ts` is the position of the time.
+    """
 
     slow: Any
+    skipped: Any
     marks: Any
     label_kinds: Any
     label_values: Any
-
-
-class LexerMemory(NamedTuple):
-    """The names and words by number, and those that are expected next."""
-
-    names: InternTable
-    words: InternTable
-    next_names: Any
-    next_words: Any
 
 
 @entry
@@ -79,29 +66,37 @@ def walk(
     columns: ScannedColumns,
     heads: Heads,
     memory: LexerMemory,
+    mapping: MappingArrays,
     rules: SchemaArrays,
+    all_notes: Any,
     first: int,
     stamp: int,
     size_max: int,
     _sources: int = SOURCES,
 ) -> int:
-    """Read the records from `first` on until all are read or an interner is full; return the number that are read.
+    """Read the records from `first` on until all are read, an interner is full, or a name is for Python.
 
-    `begins` has the start of each record; it ends before the zero byte that precedes the next one. `stamp` marks the
-    names that a record has had: record `first` uses it, and each later record the next number.
+    Return the number of records that are read. `begins` has the start of each record; it ends before the zero byte that
+    precedes the next one. A record that is slow already stays so. `stamp` marks the names that a record has had: record
+    `first` uses it, and each later record the next number.
     """
-    count = len(begins) - 1
+    count, notes = len(begins) - 1, all_notes[0]
+    notes.asked = 0
     for i in range(first, count):
         start = columns.starts[i]
         begin, end = begins[i], begins[i + 1] - 1
         _clear(columns, heads, i)
-        at = SLOW
-        if 0 < end - begin <= size_max:
-            at = _record(text, begin, columns, heads, memory, i, stamp + i - first, nullable(rules))
-        if at == FULL:
+        notes.is_empty = end == begin
+        at = end if end == begin and notes.skip_empty != 0 else SLOW
+        if 0 < end - begin <= size_max and not heads.slow[i]:
+            notes.is_empty = 0
+            at = _record(text, begin, columns, heads, memory, mapping, notes, i, stamp + i - first)
+        if at == FULL or notes.asked != 0:
             return i
-        heads.slow[i] = at != end or not matches(rules, columns, start, columns.starts[i + 1])
-        if heads.slow[i]:
+        is_read = at == end
+        heads.skipped[i] = is_read and notes.is_empty != 0
+        heads.slow[i] = not is_read or not (heads.skipped[i] or matches(rules, columns, start, columns.starts[i + 1]))
+        if heads.slow[i] or heads.skipped[i]:
             _clear(columns, heads, i)
     return count
 
@@ -115,215 +110,118 @@ def _clear(columns: ScannedColumns, heads: Heads, i: int) -> None:
 
 
 @inlined
-def _record(
-    text: Any, at: int, columns: ScannedColumns, heads: Heads, memory: LexerMemory, i: int, stamp: int, nulls: bool
+def _record(  # noqa: C901, PLR0912 see below
+    text: Any,
+    at: int,
+    columns: ScannedColumns,
+    heads: Heads,
+    memory: LexerMemory,
+    mapping: MappingArrays,
+    notes: Any,
+    i: int,
+    stamp: int,
 ) -> int:
     """Read a record, and return the end of it and of the white space after it; or SLOW or FULL."""
-    at = _skip_space(text, at)
-    if byte(text, at) != _OPEN:
+    at = skip_space(text, at)
+    if byte(text, at) != OPEN:
         return SLOW
-    met = 0
-    more = True
-    while more:
-        at = _skip_space(text, at + 1)
-        if byte(text, at) != _QUOTE:
-            return SLOW
-        field, at = _field(text, at + 1)
-        # The decoder uses the last value of a repeated field.
-        if at < 0 or (field != _OTHER and met >> field & 1 != 0):
-            return SLOW
-        met |= 1 << field
-        at = _value(text, at)
-        if at < 0:
-            return SLOW
-        if field == _FEATURES:
-            at = _features(text, at, columns, memory, i, stamp, nulls)
-        else:
-            at = _member(text, at, field, heads, memory.words, i)
-        if at < 0:
-            return at
-        at = _skip_space(text, at)
-        more = byte(text, at) == _COMMA
-    at = _expect(text, at, _CLOSE)
-    return _skip_space(text, at) if at >= 0 and met >> _FEATURES & 1 != 0 else SLOW
-
-
-@inlined
-def _skip_space(text: Any, at: int) -> int:
-    """Return the end of the white space at `at`, if there is any."""
-    while byte(text, at) <= _SPACE:
-        found = byte(text, at)
-        if found != _SPACE and found != _LINE and found != _TAB and found != _RETURN:  # noqa: PLR1714 no sets here
-            return at
-        at += 1
-    return at
-
-
-@inlined
-def _value(text: Any, at: int) -> int:
-    """Return the start of the value whose name ends at `at`, or SLOW."""
-    at = _expect(text, _skip_space(text, at), _COLON)
-    return _skip_space(text, at) if at >= 0 else SLOW
-
-
-@inlined
-def _expect(text: Any, at: int, token: int) -> int:
-    """Return the position after a token of one byte, or SLOW if another byte is there."""
-    return at + 1 if byte(text, at) == token else SLOW
-
-
-@inlined
-def _field(text: Any, at: int) -> tuple[int, int]:
-    """Return the field whose name is at `at`, and the position after its closing quote, which may be SLOW."""
-    name = load(text, at)
-    if name == _FEATURES_NAME and byte(text, at + 8) == _QUOTE:
-        return _FEATURES, at + 9
-    if name & _3_BYTES == _ID_NAME:
-        return _ID, at + 3
-    if name & _3_BYTES == _TS_NAME:
-        return _TS, at + 3
-    if name & _6_BYTES == _LABEL_NAME:
-        return _LABEL, at + 6
-    return _OTHER, _string_end(text, at)
-
-
-@inlined
-def _member(text: Any, at: int, field: int, heads: Heads, words: InternTable, i: int) -> int:
-    """Read the value of a field other than the features, and return its end, or SLOW or FULL."""
-    if field == _TS:
-        at, heads.marks[_TS_MARK, i] = timestamp(text, at)
-        return at
-    if byte(text, at) != _QUOTE:
-        at, kind, value = _literal(text, at)
-        if field == _LABEL:
-            heads.label_kinds[i], heads.label_values[i] = kind, value
-        return SLOW if field == _ID or (field == _LABEL and kind == NULL) else at
-    end = _string_end(text, at + 1)
-    size = end - at - 2
-    if field == _ID:
-        heads.marks[_ID_AT, i], heads.marks[_ID_SIZE, i] = at + 1, size
-    elif field == _LABEL and end >= 0:
-        word = intern(words, text, at + 1, size)
-        heads.label_kinds[i], heads.label_values[i] = STRING, word
-        return end if word >= 0 else FULL
-    return end
-
-
-@subroutine
-def _features(text: Any, at: int, columns: ScannedColumns, memory: LexerMemory, i: int, stamp: int, nulls: bool) -> int:  # noqa: C901 see below
-    """Read the features of a record into its entries, and return the end of the object, or SLOW or FULL."""
-    # One long function: inlined functions are compiled once more for each level of calls above them.
-    if byte(text, at) != _OPEN:
-        return SLOW
-    first = k = columns.starts[i]
-    at = _skip_space(text, at + 1)
-    if byte(text, at) == _CLOSE:
-        return at + 1
+    node, parent, end, depth, done, last = ROOT, _NONE, _NONE, _NONE, _NONE, _NONE
+    notes.met, notes.later = 1 << node, 0
+    # One loop over values, which come one in another or one after the other: so nothing is inlined twice.
     while True:
-        guess = (k - first) & (GUESSES - 1)
-        at, name = _string(text, at, memory.names, memory.next_names, guess)
-        if at < 0:
-            return at
-        if memory.names.rows[name, STAMP] == stamp:
-            return SLOW
-        memory.names.rows[name, STAMP] = stamp
-        at = _value(text, at)
-        if at < 0:
-            return at
-        if byte(text, at) == _QUOTE:
-            at, word = _string(text, at, memory.words, memory.next_words, guess)
-            columns.kinds[k], columns.values[k] = STRING, word
+        kind, is_open = mapping.nodes[node, ROLE], False
+        if kind == FEATURES and byte(text, at) == OPEN:
+            at = read_features(text, at, columns, memory, notes, i, stamp)
+        elif kind > FEATURES:
+            at = _field(text, at, kind, heads, memory.words, notes, i)
         else:
-            at, kind, value = _literal(text, at)
-            if kind == NULL and not nulls:
+            at, is_open = _other(text, at, kind, notes)
+        if at < 0:
+            return at
+        at = skip_space(text, at)
+        if is_open:
+            notes.parents[depth] = parent
+            depth, parent, last = depth + 1, node, NODES_MAX + node
+        else:
+            last = node if node > 0 else last
+            while depth > 0 and byte(text, at) == CLOSE:
+                depth, last, parent = depth - 1, parent, notes.parents[depth - 1]
+                at = skip_space(text, at + 1)
+            if depth == 0:
+                end = at if done == 0 else end
+                if done == notes.later:
+                    break
+                node, at, parent, done = notes.nodes[done], notes.starts[done], _NONE, done + 1
+                continue
+            if byte(text, at) != COMMA:
                 return SLOW
-            columns.kinds[k], columns.values[k] = kind, value
+            at = skip_space(text, at + 1)
+        node, at = _member(text, at, parent, last, mapping, notes)
         if at < 0:
-            return at
-        columns.names[k] = name
-        k += 1
-        at = _skip_space(text, at)
-        if byte(text, at) != _COMMA:
-            break
-        at = _skip_space(text, at + 1)
-    columns.starts[i + 1] = k
-    return _expect(text, at, _CLOSE)
+            return SLOW
+    notes.is_empty |= 1 - (notes.met >> notes.features_node & 1)
+    return end if notes.is_empty == 0 or notes.skip_empty != 0 else SLOW
 
 
 @inlined
-def _string(text: Any, at: int, table: InternTable, guesses: Any, guess: int) -> tuple[int, int]:
-    """Return the end of the string at `at`, quotes included, and its number. The end may be SLOW or FULL."""
-    if byte(text, at) != _QUOTE:
-        return SLOW, 0
-    at += 1
-    expected = guesses[guess]
-    if expected >= 0:
-        size = table.rows[expected, SIZE] + 1
-        if same_bytes(text, at, table.arena, table.rows[expected, BEGIN], size):
-            return at + size, expected
-    end = _string_end(text, at)
+def _other(text: Any, at: int, kind: int, notes: Any) -> tuple[int, bool]:
+    """Return the end of a value that is no field, or the start of the first member of an object, which is open then.
+
+    The end may be SLOW.
+    """
+    if kind == INNER and byte(text, at) == OPEN:
+        at = skip_space(text, at + 1)
+        is_open = byte(text, at) != CLOSE
+        return (at if is_open else at + 1), is_open
+    if kind == FEATURES:
+        if notes.skip_empty == 0 or not is_null(text, at):
+            return SLOW, False
+        notes.is_empty = 1
+        return at + 4, False
+    return skip_value(text, at), False
+
+
+@inlined
+def _member(text: Any, at: int, parent: int, last: int, mapping: MappingArrays, notes: Any) -> tuple[int, int]:
+    """Return the node of the name at `at`, and the start of its value, which may be SLOW."""
+    if byte(text, at) != QUOTE:
+        return 0, SLOW
+    node, at = child(text, at + 1, parent, notes.expected[last], mapping)
+    if node > 0:
+        notes.expected[last] = node
+        # The decoder uses the last value of a repeated field.
+        if notes.met >> node & 1 != 0:
+            return 0, SLOW
+        notes.met |= 1 << node
+    return node, value_start(text, at) if at >= 0 else SLOW
+
+
+@inlined
+def _field(text: Any, at: int, kind: int, heads: Heads, words: InternTable, notes: Any, i: int) -> int:
+    """Read the value of an id, a time or a label, and return its end, or SLOW or FULL."""
+    if notes.skip_nulls != 0 and is_null(text, at):
+        return at + 4
+    if kind == TS:
+        if notes.is_default != 0:
+            at, heads.marks[_TS_MARK, i] = whole(text, at)
+            return at
+        # `times.read_times` reads it later.
+        heads.marks[_TS_MARK, i] = at
+        return scalar_end(text, at)
+    is_string = byte(text, at) == QUOTE
+    if kind == ID:
+        if not is_string and (notes.is_default != 0 or is_null(text, at)):
+            return SLOW
+        end = string_end(text, at + 1) if is_string else scalar_end(text, at)
+        quotes = 1 if is_string else 0
+        heads.marks[_ID_AT, i], heads.marks[_ID_SIZE, i] = at + quotes, end - at - 2 * quotes
+        return end
+    if not is_string:
+        at, heads.label_kinds[i], heads.label_values[i] = literal(text, at)
+        return at if heads.label_kinds[i] != NULL else SLOW
+    end = string_end(text, at + 1)
     if end < 0:
-        return SLOW, 0
-    found = intern(table, text, at, end - at - 1)
-    if found < 0:
-        return FULL, 0
-    guesses[guess] = found
-    return end, found
-
-
-@subroutine
-def _literal(text: Any, at: int) -> tuple[int, int, float]:
-    """Return the end of a number, a boolean or null, its kind and its value. The end may be SLOW."""
-    found = byte(text, at)
-    if found == _T and load(text, at) & _4_BYTES == _TRUE:
-        return at + 4, BOOLEAN, 1.0
-    if found == _F and load(text, at) & _5_BYTES == _FALSE:
-        return at + 5, BOOLEAN, 0.0
-    if found == _N and load(text, at) & _4_BYTES == _NULL:
-        return at + 4, NULL, 0.0
-    if found in (_T, _F, _N):
-        return SLOW, INTEGER, 0.0
-    return number(text, at)
-
-
-@subroutine
-def _string_end(text: Any, at: int) -> int:
-    """Return the position after the closing quote of the string whose first character is at `at`, or SLOW."""
-    while True:
-        chunk = load(text, at)
-        quotes, backslashes = chunk ^ _QUOTES, chunk ^ _BACKSLASHES
-        # A borrow may also mark a byte above a marked one, so only the lowest mark counts.
-        low = ((chunk - _SPACES) & ~chunk) | ((quotes - _ONES) & ~quotes) | ((backslashes - _ONES) & ~backslashes)
-        marks = (low | chunk) & _HIGH_BITS
-        if marks == _0:
-            at += 8
-            continue
-        at += trailing(marks) >> 3
-        found = byte(text, at)
-        if found == _QUOTE:
-            return at + 1
-        if found < _ASCII_END:
-            return SLOW
-        at = _character_end(text, at)
-        if at < 0:
-            return SLOW
-
-
-@subroutine
-def _character_end(text: Any, at: int) -> int:
-    """Return the end of a character of several bytes, or SLOW if it is not UTF-8."""
-    first = byte(text, at)
-    if first < _TWO or first >= _INVALID:
         return SLOW
-    size = 2 if first < _THREE else 3 if first < _FOUR else 4
-    code_point = first & (0x7F >> size)
-    for k in range(1, size):
-        found = byte(text, at + k)
-        if found & _FOLLOWS_MASK != _FOLLOWS:
-            return SLOW
-        code_point = code_point << _FOLLOWS_BITS | found & _FOLLOWS_VALUE
-    if (first >= _THREE and code_point < _THREE_MIN) or (first >= _FOUR and code_point < _FOUR_MIN):
-        return SLOW
-    if _SURROGATES_FIRST <= code_point <= _SURROGATES_LAST or code_point > _CODE_POINT_LAST:
-        return SLOW
-    return at + size
+    word = intern(words, text, at + 1, end - at - 2)
+    heads.label_kinds[i], heads.label_values[i] = STRING, word
+    return end if word >= 0 else FULL

@@ -25,7 +25,7 @@ _DIGITS_MAX = 19
 # The number of digits of 2 ** 53, and of the longest exponent that is read here.
 _EXACT_DIGITS_MAX, _EXPONENT_DIGITS_MAX = 16, 4
 _EXACT_MAX = np.uint64(1 << 53)
-_TS_MAX = np.uint64((1 << 63) - 1)
+_WHOLE_MAX = np.uint64((1 << 63) - 1)
 
 _0, _1, _2, _3, _8, _16, _32, _63 = (np.uint64(n) for n in (0, 1, 2, 3, 8, 16, 32, 63))
 # Eight copies of a byte: "0"; all bits but the highest; the number that lifts any value above 9 over 127; that bit.
@@ -69,7 +69,7 @@ def number(text: Any, at: int) -> tuple[int, int, float]:
     """
     negative = byte(text, at) == _MINUS
     first = at + 1 if negative else at
-    digits, end = _digits(text, first, _0)
+    digits, end = digits_at(text, first, _0)
     size = end - first
     if size == 0 or (size > 1 and byte(text, first) == _ZERO):
         return SLOW, INTEGER, 0.0
@@ -85,17 +85,17 @@ def number(text: Any, at: int) -> tuple[int, int, float]:
 
 
 @inlined
-def timestamp(text: Any, at: int) -> tuple[int, Any]:
-    """Return the end of the time at `at`, and the time, an integer of 63 bits. The end may be SLOW."""
-    digits, end = _digits(text, at, _0)
+def whole(text: Any, at: int) -> tuple[int, Any]:
+    """Return the end of the integer at `at`, and the integer, of 63 bits. The end may be SLOW."""
+    digits, end = digits_at(text, at, _0)
     size = end - at
-    if size == 0 or size > _DIGITS_MAX or (size > 1 and byte(text, at) == _ZERO) or digits > _TS_MAX:
+    if size == 0 or size > _DIGITS_MAX or (size > 1 and byte(text, at) == _ZERO) or digits > _WHOLE_MAX:
         return SLOW, 0
     return end, np.int64(digits)
 
 
 @inlined
-def _digits(text: Any, at: int, digits: Any) -> tuple[Any, int]:
+def digits_at(text: Any, at: int, digits: Any) -> tuple[Any, int]:
     """Append the digits from `at` on to a number; return it and the end of the digits. It overflows after 19 digits."""
     while True:
         chunk = load(text, at) ^ _ZEROS
@@ -124,7 +124,7 @@ def _decimal(text: Any, first: int, end: int, digits: Any) -> tuple[int, float]:
     size, power = end - first, 0
     if byte(text, end) == _POINT:
         fraction = end + 1
-        digits, end = _digits(text, fraction, digits)
+        digits, end = digits_at(text, fraction, digits)
         if end == fraction:
             return SLOW, 0.0
         size, power = size + end - fraction, fraction - end
@@ -152,7 +152,7 @@ def _exponent(text: Any, at: int) -> tuple[int, Any]:
     """Return the end of an exponent, and its value. The end may be SLOW."""
     sign = byte(text, at)
     first = at + 1 if sign in (_MINUS, _PLUS) else at
-    digits, end = _digits(text, first, _0)
+    digits, end = digits_at(text, first, _0)
     if end == first or end - first > _EXPONENT_DIGITS_MAX:
         return SLOW, 0
     exponent = np.int64(digits)

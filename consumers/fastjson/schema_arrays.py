@@ -15,7 +15,7 @@ from headrace.consumers.schema import Feature
 
 _KINDS = {"number": (INTEGER, FLOAT), "integer": (INTEGER,), "string": (STRING,), "boolean": (BOOLEAN,)}
 _KINDS_ALLOWED, _IS_REQUIRED, _IS_LISTED, _FIRST, _LAST = range(5)
-_REQUIRED, _EXTRA, _NULLABLE = range(3)
+_REQUIRED, _EXTRA = range(2)
 
 
 class SchemaArrays(NamedTuple):
@@ -23,20 +23,14 @@ class SchemaArrays(NamedTuple):
 
     A row of `features` (int64) has a bit for each allowed kind, whether the feature is required, whether its strings
     are listed, and the range of its words in `words` (int64), which are sorted there. A row of `bounds` (float64) has
-    the lowest and the highest value. `options` (int64) has the number of required features, whether undeclared features
-    are allowed, and whether any feature may be null.
+    the lowest and the highest value. `options` (int64) has the number of required features, and whether undeclared
+    features are allowed.
     """
 
     features: Any
     bounds: Any
     words: Any
     options: Any
-
-
-@inlined
-def nullable(rules: SchemaArrays) -> bool:
-    """Tell whether any feature may be null."""
-    return rules.options[_NULLABLE] != 0  # type: ignore[no-any-return]
 
 
 @inlined
@@ -83,12 +77,12 @@ def arrays_of(features: Mapping[str, Feature], *, extra: bool, numbers: Mapping[
         rows.append(row)
         words += listed
     bounds = [(_bound(feature.minimum, -math.inf), _bound(feature.maximum, math.inf)) for feature in declared]
-    required, nulls = sum(feature.required for feature in declared), any(feature.nullable for feature in declared)
+    required = sum(feature.required for feature in declared)
     return SchemaArrays(
         features=np.array(rows, np.int64).reshape(-1, 5),
         bounds=np.array(bounds, np.float64).reshape(-1, 2),
         words=np.array(words, np.int64),
-        options=np.array([required, extra, nulls], np.int64),
+        options=np.array([required, extra], np.int64),
     )
 
 

@@ -81,7 +81,7 @@ class BinaryScanner:
     def scan(self, batch: RecordBatch) -> Scan:
         """Read the values of records; those that are not sure are slow."""
         values = batch.values
-        base = self._json.scan([_FOREIGN if value else None for value in values])
+        base = self._json.scan_kept([_FOREIGN if value else b"" for value in values])
         if self._generation != base.vocabulary.generation:
             self._linked, self._generation = _Linked(), base.vocabulary.generation
         programs, skips = self._choose(batch)

@@ -62,8 +62,7 @@ class ColumnarEngine:
         self._decoder = decoder
         self._form = form or PredictionForm()
         self._topic = topic
-        self._is_default = decoder.scans is not None and decoder.scans.is_default
-        self._scanner = Scanner(value_bytes_max=decoder.value_bytes_max, schema=decoder.schema)
+        self._scanner = Scanner(value_bytes_max=decoder.value_bytes_max, schema=decoder.schema, mapping=decoder.scans)
         self._binary = None if binary is None else binary(self._scanner)
         self._encoder = Encoder(topic=topic, name=name)
 
@@ -75,7 +74,7 @@ class ColumnarEngine:
         Returns None, with nothing changed, for a batch whose records go one by one.
         """
         model = shard.model
-        scan = self._scan(batch.values) if self._binary is None else self._binary.scan(batch)
+        scan = self._scanner.scan(batch) if self._binary is None else self._binary.scan(batch)
         refusals: dict[int, Refusal] = {}
         events, skipped = self._read(batch, scan, refusals)
         ids = _ids(scan, events)
@@ -114,10 +113,12 @@ class ColumnarEngine:
     def answers_ahead(self, shard: Shard, records: Sequence[Record]) -> "AnswersAhead":
         """Predict a run of feature records in one call; records that are refused, or raise, have no answer."""
         model = shard.model
-        scan = self._scan([record.value for record in records])
+        scan = self._scanner.scan(RecordBatch.of(records))
         found = {at: self._decoder.decode(records[at]) for at in np.flatnonzero(scan.slow).tolist()}
         events = {at: event.features for at, event in found.items() if isinstance(event, Event)}
-        good = np.array([at for at in range(len(records)) if at not in found or at in events], dtype=np.int64)
+        is_good = ~(scan.slow | scan.skipped)
+        is_good[list(events)] = True
+        good = np.flatnonzero(is_good)
         columns = self._scanner.fill(scan, events).only(good)
         answers = model.learn_batch(columns, np.full(len(good), np.nan))
         if answers is None:
@@ -134,7 +135,7 @@ class ColumnarEngine:
         The `values` are what the decoder keeps of records, JSON of the default mapping.
         """
         model = shard.model
-        scan = self._scanner.scan(values)
+        scan = self._scanner.scan_kept(values)
         slow = {at: self._decoder.features(values[at]) for at in np.flatnonzero(scan.slow).tolist()}
         numbers = np.array([model.label_number(label) for label in labels])
         answers = model.learn_batch(self._scanner.fill(scan, slow), numbers, silent=True)
@@ -150,14 +151,10 @@ class ColumnarEngine:
                 if replay_proof.read(claim, secret=shard.secret, topic=self._topic, record=record).learned:
                     yield position
 
-    def _scan(self, values: Sequence[bytes | None]) -> Scan:
-        """Scan values; all of them are slow where the scanner does not know the mapping."""
-        return self._scanner.scan(values if self._is_default else [None] * len(values))
-
     def _read(self, batch: RecordBatch, scan: Scan, refusals: dict[int, Refusal]) -> tuple[dict[int, Event], set[int]]:
         """Decode one by one the records that the scanner is not sure of; return the events, and what is skipped."""
         events: dict[int, Event] = {}
-        skipped: set[int] = set()
+        skipped = set(np.flatnonzero(scan.skipped).tolist())
         for position in np.flatnonzero(scan.slow).tolist():
             found = self._decoder.decode(batch.record(position))
             if isinstance(found, Event):

@@ -98,7 +98,7 @@ class Bench:
             raise PeerFailed(f"{case.title} answered {found - len(given)} records twice")
         # Other models, or labels that come at other times, give other predictions.
         if not case.settings.keys() & {"model.scope", "topics.labels"}:
-            apart = difference(given, self._answers.setdefault(case.feed.name, given))
+            apart = difference(given, self._answers.setdefault(case.feed.answers or case.feed.name, given))
             if apart > APART_MAX:
                 raise PeerFailed(f"{case.title} did not predict what the others did: {apart:.1g} apart")
             self.apart[case.name] = max(apart, self.apart.get(case.name, 0.0))

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lineup import HEADRACE, TITLES
+from shapes import SHAPES
 from stream import Feed
 
-PARTS = ("wide", "partitions", "bad", "workers", "labels", "keys", "mixing")
+PARTS = ("wide", "partitions", "bad", "workers", "labels", "keys", "mixing", "formats")
 """The parts that increase a size or turn on a feature."""
 PLAIN = "plain"
 WIDTHS = (10, 50, 200)
@@ -74,7 +75,7 @@ def growth(parts: Collection[str], *, count: int, million_count: int, partitions
     """Return the cases of the chosen parts, each after the case that it is compared with."""
     feed = Feed("bench.plain", _even(count, partitions), partitions)
     found = []
-    if set(parts) - {"partitions", "bad"}:
+    if set(parts) - {"partitions", "bad", "formats"}:
         race = f"loop.{feed.width}" if "wide" in parts else ""
         found.append(Case(PLAIN, f"plain: {feed.width} features, scope partition", feed, beside=PLAIN, race=race))
     if "wide" in parts:
@@ -92,6 +93,8 @@ def growth(parts: Collection[str], *, count: int, million_count: int, partitions
         found.append(Case("labels", title, late, part="labels", beside=PLAIN, settings=settings))
     if "keys" in parts:
         found += _keyed(feed, million_count=_even(million_count, partitions))
+    if "formats" in parts:
+        found += _shaped(feed)
     if "mixing" in parts:
         found += [
             Case("global", "mixing, 1 worker", feed, part="mixing", beside=PLAIN, settings=_GLOBAL),
@@ -154,3 +157,19 @@ def _keyed(feed: Feed, *, million_count: int) -> list[Case]:
         beside = PLAIN if keys == KEY_COUNTS[0] else f"keys.{KEY_COUNTS[0]}"
         found.append(Case(f"keys.{keys}", f"a model a key, of {keys:,}", fed, "keys", beside=beside, settings=_KEYED))
     return found
+
+
+def _shaped(feed: Feed) -> list[Case]:
+    """Return a case for each shape of records, all with the same events."""
+    first = f"formats.{next(iter(SHAPES))}"
+    return [
+        Case(
+            name := f"formats.{word}",
+            shape.title,
+            Feed(f"bench.{name}", feed.count, feed.partitions, write=shape.rows, answers=first),
+            part="formats",
+            beside=first,
+            settings=shape.settings,
+        )
+        for word, shape in SHAPES.items()
+    ]

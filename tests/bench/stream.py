@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ class Feed:
 
     `bad` is the percentage of malformed records. With `keys` the keys are drawn at random from this number of keys, and
     without they come in turn. With `labels` the records have no labels, which come later in the topic of this name.
+    `write` writes the records in another shape. Feeds with the same `answers` must give the same predictions.
     """
 
     name: str
@@ -32,6 +33,8 @@ class Feed:
     bad: int = 0
     keys: int = 0
     labels: str = ""
+    write: Callable[[int], Iterator[Row]] | None = None
+    answers: str = ""
 
     @property
     def good(self) -> int:
@@ -40,6 +43,8 @@ class Feed:
 
     def rows(self) -> Iterator[Row]:
         """Yield the records: the first is for the first partition, the second for the second, and so on."""
+        if self.write is not None:
+            return self.write(self.count)
         if self.keys:
             return keyed(self.count, keys=self.keys, partitions=self.partitions)
         return plain(self.count, width=self.width, bad=self.bad)
@@ -67,7 +72,7 @@ def plain(count: int, *, width: int = FEATURES, bad: int = 0) -> Iterator[Row]:
     """Yield records with their labels, of which this percentage is bad."""
     for index, event in enumerate(events(count, width=width)):
         value = _encode(event)
-        yield {"key": _key(index % _KEYS), "value": _spoil(event, value, index) if is_bad(index, bad) else value}
+        yield {"key": key_of(index), "value": _spoil(event, value, index) if is_bad(index, bad) else value}
 
 
 def is_bad(index: int, share: int) -> bool:
@@ -102,14 +107,19 @@ def unlabelled(count: int, *, started_ms: int) -> Iterator[Row]:
     """Yield the same records without labels, with timestamps from `started_ms` on."""
     for index, event in enumerate(events(count)):
         del event["label"]
-        yield {"key": _key(index % _KEYS), "value": _encode(event), "timestamp": started_ms + index}
+        yield {"key": key_of(index), "value": _encode(event), "timestamp": started_ms + index}
 
 
 def labels(count: int, *, started_ms: int) -> Iterator[Row]:
     """Yield the labels of the same records, in order, each later by the same time."""
     for index, event in enumerate(events(count)):
         label = {"id": event["id"], "label": event["label"], "ts": event["ts"] + LABELS_LATER}
-        yield {"key": _key(index % _KEYS), "value": _encode(label), "timestamp": started_ms + index + LABELS_LATER}
+        yield {"key": key_of(index), "value": _encode(label), "timestamp": started_ms + index + LABELS_LATER}
+
+
+def key_of(index: int) -> bytes:
+    """Return the key of a record, of a thousand keys in turn."""
+    return _key(index % _KEYS)
 
 
 def _key(number: int) -> bytes:

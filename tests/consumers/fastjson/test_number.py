@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headrace.consumers.fastjson.jit import PADDING
-from headrace.consumers.fastjson.number import FLOAT, INTEGER, SLOW, number, timestamp
+from headrace.consumers.fastjson.number import FLOAT, INTEGER, SLOW, number, whole
 
 COUNT = 10_000
 
@@ -25,7 +25,7 @@ def _read(text: Any, begins: Any, ends: Any, kinds: Any, values: Any) -> None:
 @numba.njit(error_model="numpy")
 def _read_moments(text: Any, begins: Any, ends: Any, values: Any) -> None:
     for i in range(len(begins)):
-        ends[i], values[i] = timestamp(text, begins[i])
+        ends[i], values[i] = whole(text, begins[i])
 
 
 def lay_out(texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
