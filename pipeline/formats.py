@@ -1,21 +1,32 @@
 """Builds the parts for formats other than JSON from the configuration, for the worker and for the commands."""
 
 import hashlib
+import io
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from headrace.consumers.formats.framing import schema_of, unframe
-from headrace.consumers.formats.registry import Registry
+from headrace.consumers.formats.avro import AvroReader
+from headrace.consumers.formats.framing import prefix, schema_of, unframe
+from headrace.consumers.formats.json_schema import JsonSchemaReader
+from headrace.consumers.formats.protobuf import ProtobufSchema
+from headrace.consumers.formats.registry import Registry, SchemaRefused, library
 from headrace.consumers.formats.schema_cache import KINDS, SchemaCache
 from headrace.consumers.formats.writer_schema import NotDecodable, SchemaKind, WriterSchema
 from headrace.consumers.record import Record
 from headrace.consumers.refusal import Refusal
 from headrace.pipeline.config.config import Config
+from headrace.pipeline.hinted_error import HintedError
 from headrace.producers.formats.prediction_encoder import PredictionEncoder
 from headrace.producers.formats.prediction_schema import schema_text
 from headrace.state.store.schema_store import SchemaStore
 from headrace.state.store.store import Store
+
+
+class RecordRefused(HintedError):
+    """Raised when a record that is to be sent does not fit the schema of its topic."""
 
 
 def connect(config: Config, kind: SchemaKind) -> Registry:
@@ -55,6 +66,76 @@ def prediction_encoder(config: Config, task: str, store: Store) -> PredictionEnc
         schema_id = connect(config, KINDS[form]).enter(subject, schema, register=config.registry.register_)
         SchemaStore(store, name=config.name).keep(name, b"%d" % schema_id)
     return PredictionEncoder(form, task, schema_id=schema_id, has_features=has_features)
+
+
+def record_encoder(config: Config, topic: str) -> Callable[[bytes], bytes] | None:
+    """Return a function that encodes JSON objects for a topic by its subject's newest schema; None for JSON.
+
+    The function raises RecordRefused for an object that does not fit the schema. Raises SchemaRefused, RegistryAway,
+    RegistryRefused, ExtraMissing.
+    """
+    kind = KINDS.get(config.records.format)
+    if kind is None:
+        return None
+    subject = f"{topic}-value"
+    found = connect(config, kind).latest(subject)
+    if found is None:
+        raise SchemaRefused(
+            f"the schema registry has no schema under {subject}", hint=f"register the schema of {topic} there"
+        )
+    schema_id, schema = found
+    if schema.kind != kind:
+        raise SchemaRefused(f"{subject} has the type {schema.kind}", hint="set records.format to it")
+    write = _WRITERS[kind](schema)
+    return partial(_encode, write, prefix(schema_id, has_indexes=kind == "PROTOBUF"))
+
+
+def _encode(write: Callable[[Any], bytes], frame: bytes, line: bytes) -> bytes:
+    try:
+        return frame + write(msgspec.json.decode(line))
+    except Exception as error:
+        # The libraries of the formats raise errors of many types.
+        raise RecordRefused(
+            f"a record does not fit the schema of its topic: {type(error).__name__}: {error}",
+            hint="correct the record; those before it are sent",
+        ) from error
+
+
+def _avro_writer(schema: WriterSchema) -> Callable[[Any], bytes]:
+    fastavro, parsed = library("fastavro", kind="AVRO"), AvroReader(schema).schema
+
+    def write(value: Any) -> bytes:
+        file = io.BytesIO()
+        fastavro.schemaless_writer(file, parsed.parsed, value)
+        return file.getvalue()
+
+    return write
+
+
+def _protobuf_writer(schema: WriterSchema) -> Callable[[Any], bytes]:
+    made = library("google.protobuf.message_factory", kind="PROTOBUF").GetMessageClass(
+        ProtobufSchema(schema).message((0,))
+    )
+    parse = library("google.protobuf.json_format", kind="PROTOBUF").ParseDict
+    return lambda value: bytes(parse(value, made()).SerializeToString())
+
+
+def _json_writer(schema: WriterSchema) -> Callable[[Any], bytes]:
+    check = JsonSchemaReader(schema).read
+
+    def write(value: Any) -> bytes:
+        payload = msgspec.json.encode(value)
+        check(payload)
+        return payload
+
+    return write
+
+
+_WRITERS: Mapping[SchemaKind, Callable[[WriterSchema], Callable[[Any], bytes]]] = {
+    "AVRO": _avro_writer,
+    "PROTOBUF": _protobuf_writer,
+    "JSON": _json_writer,
+}
 
 
 class ValueText:

@@ -4,6 +4,7 @@ The client needs an extra of Headrace, so it is imported when it is first used. 
 decides when to try again.
 """
 
+import contextlib
 import importlib
 import warnings
 from collections.abc import Callable, Mapping
@@ -62,8 +63,11 @@ class ExtraMissing(Exception):
 def library(name: str, *, kind: SchemaKind) -> Any:
     """Import a library of an extra. Raises ExtraMissing."""
     try:
-        # authlib, which the client of the registry needs, warns of its own imports.
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings():
+            # The client of the registry needs authlib, which warns of its own imports, whatever the filters say before.
+            with contextlib.suppress(ImportError):
+                importlib.import_module("authlib.deprecate")
+            warnings.simplefilter("ignore")
             return importlib.import_module(name)
     except ImportError as error:
         raise ExtraMissing(f"the format {_EXTRAS[kind]} ({name})", extra=_EXTRAS[kind]) from error

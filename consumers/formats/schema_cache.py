@@ -3,12 +3,13 @@
 The worker adds what it has looked up before a batch is decoded; a command lets the cache ask the registry itself.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from headrace.consumers.formats.avro import AvroReader
 from headrace.consumers.formats.json_schema import JsonSchemaReader
 from headrace.consumers.formats.protobuf import ProtobufReader
+from headrace.consumers.formats.registry import library
 from headrace.consumers.formats.writer_schema import PayloadReader, SchemaKind, SchemaUnusable, WriterSchema
 from headrace.consumers.record import LabelRecord, Record
 from headrace.consumers.refusal import Refusal
@@ -21,6 +22,12 @@ _READERS: Mapping[SchemaKind, Callable[[WriterSchema], Any]] = {
     "JSON": JsonSchemaReader,
 }
 
+_LIBRARIES: Mapping[SchemaKind, Sequence[str]] = {
+    "AVRO": ("fastavro",),
+    "PROTOBUF": ("google.protobuf.message_factory", "grpc_tools.protoc"),
+    "JSON": ("jsonschema_rs",),
+}
+
 ParsedSchema = PayloadReader | Refusal
 """A schema that is ready to read values; or why all its records are refused."""
 LogOfPartition = tuple[bool, int]
@@ -28,9 +35,14 @@ LogOfPartition = tuple[bool, int]
 
 
 class SchemaCache:
-    """Schemas of one kind. `find` looks up an id that is not known; None means that the registry has no such schema."""
+    """Schemas of one kind. `find` looks up an id that is not known; None means that the registry has no such schema.
+
+    The libraries of the kind are imported at once, since that takes a second. Raises ExtraMissing.
+    """
 
     def __init__(self, kind: SchemaKind, *, find: Callable[[str], WriterSchema | None] | None = None) -> None:
+        for name in ("confluent_kafka.schema_registry", *_LIBRARIES[kind]):
+            library(name, kind=kind)
         self.kind: SchemaKind = kind
         self.known: dict[str, ParsedSchema] = {}
         self._find = find

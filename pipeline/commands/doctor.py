@@ -12,9 +12,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 from headrace.consumers.client_properties import SettingsRefused
+from headrace.consumers.formats.registry import RegistryRefused
+from headrace.consumers.formats.schema_cache import KINDS
 from headrace.consumers.group_offsets import GroupOffsets
 from headrace.consumers.topics import Topic, Topics
-from headrace.pipeline import model_factory
+from headrace.pipeline import formats, model_factory
 from headrace.pipeline.check.check import last_records
 from headrace.pipeline.check.record_report import RecordReport
 from headrace.pipeline.commands import config_command
@@ -63,7 +65,7 @@ class _Failed(Exception):
         """Return the result of the check; with the configuration it names the address that did not answer."""
         error = self._error if config is None else explained(self._error, config)
         verdict = _VERDICTS.get(getattr(error, "status", 0), "wrong")
-        if isinstance(error, ConfigError | SettingsRefused | learner.ModelError):
+        if isinstance(error, ConfigError | RegistryRefused | SettingsRefused | learner.ModelError):
             verdict = "misconfigured"
         advice = "start it, or check its address" if verdict == "away" else str(getattr(error, "hint", ""))
         return CheckResult(self._check, verdict, str(error), advice)
@@ -98,6 +100,7 @@ def examine(load: Callable[[], Config]) -> Iterator[CheckResult]:
         _kafka(config, model),
         _store(config, model),
         _sink(config),
+        _registry(config),
     ):
         try:
             for result in part:
@@ -300,6 +303,14 @@ def _sink(config: Config) -> Iterator[CheckResult]:
         yield CheckResult("http sink", "away", message, "check sink.http.url; the pipeline pauses while it is away")
     else:
         yield CheckResult("http sink", "good", f"{address[0]}:{address[1]} answers")
+
+
+def _registry(config: Config) -> Iterator[CheckResult]:
+    kinds = {form: KINDS[form] for form in (config.records.format, config.predictions.format) if form in KINDS}
+    for form, kind in kinds.items():
+        registry = _ask("registry", lambda kind=kind: formats.connect(config, kind))  # type: ignore[misc]
+        _ask("registry", registry.check)
+        yield CheckResult("registry", "good", f"the schema registry answers, and the libraries of {form} are there")
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from headrace.pipeline.console import as_json, data
 from headrace.pipeline.files.file_kind import FileRefused
 from headrace.pipeline.files.input_file import InputFile, kind_of, open_file
 from headrace.pipeline.files.record_form import InputRow, TableColumns
-from headrace.pipeline.formats import ValueText
+from headrace.pipeline.formats import ValueText, record_encoder
 from headrace.pipeline.produce.outcomes import Outcomes
 from headrace.producers.writer import Feed
 
@@ -64,7 +64,8 @@ def produce(
     columns = TableColumns(label=label, id=id_, key=key)
     with open_file(config, file, csv=csv, columns=columns) as opened:
         _tell(opened.notes)
-        rows = _labels(config, opened) if labels else opened.rows()
+        encode = record_encoder(config, topic)
+        rows = _labels(config, opened, encode) if labels else _encoded(opened, encode)
         bytes_max = _ensure(config, topic, warn_of_keys=labels and key is None)
         keyless = _Keyless(rows, key)
         feed = Feed(config.librdkafka, topic=topic, timeout_s=timeout_s, each=wait, bytes_max=bytes_max)
@@ -197,12 +198,18 @@ def _ensure(config: Config, topic: str, *, warn_of_keys: bool) -> int:
     return topics.limits(topic).get(topic, BATCH_BYTES_MAX)
 
 
-def _labels(config: Config, opened: InputFile) -> Iterator[InputRow]:
+def _encoded(opened: InputFile, encode: Callable[[bytes], bytes] | None) -> Iterator[InputRow]:
+    """Return the rows in the format of the topic."""
+    rows = opened.rows()
+    return rows if encode is None else (row._replace(value=encode(row.value)) for row in rows)
+
+
+def _labels(config: Config, opened: InputFile, encode: Callable[[bytes], bytes] | None) -> Iterator[InputRow]:
     """Return the rows, all of which are labels. A file is checked before anything is sent, a pipe line by line."""
     decoder = assembly.label_decoder(config)
 
     def checked() -> Iterator[InputRow]:
-        for number, row in enumerate(opened.rows(), 1):
+        for number, row in enumerate(_encoded(opened, encode), 1):
             label = decoder.decode(LabelRecord(0, number, 0, row.key, row.value, None))
             if isinstance(label, Refusal):
                 raise FileRefused(
@@ -213,7 +220,7 @@ def _labels(config: Config, opened: InputFile) -> Iterator[InputRow]:
     if not opened.can_repeat:
         return checked()
     deque(checked(), maxlen=0)
-    return opened.rows()
+    return _encoded(opened, encode)
 
 
 class _Keyless:

@@ -142,6 +142,13 @@ def test_avro_is_predicted_as_json_is_with_old_and_new_schemas_references_and_he
     assert [letter.value() for letter in letters] == bad
     shown = nursery().call(["tail", "-n", "1", "-c", str(mine.file)], env=mine.env)
     assert json.loads(shown.stdout)["id"] == f"t-{COUNT - 1}"
+    (mine.directory / "more.jsonl").write_text(json.dumps(row(COUNT) | {"card": {"kind": "x"}, "note": ""}) + "\n")
+    with mine.running():
+        words = ["produce", str(mine.directory / "more.jsonl"), "--wait", "--json", "-c", str(mine.file)]
+        sent = nursery().call(words, env=mine.env)
+    assert json.loads(sent.stdout.splitlines()[0])["prediction"]["id"] == f"t-{COUNT}", sent.stderr
+    doctor = nursery().call(["doctor", "-c", str(mine.file)], env=mine.env)
+    assert "the schema registry answers" in doctor.stdout
 
 
 def test_a_registry_that_is_away_stops_only_unknown_schemas_also_after_a_kill_and_a_restart(
