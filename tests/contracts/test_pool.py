@@ -460,9 +460,9 @@ def test_a_mix_that_can_not_be_compiled_is_run_by_river(store: Store, model: Any
     assert fresh.can.batches, "it has not seen the mix"
     columnar = ColumnarEngine(decoder=Decoder(), topic="in", name="mixed")
     engine = Engine(decoder=Decoder(), topic="in", name="mixed", columnar=columnar)
-    values = [json.dumps({"features": {"a": 1.0}, "label": label}).encode() for label in labels * 3]
-    batch = RecordBatch(1, offsets=range(6), timestamps=[1] * 6, keys=[b"k"] * 6, values=values)
-    for replica in (last, fresh):
+    for replica, told in ((last, labels), (fresh, labels[:1] * 2)):
+        values = [json.dumps({"features": {"a": 1.0}, "label": label}).encode() for label in told * 3]
+        batch = RecordBatch(1, offsets=range(6), timestamps=[1] * 6, keys=[b"k"] * 6, values=values)
         shard = Shard(replica, partition=1, start=0)
         assert len(engine.run(shard, batch, now_ms=5).predictions) == 6
         assert shard.counts.learned == 6
