@@ -24,7 +24,6 @@ from headrace.producers.output import Reach
 from headrace.producers.record_size import SizeLimits
 from headrace.producers.sink import Deadline, PlainSink, Sink, TransactionalSink
 from headrace.producers.webhook import Webhook
-from headrace.state.keyed.rows import kernel
 from headrace.state.labels.label_join import LabelRules
 
 log = structlog.get_logger("headrace")
@@ -81,11 +80,8 @@ def warm(config: Config) -> None:
 
     The first time on a machine, the code is compiled here, which takes a while.
     """
-    by_key = config.model.scope == "key"
-    if by_key:
-        kernel()
     if model_factory.may_compile(config) and model_factory.has_numba():
-        importlib.import_module("headrace.pipeline.engine.columnar").warm(machine=not by_key)
+        importlib.import_module("headrace.pipeline.engine.columnar").warm()
 
 
 def tell_models(config: Config, partitions: int) -> None:

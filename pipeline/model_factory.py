@@ -12,10 +12,10 @@ import structlog
 
 from headrace.pipeline.config.config import ENV_PREFIX, Config, ConfigError
 from headrace.state.compiled import compiler
-from headrace.state.keyed.array_bank import slab_for
-from headrace.state.keyed.bank import Bank, RiverBank
+from headrace.state.keyed.bank_choice import bank_of
+from headrace.state.keyed.key_row import FetchRows, ScanRows
 from headrace.state.keyed.keyring import TABLE as KEYS
-from headrace.state.keyed.keyring import Fetch, Keyring, ScanRows
+from headrace.state.keyed.keyring import Keyring
 from headrace.state.loaded_model import LoadedModel, find_row, find_snapshot, keys_table, saved_model
 from headrace.state.models import learner
 from headrace.state.models.learner import RiverLearner
@@ -60,7 +60,6 @@ def models(config: Config, store: Store) -> ModelFactory:
     default = _default(config, first)
     if config.model.scope == "key":
         can = _keyring(config, build, _rows(store, 0)).can
-        can = msgspec.structs.replace(can, batches=can.batches and may_compile(config))
         return ModelFactory(
             lambda partition: _keyring(config, build, _rows(store, partition)), can, first.task, default
         )
@@ -94,9 +93,8 @@ def transform_of(config: Config) -> Callable[[dict[str, Any]], Any] | None:
 
 def fastest(config: Config, built: RiverLearner) -> Model:
     """Return a model with the same results, compiled if possible."""
-    if config.model.scope == "key" or not may_compile(config):
-        return built
-    return compiler.compile_model(built.model, reading=built.reading) or built
+    compiled = compiler.compile_model(built.model, reading=built.reading) if may_compile(config) else None
+    return built if compiled is None else compiled
 
 
 def may_compile(config: Config) -> bool:
@@ -162,11 +160,11 @@ def _load_key(
     model.load(saved_model(snapshot, name, model).state)
     model.resume(TableVersion(0, 0, int(row is not None)))
     # As of the stream's own time: a key that was silent for too long begins anew.
-    model.meet(key, None, 0)
+    model.recall(key)
     return LoadedModel(model, version=found if row else 0, offsets={partition: snapshot.offset}, key=key)
 
 
-def _rows(store: Store, partition: int, name: str = MODEL) -> tuple[Fetch, ScanRows]:
+def _rows(store: Store, partition: int, name: str = MODEL) -> tuple[FetchRows, ScanRows]:
     """Return the functions by which the keyring of a name reads its rows from the store."""
     table = table_name(name, KEYS)
     return (
@@ -175,23 +173,15 @@ def _rows(store: Store, partition: int, name: str = MODEL) -> tuple[Fetch, ScanR
     )
 
 
-def _keyring(config: Config, build: Callable[[], RiverLearner], rows: tuple[Fetch, ScanRows]) -> Keyring:
+def _keyring(config: Config, build: Callable[[], RiverLearner], rows: tuple[FetchRows, ScanRows]) -> Keyring:
     keys = config.keys
     return Keyring(
-        _bank(build),
+        bank_of(build(), compiles=may_compile(config) and has_numba(), prior=keys.prior),
         fetch=rows[0],
         scan=rows[1],
         hot_max=keys.hot_max,
         silent_ms=None if keys.silent is None else round(keys.silent * 1_000),
-        prior=_bank(build) if keys.prior else None,
     )
-
-
-def _bank(build: Callable[[], RiverLearner]) -> Bank:
-    """Return an empty bank of the factory's models, in arrays if possible."""
-    first = build()
-    arrays = slab_for(first.model)
-    return RiverBank(first) if arrays is None else arrays
 
 
 def _default(config: Config, model: Model) -> Any:

@@ -21,7 +21,8 @@ _LAST = 15
 _MOST = 8
 _LEAD_MIN_MS = 60_000
 _LEAD_SHARE = 4
-
+NO_TIME = -(2**62)
+"""The timestamp of a record at which no time passes."""
 
 _Time = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
 
@@ -98,12 +99,13 @@ class EventClock:
     def tick_all(self, at_ms: Sequence[int], logged_ms: Sequence[int]) -> tuple[list[int], list[tuple[int, int]]]:
         """Add many records; an event time below zero means that the record has only Kafka's timestamp.
 
+        With a timestamp of `NO_TIME`, no time passes at the record.
         Returns the stream's time after each, and the index of each event time that does not count, with its distance.
         """
         nows, strays = [], []
         for place, (at, logged) in enumerate(zip(at_ms, logged_ms, strict=True)):
             time_ms = logged if at < 0 else at
-            if not self.tick(time_ms, logged):
+            if logged != NO_TIME and not self.tick(time_ms, logged):
                 strays.append((place, time_ms - self.now_ms))
             nows.append(self.now_ms)
         return nows, strays

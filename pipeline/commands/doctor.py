@@ -281,9 +281,9 @@ def _store(config: Config, model: list[learner.RiverLearner]) -> Iterator[CheckR
     if found.snapshot is None:
         return
     saved = found.snapshot.answering
-    # With the other scopes the models lie elsewhere, in a form of their own.
+    # With the scope "global" the models lie elsewhere, in a form of their own.
     scope = config.model.scope
-    codec = model_factory.fastest(config, model[0]).codec if scope == "partition" else saved.codec
+    codec = saved.codec if scope == "global" else model_factory.fastest(config, model[0]).codec
     found_other = model_mismatch(saved, scope=scope, spec=model[0].spec, codec=codec)
     if found_other is not None:
         hint = f"{found_other.hint}, or leave it behind: `headrace run --on-state-loss fresh`"

@@ -10,7 +10,6 @@ from headrace.pipeline import model_factory
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.console import as_json, data
 from headrace.state.compiled import compiler
-from headrace.state.keyed.array_bank import is_known
 
 _WIDTH = 120
 
@@ -19,7 +18,7 @@ def explain(config: Config, *, json: bool) -> int:
     """Print what each step of the model runs as. Connects to nothing. Raises ModelError."""
     model = model_factory.builder(config)().model
     verdicts = compiler.explain(model)
-    runs_as, reason = _whole(config, model, verdicts)
+    runs_as, reason = _whole(config, verdicts)
     if json:
         told: dict[str, Any] = {"runs_as": runs_as, "reason": reason, "steps": [*map(msgspec.structs.asdict, verdicts)]}
         data.write(as_json(told) + "\n")
@@ -35,10 +34,8 @@ def explain(config: Config, *, json: bool) -> int:
     return 0
 
 
-def _whole(config: Config, model: Any, verdicts: list[compiler.CompiledStep]) -> tuple[str, str]:
+def _whole(config: Config, verdicts: list[compiler.CompiledStep]) -> tuple[str, str]:
     """Return how the whole model runs: "compiled", "arrays" or "river", and the reason if it is not the fastest."""
-    if config.model.scope == "key":
-        return ("arrays", "") if is_known(model) else ("river", "one object a key: arrays know linear models with SGD")
     if not config.model.compile:
         return "river", "model.compile = false"
     if not model_factory.has_numba():

@@ -14,11 +14,10 @@ from rich.table import Table
 
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.console import as_json, data, utc
-from headrace.pipeline.model_factory import load_model
+from headrace.pipeline.model_factory import builder, load_model
 from headrace.pipeline.storage import open_store
 from headrace.state.keyed.key_row import read_row
 from headrace.state.keyed.keyring import TABLE as KEYS
-from headrace.state.keyed.row_codec import describe
 from headrace.state.loaded_model import ModelMismatch, ModelMissing, find_row, find_snapshot
 from headrace.state.models.learner import ModelError
 from headrace.state.shard_model import MODEL, table_name
@@ -92,7 +91,7 @@ def show(config: Config, *, which: str | None, version: int | None, json: bool) 
     """
     store = open_store(config)
     if which is not None and config.model.scope == "key":
-        return _show_key(store, which, json=json)
+        return _show_key(config, store, which, json=json)
     if which is not None and not (which.isascii() and which.isdigit()):
         raise ModelMissing(f'{which!r} is no partition, and models have keys only with model.scope = "key"')
     partition = next(iter(store.partitions()), 0) if which is None else int(which)
@@ -147,7 +146,7 @@ def _fit(config: Config, store: Store, partition: int, version: int | None) -> s
     return "yes"
 
 
-def _show_key(store: Store, key: str, *, json: bool) -> int:
+def _show_key(config: Config, store: Store, key: str, *, json: bool) -> int:
     partition, packed = find_row(store, os.fsencode(key))
     row = read_row(os.fsencode(key), packed)
     told = {
@@ -155,7 +154,7 @@ def _show_key(store: Store, key: str, *, json: bool) -> int:
         "partition": partition,
         "seen_ms": row.seen_ms,
         "bytes": len(row.model),
-        **(describe(row.model) or {}),
+        **(_description(config, row.model) or {}),
     }
     if json:
         _print(told)
@@ -164,14 +163,23 @@ def _show_key(store: Store, key: str, *, json: bool) -> int:
     features = told.pop("features", None)
     _say_pairs(told)
     if features:
-        table = Table(box=None, pad_edge=False)
-        for column in ("feature", *next(iter(features.values()))):
-            table.add_column(column, justify="left" if column == "feature" else "right")
+        steps = list(dict.fromkeys(step for fields in features.values() for step in fields))
+        table = Table("feature", *steps, box=None, pad_edge=False)
         for name, fields in features.items():
-            table.add_row(name, *(f"{value:.6g}" for value in fields.values()))
+            table.add_row(name, *("  ".join(f"{value:.6g}" for value in fields.get(step, ())) for step in steps))
         data.write("\n")
         _say(table)
     return 0
+
+
+def _description(config: Config, state: bytes) -> dict[str, Any] | None:
+    """Return what a key's model has learned; None if it is not compiled, or is of another model than the factory's."""
+    from headrace.state.compiled.description import describe  # noqa: PLC0415 numpy takes time, and few commands need it
+
+    try:
+        return describe(state, builder(config)())
+    except ModelError:
+        return None
 
 
 def _say_pairs(pairs: dict[str, Any]) -> None:

@@ -222,8 +222,15 @@ class ColumnarEngine:
             proba = answers.value if model.has_proba else None
             return self._encoder.binary(ids, chosen=answers.chosen, proba=proba, **place)
         proba = answers.proba if model.has_proba else None
+        names, chosen, order = model.classes, answers.value, answers.order
+        if order is not None:
+            # All keys together may know far more classes than these records.
+            used, found = np.unique(np.append(order, chosen), return_inverse=True)
+            used, found = (used[1:], found - 1) if used[:1] == -1 else (used, found)
+            names = [names[int(number)] for number in used]
+            order, chosen = found[: order.size].reshape(order.shape), found[order.size :]
         return self._encoder.classes(
-            ids, chosen=answers.value, proba=proba, known=answers.known, names=model.classes, **place
+            ids, chosen=chosen, proba=proba, known=answers.known, names=names, order=order, **place
         )
 
 
@@ -292,7 +299,7 @@ def _records(batch: RecordBatch, good: Any, lines: list[Any]) -> OutputRecords:
     return records
 
 
-def warm(*, machine: bool = True) -> None:
-    """Compile what batches run, or load what another process has compiled; models by key do not need the `machine`."""
-    for part in (scanning, program_runner, encoder) if machine else (scanning, encoder):
+def warm() -> None:
+    """Compile what batches run, or load what another process has compiled."""
+    for part in (scanning, program_runner, encoder):
         part.warm()

@@ -24,6 +24,7 @@ from headrace.producers.prediction import class_name, encode_plain
 # `_LABELS` on, first as answers, then as keys of `proba`. They are np.int64: for literals numba would compile twice.
 _OPEN, _OWN, _ANSWER, _MODEL, _TIME, _END, _NULL, _LABELS = (np.int64(piece) for piece in range(8))
 _BINARY = (False, True)
+_COMMA = np.uint8(ord(","))
 _EVEN_ID_BYTES_MAX = 256
 """Up to this length of the longest id, all lines get equal room: numpy then splits them faster than slices would."""
 
@@ -64,6 +65,7 @@ class _Columns(NamedTuple):
     chosen: Any
     proba: Any
     known: Any
+    order: Any
 
 
 class Encoder:
@@ -108,13 +110,15 @@ class Encoder:
         proba: Any | None,
         known: Any,
         names: Sequence[Any],
+        order: Any | None = None,
     ) -> list[bytes]:
         """Encode answers that are indices into `names` (booleans, whole numbers, strings), or -1 for null.
 
-        A row of `proba` has a number for each class; only the first `known` classes of a record are written. Raises
-        ValueError for a name that UTF-8 can't encode.
+        A row of `proba` has a number for each class; only the first `known` classes of a record are written. They are
+        the first names, or those with the indices in the record's row of `order`. Raises ValueError for a name that
+        UTF-8 can't encode.
         """
-        columns = _columns(offsets, chosen=chosen, proba=proba, known=known)
+        columns = _columns(offsets, chosen=chosen, proba=proba, known=known, order=order)
         has_proba = proba is not None
         return self._encode(ids, columns, names, partition=partition, version=version, ts=ts, has_proba=has_proba)
 
@@ -133,11 +137,12 @@ class Encoder:
             return []
         parts = self._parts(partition=partition, version=version, ts=ts, has_proba=has_proba)
         answers = [b"null", *map(encode_plain, names)]
-        keys = [b'%s"%s":' % (b"," if k else b"", _json(class_name(name))) for k, name in enumerate(names)]
-        keys_max = keys[: int(columns.known.max(initial=0))]
+        keys = [b'"%s":' % _json(class_name(name)) for name in names]
+        keys_max = sorted(map(len, keys), reverse=True)[: int(columns.known.max(initial=0))]
         # The offset is written once, and again in the id of a record without one.
         numbers_max = 2 * INTEGER_BYTES_MAX + DOUBLE_BYTES_MAX * (1 + len(keys_max))
-        room = numbers_max + sum(map(len, parts)) + max(map(len, answers)) + sum(map(len, keys_max))
+        # Each key has a comma in front of it.
+        room = numbers_max + sum(map(len, parts)) + max(map(len, answers)) + sum(keys_max) + len(keys_max)
         pieces = _pieces([*parts, *answers, *keys], keys=len(parts) + len(answers))
         ids = Ids(_array(ids.text, np.uint8), _array(ids.at, np.int64), _array(ids.size, np.int64))
         lines = _lines(ids, room)
@@ -174,13 +179,16 @@ def _array(values: Any, kind: Any) -> Any:
     return array if array.flags.carray else array.copy()
 
 
-def _columns(offsets: Any, *, numbers: Any = (), chosen: Any = (), proba: Any = None, known: Any = ()) -> _Columns:
+def _columns(
+    offsets: Any, *, numbers: Any = (), chosen: Any = (), proba: Any = None, known: Any = (), order: Any = None
+) -> _Columns:
     return _Columns(
         _array(offsets, np.int64),
         _array(numbers, np.float64).view(np.uint64),
         _array(chosen, np.int64),
         _array(np.empty((0, 0)) if proba is None else proba, np.float64).view(np.uint64),
         _array(() if proba is None else known, np.int64),
+        _array(np.empty((0, 0)) if order is None else order, np.int64),
     )
 
 
@@ -229,7 +237,11 @@ def _write(lines: _Lines, pieces: _Pieces, ids: Ids, columns: _Columns) -> None:
         at = _copy_piece(text, at, pieces, _TIME)
         if len(columns.known) > 0:
             for k in range(columns.known[i]):
-                at = _copy_piece(text, at, pieces, pieces.keys + k)
+                if k > 0:
+                    text[at] = _COMMA
+                    at += 1
+                key = columns.order[i, k] if len(columns.order) > 0 else k
+                at = _copy_piece(text, at, pieces, pieces.keys + key)
                 at = write_double(text, at, columns.proba[i, k])
         lines.ends[i] = _copy_piece(text, at, pieces, _END)
 

@@ -134,9 +134,9 @@ class CompiledLearner(Model):
         """Return the layout of the model, and its numbers in the saved order."""
         runner = self._runner
         runner.arrays.notes.learned = 1
-        index = np.zeros(1, MODEL)
-        index["numbers"] = 1
-        models = StoredModels(np.zeros(1, GROUP), np.zeros(0, np.int64), index, np.full(1, -1), np.zeros(1))
+        models = StoredModels(
+            np.zeros(1, GROUP), np.zeros(0, np.int64), np.zeros(1, MODEL), np.full(1, -1), np.zeros(0)
+        )
         _, models = runner.run(runner.columns({}), np.zeros(0), models, loaded=True)
         shape, at, size, shape_size = models.index[0].tolist()
         placement = placed(models.shapes[shape : shape + shape_size].copy(), runner.arrays)
@@ -174,7 +174,8 @@ def answer_of(answers: Answers, at: int, *, task: str, classes: Sequence[Any]) -
         return value, None
     if task == "multiclass":
         known = int(answers.known[at])
-        proba = dict(zip(classes[:known], answers.proba[at, :known].tolist(), strict=True))
+        own = range(known) if answers.order is None else answers.order[at, :known].tolist()
+        proba = dict(zip(map(classes.__getitem__, own), answers.proba[at, :known].tolist(), strict=True))
         return (classes[int(value)] if proba else None), proba
     true = value if 0.0 < value < 1.0 or value != value else int(value)  # noqa: PLR0124 NaN
     return bool(answers.chosen[at]), {False: 1.0 - true, True: true}

@@ -120,8 +120,8 @@ NOTES = np.dtype(
             "classes", "touches", "learned",
             # The current group, whether its model is loaded, and the position in the order of the records.
             "group", "loaded", "at",
-            # Where the shape and the numbers of the next model are stored.
-            "shapes", "numbers",
+            # Where the shape and the numbers of the next model are stored, and where the newest shape is; -1 for none.
+            "shapes", "numbers", "newest",
         )
     ]
 )  # fmt: skip
@@ -178,8 +178,12 @@ class ProgramMemory(NamedTuple):
     tally: Any
 
 
-GROUP = np.dtype([("model", np.int64), ("last", np.int64), ("stays", np.int64)])
-"""The records of one model: the group's end in the order of all records, and whether the model then stays loaded."""
+GROUP = np.dtype([(name, np.int64) for name in ("model", "into", "last", "stays", "in_place")])
+"""The records of one model: the entries of `index` from which it is loaded and into which it is then stored, the end of
+its records in the order of all records, and whether it then stays loaded instead.
+
+With `in_place`, a model that keeps its shape is stored over its old numbers, else behind those of all models.
+"""
 MODEL = np.dtype([(name, np.int64) for name in ("shape", "numbers", "size", "shape_size")])
 """Where a stored model's shape and numbers begin. The sizes are those of a newly stored one: 0 for nothing new."""
 

@@ -3,7 +3,7 @@
 One call runs the records of many models: `StoredModels` says which records belong to which model.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -38,6 +38,15 @@ from headrace.state.models.learner import LabelError
 _NO_PROBA, _NO_KNOWN = np.zeros((0, 0)), np.zeros(0, np.int32)
 
 
+class Space(Protocol):
+    """The arrays of stored models that grow in place, and the `ends` of the shapes and of the numbers in them."""
+
+    ends: tuple[int, int]
+
+    def grow(self, shapes: int, numbers: int) -> None:
+        """Make both arrays at least as long as this."""
+
+
 class ProgramRunner:
     """A program and its memory, which holds a new model at first."""
 
@@ -67,20 +76,27 @@ class ProgramRunner:
         return number
 
     def run(
-        self, columns: Columns, labels: Any, models: StoredModels, *, loaded: bool = False, silent: bool = False
+        self,
+        columns: Columns,
+        labels: Any,
+        models: StoredModels,
+        *,
+        loaded: bool = False,
+        silent: bool = False,
+        space: Space | None = None,
     ) -> tuple[Answers, StoredModels]:
         """Predict each record, then learn it if it has a label, with the model of its group.
 
-        Returns the answers, and the models as they are stored afterwards. The answers of a multiclass model have a
-        class's place in the model. With `loaded`, the model of the first group is in the memory already. With `silent`,
-        the caller reads only the faults.
+        Returns the answers, and the models as they are stored afterwards: in `space`, or in copies of the arrays. The
+        answers of a multiclass model have a class's place in the model. With `loaded`, the model of the first group is
+        in the memory already. With `silent`, the caller reads only the faults.
         """
         vocabulary = self._singles if columns.vocabulary is self._records else self._batches
         vocabulary.turn(columns.vocabulary)
         arrays, notes = self.arrays, self.arrays.notes
-        notes.group, notes.loaded, notes.at = 0, loaded, 0
-        notes.shapes, notes.numbers = len(models.shapes), len(models.numbers)
-        if not (loaded and models.groups["stays"][0]):
+        notes.group, notes.loaded, notes.at, notes.newest = 0, loaded, 0, -1
+        notes.shapes, notes.numbers = (len(models.shapes), len(models.numbers)) if space is None else space.ends
+        if space is None and not (loaded and models.groups["stays"][0]):
             models = _with_space(models, 64)
         answers = self._answers(labels, models)
         while True:
@@ -98,8 +114,12 @@ class ProgramRunner:
                 self._late,
             )
             if wanted == ALL_DONE:
+                if space is not None:
+                    space.ends = int(notes.shapes), int(notes.numbers)
                 return self._chosen(answers, silent=silent), models
-            if wanted == SPACE_WANTED:
+            if wanted == SPACE_WANTED and space is not None:
+                space.grow(int(notes.shapes + notes.width), int(notes.numbers + notes.width))
+            elif wanted == SPACE_WANTED:
                 models = _with_space(models, int(notes.width))
             else:
                 self._help(columns, vocabulary, models, wanted)

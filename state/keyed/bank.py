@@ -1,26 +1,31 @@
 """Many models in memory, one for each key: the interface that a keyring needs, and a bank of River's own models.
 
-Models of a shape that `array_bank` knows are kept there, in arrays. All others are kept here, as objects.
+Models that the compiler knows are kept by `compiled_bank`, in arrays. All others are kept here, as objects.
 """
 
 import copy
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from headrace.state.models.columns import Columns
+from headrace.state.keyed.prior import Prior, RiverPrior
+from headrace.state.models.columns import Answers, Columns
 from headrace.state.models.learner import RiverLearner
 from headrace.state.models.model import Answer, Capabilities, Model
+from headrace.state.models.undoable_model import UndoStep
 from headrace.state.row_packing import RowPacker
+
+Births = Sequence[tuple[int, bytes]]
+"""The keys that get a copy of the prior in a batch, each with the number of records before that; in this order."""
 
 
 class Bank(Model, Protocol):
     """A model by key that holds every key in memory. Each key's model depends only on its own records, in order.
 
-    `dump` and `load` work on one key's model. `born` is the state of a model that has learned nothing, if a key needs
-    one before it predicts; else it is empty.
+    `dump` and `load` work on one key's model. If there is a `prior`, `learn` teaches it, too, and a key's model depends
+    also on the records before its first one.
     """
 
-    born: bytes
+    prior: Prior | None
 
     def dump_all(self, keys: Sequence[bytes]) -> list[bytes]:
         """Return the bytes of `dump` for each of these keys. Raises KeyError."""
@@ -32,9 +37,19 @@ class Bank(Model, Protocol):
         """Return the keys that must be in memory before a batch teaches them."""
         return keys
 
-    def admit(self, keys: Sequence[bytes], columns: Columns, labels: Any) -> bool:  # noqa: ARG002 a default
-        """Tell whether `learn_batch` takes these records. If it does not, nothing has changed."""
-        return False
+    def bear(self, key: bytes) -> bytes | None:  # noqa: ARG002 a default
+        """Give a key without a model a copy of the prior, or a new model if the key needs one before it learns.
+
+        Returns the bytes from which an undo starts; None if the key still has no model.
+        """
+        return None
+
+    def learn_keys(self, columns: Columns, labels: Any, keys: Sequence[bytes], births: Births) -> Answers | None:  # noqa: ARG002 a default
+        """Predict each record with its key's model, then teach that, and the prior, if it has a label.
+
+        Returns None, with nothing changed, if the records must go one by one.
+        """
+        return None
 
     def pack(self, packer: RowPacker, keys: list[bytes], seen_ms: Sequence[int]) -> list[bytes]:  # noqa: ARG002 a default
         """Pack the rows of keys, last seen at these times, many at once; return the keys whose rows are not packed."""
@@ -48,13 +63,14 @@ class Bank(Model, Protocol):
 class RiverBank(Bank):
     """A bank for any River model: one object for each key, a copy of `first`, which has learned nothing."""
 
-    def __init__(self, first: RiverLearner) -> None:
+    def __init__(self, first: RiverLearner, *, prior: bool = False) -> None:
         self.can = Capabilities(keys=True)
         self.task = first.task
         self.codec = first.codec
         self.spec = first.spec
         self._first = first
-        self.born = first.dump()
+        self._born = first.dump()
+        self._prior = self.prior = RiverPrior(first) if prior else None
         self._learners: dict[bytes, RiverLearner] = {}
 
     def label(self, raw: Any) -> Any:
@@ -66,12 +82,20 @@ class RiverBank(Bank):
         return self._learners.get(key, self._first).predict(features)
 
     def learn(self, features: dict[str, Any], label: Any, key: bytes = b"") -> None:
-        """Teach the key's model one labelled record. A new key gets a model."""
+        """Teach the prior and the key's model one labelled record. A new key gets a model."""
+        if self._prior is not None:
+            self._prior.learn(UndoStep(features, label, predicted=False))
         if key not in self._learners:
-            self.load(self.born, key)
+            self.load(self._born, key)
         learner = self._learners[key]
         # The classes of one key's model must be of one kind. Other keys may have another kind.
         learner.learn(features, learner.label(label))
+
+    def bear(self, key: bytes) -> bytes | None:
+        """Give a key without a model a copy of the prior, or a new one; return its bytes."""
+        state = (b"" if self._prior is None else self._prior.dump()) or self._born
+        self.load(state, key)
+        return state
 
     def dump(self, key: bytes = b"") -> bytes:
         """Return the key's model as bytes. Raises KeyError, ModelError."""

@@ -1,11 +1,20 @@
-"""The row of one key in the store."""
+"""The row of one key in the store, and how rows are read."""
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated
 
 import msgspec
 
-from headrace.state.row_packing import TableDamaged
+from headrace.state.row_packing import TableDamaged, TableVersion
 from headrace.state.seal import UNREADABLE
+
+FetchRows = Callable[[Sequence[bytes], TableVersion], Sequence[bytes | None]]
+"""Returns the rows of keys, None for a key without one, in one round trip; may raise the errors of the store.
+
+The TableVersion has the owner's epoch, and the version and the number of rows that the store must have at least.
+"""
+ScanRows = Callable[[], Iterator[Sequence[tuple[bytes, bytes]]]]
+"""Yields all rows in pages, each as it is when it is read; may raise the errors of the store."""
 
 
 class KeyRow(msgspec.Struct, frozen=True, array_like=True):

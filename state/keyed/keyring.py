@@ -5,6 +5,7 @@ have changed since the last one; the stream may go on meanwhile. A new key gets 
 the model of all keys (the prior). A key that was silent for too long, by stream time, gets a new model when it returns.
 """
 
+from bisect import bisect_left
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import compress, filterfalse
@@ -12,10 +13,11 @@ from typing import Any
 
 import msgspec
 
-from headrace.state.event_time import EventClock, Times
-from headrace.state.keyed.bank import Bank
+from headrace.state.event_time import Times
+from headrace.state.keyed.bank import Bank, Births
 from headrace.state.keyed.cached_key import CachedKey, KeysSave
-from headrace.state.keyed.key_row import KeyRow, read_row
+from headrace.state.keyed.key_row import FetchRows, KeyRow, ScanRows, read_row
+from headrace.state.keyed.silence import Silence
 from headrace.state.models.columns import Answers, Columns
 from headrace.state.models.learner import ModelError
 from headrace.state.models.model import Answer, Model
@@ -26,15 +28,6 @@ from headrace.state.seal import UNREADABLE, RowSeal
 TABLE = "keys"
 """The shard's table in the store: a row for each key."""
 
-Fetch = Callable[[Sequence[bytes], TableVersion], Sequence[bytes | None]]
-"""Returns the rows of keys, None for a key without one, in one round trip; may raise the errors of the store.
-
-The TableVersion has the owner's epoch, and the version and the number of rows that the store must have at least.
-"""
-ScanRows = Callable[[], Iterator[Sequence[tuple[bytes, bytes]]]]
-"""Yields all rows in pages, each as it is when it is read; may raise the errors of the store."""
-
-_PRIOR = b""
 # Fixed cost of a row, as the number of model bytes that cost the same: about 15 us in arrays, 100 us as objects.
 _ROW_BYTES, _OBJECT_BYTES = 400, 1_500
 # To encode and save more than this takes longer than a few milliseconds.
@@ -56,35 +49,30 @@ class Keyring(Model):
     """The models of one partition, one for each key, in a `bank`.
 
     `hot_max` is the number of models to keep in memory; changed ones stay until they are saved, so there may be more.
-    A key that is silent for `silent_ms` is forgotten; None keeps it for ever. With `prior`, a bank for the model of
-    all keys, a new key begins with a copy of that model.
+    A key that is silent for `silent_ms` is forgotten; None keeps it for ever. If the bank has a prior, a new key begins
+    with a copy of that model.
     """
 
     def __init__(
         self,
         bank: Bank,
         *,
-        fetch: Fetch,
+        fetch: FetchRows,
         scan: ScanRows,
         hot_max: int,
         silent_ms: int | None = None,
-        prior: Bank | None = None,
     ) -> None:
         self.task = bank.task
         self.codec = bank.codec
         self.spec = bank.spec
-        # With a prior, every learned record changes the first model of the next new key.
-        self.can = msgspec.structs.replace(bank.can, undo=True, batches=bank.can.batches and prior is None)
+        self.can = msgspec.structs.replace(bank.can, undo=True)
         self._bank = bank
         self._fetch = fetch
         self._scan = scan
         self._hot_max = hot_max
-        self._silent_ms = silent_ms
-        self._prior = prior
-        self._prior_hot = CachedKey()
-        # Without `silent_ms` the clock is not used.
-        self._clock = EventClock(silent_ms or 0)
-        self._ahead: list[tuple[int, int]] = []
+        self._prior = bank.prior
+        self._silence = Silence(silent_ms)
+        self._ahead: Sequence[tuple[int, int]] = ()
         # Whether a key in memory may have a `seen_ms`.
         self._has_times = silent_ms is not None
         self._hot: OrderedDict[bytes, CachedKey] = OrderedDict()
@@ -170,17 +158,14 @@ class Keyring(Model):
 
         Returns 0, or the distance in ms of an event time that is too far ahead to count.
         """
-        ahead_ms = 0
-        if self._silent_ms is not None:
-            at_ms = logged_ms if at_ms is None else at_ms
-            ahead_ms = 0 if self._clock.tick(at_ms, logged_ms) else at_ms - self._clock.now_ms
-        self._meet(key, self._clock.now_ms)
+        ahead_ms = self._silence.tick(at_ms, logged_ms)
+        self.recall(key)
         return ahead_ms
 
-    def _meet(self, key: bytes, now_ms: int) -> None:
-        hot = self._use(key, now_ms)
-        if self._silent_ms is not None:
-            hot.seen_ms = now_ms
+    def recall(self, key: bytes) -> None:
+        """Do as `meet` does for a record at the present time of the stream."""
+        hot = self._use(key, self._silence.now_ms)
+        if self._silence.counts:
             self._mark_changed({key})
         self._make_model(key, hot)
 
@@ -192,6 +177,10 @@ class Keyring(Model):
         """Return the number of a label for the next batch."""
         return self._bank.label_number(label)
 
+    def answer(self, answers: Answers, at: int) -> Answer:
+        """Return one answer of a batch in the form that `predict` returns."""
+        return self._bank.answer(answers, at)
+
     def fault(self, code: int, features: dict[str, Any]) -> Exception:
         """Return the exception for a fault in the answers of a batch."""
         return self._bank.fault(code, features)
@@ -201,15 +190,10 @@ class Keyring(Model):
         return self._bank.predict(features, key)
 
     def learn(self, features: dict[str, Any], label: Any, key: bytes = b"") -> None:
-        """Learn one record with the key's model, and with the model of all keys."""
-        hot = self._use(key, self._clock.now_ms)
-        if self._silent_ms is not None:
-            # A label counts as a record of its key; it may come after the key was forgotten.
-            hot.seen_ms = self._clock.now_ms
-        self._make_model(key, hot)
+        """Teach the key's model, and the prior, one record."""
+        # A label counts as a record of its key; it may come after the key was forgotten.
+        self._make_model(key, self._use(key, self._silence.now_ms))
         self._mark_changed({key})
-        if self._prior is not None:
-            self._prior.learn(features.copy(), label, _PRIOR)
         self._bank.learn(features, label, key)
 
     def learn_batch(
@@ -224,35 +208,23 @@ class Keyring(Model):
     ) -> Answers | None:
         """Do as `meet`, `predict` and `learn` do, for many records at once.
 
-        Returns None, with nothing changed, if the order of records of different keys matters, or a key has too many
-        features. Raises as `fetch` does.
+        Returns None, with nothing changed, if the order of records of different keys matters. Raises as `fetch` does.
         """
-        clock, nows = self._clock, list[int]()
-        self._ahead = []
-        if self._silent_ms is not None and keys:
-            assert times is not None
-            clock = clock.fork()
-            nows, self._ahead = clock.tick_all(*(array.tolist() for array in times))
-            if max(nows) - min(nows) > self._silent_ms:
-                # A key may be forgotten between two records of the batch.
-                return None
-        # Fetch first: a fetched model may bring new columns, or may not be able to learn in a batch.
-        self.fetch(self._bank.strangers(keys))
-        named = keys if answered is None else [keys[place] for place in answered.tolist()]
-        if not self._bank.admit(named, columns, labels):
+        passed = self._silence.passes(len(keys), times)
+        if passed is None:
             return None
-        self._clock = clock
-        if self._silent_ms is None:
-            if 2 * len(self._hot) > self._hot_max:
-                # The order of use matters only if there may soon be too many keys in memory.
-                deque(map(self._hot.move_to_end, dict.fromkeys(keys)), maxlen=0)
-        else:
-            for key, now_ms in zip(keys, nows, strict=True):
-                self._meet(key, now_ms)
-        answers = self._bank.learn_batch(columns, labels, keys=named)
-        assert answers is not None
+        self.fetch(self._bank.strangers(keys))
+        self._use_all(keys, passed.nows)
+        named = keys if answered is None else [keys[place] for place in answered.tolist()]
+        births = self._births(keys, answered)
+        answers = self._bank.learn_keys(columns, labels, named, births)
+        if answers is None:
+            return None
+        self._silence.accept(passed)
+        self._ahead = passed.ahead
         taught = (answers.fault == 0) & (labels == labels)  # noqa: PLR0124 not NaN
         self._mark_changed(set(named) if taught.all() else set(compress(named, taught.tolist())))
+        self._mark_changed({key for _, key in births if key in self._bank})
         return answers
 
     def to_river(self, key: bytes = b"") -> Any:
@@ -268,16 +240,16 @@ class Keyring(Model):
         # A prediction changes some models, too.
         self._mark_changed({key})
         if self._prior is not None and label is not None:
-            self._prior_hot.note(step)
+            self._prior.keep(step)
 
     def undo(self, key: bytes = b"") -> None:
-        """Return a key's model, and that of all keys, to the state after the last record that was kept."""
+        """Return a key's model, and the prior, to the state after the last record that was kept."""
         # A key that was never met has no model.
         if self._bank.can.undo or key not in self._hot:
             return
         self._hot[key].undo(self._bank, key)
         if self._prior is not None:
-            self._prior_hot.undo(self._prior, _PRIOR)
+            self._prior.undo()
 
     def trim(self) -> None:
         """Free the least recently used models, up to the first unsaved one; some more than were fetched at most."""
@@ -291,10 +263,9 @@ class Keyring(Model):
             self._bank.drop(key)
 
     def dump(self, key: bytes = b"") -> bytes:  # noqa: ARG002 the keys' models are rows
-        """Return the stream's time and the model of all keys; the keys' models are rows."""
-        has_prior = self._prior is not None and _PRIOR in self._prior
-        prior = self._prior.dump(_PRIOR) if has_prior and self._prior else b""
-        return msgspec.msgpack.encode(KeyringState(self._clock.times(), prior))
+        """Return the stream's time and the prior; the keys' models are rows."""
+        prior = b"" if self._prior is None else self._prior.dump()
+        return msgspec.msgpack.encode(KeyringState(self._silence.times(), prior))
 
     def load(self, state: bytes, key: bytes = b"") -> None:  # noqa: ARG002 the keys' models are rows
         """Load the bytes of `dump`. Raises ModelError for bytes of another kind."""
@@ -304,10 +275,9 @@ class Keyring(Model):
             raise ModelError(
                 f"the snapshot is not of models by key: {error}", hint="put model.scope back, or use another `name`"
             ) from error
-        self._clock.resume(ring.times)
+        self._silence.resume(ring.times)
         if self._prior is not None and ring.prior:
-            self._prior.load(ring.prior, _PRIOR)
-            self._prior_hot = CachedKey(base=ring.prior)
+            self._prior.load(ring.prior)
 
     def tables(self) -> Mapping[str, int]:
         """Return the number of rows of the table of keys after a save."""
@@ -362,8 +332,8 @@ class Keyring(Model):
                 hot.base, hot.journal = models.get(key, b""), journal[steps:] or None
         self._saving = KeysSave()
         self._going.clear()
-        if self._prior is not None and _PRIOR in self._prior and not self._bank.can.undo:
-            self._prior_hot = CachedKey(base=self._prior.dump(_PRIOR))
+        if self._prior is not None:
+            self._prior.saved()
         self.trim()
 
     def not_saved(self) -> None:
@@ -386,27 +356,43 @@ class Keyring(Model):
         return key in self._changed or key in self._saving.changed
 
     def _use(self, key: bytes, now_ms: int) -> CachedKey:
-        """Return a key as the last used one, fetched if needed; drop its model if it was silent for too long."""
+        """Return a key as the last used one, fetched if needed, and seen now; a key that was silent too long is new."""
         if key not in self._hot:
             self.fetch([key])
         self._hot.move_to_end(key)
         hot = self._hot[key]
-        if self._silent_ms is None:
-            return hot
-        if 0 <= hot.seen_ms < now_ms - self._silent_ms:
+        if self._silence.is_over(hot.seen_ms, now_ms):
             self._bank.drop(key)
             hot.base, hot.journal = b"", None
+        if self._silence.counts:
+            hot.seen_ms = now_ms
         return hot
 
-    def _make_model(self, key: bytes, hot: CachedKey) -> None:
-        """Give a key without a model a copy of the model of all keys, or a new one, if the bank needs that."""
-        if key in self._bank:
+    def _use_all(self, keys: Sequence[bytes], nows: Sequence[int]) -> None:
+        """Do as `_use` does for the keys of a batch, which are in memory, at these times of the stream."""
+        if not self._silence.counts:
+            if 2 * len(self._hot) > self._hot_max:
+                # The order of use matters only if there may soon be too many keys in memory.
+                deque(map(self._hot.move_to_end, dict.fromkeys(keys)), maxlen=0)
             return
-        prior = b"" if self._prior is None or _PRIOR not in self._prior else self._prior.dump(_PRIOR)
-        state = prior or self._bank.born
-        if state:
-            self._bank.load(state, key)
-            hot.base, hot.journal = b"" if self._bank.can.undo else state, None
+        for key, now_ms in zip(keys, nows, strict=True):
+            self._use(key, now_ms)
+        self._mark_changed(set(keys))
+
+    def _births(self, keys: Sequence[bytes], answered: Any) -> Births:
+        """Return when in a batch the prior gives a model to a key that has none: at the key's first record."""
+        if self._prior is None:
+            return ()
+        rowless, places = set(self._bank.strangers(keys)), None if answered is None else answered.tolist()
+        firsts = dict(zip(reversed(keys), range(len(keys) - 1, -1, -1), strict=True)) if rowless else {}
+        found = sorted((firsts[key], key) for key in rowless)
+        return found if places is None else [(bisect_left(places, place), key) for place, key in found]
+
+    def _make_model(self, key: bytes, hot: CachedKey) -> None:
+        """Give a key without a model a copy of the prior, or a new one, if the bank needs that."""
+        state = None if key in self._bank else self._bank.bear(key)
+        if state is not None:
+            hot.base, hot.journal = state, None
             self._mark_changed({key})
 
     def _mark_changed(self, keys: set[bytes]) -> None:
@@ -428,7 +414,7 @@ class Keyring(Model):
 
     def _sweep(self) -> None:
         """Read a page of the rows in the store, and mark those for deletion whose keys were silent for too long."""
-        if self._silent_ms is None or not self._stored.rows:
+        if not self._silence.counts or not self._stored.rows:
             return
         page = next(self._sweeping, None)
         if page is None:
@@ -436,7 +422,7 @@ class Keyring(Model):
             page = next(self._sweeping, ())
         for key, packed in page:
             # A row without a time was saved when no `silent_ms` was set; it is kept.
-            if key not in self._hot and 0 <= read_row(key, packed).seen_ms < self._clock.now_ms - self._silent_ms:
+            if key not in self._hot and self._silence.is_over(read_row(key, packed).seen_ms):
                 self._swept.add(key)
 
     def _row(self, key: bytes, packed: bytes) -> KeyRow:

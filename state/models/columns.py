@@ -34,7 +34,8 @@ class Answers(NamedTuple):
     class where it has no probabilities; the number of the class that a multiclass model predicts, -1 for none.
     `chosen` (int8) is a binary model's class. Of a multiclass model `proba` (float64) has a column a class, and `known`
     (int32) says how many of those it knew when it answered. `fault` (int8) is 0, or the reason why River would have
-    raised on this record, which has left no trace then. Of models by key `classes` holds the classes of each record's.
+    raised on this record, which has left no trace then. Models by key know classes in orders of their own: `order`
+    (int64) then has the number of the class behind each column of `proba`, for each record.
     """
 
     value: Any
@@ -42,7 +43,7 @@ class Answers(NamedTuple):
     proba: Any
     known: Any
     fault: Any
-    classes: Sequence[Sequence[Any]] | None = None
+    order: Any = None
 
     def only(self, kept: Any) -> "Answers":
         """Return the answers to these records only (bool, one entry a record)."""

@@ -16,15 +16,19 @@ from itertools import islice
 from typing import Any
 
 import msgspec
+import numpy as np
 from meter import PeerFailed, resident_bytes
 from model import build
 from stream import events
 
-from headrace.state.keyed.array_bank import slab_for
+from headrace.state.compiled.vocabulary import RecordVocabulary
+from headrace.state.keyed.bank_choice import bank_of
 from headrace.state.keyed.key_row import KeyRow
 from headrace.state.keyed.keyring import Keyring
 from headrace.state.labels.join_entry import Entry
 from headrace.state.labels.label_join import LabelRules, Labels
+from headrace.state.models.columns import FeatureColumns
+from headrace.state.models.learner import RiverLearner
 from headrace.state.row_packing import TableVersion
 
 BATCH = 5_000
@@ -124,9 +128,8 @@ class Rows(dict[bytes, bytes]):
 
     def ring(self, hot_max: int) -> Keyring:
         """Return a keyring of the bench's model over these rows."""
-        slab = slab_for(build())
-        assert slab is not None
-        return Keyring(slab, fetch=self.fetch, scan=lambda: iter([list(self.items())]), hot_max=hot_max)
+        bank = bank_of(RiverLearner(build()), compiles=True)
+        return Keyring(bank, fetch=self.fetch, scan=lambda: iter([list(self.items())]), hot_max=hot_max)
 
 
 class Batches:
@@ -135,14 +138,15 @@ class Batches:
     def __init__(self, keys: int, *, hot: bool) -> None:
         self._rows = Rows()
         self._ring = self._rows.ring(BATCH if hot else 0)
-        self._records = [(f"k-{index % keys}".encode(), event) for index, event in enumerate(events(BATCH))]
+        self._keys = [f"k-{index % keys}".encode() for index in range(BATCH)]
+        self._columns, self._labels = columns(list(events(BATCH)))
         self.learn_s = 0.0
         self.save_s = 0.0
 
     def turn(self, *, counts: bool) -> int:
         """Learn a batch, then save; return the number of keys with a row."""
         began_s = time.process_time()
-        _learn(self._ring, self._records)
+        _learn(self._ring, self._keys, self._columns, self._labels)
         learned_s = time.process_time()
         self._rows.update(_save(self._ring))
         if counts:
@@ -169,10 +173,11 @@ def keys(count: int) -> Figures:
     """Learn one record for each of this number of keys, and keep all keys in memory."""
     ring = Rows().ring(count)
     some = list(events(_TEMPLATES))
+    batch_columns, labels = columns(some * (BATCH // _TEMPLATES))
     started_bytes = resident_bytes(os.getpid())[0]
     numbers = iter(range(count))
     while chunk := list(islice(numbers, BATCH)):
-        _learn(ring, [(f"k-{index}".encode(), some[index % _TEMPLATES]) for index in chunk])
+        _learn(ring, [f"k-{index}".encode() for index in chunk], batch_columns, labels)
         # The memory of the store does not belong to this process, so drop the rows.
         _save(ring)
     if ring.hot != count:
@@ -180,15 +185,19 @@ def keys(count: int) -> Figures:
     return {f"keys.{count}": _grown(started_bytes, count)}
 
 
-def _learn(ring: Keyring, records: Sequence[tuple[bytes, dict[str, Any]]]) -> None:
+def columns(records: Sequence[dict[str, Any]]) -> tuple[FeatureColumns, Any]:
+    """Return the features of records as columns, and their labels (float64)."""
+    vocabulary = RecordVocabulary()
+    parts = [vocabulary.columns(event["features"]) for event in records]
+    starts = np.cumsum([0, *(len(part.names) for part in parts)])
+    names, kinds, values = (np.concatenate([part[at] for part in parts]) for at in (1, 2, 3))
+    return FeatureColumns(starts, names, kinds, values, vocabulary), np.array([float(e["label"]) for e in records])
+
+
+def _learn(ring: Keyring, keys: Sequence[bytes], batch_columns: FeatureColumns, labels: Any) -> None:
     """Do the engine's work on a batch, without reading and writing it."""
-    ring.fetch(key for key, _ in records)
-    for key, event in records:
-        ring.meet(key, event["ts"], event["ts"])
-        features = event["features"]
-        ring.predict(features, key)
-        ring.learn(features, event["label"], key)
-        ring.keep(features, event["label"], key)
+    if ring.learn_batch(batch_columns, labels, keys=keys) is None:
+        raise PeerFailed("the models take no batch")
     ring.trim()
 
 

@@ -45,8 +45,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         name="clocks of keys unwatched",
         file="state/event_time.py",
-        old="            if not self.tick(time_ms, logged):",
-        new="            if not self.tick(time_ms, 2**62):",
+        old="if logged != NO_TIME and not self.tick(time_ms, logged):",
+        new="if logged != NO_TIME and not self.tick(time_ms, 2**62):",
         test="pipeline/engine/test_columnar.py::test_one_fast_clock_makes_no_key_forgotten_in_both_lanes",
         says="the fast lane takes it",
     ),

