@@ -68,8 +68,11 @@ class Entry(msgspec.Struct, gc=False):
         return cls(ASKED, at_ms, logged_ms, order, value, key, answer, version)
 
     def size(self, id_: str) -> int:
-        """Return about the memory of the entry and its id, in bytes."""
-        texts = sum(len(part.encode()) for part in (id_, self.label, self.answer) if isinstance(part, str))
+        """Return about the memory of the entry and its id, in bytes.
+
+        The answer of a single model does not count: it may come later.
+        """
+        texts = sum(len(part.encode()) for part in (id_, self.label) if isinstance(part, str))
         if type(self.answer) is dict:
             named = (part for pair in self.answer.items() for part in pair if isinstance(part, str))
             texts += sum(len(part.encode()) for part in named) + ANSWER_BYTES * len(self.answer)

@@ -4,6 +4,7 @@ The join is part of a shard: it depends only on the two logs and the order in wh
 model, and its waits end by stream time (`event_time.py`), never by the machine's clock. Each id has one entry.
 """
 
+import copy
 import heapq
 from collections import deque
 from collections.abc import Iterable
@@ -79,10 +80,27 @@ class PendingRows(msgspec.Struct):
     tally: LabelCounts = msgspec.field(default_factory=LabelCounts)
 
 
+class _Undo(msgspec.Struct):
+    """The join at `Labels.begin`: its numbers, and what has changed since in its entries and queues."""
+
+    clock: EventClock
+    memory: PendingRows
+    asked: int
+    early: int
+    bytes: int
+    remembered: int
+    # The entry of each changed id, and whether the id was among the changed ones.
+    entries: dict[str, tuple[Entry | None, bool]] = {}
+    deadlines: list[tuple[int, int, int, str]] = []
+    # What came to the right end of `_done`, None for an item that left it on the left.
+    done: list[tuple[int, str] | None] = []
+
+
 class Labels:
     """The join of one partition's features and labels.
 
-    `asked` and `early` count the features and the labels that wait now; `bytes` is the memory of all entries.
+    `asked` and `early` count the features and the labels that wait now; `bytes` is the memory of all entries. Between
+    `begin` and `commit` a `rollback` undoes all that records have changed.
     """
 
     def __init__(self, rules: LabelRules) -> None:
@@ -95,6 +113,7 @@ class Labels:
         # The ids whose rows a save is writing.
         self._saving: set[str] = set()
         self._expired: list[Entry] = []
+        self._undo: _Undo | None = None
         self._memory = PendingRows()
         self.clock = EventClock(rules.wait_ms)
         self.asked = 0
@@ -125,6 +144,45 @@ class Labels:
             return False
         has_room = self.asked + self.early + count <= rules.waiting_max and self.bytes + size <= rules.bytes_max
         return has_room and self._remembered + count <= rules.remembered_max
+
+    def begin(self) -> None:
+        """Note the present state, so that `rollback` can return to it."""
+        counts = self.asked, self.early, self.bytes, self._remembered
+        self._undo = _Undo(self.clock.fork(), self.memory(), *counts)
+
+    def commit(self) -> None:
+        """Keep what has changed since `begin`."""
+        self._undo = None
+        self._limit_deadlines()
+
+    def rollback(self) -> None:
+        """Return to the state at `begin`, for there to be as much again as the records since have changed."""
+        undo, self._undo = self._undo, None
+        assert undo is not None
+        self.clock, self._memory = undo.clock, undo.memory
+        self.asked, self.early, self.bytes, self._remembered = undo.asked, undo.early, undo.bytes, undo.remembered
+        for id_, (entry, changed) in undo.entries.items():
+            self._entries.pop(id_, None)
+            if entry is not None:
+                self._entries[id_] = entry
+            self._changed.discard(id_)
+            if changed:
+                self._changed.add(id_)
+        # The deadlines that were added are stale now.
+        for deadline in undo.deadlines:
+            heapq.heappush(self._deadlines, deadline)
+        for item in reversed(undo.done):
+            if item is None:
+                self._done.pop()
+            else:
+                self._done.appendleft(item)
+        self._expired = []
+
+    def _touch(self, id_: str) -> None:
+        """Note the entry of an id before it changes."""
+        if self._undo is not None and id_ not in self._undo.entries:
+            entry = self._entries.get(id_)
+            self._undo.entries[id_] = None if entry is None else copy.copy(entry), id_ in self._changed
 
     def event_ms(self, at_ms: int | None, logged_ms: int) -> int:
         """Return the event time of a record: its own, otherwise Kafka's timestamp, or the stream's if that is no use.
@@ -237,6 +295,7 @@ class Labels:
         tally.corrected += 1
         if self._rules.corrections:
             # The features have not come yet; they will be learned with the newest label.
+            self._touch(id_)
             self.bytes -= entry.size(id_)
             entry.label = boxed(label)
             self.bytes += entry.size(id_)
@@ -321,22 +380,24 @@ class Labels:
             self._forget()
         while self.asked + self.early > rules.waiting_max or self.bytes > rules.bytes_max:
             self._end_next(evicted=True)
-        if len(self._deadlines) > 2 * (self.asked + self.early) + _SLACK:
-            self._rebuild_deadlines()
+        self._limit_deadlines()
 
     def _remember(self, id_: str, entry: Entry, kind: int, label: Any) -> None:
         """Replace an entry that waits no longer by one that is only remembered; corrections need its features."""
         memory, keep = self._memory, self._rules.corrections and kind == ANSWERED
         done = Entry(kind, entry.at_ms, entry.logged_ms, memory.settled, label=boxed(label))
         if keep:
-            done.value, done.key, done.answer, done.version = entry.value, entry.key, entry.answer, entry.version
+            done.value, done.key = entry.value, entry.key
         self._replace(id_, done)
         self._done.append((memory.settled, id_))
+        if self._undo is not None:
+            self._undo.done.append(None)
         memory.settled += 1
         while self._remembered > self._rules.remembered_max:
             self._forget()
 
     def _replace(self, id_: str, entry: Entry) -> None:
+        self._touch(id_)
         # A changed id without an entry has a row in the store that is still to be deleted.
         entry.saved = self._drop(id_) or id_ in self._changed
         entry.answer = plain(entry.answer)
@@ -347,6 +408,7 @@ class Labels:
 
     def _drop(self, id_: str) -> bool:
         """Remove an entry; tell whether the store has a row of it."""
+        self._touch(id_)
         entry = self._entries.pop(id_, None)
         if entry is None:
             return False
@@ -368,7 +430,10 @@ class Labels:
 
     def _end_next(self, *, evicted: bool) -> bool:
         """End the wait with the first deadline; return False for a stale deadline."""
-        _, kind, order, id_ = heapq.heappop(self._deadlines)
+        deadline = heapq.heappop(self._deadlines)
+        if self._undo is not None:
+            self._undo.deadlines.append(deadline)
+        _, kind, order, id_ = deadline
         entry = self._entries.get(id_)
         if entry is None or entry.kind != kind or entry.order != order:
             return False
@@ -400,15 +465,20 @@ class Labels:
 
     def _forget(self) -> bool:
         """Forget the entry that has been remembered for longest; return False if it has been replaced."""
-        order, id_ = self._done.popleft()
+        item = self._done.popleft()
+        if self._undo is not None:
+            self._undo.done.append(item)
+        order, id_ = item
         entry = self._entries.get(id_)
         if entry is None or entry.kind in WAITING or entry.order != order:
             return False
         self._drop(id_)
         return True
 
-    def _rebuild_deadlines(self) -> None:
-        """Remove the stale deadlines."""
+    def _limit_deadlines(self) -> None:
+        """Remove the stale deadlines if there are many; a rollback may need them."""
+        if self._undo is not None or len(self._deadlines) <= 2 * (self.asked + self.early) + _SLACK:
+            return
         self._deadlines = [item for item in self._deadlines if self._waits(item)]
         heapq.heapify(self._deadlines)
 

@@ -459,3 +459,48 @@ def test_one_fast_clock_costs_nobody_a_label(*, clock_sets_both: bool, dated: bo
     assert not joined.advance(ahead, ahead, features=False), "nor does a label's own clock count"
     assert take(joined, "b", logged_ms=now + 6) == "learn"
     assert (joined.tally.expired, joined.tally.ahead) == (0, 2)
+
+
+def _random_record(chance: random.Random, joined: Labels, at: int) -> None:
+    """Let features or a label of one of a few ids come, so that all that can happen to an entry happens."""
+    id_, at_ms = f"r-{chance.randrange(40)}", at + chance.randrange(-200, 200)
+    if chance.random() < 0.5:
+        joined.advance(at_ms, at, features=True)
+        made = entry(at, at_ms=joined.event_ms(at_ms, at), value=b"x" * chance.randrange(50))
+        if chance.random() < 0.8:
+            joined.add_waiting(id_, made)
+        else:
+            joined.add_learned(id_, made, chance.choice(["yes", "no"]), own=chance.random() < 0.5)
+    else:
+        take(joined, id_, chance.choice(["yes", "no"]), at_ms=at_ms, logged_ms=at, order=at)
+    joined.drain_expired()
+
+
+def _all_of(joined: Labels) -> Any:
+    return fail(joined), joined.memory(), joined.asked, joined.early, joined.bytes, len(joined)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_rollback_leaves_what_there_was_before(seed: int) -> None:
+    chance = random.Random(seed)
+    rules = {"waiting_max": 15, "remembered_max": 12, "bytes_max": 100_000, "corrections": seed % 2 == 0}
+    tried, other = labels(**rules), labels(**rules)
+    at = 0
+    for _ in range(30):
+        # A failed save marks rows as written, a successful one forgets the changes.
+        step = chance.choice([fail, save, len])
+        assert step(tried) == step(other)
+        tried.begin()
+        for _ in range(chance.randrange(60)):
+            _random_record(chance, tried, at + chance.randrange(600))
+        tried.rollback()
+        assert _all_of(tried) == _all_of(other)
+        tried.begin()
+        for _ in range(chance.randrange(40)):
+            at += chance.randrange(60)
+            state = chance.getstate()
+            _random_record(chance, tried, at)
+            chance.setstate(state)
+            _random_record(chance, other, at)
+        tried.commit()
+        assert _all_of(tried) == _all_of(other)
