@@ -110,10 +110,6 @@ class EventClock:
             nows.append(self.now_ms)
         return nows, strays
 
-    def latest_ms(self, told_ms: int) -> int:
-        """Return the latest time that the stream can have after a record of this time."""
-        return max(told_ms, self._events.ranked[-1] if self._events.ranked else -1)
-
     def accepts(self, at_ms: int) -> bool:
         """Tell whether an event time is near enough to those of the last records to count."""
         return self._limit_ms < 0 or at_ms <= self._limit_ms

@@ -1,7 +1,5 @@
 """Many records at once: a whole batch as columns, where the model takes batches.
 
-With a labels topic the answers to a run of features are columns, and labels are learned one after the other.
-
 Values become columns, columns become answers, answers become the bytes that go out, each in one call. A record is
 handled by itself only where it is refused, or where the scanner leaves it to the decoder. The outputs are those of the
 engine that takes one record after the other, to the bit.
@@ -15,7 +13,7 @@ import numpy as np
 
 from headrace.consumers.fastjson import scan as scanning
 from headrace.consumers.fastjson.scan import Scan, Scanner
-from headrace.consumers.record import Event, Record, RecordDecoder, Skipped
+from headrace.consumers.record import Event, RecordDecoder, Skipped
 from headrace.consumers.record_batch import RecordBatch
 from headrace.consumers.refusal import Refusal
 from headrace.pipeline.engine.key_column import KeyColumn
@@ -29,7 +27,7 @@ from headrace.producers.output import PREDICTIONS, OutputRecords
 from headrace.producers.prediction import PredictionForm
 from headrace.state.compiled import program_runner
 from headrace.state.models.columns import Answers
-from headrace.state.models.model import Answer, Model
+from headrace.state.models.model import Model
 from headrace.state.shard import Shard
 
 # What a prediction has besides its id and its classes, and what a probability takes, in bytes, at most.
@@ -110,38 +108,19 @@ class ColumnarEngine:
             seen.take(columns, columned, good, silent=silent, decoder=self._decoder, form=self._form)
         return refusals
 
-    def answers_ahead(self, shard: Shard, records: Sequence[Record]) -> "AnswersAhead":
-        """Predict a run of feature records in one call; records that are refused, or raise, have no answer."""
-        model = shard.model
-        scan = self._scanner.scan(RecordBatch.of(records))
-        found = {at: self._decoder.decode(records[at]) for at in np.flatnonzero(scan.slow).tolist()}
-        events = {at: event.features for at, event in found.items() if isinstance(event, Event)}
-        is_good = ~(scan.slow | scan.skipped)
-        is_good[list(events)] = True
-        good = np.flatnonzero(is_good)
-        columns = self._scanner.fill(scan, events).only(good)
-        answers = model.learn_batch(columns, np.full(len(good), np.nan))
-        if answers is None:
-            return AnswersAhead(shard, {})
-        sound = np.flatnonzero(answers.fault == 0)
-        offsets = [records[at].offset for at in good[sound].tolist()]
-        return AnswersAhead(
-            shard, {o: model.answer(answers, at) for o, at in zip(offsets, sound.tolist(), strict=True)}
-        )
+    def learn_rows(self, shard: Shard, values: Sequence[bytes], labels: Sequence[Any]) -> Answers:
+        """Predict rows, then learn those with a label, up to the first one on which the model raises.
 
-    def learn_values(self, shard: Shard, values: Sequence[bytes], labels: Sequence[Any]) -> list[Exception | None]:
-        """Learn records that were predicted before, in one call; return the model's error where it raised.
-
-        The `values` are what the decoder keeps of records, JSON of the default mapping.
+        The `values` are what the decoder keeps of records, JSON of the default mapping. A label is None for none. The
+        rows from that one on have a fault.
         """
         model = shard.model
         scan = self._scanner.scan_kept(values)
         slow = {at: self._decoder.features(values[at]) for at in np.flatnonzero(scan.slow).tolist()}
-        numbers = np.array([model.label_number(label) for label in labels])
-        answers = model.learn_batch(self._scanner.fill(scan, slow), numbers, silent=True)
+        numbers = np.array([np.nan if label is None else model.label_number(label) for label in labels])
+        answers = model.learn_batch(self._scanner.fill(scan, slow), numbers, halts=True)
         assert answers is not None
-        faults = zip(answers.fault.tolist(), values, strict=True)
-        return [model.fault(code, self._decoder.features(value)) if code else None for code, value in faults]
+        return answers
 
     def _learned_before(self, shard: Shard, batch: RecordBatch) -> Iterator[int]:
         """Yield the positions of records that a replay has sent, and that the model learned where they stood first."""
@@ -232,18 +211,6 @@ class ColumnarEngine:
         return self._encoder.classes(
             ids, chosen=chosen, proba=proba, known=answers.known, names=names, order=order, **place
         )
-
-
-class AnswersAhead:
-    """The answers to records that are still to come, by offset: they hold until the model learns."""
-
-    def __init__(self, shard: Shard, answers: Mapping[int, Answer]) -> None:
-        self._counts, self._learned = shard.counts, shard.counts.learned
-        self._answers = answers
-
-    def get(self, offset: int) -> Answer | None:
-        """Return the answer to a record, None where the model must be asked."""
-        return self._answers.get(offset) if self._counts.learned == self._learned else None
 
 
 def _array(offsets: Sequence[int]) -> Any:

@@ -9,14 +9,10 @@ the first time, because nothing here depends on when it happens.
 """
 
 import operator
-from collections.abc import Collection, Mapping, Sequence
-from itertools import islice, takewhile
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 from headrace.consumers.record import (
-    Event,
     LabelDecoder,
     LabelRecord,
     LabelRecordDecoder,
@@ -25,24 +21,24 @@ from headrace.consumers.record import (
     Skipped,
 )
 from headrace.consumers.record_batch import RecordBatch, Records, keys_of
-from headrace.consumers.refusal import NO_KEY, Refusal
+from headrace.consumers.refusal import Refusal
 from headrace.pipeline.engine import shadows
 from headrace.pipeline.engine.dead_letter import DeadLetter, shortened
+from headrace.pipeline.engine.interleaved import InterleavedEngine
 from headrace.pipeline.engine.join import LabelsStep
 from headrace.pipeline.engine.outputs import EncodePrediction, PartitionOutputs
+from headrace.pipeline.engine.prepared_record import PreparedRecord
+from headrace.pipeline.engine.record_steps import RecordSteps
 from headrace.producers import prediction, replay_proof
 from headrace.producers.output import DEAD_LETTERS, PREDICTIONS, OutputRecords
 from headrace.producers.prediction import PredictionForm
 from headrace.producers.record_size import SizeLimits
-from headrace.state.event_time import StrayTime
-from headrace.state.models.learner import LabelError
-from headrace.state.models.model import Answer
 from headrace.state.shard import Shard
 from headrace.state.store.store_errors import STORE_ERRORS
 
 if TYPE_CHECKING:
     # It imports numba, which takes its time, and which not every machine has.
-    from headrace.pipeline.engine.columnar import AnswersAhead, ColumnarEngine
+    from headrace.pipeline.engine.columnar import ColumnarEngine
 
 
 # To lay out columns takes as long as to handle this number of records one by one.
@@ -72,8 +68,6 @@ class Engine:
         encode: EncodePrediction | None = None,
     ) -> None:
         self._encode = encode
-        self._decoder = decoder
-        self._form = form or PredictionForm()
         self._topic = topic
         self._labels = labels
         self._name = name
@@ -81,6 +75,11 @@ class Engine:
         self.limits = limits or SizeLimits()
         self._outputs = outputs
         self._join = LabelsStep(decoder=decoder, label_decoder=label_decoder or LabelDecoder())
+        form = form or PredictionForm()
+        self._steps = RecordSteps(decoder=decoder, join=self._join, form=form, topic=topic, name=name)
+        self._interleaved = None
+        if columnar is not None:
+            self._interleaved = InterleavedEngine(steps=self._steps, join=self._join, columnar=columnar)
 
     def run(self, shard: Shard, records: Records, *, now_ms: int, silent: bool = False) -> PartitionOutputs:
         """Predict and learn a batch in the order given; the shard stands behind its last record afterwards.
@@ -124,56 +123,45 @@ class Engine:
         return True
 
     def _run_each(self, shard: Shard, records: Records, outputs: PartitionOutputs, *, now_ms: int) -> None:
-        """Take one record after the other."""
-        model, counts = prediction.ModelVersion(self._name, shard.model_version), shard.counts
+        """Take one record after the other, or many at once where the join and the model can."""
+        model = self._steps.version(shard)
         # One round trip to the store for the models of all keys, instead of one for each record.
         shard.fetch(key for key in keys_of(records) if key is not None)
         outputs.source = records = records.records() if isinstance(records, RecordBatch) else records
-        runs_to, is_done, ahead = 0, False, None
-        for place, record in enumerate(records):
-            if place >= runs_to:
-                runs_to, is_done, ahead = self._begin_run(shard, records, place, outputs)
-            if is_done:
-                continue
-            if type(record) is LabelRecord:
-                self._one_label(shard, record, outputs)
-                continue
-            outcome = self._one(shard, record, outputs, model, now_ms=now_ms, ahead=ahead)
-            counts.records += 1
-            if outcome is None:
-                counts.predictions += 1
-                outputs.places.append(place)
-            elif isinstance(outcome, Skipped):
-                counts.skipped += 1
-                outputs.skipped += 1
-            else:
-                counts.dead_letters += 1
-                self._refuse(shard, record, outcome, outputs)
-            shard.advance(record.offset + 1)
+        singly = self._interleaved is None or not self._interleaved.takes(shard)
+        place = 0
+        while place < len(records):
+            outcomes: list[Skipped | Refusal | None] = []
+            if not singly and len(records) - place > _FEW_RECORDS:
+                assert self._interleaved is not None
+                outcomes, singly = self._interleaved.run(shard, records, place, outputs, now_ms=now_ms)
+            if not outcomes:
+                outcomes = [self._one(shard, records[place], outputs, model, now_ms=now_ms)]
+            for place, outcome in enumerate(outcomes, place):  # noqa: B020 it goes on from there
+                self._note_outcome(shard, records[place], place, outcome, outputs)
+            place += 1
 
-    def _begin_run(
-        self, shard: Shard, records: Sequence[Record], start: int, outputs: PartitionOutputs
-    ) -> "tuple[int, bool, AnswersAhead | None]":
-        """Do at once what can be done for the run of records of one topic that begins here.
-
-        Returns the place of its end, whether it is done, as labels are, and the answers to features.
-        """
-        kind = type(records[start])
-        end = start + sum(1 for _ in takewhile(lambda one: type(one) is kind, islice(records, start, None)))
-        columnar, labels, can = self._columnar, shard.labels, shard.model.can
-        if columnar is None or labels is None or not can.batches or can.keys or end - start <= _FEW_RECORDS:
-            return end, False, None
-        run = records[start:end]
-        if kind is not LabelRecord:
-            return end, False, columnar.answers_ahead(shard, run)
-        if labels.default is not None:
-            return end, False, None
-        good, refusals = self._join.take_run(shard, run, outputs.delays_ms, learn=columnar.learn_values)
-        for position in sorted(refusals):
-            self._refuse(shard, run[position], refusals[position], outputs)
-        outputs.labels += good
-        shard.advance(-1, run[-1].offset + 1)
-        return end, True, None
+    def _note_outcome(
+        self, shard: Shard, record: Record, place: int, outcome: Skipped | Refusal | None, outputs: PartitionOutputs
+    ) -> None:
+        """Count the outcome of a record, None for a good one, and move the shard behind it."""
+        if isinstance(outcome, Refusal):
+            self._refuse(shard, record, outcome, outputs)
+        if type(record) is LabelRecord:
+            outputs.labels += outcome is None
+            shard.advance(-1, record.offset + 1)
+            return
+        counts = shard.counts
+        counts.records += 1
+        if outcome is None:
+            counts.predictions += 1
+            outputs.places.append(place)
+        elif isinstance(outcome, Skipped):
+            counts.skipped += 1
+            outputs.skipped += 1
+        else:
+            counts.dead_letters += 1
+        shard.advance(record.offset + 1)
 
     def withdraw(self, shard: Shard, outputs: PartitionOutputs, refused: Mapping[int, str]) -> None:
         """Make dead letters of the predictions that the HTTP sink refused, given by position with its words."""
@@ -227,85 +215,25 @@ class Engine:
         outputs.dead_letters.append(shortened(dead_letter, self.limits.of(DEAD_LETTERS)))
 
     def _one(
-        self,
-        shard: Shard,
-        record: Record,
-        outputs: PartitionOutputs,
-        model: prediction.ModelVersion,
-        *,
-        now_ms: int,
-        ahead: "AnswersAhead | None",
+        self, shard: Shard, record: Record, outputs: PartitionOutputs, model: prediction.ModelVersion, *, now_ms: int
     ) -> Skipped | Refusal | None:
-        """Handle one record: append its prediction and learn, or return that it is skipped, or why it is refused."""
-        event = self._decoder.decode(record)
-        if not isinstance(event, Event):
-            return event
-        replay = replay_proof.read(record.headers, secret=shard.secret, topic=self._topic, record=record)
-        id_ = self._id(record, event)
-        if shard.model.can.keys:
-            if record.key is None:
-                return NO_KEY
-            ts = None if event.ts is msgspec.UNSET else event.ts
-            ahead_ms = shard.model.meet(record.key, ts, record.timestamp_ms)
-            # With a labels topic the join notes it.
-            if ahead_ms and shard.labels is None:
-                shard.strays.note(StrayTime(record.offset, ahead_ms))
-        if shard.shadows:
-            shadows.meet(shard, shard.shadows, record, event.ts)
-        if shard.labels is not None:
-            self._join.pass_time(shard, record, event.ts)
-        try:
-            label = own = self._label(shard, event, learned=replay.learned)
-        except LabelError as error:
-            return Refusal("bad_label", "validate", str(error), self._decoder.label_field)
-        if shard.labels is not None:
-            label = self._join.truth(shard, shard.labels, id_, own)
-        return self._answer(
-            shard,
-            record,
-            event,
-            outputs,
-            model,
-            id_=id_,
-            label=label,
-            learned=replay.learned,
-            now_ms=now_ms,
-            known=None if ahead is None else ahead.get(record.offset),
-        )
-
-    def _answer(
-        self,
-        shard: Shard,
-        record: Record,
-        event: Event,
-        outputs: PartitionOutputs,
-        model: prediction.ModelVersion,
-        *,
-        id_: str,
-        label: Any,
-        learned: bool,
-        now_ms: int,
-        known: Answer | None,
-    ) -> Refusal | None:
-        """Predict, encode, and learn the label if there is one; return why the record is refused where that fails."""
+        """Handle one record of either topic: return None for a good one, that it is skipped, or why it is refused."""
+        if type(record) is LabelRecord:
+            return self._join.take(shard, record, outputs.delays_ms)
+        prepared = self._steps.prepare(shard, record)
+        if not isinstance(prepared, PreparedRecord):
+            return prepared
         # A function of the user's own may change the features in its hands; an undo learns them as they came.
-        features, key = event.features.copy(), record.key or b""
+        given, key, label = prepared.event.features, record.key or b"", prepared.label
+        features = given.copy()
         try:
-            answer, proba = known or shard.model.predict(event.features, key)
-            answer = self._form.decide(answer, proba)
-            value = prediction.encode(
-                id_=id_,
-                prediction=answer,
-                proba=proba,
-                model=model,
-                source=self._source(record),
-                ts=now_ms,
-                features=features if self._form.features else None,
-            )
+            answer, proba = shard.model.predict(given, key)
+            answer = self._steps.form.decide(answer, proba)
+            value = self._steps.encode(prepared, answer, proba, model=model, now_ms=now_ms, features=features)
             # Less what is another in each run: a relearning must come to the same verdict.
             size = len(value) - len(f"{model.version}{now_ms}")
             if size <= prediction.BYTES_MAX and label is not None:
-                shard.model.learn(event.features, label, key)
+                shard.model.learn(given, label, key)
         except STORE_ERRORS:
             # No fault of the record's: the model itself could not be loaded.
             raise
@@ -316,37 +244,9 @@ class Engine:
             shard.model.undo(key)
             return Refusal("too_large", "learn", f"its prediction would have {len(value)} bytes")
         shard.model.keep(features, label, key)
-        if label is not None:
-            shard.counts.learned += 1
-            shard.answering.score(answer, label, model.version)
-        others = shadows.take(shard, event, features, label, record.key, form=self._form) if shard.shadows else {}
+        self._steps.done(shard, prepared, value, answer, outputs, version=model.version)
+        others = shadows.take(shard, prepared, features, form=self._steps.form) if shard.shadows else {}
         if shard.labels is not None:
-            labelled = learned or event.label is not msgspec.UNSET
-            kept, sent = self._decoder.keep(record, features), shadows.answers_for_entry(shard, answer, others)
-            self._join.note(shard, record, event, id_, kept=kept, answer=sent, labelled=labelled, label=label)
-        outputs.predictions.add(record.key, value, prediction.trace(record.headers))
-        outputs.labelled.append(label is not None or shard.labels is not None or event.label is not msgspec.UNSET)
+            answers = shadows.answers_for_entry(shard, answer, others)
+            self._join.note(shard, prepared, kept=self._steps.keep(prepared, features), answer=answers)
         return None
-
-    def _one_label(self, shard: Shard, record: Record, outputs: PartitionOutputs) -> None:
-        outcome = self._join.take(shard, record, outputs.delays_ms)
-        if outcome is None:
-            outputs.labels += 1
-        elif not isinstance(outcome, Skipped):
-            self._refuse(shard, record, outcome, outputs)
-        shard.advance(-1, record.offset + 1)
-
-    def _label(self, shard: Shard, event: Event, *, learned: bool) -> Any:
-        if event.label is msgspec.UNSET:
-            return None
-        label = shard.model.label(event.label)
-        # A replay of what only a sink refused: the model has learned it where it stood first.
-        return None if learned else label
-
-    def _source(self, record: Record) -> prediction.SourceRecord:
-        return prediction.SourceRecord(self._topic, record.partition, record.offset)
-
-    def _id(self, record: Record, event: Event) -> str:
-        if event.id is msgspec.UNSET:
-            return f"{self._topic}-{record.partition}-{record.offset}"
-        return event.id

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from headrace.consumers.record import Event, Record
+from headrace.consumers.record import Record
+from headrace.pipeline.engine.prepared_record import PreparedRecord
 from headrace.producers import prediction
 from headrace.producers.prediction import PredictionForm
 from headrace.state.labels.join_entry import RAISED, Entry, plain, unboxed
@@ -33,14 +34,13 @@ def meet(shard: Shard, some: Iterable[ShardModel], record: Record, ts: int | msg
             _guarded(shard, one, key, partial(one.model.meet, key, at_ms, record.timestamp_ms))
 
 
-def take(
-    shard: Shard, event: Event, features: dict[str, Any], label: Any, key: bytes | None, *, form: PredictionForm
-) -> dict[str, Any]:
-    """Let each shadow predict a record, and learn its label, None for none; return the answers by name.
+def take(shard: Shard, prepared: PreparedRecord, features: dict[str, Any], *, form: PredictionForm) -> dict[str, Any]:
+    """Let each shadow predict a record, and learn its label if it has one; return the answers by name.
 
     `features` are the event's as they came. Each model brings its label, as it came, into a form of its own.
     """
-    raw = label if label is None or event.label is msgspec.UNSET else event.label
+    label, key = prepared.label, prepared.record.key
+    raw = prepared.event.label if label is not None and prepared.has_label else label
     return {one.name: take_one(shard, one, features, raw, key, form=form) for one in shard.shadows}
 
 

@@ -62,7 +62,9 @@ class CompiledLearner(Model):
         """Learn one labelled record. Raises the same exceptions as River, and has then learned nothing."""
         self._one(features, self.label_number(label), silent=True)
 
-    def learn_batch(self, columns: Columns, labels: Any, *, silent: bool = False, **_keyed: Any) -> Answers:
+    def learn_batch(
+        self, columns: Columns, labels: Any, *, silent: bool = False, halts: bool = False, **_keyed: Any
+    ) -> Answers:
         """Predict each record of a batch, then learn it if it has a label: float64 of `label_number`, NaN for no label.
 
         With `silent` the caller reads only the faults, as when a batch is learned again.
@@ -70,7 +72,7 @@ class CompiledLearner(Model):
         labels = np.ascontiguousarray(labels, dtype=np.float64)
         if self.task == "multiclass" and ((labels >= len(self._runner.arrays.classes)).any() or (labels < 0).any()):
             raise ValueError("a label is no number that label_number has given since the last batch")
-        return self._run(columns, labels, one_model(len(labels)), silent=silent)
+        return self._run(columns, labels, one_model(len(labels)), silent=silent, halts=halts)
 
     def label_number(self, label: Any) -> float:
         """Return the number of a label in the next batch; a class that is new gets a new number.
@@ -151,9 +153,11 @@ class CompiledLearner(Model):
             raise self.fault(int(answers.fault[0]), features)
         return answers
 
-    def _run(self, columns: Columns, labels: Any, models: StoredModels, *, silent: bool) -> Answers:
+    def _run(
+        self, columns: Columns, labels: Any, models: StoredModels, *, silent: bool, halts: bool = False
+    ) -> Answers:
         try:
-            answers, _ = self._runner.run(columns, labels, models, loaded=True, silent=silent)
+            answers, _ = self._runner.run(columns, labels, models, loaded=True, silent=silent, halts=halts)
         finally:
             if self.task == "multiclass":
                 self._know()

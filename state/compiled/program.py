@@ -26,6 +26,8 @@ SOFTMAX, GAUSSIAN, COUNTING = 14, 15, 16
 
 # Faults. Positive: River would raise. Negative: the machine needs Python.
 FINE, WRONG_TYPE, MISSING, OVERFLOW, TOO_LARGE, NO_LOGARITHM, BY_ZERO, WRONG_CLASS = range(8)
+NOT_RUN = 8
+"""The fault of the records behind the first one with a fault, if the machine halts there."""
 UNMET = -1
 
 # The fields of a feature in a scaler. A StandardScaler computes the last one from the others.
@@ -47,8 +49,8 @@ ASKED_MAX = 64
 """The most unnamed pairs that are gathered for one return to Python."""
 LOOK_AHEAD = 256
 """The most records that are scanned after the first unnamed pair, to gather more."""
-# Why the machine stops: a name or pairs need numbers, rows or classes need room, stored models need space.
-DONE, ALL_DONE, NAME_WANTED, PAIR_WANTED, ROOM_WANTED, SPACE_WANTED = range(6)
+# Why the machine stops: a name or pairs need numbers, rows or classes need room, stored models need space, or it halts.
+DONE, ALL_DONE, NAME_WANTED, PAIR_WANTED, ROOM_WANTED, SPACE_WANTED, HALTED = range(7)
 # A linear model's fields and scalars. The optimizer's fields start at OWN. The L1 penalty paid so far is the last.
 MET, WEIGHT, OWN = 0, 1, 2
 INTERCEPT, ITERATIONS, PENALTY = range(3)
@@ -120,6 +122,8 @@ NOTES = np.dtype(
             "classes", "touches", "learned",
             # The current group, whether its model is loaded, and the position in the order of the records.
             "group", "loaded", "at",
+            # Whether the machine stops behind the first record with a fault.
+            "halts",
             # Where the shape and the numbers of the next model are stored, and where the newest shape is; -1 for none.
             "shapes", "numbers", "newest",
         )

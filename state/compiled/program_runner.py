@@ -14,12 +14,14 @@ from headrace.state.compiled.program import (
     ALL_DONE,
     BY_ZERO,
     GROUP,
+    HALTED,
     IMPUTE,
     LINEAR,
     MISSING,
     MODEL,
     NAME_WANTED,
     NO_LOGARITHM,
+    NOT_RUN,
     OVERFLOW,
     PAIR_WANTED,
     SELECT,
@@ -84,17 +86,20 @@ class ProgramRunner:
         loaded: bool = False,
         silent: bool = False,
         space: Space | None = None,
+        halts: bool = False,
     ) -> tuple[Answers, StoredModels]:
         """Predict each record, then learn it if it has a label, with the model of its group.
 
         Returns the answers, and the models as they are stored afterwards: in `space`, or in copies of the arrays. The
         answers of a multiclass model have a class's place in the model. With `loaded`, the model of the first group is
-        in the memory already. With `silent`, the caller reads only the faults.
+        in the memory already. With `silent`, the caller reads only the faults. With `halts`, the machine stops at the
+        first record with a fault; then all later records have the fault `NOT_RUN`. The batch must belong to one model.
         """
         vocabulary = self._singles if columns.vocabulary is self._records else self._batches
         vocabulary.turn(columns.vocabulary)
         arrays, notes = self.arrays, self.arrays.notes
         notes.group, notes.loaded, notes.at, notes.newest = 0, loaded, 0, -1
+        notes.halts = halts
         notes.shapes, notes.numbers = (len(models.shapes), len(models.numbers)) if space is None else space.ends
         if space is None and not (loaded and models.groups["stays"][0]):
             models = _with_space(models, 64)
@@ -116,6 +121,9 @@ class ProgramRunner:
             if wanted == ALL_DONE:
                 if space is not None:
                     space.ends = int(notes.shapes), int(notes.numbers)
+                return self._chosen(answers, silent=silent), models
+            if wanted == HALTED:
+                answers.fault[int(notes.at) + 1 :] = NOT_RUN
                 return self._chosen(answers, silent=silent), models
             if wanted == SPACE_WANTED and space is not None:
                 space.grow(int(notes.shapes + notes.width), int(notes.numbers + notes.width))

@@ -205,6 +205,7 @@ class Keyring(Model):
         answered: Any = None,
         times: tuple[Any, Any] | None = None,
         silent: bool = False,  # noqa: ARG002 every answer is written down
+        halts: bool = False,  # noqa: ARG002 batches with late labels come one by one
     ) -> Answers | None:
         """Do as `meet`, `predict` and `learn` do, for many records at once.
 

@@ -134,17 +134,6 @@ class Labels:
         """Return the number of entries; after a save the table has as many rows."""
         return len(self._entries)
 
-    def keeps_all(self, *, told_ms: int, count: int, size: int) -> bool:
-        """Return whether no wait ends, and nothing is evicted or forgotten, before these labels are settled.
-
-        They are `count` labels of `size` bytes together, of records up to the time `told_ms`.
-        """
-        rules = self._rules
-        if self._deadlines and self._deadlines[0][0] < self.clock.latest_ms(told_ms) - rules.wait_ms:
-            return False
-        has_room = self.asked + self.early + count <= rules.waiting_max and self.bytes + size <= rules.bytes_max
-        return has_room and self._remembered + count <= rules.remembered_max
-
     def begin(self) -> None:
         """Note the present state, so that `rollback` can return to it."""
         counts = self.asked, self.early, self.bytes, self._remembered

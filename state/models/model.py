@@ -109,12 +109,14 @@ class Model(Protocol):
         answered: Any = None,
         times: tuple[Any, Any] | None = None,
         silent: bool = False,
+        halts: bool = False,
     ) -> Answers | None:
         """Predict each record, then learn it if it has a label; return None, with nothing changed, to get them singly.
 
         `labels` is float64, NaN for none. Models by key get the `keys` of all records that the partition has met, and
         the `times` (int64, ms) of their events, below zero for none, and of the log. `answered` (int64) are the places
         of the records of `columns` among them; None stands for all. With `silent` only the faults are read.
+        With `halts` the model stops at the first record on which it raises: that one and all later ones have a fault.
         """
         return None
 

@@ -80,9 +80,11 @@ class UndoableModel(Model):
         """Return the number of a label for the next batch."""
         return self.inner.label_number(label)
 
-    def learn_batch(self, columns: Columns, labels: Any, *, silent: bool = False, **keyed: Any) -> Answers | None:
+    def learn_batch(
+        self, columns: Columns, labels: Any, *, silent: bool = False, halts: bool = False, **keyed: Any
+    ) -> Answers | None:
         """Predict and learn many records, as the inner model does."""
-        return self.inner.learn_batch(columns, labels, silent=silent, **keyed)
+        return self.inner.learn_batch(columns, labels, silent=silent, halts=halts, **keyed)
 
     def answer(self, answers: Answers, at: int) -> Answer:
         """Return one of the answers of a batch as `predict` returns it."""

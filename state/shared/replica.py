@@ -86,9 +86,11 @@ class Replica(Model):
         """Return the number of a label for the next batch."""
         return self.local.label_number(label)
 
-    def learn_batch(self, columns: Columns, labels: Any, *, silent: bool = False, **_keyed: Any) -> Answers | None:
+    def learn_batch(
+        self, columns: Columns, labels: Any, *, silent: bool = False, halts: bool = False, **_keyed: Any
+    ) -> Answers | None:
         """Predict and learn many records; those that were learned are counted for the mix."""
-        answers = self.local.learn_batch(columns, labels, silent=silent)
+        answers = self.local.learn_batch(columns, labels, silent=silent, halts=halts)
         if answers is not None:
             self.learned += int(((answers.fault == 0) & (labels == labels)).sum())  # noqa: PLR0124 not NaN
         return answers

@@ -23,6 +23,7 @@ from headrace.state.compiled.program import (
     DISCARD,
     DONE,
     FINE,
+    HALTED,
     HASH,
     IMPUTE,
     LINEAR,
@@ -348,7 +349,7 @@ def turn(ops: Any, memory: Any, models: Any, slots: int) -> int:
         notes.loaded = 1
 
 
-def _runner(sources: int) -> Any:
+def _runner(sources: int) -> Any:  # noqa: C901 one loop, which a compiled function must not leave
     @entry
     def run(
         ops: Any,
@@ -376,10 +377,13 @@ def _runner(sources: int) -> Any:
                 label = batch.labels[record]
                 if many and label == label and is_other_kind(memory, label):  # noqa: PLR0124 NaN is no label
                     notes.late = WRONG_CLASS
-                if attempt(ops, keys, memory, rows, pairs, answers, record, label, late) == UNMET:
+                fault = attempt(ops, keys, memory, rows, pairs, answers, record, label, late)
+                if fault == UNMET:
                     # A return to Python is slow: scan further records for more unnamed pairs first.
                     first_asked = notes.at if notes.asked == 0 else first_asked
                     notes.asked += 1
+                elif fault != FINE and notes.halts != 0 and notes.asked == 0:
+                    return HALTED
             elif notes.asked == 0:
                 return wanted
             notes.at += 1

@@ -1,4 +1,4 @@
-"""Labels that come later, to a compiled model: in runs it does what River's does record by record, to the bit."""
+"""Features and labels of a batch in one call of a compiled model: it does what River does one by one, to the bit."""
 
 import json
 import random
@@ -109,7 +109,7 @@ CASES = [(build, rules) for build in LABELS for rules in RULES if build is _sele
 
 
 @pytest.mark.parametrize(("build", "rules"), CASES)
-def test_runs_of_labels_do_what_the_labels_do_one_by_one(build: Any, rules: str) -> None:
+def test_a_batch_of_both_topics_does_what_its_records_do_one_by_one(build: Any, rules: str) -> None:
     for seed in range(4):
         batches = _stream(build, seed)
         fast, slow = (_run(build, RULES[rules], batches, fast=fast) for fast in (True, False))
@@ -151,15 +151,15 @@ def _changed(record: Record) -> list[Record]:
     return [msgspec.structs.replace(record, value=json.dumps({"row": fields}).encode(), headers=headers)]
 
 
-def test_a_correction_within_a_run_decides_what_is_forgotten_next_as_one_by_one() -> None:
+def test_a_correction_within_a_batch_decides_what_is_forgotten_next_as_one_by_one() -> None:
     began_ms, wait_ms = 1_700_000_000_000, 600_000
 
     def label(offset: int, id_: str, value: str, at_ms: int) -> LabelRecord:
         return LabelRecord(0, offset, began_ms + at_ms, b"k", f'{{"id": "{id_}", "label": {value}}}'.encode(), None)
 
-    def prepared() -> tuple[Shard, Labels]:
+    def prepared(model: Any) -> tuple[Shard, Labels]:
         labels = Labels(LabelRules(wait_ms=wait_ms, corrections=True))
-        shard = Shard(UndoableModel(RiverLearner(_select())), partition=0, start=0, labels=labels, labels_start=0)
+        shard = Shard(UndoableModel(model), partition=0, start=0, labels=labels, labels_start=0)
         labels.advance(None, began_ms, features=True)
         for id_, at_ms in (("A", 0), ("X", 100_000)):
             given = {"at_ms": began_ms + at_ms, "logged_ms": began_ms + at_ms, "order": at_ms, "version": 0}
@@ -171,15 +171,18 @@ def test_a_correction_within_a_run_decides_what_is_forgotten_next_as_one_by_one(
                 labels.advance(None, began_ms + at_ms, features=True)
         return shard, labels
 
-    step = LabelsStep(decoder=Decoder(), label_decoder=LabelDecoder())
+    decoder = Decoder()
+    step = LabelsStep(decoder=decoder, label_decoder=LabelDecoder())
+    columnar = ColumnarEngine(decoder=decoder, topic="in", name="fraud")
+    engine = Engine(decoder=decoder, topic="in", name="fraud", labels="truths", columnar=columnar)
     run = [
         label(2, "X", "false", 2 * wait_ms - 1_000),
         label(3, "A", "false", 2 * wait_ms + 1_000),
         label(4, "B", "true", 2 * wait_ms + 1_001),
     ]
-    (one_by_one, single), (in_a_run, at_once) = prepared(), prepared()
+    (one_by_one, single), (in_a_run, at_once) = prepared(RiverLearner(_select())), prepared(compile_model(_select()))
     for record in run:
         step.take(one_by_one, record, [])
-    step.take_run(in_a_run, run, [], learn=lambda _, values, __: [None] * len(values))
+    engine.run(in_a_run, run, now_ms=5)
     assert at_once.tally == single.tally
     assert in_a_run.counts == one_by_one.counts
