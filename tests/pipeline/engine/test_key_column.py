@@ -9,7 +9,7 @@ VALUES = [b'{"ts": 7, "features": {"a": 1}}', b'{"features": {"a": 1}}', b"{", b
 def test_the_keys_of_decoded_records_are_met_and_those_without_a_key_are_refused() -> None:
     batch = RecordBatch(0, offsets=range(4), timestamps=[10, 11, 12, 13], keys=[b"a", None, b"c", b""], values=VALUES)
     refusals = {2: Refusal("not_json", "decode", "it breaks off")}
-    keys = KeyColumn(batch, Scanner().scan(VALUES), {}, refusals)
+    keys = KeyColumn(batch, Scanner().scan(batch), {}, refusals)
     keys.refuse(refusals)
     assert refusals[1] == NO_KEY
     met = keys.met([0, 3])
