@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from headrace.state.labels.label_join import PendingRows
+from headrace.state.labels.join_state import PendingRows
 from headrace.state.models.model import Scope
 from headrace.state.quality import Quality
 from headrace.state.seal import ROW_BYTES, UNREADABLE, Number, Seal, SealError

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import msgspec
 
-from headrace.state.labels.label_join import LabelCounts
+from headrace.state.labels.join_state import LabelCounts
 from headrace.state.models.spec import brief
 from headrace.state.seal import UNREADABLE, Number
 from headrace.state.shard import Counts, Shard

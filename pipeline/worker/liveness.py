@@ -22,7 +22,8 @@ from headrace.pipeline.telemetry import Telemetry
 from headrace.pipeline.worker.breakers import Breakers, Gate
 from headrace.pipeline.worker.schema_wait import SchemaWait
 from headrace.producers.sink import Sink
-from headrace.state.labels.label_join import LabelCounts, Labels
+from headrace.state.labels.join_state import LabelCounts
+from headrace.state.labels.label_join import Labels
 from headrace.state.shard import Shard
 
 log = structlog.get_logger("headrace")

@@ -24,7 +24,8 @@ from headrace.pipeline.recovery.topic_identity import TopicIdentity
 from headrace.pipeline.telemetry import Telemetry
 from headrace.pipeline.worker import mixer
 from headrace.producers import replay_proof
-from headrace.state.labels.label_join import LabelCounts, LabelRules
+from headrace.state.labels.join_state import LabelCounts
+from headrace.state.labels.label_join import LabelRules
 from headrace.state.labels.read_order import Order, OrderError
 from headrace.state.labels.read_order import decode as decode_order
 from headrace.state.row_packing import TableDamaged

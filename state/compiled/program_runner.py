@@ -98,9 +98,8 @@ class ProgramRunner:
         vocabulary = self._singles if columns.vocabulary is self._records else self._batches
         vocabulary.turn(columns.vocabulary)
         arrays, notes = self.arrays, self.arrays.notes
-        notes.group, notes.loaded, notes.at, notes.newest = 0, loaded, 0, -1
-        notes.halts = halts
-        notes.shapes, notes.numbers = (len(models.shapes), len(models.numbers)) if space is None else space.ends
+        ends = (len(models.shapes), len(models.numbers)) if space is None else space.ends
+        arrays.begin(loaded=loaded, halts=halts, ends=ends)
         if space is None and not (loaded and models.groups["stays"][0]):
             models = _with_space(models, 64)
         answers = self._answers(labels, models)
@@ -118,19 +117,24 @@ class ProgramRunner:
                 len(arrays.names),
                 self._late,
             )
-            if wanted == ALL_DONE:
+            if wanted in {ALL_DONE, HALTED}:
+                if wanted == HALTED:
+                    answers.fault[int(notes.at) + 1 :] = NOT_RUN
                 if space is not None:
                     space.ends = int(notes.shapes), int(notes.numbers)
                 return self._chosen(answers, silent=silent), models
-            if wanted == HALTED:
-                answers.fault[int(notes.at) + 1 :] = NOT_RUN
-                return self._chosen(answers, silent=silent), models
-            if wanted == SPACE_WANTED and space is not None:
-                space.grow(int(notes.shapes + notes.width), int(notes.numbers + notes.width))
-            elif wanted == SPACE_WANTED:
-                models = _with_space(models, int(notes.width))
+            if wanted == SPACE_WANTED:
+                models = self._grown(models, space)
             else:
                 self._help(columns, vocabulary, models, wanted)
+
+    def _grown(self, models: StoredModels, space: Space | None) -> StoredModels:
+        """Return the models with room for another one."""
+        notes = self.arrays.notes
+        if space is None:
+            return _with_space(models, int(notes.width))
+        space.grow(int(notes.shapes + notes.width), int(notes.numbers + notes.width))
+        return models
 
     def _answers(self, labels: Any, models: StoredModels) -> Answers:
         count = len(labels)

@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from headrace.state.event_time import EventClock, Times, is_time
+from headrace.state.event_time import EventClock, is_time
 from headrace.state.labels.join_entry import ANSWERED, ASKED, EARLY, GONE, WAITING, Entry, boxed, plain, same, unboxed
+from headrace.state.labels.join_state import JoinUndo, LabelCounts, PendingRows
 from headrace.state.row_packing import TableDamaged
-from headrace.state.seal import UNREADABLE, Number
+from headrace.state.seal import UNREADABLE
 
 TABLE = "labels"
 """The shard's table in the store: a row for each id."""
@@ -45,57 +46,6 @@ class LabelRules(msgspec.Struct, frozen=True):
     corrections: bool = False
 
 
-class LabelCounts(msgspec.Struct, array_like=True):
-    """The outcomes of labels and of waiting features since the first record of the shard's history.
-
-    Every record of the labels topic is counted as `refused`, `joined`, `duplicate`, `corrected` or `orphaned`, or waits
-    for its features; labels that waited, or wait, also count as `early`. All features without a label of their own are
-    `joined`, `expired`, `evicted` or `repeated` (another record had the same id), or wait. A record of either topic is
-    `ahead` if its event time is too far ahead of the others to count.
-    """
-
-    records: Number = 0
-    refused: Number = 0
-    joined: Number = 0
-    early: Number = 0
-    duplicate: Number = 0
-    corrected: Number = 0
-    orphaned: Number = 0
-    expired: Number = 0
-    evicted: Number = 0
-    repeated: Number = 0
-    ahead: Number = 0
-
-
-class PendingRows(msgspec.Struct):
-    """The part of the join that a snapshot holds; the entries are rows of the table.
-
-    `seen` is true after the first features, `dated` after the first with an event time.
-    """
-
-    times: Times = msgspec.field(default_factory=Times)
-    seen: bool = False
-    dated: bool = False
-    settled: Number = 0
-    tally: LabelCounts = msgspec.field(default_factory=LabelCounts)
-
-
-class _Undo(msgspec.Struct):
-    """The join at `Labels.begin`: its numbers, and what has changed since in its entries and queues."""
-
-    clock: EventClock
-    memory: PendingRows
-    asked: int
-    early: int
-    bytes: int
-    remembered: int
-    # The entry of each changed id, and whether the id was among the changed ones.
-    entries: dict[str, tuple[Entry | None, bool]] = {}
-    deadlines: list[tuple[int, int, int, str]] = []
-    # What came to the right end of `_done`, None for an item that left it on the left.
-    done: list[tuple[int, str] | None] = []
-
-
 class Labels:
     """The join of one partition's features and labels.
 
@@ -113,7 +63,7 @@ class Labels:
         # The ids whose rows a save is writing.
         self._saving: set[str] = set()
         self._expired: list[Entry] = []
-        self._undo: _Undo | None = None
+        self._undo: JoinUndo | None = None
         self._memory = PendingRows()
         self.clock = EventClock(rules.wait_ms)
         self.asked = 0
@@ -137,7 +87,7 @@ class Labels:
     def begin(self) -> None:
         """Note the present state, so that `rollback` can return to it."""
         counts = self.asked, self.early, self.bytes, self._remembered
-        self._undo = _Undo(self.clock.fork(), self.memory(), *counts)
+        self._undo = JoinUndo(self.clock.fork(), self.memory(), *counts)
 
     def commit(self) -> None:
         """Keep what has changed since `begin`."""

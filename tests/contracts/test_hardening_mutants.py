@@ -68,9 +68,9 @@ MUTANTS: list[Mutant] = [
     ),
     Mutant(
         name="an empty key is none",
-        file="pipeline/engine/engine.py",
-        old="if record.key is None:",
-        new="if not record.key:",
+        file="pipeline/engine/record_steps.py",
+        old="if shard.model.can.keys and record.key is None:",
+        new="if shard.model.can.keys and not record.key:",
         test="pipeline/engine/test_columnar.py::test_an_empty_key_is_a_key_and_none_is_refused_in_both_lanes",
         says="{'no_key': 3}",
     ),

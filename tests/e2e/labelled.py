@@ -20,7 +20,7 @@ from oracle import anatomy, difference, logistic, open_transactions, river_model
 
 from headrace.consumers.topics import Topics
 from headrace.state.labels import read_order
-from headrace.state.labels.label_join import LabelCounts
+from headrace.state.labels.join_state import LabelCounts
 from headrace.state.store.store import Store
 
 _SAMPLE_S = 0.2

@@ -249,6 +249,14 @@ def learn(ops: Any, memory: Any, rows: Any, label: float, late: bool) -> int:
 
 
 @inlined
+def is_other_kind(ops: Any, memory: Any, label: float) -> bool:
+    """Tell whether a label is a string and the classes of the model are numbers, or the other way round."""
+    if ops[len(ops) - 1].tallies == 0 or label != label or memory.notes[0].classes == 0:  # noqa: PLR0124 NaN is no label
+        return False
+    return bool(memory.classes[int(label)].is_word != memory.classes[memory.classes[0].number].is_word)
+
+
+@inlined
 def attempt(
     ops: Any,
     keys: Any,
@@ -262,6 +270,8 @@ def attempt(
 ) -> int:
     """Predict the record in row 0, then learn it if it has a label: in a loop, so that `sweep` is compiled once."""
     last, fault = len(ops) - 1, FINE
+    if is_other_kind(ops, memory, label):
+        memory.notes[0].late = WRONG_CLASS
     for learning in range(2):
         fault = sweep(ops, keys, memory, rows, pairs, learning == 1, late)
         # While the machine only gathers unnamed pairs, it answers and learns nothing.
@@ -275,14 +285,6 @@ def attempt(
             break
     answers.fault[record] = fault
     return fault
-
-
-@inlined
-def is_other_kind(memory: Any, label: float) -> bool:
-    """Tell whether a class is a string and the model's classes are numbers, or the other way round."""
-    if memory.notes[0].classes == 0:
-        return False
-    return bool(memory.classes[int(label)].is_word != memory.classes[memory.classes[0].number].is_word)
 
 
 @inlined
@@ -349,7 +351,7 @@ def turn(ops: Any, memory: Any, models: Any, slots: int) -> int:
         notes.loaded = 1
 
 
-def _runner(sources: int) -> Any:  # noqa: C901 one loop, which a compiled function must not leave
+def _runner(sources: int) -> Any:
     @entry
     def run(
         ops: Any,
@@ -365,7 +367,7 @@ def _runner(sources: int) -> Any:  # noqa: C901 one loop, which a compiled funct
         late: bool,
     ) -> int:
         notes = memory.notes[0]
-        notes.asked, first_asked, many = 0, 0, ops[len(ops) - 1].tallies != 0
+        notes.asked, first_asked = 0, 0
         while True:
             if notes.asked == 0:
                 wanted = turn(ops, memory, models, slots)
@@ -374,10 +376,7 @@ def _runner(sources: int) -> Any:  # noqa: C901 one loop, which a compiled funct
             record = models.order[notes.at]
             wanted = ready(batch, record, memory, rows, fan)
             if wanted == DONE:
-                label = batch.labels[record]
-                if many and label == label and is_other_kind(memory, label):  # noqa: PLR0124 NaN is no label
-                    notes.late = WRONG_CLASS
-                fault = attempt(ops, keys, memory, rows, pairs, answers, record, label, late)
+                fault = attempt(ops, keys, memory, rows, pairs, answers, record, batch.labels[record], late)
                 if fault == UNMET:
                     # A return to Python is slow: scan further records for more unnamed pairs first.
                     first_asked = notes.at if notes.asked == 0 else first_asked

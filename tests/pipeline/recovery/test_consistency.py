@@ -8,7 +8,7 @@ from headrace.consumers.topics import Topic
 from headrace.pipeline.recovery import consistency
 from headrace.pipeline.recovery.consistency import NameTaken, PartitionFacts, SavedSnapshot, StateError, TopicReplaced
 from headrace.pipeline.recovery.offset_metadata import JoinMetadata, OffsetMetadata
-from headrace.state.labels.label_join import LabelCounts
+from headrace.state.labels.join_state import LabelCounts
 
 TOPIC = Topic("features", 1, "id-1", 1_000_000, compacted=False)
 LABELS = msgspec.structs.replace(TOPIC, name="labels", id="id-2")

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from headrace.state.labels.join_entry import Entry
-from headrace.state.labels.label_join import LabelCounts, LabelRules, Labels
+from headrace.state.labels.join_state import LabelCounts
+from headrace.state.labels.label_join import LabelRules, Labels
 
 WAIT_MS = 1_000
 
