@@ -22,7 +22,6 @@ from meter import PeerFailed
 from headrace.consumers.source import SourceAway
 from headrace.pipeline.embedded import EmbeddedError
 from headrace.pipeline.engine import columnar
-from headrace.state.keyed.rows import kernel
 from headrace.state.store.store_errors import StoreAway
 
 _RECORDS_MIN = 20_000
@@ -110,7 +109,6 @@ def _measure(given: argparse.Namespace, lineup: Lineup) -> str:
     )
     # On a new machine the first run would have to wait for this.
     columnar.warm()
-    kernel()
     comparison = Comparison(plan, lineup)
     comparison.run()
     return json.dumps(comparison.told, indent=2) + "\n"
