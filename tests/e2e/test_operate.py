@@ -145,7 +145,7 @@ def test_the_sample_goes_from_init_to_versions_in_the_store(servers: Stack, tmp_
     project.call("run", "--until-end")
     after = project.status()
     assert (after["state"], after["reason"], after["lag"], after["workers"]) == ("stopped", None, 0, [])
-    assert after["counts"] == {"records": 200, "predictions": 200, "dead_letters": 0, "learned": 200}
+    assert after["counts"] == {"records": 200, "predictions": 200, "dead_letters": 0, "skipped": 0, "learned": 200}
     assert after["quality"]["scored"] == 200
     # About two thirds of the sample are no fraud.
     assert after["quality"]["accuracy"] > 0.75
@@ -264,7 +264,7 @@ def test_status_says_why_it_is_paused_while_the_reason_does_not_answer(
         assert known is not None
         assert (paused["counts"] is None) == (away == "kafka")
         again = learned.wait_for("running")
-        assert again["counts"] == {"records": 200, "predictions": 200, "dead_letters": 0, "learned": 200}
+        assert again["counts"] == {"records": 200, "predictions": 200, "dead_letters": 0, "skipped": 0, "learned": 200}
 
 
 def test_watch_looks_again_each_second_until_it_is_interrupted(learned: Project) -> None:

@@ -681,7 +681,7 @@ def test_a_repaired_record_is_predicted_and_learned_once_however_often_it_is_rep
         assert (summary["sent"], summary["left"]) == (wanted, 2)
     made.run_to_end()
     counts = made.status()["counts"]
-    assert counts == {"records": 46, "predictions": 42, "dead_letters": 4, "learned": 42}
+    assert counts == {"records": 46, "predictions": 42, "dead_letters": 4, "skipped": 0, "learned": 42}
     sources = [
         tuple(json.loads(m.value())["source"][name] for name in ("partition", "offset"))
         for messages in made.read(made.predictions).values()
@@ -728,7 +728,7 @@ def test_headers_of_a_replay_count_only_where_this_pipelines_replay_has_written_
     letters = made.read(made.dead_letters)[0]
     assert [dict(letter.headers())["dlq.replay.count"] for letter in letters] == [b"0"] * 3 + [b"1"] * 3 + [b"0"]
     assert not any("dlq.learned" in dict(letter.headers()) for letter in letters)
-    assert made.status()["counts"] == {"records": 9, "predictions": 2, "dead_letters": 7, "learned": 2}
+    assert made.status()["counts"] == {"records": 9, "predictions": 2, "dead_letters": 7, "skipped": 0, "learned": 2}
     summary = replay(capsys, config, execute=True)
     assert (summary["sent"], summary["parked"], summary["already"]) == (1, 3, 3)
 
@@ -753,7 +753,7 @@ def test_what_a_dead_letter_leaves_out_is_read_where_it_stood_as_long_as_it_is_t
     assert again.headers()[:2] == [*whole["headers"], ("dlq.replay.count", b"1")]
     assert (learned.key(), dict(learned.headers())["dlq.learned"]) == (good["key"], b"true")
     made.run_to_end()
-    counts = {"records": 5, "predictions": 0, "dead_letters": 5, "learned": 1}
+    counts = {"records": 5, "predictions": 0, "dead_letters": 5, "skipped": 0, "learned": 1}
     assert made.status()["counts"] == counts
     forget(made)
     made.run_to_end()
