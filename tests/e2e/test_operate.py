@@ -247,7 +247,10 @@ def test_status_says_why_it_is_paused_while_the_reason_does_not_answer(
 ) -> None:
     server = getattr(learned.servers, away)
     with learned.running():
-        learned.wait_for("running")
+        # A worker that has not joined the group yet can be seen only on its own machine.
+        await_true(
+            lambda: [one for one in learned.status()["workers"] if one["state"] == "running"], what="a worker to run"
+        )
         server.freeze()
         try:
             paused = learned.wait_for("paused")
