@@ -97,7 +97,9 @@ def test_a_right_that_is_missing_is_named(code: str) -> None:
 
 
 def test_the_statuses_are_those_of_the_contract() -> None:
-    assert (SinkAway.status, BatchStale.status, OutcomeUnknown.status, SinkRefused.status) == (503, 409, 503, 400)
+    assert (SinkAway.status, BatchStale.status, OutcomeUnknown.status) == (503, 409, 503)
+    codes = (KafkaError.INVALID_CONFIG, KafkaError.TOPIC_AUTHORIZATION_FAILED)
+    assert [SinkRefused("no", hint="change it", code=code).status for code in codes] == [400, 403]
 
 
 class Cluster:
