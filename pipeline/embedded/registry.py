@@ -39,6 +39,9 @@ def server(*, home: Path, port: int, reaper: Reaper, progress: ReportProgress) -
     options = {
         "quarkus.http.host": "127.0.0.1",
         "quarkus.http.port": str(port),
+        # Its health checks have a port of their own, 9000 for all registries: let the system choose one.
+        "quarkus.management.host": "127.0.0.1",
+        "quarkus.management.port": "0",
         "apicurio.storage.kind": "sql",
         "apicurio.storage.sql.kind": "h2",
         "apicurio.datasource.url": f"jdbc:h2:file:{home / 'schemas'}",
