@@ -12,6 +12,10 @@ TRACE_HEADERS = frozenset({"traceparent", "tracestate", "baggage"})
 BYTES_MAX = 900_000
 """The largest prediction in bytes; it must fit a topic with Kafka's default limit of a megabyte."""
 
+REST_BYTES_MAX = 4_096
+"""The most bytes of a prediction besides its id, its features and its classes."""
+_NUMBER_BYTES_MAX = 32
+
 
 class ModelVersion(msgspec.Struct, frozen=True):
     """The model that answered: its name, and the number of its latest snapshot."""
@@ -94,6 +98,11 @@ def encode(
 def with_features(value: bytes, features: bytes) -> bytes:
     """Return an encoded prediction with encoded features as its last field."""
     return b'%s,"features":%s}' % (value[:-1], features)
+
+
+def class_bytes_max(label: Any) -> int:
+    """Return how many bytes a class adds to a prediction at most, with its probability and as the answer."""
+    return 2 * (len(msgspec.json.encode(str(label))) + _NUMBER_BYTES_MAX)
 
 
 def trace(headers: MessageHeaders | None) -> MessageHeaders | None:

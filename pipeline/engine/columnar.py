@@ -30,10 +30,6 @@ from headrace.state.models.columns import Answers
 from headrace.state.models.model import Model
 from headrace.state.shard import Shard
 
-# What a prediction has besides its id and its classes, and what a probability takes, in bytes, at most.
-_REST_BYTES_MAX = 4_096
-_NUMBER_BYTES_MAX = 32
-
 
 class BatchScanner(Protocol):
     """Reads batches of a format other than JSON to columns."""
@@ -240,9 +236,8 @@ def _is_long(ids: Ids, classes: Iterable[Any], *, more: int) -> bool:
 
     `classes` are those of the model, and those that the batch may teach it. `more` bytes are added to a prediction.
     """
-    size = sum(len(msgspec.json.encode(str(label))) + _NUMBER_BYTES_MAX for label in classes)
-    longest = int(ids.size.max(initial=0))
-    return longest + 2 * size + more + _REST_BYTES_MAX > prediction.BYTES_MAX
+    size = prediction.REST_BYTES_MAX + sum(map(prediction.class_bytes_max, classes))
+    return int(ids.size.max(initial=0)) + size + more > prediction.BYTES_MAX
 
 
 def _others(count: int, left_out: Collection[int]) -> Any:

@@ -137,9 +137,9 @@ class Engine:
                 outcomes, singly = self._interleaved.run(shard, records, place, outputs, now_ms=now_ms)
             if not outcomes:
                 outcomes = [self._one(shard, records[place], outputs, model, now_ms=now_ms)]
-            for place, outcome in enumerate(outcomes, place):  # noqa: B020 it goes on from there
+            for outcome in outcomes:
                 self._note_outcome(shard, records[place], place, outcome, outputs)
-            place += 1
+                place += 1
 
     def _note_outcome(
         self, shard: Shard, record: Record, place: int, outcome: Skipped | Refusal | None, outputs: PartitionOutputs

@@ -11,8 +11,6 @@ records before that one again; the engine takes the rest one by one. The outcome
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
 from headrace.consumers.record import LabelRecord, Record, Skipped
 from headrace.consumers.refusal import Refusal
 from headrace.pipeline.engine.join import LabelsStep, MatchedLabel
@@ -28,9 +26,6 @@ if TYPE_CHECKING:
     # It imports numba, which takes its time, and which not every machine has.
     from headrace.pipeline.engine.columnar import ColumnarEngine
 
-# What a prediction has besides its id, its features and its classes, and what a probability takes, in bytes, at most.
-_REST_BYTES_MAX = 4_096
-_NUMBER_BYTES_MAX = 32
 # JSON writes a character as six bytes at most.
 _ESCAPED_BYTES_MAX = 6
 
@@ -120,15 +115,23 @@ class InterleavedEngine:
         return [step if isinstance(step, Skipped | Refusal) else None for step in plan.steps], raised is not None
 
     def _plan(self, shard: Shard, records: Sequence[Record]) -> Plan:
-        plan, model = Plan([], [], [], []), shard.model
-        classes = sum(len(msgspec.json.encode(str(label))) + _NUMBER_BYTES_MAX for label in model.classes)
-        room = prediction.BYTES_MAX - _REST_BYTES_MAX - 2 * classes
+        plan, known = Plan([], [], [], []), set(shard.model.classes)
+        by_class = shard.model.task == "multiclass"
         # The kind of the first class decides which labels are good.
-        is_open = model.task == "multiclass" and not model.classes
+        is_open = by_class and not known
+        room = prediction.BYTES_MAX - prediction.REST_BYTES_MAX - sum(map(prediction.class_bytes_max, known))
         for record in records:
-            if (is_open and any(label is not None for label in plan.labels[-1:])) or _size(record) > room:
+            if _size(record) > room:
                 break
+            rows = len(plan.labels)
             plan.steps.append(self._step(shard, record, plan))
+            label = plan.labels[-1] if len(plan.labels) > rows else None
+            if by_class and label is not None and label not in known:
+                known.add(label)
+                # From here on a prediction has a probability of this class, too.
+                room -= prediction.class_bytes_max(label)
+                if is_open:
+                    break
         return plan
 
     def _step(self, shard: Shard, record: Record, plan: Plan) -> Step:

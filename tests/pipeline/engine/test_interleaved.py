@@ -186,3 +186,21 @@ def test_a_correction_within_a_batch_decides_what_is_forgotten_next_as_one_by_on
     engine.run(in_a_run, run, now_ms=5)
     assert at_once.tally == single.tally
     assert in_a_run.counts == one_by_one.counts
+
+
+def test_long_classes_that_a_batch_teaches_make_the_same_predictions_too_large_as_one_by_one() -> None:
+    batch: list[Record] = []
+    for number in range(14):
+        features = f'{{"id": "r{number}", "features": {{"a": {number}}}}}'.encode()
+        label = json.dumps({"id": f"r{number}", "label": chr(97 + number) * 100_000}).encode()
+        batch += [Record(0, number, 1_000, b"k", features, None), LabelRecord(0, number, 1_000, b"k", label, None)]
+    fast, slow = (_run(_classes, RULES["roomy"], [batch], fast=fast) for fast in (True, False))
+    assert fast == slow
+    assert {refusal.code for _, _, refusal in fast[0][1]} == {"too_large"}
+
+
+def test_a_batch_without_a_record_for_the_model_has_its_outcomes() -> None:
+    batch: list[Record] = [LabelRecord(0, offset, 1_000, b"k", b"{", None) for offset in range(4)]
+    fast, slow = (_run(_select, RULES["roomy"], [batch], fast=fast) for fast in (True, False))
+    assert fast == slow
+    assert len(fast[0][1]) == 4
