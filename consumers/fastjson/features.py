@@ -48,11 +48,12 @@ _TEN = 10
 _NEXT_NAME, _NEXT_WORD, _NEXT_INDEX = range(3)
 # Instead of an end: the value is a container whose members must be read. Instead of a kind: a value that is skipped.
 _NEEDED, _NOTHING = -5, -1
-# A name's number together with its place is what is expected next; the place has the container in its upper bits.
+# The lexer expects the same name at the same place as in the record before. A guess is the name's number and its
+# place; the upper bits of a place are the number of the container.
 _PLACE_BITS, _IN_ARRAY = 32, 1 << 60
 # A record's flattened names together, in bytes; the decoder's bound is a little higher.
 _FLAT_BYTES_MAX = 3_900_000
-# For a literal numba would compile what is called with it once more.
+# numba compiles a function anew for each literal argument, so this is no literal.
 _NONE: Any = np.int64(0)
 
 LEXER_NOTES = np.dtype(

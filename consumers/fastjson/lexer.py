@@ -42,7 +42,7 @@ from headrace.consumers.fastjson.tokens import (
 )
 
 _ID_AT, _ID_SIZE, _TS_MARK = range(3)
-# For a literal numba would compile what is called with it once more.
+# numba compiles a function anew for each literal argument, so this is no literal.
 _NONE: Any = np.int64(0)
 
 

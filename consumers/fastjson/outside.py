@@ -63,7 +63,7 @@ class OutsideFields:
         return texts
 
     def read(self, text: Any, begins: Any, heads: Heads) -> None:
-        """Read the texts, of which `begins` has the starts; mark as slow the records with an odd one."""
+        """Read the texts, which start at `begins`; a record is slow if its text must be read by the decoder."""
         self._begins = begins
         if self._ids is not None:
             _check_texts(text, self._ids.begins(begins), heads.slow)

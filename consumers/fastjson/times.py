@@ -1,7 +1,7 @@
 """Reads times in compiled code: numbers and numeric text in a unit, and RFC 3339 text, to milliseconds since 1970.
 
-What is rare is for the decoder: exponents, leap seconds, times before 1970, and numbers of which a double may not have
-all digits.
+The decoder reads what is rare: exponents, leap seconds, times before 1970, and numbers with more digits than a double
+keeps.
 """
 
 # ruff: noqa: FBT001, PLR0917, PLR1714  Compiled functions have only positional arguments; `in` compiles slowly.
@@ -17,7 +17,7 @@ UNITS = ("", "s", "ms", "us", "ns", "iso")
 """The units of time by number."""
 
 _ISO = UNITS.index("iso")
-# For a literal numba would compile what is called with it once more.
+# numba compiles a function anew for each literal argument, so this is no literal.
 _SIGNS: Any = np.frombuffer(b'\x0009.-+:"etz ', np.uint8).astype(np.int64)
 _ANY, _ZERO, _NINE, _POINT, _MINUS, _PLUS, _COLON, _QUOTE, _E, _T, _Z, _SPACE = _SIGNS
 _LOWER_CASE = 0x20
@@ -28,7 +28,7 @@ _DIGITS_MAX, _SHIFT_MAX, _EXACT_DIGITS_MAX = 19, 18, 15
 # By unit: the power of ten by which a time is divided.
 _SHIFTS = np.array([0, -3, 0, 3, 6], np.int64)
 _TENS = np.array([10**k for k in range(_SHIFT_MAX + 1)], np.int64)
-# Up to this time, far in the future, a double is less than this part of a millisecond from what was written.
+# Up to this time, which is far in the future, a double differs from the written number by less than 1/100 ms.
 _SAFE_MS, _SAFE_PARTS = 1 << 43, 100
 _MONTH_DAYS = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], np.int64)
 _DAYS_BEFORE = np.array([0, 0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334], np.int64)

@@ -111,13 +111,13 @@ def plain_end(text: Any, at: int) -> int:
         at += trailing(marks) >> 3
         if byte(text, at) < _ASCII_END:
             return at
-        at = _character_end(text, at)
+        at = character_end(text, at)
         if at < 0:
             return SLOW
 
 
 @subroutine
-def _character_end(text: Any, at: int) -> int:
+def character_end(text: Any, at: int) -> int:
     """Return the end of a character of several bytes, or SLOW if it is not UTF-8."""
     first = byte(text, at)
     if first < _TWO or first >= _INVALID:

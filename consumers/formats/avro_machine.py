@@ -18,6 +18,7 @@ from headrace.consumers.fastjson.number import NULL as NULL_KIND
 from headrace.consumers.fastjson.number import SLOW
 from headrace.consumers.fastjson.number import STRING as STRING_KIND
 from headrace.consumers.fastjson.schema_arrays import SchemaArrays, matches
+from headrace.consumers.fastjson.tokens import character_end
 from headrace.consumers.formats.avro_program import (
     BOOLEAN,
     BYTES,
@@ -49,7 +50,7 @@ PADDING = 32
 DIGITS_MAX = 20
 """The room for the digits of an id that is a number."""
 
-# The kind of what is not written: it is skipped, or is written already.
+# The kind of a value that needs no entry: it is skipped, or it has its entry already.
 NOTHING = -1
 
 _CONTINUES, _SHIFT_LAST, _ASCII_END = 0x80, 63, 0x80
@@ -62,11 +63,6 @@ _INT_MAX = 1 << 31
 _TIME_MAX = 1 << 62
 # Up to this number of microseconds a double of milliseconds is rounded to less than a millisecond's thousandth.
 _ROUNDED_MAX = (1 << 42) * 1_000
-# UTF-8: see `fastjson.lexer`.
-_TWO, _THREE, _FOUR, _INVALID = 0xC2, 0xE0, 0xF0, 0xF5
-_THREE_MIN, _FOUR_MIN = 0x800, 0x1_0000
-_SURROGATES_FIRST, _SURROGATES_LAST, _CODE_POINT_LAST = 0xD800, 0xDFFF, 0x10_FFFF
-_FOLLOWS, _FOLLOWS_MASK, _FOLLOWS_BITS, _FOLLOWS_VALUE = 0x80, 0xC0, 6, 0x3F
 
 
 class BinaryColumns(NamedTuple):
@@ -325,31 +321,11 @@ def is_utf8(text: Any, at: int, end: int) -> bool:
         if byte(text, at) < _ASCII_END:
             at += 1
             continue
-        at = _character_end(text, at)
+        at = character_end(text, at)
         if at < 0:
             return False
     # A character that goes on behind the end is cut off.
     return at == end
-
-
-@subroutine
-def _character_end(text: Any, at: int) -> int:
-    """Return the end of a character of several bytes, or SLOW if it is not UTF-8."""
-    first = byte(text, at)
-    if first < _TWO or first >= _INVALID:
-        return SLOW
-    size = 2 if first < _THREE else 3 if first < _FOUR else 4
-    code_point = first & (0x7F >> size)
-    for n in range(1, size):
-        found = byte(text, at + n)
-        if found & _FOLLOWS_MASK != _FOLLOWS:
-            return SLOW
-        code_point = code_point << _FOLLOWS_BITS | found & _FOLLOWS_VALUE
-    if (first >= _THREE and code_point < _THREE_MIN) or (first >= _FOUR and code_point < _FOUR_MIN):
-        return SLOW
-    if _SURROGATES_FIRST <= code_point <= _SURROGATES_LAST or code_point > _CODE_POINT_LAST:
-        return SLOW
-    return at + size
 
 
 @subroutine

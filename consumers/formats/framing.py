@@ -60,7 +60,7 @@ def unframe(value: bytes, headers: RecordHeaders | None, *, has_indexes: bool) -
 
 
 def prefix(schema_id: int, *, has_indexes: bool = False) -> bytes:
-    """Return what stands before a value: with `has_indexes` that of the first message of a Protobuf file."""
+    """Return the frame that precedes a value; `has_indexes` adds the index of the first message of a Protobuf file."""
     return b"\0" + schema_id.to_bytes(4, "big") + (b"\0" if has_indexes else b"")
 
 

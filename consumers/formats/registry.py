@@ -64,7 +64,8 @@ def library(name: str, *, kind: SchemaKind) -> Any:
     """Import a library of an extra. Raises ExtraMissing."""
     try:
         with warnings.catch_warnings():
-            # The client of the registry needs authlib, which warns of its own imports, whatever the filters say before.
+            # The registry client imports authlib, which sets a warning filter of its own. Import it first, so that the
+            # filter below is the last one.
             with contextlib.suppress(ImportError):
                 importlib.import_module("authlib.deprecate")
             warnings.simplefilter("ignore")

@@ -63,7 +63,7 @@ class SchemaCache:
         self._unknown[log] = offsets
 
     def forget(self, partition: int) -> None:
-        """Forget what was refused in a partition."""
+        """Forget which records of a partition were refused because the registry did not know their schema."""
         for labels in (False, True):
             self._unknown.pop((labels, partition), None)
 

@@ -44,7 +44,7 @@ class WriterSchema(msgspec.Struct, frozen=True):
 
 
 class SchemaUnusable(Exception):
-    """Raised when a schema can't be parsed, or asks for what is not safe to read."""
+    """Raised when a schema can't be parsed, or when values of it can't be read safely."""
 
 
 class NotDecodable(Exception):
