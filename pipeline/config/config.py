@@ -267,8 +267,10 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 
 def read(file: Path) -> dict[str, Any]:
     """Read a file without interpreting its values. Raises ConfigError."""
+    # This raises if the working folder is gone, which is another fault than a file that is missing in it.
+    path = file.resolve()
     try:
-        content = file.read_bytes()
+        content = path.read_bytes()
         # An editor may have put a byte order mark before the first line.
         tree = tomllib.loads(content.decode("utf-8-sig"))
     except FileNotFoundError as error:
