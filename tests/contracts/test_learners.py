@@ -297,7 +297,8 @@ def test_labels_of_another_task_are_refused(family: Family) -> None:
     go_on(learning, family.data()[:5])
     for label in good:
         taken = learning.label(label)
-        assert taken == label
+        # A number that a double does not hold exactly is learned as the nearest double.
+        assert taken == (float(label) if label == 10**300 else label)
         assert type(taken) in {"binary": {bool}, "multiclass": {str, int, bool}}.get(learning.task, {int, float})
     for label in bad:
         with pytest.raises(LabelError):
