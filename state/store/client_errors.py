@@ -62,13 +62,18 @@ def translate(error: Exception, *, wrong_key: Callable[[], str]) -> StoreAway | 
     return StoreAway(f"the store failed: {text}")
 
 
+def node_of_a_cluster(detail: str) -> StoreRefused:
+    """Return the error of a plain client at a node of a cluster, which has only a part of the keys."""
+    hint = "write redis.url with redis+cluster:// instead of redis://"
+    return StoreRefused(f"the store is a node of a cluster: {detail}", hint=hint)
+
+
 def _of_answer(error: ResponseError, text: str, wrong_key: Callable[[], str]) -> StoreAway | StoreRefused:
     """Return the error for an answer of the server."""
     if isinstance(error, _PASSING) or _PASSING_CODE.search(text):
         return StoreAway(f"the store can't serve: {text}")
     if isinstance(error, AskError) or text.startswith("CROSSSLOT"):
-        hint = "write redis.url with redis+cluster:// instead of redis://"
-        return StoreRefused(f"the store is a node of a cluster: {text}", hint=hint)
+        return node_of_a_cluster(text)
     if "WRONGTYPE" in text:
         hint = f"delete {wrong_key()}; its content is learned again"
         return StoreRefused(f"a key of the pipeline is of another type: {text}", hint=hint)

@@ -4,8 +4,10 @@ import contextlib
 from typing import Any, cast
 
 import msgspec
+import redis
 from redis.exceptions import ResponseError
 
+from headrace.state.store.client_errors import node_of_a_cluster
 from headrace.state.store.store import Store, plain_errors
 
 _KEY_MS = 10_000
@@ -30,6 +32,9 @@ def probe(store: Store, *, name: str) -> StoreHealth:
     # The user may lack the right to INFO, since the pipeline itself does not need it.
     with contextlib.suppress(ResponseError):
         info = store.client.info()
+    # The node may own the key's slot by chance. The pipeline then works until the slot moves.
+    if info.get("cluster_enabled") and isinstance(store.client, redis.Redis):
+        raise node_of_a_cluster("cluster_enabled is 1")
     version = info.get("valkey_version") or info.get("redis_version", "")
     return StoreHealth(
         server=f"{info.get('server_name', 'redis')} {version}" if info else "",
