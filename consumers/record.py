@@ -4,7 +4,7 @@ The first step for every record. One typed pass in C decodes and checks a good r
 finds the wrong field and the reason.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -55,6 +55,30 @@ class Label(msgspec.Struct, frozen=True, gc=False):
     id: str
     label: Any
     ts: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class _RawEvent(Event, frozen=True):
+    """An event whose id is JSON text, of any type."""
+
+    id: msgspec.Raw = msgspec.Raw()  # type: ignore[assignment]
+
+
+class _RawNullableEvent(NullableEvent, frozen=True):
+    """An event with nulls whose id is JSON text, of any type."""
+
+    id: msgspec.Raw = msgspec.Raw()  # type: ignore[assignment]
+
+
+class _RawLabel(Label, frozen=True, kw_only=True, gc=False):
+    """A label whose id is JSON text, of any type."""
+
+    id: msgspec.Raw  # type: ignore[assignment]
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    """The features of a value that is kept until its label comes."""
+
+    features: dict[str, int | float | str | bool | None]
 
 
 class Skipped(msgspec.Struct, frozen=True):
@@ -108,8 +132,8 @@ class Decoder:
         self.value_bytes_max = value_bytes_max
         self.scans: RecordMapping | None = RecordMapping()
         self.label_field = "label"
-        kind = NullableEvent if schema is not None and schema.nullable else Event
-        self._decode = msgspec.json.Decoder(kind).decode
+        is_nullable = schema is not None and schema.nullable
+        self._decode = _with_any_id(*((NullableEvent, _RawNullableEvent) if is_nullable else (Event, _RawEvent)))
 
     def decode(self, record: Record) -> Event | Refusal:
         """Decode one record. Never raises: any bytes give an event or a refusal."""
@@ -144,7 +168,7 @@ class LabelDecoder:
     def __init__(self, *, value_bytes_max: int = VALUE_BYTES_MAX) -> None:
         self.label_field = "label"
         self._value_bytes_max = value_bytes_max
-        self._decode = msgspec.json.Decoder(Label).decode
+        self._decode = _with_any_id(Label, _RawLabel)
 
     def decode(self, record: Record) -> Label | Refusal:
         """Decode one record. Never raises: any bytes give a label or a refusal."""
@@ -166,7 +190,30 @@ def features_of(kept: bytes) -> dict[str, Any]:
 
 
 _NESTED = (dict, list)
-_decode_again = msgspec.json.Decoder(NullableEvent).decode
+_FIRST_OF_PLAIN = b"-0123456789tf"
+_decode_again = msgspec.json.Decoder(_Kept).decode
+_decode_text = msgspec.json.Decoder(str).decode
+
+
+def _with_any_id(kind: type[Event | Label], raw_kind: type[Event | Label]) -> Callable[[bytes], Any]:
+    """Return a decoder of `kind`, which takes an id that is a number or a boolean as its JSON text.
+
+    Most ids are strings, so the value is decoded a second time only if the first time fails.
+    """
+    decode, decode_raw = msgspec.json.Decoder(kind).decode, msgspec.json.Decoder(raw_kind).decode
+
+    def read(value: bytes) -> Any:
+        try:
+            return decode(value)
+        except msgspec.DecodeError:
+            raw = decode_raw(value)
+            text = bytes(raw.id)  # type: ignore[arg-type]
+            if not text:
+                raise
+            id_ = text.decode() if text[0] in _FIRST_OF_PLAIN else _decode_text(text)
+            return kind(**(msgspec.structs.asdict(raw) | {"id": id_}))
+
+    return read
 
 
 def _event_faults(whole: dict[str, Any]) -> Iterator[Refusal]:
@@ -179,12 +226,12 @@ def _event_faults(whole: dict[str, Any]) -> Iterator[Refusal]:
         yield wrong_type("features", features, "an object of names and values")
         return
     if "id" in whole:
-        yield from _id_faults(whole["id"], "a string")
+        yield from _id_faults(whole["id"], "a string, a number or a boolean")
     yield from _ts_faults(whole)
     for name, value in features.items():
         if value is None or type(value) in _NESTED:
             yield wrong_type(f"features.{name}", value, "a number, a string or a boolean")
-    yield from leaf_faults(whole)
+    yield from leaf_faults(_without_plain_id(whole))
 
 
 def _label_faults(whole: dict[str, Any]) -> Iterator[Refusal]:
@@ -193,14 +240,21 @@ def _label_faults(whole: dict[str, Any]) -> Iterator[Refusal]:
         if field not in whole:
             yield _missing(field)
             return
-    yield from _id_faults(whole["id"], "a string, the id of the features that the label belongs to")
+    wanted = "a string, a number or a boolean: the id of the features that the label belongs to"
+    yield from _id_faults(whole["id"], wanted)
     yield from _ts_faults(whole)
-    yield from leaf_faults(whole)
+    yield from leaf_faults(_without_plain_id(whole))
 
 
 def _id_faults(found: Any, wanted: str) -> Iterator[Refusal]:
-    if not isinstance(found, str):
+    if not isinstance(found, str | int | float):
         yield wrong_type("id", found, wanted)
+
+
+def _without_plain_id(whole: dict[str, Any]) -> dict[str, Any]:
+    """Return a JSON object without its id, if that is a number: as a text it may have any number of digits."""
+    is_number = isinstance(whole.get("id"), int | float)
+    return {name: value for name, value in whole.items() if name != "id"} if is_number else whole
 
 
 def _ts_faults(whole: dict[str, Any]) -> Iterator[Refusal]:

@@ -48,7 +48,7 @@ CODES = {
     "not_decodable": "The value is not of the schema that it names.",
     "not_object": "The value is JSON, but not an object.",
     "missing_field": "A required field is missing: `features`, or a feature that the schema requires.",
-    "wrong_type": "A field has the wrong type, such as a nested feature, a null, or a number as an id.",
+    "wrong_type": "A field has the wrong type, such as a nested feature, a null, or an object as an id.",
     "not_finite": "A number is too large for a double, such as 1e999.",
     "out_of_range": "An integer is too large for a double, a time is negative, or a value is outside its range.",
     "bad_time": "The event time is no time in the unit of `records.ts_unit`.",

@@ -210,7 +210,7 @@ def _field(text: Any, at: int, kind: int, heads: Heads, words: InternTable, note
         return scalar_end(text, at)
     is_string = byte(text, at) == QUOTE
     if kind == ID:
-        if not is_string and (notes.is_default != 0 or is_null(text, at)):
+        if not is_string and is_null(text, at):
             return SLOW
         end = string_end(text, at + 1) if is_string else scalar_end(text, at)
         quotes = 1 if is_string else 0

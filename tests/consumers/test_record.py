@@ -65,12 +65,13 @@ def _has_half_surrogate(node: Any) -> bool:
 
 def _fits(pairs: _Pairs) -> bool:
     checks: dict[str, Callable[[Any], bool]] = {
-        "id": lambda id_: isinstance(id_, str),
         "ts": lambda ts: type(ts) is int,
         "features": lambda features: isinstance(features, _Pairs) and all(_is_feature(v) for _, v in features),
         "label": lambda label: not _has_infinity(label),
     }
-    # A name that stands twice: each of its values must be one that the field can have.
+    if not isinstance(dict(pairs).get("id", ""), str | int | float):
+        return False
+    # A name that stands twice: each of its values must be one that the field can have. Of the id only the last counts.
     return any(name == "features" for name, _ in pairs) and all(checks.get(n, lambda _: True)(v) for n, v in pairs)
 
 

@@ -17,6 +17,11 @@ def decode(value: bytes | None, *, value_bytes_max: int = 1_000) -> Any:
         (b'{"label": -1.5, "id": "", "ts": 0}', Label("", -1.5, 0)),
         ('{"id": "Ørsted", "label": "ja", "more": [1]}'.encode(), Label("Ørsted", "ja")),
         (b'{"id": "t-1", "label": null}', Label("t-1", None)),
+        (b'{"id": 7, "label": true}', Label("7", True)),
+        (b'{"label": 1, "ts": 5, "id": 12345678901234567890123}', Label("12345678901234567890123", 1, 5)),
+        (b'{"id": 1.50, "label": "a"}', Label("1.50", "a")),
+        (b'{"id": false, "label": "a"}', Label("false", "a")),
+        (b'{"id": ' + b"9" * 400 + b', "label": true}', Label("9" * 400, True)),
     ],
 )
 def test_a_label_is_read(value: bytes, label: Label) -> None:
@@ -34,7 +39,9 @@ def test_a_label_is_read(value: bytes, label: Label) -> None:
         (b'["a", true]', "not_object", ""),
         (b'{"label": true}', "missing_field", "id"),
         (b'{"id": "a"}', "missing_field", "label"),
-        (b'{"id": 7, "label": true}', "wrong_type", "id"),
+        (b'{"id": [7], "label": true}', "wrong_type", "id"),
+        (b'{"id": 7, "label": 1e999}', "not_finite", "label"),
+        (b'{"id": 7, "label": true, "ts": -1}', "out_of_range", "ts"),
         (b'{"id": null, "label": true}', "wrong_type", "id"),
         (b'{"id": "a", "label": true, "ts": "now"}', "wrong_type", "ts"),
         (b'{"id": "a", "label": true, "ts": -1}', "out_of_range", "ts"),

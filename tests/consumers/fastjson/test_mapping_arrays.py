@@ -229,7 +229,7 @@ SCHEMA = Schema(
 
 @given(
     MAPPINGS,
-    st.lists(st.tuples(WHOLE, st.integers(0, 3), BESIDE, BESIDE, st.sampled_from([-1, 1, 17])), max_size=6),
+    st.lists(st.tuples(WHOLE, st.integers(0, 3), BESIDE, BESIDE, st.sampled_from([-1, 0, 1, 17])), max_size=6),
     st.none() | st.just(SCHEMA),
     st.integers(0, 2**32),
 )
