@@ -59,6 +59,7 @@ class OutcomeUnknown(Exception):
     """Raised when it is not known whether a transaction was committed: open the sink again and read the offsets."""
 
     status = 503
+    address_key = BROKERS_KEY
     hint = "nothing to do: the committed offsets tell whether the batch was sent"
 
 

@@ -84,7 +84,8 @@ class Feed:
 
     `fault` holds the message of the first refusal; `away` is true when Kafka does not answer. With `each`, every
     delivery is reported, which doubles the cost; otherwise only refusals are. Records larger than `bytes_max` are
-    refused here, since a broker would refuse the whole batch.
+    refused here, since a broker would refuse the whole batch. Raises WriterAway if the client gets no token, and
+    WriterRefused for a property that librdkafka refuses.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Feed:
             "message.timeout.ms": int(timeout_s * 1_000),
             "delivery.report.only.error": not each,
         }
-        self._producer = Producer({**_SETTINGS, **_FEED_SETTINGS, **settings, **bounds})
+        self._producer = _client({**_SETTINGS, **_FEED_SETTINGS, **settings, **bounds})
         self._topic = topic
         self._timeout_s = timeout_s
         self._each = each
@@ -187,8 +188,11 @@ class Writer:
         self._fault: tuple[KafkaError, str] | None = None
 
     def open(self) -> None:
-        """Initialise transactions: this fences an earlier writer of the id and aborts its open transaction."""
-        self._producer = Producer(self._settings)
+        """Initialise transactions: this fences an earlier writer of the id and aborts its open transaction.
+
+        Raises WriterAway, WriterFenced or WriterRefused.
+        """
+        self._producer = _client(self._settings)
         try:
             self._retry("init_transactions", self._producer.init_transactions, for_s=_OPEN_S)
         except KafkaException as error:
@@ -279,6 +283,19 @@ class Writer:
         if (found := refusal(fault.code())) is not None:
             return WriterRefused(f"{found[0]}: {words}", hint=found[1])
         return WriterAway(f"Kafka did not accept the records: {words}")
+
+
+def _client(settings: Mapping[str, Any]) -> Producer:
+    try:
+        return Producer(dict(settings))
+    except KafkaException as error:
+        words = error.args[0].str()
+        if error.args[0].code() == KafkaError.SASL_AUTHENTICATION_FAILED:
+            # The client waits for its first token when it is made.
+            raise WriterAway(f"Kafka's client was given no token: {words}") from error
+        raise WriterRefused(
+            f"librdkafka refuses a property: {words}", hint="correct it in [kafka.librdkafka]"
+        ) from error
 
 
 def _size(key: bytes | None, value: bytes, bytes_max: int) -> int:

@@ -18,6 +18,8 @@ T = TypeVar("T")
 TIMEOUT_S = 3.0
 """How long to wait for an answer unless `timeout` in `[registry.client]` says otherwise, in seconds."""
 SCHEME_MOCK = "mock://"
+ADDRESS_KEY = "registry.url"
+"""The key of the configuration that holds the registry's address; errors name it."""
 
 _OK, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY, _SERVER_ERROR = 200, 401, 403, 404, 429, 500
 _TIMED_OUT = 408
@@ -30,13 +32,15 @@ class RegistryAway(Exception):
     """Raised when the schema registry does not answer, or can't serve now."""
 
     status = 503
+    address_key = ADDRESS_KEY
     hint = "nothing is lost: records whose schema is not known wait for the registry; check registry.url"
 
 
 class RegistryRefused(Exception):
     """Raised when the registry does not accept the client, or the client does not accept its properties."""
 
-    status = 400
+    status = 401
+    address_key = ADDRESS_KEY
     hint = 'check registry.url and [registry.client], for example basic.auth.user.info = "USER:PASSWORD"'
 
 

@@ -28,7 +28,7 @@ DEBUG_VARIABLE = "HEADRACE_DEBUG"
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # Compared by name: an import of these classes would also import River and pydantic.
-_CONFIG_ERRORS = frozenset({"ConfigError", "ModelError", "RegistryRefused", "SettingsRefused"})
+_CONFIG_ERRORS = frozenset({"ConfigError", "ModelError", "SettingsRefused"})
 
 _FLAGS = {"name": "name", "bootstrap_servers": "kafka.bootstrap_servers", "redis_url": "redis.url"}
 _SHARED: dict[str, Any] = {

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 import msgspec
 
 from headrace.consumers.client_properties import SettingsRefused
-from headrace.consumers.formats.registry import RegistryRefused
 from headrace.consumers.formats.schema_cache import KINDS
 from headrace.consumers.group_offsets import GroupOffsets
 from headrace.consumers.topics import Topic, Topics
@@ -65,7 +64,7 @@ class _Failed(Exception):
         """Return the result of the check; with the configuration it names the address that did not answer."""
         error = self._error if config is None else explained(self._error, config)
         verdict = _VERDICTS.get(getattr(error, "status", 0), "wrong")
-        if isinstance(error, ConfigError | RegistryRefused | SettingsRefused | learner.ModelError):
+        if isinstance(error, ConfigError | SettingsRefused | learner.ModelError):
             verdict = "misconfigured"
         advice = "start it, or check its address" if verdict == "away" else str(getattr(error, "hint", ""))
         return CheckResult(self._check, verdict, str(error), advice)
@@ -278,7 +277,7 @@ def _store(config: Config, model: list[learner.RiverLearner]) -> Iterator[CheckR
     found = _ask("store", lambda: store.load(partitions[0]))
     for fault in found.faults:
         yield CheckResult("store", "warning", f"partition {partitions[0]}, {fault}", "an older version is used")
-    if found.snapshot is None:
+    if found.snapshot is None or not found.snapshot.counts.learned:
         return
     saved = found.snapshot.answering
     # With the scope "global" the models lie elsewhere, in a form of their own.

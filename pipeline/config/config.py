@@ -202,10 +202,13 @@ def _token(function: Callable[[str], tuple[str, float]], faults: ConnectionFault
     """Call the user's function, and note its error: librdkafka only tells that there is no token."""
     try:
         token, expires_s = function(text)
+        # The client ends the process for a token that is no text.
+        if not isinstance(token, str):
+            raise TypeError(f"the token is a {type(token).__name__} and no str")  # noqa: TRY301 as the function's errors
+        return token, float(expires_s)
     except Exception as error:
         faults.keep(ConnectionFault(f"kafka.oauth failed: {type(error).__name__}: {error}", "token"))
         raise
-    return token, float(expires_s)
 
 
 def load(file: Path = DEFAULT_FILE, *, flags: Mapping[str, Any] | None = None) -> Config:

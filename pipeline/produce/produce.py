@@ -27,6 +27,7 @@ from headrace.pipeline.files.input_file import InputFile, kind_of, open_file
 from headrace.pipeline.files.record_form import InputRow, TableColumns
 from headrace.pipeline.formats import ValueText, record_encoder
 from headrace.pipeline.produce.outcomes import Outcomes
+from headrace.producers.producer_errors import BROKERS_KEY
 from headrace.producers.writer import Feed
 
 _POLL_S = 0.02
@@ -38,7 +39,8 @@ class ProduceAway(Exception):
     """Raised when Kafka no longer takes records."""
 
     status = 503
-    hint = "check that Kafka runs at kafka.bootstrap_servers (`headrace doctor`); do not send the taken records again"
+    address_key = BROKERS_KEY
+    hint = "check that Kafka runs there (`headrace doctor`); do not send the taken records again"
 
 
 def produce(
@@ -57,8 +59,8 @@ def produce(
     """Send the records of a file or of standard input. Return the exit code: 1 if a record failed or has no outcome.
 
     With `labels` the records go into the labels topic. `timeout_s` bounds the time until Kafka answers for a record
-    and, with `wait`, the time without a new outcome. Raises FileRefused, ProduceAway, and the errors of Topics and
-    Reader.
+    and, with `wait`, the time without a new outcome. Raises FileRefused, ProduceAway, and the errors of Topics,
+    Reader and Feed.
     """
     topic = _topic(config, labels=labels, wait=wait, tabular=kind_of(file, csv=csv) != "json")
     columns = TableColumns(label=label, id=id_, key=key)

@@ -63,8 +63,8 @@ T = TypeVar("T")
 
 # Errors that a person must handle, and that no configuration mends.
 _FATAL = (
-    StateError, SourceError, SinkRefused, SchemaRefused, StoreRefused, FloodError, FolderRefused, OrdinalTaken,
-    ConnectionExplained,
+    StateError, SourceError, SinkRefused, SchemaRefused, RegistryRefused, StoreRefused, FloodError, FolderRefused,
+    OrdinalTaken, ConnectionExplained,
 )  # fmt: skip
 
 
@@ -270,7 +270,7 @@ def main(job: Job, tell: CauseReporter) -> int:
         console.hide(config.conceal)
         configure_logs(level=config.log.level, style=config.log.format)
         stopped = Worker(config, job, tell).run()
-    except (ConfigError, RegistryRefused, SettingsRefused, learner.ModelError) as error:
+    except (ConfigError, SettingsRefused, learner.ModelError) as error:
         return _fail(error, EXIT_CONFIG)
     except (AddressError, ExtraMissing) as error:
         return _fail(error, EXIT_AWAY)
