@@ -1,6 +1,7 @@
 """Whether a snapshot, or a mark, is of this topic, scope and model, and what to do where it is not. Pure.
 
-A model that goes on from another's state would answer from what it never learned.
+A model that goes on from another's state would answer from what it never learned. A model that has learned nothing may
+be replaced by another one at any time.
 """
 
 from headrace.consumers.topics import Topic
@@ -31,14 +32,14 @@ def check_mark(facts: PartitionFacts, model: Model) -> None:
 
 def mismatch(snapshot: Snapshot, *, topic: Topic, model: Model) -> Mismatch | None:
     """Compare a snapshot with the topic that is read and the models that are asked for; None where it is theirs."""
-    return _topics(snapshot, topic) or model_mismatch(
-        snapshot.answering, scope=model.can.scope, spec=model.spec, codec=model.codec
-    )
+    if (found := _topics(snapshot, topic)) is not None or not snapshot.counts.learned:
+        return found
+    return model_mismatch(snapshot.answering, scope=model.can.scope, spec=model.spec, codec=model.codec)
 
 
 def mark_mismatch(last: OffsetMetadata, *, scope: Scope, spec: str) -> Mismatch | None:
-    """Compare a mark with the models that are to learn its history again; None where it is of those, or empty."""
-    if not last.records or not last.model:
+    """Compare a mark with the models that are to learn its history again; None where it is of those, or taught none."""
+    if not last.learned or not last.model:
         return None
     before = next((name for name in SCOPES if name[0] == last.model[0]), scope)
     if before != scope:

@@ -1,7 +1,8 @@
 """Makes the shard of a partition: a new one, or one with the models, the counts and the rows of a snapshot.
 
-Models are matched by name. The one that answers must be the configured one. A shadow goes on where the snapshot has it
-as it is configured; otherwise it begins anew at the snapshot's place, and rows that nobody uses any more are deleted.
+Models are matched by name. The one that answers must be the configured one, unless it has learned nothing yet. A shadow
+goes on where the snapshot has it as it is configured. A model that does not go on begins anew at the snapshot's place,
+and rows that nobody uses any more are deleted.
 """
 
 import time
@@ -142,9 +143,9 @@ def _restore_models(shard: Shard, snapshot: Snapshot) -> set[str]:
         saved = snapshot.models.get(name)
         reason = "the snapshot does not hold it" if saved is None else _unfit(saved, one, shard)
         if reason:
-            log.warning(
-                "a model begins anew", partition=shard.partition, model=name, offset=shard.offset, reason=reason
-            )
+            # A model that has learned nothing leaves nothing behind.
+            tell = log.warning if snapshot.counts.learned else log.info
+            tell("a model begins anew", partition=shard.partition, model=name, offset=shard.offset, reason=reason)
         else:
             tables.update(one.tables())
     for name in snapshot.models.keys() - shard.models.keys() - shard.failed.keys():

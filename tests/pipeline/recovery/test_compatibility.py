@@ -31,8 +31,11 @@ def _keys() -> Model:
     return Keyring(bank, fetch=lambda keys, _stand: [None] * len(keys), scan=lambda: iter(()), hot_max=9)
 
 
-def _taken(model: Model) -> snapshot.Snapshot:
-    return snapshot.take(Shard(model, partition=0, start=0), topic="in", topic_id="t", now_ms=1)
+def _taken(model: Model, *, learned: int = 1) -> snapshot.Snapshot:
+    shard = Shard(model, partition=0, start=0)
+    shard.counts.records = 7
+    shard.counts.learned = learned
+    return snapshot.take(shard, topic="in", topic_id="t", now_ms=1)
 
 
 def _found(saved: snapshot.Snapshot, model: Model, topic: Topic = TOPIC) -> Mismatch:
@@ -79,10 +82,18 @@ def test_another_topic_and_another_model_are_told_apart() -> None:
     assert found.message == "model.py builds another model than the one in the store: l2=0.0 became l2=0.1"
 
 
-def test_a_mark_of_another_model_or_scope_is_told_and_an_empty_one_tells_nothing() -> None:
+def test_a_model_that_has_learned_nothing_may_become_any_other_and_the_topic_may_not() -> None:
+    saved = _taken(_cell(), learned=0)
+    for model in (_cell(), _other(), _keys()):
+        assert compatibility.mismatch(saved, topic=TOPIC, model=model) is None
+    assert "another topic" in _found(saved, _cell(), msgspec.structs.replace(TOPIC, id="u")).message
+
+
+def test_a_mark_of_another_model_or_scope_is_told_and_one_that_taught_none_tells_nothing() -> None:
     shard = Shard(_cell(), partition=0, start=0)
-    empty = offset_metadata.read(offset_metadata.of(shard))
     shard.counts.records = 7
+    empty = offset_metadata.read(offset_metadata.of(shard))
+    shard.counts.learned = 3
     last = offset_metadata.read(offset_metadata.of(shard))
     assert last is not None
     assert empty is not None

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from confluent_kafka import Message
 from loop_rig import Loop, records
 from memory_kafka import Kafka
 from river import linear_model
@@ -13,6 +14,7 @@ from river import linear_model
 from headrace.consumers.source import Committed, SourceLost
 from headrace.pipeline.recovery.consistency import NameTaken, StateError
 from headrace.state import snapshot
+from headrace.state.models.learner import RiverLearner
 from headrace.state.shard import Shard
 from headrace.state.store.store import Store
 from headrace.state.store.store_errors import StoreFenced
@@ -178,13 +180,33 @@ def test_the_counts_of_records_that_the_http_sink_refused_come_from_the_mark(kaf
     assert (shard.counts.predictions, shard.counts.dead_letters) == (18, 2)
 
 
-def test_another_model_stops_it(kafka: Kafka, store: Store) -> None:
-    lived(kafka, store)
+@pytest.mark.parametrize("end", [30, 60])
+def test_another_model_stops_it_at_the_end_of_the_log_too(kafka: Kafka, store: Store, end: int) -> None:
+    lived(kafka, store, saved=(end,), committed=end)
     with pytest.raises(StateError, match=r"model\.py builds another model than the one in the store"):
         Loop(kafka, store, model=linear_model.Perceptron).take()
     store.client.flushall()
     with pytest.raises(StateError, match=r"model\.py builds another model .* than the one that learned the log"):
         Loop(kafka, store, model=linear_model.Perceptron).take()
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_model_that_has_learned_nothing_may_become_another_and_the_counts_go_on(
+    kafka: Kafka, store: Store, *, is_kept: bool
+) -> None:
+    kafka.logs[0] = [
+        Message(topic="in", partition=0, offset=at, key=b"k", value=b'{"features": {"a": 1}}', timestamp=(1, 1_000))
+        for at in range(60)
+    ]
+    lived(kafka, store, saved=(10,), committed=30)
+    if not is_kept:
+        store.client.flushall()
+    loop = Loop(kafka, store, model=linear_model.Perceptron)
+    shard = loop.take()
+    assert (shard.offset, shard.committed) == (10 if is_kept else 0, 30)
+    relearn(loop, shard)
+    assert (shard.counts.records, shard.counts.predictions, shard.counts.learned) == (30, 30, 0)
+    assert model(shard) == RiverLearner(linear_model.Perceptron()).dump()
 
 
 def test_another_projects_models_are_not_claimed(kafka: Kafka, store: Store) -> None:
