@@ -64,12 +64,15 @@ def init_from(
 
 
 def _topics(config: Config, topic: str, name: str) -> dict[str, str]:
-    """Return the topics of the project; the predictions get a topic of their own if the usual one is in use."""
-    is_taken = "predictions" in Topics({"log_level": 0, **config.librdkafka}).partitions()
-    predictions = f"{name}.predictions" if is_taken and name != topic else "predictions"
+    """Return the topics of the project. The outputs are named after the input, so that no two inputs share them.
+
+    Another project of the same input may have its predictions there: then the project's name is added.
+    """
+    predictions = f"predictions.{topic}"
+    is_taken = predictions in Topics({"log_level": 0, **config.librdkafka}).partitions()
     return {
         "topics.features": topic,
-        "topics.predictions": predictions,
+        "topics.predictions": f"{predictions}.{name}" if is_taken else predictions,
         "topics.dead_letters": f"dlq.{topic}",
     }
 
