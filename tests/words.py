@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from headrace.state.models.columns import BOOLEAN, FLOAT, INTEGER, NULL, STRING, FeatureColumns
+from headrace.state.models.columns import BOOLEAN, FLOAT, INTEGER, NULL, STRING, WIDE, FeatureColumns
 
 _KINDS = {int: INTEGER, float: FLOAT, bool: BOOLEAN, str: STRING, type(None): NULL}
 
@@ -40,7 +40,7 @@ class Words:
         for features, _ in records:
             for name, value in features.items():
                 names.append(self.name(name))
-                kinds.append(_KINDS[type(value)])
+                kinds.append(WIDE if _is_wide(value) else _KINDS[type(value)])
                 values.append(self._value(value))
             starts.append(len(names))
         return FeatureColumns(
@@ -52,8 +52,8 @@ class Words:
         )
 
     def _value(self, value: Any) -> float:
-        if isinstance(value, str):
-            return float(self.word(value))
+        if isinstance(value, str) or _is_wide(value):
+            return float(self.word(str(value)))
         return 0.0 if value is None else float(value)
 
     def _number(self, known: list[str], key: tuple[bool, str]) -> int:
@@ -61,3 +61,7 @@ class Words:
             self._numbers[key] = len(known)
             known.append(key[1])
         return self._numbers[key]
+
+
+def _is_wide(value: Any) -> bool:
+    return isinstance(value, int) and abs(value) > 2**53

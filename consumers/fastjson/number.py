@@ -13,8 +13,10 @@ import numpy as np
 
 from headrace.consumers.fastjson.jit import byte, double, inlined, leading, load, product, subroutine, trailing
 
-INTEGER, FLOAT, BOOLEAN, STRING, NULL = range(5)
+INTEGER, FLOAT, BOOLEAN, STRING, NULL, WIDE = range(6)
 """Kinds of JSON values, the same as in the model's columns (`state/models/columns.py`)."""
+EXACT_MAX = 1 << 53
+"""Up to here a double holds each integer; those beyond are wide."""
 SLOW = -1
 """Returned instead of an end position: this code can't read the value, the decoder must."""
 
@@ -24,7 +26,7 @@ _EIGHT, _BITS = 8, 64
 _DIGITS_MAX = 19
 # The number of digits of 2 ** 53, and of the longest exponent that is read here.
 _EXACT_DIGITS_MAX, _EXPONENT_DIGITS_MAX = 16, 4
-_EXACT_MAX = np.uint64(1 << 53)
+_EXACT_MAX = np.uint64(EXACT_MAX)
 _WHOLE_MAX = np.uint64((1 << 63) - 1)
 
 _0, _1, _2, _3, _8, _16, _32, _63 = (np.uint64(n) for n in (0, 1, 2, 3, 8, 16, 32, 63))

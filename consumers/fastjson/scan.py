@@ -15,7 +15,7 @@ from headrace.consumers.fastjson.interner import STAMP, Interner
 from headrace.consumers.fastjson.jit import PADDING
 from headrace.consumers.fastjson.lexer import Heads, walk
 from headrace.consumers.fastjson.mapping_arrays import ASKED, MARKED, MappingTree
-from headrace.consumers.fastjson.number import BOOLEAN, FLOAT, INTEGER, NULL, STRING
+from headrace.consumers.fastjson.number import BOOLEAN, EXACT_MAX, FLOAT, INTEGER, NULL, STRING, WIDE
 from headrace.consumers.fastjson.outside import OutsideFields
 from headrace.consumers.fastjson.schema_arrays import SchemaArrays, arrays_of
 from headrace.consumers.fastjson.times import UNITS, read_times
@@ -62,7 +62,8 @@ class Scan(NamedTuple):
     the decoder must read; they have no entries until they are filled in. `skipped` (bool) marks those that are
     skipped, which have no entries. Record i has the entries from `starts[i]` to
     `starts[i + 1]` (int64, n + 1) of `names` (int32), `kinds` (int8) and `values` (float64: 0 or 1 for a boolean, the
-    word's number for a string, 0 for null). A record's id is in `text` at `id_at` with `id_size` bytes (int64, -1 for
+    word's number for a string, 0 for null; an integer beyond 2 ** 53 is the number of the word that has its digits). A
+    record's id is in `text` at `id_at` with `id_size` bytes (int64, -1 for
     none); `ts` is int64, -1 for none. `label_kinds` (int8) is -1 for none, `label_values` is like `values`.
     """
 
@@ -211,8 +212,12 @@ class Scanner:
         )
 
     def _numbers(self, values: list[Any], kinds: Any) -> Any:
-        """Return the values of features as numbers, for the columns."""
-        strings = np.flatnonzero(kinds == STRING).tolist()
+        """Return the values of features as numbers, for the columns, and mark the wide integers among the kinds."""
+        for k in np.flatnonzero(kinds == INTEGER).tolist():
+            if abs(values[k]) > EXACT_MAX:
+                float(values[k])
+                kinds[k], values[k] = WIDE, str(values[k])
+        strings = np.flatnonzero((kinds == STRING) | (kinds == WIDE)).tolist()
         if strings:
             words = self.vocabulary.word_numbers.numbers([values[k] for k in strings])
             for k, word in zip(strings, words, strict=True):

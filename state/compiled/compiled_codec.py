@@ -23,9 +23,10 @@ _HEAD_AT = len(_MAGIC) + _LENGTH.size
 _WHOLE_MIN, _WHOLE_MAX = -(1 << 63), (1 << 64) - 1
 # A model of several classes has numbers for every name with every class: a small head may ask for much memory.
 _GRID_MIN_BYTES, _GRID_PER_BYTE = 1 << 28, 256
-_Value = str | int | float | bool | None
+_Value = str | int | float | bool | list[str] | None
+"""A category. A whole number beyond 64 bits is written in decimal digits, in a list."""
 _Class = str | int | bool | list[str]
-"""A class. A whole number beyond 64 bits is written in decimal digits, in a list."""
+"""A class, written in the same way."""
 
 
 class _Part(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -58,11 +59,11 @@ def head(layout: ModelLayout, *, spec: str) -> bytes:
     written = [
         _Part(
             None if len(part.met) == len(names) else struct.pack(f"<{len(part.met)}I", *map(places.get, part.met)),
-            [(places[name], value) for name, value in part.learned],
+            [(places[name], _written(value)) for name, value in part.learned],
         )
         for part in parts
     ]
-    body = _encode(_Head(2, _shape(spec), names, written, [_class(label) for label in layout.classes]))
+    body = _encode(_Head(2, _shape(spec), names, written, [_written(label) for label in layout.classes]))
     return _MAGIC + _LENGTH.pack(len(body)) + body
 
 
@@ -92,7 +93,7 @@ def read_head(written: bytes, parts: Sequence[ProgramPart], *, spec: str, state_
     names = found.names
     if names != sorted(set(names), key=order) or len(found.parts) != len(parts):
         raise refused("its names or its parts are not in order")
-    classes = tuple(map(_label, found.classes))
+    classes = tuple(map(_read, found.classes))
     if 8 * len(names) * len(classes) * len(parts[-1].cells) > max(_GRID_MIN_BYTES, _GRID_PER_BYTE * state_bytes):
         raise refused("its names and classes take far more memory than what it tells of them")
     layout = ModelLayout(classes, tuple(_part(own, part, names) for own, part in zip(found.parts, parts, strict=True)))
@@ -195,22 +196,24 @@ def _check_classes(classes: Sequence[Any], part: ProgramPart) -> None:
         raise refused("its classes are strings and numbers")
 
 
-def _class(label: Any) -> _Class:
-    beyond = isinstance(label, int) and not _WHOLE_MIN <= label <= _WHOLE_MAX
-    return [str(label)] if beyond else label
+def _written(value: Any) -> Any:
+    """Return a class or a category as it is written."""
+    beyond = isinstance(value, int) and not _WHOLE_MIN <= value <= _WHOLE_MAX
+    return [str(value)] if beyond else value
 
 
-def _label(written: _Class) -> Any:
+def _read(written: Any) -> Any:
+    """Return a written class or category. Raises ModelError."""
     if not isinstance(written, list):
         return written
     try:
         (digits,) = written
-        label = int(digits)
+        value = int(digits)
     except ValueError as error:
-        raise refused("a class of it is no number") from error
-    if _class(label) != written:
-        raise refused("a class of it is written otherwise than such classes are")
-    return label
+        raise refused("a class or a category of it is no number") from error
+    if _written(value) != written:
+        raise refused("a class or a category of it is written otherwise than such numbers are")
+    return value
 
 
 def _part(own: _Part, part: ProgramPart, names: Sequence[FeatureName]) -> PartLayout:
@@ -223,7 +226,7 @@ def _part(own: _Part, part: ProgramPart, names: Sequence[FeatureName]) -> PartLa
         raise refused("it has met a feature that has no name")
     if any(not 0 <= place < len(names) for place, _ in own.learned) or (own.learned and not part.listed):
         raise refused("it has learned a category of a feature that has no name")
-    learned = tuple((names[place], value) for place, value in own.learned)
+    learned = tuple((names[place], _read(value)) for place, value in own.learned)
     if len(set(learned)) != len(learned):
         raise refused("it has learned a category twice")
     return PartLayout(tuple(names[place] for place in met), learned)

@@ -23,7 +23,7 @@ from headrace.state.compiled.program import (
     ProgramMemory,
     Rows,
 )
-from headrace.state.models.columns import BOOLEAN, FLOAT, INTEGER, STRING
+from headrace.state.models.columns import BOOLEAN, FLOAT, INTEGER, STRING, WIDE
 
 _SLOTS_MIN = 16
 _CLASSES_MIN = 2
@@ -123,7 +123,12 @@ class ModelArrays:
         return learned
 
     def meaning(self, kind: int, bits: int, words: Sequence[str]) -> Any:
-        """Return the value of a kind and its bits; None for a null, and for a name without a value."""
+        """Return the value of a kind and its bits; None for a null, and for a name without a value.
+
+        The bits of a wide integer are the number of its word.
+        """
+        if kind == WIDE:
+            return int(words[bits])
         (value,) = struct.unpack("<d", struct.pack("<q", bits))
         match kind:
             case _ if kind == STRING:
@@ -135,6 +140,10 @@ class ModelArrays:
             case _ if kind == BOOLEAN:
                 return value != 0.0
         return None
+
+    def forget_words(self) -> None:
+        """Forget the wide integers of the batch before."""
+        self._features["word"] = 0
 
     def widen(self, width: int) -> None:
         """Give rows this width, and lists room for the same number of further entries."""

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from headrace.state.models.columns import BOOLEAN, FLOAT, INTEGER, NULL, STRING
+from headrace.state.models.columns import BOOLEAN, FLOAT, INTEGER, NULL, STRING, WIDE
 
-__all__ = ["BOOLEAN", "FLOAT", "INTEGER", "NULL", "STRING"]
+__all__ = ["BOOLEAN", "FLOAT", "INTEGER", "NULL", "STRING", "WIDE"]
 
 COMPENSATES = sys.version_info >= (3, 12)
 """Whether Python's `sum` of floats adds its rounding errors back; its sum of numpy's numbers never does."""
@@ -41,7 +41,7 @@ BEHIND = -1
 """In a part's sources: the row that the part before it writes."""
 LISTED = 0
 """The field that is 1 if an encoder has the feature in its list of zeros."""
-NAME_ALONE = 5
+NAME_ALONE = 6
 """The kind under which a name is looked up without a value."""
 # Columns of `asked`.
 ASKED_OP, ASKED_SLOT, ASKED_KIND, ASKED_BITS, ASKED_COLUMNS = range(5)
@@ -136,8 +136,10 @@ FeatureName = str | int
 """A feature's name: a string, or the number of the bucket that it was hashed to."""
 
 
-SLOT = np.dtype([(name, np.int64) for name in ("place", "mark", "touched", "touch")])
+SLOT = np.dtype([(name, np.int64) for name in ("place", "mark", "touched", "touch", "word")])
 """A feature: its place in the row being written, valid if `mark` is the current one; whether the model has met it.
+
+Its `word` is 0, or one more than the number of the word with the digits of its wide integer in the current record.
 
 `touch` lists the slots of all features that the model has met, from entry 0 on: entry i is not about slot i.
 """
@@ -216,12 +218,17 @@ class Rows(NamedTuple):
 
 
 class ProgramBatch(NamedTuple):
-    """The input: the columns of a batch, its labels, and the slot of each name, -1 for a name without a slot."""
+    """The input: the columns of a batch, its labels, and the slot of each name, -1 for a name without a slot.
+
+    A wide integer is a double here; `words` (int64) then has the number of the word with its digits, and -1 for other
+    values. Without wide integers it is empty.
+    """
 
     starts: Any
     names: Any
     kinds: Any
     values: Any
+    words: Any
     labels: Any
     slots: Any
 

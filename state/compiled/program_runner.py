@@ -34,10 +34,10 @@ from headrace.state.compiled.program import (
     StoredModels,
 )
 from headrace.state.compiled.vocabulary import ModelVocabulary, RecordVocabulary
-from headrace.state.models.columns import Answers, Columns
+from headrace.state.models.columns import INTEGER, WIDE, Answers, Columns
 from headrace.state.models.learner import LabelError
 
-_NO_PROBA, _NO_KNOWN = np.zeros((0, 0)), np.zeros(0, np.int32)
+_NO_PROBA, _NO_KNOWN, _NO_WORDS = np.zeros((0, 0)), np.zeros(0, np.int32), np.zeros(0, np.int64)
 
 
 class Space(Protocol):
@@ -61,6 +61,7 @@ class ProgramRunner:
         # The slots and pairs of the batches' vocabularies, and of the vocabulary of single records.
         self._batches, self._singles = ModelVocabulary(), ModelVocabulary()
         self._records = RecordVocabulary()
+        self._has_words = False
 
     @property
     def nbytes(self) -> int:
@@ -103,6 +104,7 @@ class ProgramRunner:
         if space is None and not (loaded and models.groups["stays"][0]):
             models = _with_space(models, 64)
         answers = self._answers(labels, models)
+        kinds, values, words = self._with_words(columns)
         while True:
             wanted = run(
                 arrays.ops,
@@ -110,7 +112,7 @@ class ProgramRunner:
                 arrays.memory,
                 arrays.rows,
                 vocabulary.pairs,
-                ProgramBatch(columns.starts, columns.names, columns.kinds, columns.values, labels, vocabulary.slots),
+                ProgramBatch(columns.starts, columns.names, kinds, values, words, labels, vocabulary.slots),
                 answers,
                 models,
                 self._fan,
@@ -127,6 +129,21 @@ class ProgramRunner:
                 models = self._grown(models, space)
             else:
                 self._help(columns, vocabulary, models, wanted)
+
+    def _with_words(self, columns: Columns) -> tuple[Any, Any, Any]:
+        """Return the kinds and the values of a batch with wide integers as doubles, and the words with their digits."""
+        if self._has_words:
+            self.arrays.forget_words()
+        at = np.flatnonzero(columns.kinds == WIDE)
+        self._has_words = at.size > 0
+        if not self._has_words:
+            return columns.kinds, columns.values, _NO_WORDS
+        kinds, values = columns.kinds.copy(), columns.values.copy()
+        words = np.full(len(kinds), -1, np.int64)
+        words[at] = values[at]
+        kinds[at] = INTEGER
+        values[at] = [float(int(columns.vocabulary.words[word])) for word in words[at].tolist()]
+        return kinds, values, words
 
     def _grown(self, models: StoredModels, space: Space | None) -> StoredModels:
         """Return the models with room for another one."""
@@ -185,7 +202,7 @@ class ProgramRunner:
         if code == BY_ZERO:
             return ZeroDivisionError("division by zero")
         if code == TOO_LARGE:
-            return OverflowError("a whole number beyond 2 ** 53 can't be told from its neighbours as a category")
+            return OverflowError("an imputed number beyond 2 ** 53 can't be told from its neighbours as a category")
         if code == WRONG_CLASS:
             return LabelError("the label is not of the kind of this model's classes: all are strings, or none is")
         for name, value in features.items():

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from headrace.state.compiled.ops.encoding import enter
-from headrace.state.compiled.program import ENTRY, FeatureName
-from headrace.state.models.columns import BOOLEAN, FLOAT, INTEGER, NULL, STRING, FeatureColumns, Vocabulary
+from headrace.state.compiled.program import ENTRY, EXACT_MAX, FeatureName
+from headrace.state.models.columns import BOOLEAN, FLOAT, INTEGER, NULL, STRING, WIDE, FeatureColumns, Vocabulary
 
 _WORDS_MAX = 65_536
 _PAIRS_MIN = 64
@@ -53,18 +53,22 @@ class RecordVocabulary:
             case bool():
                 return BOOLEAN, float(value)
             case int():
-                return INTEGER, float(value)
+                number = float(value)
+                return (INTEGER, number) if abs(value) <= EXACT_MAX else (WIDE, self._word(str(value)))
             case float():
                 return FLOAT, value
             case None:
                 return NULL, 0.0
             case str():
                 value.encode()
-                if value not in self._words:
-                    self._words[value] = len(self.words)
-                    self.words.append(value)
-                return STRING, float(self._words[value])
+                return STRING, self._word(value)
         raise TypeError(f"{name} is a {type(value).__name__} and no number")
+
+    def _word(self, text: str) -> float:
+        if text not in self._words:
+            self._words[text] = len(self.words)
+            self.words.append(text)
+        return float(self._words[text])
 
 
 class ModelVocabulary:

@@ -7,8 +7,8 @@ vanish or change their type at any time. Names and words are numbers of a vocabu
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-INTEGER, FLOAT, BOOLEAN, STRING, NULL = range(5)
-"""Kinds of a feature's value, as in JSON."""
+INTEGER, FLOAT, BOOLEAN, STRING, NULL, WIDE = range(6)
+"""Kinds of a feature's value, as in JSON. A wide one is an integer beyond 2 ** 53, which a double may not hold."""
 
 
 class Vocabulary(Protocol):
@@ -53,7 +53,7 @@ class Answers(NamedTuple):
 class Columns(Protocol):
     """The features of n records: record i has the entries from `starts[i]` to `starts[i + 1]`.
 
-    No name stands twice in a record, and whole numbers are exact up to 2 ** 53.
+    No name stands twice in a record.
     """
 
     @property
@@ -70,7 +70,10 @@ class Columns(Protocol):
 
     @property
     def values(self) -> Any:
-        """Each value as float64: a number, 0 or 1 for a boolean, the word's number for a string, 0 for null."""
+        """Each value as float64: a number, 0 or 1 for a boolean, the word's number for a string, 0 for null.
+
+        For a wide integer it is the number of the word that has its digits.
+        """
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -11,6 +11,7 @@ HUGE = [1e300, -1e300, 1e160, 1.7e308, 1e16, 2**53, -(2**53)]
 TINY = [1e-300, -1e-300, 5e-324, 1e-160, 2.2e-308, 0.0, -0.0, 0]
 SPOILED = ["7", "", "no number", None, "x", None]
 SHOPS = ["oslo", "rome", "kyiv", "žilina", "東京"]
+WIDE = [2**53, 2**53 + 1, 2**53 + 2, float(2**53 + 2), -(2**53) - 1, 2**63, 2**64 + 1, 2**70, 10**300]
 TERMS = ["buy", "now", "hello", "meeting", "win", "free", "you", "we"]
 
 
@@ -85,6 +86,7 @@ def _categories(draw: random.Random, progress: float) -> dict[str, Any]:
         "shop": draw.choice(SHOPS[: 2 + int(progress * 3)]),
         "b_1": draw.choice(["", 0, -0.0, 0.5, False]),
         **({"late": draw.choice("xyz")} if progress > 0.4 else {}),
+        "wide": draw.choice(WIDE),
     }
 
 
@@ -135,7 +137,7 @@ _FOODS: dict[str, Callable[[random.Random, float], dict[str, Any]]] = {
 
 
 def _label(draw: random.Random, features: dict[str, Any], task: str, classes: str, progress: float) -> Any:
-    numbers = [value for value in features.values() if isinstance(value, int | float)]
+    numbers = [value for value in features.values() if isinstance(value, int | float) and abs(value) < 2**53]
     score = 1.5 * numbers[0] - 0.5 * sum(numbers[1:3]) + draw.gauss(0, 0.5) if numbers else draw.gauss(0, 1)
     if task == "regression":
         return round(score) if draw.random() < 0.1 else score

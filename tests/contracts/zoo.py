@@ -126,6 +126,7 @@ STEPS: dict[str, tuple[Factory, str, bool]] = {
     "words but the first": (lambda: words(drop_first=True), "words", False),
     "given words": (lambda: words(categories={"shop": {"oslo", "rome"}, "city": {"x"}}), "words", False),
     "categories": (preprocessing.OneHotEncoder, "categories", True),
+    "renamed categories": (lambda: compose.Prefixer("in ") | preprocessing.OneHotEncoder(), "categories", False),
     "scaled categories": (lambda: preprocessing.OneHotEncoder() | preprocessing.StandardScaler(), "categories", True),
     "scaled, then a category each": (
         lambda: compose.Select("b") | preprocessing.StandardScaler() | preprocessing.OneHotEncoder(drop_zeros=True),

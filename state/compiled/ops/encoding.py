@@ -25,6 +25,7 @@ from headrace.state.compiled.program import (
     STRING,
     TOO_LARGE,
     UNMET,
+    WIDE,
     WRONG_TYPE,
 )
 
@@ -81,6 +82,22 @@ def find(number: int, slot: int, kind: int, bits: int, notes: Any, wanted: Any, 
 
 
 @native
+def category(number: int, source: int, k: int, memory: Any, rows: Any, pairs: Any) -> int:
+    """Return the pair of a feature in a row and its value, -1 if it is noted as wanted, or -TOO_LARGE.
+
+    A wide integer is known by its digits. An imputed one, and one that was computed, has none.
+    """
+    slot, kind, bits = rows.slots[source, k], rows.kinds[source, k], rows.bits[source, k]
+    # The nearest double of 2 ** 53 + 1 is 2 ** 53.
+    if kind == INTEGER and abs(rows.values[source, k]) >= EXACT_MAX:
+        if memory.slots[slot].word > 0:
+            kind, bits = WIDE, memory.slots[slot].word - 1
+        elif abs(rows.values[source, k]) > EXACT_MAX:
+            return -TOO_LARGE
+    return int(find(number, slot, kind, bits, memory.notes, memory.asked, pairs))
+
+
+@native
 def note(op: Any, pair: int, memory: Any) -> None:
     """Learn a category: add it to the encoder's set, and its new name to the encoder's zeros."""
     alike = memory.pairs[pair].alike
@@ -106,8 +123,7 @@ def onehot(op: Any, number: int, memory: Any, rows: Any, pairs: Any, learn: bool
     mark = memory.notes[0].mark
     if learn and keep_zeros:
         for k in range(rows.sizes[source]):
-            slot, kind, bits = rows.slots[source, k], rows.kinds[source, k], rows.bits[source, k]
-            note(op, find(number, slot, kind, bits, memory.notes, memory.asked, pairs), memory)
+            note(op, category(number, source, k, memory, rows, pairs), memory)
     size = 0
     if keep_zeros:
         size = memory.sizes[op.list + 1].size
@@ -117,12 +133,9 @@ def onehot(op: Any, number: int, memory: Any, rows: Any, pairs: Any, learn: bool
             memory.slots[slot].mark = mark
             memory.slots[slot].place = k
     for k in range(rows.sizes[source]):
-        kind = rows.kinds[source, k]
-        if kind == INTEGER and abs(rows.values[source, k]) > EXACT_MAX:
-            return TOO_LARGE
-        pair = find(number, rows.slots[source, k], kind, rows.bits[source, k], memory.notes, memory.asked, pairs)
+        pair = category(number, source, k, memory, rows, pairs)
         if pair < 0:
-            return UNMET
+            return TOO_LARGE if pair == -TOO_LARGE else UNMET
         slot = memory.pairs[pair].out
         if memory.slots[slot].mark != mark:
             memory.slots[slot].mark = mark
@@ -187,6 +200,7 @@ def rename(op: Any, number: int, memory: Any, rows: Any, pairs: Any) -> int:
             memory.slots[slot].mark = mark
             memory.slots[slot].place = size
             size += 1
+        memory.slots[slot].word = memory.slots[rows.slots[source, k]].word
         put(rows, target, memory.slots[slot].place, slot, rows.kinds[source, k], rows.values[source, k])
     rows.sizes[target] = size
     return FINE

@@ -49,7 +49,7 @@ from headrace.state.compiled.program import (
 
 
 @inlined
-def load(batch: Any, record: int, rows: Any) -> int:
+def load(batch: Any, record: int, memory: Any, rows: Any) -> int:
     """Load a record's features into row 0; return UNMET if a name has no slot yet."""
     first, last = batch.starts[record], batch.starts[record + 1]
     for k in range(last - first):
@@ -59,6 +59,8 @@ def load(batch: Any, record: int, rows: Any) -> int:
         rows.slots[0, k] = slot
         rows.kinds[0, k] = batch.kinds[first + k]
         rows.values[0, k] = batch.values[first + k]
+        if len(batch.words) > 0:
+            memory.slots[slot].word = batch.words[first + k] + 1
     rows.sizes[0] = last - first
     return FINE
 
@@ -220,7 +222,7 @@ def ready(batch: Any, record: int, memory: Any, rows: Any, fan: int) -> int:
         memory.notes[0].width = width
         return ROOM_WANTED
     memory.notes[0].late = FINE
-    return NAME_WANTED if load(batch, record, rows) == UNMET else DONE
+    return NAME_WANTED if load(batch, record, memory, rows) == UNMET else DONE
 
 
 @inlined

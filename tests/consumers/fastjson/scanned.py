@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from headrace.consumers.fastjson.number import BOOLEAN, FLOAT, INTEGER, NULL, STRING
+from headrace.consumers.fastjson.number import BOOLEAN, FLOAT, INTEGER, NULL, STRING, WIDE
 from headrace.consumers.fastjson.scan import Scan, Scanner
 from headrace.consumers.record import Decoder, Event, Record, RecordDecoder, RecordHeaders, Skipped
 from headrace.consumers.record_batch import RecordBatch
@@ -44,8 +44,9 @@ def read(scanner: Scanner, values: Sequence[bytes | None]) -> Scan:
 def value_of(scanner: Scanner, kind: int, value: float) -> Any:
     if kind == NULL:
         return None
-    if kind == STRING:
-        return scanner.vocabulary.words[int(value)]
+    if kind in {STRING, WIDE}:
+        word = scanner.vocabulary.words[int(value)]
+        return word if kind == STRING else int(word)
     return TYPES[kind](value)
 
 

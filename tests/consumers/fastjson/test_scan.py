@@ -194,7 +194,9 @@ def test_the_corpus_of_hostile_records_is_refused_or_read_as_it_should_be() -> N
         b'{"features":{},"ts":1.0}',
         b'{"features":{},"ts":-1}',
         b'{"features":{},"ts":9223372036854775808}',
-        b'{"features":{},"id":1}',
+        b'{"features":{},"id":null}',
+        b'{"features":{},"id":[1]}',
+        b'{"features":{},"id":1e999}',
         b'\xef\xbb\xbf{"features":{}}',
         b'{"features":{}} x',
         b'{"features":{}}\0',
@@ -232,6 +234,10 @@ def test_text_that_the_scanner_is_not_sure_of_is_slow(value: bytes | None) -> No
         '{"features":{"høyde":"Ås","日本":"🎉","\x7f":"\U0010ffff"},"id":"Bodø"}'.encode(),
         b'{"note":null,"other":"x","other":true,"i":1,"idx":2,"labels":-3.5,"featuresX":0,"features":{"a":1}}',
         b'{"features":{},"note":{},"more":[{"a":[],"b":[1,"x",null]},12345678901234567890,"\\n\\u00e5"]}',
+        b'{"features":{},"id":1}',
+        b'{"id":12345678901234567890123,"features":{"a":1}}',
+        b'{"id": -1.50 ,"features":{}}',
+        b'{"id":true,"features":{}}',
         b'{"features":{"a":5e-300,"b":1.7976931348623157e308,"c":0.30000000000000004,"d":12345678901234567.8}}',
     ],
 )
@@ -331,7 +337,7 @@ def test_filling_takes_any_value_and_any_order() -> None:
     }
     filled = scanner.fill(scan, rows)
     assert exact(features_of(scanner, filled, 0)) == exact(
-        [("x", int(float(2**60 + 1))), ("y", -0.0), ("z", True), ("w", "NO"), ("v", 1e300)]
+        [("x", 2**60 + 1), ("y", -0.0), ("z", True), ("w", "NO"), ("v", 1e300)]
     )
     assert features_of(scanner, filled, 1) == [("x", 1)]
     assert features_of(scanner, filled, 2) == []

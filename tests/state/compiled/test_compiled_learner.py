@@ -224,6 +224,21 @@ def test_one_record_at_a_time_is_the_same_model_as_a_batch() -> None:
     assert single.dump() == batch.dump()
 
 
+def test_neighbours_beyond_the_exact_doubles_are_two_categories() -> None:
+    ids = [2**53, 2**53 + 1, 2**53 + 2, -(2**53) - 1, 2**64 + 1, 10**300]
+    model = compose.Prefixer("the ") | preprocessing.OneHotEncoder() | logistic()
+    river, machine = RiverLearner(copy.deepcopy(model)), compiled(model)
+    for at in range(60):
+        features, label = {"id": ids[at * 7 % 6]}, at % 3 == 0
+        assert machine.predict(features) == river.predict(features)
+        machine.learn(features, label)
+        river.learn(features, label)
+    again = compiled(model)
+    again.load(machine.dump())
+    assert set(again.to_river()["OneHotEncoder"].values["the id"]) == set(ids)
+    assert_same(model, [({"id": ids[at * 7 % 6], "x": 2**60 + at}, at % 3 == 0) for at in range(120)])
+
+
 def test_prediction_changes_nothing_that_a_dump_tells() -> None:
     machine = compiled((numeric() + categories()) | logistic())
     for features, label in stream(60, words=True):
