@@ -103,6 +103,8 @@ def consumer_settings(settings: Mapping[str, Any], *, group: str) -> dict[str, A
         "metadata.recovery.rebootstrap.trigger.ms": 5_000,
         # Give up a lost first reply after this time, not after ten seconds.
         "api.version.request.timeout.ms": 5_000,
+        # Partitions that are added to the topic are read after about this time, by default after five minutes.
+        "topic.metadata.refresh.interval.ms": 10_000,
         # The loop polls many times a second: a worker that delays a rebalance for longer hangs.
         "max.poll.interval.ms": 60_000,
         **classic,

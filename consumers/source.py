@@ -4,6 +4,7 @@ A partition is not read until the runner has taken it over and names an offset: 
 rebalance callbacks only note which partitions came and went; the runner acts on that between polls.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
@@ -38,6 +39,7 @@ _CALL_S = 5.0
 _LEAVE_S = 2.0
 _LEFT_S = 0.25
 _LOOK_S = 0.05
+_FRESH = "leave what was learned behind: `headrace run --on-state-loss fresh`"
 
 
 class SourceAway(Exception):
@@ -190,10 +192,29 @@ class Source:
             # librdkafka reports a fatal error once, with a partition or without: a lost static member, for example.
             raise SourceLost(f"the consumer can't go on: {error.str()}")
         if meaning_of(error.code()) == "offset" and message.partition() in {None, -1, *(p for _, p in self._next)}:
-            raise OffsetGone(
-                f"the log no longer holds the offset to read next: {error.str()}",
-                hint="raise the topic's retention; `headrace status` shows where each partition stands",
+            raise self._gone(message, error)
+
+    def _gone(self, message: Message, error: KafkaError) -> OffsetGone:
+        """Say which records the log no longer holds, as far as Kafka answers."""
+        log = message.topic() == self._labels, cast("int", message.partition())
+        name, offset = cast("str", message.topic()), self._next.get(log, -1)
+        hint = f"raise the retention of {name}; to go on without them, {_FRESH}"
+        low, high = -1, -1
+        with contextlib.suppress(SourceAway):
+            low, high = self._watermarks(log, cached=False)
+        if 0 <= offset < low:
+            return OffsetGone(
+                f"partition {log[1]}: the log of {name} no longer holds the offset {offset}, the next one to read: it "
+                f"begins at {low}, and {low - offset} records are gone",
+                hint=hint,
             )
+        if 0 <= high < offset:
+            return OffsetGone(
+                f"partition {log[1]}: the log of {name} ends at {high}, before the offset {offset}, the next one to "
+                "read: Kafka has lost records",
+                hint=f"restore them, or {_FRESH}",
+            )
+        return OffsetGone(f"the log of {name} no longer holds the offset to read next: {error.str()}", hint=hint)
 
     def pause(self, partitions: Iterable[int]) -> None:
         """Stop fetching both logs of partitions. Messages that were fetched and not polled are dropped."""

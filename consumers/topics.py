@@ -32,6 +32,12 @@ BATCH_BYTES_MAX = 1_048_588
 """Kafka's default for max.message.bytes."""
 TopicSettings = Callable[[int], Mapping[str, str]]
 """Gives the settings with which a topic is created, from the `max.message.bytes` of the features topic."""
+OnCreated = Callable[[str], None]
+"""Called with the name of a topic that was created."""
+
+
+def _untold(_name: str) -> None:
+    """Tell nobody."""
 
 
 class Topic(msgspec.Struct, frozen=True):
@@ -185,25 +191,33 @@ class Topics:
         return msgspec.structs.replace(named[0], labels=named[1])
 
     def ensure(
-        self, *, features: str, outputs: Mapping[str, TopicSettings], labels: str | None = None, partitions: int
+        self,
+        *,
+        features: str,
+        outputs: Mapping[str, TopicSettings],
+        labels: str | None = None,
+        partitions: int,
+        on_created: OnCreated = _untold,
     ) -> Topic:
         """Make the topics that are missing, and check that those that are there fit together.
 
         A missing features topic gets `partitions`; the others get as many as the features have. `outputs` are the
-        settings of each output topic, by its name.
+        settings of each output topic, by its name. `on_created` is called with the name of each topic that was made.
         """
         inputs = [features] if labels is None else [features, labels]
         if self.is_mock():
             return self._touch(*inputs, *outputs)
         there = self.partitions()
         if features not in there:
-            self.create(features, partitions)
+            self.create(features, partitions, on_created=on_created)
         source = self._describe_input(features)
         if labels is not None:
-            source = msgspec.structs.replace(source, labels=self._ensure_labels(labels, source, exists=labels in there))
+            if labels not in there:
+                self.create(labels, source.partitions, on_created=on_created)
+            source = msgspec.structs.replace(source, labels=self._describe_labels(labels, source))
         for name, settings in outputs.items():
             if name not in there:
-                self.create(name, source.partitions, settings(source.value_bytes_max))
+                self.create(name, source.partitions, settings(source.value_bytes_max), on_created=on_created)
         found = {name: there[name] for name in outputs if name in there}
         self._fit(source, found)
         for name in found:
@@ -233,9 +247,7 @@ class Topics:
             )
         return topic
 
-    def _ensure_labels(self, name: str, source: Topic, *, exists: bool) -> Topic:
-        if not exists:
-            self.create(name, source.partitions)
+    def _describe_labels(self, name: str, source: Topic) -> Topic:
         labels = self._describe_input(name)
         if labels.partitions != source.partitions:
             raise SourceError(
@@ -246,12 +258,21 @@ class Topics:
             )
         return labels
 
-    def create(self, name: str, partitions: int, settings: Mapping[str, str] | None = None) -> None:
+    def create(
+        self,
+        name: str,
+        partitions: int,
+        settings: Mapping[str, str] | None = None,
+        *,
+        on_created: OnCreated = _untold,
+    ) -> None:
         """Create a topic, if it does not exist, and wait until the broker lists it."""
         topic = NewTopic(name, num_partitions=partitions, config=dict(settings or {}))
         try:
             self._admin.create_topics([topic], request_timeout=_CALL_S)[name].result()
+            on_created(name)
         except KafkaException as error:
+            # Another worker may have created it meanwhile.
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise self._fault(error, name) from error
         _wait(lambda: self._is_listed(name, partitions), f"the topic {name} to be made")

@@ -88,7 +88,7 @@ _WORDS: dict[SendErrorMeaning, tuple[str, str]] = {
     ),
     "topic": (
         "an output topic does not exist, or has too few partitions",
-        "give the predictions and dead-letter topics as many partitions as the features topic has",
+        "give each output topic as many partitions as the features topic has (`headrace doctor` names the topic)",
     ),
     "right": (
         "Kafka denies it",

@@ -48,6 +48,13 @@ class SinkAway(Exception):
     hint = "nothing is lost: the pipeline waits for Kafka and goes on by itself"
 
 
+class OutputMissing(SinkAway):
+    """Raised when an output topic does not exist any more; send the same batch again when it does."""
+
+    address_key = ""
+    hint = "create the topic again, and the pipeline goes on by itself; `headrace run` creates it at its start, too"
+
+
 class BatchStale(Exception):
     """Raised when the partitions of the batch are no longer this worker's; nothing of it was sent."""
 

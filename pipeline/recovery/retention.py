@@ -2,6 +2,9 @@
 
 These are the records between the newest snapshot X and the committed offset Y. If the log holds fewer records below X
 than that, retention will soon reach X: log a warning, and save a snapshot at once.
+
+While the stream is paused, retention may also delete records that were never read. Log that at once: the stream stops
+only when it is read on, after the batch that waits was sent.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,6 +12,7 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from headrace.consumers.source import Source
+from headrace.consumers.topics import Topic
 from headrace.pipeline.telemetry import Telemetry
 from headrace.state.shard import Shard
 
@@ -20,21 +24,27 @@ _LOOK_S = 10.0
 class Retention:
     """Check one partition after the other, each about every _LOOK_S seconds.
 
-    `shards` are those of the worker. `hurry` is called with a shard whose snapshot is near the start of the log.
+    `shards` are those of the worker. `is_paused` tells whether nothing is read. `hurry` is called with a shard whose
+    snapshot is near the start of the log.
     """
 
     def __init__(
         self,
         source: Source,
         *,
+        topic: Topic,
         shards: Mapping[int, Shard],
+        is_paused: Callable[[], bool],
         hurry: Callable[[Shard], None],
         telemetry: Telemetry,
         clock: Callable[[], float],
     ) -> None:
         self._hurry = hurry
         self._source = source
+        self._names = topic.name, "" if topic.labels is None else topic.labels.name
         self._shards = shards
+        self._is_paused = is_paused
+        self._lost: dict[tuple[str, int], int] = {}
         self._telemetry = telemetry
         self._clock = clock
         self._look_at: dict[int, float] = {}
@@ -50,10 +60,12 @@ class Retention:
         low = self._source.log_start(shard.partition)
         self._telemetry.retention_slack.labels(str(shard.partition)).set(shard.snapshot_offset - low)
         self._judge(shard, "features", low, (shard.start, shard.snapshot_offset, shard.committed))
+        self._count_lost(shard.partition, self._names[0], shard.offset, low)
         if shard.labels is not None:
             low = self._source.log_start(shard.partition, labels=True)
             places = shard.labels_start, shard.labels_snapshot_offset, shard.labels_committed
             self._judge(shard, "labels", low, places)
+            self._count_lost(shard.partition, self._names[1], shard.labels_offset, low)
 
     def _judge(self, shard: Shard, topic: str, low: int, places: tuple[int, int, int]) -> None:
         start, snapshot, committed = places
@@ -70,3 +82,20 @@ class Retention:
             committed=committed,
         )
         self._hurry(shard)
+
+    def _count_lost(self, partition: int, topic: str, offset: int, low: int) -> None:
+        """Log how many records were deleted before they were read, if there are more than the last time."""
+        lost = low - offset
+        # While the stream flows, the client may still hold records that the log has not any more.
+        if not self._is_paused() or lost <= self._lost.get((topic, partition), 0):
+            return
+        self._lost[topic, partition] = lost
+        log.error(
+            "retention has deleted records that were never read: the stream stops when it is to go on there",
+            topic=topic,
+            partition=partition,
+            log_start=low,
+            offset=offset,
+            records=lost,
+            hint="raise the topic's retention",
+        )

@@ -105,6 +105,17 @@ class TopicIdentity:
         except SourceError:
             return True
 
+    def missing(self, names: Collection[str]) -> list[str]:
+        """Return those of some topics that do not exist; none if Kafka does not tell, or did not lately."""
+        if self._away is not None:
+            # Another call would only wait for its timeout.
+            return []
+        try:
+            found = self._ask(names)
+        except (SourceAway, SourceError):
+            return []
+        return [name for name in names if name not in found]
+
     def _want(self) -> float:
         with self._news:
             self._wanted_at = time.monotonic()

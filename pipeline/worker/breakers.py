@@ -1,6 +1,7 @@
 """Decides when the stream pauses and when a dependency may be called again.
 
-Each dependency (Kafka, the store, the HTTP sink, the schema registry) has a breaker. The first failure trips it. It
+Each dependency (Kafka, the store, the HTTP sink, the schema registry) has a breaker; a missing output topic trips the
+sink's. The first failure trips it. It
 then stays open for a time that grows with each failure in a row, and the next call decides. Records flow while no
 breaker is tripped and no flood of bad records holds them. That of the registry holds only the partitions that wait for
 it (`schema_wait`). `Gate` is pure: its time is an argument. `Breakers` makes the loop's calls and tells the gate.
@@ -16,7 +17,7 @@ import structlog
 from headrace.consumers.formats.registry import RegistryAway
 from headrace.consumers.source import SourceAway
 from headrace.pipeline.telemetry import Telemetry
-from headrace.producers.sink import OutcomeUnknown, SinkAway
+from headrace.producers.sink import OutcomeUnknown, OutputMissing, SinkAway
 from headrace.producers.webhook import WebhookAway
 from headrace.state.store.store_errors import StoreAway, StoreLoginRefused
 
@@ -177,6 +178,9 @@ class Breakers:
         except (StoreAway, StoreLoginRefused) as error:
             # The store has let this worker in before: its password may be just about to change.
             self._fail("store", error)
+        except OutputMissing as error:
+            # Not Kafka's breaker: its other calls go well.
+            self._fail("sink", error)
         except (SourceAway, SinkAway, OutcomeUnknown) as error:
             self._fail("kafka", error)
         except WebhookAway as error:

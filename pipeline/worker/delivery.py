@@ -9,7 +9,7 @@ fixed before.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -24,7 +24,15 @@ from headrace.pipeline.engine.outputs import PartitionOutputs
 from headrace.pipeline.recovery import offset_metadata
 from headrace.pipeline.recovery.topic_identity import TopicIdentity
 from headrace.pipeline.worker.output_limits import OutputLimits
-from headrace.producers.sink import BatchStale, OutcomeUnknown, Sink, SinkAway, SinkTooLarge
+from headrace.producers.sink import (
+    BatchStale,
+    OutcomeUnknown,
+    OutputMissing,
+    Sink,
+    SinkAway,
+    SinkRefused,
+    SinkTooLarge,
+)
 from headrace.producers.webhook import Webhook, WebhookAway
 from headrace.state.shard import Shard
 
@@ -42,6 +50,7 @@ class PendingBatch(msgspec.Struct):
     The first try to send it fixes the marks of the outputs, and `starts`, which was committed before. `settled` counts
     the lines that the HTTP sink has taken or refused one by one, and `refused` holds the refused ones by position.
     `too_large` is the error of a topic that refused the batch for its size, and `refusals` counts these errors.
+    `lacks_topic` is true if an output topic did not exist at the last try.
     `newest_ms` is the time of the newest record, and `done_s` the wall clock when the batch was sent.
     """
 
@@ -54,6 +63,7 @@ class PendingBatch(msgspec.Struct):
     posted: bool = False
     sent: bool = False
     unknown: bool = False
+    lacks_topic: bool = False
     too_large: SinkTooLarge | None = None
     refusals: int = 0
     settled: dict[int, int] = msgspec.field(default_factory=dict)
@@ -66,7 +76,7 @@ class PendingBatch(msgspec.Struct):
 
 
 class Delivery:
-    """Send batches to the sinks. `on_unknown` counts transactions whose end is unknown."""
+    """Send batches to the sinks. `outputs` are the output topics; `on_unknown` counts transactions of unknown end."""
 
     def __init__(
         self,
@@ -77,11 +87,13 @@ class Delivery:
         webhook: Webhook | None,
         shards: Mapping[int, Shard],
         topic: Topic,
+        outputs: Collection[str],
         identity: TopicIdentity,
         on_unknown: Callable[[], None],
         output_limits: OutputLimits,
     ) -> None:
         self._topic = topic
+        self._outputs = outputs
         self._identity = identity
         self._on_unknown = on_unknown
         self._output_limits = output_limits
@@ -97,6 +109,10 @@ class Delivery:
         The shards must be at the end of this batch, and the batch before it must be confirmed. Raises WebhookAway, and
         the errors of `finish`.
         """
+        if pending.lacks_topic:
+            # Without its topic a try takes seconds, and leaves a transaction open until its timeout.
+            self._check_outputs()
+            pending.lacks_topic = False
         if pending.unknown and self._resolve(pending) == "sent":
             pending.sent = True
             return
@@ -122,20 +138,40 @@ class Delivery:
             else:
                 # Where to send twice is no harm, that is all that is waited for before the offsets are committed.
                 self._identity.refresh()
-            try:
-                permit = partial(self._identity.confirm, pending.read_at)
-                self._sink.send(list(pending.outputs.values()), pending.membership, permit)
-            except OutcomeUnknown:
-                pending.unknown = True
-                self._on_unknown()
-                raise
-            except SinkTooLarge as error:
-                # Nothing of it is out: it is made to fit before it is sent again.
-                pending.too_large = error
-                pending.refusals += 1
-                raise SinkAway(str(error)) from error
+            self._send(pending)
             pending.sent = True
         pending.done_s = time.time()
+
+    def _send(self, pending: PendingBatch) -> None:
+        try:
+            permit = partial(self._identity.confirm, pending.read_at)
+            self._sink.send(list(pending.outputs.values()), pending.membership, permit)
+        except SinkTooLarge as error:
+            # Nothing of it is out: it is made to fit before it is sent again.
+            pending.too_large = error
+            pending.refusals += 1
+            raise SinkAway(str(error)) from error
+        except (OutcomeUnknown, SinkAway, SinkRefused) as error:
+            if isinstance(error, OutcomeUnknown):
+                pending.unknown = True
+                self._on_unknown()
+            self._check_outputs(pending)
+            raise
+
+    def _check_outputs(self, pending: PendingBatch | None = None) -> None:
+        """Raise OutputMissing if an output topic does not exist, and note that in the batch that was to be sent."""
+        missing = self._identity.missing(self._outputs)
+        if not missing:
+            return
+        if pending is not None:
+            pending.lacks_topic = True
+            # The transaction may still be open. A new producer ends it, and the committed offsets tell how.
+            pending.unknown = self._sink.commits
+            self._sink.close()
+        raise OutputMissing(
+            f"the output topic {missing[0]} does not exist any more: the stream goes on when it is created again, with "
+            f"{self._topic.partitions} partitions"
+        )
 
     @property
     def commits_offsets(self) -> bool:

@@ -168,6 +168,7 @@ class Wiring(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             webhook=assembly.webhook(self.config),
             shards=self.shards,
             topic=self.topic,
+            outputs=self.config.topics.outputs.values(),
             identity=self.identity,
             on_unknown=self.telemetry.unknown_outcomes.inc,
             output_limits=output_limits,
@@ -274,7 +275,13 @@ class Wiring(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def retention(self) -> Retention:
         """Watches where the log begins."""
         return Retention(
-            self.source, shards=self.shards, hurry=self.saver.hurry, telemetry=self.telemetry, clock=self.clock
+            self.source,
+            topic=self.topic,
+            shards=self.shards,
+            is_paused=lambda: self.assignment.is_paused,
+            hurry=self.saver.hurry,
+            telemetry=self.telemetry,
+            clock=self.clock,
         )
 
     @cached_property

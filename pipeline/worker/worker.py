@@ -41,7 +41,8 @@ from headrace.pipeline.process.fork import CauseReporter
 from headrace.pipeline.process.ordinal import Ordinal, OrdinalTaken
 from headrace.pipeline.process.rundir import FolderRefused, RunDir
 from headrace.pipeline.process.watchdog import Watchdog
-from headrace.pipeline.recovery.consistency import StateError
+from headrace.pipeline.recovery import survey
+from headrace.pipeline.recovery.consistency import StateError, gone
 from headrace.pipeline.storage import open_store
 from headrace.pipeline.telemetry import Telemetry, configure_logs
 from headrace.pipeline.worker.breakers import BACKOFF_MAX_S
@@ -157,7 +158,7 @@ class Worker:
         topics = self._wait_for("kafka", lambda: Topics({"log_level": 0, **config.librdkafka}))
         if topics is None or self._wait_for("kafka", topics.reach) is None:
             return None
-        topic = self._wait_for("kafka", lambda: _ensure(topics, config))
+        topic = self._wait_for("kafka", lambda: self._ensure(topics))
         if topic is None:
             return None
         properties = assembly.client_properties(config, self._ordinal.number)
@@ -192,6 +193,27 @@ class Worker:
             reach=self._reach,
             at_work=self._at_work,
         )
+
+    def _ensure(self, topics: Topics) -> Topic:
+        """Create the topics that are missing, but not a features topic that a model was taught from."""
+        names = self._config.topics
+        if self._job.on_loss != "fresh" and names.features not in topics.partitions() and self._was_taught():
+            raise gone("features", names.features)
+        return topics.ensure(**names.wanted, on_created=self._tell_created)
+
+    def _tell_created(self, topic: str) -> None:
+        with contextlib.suppress(StoreAway):
+            if topic in self._config.topics.outputs.values() and self._was_taught():
+                words = "an output topic did not exist and was created: what was sent to it before is gone"
+                log.warning(words, topic=topic)
+                return
+        log.info("topic created", topic=topic)
+
+    def _was_taught(self) -> bool:
+        """Tell whether the store has a model that was taught from the features topic. Raises StoreAway."""
+        topics = self._config.topics
+        saved = (survey.saved(self._store, partition) for partition in range(topics.partitions))
+        return any(snapshot is not None and snapshot.topic == topics.features for snapshot in saved)
 
     def _sink(self, properties: dict[str, Any], *, is_mock: bool, limits: SizeLimits) -> Sink:
         return assembly.sink(
@@ -296,10 +318,6 @@ def main(job: Job, tell: CauseReporter) -> int:
 def _fail(error: Any, code: int) -> int:
     console.complain(str(error), error.hint)
     return code
-
-
-def _ensure(topics: Topics, config: Config) -> Topic:
-    return topics.ensure(**config.topics.wanted)
 
 
 def _resolve_hosts(config: Config) -> None:

@@ -87,27 +87,43 @@ def test_at_least_once_loses_nothing_and_doubles_only_what_a_crash_cut_off(proje
 
 
 def test_aborted_records_and_control_records_upstream_are_passed_over(project: Make) -> None:
-    p = project(partitions=1)
+    p = project(partitions=1, settings={"HEADRACE__SNAPSHOT__INTERVAL": "1h"})
     producer = Producer({**p.client, "transactional.id": f"{p.name}-upstream"})
     producer.init_transactions(20)
     committed: list[bytes] = []
-    for index, value in enumerate(values(60)):
-        producer.begin_transaction()
-        producer.produce(p.features, value, partition=0)
-        producer.flush(10)
-        if index % 3 == 2:
-            producer.abort_transaction(10)
-        else:
-            producer.commit_transaction(10)
-            committed.append(value)
-    p.run_to_end()
-    predictions = [json.loads(message.value()) for message in p.read(p.predictions)[0]]
-    assert [x["id"] for x in predictions] == [json.loads(value)["id"] for value in committed]
-    offset, mark = p.committed()[0]
-    assert offset >= 119, "the offset passes the control records at the end"
-    assert mark.records == len(committed)
+
+    def send(count: int, seed: int) -> None:
+        for index, value in enumerate(values(count, seed=seed)):
+            producer.begin_transaction()
+            producer.produce(p.features, value, partition=0)
+            producer.flush(10)
+            if index % 3 == 2:
+                producer.abort_transaction(10)
+            else:
+                producer.commit_transaction(10)
+                committed.append(value)
+
+    with p.running() as run:
+        send(60, seed=0)
+        wait_until(lambda: p.committed()[0][0] >= 119, what="the offset to pass the control records at the end")
+        run.kill_worker()
+        send(30, seed=1)
+        wait_until(lambda: p.committed()[0][0] >= 179, what="the offset to pass them again")
+        assert run.stop() == 0, run.log()
+        assert '"learned": 40' in run.log(), "the records between the gaps were relearned"
+    # A transaction that is open holds the end of the log, and a run to the end does not wait for it.
+    producer.begin_transaction()
+    producer.produce(p.features, values(1, seed=2)[0], partition=0)
+    producer.flush(10)
     p.run_to_end()
     assert len(p.read(p.predictions)[0]) == len(committed)
+    producer.commit_transaction(10)
+    committed += values(1, seed=2)
+    p.run_to_end()
+    answers = [json.loads(message.value()) for message in p.read(p.predictions)[0]]
+    truth = [(label, proba) for _, label, proba in offline(committed, logistic()).good]
+    assert [(answer["prediction"], answer["proba"]) for answer in answers] == truth
+    assert p.committed()[0][1].records == len(committed)
 
 
 def test_a_record_on_which_the_model_raises_is_refused_and_not_learned(project: Make) -> None:

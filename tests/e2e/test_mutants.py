@@ -16,6 +16,7 @@ Each starts another run of the tests, on a copy of the source.
 | pause kept | what is taken over stays paused | a first run | it never ends |
 | unordered relearn | relearning goes backwards | a kill while it relearns | other predictions |
 | unchecked count | what is relearned is not counted | a schema that has changed | it goes on |
+| added from the end | a new partition is read from its end | a partition that is added | predictions are missing |
 """
 
 from pathlib import Path
@@ -146,6 +147,15 @@ MUTANTS = [
         "        if False:\n",
         "e2e/test_loss.py::test_a_relearning_that_comes_to_other_counts_stops_the_pipeline",
         "assert 0 == 1",
+    ),
+    Mutant(
+        "added from the end",
+        "pipeline/worker/takeover.py",
+        "            return ShardStart(self._maker.begin(partition, lows))\n        if last",
+        "            lows = max(0, facts.place.high - 1), lows[1]\n"
+        "            return ShardStart(self._maker.begin(partition, lows))\n        if last",
+        "e2e/test_changing_topics.py::test_a_key_that_moves_to_an_added_partition_begins_a_model_there",
+        "predictions of partition",
     ),
 ]
 
