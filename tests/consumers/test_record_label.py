@@ -19,13 +19,16 @@ def decode(value: bytes | None, *, value_bytes_max: int = 1_000) -> Any:
         (b'{"id": "t-1", "label": null}', Label("t-1", None)),
         (b'{"id": 7, "label": true}', Label("7", True)),
         (b'{"label": 1, "ts": 5, "id": 12345678901234567890123}', Label("12345678901234567890123", 1, 5)),
-        (b'{"id": 1.50, "label": "a"}', Label("1.50", "a")),
         (b'{"id": false, "label": "a"}', Label("false", "a")),
         (b'{"id": ' + b"9" * 400 + b', "label": true}', Label("9" * 400, True)),
     ],
 )
 def test_a_label_is_read(value: bytes, label: Label) -> None:
     assert decode(value) == label
+
+
+def test_an_id_that_is_a_number_is_its_text_to_the_last_digit() -> None:
+    assert decode(b'{"id": 1.50, "label": "a"}') == Label("1.50", "a")
 
 
 @pytest.mark.parametrize(
