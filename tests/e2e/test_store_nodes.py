@@ -2,13 +2,18 @@
 
 import contextlib
 import itertools
+import json
+import re
+import shlex
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import labelled
 import pytest
 from harness import Project, Run, nursery, steady, values, wait_until
 from oracle import promise
+from secured import PAGE
 from servers import LentStack
 from store_nodes import Cluster, Node, cluster, watched
 from test_keys import KEYED, events, send
@@ -106,12 +111,41 @@ def test_on_a_cluster_slots_move_and_a_primary_dies_with_its_last_writes(
         assert done.returncode == 0, (words, done.stdout, done.stderr)
 
 
-def test_a_shared_model_and_late_labels_work_on_a_cluster(stack: Stack, nodes: Cluster, tmp_path: Path) -> None:
-    p = _project(stack, tmp_path, nodes.url, partitions=1, settings={"HEADRACE__MODEL__SCOPE": "global"})
+@pytest.mark.parametrize("scope", ["partition", "key", "global"])
+def test_late_labels_work_on_a_cluster_with_a_user_that_has_the_rights_of_the_page(
+    stack: Stack, nodes: Cluster, tmp_path: Path, scope: str
+) -> None:
+    p = labelled.labelled(
+        lambda **options: _project(stack, tmp_path, _limited(nodes, options["name"]), **options),
+        partitions=1,
+        settings={"HEADRACE__MODEL__SCOPE": scope},
+    )
+    learned = set()
     for seed in range(2):
-        p.produce(values(500, seed=seed), partition=0)
+        sent = labelled.plan(400, partitions=1, delay_max=50, seed=seed)
+        for message in sent:
+            message.key = b"one"
+            message.value = message.value.replace(b'"r-', b'"%d-' % seed)
+        labelled.send(p, sent)
         p.run_to_end()
-    assert p.status()["counts"]["learned"] == 1_000
+        learned |= {json.loads(message.value)["id"] for message in sent if message.labels}
+    found = p.status()
+    assert found["counts"]["learned"] == found["labels"]["joined"] == len(learned) > 600
+    for words in (["doctor"], ["model", "ls"]):
+        done = nursery().call([*words, "-c", str(p.file)], env=p.env)
+        assert done.returncode == 0, (words, done.stdout, done.stderr)
+
+
+def _limited(nodes: Cluster, name: str) -> str:
+    """Make a user with the rights that docs/security.md lists for a pipeline of this name; return its address."""
+    page = PAGE.read_text(encoding="utf-8")
+    (rule,) = re.findall(r"valkey-cli ACL SETUSER (.*?)```", page, re.DOTALL)
+    (more,) = re.findall(r"On a cluster the user also needs (.*)\.", page)
+    rule = rule.replace("\\\n", " ").replace("PASSWORD", "secret-of-the-test").replace("~fraud:", f"~{name}:")
+    user, *words = [*shlex.split(rule), *re.findall(r"`(.+?)`", more)]
+    for node in nodes.nodes:
+        node.ask("ACL", "SETUSER", user, "reset", *words)
+    return nodes.url.replace("://", f"://{user}:secret-of-the-test@")
 
 
 def test_with_sentinels_a_primary_dies_with_its_last_writes(stack: Stack, tmp_path: Path) -> None:
