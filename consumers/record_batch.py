@@ -66,6 +66,18 @@ class RecordBatch:
         """Return the first records; unless they are all, nothing is known of the end of the log."""
         return self._piece(0, count)
 
+    def with_values(self, values: Sequence[bytes | None]) -> "RecordBatch":
+        """Return the same records with other values, such as without their frames."""
+        return RecordBatch(
+            self.partition,
+            offsets=self.offsets,
+            timestamps=self.timestamps,
+            keys=self.keys,
+            values=values,
+            headers=self.headers,
+            kind=self._kind,
+        )
+
     def record(self, position: int) -> Record:
         """Return one record as an object."""
         headers = None if self.headers is None else self.headers[position]

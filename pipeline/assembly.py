@@ -10,7 +10,7 @@ import structlog
 
 from headrace.consumers import schema
 from headrace.consumers.formats.format_decoder import FormatDecoder, FormatLabelDecoder
-from headrace.consumers.formats.schema_cache import SchemaCache
+from headrace.consumers.formats.schema_cache import KINDS, SchemaCache
 from headrace.consumers.mapped_decoder import MappedDecoder, MappedLabelDecoder
 from headrace.consumers.record import Decoder, LabelDecoder, LabelRecordDecoder, RecordDecoder
 from headrace.consumers.source import Source, SourceError
@@ -82,6 +82,8 @@ def warm(config: Config) -> None:
     """
     if model_factory.may_compile(config) and model_factory.has_numba():
         importlib.import_module("headrace.pipeline.engine.columnar").warm()
+        if (kind := KINDS.get(config.records.format)) is not None and kind != "JSON":
+            importlib.import_module("headrace.consumers.formats.binary.scan").warm(kind)
 
 
 def tell_models(config: Config, partitions: int) -> None:
@@ -144,9 +146,16 @@ def _columnar(config: Config, reading: RecordDecoder) -> Any:
     form = config.predictions.form
     binary = None
     if isinstance(reading, FormatDecoder):
-        binary = partial(importlib.import_module("headrace.consumers.formats.binary_scan").BinaryScanner, reading)
+        binary = partial(_format_scanner(config.records.format), reading)
     name, topic = config.name, config.topics.features
     return columnar.ColumnarEngine(decoder=reading, topic=topic, name=name, form=form, binary=binary)
+
+
+def _format_scanner(form: str) -> Any:
+    """Return the class of the scanner of a format other than JSON. It imports numba, too."""
+    if form == "json-schema":
+        return importlib.import_module("headrace.consumers.formats.framed_json_scan").FramedJsonScanner
+    return importlib.import_module("headrace.consumers.formats.binary.scan").BinaryScanner
 
 
 def size_limits(config: Config, topics: Topics) -> SizeLimits:

@@ -45,15 +45,15 @@ def entry(function: _Function) -> _Function:
     return made
 
 
-def _fingerprint() -> int:
+def fingerprint(*patterns: str) -> int:
+    """Return a number that changes with each of these files, which are below the folder `consumers`."""
     digest, consumers = hashlib.sha256(), Path(__file__).parents[1]
-    # The reader of Avro is compiled with these functions, too.
-    for file in sorted([*consumers.glob("fastjson/*.py"), *consumers.glob("formats/avro_*.py")]):
+    for file in sorted(file for pattern in patterns for file in consumers.glob(pattern)):
         digest.update(file.read_bytes())
     return int.from_bytes(digest.digest()[:4], "little")
 
 
-SOURCES = _fingerprint()
+SOURCES = fingerprint("fastjson/*.py")
 """A number that changes with every source file of this folder.
 
 numba's cache notices a change of an entry's own file, but not of the functions that it calls. It also compares default

@@ -2,7 +2,7 @@
 
 fastavro parses the schema. The values are read here: fastavro's reader is compiled, so a value that nests without end
 would exhaust the stack of the process, and its errors do not name the field. Here depth, lengths and counts are
-bounded. `binary_scan` reads batches of most schemas faster, to the same values.
+bounded. `binary/scan.py` reads batches of most schemas faster, to the same values.
 
 Source: Apache Avro 1.12 specification, "Binary Encoding" and "Logical Types".
 """
@@ -11,14 +11,14 @@ Source: Apache Avro 1.12 specification, "Binary Encoding" and "Logical Types".
 
 import struct
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import msgspec
 
 from headrace.consumers.formats.registry import library
-from headrace.consumers.formats.writer_schema import NotDecodable, SchemaUnusable, WriterSchema
+from headrace.consumers.formats.writer_schema import NODES_MAX, Absence, NotDecodable, SchemaUnusable, WriterSchema
 from headrace.consumers.schema import DeclaredType
 
 DEPTH_MAX = 64
@@ -78,6 +78,7 @@ class AvroReader:
     def __init__(self, schema: WriterSchema) -> None:
         self.schema = AvroSchema(schema)
         self._made: dict[str, _Read] = {}
+        self._sized: dict[str, bool] = {}
         self._read = self._reader(self.schema.parsed)
 
     def read(self, payload: bytes, indexes: tuple[int, ...] = ()) -> Any:  # noqa: ARG002 those are Protobuf's
@@ -92,9 +93,36 @@ class AvroReader:
 
     def declared(self, indexes: tuple[int, ...] = ()) -> Mapping[str, DeclaredType]:  # noqa: ARG002 those are Protobuf's
         """Return the types that the schema declares, by path."""
-        found: dict[str, DeclaredType] = {}
-        self._declare(self.schema.parsed, "", found, 0)
-        return found
+        nodes = self._nodes()
+        return {
+            path: kind for path, node in nodes if isinstance(node, dict) and (kind := declared_type(node)) is not None
+        }
+
+    def optional(self, indexes: tuple[int, ...] = ()) -> Mapping[str, Absence]:  # noqa: ARG002 those are Protobuf's
+        """Return the fields whose union has null, by path."""
+        null = {"type": "null"}
+        return {
+            path: "null"
+            for path, node in self._nodes()
+            if isinstance(node, list) and any(self.schema.resolve(branch) == null for branch in node)
+        }
+
+    def _nodes(self) -> Iterator[tuple[str, Any]]:
+        """Yield the resolved types of the first fields at any depth, by path, and those in a union with null."""
+        stack: list[tuple[str, Any, int]] = [("", self.schema.parsed, 0)]
+        for _ in range(NODES_MAX):
+            if not stack:
+                return
+            path, node, depth = stack.pop()
+            schema = self.schema.resolve(node)
+            yield path, schema
+            if isinstance(schema, list):
+                others = [branch for branch in schema if self.schema.resolve(branch) != {"type": "null"}]
+                stack += [(path, branch, depth) for branch in others if len(others) == 1]
+            elif schema["type"] in {"record", "error"} and depth < DEPTH_MAX:
+                prefix = f"{path}." if path else ""
+                fields = reversed(schema["fields"])
+                stack += [(f"{prefix}{field['name']}", field["type"], depth + 1) for field in fields]
 
     def _reader(self, node: Any) -> _Read:
         schema = self.schema.resolve(node)
@@ -125,23 +153,10 @@ class AvroReader:
         if isinstance(schema, list) or depth > DEPTH_MAX:
             return True
         if schema["type"] in {"record", "error"}:
-            return any(self._takes_bytes(field["type"], depth + 1) for field in schema["fields"])
+            if (name := schema["name"]) not in self._sized:
+                self._sized[name] = any(self._takes_bytes(field["type"], depth + 1) for field in schema["fields"])
+            return self._sized[name]
         return bool(schema["type"] != "null" and schema.get("size", 1) > 0)
-
-    def _declare(self, node: Any, path: str, found: dict[str, DeclaredType], depth: int) -> None:
-        schema = self.schema.resolve(node)
-        if isinstance(schema, list):
-            others = [branch for branch in map(self.schema.resolve, schema) if branch != {"type": "null"}]
-            if len(others) != 1:
-                return
-            schema = others[0]
-        kind = schema["type"]
-        if kind in {"record", "error"}:
-            if depth < DEPTH_MAX:
-                for field in schema["fields"]:
-                    self._declare(field["type"], f"{path}.{field['name']}" if path else field["name"], found, depth + 1)
-        elif (declared := declared_type(schema)) is not None:
-            found[path] = declared
 
 
 def declared_type(schema: Any) -> DeclaredType | None:

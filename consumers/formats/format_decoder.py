@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from headrace.consumers.formats.framing import unframe
+from headrace.consumers.formats.framing import Frame, unframe
 from headrace.consumers.formats.schema_cache import SchemaCache
 from headrace.consumers.formats.writer_schema import NotDecodable
-from headrace.consumers.mapping import RecordMapping
+from headrace.consumers.mapped_decoder import number_text
+from headrace.consumers.mapping import FieldPath, RecordMapping
 from headrace.consumers.record import (
     SKIPPED,
     VALUE_BYTES_MAX,
@@ -17,7 +18,7 @@ from headrace.consumers.record import (
     features_of,
     kept_features,
 )
-from headrace.consumers.record_reader import Declared, LabelReader, RecordReader
+from headrace.consumers.record_reader import Declared, LabelReader, RecordReader, encoded_number
 from headrace.consumers.refusal import Refusal, refuse_size
 from headrace.consumers.schema import Schema
 
@@ -72,12 +73,14 @@ class FormatDecoder:
         self.schemas = schemas
         self.schema = schema
         self.value_bytes_max = value_bytes_max
-        # No scanner of JSON reads these values; `binary_scan` does, by this mapping.
-        self.scans: RecordMapping | None = None
         self.mapping = mapping if transform is None else None
+        # The scanner of JSON does not know which features the writer's schema declares as numbers.
+        reads_json = schemas.kind == "JSON" and mapping.numbers == "strict"
+        self.scans = self.mapping if reads_json else None
         self.label_field = mapping.label
         self._payload = PayloadDecoder(schemas, bytes_max=value_bytes_max, skips=mapping.empty == "skip")
-        self._reader = RecordReader(mapping, schema=schema, transform=transform)
+        written = _payload_number if schemas.kind == "JSON" else encoded_number
+        self._reader = RecordReader(mapping, schema=schema, transform=transform, number_text=written)
 
     def decode(self, record: Record) -> Event | Skipped | Refusal:
         """Decode one record: any bytes give an event, a skipped record or a refusal."""
@@ -99,9 +102,18 @@ class FormatLabelDecoder:
     def __init__(self, schemas: SchemaCache, mapping: RecordMapping, *, value_bytes_max: int = VALUE_BYTES_MAX) -> None:
         self.label_field = mapping.label
         self._payload = PayloadDecoder(schemas, bytes_max=value_bytes_max, skips=mapping.empty == "skip")
-        self._reader = LabelReader(mapping)
+        written = _payload_number if schemas.kind == "JSON" else encoded_number
+        self._reader = LabelReader(mapping, number_text=written)
 
     def decode(self, record: Record) -> Label | Skipped | Refusal:
         """Decode one record: any bytes give a label, a skipped record or a refusal."""
         found = self._payload.decode(record)
         return self._reader.read(found[0], record, found[1]) if isinstance(found, tuple) else found
+
+
+def _payload_number(record: Record, path: FieldPath, number: float) -> str:
+    """Return a number in the JSON behind a frame as it is written there, to the last digit."""
+    frame = unframe(record.value or b"", record.headers, has_indexes=False)
+    assert isinstance(frame, Frame)
+    place = record.partition, record.offset, record.timestamp_ms
+    return number_text(Record(*place, record.key, frame.payload, record.headers), path, number)

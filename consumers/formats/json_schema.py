@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from headrace.consumers.formats.registry import library
-from headrace.consumers.formats.writer_schema import NotDecodable, SchemaUnusable, WriterSchema
+from headrace.consumers.formats.writer_schema import Absence, NotDecodable, SchemaUnusable, WriterSchema
 from headrace.consumers.schema import DeclaredType
 
 _TYPES: Mapping[str, DeclaredType] = {
@@ -47,11 +47,39 @@ class JsonSchemaReader:
             raise NotDecodable(f"its schema can't be applied: {str(error)[:_WORDS_CHARACTERS]}") from None
         return whole
 
+    def accepts(self, payload: bytes) -> bool:
+        """Tell whether `read` returns a value for a payload."""
+        try:
+            return bool(self._validator.is_valid(msgspec.json.decode(payload)))
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            return False
+
     def declared(self, indexes: tuple[int, ...] = ()) -> Mapping[str, DeclaredType]:  # noqa: ARG002 those are Protobuf's
         """Return the types that the schema declares, by path; references are not followed."""
         found: dict[str, DeclaredType] = {}
         _declare(self._schema, "", found, 0)
         return found
+
+    def optional(self, indexes: tuple[int, ...] = ()) -> Mapping[str, Absence]:  # noqa: ARG002 those are Protobuf's
+        """Return the properties that may be null or are not required, by path; references are not followed."""
+        found: dict[str, Absence] = {}
+        _find_optional(self._schema, "", found, 0)
+        return found
+
+
+def _find_optional(node: Any, path: str, found: dict[str, Absence], depth: int) -> None:
+    properties = node.get("properties") if isinstance(node, dict) else None
+    if not isinstance(properties, dict) or depth > _DEPTH_MAX:
+        return
+    required = node.get("required")
+    for name, inner in properties.items():
+        where = f"{path}.{name}" if path else name
+        kinds = inner.get("type") if isinstance(inner, dict) else None
+        if kinds == "null" or (isinstance(kinds, list) and "null" in kinds):
+            found[where] = "null"
+        elif not isinstance(required, list) or name not in required:
+            found[where] = "absent"
+        _find_optional(inner, where, found, depth + 1)
 
 
 def _declare(node: Any, path: str, found: dict[str, DeclaredType], depth: int) -> None:

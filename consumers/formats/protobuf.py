@@ -12,12 +12,12 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from headrace.consumers.formats.registry import library
-from headrace.consumers.formats.writer_schema import NotDecodable, SchemaUnusable, WriterSchema
+from headrace.consumers.formats.writer_schema import NODES_MAX, Absence, NotDecodable, SchemaUnusable, WriterSchema
 from headrace.consumers.schema import DeclaredType
 
 COMPILE_S = 30.0
@@ -41,11 +41,12 @@ _BUILT_IN = {
     "extend google.protobuf.EnumOptions { Meta enum_meta = 1088; }"
     "extend google.protobuf.EnumValueOptions { Meta enum_value_meta = 1088; }",
 }
-_WRAPPERS: Mapping[str, DeclaredType] = {
+WRAPPERS: Mapping[str, DeclaredType] = {
     "DoubleValue": "number", "FloatValue": "number", "Int64Value": "integer", "UInt64Value": "integer",
     "Int32Value": "integer", "UInt32Value": "integer", "BoolValue": "boolean", "StringValue": "string",
     "BytesValue": "bytes",
 }  # fmt: skip
+"""The messages of google.protobuf that stand for the value in them, and its type."""
 
 _Value = Callable[[Any], Any]
 
@@ -96,9 +97,28 @@ class ProtobufReader:
 
     def declared(self, indexes: tuple[int, ...] = (0,)) -> Mapping[str, DeclaredType]:
         """Return the types that the schema declares, by path."""
-        found: dict[str, DeclaredType] = {}
-        _declare(self.schema.message(indexes), "", found, 0)
-        return found
+        nodes = _nodes(self.schema.message(indexes))
+        return {path: kind for path, field in nodes if (kind := declared_type(field)) is not None}
+
+    def optional(self, indexes: tuple[int, ...] = (0,)) -> Mapping[str, Absence]:
+        """Return the fields with presence that are not required, by path."""
+        nodes = _nodes(self.schema.message(indexes))
+        return {path: "absent" for path, field in nodes if field.has_presence and not field.is_required}
+
+
+def _nodes(message: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the first fields of a message that are not repeated, at any depth, by path."""
+    stack = [(field.name, field, 0) for field in reversed(message.fields)]
+    for _ in range(NODES_MAX):
+        if not stack:
+            return
+        path, field, depth = stack.pop()
+        if field.is_repeated:
+            continue
+        yield path, field
+        inner = field.message_type
+        if inner is not None and inner.full_name not in _WELL_KNOWN and depth < DEPTH_MAX:
+            stack += [(f"{path}.{one.name}", one, depth + 1) for one in reversed(inner.fields)]
 
 
 def _fields(message: Any) -> dict[str, Any]:
@@ -180,19 +200,8 @@ _WELL_KNOWN: Mapping[str, _Value] = {
     "google.protobuf.Duration": _milliseconds,
     "confluent.type.Decimal": _decimal,
     **{f"google.protobuf.{name}": _struct for name in ("Struct", "Value", "ListValue")},
-    **{f"google.protobuf.{name}": lambda wrapped: wrapped.value for name in _WRAPPERS},
+    **{f"google.protobuf.{name}": lambda wrapped: wrapped.value for name in WRAPPERS},
 }
-
-
-def _declare(message: Any, path: str, found: dict[str, DeclaredType], depth: int) -> None:
-    for field in message.fields:
-        name = f"{path}.{field.name}" if path else field.name
-        if field.is_repeated:
-            continue
-        if (declared := declared_type(field)) is not None:
-            found[name] = declared
-        elif field.message_type is not None and field.message_type.full_name not in _WELL_KNOWN and depth < DEPTH_MAX:
-            _declare(field.message_type, name, found, depth + 1)
 
 
 def declared_type(field: Any) -> DeclaredType | None:
@@ -200,7 +209,7 @@ def declared_type(field: Any) -> DeclaredType | None:
     if field.message_type is not None:
         package, _, name = field.message_type.full_name.rpartition(".")
         if package == "google.protobuf":
-            return "milliseconds" if name in {"Timestamp", "Duration"} else _WRAPPERS.get(name)
+            return "milliseconds" if name in {"Timestamp", "Duration"} else WRAPPERS.get(name)
         return "number" if field.message_type.full_name == "confluent.type.Decimal" else None
     if field.enum_type is not None or field.cpp_type == field.CPPTYPE_STRING:
         return "bytes" if field.type == field.TYPE_BYTES else "string"

@@ -13,6 +13,8 @@ SchemaKind = Literal["AVRO", "PROTOBUF", "JSON"]
 BYTES_MAX = 1 << 20
 """The largest schema in bytes, its references included."""
 REFERENCES_MAX = 1_000
+NODES_MAX = 20_000
+"""The number of fields that are looked at to find what a schema declares. Types in types may be far more paths."""
 
 _decode = msgspec.msgpack.Decoder(
     tuple[str, str, Annotated[list[tuple[str, str]], msgspec.Meta(max_length=REFERENCES_MAX)]]
@@ -55,6 +57,10 @@ class NotDecodable(Exception):
         self.field = field
 
 
+Absence = Literal["null", "absent"]
+"""How a value lacks a field that its schema does not demand."""
+
+
 class PayloadReader(Protocol):
     """Reads values of one schema."""
 
@@ -63,3 +69,6 @@ class PayloadReader(Protocol):
 
     def declared(self, indexes: tuple[int, ...] = ()) -> Mapping[str, DeclaredType]:
         """Return the types that the schema declares, by the path of the field with dots."""
+
+    def optional(self, indexes: tuple[int, ...] = ()) -> Mapping[str, Absence]:
+        """Return the fields that may be null or absent in the object around them, by path."""

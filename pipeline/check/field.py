@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from headrace.consumers.formats.writer_schema import Absence
 from headrace.pipeline.files.csv_column import is_number_text
 
 DISTINCT_MAX = 10_000
@@ -35,6 +36,8 @@ class FieldFacts:
         self.seen = 0
         """The number of records in which it has a value other than null."""
         self.nulls = 0
+        self.absence: Absence | None = None
+        """How a record may lack it, if the schema of its writer says so."""
         self.types: Counter[str] = Counter()
         self.looks: Counter[str] = Counter()
         """How many of its texts look like a number, a time, an address, …"""

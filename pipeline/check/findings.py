@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from headrace.consumers.formats.writer_schema import Absence
 from headrace.pipeline.check.field import FieldFacts, facts_of
 from headrace.pipeline.check.model_source import ModelPlan, PlannedTask
 from headrace.pipeline.check.role import (
@@ -60,13 +61,19 @@ class Findings(msgspec.Struct, frozen=True):
 class _Sample:
     """The records that have features, and the facts of all their fields."""
 
-    def __init__(self, records: Sequence[SampleRecord], shape: RecordShape) -> None:
+    def __init__(self, records: Sequence[SampleRecord], shape: RecordShape, optional: Mapping[str, Absence]) -> None:
         self.shape = shape
         found = [(r, f) for r in records if (f := features_in(r.value, shape.features)) is not None]
         self.records = [record for record, _ in found]
         self.features = [features for _, features in found]
         self.facts = facts_of([record.value for record in self.records])
         self.prefix = f"{shape.features}." if shape.features else ""
+        for path, field in self.facts.items():
+            names = path.split(".")
+            # A value without the features has no field of them: `empty` says what becomes of it.
+            above = shape.features.count(".") + 1 if path.startswith(self.prefix) and shape.features else 0
+            outer = (optional.get(".".join(names[:size])) for size in range(above + 1, len(names) + 1))
+            field.absence = next((how for how in outer if how is not None), None)
         self.notes: list[tuple[str, str]] = []
 
     @property
@@ -85,12 +92,22 @@ class _Sample:
         return path in {"$key", "$timestamp"} or (path in self.facts and self.facts[path].seen > 0)
 
 
-def infer(records: Sequence[SampleRecord], choices: Choices | None = None, *, without_value: int = 0) -> Findings:
-    """Return the findings. `without_value` is the number of records that have no value. Raises SampleRefused."""
+def infer(
+    records: Sequence[SampleRecord],
+    choices: Choices | None = None,
+    *,
+    without_value: int = 0,
+    optional: Mapping[str, Absence] | None = None,
+) -> Findings:
+    """Return the findings. Raises SampleRefused.
+
+    `without_value` is the number of records that have no value. `optional` has the fields that their schemas do not
+    demand, by path.
+    """
     choices = choices or Choices()
     if not records:
         raise SampleRefused("no record of the sample is a JSON object", hint="look at them: headrace check TOPIC")
-    sample = _Sample(records, shape_of(records))
+    sample = _Sample(records, shape_of(records), optional or {})
     if not sample.records:
         raise SampleRefused(
             "no record of the sample has features", hint="name another topic, or read more: --records N"
@@ -109,9 +126,8 @@ def infer(records: Sequence[SampleRecord], choices: Choices | None = None, *, wi
     if any(role.encoding == "parsed number" for role in kept.values()):
         keys["numbers"] = "parse"
     labels = sample.facts.get(label)
-    if any(features[name].nulls for name in kept) or (labels is not None and labels.nulls):
-        keys["nulls"] = "skip"
-        sample.notes.append(("nulls", "some fields are null: they count as not there"))
+    own = [field for path in (keys["id"], keys["ts"], label) if (field := sample.facts.get(path)) is not None]
+    _decide_nulls(sample, keys, [*own, *(features[name] for name in kept)])
     _tell_features(sample, roles)
     return Findings(
         {key: value for key, value in keys.items() if value != _DEFAULTS[key]},
@@ -119,6 +135,15 @@ def infer(records: Sequence[SampleRecord], choices: Choices | None = None, *, wi
         _plan(sample, labels, kept, features),
         sample.notes,
     )
+
+
+def _decide_nulls(sample: _Sample, keys: dict[str, Any], read: Sequence[FieldFacts]) -> None:
+    if any(field.nulls for field in read):
+        keys["nulls"] = "skip"
+        sample.notes.append(("nulls", "some fields are null: they count as not there"))
+    elif any(field.absence == "null" for field in read):
+        keys["nulls"] = "skip"
+        sample.notes.append(("nulls", "the schema lets some fields be null: they count as not there"))
 
 
 _DEFAULTS: dict[str, Any] = {
@@ -241,7 +266,7 @@ def _declared(field: FieldFacts, role: FieldRole, records: int) -> dict[str, Any
     """Return the declaration of a feature. An integer may have a fraction later, so it is declared as a number."""
     kind = {"number": "number", "parsed number": "number", "code": "integer"}.get(role.encoding, "string")
     declared: dict[str, Any] = {"type": "boolean" if field.type == "boolean" else kind}
-    if field.seen < records:
+    if field.seen < records or field.absence is not None:
         declared["required"] = False
     return declared
 

@@ -38,7 +38,7 @@ def init_from(
             f"{topic} is empty", hint=f"send some records to {topic} first, or start from a sample: headrace init DIR"
         )
     decoded = decode_sample(config, sample)
-    findings = infer(decoded.records, choices, without_value=decoded.without_value)
+    findings = infer(decoded.records, choices, without_value=decoded.without_value, optional=decoded.optional)
     name = name_of(directory)
     values, secrets = _connection(tree)
     values |= _topics(config, topic, name)

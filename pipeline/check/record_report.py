@@ -41,6 +41,11 @@ class RecordReport:
             self._count(self._refused(record, self._decoder.decode(record)), record)
         return self
 
+    def refuse(self, record: Record, refusal: Refusal) -> None:
+        """Count a record that is refused before it can be decoded."""
+        self.records += 1
+        self._count(refusal, record)
+
     def _refused(self, record: Record, outcome: Any) -> Any:
         """Return the outcome, or the refusal by what comes after the decoder."""
         if not isinstance(outcome, Event):

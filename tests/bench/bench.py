@@ -81,8 +81,14 @@ class Bench:
             settings = {**case.settings, "topics.dead_letters": f"{name}.dlq"}
             return self._project.command(name, features=case.feed.name, settings=settings, workers=case.workers)
         bootstrap = self._project.addresses.kafka
+        registry = case.settings.get("registry.url", "")
         return self._lineup.command(
-            case.program, bootstrap=bootstrap, features=case.feed.name, output=name, count=case.records
+            case.program,
+            bootstrap=bootstrap,
+            features=case.feed.name,
+            output=name,
+            count=case.records,
+            registry=registry,
         )
 
     def _check(self, case: Case, values: Values, refused: Values | None = None) -> None:

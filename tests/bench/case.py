@@ -68,11 +68,18 @@ def peers(programs: Collection[str], feed: Feed) -> list[Case]:
             settings={"delivery.guarantee": "at-least-once"} if program == f"{HEADRACE}-alo" else {},
         )
         for program in programs
+        # It reads another topic, in the part of the formats.
+        if program != "quix-avro"
     ]
 
 
-def growth(parts: Collection[str], *, count: int, million_count: int, partitions: int) -> list[Case]:
-    """Return the cases of the chosen parts, each after the case that it is compared with."""
+def growth(
+    parts: Collection[str], *, count: int, million_count: int, partitions: int, registry: str, programs: Collection[str]
+) -> list[Case]:
+    """Return the cases of the chosen parts, each after the case that it is compared with.
+
+    `registry` is the URL of a schema registry for the formats, and `programs` are those that are installed.
+    """
     feed = Feed("bench.plain", _even(count, partitions), partitions)
     found = []
     if set(parts) - {"partitions", "bad", "formats"}:
@@ -94,7 +101,7 @@ def growth(parts: Collection[str], *, count: int, million_count: int, partitions
     if "keys" in parts:
         found += _keyed(feed, million_count=_even(million_count, partitions))
     if "formats" in parts:
-        found += _shaped(feed)
+        found += _shaped(feed, registry, has_quix="quix-avro" in programs)
     if "mixing" in parts:
         found += [
             Case("global", "mixing, 1 worker", feed, part="mixing", beside=PLAIN, settings=_GLOBAL),
@@ -159,17 +166,18 @@ def _keyed(feed: Feed, *, million_count: int) -> list[Case]:
     return found
 
 
-def _shaped(feed: Feed) -> list[Case]:
-    """Return a case for each shape of records, all with the same events."""
-    first = f"formats.{next(iter(SHAPES))}"
-    return [
-        Case(
-            name := f"formats.{word}",
-            shape.title,
-            Feed(f"bench.{name}", feed.count, feed.partitions, write=shape.rows, answers=first),
-            part="formats",
-            beside=first,
-            settings=shape.settings,
-        )
-        for word, shape in SHAPES.items()
-    ]
+def _shaped(feed: Feed, registry: str, *, has_quix: bool) -> list[Case]:
+    """Return a case for each shape of records, all with the same events, and Quix Streams with those in Avro."""
+    first, avro, quix = f"formats.{next(iter(SHAPES))}", "formats.avro", "formats.quix-avro"
+    found = []
+    for word, shape in SHAPES.items():
+        name = f"formats.{word}"
+        topic = f"bench.{name}"
+        made = shape.registered(registry, topic)
+        fed = Feed(topic, feed.count, feed.partitions, write=made.rows, answers=first)
+        race = quix if has_quix and name == avro else ""
+        if race:
+            settings = {"registry.url": registry}
+            found.append(Case(quix, TITLES["quix-avro"], fed, "formats", "quix-avro", beside=first, settings=settings))
+        found.append(Case(name, made.title, fed, "formats", beside=first, race=race, settings=made.settings))
+    return found

@@ -3,7 +3,8 @@
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,9 +23,13 @@ from stream import FEATURES, Feed
 from topic import Board
 
 from headrace.pipeline.embedded import EmbeddedError, Stack
+from headrace.pipeline.embedded import registry as embedded
+from headrace.pipeline.embedded.port import free_ports
+from headrace.pipeline.embedded.reaper import Reaper
 
 PARTS = ("peers", "latency", *case.PARTS, "recovery", "inside", "memory")
 
+_REGISTRY_S = 180.0
 _SETTINGS = {
     # On a busy machine a broker may get no CPU time for a while; it must not count as dead.
     "broker.session.timeout.ms": "30000",
@@ -88,7 +93,7 @@ class Comparison:
             if "latency" in self._plan.parts:
                 self._latency(latency.Bench(project, board, self._lineup, seconds=self._plan.latency_s))
             if set(case.PARTS).intersection(self._plan.parts):
-                self._growth(bench)
+                self._growth(bench, Path(directory))
             if "recovery" in self._plan.parts:
                 self._recovery(project, board)
             if "memory" in self._plan.parts:
@@ -107,10 +112,19 @@ class Comparison:
         )
         self.told.update(peers=found, peer_runs=_plain(runs), apart=dict(bench.apart))
 
-    def _growth(self, bench: Bench) -> None:
+    def _growth(self, bench: Bench, directory: Path) -> None:
+        with _registry(directory) if "formats" in self._plan.parts else nullcontext("") as registry:
+            self._grow(bench, registry)
+
+    def _grow(self, bench: Bench, registry: str) -> None:
         plan = self._plan
         cases = case.growth(
-            plan.parts, count=plan.growth_count, million_count=plan.million_count, partitions=plan.partitions
+            plan.parts,
+            count=plan.growth_count,
+            million_count=plan.million_count,
+            partitions=plan.partitions,
+            registry=registry,
+            programs=plan.programs,
         )
         runs = self._speeds(bench, cases)
         found = report.costs(cases, runs, bench.keys)
@@ -185,6 +199,20 @@ class Comparison:
                 _say(f"{repeat + 1}/{self._plan.repeats} {title(name)}: {short(found[name])}")
             runs.append({name: found[name] for name in names})
         return runs
+
+
+@contextmanager
+def _registry(directory: Path) -> Iterator[str]:
+    """Run a schema registry, and return its URL."""
+    [port] = free_ports(1)
+    reaper = Reaper(grace_s=0.0)
+    server = embedded.server(home=directory, port=port, reaper=reaper, progress=_say)
+    try:
+        server.start(timeout_s=_REGISTRY_S)
+        yield f"http://{server.address}{embedded.PATH}"
+    finally:
+        server.kill()
+        reaper.close()
 
 
 def _plain(runs: Sequence[Mapping[str, Speed]]) -> list[dict[str, Any]]:

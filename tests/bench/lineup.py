@@ -20,6 +20,7 @@ TITLES = {
     "tuned": "tuned loop",
     "quix-alo": "Quix Streams, at-least-once",
     "quix-eo": "Quix Streams, exactly-once",
+    "quix-avro": "Quix Streams, Avro, at-least-once",
     "bytewax": "Bytewax",
     "faust": "Faust",
     HEADRACE: "headrace, exactly-once",
@@ -36,9 +37,15 @@ INSTALL = (
 )
 """The command that installs the missing programs."""
 
-_NEEDS = {"quix-alo": "quixstreams", "quix-eo": "quixstreams", "bytewax": "bytewax", "faust": "faust-streaming"}
+_NEEDS = {
+    "quix-alo": "quixstreams",
+    "quix-eo": "quixstreams",
+    "quix-avro": "quixstreams",
+    "bytewax": "bytewax",
+    "faust": "faust-streaming",
+}
 _PLOTS = "matplotlib"
-_GUARANTEES = {"quix-alo": "at-least-once", "quix-eo": "exactly-once"}
+_GUARANTEES = {"quix-alo": "at-least-once", "quix-eo": "exactly-once", "quix-avro": "at-least-once"}
 _LOOK = """
 import importlib.metadata, json, sys
 found = {}
@@ -65,15 +72,26 @@ class Lineup:
         return [name for name in TITLES if name in programs and _NEEDS.get(name) not in self.missing]
 
     def command(
-        self, program: str, *, bootstrap: str, features: str, output: str, count: int, commit_s: float = COMMIT_S
+        self,
+        program: str,
+        *,
+        bootstrap: str,
+        features: str,
+        output: str,
+        count: int,
+        commit_s: float = COMMIT_S,
+        registry: str = "",
     ) -> tuple[list[str], dict[str, str]]:
-        """Return the command of a peer, and its environment. With a `count` of 0 it never ends."""
+        """Return the command of a peer, and its environment. With a `count` of 0 it never ends.
+
+        With a `registry` Quix reads the records in Avro.
+        """
         words = [bootstrap, features, output]
         if program not in _NEEDS:
             return [sys.executable, str(_HERE / "peer.py"), program, *words, str(count)], dict(os.environ)
         module = f"peer_{program.partition('-')[0]}.py"
         if program in _GUARANTEES:
-            words = [_GUARANTEES[program], *words, str(count), str(commit_s)]
+            words = [_GUARANTEES[program], *words, str(count), str(commit_s), *([registry] if registry else [])]
         elif program != "bytewax":
             words = [*words, str(count)]
         return [str(self._python), "-W", "ignore", str(_HERE / module), *words], dict(os.environ)

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from harness import Project, wait_until
 from proxy import Proxied, proxied_stack
+from schemas import Registrar, running_registry
 from servers import LENT, LentStack, address_file, lent, own_stack
 
-from headrace.pipeline.embedded import Stack
+from headrace.pipeline.embedded import Server, Stack
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +39,17 @@ def project(stack: Stack, tmp_path: Path) -> Callable[..., Project]:
         return Project(stack, tmp_path / "project", **options)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A schema registry; all tests that use it are in one group, so there is only one."""
+    yield from running_registry(tmp_path_factory.mktemp("registry"))
+
+
+@pytest.fixture
+def registrar(registry: Server) -> Iterator[Registrar]:
+    registry.thaw()
+    made = Registrar(registry)
+    with made.client:
+        yield made

@@ -7,20 +7,16 @@ import random
 from typing import Any
 
 import fastavro
-import msgspec
-import numpy as np
 import pytest
+from scans import batch, check
 
-from headrace.consumers.fastjson.number import BOOLEAN, INTEGER, NULL, STRING
-from headrace.consumers.fastjson.scan import Scan, Scanner
-from headrace.consumers.formats.binary_scan import BinaryScanner
+from headrace.consumers.fastjson.scan import Scanner
+from headrace.consumers.formats.binary.scan import BinaryScanner
 from headrace.consumers.formats.format_decoder import FormatDecoder
 from headrace.consumers.formats.framing import prefix
 from headrace.consumers.formats.schema_cache import SchemaCache
 from headrace.consumers.formats.writer_schema import WriterSchema
 from headrace.consumers.mapping import RecordMapping
-from headrace.consumers.record import Event
-from headrace.consumers.record_batch import RecordBatch
 from headrace.consumers.schema import Feature, Schema
 
 CARD = {
@@ -120,45 +116,12 @@ def made(mapping: RecordMapping, schema: Schema | None = None) -> tuple[FormatDe
     return decoder, BinaryScanner(decoder, Scanner(schema=schema))
 
 
-def batch(values: list[bytes | None]) -> RecordBatch:
-    count = len(values)
-    return RecordBatch(0, offsets=range(count), timestamps=[5] * count, keys=[b"k"] * count, values=values)
-
-
-def plain(kind: int, number: float, words: list[str]) -> Any:
-    if kind == STRING:
-        return words[int(number)]
-    if kind == NULL:
-        return None
-    return bool(number) if kind == BOOLEAN else int(number) if kind == INTEGER else float(number)
-
-
-def read(scan: Scan, i: int) -> tuple[Any, ...]:
-    """Return what a scan has of a record, as an event has it."""
-    words, entries = scan.vocabulary.words, range(scan.starts[i], scan.starts[i + 1])
-    features = {scan.vocabulary.names[scan.names[k]]: plain(scan.kinds[k], scan.values[k], words) for k in entries}
-    at, size = scan.id_at[i], scan.id_size[i]
-    id_ = msgspec.UNSET if at < 0 else bytes(scan.text[at : at + size]).decode()
-    label = msgspec.UNSET if scan.label_kinds[i] < 0 else plain(scan.label_kinds[i], scan.label_values[i], words)
-    ts = msgspec.UNSET if scan.ts[i] < 0 else int(scan.ts[i])
-    return list(features.items()), id_, ts, label
-
-
-def same(one: Any, other: Any) -> bool:
-    return repr(one) == repr(other)
-
-
 @pytest.mark.parametrize("schema", SCHEMAS, ids=["any", "numbers", "words"])
 @pytest.mark.parametrize("mapping", MAPPINGS, ids=range(len(MAPPINGS)))
 def test_a_record_that_is_not_slow_has_the_values_of_the_decoder(mapping: RecordMapping, schema: Schema | None) -> None:
     decoder, scanner = made(mapping, schema)
     for seed in range(2):
-        records = batch([prefix(7) + payload for payload in payloads(200, seed)])
-        scan = scanner.scan(records)
-        for i in np.flatnonzero(~scan.slow).tolist():
-            event = decoder.decode(records.record(i))
-            assert isinstance(event, Event), (i, event)
-            assert same(read(scan, i), (list(event.features.items()), event.id, event.ts, event.label))
+        check(decoder, scanner, batch([prefix(7) + payload for payload in payloads(200, seed)]))
 
 
 def test_plain_records_are_fast() -> None:
@@ -192,12 +155,7 @@ def test_mutated_records_are_slow_or_have_the_values_of_the_decoder() -> None:
                     found[at:at] = draw.randbytes(draw.randint(1, 10))
         values.append(bytes(found))
     for start in range(0, len(values), 1_000):
-        records = batch(values[start : start + 1_000])
-        scan = scanner.scan(records)
-        for i in np.flatnonzero(~scan.slow).tolist():
-            event = decoder.decode(records.record(i))
-            assert isinstance(event, Event), (i, event)
-            assert same(read(scan, i), (list(event.features.items()), event.id, event.ts, event.label))
+        check(decoder, scanner, batch(values[start : start + 1_000]))
 
 
 def test_records_without_a_frame_or_a_known_schema_are_slow() -> None:
@@ -212,9 +170,5 @@ def test_a_new_vocabulary_links_the_programs_again() -> None:
     scanner = BinaryScanner(decoder, Scanner(names_max=1, words_max=1))
     records = batch([prefix(7) + payload for payload in payloads(50, 9)])
     for _ in range(3):
-        scan = scanner.scan(records)
-        for i in np.flatnonzero(~scan.slow).tolist():
-            event = decoder.decode(records.record(i))
-            assert isinstance(event, Event)
-            assert same(read(scan, i)[0], list(event.features.items()))
-    assert scan.vocabulary.generation > 0
+        check(decoder, scanner, records)
+    assert scanner.scan(records).vocabulary.generation > 0

@@ -12,37 +12,30 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headrace.consumers.formats.avro import DEPTH_MAX, PARTS, AvroSchema, declared_type
+from headrace.consumers.formats.binary.places import (
+    FEATURE,
+    ID,
+    LABEL,
+    SKIP,
+    TIME,
+    TIME_UNITS,
+    FindPlace,
+    Place,
+    Unsuitable,
+)
+from headrace.consumers.formats.writer_schema import NODES_MAX
 
 (
     END, JUMP, UNION, NULL, BOOLEAN, INT, LONG, FLOAT, DOUBLE, STRING, ENUM, BYTES, FIXED, COUNT,
 ) = range(14)  # fmt: skip
 """The instructions. `COUNT` reads the block of an array or a map that must be empty."""
-SKIP, FEATURE, ID, TIME, LABEL = range(5)
-"""What becomes of a value."""
 OPERATION, TARGET, NAME, FIRST, SECOND = range(5)
 """The columns of an instruction. `FIRST` and `SECOND` are the operands, named where an instruction is added.
 
 `NAME` is the number of a feature's name; of a time it is 1 if the decoder divides it without rounding.
 """
 COLUMNS = 5
-TIME_UNITS = {"s": (1_000, 1), "ms": (1, 1), "us": (1, 1_000), "ns": (1, 1_000_000)}
-"""The factor and the divisor that make milliseconds of each unit."""
 DAY_MS = 86_400_000
-
-
-class Unsuitable(Exception):
-    """Raised when a schema has no program: all its records are slow."""
-
-
-class Place(NamedTuple):
-    """What becomes of the value of a field: the target, and the name of a feature."""
-
-    target: int
-    name: str = ""
-
-
-Find = Callable[[tuple[str, ...]], Place]
-"""Says what becomes of the field at a path."""
 
 
 class AvroProgram(NamedTuple):
@@ -56,7 +49,7 @@ class AvroProgram(NamedTuple):
 class AvroCompiler:
     """Compile one schema. `nulls` says what becomes of a feature that is null: 0 slow, 1 left out, 2 kept."""
 
-    def __init__(self, schema: AvroSchema, find: Find, *, nulls: Callable[[str], int], ts_unit: str) -> None:
+    def __init__(self, schema: AvroSchema, find: FindPlace, *, nulls: Callable[[str], int], ts_unit: str) -> None:
         self._schema = schema
         self._find = find
         self._nulls = nulls
@@ -77,7 +70,9 @@ class AvroCompiler:
         return AvroProgram(np.array(self._code, np.int64).reshape(-1, COLUMNS), self.names, self.symbols)
 
     def _add(self, operation: int, place: Place | None = None, first: int = 0, second: int = 0) -> int:
-        """Add an instruction and return its number; a feature gets a number for its name."""
+        """Add an instruction and return its number; a feature gets a number for its name. Raises Unsuitable."""
+        if len(self._code) > NODES_MAX:
+            raise Unsuitable
         name = -1
         if place is not None and place.target == FEATURE:
             # A union names its feature once for each branch.
