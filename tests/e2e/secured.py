@@ -1,7 +1,9 @@
 """One Kafka broker with a listener for each way in, and the certificates, users and rights that belong to it."""
 
+import base64
 import contextlib
 import datetime as dt
+import json
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -10,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import pytest
 import trustme
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AclBinding,
@@ -22,6 +25,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ScramMechanism,
     UserScramCredentialUpsertion,
 )
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -30,7 +34,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from harness import Project
 
-from headrace.pipeline.embedded import Stack
+from headrace.pipeline.embedded import Stack, kafka
 from headrace.pipeline.embedded.port import free_ports
 
 USER = "fraud"
@@ -47,7 +51,9 @@ _PROTOCOLS = {
     "PLAIN": "SASL_SSL",
     "SCRAM": "SASL_SSL",
     "OAUTH": "SASL_SSL",
+    "JWKS": "SASL_SSL",
 }
+_OAUTH = f"{_LOGIN}.oauthbearer"
 
 
 @dataclass
@@ -83,11 +89,15 @@ class Authority:
 
 @dataclass
 class Secured:
-    """The running stack: the broker's address on each listener, and the authority of its certificates."""
+    """The running stack: the broker's address on each listener, and the authority of its certificates.
+
+    The listener JWKS takes tokens that `signing_key` has signed.
+    """
 
     stack: Stack
     addresses: dict[str, str]
     authority: Authority
+    signing_key: Path
 
     @cached_property
     def admin(self) -> AdminClient:
@@ -145,16 +155,33 @@ def secured_stack() -> Iterator[Secured]:
         # The settings of listeners override those of the stack, so its ports must be known before.
         (home / "kafka.ports").write_text(f"{port} {controller}")
         authority = Authority(home)
-        settings = _settings(authority, addresses, f"127.0.0.1:{controller}")
+        signing_key, keys = home / "signing.key", home / "jwks.json"
+        keys.write_text(json.dumps({"keys": [new_signing_key(signing_key)]}))
+        settings = _settings(authority, addresses, f"127.0.0.1:{controller}", keys=keys.as_uri())
+        # The broker reads keys only from places that this property allows, and it is no setting of Kafka's.
+        patch = exits.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(kafka, "JVM", (*kafka.JVM, f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={keys.as_uri()}"))
         stack = exits.enter_context(Stack(data_dir=home, kafka_settings=settings))
         assert stack.addresses.kind == "kafka", "these tests prove nothing on a mock"
         # Its data is not read again, so it needs no clean end.
         exits.callback(stack.store.kill)
         exits.callback(stack.kafka.kill)
-        yield Secured(stack, addresses, authority)
+        yield Secured(stack, addresses, authority, signing_key)
 
 
-def _settings(authority: Authority, addresses: dict[str, str], controller: str) -> dict[str, str]:
+def new_signing_key(file: Path) -> dict[str, str]:
+    """Make a key that signs tokens, write it, and return its public part as a JSON Web Key."""
+    key = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
+    file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    numbers = key.public_key().public_numbers()
+    shown = {
+        name: base64.urlsafe_b64encode(number.to_bytes((number.bit_length() + 7) // 8, "big")).rstrip(b"=").decode()
+        for name, number in (("n", numbers.n), ("e", numbers.e))
+    }
+    return {"kty": "RSA", "kid": "test", "alg": "RS256", "use": "sig", **shown}
+
+
+def _settings(authority: Authority, addresses: dict[str, str], controller: str, *, keys: str) -> dict[str, str]:
     listeners = [f"{name}://{address}" for name, address in addresses.items()]
     protocols = [f"{name}:{protocol}" for name, protocol in _PROTOCOLS.items()]
     return {
@@ -180,6 +207,13 @@ def _settings(authority: Authority, addresses: dict[str, str], controller: str) 
         "listener.name.scram.scram-sha-512.sasl.jaas.config": f"{_LOGIN}.scram.ScramLoginModule required;",
         "listener.name.oauth.sasl.enabled.mechanisms": "OAUTHBEARER",
         "listener.name.oauth.oauthbearer.sasl.jaas.config": (
-            f'{_LOGIN}.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="broker";'
+            f'{_OAUTH}.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="broker";'
         ),
+        "listener.name.jwks.sasl.enabled.mechanisms": "OAUTHBEARER",
+        "listener.name.jwks.oauthbearer.sasl.jaas.config": f"{_OAUTH}.OAuthBearerLoginModule required;",
+        "listener.name.jwks.oauthbearer.sasl.server.callback.handler.class": (
+            f"{_OAUTH}.OAuthBearerValidatorCallbackHandler"
+        ),
+        "listener.name.jwks.oauthbearer.sasl.oauthbearer.jwks.endpoint.url": keys,
+        "listener.name.jwks.oauthbearer.sasl.oauthbearer.expected.audience": "kafka",
     }

@@ -15,7 +15,7 @@ from confluent_kafka.admin import ResourceType  # type: ignore[attr-defined]
 from harness import Project, nursery, steady, values, wait_until
 from oracle import promise
 from proxy import Proxy, RedisWire
-from secured import PASSWORD, USER, Secured, page_rights, secured_stack
+from secured import PASSWORD, USER, Secured, new_signing_key, page_rights, secured_stack
 
 # One broker for all of them.
 pytestmark = pytest.mark.xdist_group("secured")
@@ -27,14 +27,26 @@ SECRETS = (PASSWORD, SCRAM_PASSWORD, NEW_PASSWORD, STORE_PASSWORD, "wr0ng-of-the
 TOKEN_MODULE = """
 import base64, json, time
 
+calls = []
+
 def token(config):
     words = dict(part.split("=") for part in config.split())
     now = time.time()
-    if "fails" in words:
+    calls.append(now)
+    if len(calls) > int(words.get("good", 1_000)):
         raise RuntimeError("the token server is on fire")
-    body = {"sub": words["user"], "iat": now - 600, "exp": now + float(words["lives"])}
-    parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in ({"alg": "none"}, body)]
-    return b".".join([*parts, b""]).decode(), now + max(float(words["lives"]), 60)
+    body = {"sub": words["user"], "aud": "kafka", "iat": now - 600, "exp": now + float(words["lives"])}
+    head = {"alg": "RS256", "kid": "test"} if "key" in words else {"alg": "none"}
+    parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in (head, body)]
+    parts.append(signed(words["key"], b".".join(parts)) if "key" in words else b"")
+    return b".".join(parts).decode(), now + max(float(words["lives"]), 60)
+
+def signed(file, text):
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import padding
+    with open(file, "rb") as key:
+        loaded = serialization.load_pem_private_key(key.read(), None)
+    return base64.urlsafe_b64encode(loaded.sign(text, padding.PKCS1v15(), hashes.SHA256())).rstrip(b"=")
 """
 
 Make = Callable[..., Project]
@@ -93,6 +105,7 @@ def _ways(secured: Secured, client: tuple[Path, Path]) -> dict[str, dict[str, st
         "PLAIN": _sasl(secured, "PLAIN", PASSWORD),
         "SCRAM": _sasl(secured, "SCRAM-SHA-512", SCRAM_PASSWORD),
         "OAUTH": _oauth(secured, f"user={USER} lives=300"),
+        "JWKS": _oauth(secured, f"user={USER} lives=300 key={secured.signing_key}"),
     }
 
 
@@ -112,7 +125,7 @@ def _refusal(told: str) -> tuple[str, str]:
     return error, hint
 
 
-@pytest.mark.parametrize("way", ["TLS", "MTLS", "PLAIN", "SCRAM", "OAUTH"])
+@pytest.mark.parametrize("way", ["TLS", "MTLS", "PLAIN", "SCRAM", "OAUTH", "JWKS"])
 def test_every_way_into_kafka_works_for_the_pipeline_and_for_the_commands(
     secured: Secured, make: Make, client: tuple[Path, Path], way: str
 ) -> None:
@@ -161,11 +174,14 @@ def test_who_is_refused_is_told_why_in_one_line_by_each_command(secured: Secured
     stranger.mkdir()
     other = {**_tls(secured), "ssl.ca.location": str(type(secured.authority)(stranger).trusted)}
     old = secured.authority.issue(USER, days=-1, file="old-client")
+    forged = stranger / "signing.key"
+    new_signing_key(forged)
     cases = [
         ("PLAIN", _sasl(secured, "PLAIN", SECRETS[-1]), "sasl.password"),
         ("SCRAM", _sasl(secured, "SCRAM-SHA-512", SECRETS[-1]), "sasl.password"),
         ("OAUTH", _oauth(secured, f"user={USER} lives=-300"), "kafka.oauth"),
-        ("OAUTH", _oauth(secured, "fails=1"), "kafka.oauth"),
+        ("OAUTH", _oauth(secured, "good=0"), "kafka.oauth"),
+        ("JWKS", _oauth(secured, f"user={USER} lives=300 key={forged}"), "kafka.oauth"),
         ("EXPIRED", _tls(secured), "ssl.ca.location"),
         ("TLS", other, "ssl.ca.location"),
         ("MTLS", _certified(secured, old), "certificate"),
@@ -180,6 +196,20 @@ def test_who_is_refused_is_told_why_in_one_line_by_each_command(secured: Secured
             assert secured.addresses[listener] in told, (listener, words, told)
             if words != ["doctor"]:
                 assert "kafka.bootstrap_servers" in _refusal(told)[0], told
+
+
+def test_a_token_that_fails_later_is_told_like_one_that_fails_at_once(secured: Secured, make: Make) -> None:
+    p = make("OAUTH", _oauth(secured, f"user={USER} lives=300 good=1"))
+    secured.grant(p)
+    secured.allow([(ResourceType.TOPIC, p.features, "WRITE")])
+    (p.directory / "more.jsonl").write_bytes(b"\n".join(values(5)))
+    # The client that looks at the topics gets a token, and the one that sends the records gets none.
+    code, told = _call(p, "produce", str(p.directory / "more.jsonl"))
+    assert code == 78, told
+    error, hint = _refusal(told)
+    assert "the token server is on fire" in error
+    assert f"kafka.bootstrap_servers is {secured.addresses['OAUTH']}" in error
+    assert "kafka.oauth" in hint
 
 
 def test_a_wrong_listener_or_none_is_told_within_three_seconds_and_waited_for(secured: Secured, make: Make) -> None:

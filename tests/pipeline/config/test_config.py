@@ -1,14 +1,16 @@
 """The configuration: what wins over what, what is refused and with which words, what stays secret."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from headrace.consumers.client_properties import OWNED_SETTINGS
+from headrace.consumers.consumer_errors import ConnectionFaults
 from headrace.pipeline.commands import config_command
-from headrace.pipeline.config.config import ConfigError, describe, load
+from headrace.pipeline.config.config import ConfigError, _token, describe, load
 
 
 @pytest.fixture(autouse=True)
@@ -316,3 +318,35 @@ def test_a_default_label_that_is_not_finite_is_refused(file: Path, number: str) 
     assert f"labels.default = {number}: it must be a finite number" in str(
         refused(file, f"[labels]\ndefault = {number}\n")
     )
+
+
+def _raises(_config: str) -> Any:
+    raise RuntimeError("the token server is on fire")
+
+
+def test_a_token_and_its_end_are_passed_on() -> None:
+    faults = ConnectionFaults()
+    assert _token(lambda config: (f"token of {config}", 17), faults, "me") == ("token of me", 17.0)
+    assert faults.best() is None
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (_raises, "RuntimeError: the token server is on fire"),
+        (lambda _: None, "TypeError: cannot unpack"),
+        (lambda _: (None, 17), "TypeError: the token is a NoneType and no str"),
+        (lambda _: (b"token", 17), "TypeError: the token is a bytes and no str"),
+        (lambda _: ("token", "soon"), "ValueError: could not convert"),
+    ],
+)
+def test_a_function_that_raises_or_returns_something_else_is_a_fault_of_kafka_oauth(
+    function: Callable[[str], Any], told: str
+) -> None:
+    faults = ConnectionFaults()
+    with pytest.raises(Exception, match=told.partition(": ")[2]):
+        _token(function, faults, "")
+    found = faults.best()
+    assert found is not None
+    assert found.kind == "token"
+    assert f"kafka.oauth failed: {told}" in found.text
