@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from tls_front import TlsFront
 
 from headrace.pipeline.embedded import Server
 from headrace.pipeline.embedded.port import free_ports
@@ -118,6 +120,33 @@ def cluster() -> Iterator[Cluster]:
             replica.ask("CLUSTER", "REPLICATE", primary.ask("CLUSTER", "MYID").decode())
         _until(lambda: all(_is_whole(node) for node in made.nodes), "the cluster to be whole")
         yield made
+
+
+@contextlib.contextmanager
+def encrypted_cluster(context: ssl.SSLContext) -> Iterator[tuple[str, list[TlsFront]]]:
+    """Run a cluster whose nodes tell their clients the ports with TLS; yield its address and these ports."""
+    with cluster() as nodes, contextlib.ExitStack() as exits:
+        fronts = [exits.enter_context(TlsFront(node.port, context)) for node in nodes.nodes]
+        for node, front in zip(nodes.nodes, fronts, strict=True):
+            node.ask("CONFIG", "SET", "cluster-announce-port", front.port)
+        ports = {front.port for front in fronts}
+        _until(lambda: all(_told(node) <= ports for node in nodes.nodes), "the nodes to tell the ports with TLS")
+        yield f"rediss+cluster://{','.join(f'127.0.0.1:{front.port}' for front in fronts[:3])}", fronts
+
+
+def _told(node: Node) -> set[int]:
+    return {port for _, _, *places in node.ask("CLUSTER", "SLOTS") for _, port, *_ in places}
+
+
+@contextlib.contextmanager
+def encrypted_service(context: ssl.SSLContext) -> Iterator[tuple[str, list[TlsFront]]]:
+    """Run a primary and a sentinel with TLS; yield their address, and the ports of the sentinel and of the primary."""
+    with _nodes() as start:
+        primary = start(["--appendonly", "no", "--save", ""])
+        with TlsFront(primary.port, context) as front:
+            sentinel = start([], config=f"sentinel monitor fraud 127.0.0.1 {front.port} 1\n")
+            with TlsFront(sentinel.port, context) as door:
+                yield f"rediss+sentinel://127.0.0.1:{door.port}/fraud/0", [door, front]
 
 
 @dataclass

@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 import shlex
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,9 +14,9 @@ import labelled
 import pytest
 from harness import Project, Run, nursery, steady, values, wait_until
 from oracle import promise
-from secured import PAGE
+from secured import PAGE, Authority
 from servers import LentStack
-from store_nodes import Cluster, Node, cluster, watched
+from store_nodes import Cluster, Node, cluster, encrypted_cluster, encrypted_service, watched
 from test_keys import KEYED, events, send
 from test_keys import hold as hold_keys
 
@@ -146,6 +147,54 @@ def _limited(nodes: Cluster, name: str) -> str:
     for node in nodes.nodes:
         node.ask("ACL", "SETUSER", user, "reset", *words)
     return nodes.url.replace("://", f"://{user}:secret-of-the-test@")
+
+
+def test_a_shared_model_loses_nothing_when_the_primary_that_has_it_dies(
+    stack: Stack, nodes: Cluster, tmp_path: Path
+) -> None:
+    settings = {**SAVED_OFTEN, "HEADRACE__MODEL__SCOPE": "global", "HEADRACE__MIX__INTERVAL": "100ms"}
+    p = _project(stack, tmp_path, nodes.url, settings=settings)
+    mix = f"{p.name}:{{{p.name}/global}}:mix"
+    stream = values(60_000, bad_every=50)
+    with steady(p, stream, per_second=500) as producing, p.running(workers=2) as run:
+        _saves(p)
+        primary = nodes.owner(mix)
+        _lose(p, primary, nodes.replica_of(primary), lambda: nodes.owner(mix) is not primary)
+        producing.stop()
+        p.wait_for_all()
+        assert run.stop() == 0, run.log()
+    sent = sum(map(len, p.sent.values()))
+    bad = sum(b'"bad-' in value for sent in p.sent.values() for value in sent if value)
+    assert p.status()["counts"] == {
+        "records": sent,
+        "predictions": sent - bad,
+        "dead_letters": bad,
+        "skipped": 0,
+        "learned": sent - bad,
+    }
+
+
+@pytest.mark.parametrize("kind", ["cluster", "sentinel"])
+def test_a_cluster_and_a_sentinels_service_with_tls_need_the_authority_of_their_certificates(
+    stack: Stack, tmp_path: Path, kind: str
+) -> None:
+    authority = Authority(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("store"))
+    with (encrypted_cluster if kind == "cluster" else encrypted_service)(context) as (url, fronts):
+        p = _project(stack, tmp_path, url)
+        done = nursery().call(["doctor", "-c", str(p.file)], env=p.env)
+        # redis-py only says of sentinels that none of them knows a primary.
+        assert done.returncode == (78 if kind == "cluster" else 69), done.stdout
+        assert ("certificate verify failed" if kind == "cluster" else "No master found") in done.stdout
+        assert f"redis.url is {url}" in done.stdout
+        p.settings["HEADRACE__REDIS__CLIENT__SSL_CA_CERTS"] = str(authority.trusted)
+        p.produce(values(200), partition=0)
+        p.run_to_end()
+        assert p.status()["counts"]["learned"] == 200
+        done = nursery().call(["doctor", "-c", str(p.file)], env=p.env)
+        assert done.returncode == 0, done.stdout
+        assert all(front.encrypted for front in fronts[: 3 if kind == "cluster" else 2])
 
 
 def test_with_sentinels_a_primary_dies_with_its_last_writes(stack: Stack, tmp_path: Path) -> None:
