@@ -349,6 +349,31 @@ def status(
     return status(source.load(), watch=watch, json=json)
 
 
+@command(app, endless=True)
+def page(
+    source: ConfigSource,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65_535, metavar="PORT", help="Port instead of page.port. 0 takes a free one."),
+    ] = None,
+    actions: Annotated[
+        bool, typer.Option("--actions", help="Allow actions to whoever has the token, like page.actions.")
+    ] = False,
+) -> int:
+    """Serve a live web page of the pipeline until Ctrl-C, and print its address."""
+    from headrace.pipeline.page.page import page
+
+    return page(source.load(), port=port, actions=actions)
+
+
+@command(app, endless=True)
+def top(source: ConfigSource, json: JsonOption = False) -> int:
+    """Show the page's figures in the terminal until Ctrl-C; one frame where there is no terminal."""
+    from headrace.pipeline.page.terminal import top
+
+    return top(source.load(), json=json)
+
+
 @command(app)
 def doctor(source: ConfigSource, json: JsonOption = False) -> int:
     """Connect to Kafka, the store and the HTTP sink, and print one line for each check."""

@@ -19,12 +19,12 @@ from headrace.pipeline import formats, model_factory
 from headrace.pipeline.check.check import last_records
 from headrace.pipeline.check.record_report import RecordReport
 from headrace.pipeline.commands import config_command
-from headrace.pipeline.commands.status_report import total_lag
 from headrace.pipeline.config.config import Config, ConfigError
 from headrace.pipeline.connection import explained
 from headrace.pipeline.console import as_json, data
 from headrace.pipeline.exit_code import EXIT_AWAY, EXIT_CONFIG, EXIT_FAILED
 from headrace.pipeline.recovery import compatibility, consistency, key_placement
+from headrace.pipeline.status.report import total_lag
 from headrace.pipeline.storage import open_store
 from headrace.state.model_check import model_mismatch
 from headrace.state.models import learner

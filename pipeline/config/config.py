@@ -25,6 +25,7 @@ from pydantic_settings import (
 )
 
 from headrace.consumers.consumer_errors import ConnectionFault, ConnectionFaults
+from headrace.pipeline.config.page_section import PageConfig
 from headrace.pipeline.config.record_sections import LabelsConfig, PredictionsConfig, RecordsConfig
 from headrace.pipeline.config.redaction import concealer, may_show, secrets_of
 from headrace.pipeline.config.references import (
@@ -113,6 +114,7 @@ class Config(BaseSettings):
     metrics: MetricsConfig = MetricsConfig()  # type: ignore[call-arg]
     log: LogConfig = LogConfig()  # type: ignore[call-arg]
     mix: MixConfig = MixConfig()  # type: ignore[call-arg]
+    page: PageConfig = PageConfig()  # type: ignore[call-arg]
     directory: Path = Field(Path(), exclude=True)
     secrets: dict[str, frozenset[str]] = Field(default_factory=dict, exclude=True, repr=False)
     files: frozenset[Path] = Field(frozenset(), exclude=True)

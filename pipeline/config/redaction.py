@@ -28,6 +28,7 @@ _SECTIONS = frozenset(
         "metrics",
         "mix",
         "model",
+        "page",
         "predictions",
         "quality",
         "records",

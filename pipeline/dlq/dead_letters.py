@@ -53,8 +53,9 @@ class DeadLetterRecord(msgspec.Struct, frozen=True):
 
 
 class Selection(msgspec.Struct, frozen=True):
-    """A filter for dead letters: with a code, since a time in ms, and of these the first `limit`.
+    """A filter for dead letters: with a code, since a time in ms, at these places, and of these the first `limit`.
 
+    A place is a partition and an offset in the topic of the dead letters; without `places` all places count.
     The order is by partition and offset. Replayed dead letters count as well, so that a selection stays the same
     after a replay.
     """
@@ -62,10 +63,15 @@ class Selection(msgspec.Struct, frozen=True):
     code: str | None = None
     since_ms: int | None = None
     limit: int | None = None
+    places: frozenset[tuple[int, int]] | None = None
 
-    def takes(self, code: str, timestamp_ms: int) -> bool:
-        """Return whether a dead letter is selected, apart from the limit."""
-        return (self.code is None or code == self.code) and (self.since_ms is None or timestamp_ms >= self.since_ms)
+    def takes(self, code: str, timestamp_ms: int, *, at: tuple[int, int]) -> bool:
+        """Return whether the dead letter at a place is selected, apart from the limit."""
+        return (
+            (self.code is None or code == self.code)
+            and (self.since_ms is None or timestamp_ms >= self.since_ms)
+            and (self.places is None or at in self.places)
+        )
 
 
 def select(reader: Reader, topic: str, selection: Selection) -> Iterator[DeadLetterRecord]:
@@ -76,7 +82,7 @@ def select(reader: Reader, topic: str, selection: Selection) -> Iterator[DeadLet
             if count == selection.limit:
                 return
             dead_letter = DeadLetterRecord.of(record)
-            if selection.takes(dead_letter.code, record.timestamp_ms):
+            if selection.takes(dead_letter.code, record.timestamp_ms, at=(partition, record.offset)):
                 count += 1
                 yield dead_letter
 

@@ -190,7 +190,9 @@ class Replay:
         for partition, offset, found in receipts.read(self._reader, self._route.topic, self._route.topic_id):
             if offset >= self._floors.get(partition, 0):
                 self._done.setdefault(partition, set()).add(offset)
-            elif offset >= spans[partition].start and self._selection.takes(found.code, found.timestamp):
+            elif offset >= spans[partition].start and self._selection.takes(
+                found.code, found.timestamp, at=(partition, offset)
+            ):
                 self._done_below[partition] = self._done_below.get(partition, 0) + 1
 
     def _run_partition(self, partition: int, span: Span) -> bool:
@@ -229,7 +231,8 @@ class Replay:
     def _handle(self, record: Record) -> bool:
         """Add a dead letter to the batch if it is to be sent or parked; return whether it is done."""
         dead_letter = DeadLetterRecord.of(record)
-        selected = self._selection.takes(dead_letter.code, record.timestamp_ms)
+        at = record.partition, record.offset
+        selected = self._selection.takes(dead_letter.code, record.timestamp_ms, at=at)
         if record.offset in self._done.get(record.partition, ()):
             self._count_done(int(selected))
             return True

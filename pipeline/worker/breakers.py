@@ -124,6 +124,14 @@ class Gate:
             return self.flood
         return next((b.reason for b in self._stream if b.tripped), "")
 
+    @property
+    def cause(self) -> str:
+        """What shuts the gate: `flood`, or the name of a dependency; empty while it is open."""
+        if self.flood:
+            return "flood"
+        stream = ((name, breaker) for name, breaker in self.breakers.items() if name != "registry")
+        return next((name for name, breaker in stream if breaker.tripped), "")
+
     def must_pause(self, now: float) -> bool:
         """Tell whether the partitions must pause: the gate has been shut for longer than a moment."""
         if self.flood:

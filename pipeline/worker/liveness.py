@@ -158,6 +158,7 @@ class StatusReporter:
         return {
             "state": state,
             "reason": self._gate.reason or ("" if self._schemas is None else self._schemas.reason),
+            "cause": self._gate.cause or ("registry" if self._schemas is not None and self._schemas.reason else ""),
             "warnings": list(self._warnings),
             "partitions": sorted(self._shards),
             "relearning": {
@@ -233,6 +234,8 @@ class Heartbeat:
         self._watchdog = watchdog
         self._clock = clock
         self._beat_at = 0.0
+        self._state = ""
+        self._since_ms = 0
 
     def beat(self, *, waiting: bool, stopping: bool) -> None:
         """Show how the worker is, if it is time; the call to the store shows whether the store is there, too.
@@ -249,9 +252,12 @@ class Heartbeat:
         self._readiness.look(waiting=waiting)
         state = self._status.state(waiting=waiting)
         self._status.publish(state, passed_s=passed_s)
+        if state != self._state:
+            self._state, self._since_ms = state, time.time_ns() // 1_000_000
         # A worker that is no member knows nothing of the others: they may be out for the same reason.
         member = self._source.joined and not self._breakers.gate.breakers["kafka"].tripped
-        note = {**self._status.note(state), "assigned": sorted(self._source.assigned), "member": member}
+        own = {**self._status.note(state), "since_ms": self._since_ms}
+        note = {**own, "assigned": sorted(self._source.assigned), "member": member}
         # First on this machine: `status` must be able to say that the store is away.
         self._ordinal.announce(note)
         self._breakers.attempt("store", partial(self._renew, note))

@@ -15,11 +15,11 @@ from headrace.consumers.source import Committed
 from headrace.consumers.topics import Topic
 from headrace.pipeline import assembly, model_factory
 from headrace.pipeline.commands import model_command
-from headrace.pipeline.commands.status_report import Observations, summarise
 from headrace.pipeline.config import config as configuration
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.recovery import offset_metadata
 from headrace.pipeline.recovery.topic_identity import TopicIdentity
+from headrace.pipeline.status.report import Observations, summarise
 from headrace.pipeline.storage import open_store
 from headrace.pipeline.telemetry import Telemetry
 from headrace.pipeline.worker.mixer import Mixer

@@ -41,10 +41,12 @@ def test_text_that_is_not_a_time_is_refused_with_an_example(text: str) -> None:
 
 
 def test_a_selection_takes_dead_letters_by_code_and_time() -> None:
-    assert Selection().takes("a", 0)
-    assert not Selection(code="b").takes("a", 0)
-    assert Selection(since_ms=5).takes("a", 5)
-    assert not Selection(since_ms=5).takes("a", 4)
+    assert Selection().takes("a", 0, at=(0, 7))
+    assert not Selection(code="b").takes("a", 0, at=(0, 7))
+    assert Selection(since_ms=5).takes("a", 5, at=(0, 7))
+    assert not Selection(since_ms=5).takes("a", 4, at=(0, 7))
+    assert Selection(places=frozenset({(0, 7)})).takes("a", 0, at=(0, 7))
+    assert not Selection(places=frozenset({(1, 7)})).takes("a", 0, at=(0, 7))
 
 
 def test_a_position_is_two_numbers() -> None:

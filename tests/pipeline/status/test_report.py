@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from headrace.consumers.group_offsets import PartitionOffsets
-from headrace.pipeline.commands import status_report
-from headrace.pipeline.commands.status_report import Observations, alive, combine, summarise
+from headrace.pipeline.status import report
+from headrace.pipeline.status.report import Observations, alive, combine, summarise
 
 
 def mark(records: int, *, learned: int, dead_letters: int = 0) -> str:
@@ -29,10 +29,10 @@ SNAPSHOTS = {0: {"offset": 9, "quality": {"scored": 10, "accuracy": 0.5, "accura
 
 def test_counts_and_lag_are_the_sums_of_what_the_marks_tell() -> None:
     told = summarise("p", Observations(PLACES, SNAPSHOTS, []))
-    assert told.counts == status_report.Totals(records=15, predictions=14, dead_letters=1, learned=13)
+    assert told.counts == report.Totals(records=15, predictions=14, dead_letters=1, learned=13)
     assert told.lag == 2
-    assert told.partitions[0] == status_report.Partition(partition=0, committed=10, snapshot=9, lag=2, learned=8)
-    assert told.partitions[1] == status_report.Partition(partition=1, committed=5, snapshot=None, lag=0, learned=5)
+    assert told.partitions[0] == report.Partition(partition=0, committed=10, snapshot=9, lag=2, learned=8)
+    assert told.partitions[1] == report.Partition(partition=1, committed=5, snapshot=None, lag=0, learned=5)
 
 
 @pytest.mark.parametrize(
@@ -67,13 +67,13 @@ def test_the_lag_of_a_group_that_stands_past_the_end_of_a_log_is_not_known() -> 
 def test_a_group_that_has_committed_nothing_has_the_whole_log_before_it() -> None:
     told = summarise("p", Observations({0: PartitionOffsets(None, "", 0, 7)}, {}, []))
     assert (told.state, told.lag) == ("stopped", 7)
-    assert told.partitions[0] == status_report.Partition(partition=0, committed=None, snapshot=None, lag=7, learned=0)
-    assert told.counts == status_report.Totals(0, 0, 0, 0)
+    assert told.partitions[0] == report.Partition(partition=0, committed=None, snapshot=None, lag=7, learned=0)
+    assert told.counts == report.Totals(0, 0, 0, 0)
 
 
 def test_an_offset_that_another_tool_has_set_counts_nothing() -> None:
     told = summarise("p", Observations({0: PartitionOffsets(4, "set by hand", 0, 7)}, {}, []))
-    assert told.counts == status_report.Totals(0, 0, 0, 0)
+    assert told.counts == report.Totals(0, 0, 0, 0)
     assert told.lag == 3
 
 
@@ -112,7 +112,7 @@ def test_without_kafka_the_rest_still_stands_and_what_only_it_knows_is_none() ->
     told = summarise("p", Observations(None, SNAPSHOTS, [note("paused", reason="Kafka is away")], ["no answer"]))
     assert (told.state, told.reason) == ("paused", "Kafka is away")
     assert (told.lag, told.counts) == (None, None)
-    assert told.partitions == [status_report.Partition(0, None, 9, None, None)]
+    assert told.partitions == [report.Partition(0, None, 9, None, None)]
     assert told.quality == {"scored": 10, "accuracy": 0.5, "accuracy_recent": 0.5}
 
 
