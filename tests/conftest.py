@@ -1,12 +1,14 @@
 """Its place puts `tests/` on the path, so that every test may import the corpus: `from hostile import REFUSED`."""
 
 import fcntl
+import os
 import signal
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import browser
 import pytest
 from hypothesis import settings
 from servers import Lender
@@ -44,6 +46,29 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Lender())
+    config.pluginmanager.register(BrowserTests())
+
+
+class BrowserTests:
+    """Leaves out the tests that need a browser where there is none, and says so; under CI they run, and fail."""
+
+    def __init__(self) -> None:
+        self._left_out = 0
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        need = [item for item in items if item.get_closest_marker("browser") is not None]
+        if need and browser.missing() and not os.environ.get("CI"):
+            self._left_out = len(need)
+            config.hook.pytest_deselected(items=need)
+            items[:] = [item for item in items if item not in need]
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        left_out = self._left_out or getattr(terminalreporter.config, "left_out", 0)
+        if left_out:
+            terminalreporter.write_line(
+                f"{left_out} tests need {browser.missing()} and were left out: {browser.ADVICE}", yellow=True
+            )
 
 
 @pytest.hookimpl(trylast=True)

@@ -12,6 +12,7 @@ from headrace.pipeline.page.lag_clock import LagAge, LagClock
 from headrace.pipeline.page.timeline import Moment, TimelineEvent, events
 from headrace.pipeline.recovery import offset_metadata
 from headrace.pipeline.status.report import LabelTotals, Note, Report, Totals
+from headrace.state.shard_model import MODEL
 
 _RATE_MS = 3_000
 _HASTE_S = 1.5
@@ -186,7 +187,7 @@ class FrameMaker:
         if seen.is_nothing:
             return "unknown", "", ""
         if report.state == "paused":
-            fallback = "store" if seen.store_silence_s else "" if seen.places is not None else "kafka"
+            fallback = "store" if seen.store_silence_s >= _HASTE_S else "" if seen.places is not None else "kafka"
             return "paused", report.reason or "", cause or fallback
         # A worker whose call to the store hangs writes no note until the call gives up, and handles no record.
         is_hanging = _HASTE_S <= seen.store_silence_s < seen.store_patience_s + _NOTE_S
@@ -196,7 +197,7 @@ class FrameMaker:
 
     def _banner(self, seen: Sighting, state: str, reason: str, cause: str) -> Banner:
         if state != self._state:
-            told = [note["since_ms"] for note in seen.report.workers if note.get("state") == state]
+            told = [int(note.get("since_ms", 0)) for note in seen.report.workers if note.get("state") == state]
             self._since_ms = min([number for number in told if number] or [seen.at_ms])
             self._state = state
         is_new = self._known is not None and not (self._known.counts and self._known.counts.records)
@@ -218,7 +219,9 @@ class FrameMaker:
         mark = offset_metadata.read(place.metadata)
         newest = next(iter(seen.versions.get(partition, ())), None)
         age = self._age(partition)
-        owner = next((note["ordinal"] for note in seen.report.workers if partition in note.get("partitions", ())), None)
+        owner = next(
+            (note.get("ordinal") for note in seen.report.workers if partition in note.get("partitions", ())), None
+        )
         return PartitionRow(
             partition=partition,
             committed=place.committed,
@@ -240,7 +243,7 @@ class FrameMaker:
                 epochs[int(number)] = max(epoch, epochs.get(int(number), 0))
         if self._moment is not None:
             epochs = {**self._moment.epochs, **epochs}
-        models = {number: notes[0]["answers"] for number, notes in seen.versions.items() if notes}
+        models = {number: notes[0].get("answers", MODEL) for number, notes in seen.versions.items() if notes}
         now = Moment(state, reason, seen.report.workers, epochs, models)
         before, self._moment = self._moment, now
         return [] if before is None else list(events(before, now, at_ms=seen.at_ms))

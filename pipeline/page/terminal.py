@@ -159,7 +159,7 @@ def _workers(frame: Frame) -> Table:
         partitions = ", ".join(map(str, note.get("partitions") or ())) or "none"
         state = Text(str(note.get("state", "")), style=_STYLES.get(str(note.get("state")), ""))
         restarts = str(note.get("restarts", 0))
-        table.add_row(str(note["ordinal"]), str(note["host"]), str(note["pid"]), state, restarts, partitions)
+        table.add_row(*(str(note.get(name, "-")) for name in ("ordinal", "host", "pid")), state, restarts, partitions)
     if not frame.workers:
         table.add_row("none", style="dim")
     return table

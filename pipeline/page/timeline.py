@@ -42,7 +42,7 @@ def events(before: Moment, now: Moment, *, at_ms: int) -> Iterator[TimelineEvent
     yield from _workers(before, now, at_ms)
     for partition, epoch in sorted(now.epochs.items()):
         if epoch > before.epochs.get(partition, epoch):
-            owner = next((n["ordinal"] for n in now.workers if partition in n.get("partitions", ())), None)
+            owner = next((n.get("ordinal") for n in now.workers if partition in n.get("partitions", ())), None)
             by = "" if owner is None else f" by worker {owner}"
             yield TimelineEvent(at_ms, "takeover", f"partition {partition} was taken over{by}")
     changed = [p for p, spec in sorted(now.models.items()) if before.models.get(p, spec) != spec]
@@ -54,12 +54,14 @@ def events(before: Moment, now: Moment, *, at_ms: int) -> Iterator[TimelineEvent
 def _workers(before: Moment, now: Moment, at_ms: int) -> Iterator[TimelineEvent]:
     old, new = _by_place(before.workers), _by_place(now.workers)
     for place in sorted(new.keys() - old.keys()):
-        yield TimelineEvent(at_ms, "joined", f"worker {place[1]} is there ({place[0]}, process {new[place]['pid']})")
+        yield TimelineEvent(
+            at_ms, "joined", f"worker {place[1]} is there ({place[0]}, process {new[place].get('pid')})"
+        )
     for place in sorted(old.keys() - new.keys()):
         yield TimelineEvent(at_ms, "left", f"worker {place[1]} is gone ({place[0]})", mark=True)
     for place in sorted(old.keys() & new.keys()):
-        if old[place]["pid"] != new[place]["pid"]:
-            text = f"worker {place[1]} was restarted (process {new[place]['pid']})"
+        if old[place].get("pid") != new[place].get("pid"):
+            text = f"worker {place[1]} was restarted (process {new[place].get('pid')})"
             yield TimelineEvent(at_ms, "restarted", text, mark=True)
 
 

@@ -11,6 +11,7 @@ from headrace.pipeline.storage import open_store
 from headrace.state.compiled.description import describe
 from headrace.state.loaded_model import ModelMissing, find_snapshot
 from headrace.state.models.learner import ModelError
+from headrace.state.shard_model import MODEL
 
 SHOWN_MAX = 20
 _STORE_S = 3.0
@@ -35,7 +36,7 @@ def versions(config: Config, answer: StoreAnswer) -> dict[str, Any]:
             "learned": note["learned"],
             "created_ms": note["created_ms"],
             "bytes": note["bytes"],
-            "answers": note["answers"],
+            "answers": note.get("answers", MODEL),
             "quality": note["quality"],
         }
         for partition, notes in sorted((answer.versions or {}).items())

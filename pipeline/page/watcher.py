@@ -30,7 +30,23 @@ class _Latest:
     def __init__(self, first: KafkaAnswer | StoreAnswer) -> None:
         self.answer = first
         self.at_ms = 0
-        self.good_at = time.monotonic()
+        self.silent_since: float | None = None
+
+    @property
+    def silence_s(self) -> float:
+        """The time since the first question that has no good answer yet, in seconds."""
+        return 0.0 if self.silent_since is None else time.monotonic() - self.silent_since
+
+    def ask(self) -> None:
+        """Note that a question is asked."""
+        if self.silent_since is None:
+            self.silent_since = time.monotonic()
+
+    def take(self, answer: KafkaAnswer | StoreAnswer, *, is_good: bool) -> None:
+        """Note the answer to the last question."""
+        self.answer = answer
+        if is_good:
+            self.at_ms, self.silent_since = time.time_ns() // 1_000_000, None
 
 
 class Watcher:
@@ -93,12 +109,15 @@ class Watcher:
         return self._frame()
 
     def _repeat(self, work: Callable[[], None]) -> None:
-        due = time.monotonic()
+        due, told = time.monotonic(), ""
         while not self._stopping.is_set():
             try:
                 work()
             except Exception as error:  # noqa: BLE001 the page must outlive whatever a library raises
-                log.warning("the page could not read", reason=f"{type(error).__name__}: {error}")
+                reason = f"{type(error).__name__}: {error}"
+                if reason != told:
+                    log.warning("the page could not read", reason=reason)
+                told = reason
             due = max(due + (FRAME_S if self._is_watched() else IDLE_S), time.monotonic())
             self._wait(due)
 
@@ -110,22 +129,19 @@ class Watcher:
                 return
 
     def _ask_kafka(self) -> None:
+        self._kafka.ask()
         answer = self._reader.ask_kafka()
         if self.versions.is_away and answer.places:
             self._members = self._reader.count_members(answer.places)
-        self._set(self._kafka, answer, is_good=answer.places is not None)
+        self._kafka.take(answer, is_good=answer.places is not None)
         self._asked.set()
 
     def _ask_store(self) -> None:
         # The first question needs the partitions; without Kafka the store is searched for them.
         self._asked.wait(STORE_S)
+        self._store.ask()
         answer = self._reader.ask_store(self.kafka.places)
-        self._set(self._store, answer, is_good=not answer.is_away)
-
-    def _set(self, latest: _Latest, answer: KafkaAnswer | StoreAnswer, *, is_good: bool) -> None:
-        latest.answer = answer
-        if is_good:
-            latest.at_ms, latest.good_at = time.time_ns() // 1_000_000, time.monotonic()
+        self._store.take(answer, is_good=not answer.is_away)
 
     def _tick(self) -> None:
         if self._asked.wait(FRAME_S):
@@ -133,9 +149,6 @@ class Watcher:
 
     def _frame(self) -> Frame:
         kafka, store, local = self.kafka, self.versions, self._reader.ask_workers()
-        silence_s = time.monotonic() - self._store.good_at
-        # An answer takes its time, and the next question comes a second later.
-        is_silent = store.is_away or silence_s > 2 * FRAME_S + (0.0 if self._is_watched() else IDLE_S)
         members = self._members if store.is_away else 0
         seen = self._reader.observe(kafka, store, local, unseen_members=members)
         return self._maker.make(
@@ -148,7 +161,7 @@ class Watcher:
                 faults=seen.faults,
                 is_nothing=seen.nothing and bool(seen.faults),
                 has_stop_reason=bool(seen.stop_reasons),
-                store_silence_s=silence_s if is_silent else 0.0,
+                store_silence_s=self._store.silence_s,
                 store_patience_s=self._config.redis.timeout,
                 store_fault=next(iter(store.faults), "the store does not answer"),
                 latency=self._latency(),

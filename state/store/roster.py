@@ -49,6 +49,8 @@ class _Note(msgspec.Struct):
     started_ms: _Number = 0
     restarts: _Number = 0
     state: str = ""
+    since_ms: _Number = 0
+    cause: str = ""
     reason: str | None = None
     member: bool = False
     assigned: list[_Small] = []

@@ -3,11 +3,13 @@
 
 const SILENCE_MS = 4000;
 const RETRY_MS = 2000;
+const OLD_MS = 10_000;
 
 export class Feed {
   #take;
   #channel = typeof BroadcastChannel === "undefined" ? null : new BroadcastChannel("headrace");
   #heardAt = performance.now();
+  #seq = null;
 
   // `take` gets the kind of an event ("frame", "predictions", "reset") and its content.
   constructor(take) {
@@ -24,8 +26,14 @@ export class Feed {
   }
 
   #hear(kind, text) {
-    if (kind === "frame") this.#heardAt = performance.now();
-    this.#take(kind, JSON.parse(text));
+    const told = JSON.parse(text);
+    if (kind === "frame" && told.seq !== this.#seq) {
+      // The first frame may be an old one, of a server that makes no more.
+      const old = this.#seq === null ? Date.now() - told.at : 0;
+      this.#heardAt = performance.now() - (old > OLD_MS ? old : 0);
+      this.#seq = told.seq;
+    }
+    this.#take(kind, told);
   }
 
   #lead() {

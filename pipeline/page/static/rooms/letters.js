@@ -12,7 +12,7 @@ export class Letters {
   #chosen = null;
   #limit = 100;
   #sign = "";
-  #readAt = 0;
+  #readAt = -Infinity;
   #busy = false;
   actions = false;
 

@@ -9,8 +9,8 @@ const CHANGES_MS = 15000;
 
 export class Models {
   #sign = null;
-  #readAt = 0;
-  #changesAt = 0;
+  #readAt = -Infinity;
+  #changesAt = -Infinity;
   #busy = false;
 
   constructor() {
@@ -25,12 +25,12 @@ export class Models {
     ], { key: (row) => `${row.partition}/${row.version}` });
     this.weights = new Table(byId("weights"), [
       { title: "feature", left: true, wide: true, cell: (row) => row.feature },
-      { title: "", sign: (row) => `${row.now}/${this.most}`, cell: (row) => swing(row.now, this.most) },
+      { title: "to − and +", sign: (row) => `${row.now}/${this.most}`, cell: (row) => swing(row.now, this.most) },
       { title: "weight", cell: (row) => number(row.now) },
       { title: "change", cell: (row) => (row.before === null ? "new" : signed(row.now - row.before)) },
     ], { key: (row) => row.feature });
     byId("changes-partition").addEventListener("change", () => {
-      this.#changesAt = 0;
+      this.#changesAt = -Infinity;
       this.#readChanges();
     });
   }
@@ -77,6 +77,7 @@ export class Models {
     if (this.#busy || now - this.#changesAt < CHANGES_MS) return;
     this.#busy = true;
     this.#changesAt = now;
+    if (!byId("changes-note").textContent) setText(byId("changes-note"), "The models are being read.");
     try {
       const told = await get(`/api/models/${partition}`);
       this.most = Math.max(1e-12, ...told.weights.map((row) => Math.abs(row.now)));
