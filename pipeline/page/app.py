@@ -54,6 +54,7 @@ class PageApp:
         self._frame = b"null"
         self._letters = Letters(config)
         self._actions = Actions(config)
+        self._weights = versions.WeightLog(config)
         self._asker: Asker | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         watched = self._is_watched
@@ -183,7 +184,7 @@ class PageApp:
 
     async def _changes(self, request: Request) -> Response:
         partition = request.path_params["partition"]
-        told = await run_in_threadpool(versions.changes, self._config, partition, self.watcher.versions)
+        told = await run_in_threadpool(self._weights.told, partition)
         return _packed(request, msgspec.json.encode(told))
 
     async def _form(self, request: Request) -> Response:

@@ -168,7 +168,7 @@ def _workers(frame: Frame) -> Table:
 def _course(rates: Sequence[float]) -> str:
     """Draw rates as bars, the highest as the full one."""
     highest = max(rates, default=0.0)
-    if highest <= 0:
+    if highest <= 0 or len(rates) == 1:
         return ""
     return "".join(_BARS[min(len(_BARS) - 1, int(rate / highest * (len(_BARS) - 1) + 0.5))] for rate in rates)
 

@@ -1,6 +1,6 @@
 // A line chart that speaks: the arrow keys walk through its points, and a table has its numbers.
 
-import { el, setHidden, setText } from "./dom.js";
+import { el, setHidden } from "./dom.js";
 import { clock } from "./format.js";
 
 const ROWS = 20;
@@ -206,8 +206,13 @@ export class Chart {
     const parts = this.#parts(at);
     const isNow = at === this.data[0].length - 1;
     const marks = this.marks.filter((mark) => Math.abs(mark.at - time) < CLOSE_MS).map((mark) => mark.text);
-    const text = `${isNow ? "" : `${clock(time)}  `}${parts.map(([label, value]) => `${label} ${value}`).join("  ")}`;
-    setText(this.now, marks.length && !isNow ? `${clock(time)}  ${marks.join("; ")}` : text);
+    const text = [clock(time), ...parts.flat(), ...marks].join();
+    if (this.now.dataset.text !== text) {
+      this.now.dataset.text = text;
+      const when = isNow ? [] : [`${clock(time)} `];
+      const told = marks.length && !isNow ? [marks.join("; ")] : parts.flatMap(([label, value]) => [` ${label} `, el("b", {}, value), " "]);
+      this.now.replaceChildren(...when, ...told);
+    }
     this.plotBox.setAttribute("aria-valuenow", String(at));
     this.plotBox.setAttribute("aria-valuetext", [clock(time), ...parts.map((part) => part.join(" ")), ...marks].join(", "));
   }

@@ -42,7 +42,7 @@ export class Ask {
     this.#fields.clear();
     const nodes = Object.entries(fields).map(([name, field]) => this.#field(name, field));
     this.key = el("input", { type: "text", value: key ?? "", placeholder: this.#scope === "key" ? "" : "any" });
-    const title = this.#scope === "key" ? "chooses the model" : "chooses the partition";
+    const title = this.#scope === "key" ? "required" : "optional";
     byId("ask-fields").replaceChildren(el("label", {}, el("span", {}, el("b", {}, "Kafka key"), title), this.key), ...nodes);
   }
 

@@ -1,7 +1,7 @@
 // The saved versions, and what a model has learned between the oldest and the newest of them.
 
 import { byId, el, empty, setHidden, setText, Table } from "../dom.js";
-import { bytes, count, moment, number, percent, whole } from "../format.js";
+import { age, bytes, count, moment, number, percent, whole } from "../format.js";
 import { get } from "../api.js";
 
 const EVERY_MS = 5000;
@@ -27,7 +27,7 @@ export class Models {
       { title: "feature", left: true, wide: true, cell: (row) => row.feature },
       { title: "to − and +", sign: (row) => `${row.now}/${this.most}`, cell: (row) => swing(row.now, this.most) },
       { title: "weight", cell: (row) => number(row.now) },
-      { title: "change", cell: (row) => (row.before === null ? "new" : signed(row.now - row.before)) },
+      { title: "change", cell: (row) => (row.before === null ? "new" : row.now === row.before ? "–" : signed(row.now - row.before)) },
     ], { key: (row) => row.feature });
     byId("changes-partition").addEventListener("change", () => {
       this.#changesAt = -Infinity;
@@ -82,8 +82,9 @@ export class Models {
       const told = await get(`/api/models/${partition}`);
       this.most = Math.max(1e-12, ...told.weights.map((row) => Math.abs(row.now)));
       this.weights.show(told.weights);
-      const shown = told.count > told.weights.length ? `The ${told.weights.length} of ${told.count} weights that changed most` : "Weights, those that changed most first";
-      setText(byId("changes-note"), told.weights.length ? `${shown}, version ${told.oldest} to ${told.newest}.` : sentenceOf(told.why));
+      const shown = told.count > told.weights.length ? `${told.weights.length} of ${told.count} weights, the most changed first` : "Weights, the most changed first";
+      const since = told.oldest === told.newest ? `version ${told.newest}; changes come with the next version` : `from version ${told.oldest} to ${told.newest}, in ${age(told.since_s)}`;
+      setText(byId("changes-note"), told.weights.length ? `${shown}, ${since}.` : sentenceOf(told.why));
       setText(byId("spec"), told.spec);
       setHidden(byId("spec-box"), !told.spec);
     } catch (error) {

@@ -68,7 +68,9 @@ export class Stream {
     ]);
     this.#most = Math.max(1, ...frame.partitions.map((row) => row.lag ?? 0));
     this.partitions.show(frame.partitions);
-    setText(byId("partitions-note"), frame.partitions.length ? `${frame.partitions.length}` : "");
+    const last = frame.partitions.reduce((found, row) => (row.lag_s > (found?.lag_s ?? 0) ? row : found), null);
+    const furthest = last ? ` · furthest behind: ${last.partition}, ${age(last.lag_s)}` : "";
+    setText(byId("partitions-note"), frame.partitions.length ? `${frame.partitions.length}${furthest}` : "");
     empty(byId("partitions-empty"), frame.partitions.length ? "" : "There is no features topic yet. `headrace run` creates it.");
     this.draw(frame, series);
   }
