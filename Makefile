@@ -17,10 +17,10 @@ SOAKED := $(addprefix tests/e2e/test_,kills.py zombies.py rebalances.py brokers.
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command "make lock" $(ARGS)
 
-.PHONY: help demo test soak check fmt docs bench lock clean setup
+.PHONY: help demo test soak check fmt docs pictures bench lock clean setup
 
 help: ## list what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: setup ## the whole story on a real Kafka and Valkey, in about a minute
 	@$(BIN)/headrace demo $(ARGS)
@@ -50,6 +50,9 @@ fmt: setup ## format, and fix what can be fixed
 
 docs: setup ## write the tables of docs/ and deploy/headrace.toml anew from the code
 	@$(BIN)/python docs/generate.py
+
+pictures: setup ## take the pictures of the page for the README; all states: make pictures ARGS="--all FOLDER"
+	@$(BIN)/python docs/pictures.py $(ARGS)
 
 bench: setup ## measure Headrace beside the alternatives
 	@$(BIN)/python tests/bench/run.py $(ARGS)

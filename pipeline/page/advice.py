@@ -5,16 +5,16 @@ import msgspec
 STATUS = {"running": 200, "relearning": 200, "paused": 503, "stopped": 0, "unknown": 0}
 """The outcome of a record that comes now: handled, or paused. 0: nobody reads the topic."""
 
-_WAITS = "Nothing is lost and nothing is sent twice; it goes on by itself."
+_WAITS = "Nothing is lost and nothing is sent twice. The stream goes on by itself when it answers."
 _FLOOD = (
     "Nearly every record is bad. Repair the producer and start again, or set dlq.flood_guard = false to send them to "
     "the dead letters."
 )
 _ADVICE = {
-    "store": (f"The store does not answer. {_WAITS}", "headrace doctor"),
-    "kafka": (f"Kafka does not answer. {_WAITS}", "headrace doctor"),
-    "sink": (f"The HTTP sink does not answer. {_WAITS}", "headrace doctor"),
-    "registry": (f"The schema registry does not answer. {_WAITS}", "headrace doctor"),
+    "store": (_WAITS, "headrace doctor"),
+    "kafka": (_WAITS, "headrace doctor"),
+    "sink": (_WAITS, "headrace doctor"),
+    "registry": (_WAITS, "headrace doctor"),
     "flood": (_FLOOD, "headrace check TOPIC"),
 }
 
@@ -32,7 +32,7 @@ def advise(state: str, cause: str, *, has_stop_reason: bool, is_new: bool) -> Ad
     `has_stop_reason` says that a worker left the reason for which it stopped.
     """
     if state == "paused":
-        words, command = _ADVICE.get(cause, (f"A dependency does not answer. {_WAITS}", "headrace doctor"))
+        words, command = _ADVICE.get(cause, (_WAITS, "headrace doctor"))
         return Advice(words, command)
     if state == "stopped":
         if has_stop_reason:

@@ -20,7 +20,7 @@ from headrace.pipeline.page.actions import BODY_BYTES_MAX, Actions
 from headrace.pipeline.page.ask import Asker
 from headrace.pipeline.page.assets import assets
 from headrace.pipeline.page.broadcast import Broadcast, TooManyViewers
-from headrace.pipeline.page.frame import Frame
+from headrace.pipeline.page.frame import StreamFrame
 from headrace.pipeline.page.guard import HEADERS, Asked, Guard
 from headrace.pipeline.page.history import History
 from headrace.pipeline.page.letters import Letters
@@ -32,7 +32,7 @@ log = structlog.get_logger("headrace")
 _PACKED_MIN = 1_024
 _ASKED_MAX = 65_536
 _LIMIT_DIGITS = 9
-Answer = Callable[[Request], Awaitable[Response]]
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class QuestionWrong(Exception):
@@ -77,7 +77,7 @@ class PageApp:
 
     def routed(self, guard: Guard) -> ASGIApp:
         """Return the application behind its guard."""
-        reads: dict[str, Answer] = {
+        reads: dict[str, Endpoint] = {
             "/": self._file,
             "/static/{path:path}": self._file,
             "/events": self._events,
@@ -99,12 +99,12 @@ class PageApp:
     def _is_watched(self) -> bool:
         return self.broadcast.viewers > 0
 
-    def _tell_frame(self, frame: Frame) -> None:
+    def _tell_frame(self, frame: StreamFrame) -> None:
         encoded = msgspec.json.encode(frame)
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._take_frame, frame, encoded)
 
-    def _take_frame(self, frame: Frame, encoded: bytes) -> None:
+    def _take_frame(self, frame: StreamFrame, encoded: bytes) -> None:
         self._frame = encoded
         self._history.add(frame)
         self.broadcast.send("frame", encoded, number=frame.seq)
@@ -222,7 +222,7 @@ class PageApp:
         return _json(told)
 
 
-def _explained(call: Answer, conceal: Callable[[str], str]) -> Answer:
+def _explained(call: Endpoint, conceal: Callable[[str], str]) -> Endpoint:
     """Turn the errors of a call into answers with the message and the hint, as a command prints them."""
 
     async def answer(request: Request) -> Response:
@@ -253,7 +253,7 @@ def _packed(request: Request, body: bytes) -> Response:
 
 
 def _guarded(app: ASGIApp, guard: Guard) -> ASGIApp:
-    """Answer only what the guard lets through, and add its headers to every answer."""
+    """Endpoint only what the guard lets through, and add its headers to every answer."""
     own = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:

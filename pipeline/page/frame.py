@@ -62,7 +62,7 @@ class PartitionRow(msgspec.Struct, frozen=True):
     worker: int | None
 
 
-class Frame(msgspec.Struct, frozen=True):
+class StreamFrame(msgspec.Struct, frozen=True):
     """What is shown of one second. `at` is its time, and `counted` that of Kafka's answer that it rests on, in ms.
 
     What is not known is None. `events` are those since the frame before.
@@ -120,7 +120,7 @@ class FrameMaker:
         self._since_ms = 0
         self._moment: Moment | None = None
 
-    def make(self, seen: Sighting) -> Frame:
+    def make(self, seen: Sighting) -> StreamFrame:
         """Return the next frame."""
         if seen.places is not None:
             self._look(seen.places_at_ms, seen.places)
@@ -130,7 +130,7 @@ class FrameMaker:
         rows = [self._row(number, seen, state) for number in sorted(self._places)]
         oldest = max((self._age(number) for number in self._places), key=lambda age: age.seconds, default=LagAge(0.0))
         self._seq += 1
-        return Frame(
+        return StreamFrame(
             seq=self._seq,
             at=seen.at_ms,
             counted=seen.places_at_ms or None,

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from headrace.pipeline.page.frame import Frame
+from headrace.pipeline.page.frame import StreamFrame
 from headrace.pipeline.page.timeline import TimelineEvent
 
 SECONDS = 900
@@ -20,7 +20,7 @@ class History:
         self._frames: deque[tuple[Sequence[Any], Mapping[int, float]]] = deque(maxlen=SECONDS)
         self._events: deque[TimelineEvent] = deque(maxlen=EVENTS_MAX)
 
-    def add(self, frame: Frame) -> None:
+    def add(self, frame: StreamFrame) -> None:
         """Add a frame, in the order of time."""
         self._events.extend(frame.events)
         self._frames.append((point(frame), {row.partition: round(row.lag_s, 1) for row in frame.partitions}))
@@ -37,7 +37,7 @@ class History:
         }
 
 
-def point(frame: Frame) -> Sequence[Any]:
+def point(frame: StreamFrame) -> Sequence[Any]:
     """Return the numbers of a frame that are drawn, in the order of `History.told`."""
     quality, latency = frame.quality or {}, frame.latency
     return (

@@ -32,11 +32,12 @@ _READ_S = 0.8
 _QUIET_S = 0.1
 _EVERY_S = 1.0
 _LATENCY_MIN = 5
+_FRESH_S = 15.0
 # Small fetches: only the ends of the logs are wanted.
 _FETCH = {"fetch.message.max.bytes": 131_072, "queued.min.messages": 100}
 _ERRORS = (ReaderAway, ReaderDenied, RegistryAway)
 
-Place = tuple[int, int]
+RecordPlace = tuple[int, int]
 
 
 class PredictionRow(msgspec.Struct, omit_defaults=True):
@@ -81,7 +82,7 @@ class PredictionSample:
         self._config = config
         self._publish = publish
         self._is_watched = is_watched
-        self._rows: OrderedDict[Place, PredictionRow] = OrderedDict()
+        self._rows: OrderedDict[RecordPlace, PredictionRow] = OrderedDict()
         self._labels: OrderedDict[str, Any] = OrderedDict()
         self._ends: dict[tuple[str, int], int] = {}
         self._reader: Reader | None = None
@@ -90,7 +91,13 @@ class PredictionSample:
         self._text = ValueText(config, config.predictions.format)
         self._stopping = threading.Event()
         self.last_record: Record | None = None
-        self.latency: Latency | None = None
+        self._latency: Latency | None = None
+        self._read_at = 0.0
+
+    @property
+    def latency(self) -> Latency | None:
+        """The latency of the newest predictions; None if none has come for a while."""
+        return self._latency if time.monotonic() - self._read_at < _FRESH_S else None
 
     def start(self) -> None:
         """Start the thread."""
@@ -133,7 +140,9 @@ class PredictionSample:
         while len(self._rows) > _KEPT_MAX:
             self._rows.popitem(last=False)
         changed = self._add_labels() if topics.labels is not None else False
-        self._measure()
+        if rows:
+            self._read_at = time.monotonic()
+            self._measure()
         return bool(rows) or changed
 
     def _newest_of(self, topic: str) -> list[Record]:
@@ -191,7 +200,7 @@ class PredictionSample:
             # Anybody may have written it.
             return None
 
-    def _add_records(self, rows: Mapping[Place, PredictionRow]) -> None:
+    def _add_records(self, rows: Mapping[RecordPlace, PredictionRow]) -> None:
         """Read the records of these predictions, for their labels and times."""
         topic = self._config.topics.features
         starts: dict[tuple[str, int], int] = {}
@@ -231,7 +240,7 @@ class PredictionSample:
     def _measure(self) -> None:
         times = sorted(row.latency_ms for row in self.newest() if row.latency_ms is not None)
         if len(times) >= _LATENCY_MIN:
-            self.latency = Latency(times[len(times) // 2], times[len(times) * 99 // 100], len(times))
+            self._latency = Latency(times[len(times) // 2], times[len(times) * 99 // 100], len(times))
 
     def _open(self) -> Reader:
         if self._reader is None:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.console import as_json, data
-from headrace.pipeline.page.frame import Frame, PartitionRow
+from headrace.pipeline.page.frame import PartitionRow, StreamFrame
 from headrace.pipeline.page.timeline import TimelineEvent
 from headrace.pipeline.page.watcher import FRAME_S, Watcher
 
@@ -28,7 +28,7 @@ _COUNTS = ("records", "predictions", "dead_letters", "skipped", "learned")
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3_600, 86_400
 
 
-class Screen:
+class TopScreen:
     """Draws frames that come in the order of time."""
 
     def __init__(self, name: str) -> None:
@@ -36,12 +36,12 @@ class Screen:
         self._rates: deque[float] = deque(maxlen=_SECONDS_KEPT)
         self._events: deque[TimelineEvent] = deque(maxlen=_EVENTS_KEPT)
 
-    def take(self, frame: Frame) -> None:
+    def take(self, frame: StreamFrame) -> None:
         """Note a frame for the course of the rate, and its events."""
         self._rates.append(frame.rates.get("records", 0.0))
         self._events.extend(frame.events)
 
-    def draw(self, frame: Frame, *, width: int, height: int) -> Group:
+    def draw(self, frame: StreamFrame, *, width: int, height: int) -> Group:
         """Return what is shown of a frame in a terminal of this size, in characters."""
         head = [*self._banner(frame), "", self._counts(frame), self._flow(frame, width), *_quality(frame)]
         workers = _workers(frame)
@@ -53,7 +53,7 @@ class Screen:
         left -= min(len(frame.partitions), rows_max) + 2
         return Group(*head, "", partitions, "", workers, *(events[-left:] if left > 0 else ()))
 
-    def _banner(self, frame: Frame) -> list[Any]:
+    def _banner(self, frame: StreamFrame) -> list[Any]:
         banner = frame.banner
         since = _age((frame.at - banner.since) / 1_000)
         status = f" {banner.status}" if banner.status == 503 else ""  # noqa: PLR2004 the status of a pause
@@ -68,7 +68,7 @@ class Screen:
             lines.append(_line(f"{banner.words}{command}"))
         return lines
 
-    def _counts(self, frame: Frame) -> Table:
+    def _counts(self, frame: StreamFrame) -> Table:
         table = Table(box=None, pad_edge=False, expand=True)
         counts = frame.counts
         for name in _COUNTS:
@@ -77,7 +77,7 @@ class Screen:
         table.add_row(*(f"{frame.rates.get(name, 0.0):,.0f}/s" for name in _COUNTS), style="dim")
         return table
 
-    def _flow(self, frame: Frame, width: int) -> Text:
+    def _flow(self, frame: StreamFrame, width: int) -> Text:
         lag = "lag -" if frame.lag is None else f"lag {frame.lag:,}"
         if frame.lag and frame.lag_s:
             lag += f" ({'> ' if frame.lag_is_least else ''}{_age(frame.lag_s)})"
@@ -90,7 +90,7 @@ class Screen:
 
 def top(config: Config, *, json: bool) -> int:
     """Show frames until an interrupt; one frame where standard output is no terminal. Return the exit code."""
-    watcher, screen = Watcher(config, publish=lambda _frame: None), Screen(config.name)
+    watcher, screen = Watcher(config, publish=lambda _frame: None), TopScreen(config.name)
     if json or not data.isatty():
         # A rate needs two looks.
         watcher.look()
@@ -106,7 +106,7 @@ def top(config: Config, *, json: bool) -> int:
     console = Console(file=data.file, highlight=False, markup=False)
     with Live(console=console, screen=True, auto_refresh=False) as live:
 
-        def show(frame: Frame) -> None:
+        def show(frame: StreamFrame) -> None:
             screen.take(frame)
             live.update(screen.draw(frame, width=console.width, height=console.height), refresh=True)
 
@@ -123,7 +123,7 @@ def _line(text: str, style: str = "") -> Text:
     return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
-def _quality(frame: Frame) -> list[Text]:
+def _quality(frame: StreamFrame) -> list[Text]:
     quality = frame.quality or {}
     parts = [
         f"{name.replace('_', ' ')} {value:,}" if isinstance(value, int) else f"{name.replace('_', ' ')} {value:.4g}"
@@ -151,7 +151,7 @@ def _partitions(rows: Sequence[PartitionRow], rows_max: int) -> Table:
     return table
 
 
-def _workers(frame: Frame) -> Table:
+def _workers(frame: StreamFrame) -> Table:
     table = Table(box=None, pad_edge=False, expand=True)
     for name in ("worker", "host", "pid", "state", "restarts", "partitions"):
         table.add_column(name, no_wrap=True, overflow="ellipsis")

@@ -1,11 +1,11 @@
 """Turns two reports of the stream into the events between them: pauses, workers that come and go, takeovers. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import msgspec
 
-Note = Mapping[str, Any]
+from headrace.pipeline.status.report import Note
+
 _STATES = {
     "running": "the stream runs",
     "paused": "the stream pauses",

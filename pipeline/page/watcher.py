@@ -6,14 +6,14 @@ frame. Without viewers all is read less often. The pipeline's workers are never 
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
 from headrace.pipeline.config.config import Config
-from headrace.pipeline.page.frame import Frame, FrameMaker, Latency, Sighting
+from headrace.pipeline.page.frame import FrameMaker, Latency, Sighting, StreamFrame
 from headrace.pipeline.status.reader import KafkaAnswer, StatusReader, StoreAnswer
-from headrace.pipeline.status.report import summarise
+from headrace.pipeline.status.report import Note, summarise
 
 log = structlog.get_logger("headrace")
 
@@ -59,7 +59,7 @@ class Watcher:
         self,
         config: Config,
         *,
-        publish: Callable[[Frame], None],
+        publish: Callable[[StreamFrame], None],
         latency: Callable[[], Latency | None] = lambda: None,
         is_watched: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -71,6 +71,7 @@ class Watcher:
         self._maker = FrameMaker()
         self._kafka = _Latest(KafkaAnswer())
         self._store = _Latest(StoreAnswer())
+        self._versions: Mapping[int, Sequence[Note]] = {}
         self._members = 0
         self._asked = threading.Event()
         self._stopping = threading.Event()
@@ -102,7 +103,7 @@ class Watcher:
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
 
-    def look(self) -> Frame:
+    def look(self) -> StreamFrame:
         """Read all sources once and return a frame; for those who want no thread."""
         self._ask_kafka()
         self._ask_store()
@@ -141,13 +142,15 @@ class Watcher:
         self._asked.wait(STORE_S)
         self._store.ask()
         answer = self._reader.ask_store(self.kafka.places)
+        if answer.versions is not None:
+            self._versions = answer.versions
         self._store.take(answer, is_good=not answer.is_away)
 
     def _tick(self) -> None:
         if self._asked.wait(FRAME_S):
             self._publish(self._frame())
 
-    def _frame(self) -> Frame:
+    def _frame(self) -> StreamFrame:
         kafka, store, local = self.kafka, self.versions, self._reader.ask_workers()
         members = self._members if store.is_away else 0
         seen = self._reader.observe(kafka, store, local, unseen_members=members)
@@ -157,7 +160,7 @@ class Watcher:
                 report=summarise(self._config.name, seen),
                 places=seen.places,
                 places_at_ms=self._kafka.at_ms,
-                versions=store.versions or {},
+                versions=self._versions,
                 faults=seen.faults,
                 is_nothing=seen.nothing and bool(seen.faults),
                 has_stop_reason=bool(seen.stop_reasons),

@@ -222,7 +222,7 @@ def test_the_banner_says_within_seconds_that_the_store_is_frozen(server: ValkeyS
         window.wait(lambda: banner.get_attribute("data-state") == "paused", what="the banner", timeout_s=PAUSE_S)
         words = window.page.locator("#state").inner_text(), banner.inner_text()
         assert words[0] == "Paused 503"
-        assert "goes on by itself" in words[1]
+        assert "The stream goes on by itself" in words[1]
     finally:
         os.kill(frozen, signal.SIGCONT)
     window.wait(lambda: banner.get_attribute("data-state") == "running", what="the stream to go on")

@@ -20,7 +20,7 @@ from headrace.pipeline.embedded.jars import KAFKA_VERSION
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"consumers", "state", "producers", "pipeline"}
-TARGETS = {"help", "demo", "test", "soak", "check", "fmt", "docs", "bench", "lock", "clean"}
+TARGETS = {"help", "demo", "test", "soak", "check", "fmt", "docs", "pictures", "bench", "lock", "clean"}
 
 
 def read(name: str) -> str:

@@ -37,8 +37,10 @@ HOMES = {
     "pydantic": ("pipeline/",),
     "pydantic_settings": ("pipeline/",),
     "rich": ("pipeline/",),
+    "starlette": ("pipeline/page/",),
     "structlog": ("pipeline/",),
     "typer": ("pipeline/",),
+    "uvicorn": ("pipeline/page/",),
 }
 # Drawers: names that say nothing of what is in them.
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "manager", "handler", "base", "core", "misc"}
