@@ -145,14 +145,17 @@ def _wait_until_ready(stage: Stage) -> None:
 def _stay(stage: Stage) -> NoReturn:
     """Keep the pipeline running, with a few payments a second, until an interrupt."""
     screen, project = stage.screen, stage.fraud
-    run = project.start("run")
+    run, page = project.start("run"), project.start("page", "--port", "0", "--actions")
     feed = Feed(project.config.librdkafka, topic=project.config.topics.features, timeout_s=PATIENCE_S)
     screen.say()
     screen.say(f"It stays up, with {_KEEP_RATE:.0f} payments a second, until Ctrl-C. To look around:")
     for words in ("tail predictions -f", "status --watch", "dlq show", "model ls"):
         screen.command(f"{_command()} {words} -c {project.file}")
-    supply = iter(stage.payments)
+    supply, address = iter(stage.payments), ""
     while True:
+        if not address and page.output.endswith("\n"):
+            address = page.output.strip()
+            screen.say(f"Or in a browser, live: {address}")
         payment = next(supply)
         feed.send(payment.value, payment.key)
         time.sleep(1 / _KEEP_RATE)

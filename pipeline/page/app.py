@@ -1,6 +1,7 @@
 """The page's web application: its files, the stream of frames, what the rooms ask for, and the actions."""
 
 import asyncio
+import contextlib
 import gzip
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -126,17 +127,20 @@ class PageApp:
         return Response(found.content, media_type=found.media_type, headers=headers)
 
     async def _events(self, request: Request) -> Response:
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream", headers=headers)
         last = request.headers.get("last-event-id", "")
         after = int(last) if last.isdigit() and len(last) <= _LIMIT_DIGITS else None
         stream = self.broadcast.events(after=after)
         first = await anext(stream)
 
         async def body() -> Any:
-            yield first
-            async for part in stream:
-                yield part
+            async with contextlib.aclosing(stream):
+                yield first
+                async for part in stream:
+                    yield part
 
-        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         return StreamingResponse(body(), media_type="text/event-stream", headers=headers)
 
     async def _latest(self, request: Request) -> Response:
@@ -156,6 +160,7 @@ class PageApp:
             "scope": config.model.scope,
             "factory": config.model.factory,
             "guarantee": config.delivery.guarantee,
+            "viewers": self.broadcast.viewers,
         }
         return _packed(request, msgspec.json.encode(told))
 

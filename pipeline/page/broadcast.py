@@ -5,7 +5,7 @@ A browser that comes back names the last event that it saw. It gets those that i
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 VIEWERS_MAX = 64
 KEPT = 30
@@ -49,7 +49,7 @@ class Broadcast:
             if not future.done():
                 future.set_result(None)
 
-    async def events(self, *, after: int | None) -> AsyncIterator[bytes]:
+    async def events(self, *, after: int | None) -> AsyncGenerator[bytes]:
         """Yield the events for one viewer, who has seen the one with the number `after`. Raises TooManyViewers."""
         if self.viewers >= VIEWERS_MAX:
             raise TooManyViewers(f"{VIEWERS_MAX} viewers are there already")

@@ -24,6 +24,7 @@ _STYLES = {"running": "green", "paused": "yellow", "relearning": "cyan", "stoppe
 _EVENTS_KEPT = 20
 _SECONDS_KEPT = 240
 _WORKERS_SHOWN = 4
+_EVENTS_LEAST = 3
 _COUNTS = ("records", "predictions", "dead_letters", "skipped", "learned")
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3_600, 86_400
 
@@ -46,11 +47,11 @@ class TopScreen:
         head = [*self._banner(frame), "", self._counts(frame), self._flow(frame, width), *_quality(frame)]
         workers = _workers(frame)
         events = [_line(f"{_clock(event.at)}  {event.text}", style="dim") for event in self._events]
-        # A table has a line for its head, and an empty line before it.
-        left = height - len(head) - (min(len(frame.workers), _WORKERS_SHOWN) + 2) - 1
-        rows_max = max(3, left - 2 - min(len(events), 3))
+        # The table of the counts has three lines, and the two others have a head and an empty line before them.
+        left = height - (len(head) + 2) - (max(1, min(len(frame.workers), _WORKERS_SHOWN)) + 2) - 2
+        rows_max = max(2, left - min(len(events), _EVENTS_LEAST))
+        left -= max(1, min(len(frame.partitions), rows_max))
         partitions = _partitions(frame.partitions, rows_max)
-        left -= min(len(frame.partitions), rows_max) + 2
         return Group(*head, "", partitions, "", workers, *(events[-left:] if left > 0 else ()))
 
     def _banner(self, frame: StreamFrame) -> list[Any]:

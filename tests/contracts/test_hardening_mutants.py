@@ -11,6 +11,30 @@ from mutant import Mutant, assert_caught
 
 MUTANTS: list[Mutant] = [
     Mutant(
+        name="any host is the page",
+        file="pipeline/page/guard.py",
+        old="if not self._is_own(asked.host):",
+        new="if False:",
+        test="pipeline/page/test_guard.py::test_a_request_must_name_the_page_as_its_host",
+        says="is False",
+    ),
+    Mutant(
+        name="any token is the page's",
+        file="pipeline/page/guard.py",
+        old='return kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), wanted.encode())',
+        new="return bool(given or wanted)",
+        test="pipeline/page/test_guard.py::test_an_action_needs_the_token_and_a_name",
+        says="AssertionError",
+    ),
+    Mutant(
+        name="one letter replays all",
+        file="pipeline/dlq/dead_letters.py",
+        old="            and (self.places is None or at in self.places)\n",
+        new="",
+        test="pipeline/dlq/test_dead_letters.py::test_a_selection_takes_dead_letters_by_code_and_time",
+        says="assert not",
+    ),
+    Mutant(
         name="scope unchecked",
         file="state/model_check.py",
         old="if saved.scope != scope:",
@@ -261,7 +285,7 @@ MUTANTS: list[Mutant] = [
         file="consumers/group_offsets.py",
         old="if self.committed is not None and self.committed > self.high:",
         new="if False:",
-        test="pipeline/commands/test_status.py::test_the_lag_of_a_group_that_stands_past_the_end_of_a_log_is_not_known",
+        test="pipeline/status/test_report.py::test_the_lag_of_a_group_that_stands_past_the_end_of_a_log_is_not_known",
         says="assert (",
     ),
     Mutant(

@@ -1,7 +1,7 @@
 """Events for many viewers: each gets the newest, one that comes back what it missed, and all end at the close."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
     asyncio.run(work)
 
 
-async def begin(sender: Broadcast, after: int | None = None) -> AsyncIterator[bytes]:
+async def begin(sender: Broadcast, after: int | None = None) -> AsyncGenerator[bytes]:
     stream = sender.events(after=after)
     assert b"retry" in await anext(stream)
     return stream
@@ -76,7 +76,7 @@ def test_no_more_viewers_are_taken_than_the_page_can_bear() -> None:
         streams = [await begin(sender) for _ in range(VIEWERS_MAX)]
         with pytest.raises(TooManyViewers):
             await anext(sender.events(after=None))
-        await streams[0].aclose()  # type: ignore[attr-defined]
+        await streams[0].aclose()
         await begin(sender)
 
     run(look())
