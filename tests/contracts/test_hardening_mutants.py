@@ -15,7 +15,7 @@ MUTANTS: list[Mutant] = [
         file="pipeline/page/guard.py",
         old="if not self._is_own(asked.host):",
         new="if False:",
-        test="pipeline/page/test_guard.py::test_a_request_must_name_the_page_as_its_host",
+        test="pipeline/page/test_guard.py::test_a_request_must_name_the_page_as_its_host[127.0.0.1-evil.example:8600-False]",
         says="is False",
     ),
     Mutant(
