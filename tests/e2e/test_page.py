@@ -8,6 +8,8 @@ import pty
 import re
 import signal
 import struct
+import subprocess
+import sys
 import termios
 from collections.abc import Iterator
 from typing import Any
@@ -157,17 +159,18 @@ def _in_a_terminal(p: Project, words: bytes) -> tuple[int, bytes]:
     mine, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     screen = bytearray()
-    with os.fdopen(theirs, "r+b", buffering=0) as terminal:
-        env = {**p.env, "TERM": "xterm-256color", "NO_COLOR": "1"}
-        process = nursery().start(["top", "-c", str(p.file)], env=env, stdin=terminal, stdout=terminal, stderr=terminal)
+    env = {**p.env, "TERM": "xterm-256color", "NO_COLOR": "1"}
+    command = [sys.executable, "-m", "headrace", "top", "-c", str(p.file)]
+    with subprocess.Popen(command, env=env, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        os.set_blocking(mine, False)
+
+        def is_shown() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                screen.extend(os.read(mine, 65_536))
+            return words in screen
+
         try:
-            os.set_blocking(mine, False)
-
-            def is_shown() -> bool:
-                with contextlib.suppress(BlockingIOError):
-                    screen.extend(os.read(mine, 65_536))
-                return words in screen
-
             wait_until(is_shown, what="the screen", timeout_s=60)
             process.send_signal(signal.SIGINT)
             return process.wait(20), bytes(screen)
