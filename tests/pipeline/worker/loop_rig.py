@@ -149,7 +149,7 @@ class Loop:
             topic=Topic(
                 TOPIC_NAME, len(kafka.logs), "", 1_000_000, compacted=False, labels=truths if has_labels else None
             ),
-            ask_ids=lambda _names: {},
+            ask_ids=lambda names: dict.fromkeys(names, ""),
             ask_limits=SizeLimits,
             limits=SizeLimits(),
             source=self.source,  # type: ignore[arg-type]
