@@ -19,6 +19,7 @@ from headrace.pipeline.config.sections import FeatureConfig, TopicsConfig
 from headrace.pipeline.config.template import configuration as whole_file
 from headrace.pipeline.config.template import toml
 from headrace.pipeline.exit_code import EXIT_AWAY, EXIT_CONFIG, EXIT_FAILED
+from headrace.pipeline.serve.counters import SharedCounters
 from headrace.pipeline.telemetry import Telemetry
 
 DOCS = Path(__file__).parent
@@ -84,6 +85,16 @@ def metrics() -> Lines:
             name = f"{family.name}_total" if family.type == "counter" else family.name
             labels = ", ".join(f"`{label}`" for label in metric._labelnames)  # noqa: SLF001 it has no public name
             rows.append((f"`{name}`", family.type, labels, family.documentation))
+    yield from table(("metric", "type", "labels", "meaning"), rows)
+
+
+def serve_metrics() -> Lines:
+    """Yield the metrics of the server."""
+    rows = []
+    for family in SharedCounters(1).collect():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
+        rows.append((f"`{name}`", family.type, ", ".join(f"`{label}`" for label in labels), family.documentation))
     yield from table(("metric", "type", "labels", "meaning"), rows)
 
 
@@ -176,6 +187,7 @@ def _spread(found: Any) -> str:
 PARTS: dict[str, Callable[[], Lines]] = {
     "configuration": configuration,
     "metrics": metrics,
+    "serve metrics": serve_metrics,
     "codes": codes,
     "rights": rights,
     "exit codes": exit_codes,

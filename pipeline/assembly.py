@@ -34,13 +34,23 @@ def decoder(config: Config, schemas: SchemaCache | None = None) -> RecordDecoder
 
     `schemas` are those that a worker looks up; without them the decoder asks the registry itself.
     """
+    schemas = schemas or formats.cache_of(config, is_asking=True)
+    if schemas is None:
+        return json_decoder(config)
+    records, transform = config.records, model_factory.transform_of(config)
+    return FormatDecoder(
+        schemas,
+        records.mapping,
+        schema=_schema(config),
+        transform=transform,
+        value_bytes_max=records.value_bytes_max,
+    )
+
+
+def json_decoder(config: Config) -> RecordDecoder:
+    """Return the decoder of feature records that are JSON, whatever the topic's format is. Raises ModelError."""
     records, features = config.records, _schema(config)
     mapping, transform = records.mapping, model_factory.transform_of(config)
-    schemas = schemas or formats.cache_of(config, is_asking=True)
-    if schemas is not None:
-        return FormatDecoder(
-            schemas, mapping, schema=features, transform=transform, value_bytes_max=records.value_bytes_max
-        )
     if mapping.is_default and transform is None:
         return Decoder(schema=features, value_bytes_max=records.value_bytes_max)
     return MappedDecoder(mapping, schema=features, transform=transform, value_bytes_max=records.value_bytes_max)

@@ -59,10 +59,8 @@ def models(config: Config, store: Store) -> ModelFactory:
     _check_threshold(config, first)
     default = _default(config, first)
     if config.model.scope == "key":
-        can = _keyring(config, build, _rows(store, 0)).can
-        return ModelFactory(
-            lambda partition: _keyring(config, build, _rows(store, partition)), can, first.task, default
-        )
+        can = keyring(config, build, _rows(store, 0)).can
+        return ModelFactory(lambda partition: keyring(config, build, _rows(store, partition)), can, first.task, default)
     if config.model.scope == "global":
         replica = Replica(MixStore(store, name=config.name), build, run_as=partial(fastest, config))
         return ModelFactory(lambda _partition: replica, replica.can, first.task, default, replica)
@@ -156,7 +154,7 @@ def _load_key(
     else:
         [row] = store.fetch(partition, keys_table(store, partition, name), [key])
     snapshot, found = find_snapshot(store, partition, version)
-    model = _keyring(config, build, (lambda _keys, _stored: [row], lambda: iter(())))
+    model = keyring(config, build, (lambda _keys, _stored: [row], lambda: iter(())))
     model.load(saved_model(snapshot, name, model).state)
     model.resume(TableVersion(0, 0, int(row is not None)))
     # As of the stream's own time: a key that was silent for too long begins anew.
@@ -173,7 +171,8 @@ def _rows(store: Store, partition: int, name: str = MODEL) -> tuple[FetchRows, S
     )
 
 
-def _keyring(config: Config, build: Callable[[], RiverLearner], rows: tuple[FetchRows, ScanRows]) -> Keyring:
+def keyring(config: Config, build: Callable[[], RiverLearner], rows: tuple[FetchRows, ScanRows]) -> Keyring:
+    """Return the models of a partition's keys, which are read by the functions `rows`."""
     keys = config.keys
     return Keyring(
         bank_of(build(), compiles=may_compile(config) and has_numba(), prior=keys.prior),

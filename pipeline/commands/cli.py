@@ -166,6 +166,26 @@ def run(
     return run(source.file, workers=workers, until_end=until_end, on_loss=on_state_loss, flags=source.flags)
 
 
+@command(app, endless=True)
+def serve(
+    source: ConfigSource,
+    workers: Annotated[
+        int | None, typer.Option(min=0, max=128, metavar="N", help="Number of processes. 0 is one for each core.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65_535, metavar="PORT", help="Port to listen on.")] = None,
+) -> int:
+    """Answer HTTP requests from the models in the store, beside the stream.
+
+    SIGHUP replaces the processes one by one; Ctrl-C and SIGTERM answer what is open, and exit 0.
+    """
+    reexec.fix()
+    from headrace.pipeline.commands.serve import serve
+
+    given = {"serve.workers": workers, "serve.port": port}
+    flags = {key: value for key, value in given.items() if value is not None}
+    return serve(source.file, flags={**source.flags, **flags})
+
+
 @command(app)
 def produce(
     source: ConfigSource,

@@ -2,5 +2,5 @@
 
 Imported by `pipeline.assembly`, `pipeline.check`, `pipeline.commands`, `pipeline.connection`, `pipeline.demo`,
 `pipeline.dlq`, `pipeline.files`, `pipeline.formats`, `pipeline.model_factory`, `pipeline.page`, `pipeline.process`,
-`pipeline.produce`, `pipeline.recovery`, `pipeline.status`, `pipeline.storage`, `pipeline.worker`.
+`pipeline.produce`, `pipeline.recovery`, `pipeline.serve`, `pipeline.status`, `pipeline.storage`, `pipeline.worker`.
 """

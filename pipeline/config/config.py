@@ -53,6 +53,7 @@ from headrace.pipeline.config.sections import (
     SnapshotConfig,
     TopicsConfig,
 )
+from headrace.pipeline.config.serve_section import ServeConfig
 from headrace.pipeline.hinted_error import HintedError
 
 ENV_PREFIX = "HEADRACE__"
@@ -115,6 +116,7 @@ class Config(BaseSettings):
     log: LogConfig = LogConfig()  # type: ignore[call-arg]
     mix: MixConfig = MixConfig()  # type: ignore[call-arg]
     page: PageConfig = PageConfig()  # type: ignore[call-arg]
+    serve: ServeConfig = ServeConfig()  # type: ignore[call-arg]
     directory: Path = Field(Path(), exclude=True)
     secrets: dict[str, frozenset[str]] = Field(default_factory=dict, exclude=True, repr=False)
     files: frozenset[Path] = Field(frozenset(), exclude=True)

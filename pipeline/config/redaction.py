@@ -33,6 +33,7 @@ _SECTIONS = frozenset(
         "quality",
         "records",
         "schema",
+        "serve",
         "snapshot",
         "topics",
     )

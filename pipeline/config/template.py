@@ -20,6 +20,7 @@ _EXAMPLES: dict[str, Any] = {
     "labels.default": False,
     "keys.silent": 2_592_000.0,
     "sink.http.url": "https://example.com/predictions",
+    "serve.stale_max": 300.0,
 }
 _TABLES = {
     "kafka.librdkafka": ('"compression.type" = "lz4"',),
@@ -28,7 +29,9 @@ _TABLES = {
     "schema.features": ("[schema.features.amount]", 'type = "number"', "min = 0.0"),
     "sink.http.headers": ('authorization = "Bearer TOKEN"',),
 }
-_DURATIONS = (".timeout", ".interval", ".wait", ".silent")
+_DURATIONS = (
+    ".timeout", ".interval", ".wait", ".silent", ".freshness", ".stale_max", ".request_timeout", ".keep_alive", ".drain"
+)  # fmt: skip
 
 _HEAD = """\
 # Headrace reads this file, then the environment (HEADRACE__KAFKA__BOOTSTRAP_SERVERS=host:9092), then flags.

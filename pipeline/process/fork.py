@@ -9,6 +9,7 @@ thread and no client of a server, as in `headrace run`.
 
 import contextlib
 import errno
+import fcntl
 import os
 import signal
 import sys
@@ -24,6 +25,8 @@ _WORKED, _DIED, _RETURNED = b".", b"!", b"\0"
 # A pipe takes a message of this size as a whole, or not at all.
 _CAUSE_BYTES_MAX = 2_000
 _TELL = 3
+KEPT = 4
+"""The descriptor of a file that a child keeps."""
 # Above the descriptors that the parent has opened before its first child.
 _FILES_MAX = 65_536
 
@@ -45,10 +48,11 @@ class Fork:
     call has not `returned`, the exit code may come from a library that ended the process.
 
     The standard input of the child is the end of a pipe, which closes when the parent closes it or dies. Of the
-    parent's other files, the child keeps only standard output and error. Raises OSError if no process can be created.
+    parent's other files, the child keeps standard output and error, and `keep`, if it is given, as descriptor `KEPT`.
+    Raises OSError if no process can be created.
     """
 
-    def __init__(self, call: Callable[["CauseReporter"], int]) -> None:
+    def __init__(self, call: Callable[["CauseReporter"], int], *, keep: int | None = None) -> None:
         # Otherwise both processes would write the buffered text.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -61,7 +65,7 @@ class Fork:
             os.set_blocking(self._told, False)
             self.pid = os.fork()
             if not self.pid:
-                _be_the_child(call, stdin, tell)
+                _be_the_child(call, stdin, tell, keep)
             ours.pop_all()
 
     def poll(self) -> int | None:
@@ -143,7 +147,7 @@ def _pipe(childs: contextlib.ExitStack, ours: contextlib.ExitStack, *, down: boo
     return (reader, writer) if down else (writer, reader)
 
 
-def _be_the_child(call: Callable[["CauseReporter"], int], stdin: int, tell: int) -> NoReturn:
+def _be_the_child(call: Callable[["CauseReporter"], int], stdin: int, tell: int, keep: int | None) -> NoReturn:
     code, tell_parent = EXIT_RAISED, CauseReporter()
     try:
         # Ctrl-C reaches the whole process group, but the parent stops its children itself.
@@ -151,9 +155,13 @@ def _be_the_child(call: Callable[["CauseReporter"], int], stdin: int, tell: int)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         os.dup2(stdin, 0)
+        # Neither of the two may stand where the other goes.
+        kept = None if keep is None else fcntl.fcntl(keep, fcntl.F_DUPFD, KEPT + 1)
         os.dup2(tell, _TELL)
+        if kept is not None:
+            os.dup2(kept, KEPT)
         # Among them are the pipes of the other children: they must close with the parent, not with this child.
-        os.closerange(_TELL + 1, _FILES_MAX)
+        os.closerange(_TELL + 1 + (kept is not None), _FILES_MAX)
         code = call(tell_parent)
         _write(_RETURNED)
         with contextlib.suppress(OSError):

@@ -21,6 +21,7 @@ from headrace.pipeline.process.watchdog import Watchdog
 from headrace.pipeline.telemetry import Telemetry
 from headrace.pipeline.worker.breakers import Breakers, Gate
 from headrace.pipeline.worker.schema_wait import SchemaWait
+from headrace.pipeline.worker.snapshots import Freshness
 from headrace.producers.sink import Sink
 from headrace.state.labels.join_state import LabelCounts
 from headrace.state.labels.label_join import Labels
@@ -221,11 +222,13 @@ class Heartbeat:
         source: Source,
         status: StatusReporter,
         readiness: Readiness,
+        freshness: Freshness,
         breakers: Breakers,
         watchdog: Watchdog,
         clock: Callable[[], float],
     ) -> None:
         self._ordinal = ordinal
+        self._freshness = freshness
         self._readiness = readiness
         self._unowned = unowned
         self._source = source
@@ -264,6 +267,7 @@ class Heartbeat:
 
     def _renew(self, note: dict[str, Any]) -> None:
         notes = self._ordinal.renew(note)
+        self._freshness.look()
         known = notes if note["member"] else None
         unowned = self._unowned.mends(known, ordinal=self._ordinal.number, now_s=self._clock())
         if unowned:

@@ -48,7 +48,7 @@ class Mixer:
         self.replica = replica
         self._saver = saver
         self._shards = shards
-        self._interval_s = interval_s
+        self._usual_s = self._interval_s = interval_s
         self._interval_records = interval_records
         self._telemetry = telemetry
         self._clock = clock
@@ -63,6 +63,11 @@ class Mixer:
     def stand(self, partition: int, offset: MixOffset | None) -> None:
         """Note how far the mix has come in a partition that was taken over."""
         self._offsets[partition] = offset
+
+    def set_pace(self, interval_s: float) -> None:
+        """Mix at least as often as this, and as often as is usual."""
+        self._interval_s = min(self._usual_s, interval_s)
+        self._due_at = min(self._due_at, self._clock() + self._interval_s)
 
     def due(self) -> bool:
         """Tell whether it is time for a round."""

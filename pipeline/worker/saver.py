@@ -93,7 +93,7 @@ class Saver:
         self._distrust = distrust
         self._store = store
         self._topic = topic
-        self._interval_s = interval_s
+        self._usual_s = self._interval_s = interval_s
         self._records_max = records_max
         self._telemetry = telemetry
         self._clock = clock
@@ -127,6 +127,12 @@ class Saver:
     def first_due(self, shards: Iterable[Shard]) -> list[Shard]:
         """Return the shards that are to be saved now, the one that has waited longest first."""
         return sorted(filter(self.due, shards), key=lambda shard: self._due[shard.partition])
+
+    def set_pace(self, interval_s: float) -> None:
+        """Save at least as often as this, and as often as is usual."""
+        self._interval_s = min(self._usual_s, interval_s)
+        latest = self._clock() + self._interval_s
+        self._due = {partition: min(at, latest) for partition, at in self._due.items()}
 
     def hurry(self, shard: Shard) -> None:
         """Make a shard due at once."""

@@ -3,7 +3,7 @@
 This is where X ≤ Y is kept: nothing is saved, and no save is begun, while a batch is not confirmed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import structlog
@@ -15,12 +15,19 @@ from headrace.pipeline.worker.inflight import InFlight
 from headrace.pipeline.worker.mixer import Mixer
 from headrace.pipeline.worker.saver import Outcome, Saver
 from headrace.state.shard import Shard
+from headrace.state.store.server_note import ServerNote
 from headrace.state.store.store_errors import StoreAway
 
 log = structlog.get_logger("headrace")
 
 # The longest that small snapshots may hold up the stream at once.
 _SAVING_S = 0.01
+# The share of a server's freshness between two saves. The rest is for the commit before the save, and for the server to
+# notice the version and to load it.
+_FRESH_SHARE = 0.4
+
+SetPace = Callable[[float], None]
+"""Sets the longest interval between two saves, in seconds; infinity leaves it as it is configured."""
 
 
 class Snapshots:
@@ -137,3 +144,22 @@ class Snapshots:
             if outcome == "refused":
                 self._assignment.retake(shard.partition)
             self._reach("saved")
+
+
+class Freshness:
+    """Read the note of the servers, and tell those that save how often they must."""
+
+    def __init__(self, note: ServerNote, *, set_paces: Sequence[SetPace]) -> None:
+        self._note = note
+        self._set_paces = set_paces
+        self._wanted_ms: int | None = None
+
+    def look(self) -> None:
+        """Read the note. Raises StoreAway."""
+        wanted_ms = self._note.wanted_ms()
+        if wanted_ms == self._wanted_ms:
+            return
+        self._wanted_ms = wanted_ms
+        interval_s = float("inf") if wanted_ms is None else wanted_ms / 1_000 * _FRESH_SHARE
+        for set_pace in self._set_paces:
+            set_pace(interval_s)

@@ -35,12 +35,13 @@ from headrace.pipeline.worker.output_limits import OutputLimits
 from headrace.pipeline.worker.runner import Runner, Stop
 from headrace.pipeline.worker.saver import Saver
 from headrace.pipeline.worker.schema_wait import SchemaWait
-from headrace.pipeline.worker.snapshots import Snapshots
+from headrace.pipeline.worker.snapshots import Freshness, Snapshots
 from headrace.pipeline.worker.takeover import OnLoss, Takeover
 from headrace.producers.record_size import SizeLimits
 from headrace.producers.sink import Sink
 from headrace.state.shard import Shard
 from headrace.state.store.schema_store import SchemaStore
+from headrace.state.store.server_note import ServerNote
 from headrace.state.store.store import Store
 
 
@@ -266,10 +267,18 @@ class Wiring(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             source=self.source,
             status=status,
             readiness=readiness,
+            freshness=self.freshness,
             breakers=self.breakers,
             watchdog=self.watchdog,
             clock=self.clock,
         )
+
+    @cached_property
+    def freshness(self) -> Freshness:
+        """How often models are saved for a server."""
+        mixers = [] if self.mixer is None else [self.mixer.set_pace]
+        note = ServerNote(self.store, name=self.config.name)
+        return Freshness(note, set_paces=[self.saver.set_pace, *mixers])
 
     @cached_property
     def retention(self) -> Retention:

@@ -158,6 +158,10 @@ class Model(Protocol):
         """
         return 0
 
+    def recall(self, key: bytes) -> None:
+        """Do as `meet` does for a record of a key at the present time of the stream."""
+        return
+
     # Saving. A snapshot holds the bytes of `dump`; models by key also have a table of rows in the store.
 
     @property

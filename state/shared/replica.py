@@ -137,7 +137,13 @@ class Replica(Model):
         return {partition: place.offset for partition, place in self._found.places.items()}
 
     @property
-    def _base_examples(self) -> int:
+    def places(self) -> Mapping[int, MixOffset]:
+        """The place in each partition that the last loaded mix had reached."""
+        return self._found.places
+
+    @property
+    def examples(self) -> int:
+        """The number of examples in the last loaded mix."""
         return 0 if self._found.mix is None else self._found.mix.examples
 
     @property
@@ -151,7 +157,7 @@ class Replica(Model):
     @property
     def due_after(self) -> int:
         """The number of examples after which a round is due before its time."""
-        return max(_YOUNG_MIN, (self._base_examples + self.learned) // _YOUNG_SHARE)
+        return max(_YOUNG_MIN, (self.examples + self.learned) // _YOUNG_SHARE)
 
     def claim(self, partition: int, epoch: int) -> MixOffset | None:
         """Become the owner of a partition; return the mix's offset in it. Raises StoreAway, MixDamaged."""
@@ -195,11 +201,11 @@ class Replica(Model):
             found = self._pool.load()
             self._compare(found.number, found.life, found.digest)
             theirs, examples = self._model_of(found)
-            if examples < self._base_examples:
+            if examples < self.examples:
                 raise MixDamaged(f"mix {found.number} was put back and has gone on from there", number=found.number)
             try:
                 mixed = self._merge.merge(
-                    self._base, mine, theirs, n_mine=self.learned, n_theirs=examples - self._base_examples
+                    self._base, mine, theirs, n_mine=self.learned, n_theirs=examples - self.examples
                 )
             except Exception:
                 self._check(theirs, found.number)

@@ -138,6 +138,13 @@ class LoadedSnapshot(msgspec.Struct):
     ahead: Snapshot | None = None
 
 
+class StoreHead(msgspec.Struct, frozen=True):
+    """The number of a shard's newest version, 0 for none, and the digest that tells it from others of that number."""
+
+    version: int
+    digest: bytes
+
+
 class Store:
     """The snapshots of one pipeline, `name`, in the Redis at `url`: see `state/store/address.py`.
 
@@ -286,6 +293,15 @@ class Store:
     def version(self, partition: int) -> int:
         """Return the highest version number that a shard ever had; 0 when it had none."""
         return whole(cast("bytes | None", self.client.hget(self._key(partition, "head"), "version"))) or 0
+
+    @plain_errors
+    def heads(self, partitions: Sequence[int]) -> list[StoreHead]:
+        """Return the newest version of each of these shards, in one round trip."""
+        commands = self.client.pipeline(transaction=False)
+        for partition in partitions:
+            commands.hmget(self._key(partition, "head"), "version", "digest")
+        found = cast("list[list[bytes | None]]", commands.execute() if partitions else [])
+        return [StoreHead(whole(version) or 0, digest or b"") for version, digest in found]
 
     @plain_errors
     def epoch(self, partition: int) -> int:

@@ -239,7 +239,7 @@ def whole(text: bytes | None) -> int | None:
 def find_wrong_type(client: "redis.Redis", name: str) -> str | None:
     """Return a key of the pipeline that has the wrong Redis type."""
     for key in client.scan_iter(match=f"{escape(name)}:{{*", count=ROWS_MAX):
-        wanted = b"string" if b":worker:" in key else b"hash"
+        wanted = b"string" if b":worker:" in key or key.endswith(b":server") else b"hash"
         if client.type(key) != wanted:
             return bytes(key).decode(errors="replace")
     return None

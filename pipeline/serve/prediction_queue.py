@@ -1,0 +1,183 @@
+"""The requests that wait for predictions: what came in one turn of the loop is predicted together, and nothing waits.
+
+A turn takes a bounded number of records; then the loop reads and answers what else there is, such as probes. With more
+requests waiting than `queue_max`, a new one is refused at once.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from headrace.consumers.record import Skipped
+from headrace.consumers.refusal import Refusal
+from headrace.pipeline.serve.http.http_request import HttpRequest
+from headrace.pipeline.serve.http.problem import Problem, of_refusal
+from headrace.pipeline.serve.models.served_model import ServedModel
+from headrace.pipeline.serve.predictor import Answered, PredictionOutcome, Predictor
+from headrace.pipeline.serve.request_body import AskedItem, AskedRecord
+
+_ROWS_A_TURN = 4_096
+
+Found = tuple[PredictionOutcome | Problem, ServedModel | None]
+"""The outcome of one record, and the model that was asked."""
+Choose = Callable[[AskedRecord], ServedModel | Problem]
+
+
+class Reply(Protocol):
+    """Writes the outcomes of a request as its protocol has them."""
+
+    def __call__(self, request: HttpRequest, found: Sequence[Found]) -> None:
+        """Answer the request."""
+
+
+class WaitingRequest:
+    """A request, its records, how each finds its model, and how it is answered."""
+
+    __slots__ = ("choose", "records", "reply", "request")
+
+    def __init__(self, request: HttpRequest, records: Sequence[AskedItem], *, choose: Choose, reply: Reply) -> None:
+        self.request = request
+        self.records = records
+        self.choose = choose
+        self.reply = reply
+
+
+class PredictionQueue:
+    """Predict the records of waiting requests. `soon` calls a function in the next turn of the loop.
+
+    `note` is told of each batch: the number of records, and the model.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        *,
+        queue_max: int,
+        soon: Callable[[Callable[[], None]], object],
+        note: Callable[[int, ServedModel], None],
+    ) -> None:
+        self._predictor = predictor
+        self._queue_max = queue_max
+        self._soon = soon
+        self._note = note
+        self._waiting: deque[WaitingRequest] = deque()
+        self._is_called = False
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, waiting: WaitingRequest) -> None:
+        """Let a request wait for its predictions, or refuse it."""
+        if len(self._waiting) >= self._queue_max:
+            words = f"{self._queue_max} requests wait already (serve.queue_max)"
+            waiting.request.refuse(Problem("busy", words))
+            return
+        self._waiting.append(waiting)
+        self._call()
+
+    def _call(self) -> None:
+        if not self._is_called:
+            self._is_called = True
+            self._soon(self._turn)
+
+    def _turn(self) -> None:
+        """Answer the requests that wait, in their order, up to a number of records."""
+        self._is_called = False
+        turn: list[WaitingRequest] = []
+        rows = 0
+        while self._waiting and rows < _ROWS_A_TURN:
+            waiting = self._waiting.popleft()
+            rows += len(waiting.records)
+            turn.append(waiting)
+        if self._waiting:
+            self._call()
+        try:
+            answers = self._predict(turn)
+        except Exception as error:
+            for waiting in turn:
+                waiting.request.refuse(Problem("failed", f"{type(error).__name__}: {error}"))
+            raise
+        for waiting, found in zip(turn, answers, strict=True):
+            waiting.reply(waiting.request, found)
+
+    def _predict(self, turn: Sequence[WaitingRequest]) -> list[list[Found]]:
+        """Return the outcomes of each request's records; all records of one model are predicted together."""
+        found: list[list[Found]] = []
+        batches: dict[int, tuple[ServedModel, list[bytes], list[bytes | None], list[tuple[list[Found], int]]]] = {}
+        for waiting in turn:
+            outcomes: list[Found] = []
+            choose = waiting.choose
+            for place, record in enumerate(waiting.records):
+                served = choose(record) if type(record) is AskedRecord else record
+                if not isinstance(served, ServedModel):
+                    assert isinstance(served, Problem)
+                    outcomes.append((served, None))
+                    continue
+                batch = batches.get(id(served))
+                if batch is None:
+                    batch = batches[id(served)] = (served, [], [], [])
+                assert isinstance(record, AskedRecord)
+                batch[1].append(record.value)
+                batch[2].append(record.key)
+                batch[3].append((outcomes, place))
+                outcomes.append(_NONE)
+            found.append(outcomes)
+        for served, values, keys, places in batches.values():
+            self._note(len(values), served)
+            results = self._predictor.predict(served, values, keys)
+            for (outcomes, place), outcome in zip(places, results, strict=True):
+                outcomes[place] = outcome, served
+        return found
+
+
+_NONE: Found = (Skipped(), None)
+
+
+class NativeReply:
+    """Answers of `/predict`: one object, or `predictions` with an object for each record."""
+
+    def __init__(self, *, clock: Callable[[], float], freshness_s: float) -> None:
+        self._clock = clock
+        self._freshness_s = freshness_s
+
+    def one(self, request: HttpRequest, found: Sequence[Found]) -> None:
+        """Answer a request that had one record."""
+        outcome, served = found[0]
+        if type(outcome) is Answered:
+            assert served is not None
+            request.reply(200, _line(outcome, served.encode(self._clock(), self._freshness_s)))
+        elif isinstance(outcome, Problem):
+            request.refuse(outcome)
+        elif isinstance(outcome, Refusal):
+            request.refuse(of_refusal(outcome))
+        else:
+            request.reply(200, _SKIPPED)
+
+    def many(self, request: HttpRequest, found: Sequence[Found]) -> None:
+        """Answer a request that had a list of records."""
+        models: dict[int, bytes] = {}
+        now_s = self._clock()
+        lines = []
+        for outcome, served in found:
+            if type(outcome) is Answered:
+                model = models.get(id(served))
+                if model is None:
+                    assert served is not None
+                    model = models[id(served)] = served.encode(now_s, self._freshness_s)
+                lines.append(_line(outcome, model))
+            elif isinstance(outcome, Problem):
+                lines.append(outcome.item())
+            elif isinstance(outcome, Refusal):
+                lines.append(of_refusal(outcome).item())
+            else:
+                lines.append(_SKIPPED)
+        request.reply(200, b'{"predictions":[%b]}' % b",".join(lines))
+
+
+_SKIPPED = b'{"skipped":true}'
+
+
+def _line(answer: Answered, model: bytes) -> bytes:
+    if answer.proba:
+        return b'{"id":%b,"prediction":%b,"proba":%b,"model":%b}' % (*answer, model)
+    return b'{"id":%b,"prediction":%b,"model":%b}' % (answer.id, answer.prediction, model)
