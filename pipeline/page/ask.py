@@ -1,4 +1,4 @@
-"""Asks the model from the page: by the running server if there is one, else by the newest model in the store."""
+"""Asks the model from the page: the newest one in the store, through the loader that everybody uses."""
 
 import threading
 import time

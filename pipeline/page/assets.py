@@ -1,4 +1,7 @@
-"""The page's files, read once into memory, compressed, each with the checksum of its content as its ETag."""
+"""The page's files, read once into memory, compressed, each with the checksum of its content as its ETag.
+
+`vendor.lock` names the npm package of each file below `static/vendor`, and its sha256.
+"""
 
 import gzip
 import hashlib
