@@ -169,9 +169,7 @@ def run(
 @command(app, endless=True)
 def serve(
     source: ConfigSource,
-    workers: Annotated[
-        int | None, typer.Option(min=0, max=128, metavar="N", help="Number of processes. 0 is one for each core.")
-    ] = None,
+    workers: Annotated[int | None, typer.Option(min=0, max=128, metavar="N", help="Processes; 0: one a core.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65_535, metavar="PORT", help="Port to listen on.")] = None,
 ) -> int:
     """Answer HTTP requests from the models in the store, beside the stream.
@@ -181,9 +179,21 @@ def serve(
     reexec.fix()
     from headrace.pipeline.commands.serve import serve
 
-    given = {"serve.workers": workers, "serve.port": port}
-    flags = {key: value for key, value in given.items() if value is not None}
-    return serve(source.file, flags={**source.flags, **flags})
+    return serve(source.file, workers=workers, port=port, flags=source.flags)
+
+
+@command(app)
+def ask(
+    source: ConfigSource,
+    *,
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="One or many records. Default: stdin.")] = None,
+    key: Annotated[str | None, typer.Option(metavar="KEY", help="Kafka key of the records without one.")] = None,
+    json: JsonOption = False,
+) -> int:
+    """Ask for predictions: the running server (with the token in HEADRACE_TOKEN), or the store when there is none."""
+    from headrace.pipeline.commands.ask import ask
+
+    return ask(source.load(), file=file, key=key, json=json)
 
 
 @command(app)

@@ -11,8 +11,10 @@ from headrace.pipeline.telemetry import configure_logs
 from headrace.state.models import learner
 
 
-def serve(file: Path, *, flags: dict[str, Any]) -> int:
+def serve(file: Path, *, workers: int | None, port: int | None, flags: dict[str, Any]) -> int:
     """Serve until a signal comes; return the exit code. Raises ConfigError, AddressTaken."""
+    given = {"serve.workers": workers, "serve.port": port}
+    flags = {**flags, **{key: value for key, value in given.items() if value is not None}}
     config = configuration.load(file, flags=flags)
     console.hide(config.conceal)
     configure_logs(level=config.log.level, style=config.log.format)

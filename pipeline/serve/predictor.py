@@ -45,13 +45,17 @@ PredictionOutcome = Answered | Refusal | Skipped
 class Predictor:
     """Predict records of the topic that `decoder` reads, in the `form` of the topic's predictions.
 
-    `renew` is called with a model that has noted too many names of features, to have it loaded anew.
+    Of a model that River runs, the last `cache_max` answers are kept. `renew` is called with a model that has noted too
+    many names of features, to have it loaded anew.
     """
 
-    def __init__(self, decoder: RecordDecoder, form: PredictionForm, *, renew: Callable[[ServedModel], None]) -> None:
+    def __init__(
+        self, decoder: RecordDecoder, form: PredictionForm, *, renew: Callable[[ServedModel], None], cache_max: int = 0
+    ) -> None:
         self._decoder = decoder
         self._form = form
         self._renew = renew
+        self._cache_max = cache_max
         self._scanner = Scanner(
             value_bytes_max=decoder.value_bytes_max,
             schema=decoder.schema,
@@ -65,6 +69,8 @@ class Predictor:
     ) -> list[PredictionOutcome]:
         """Return an outcome for each record. Never raises for what a record or the user's model does."""
         model = served.model
+        if self._cache_max and not model.can.batches and not served.draws:
+            return [self._cached(served, value, key) for value, key in zip(values, keys, strict=True)]
         if not model.can.batches or len(values) <= (_FEW_OF_KEYS if model.can.keys else _FEW):
             return [self._one(served, value, key) for value, key in zip(values, keys, strict=True)]
         generation = self._scanner.vocabulary.generation
@@ -72,6 +78,16 @@ class Predictor:
         if self._scanner.vocabulary.generation != generation:
             self._renew(served)
         return outcomes
+
+    def _cached(self, served: ServedModel, value: bytes, key: bytes | None) -> PredictionOutcome:
+        """Return the answer that a record had before; a newer model has none yet."""
+        cache = served.cache
+        outcome: PredictionOutcome | None = cache.get((value, key))
+        if outcome is None:
+            outcome = cache[value, key] = self._one(served, value, key)
+            if len(cache) > self._cache_max:
+                del cache[next(iter(cache))]
+        return outcome
 
     def _one(self, served: ServedModel, value: bytes, key: bytes | None) -> PredictionOutcome:
         event = self._decoder.decode(Record(0, 0, -1, key, value, None))

@@ -111,7 +111,9 @@ class ServerProcess:
     def _make_routes(self, config: Config) -> Routes:
         serve, loop = config.serve, self._loop
         queue = PredictionQueue(
-            Predictor(assembly.json_decoder(config), config.predictions.form, renew=self._renew),
+            Predictor(
+                assembly.json_decoder(config), config.predictions.form, renew=self._renew, cache_max=serve.cache_max
+            ),
             queue_max=serve.queue_max,
             soon=loop.call_soon,
             note=self._note_batch,

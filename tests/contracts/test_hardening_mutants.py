@@ -11,6 +11,30 @@ from mutant import Mutant, assert_caught
 
 MUTANTS: list[Mutant] = [
     Mutant(
+        name="rows of a version that is not there yet",
+        file="state/store/key_rows.py",
+        old="if old then rows[i] = old end",
+        new="if false then rows[i] = old end",
+        test="pipeline/serve/test_server_process.py::test_rows_of_a_version_that_is_being_written_are_not_taken_for_the_newest",
+        says='assert answer["proba"]["true"] ==',
+    ),
+    Mutant(
+        name="snapshots of any topic",
+        file="pipeline/serve/models/model_loader.py",
+        old="if snapshot.topic != self._config.topics.features:",
+        new="if False:",
+        test="pipeline/serve/test_server_process.py::test_a_snapshot_that_is_broken_or_foreign_leaves_the_model_as_it_is",
+        says='["version"] == version',
+    ),
+    Mutant(
+        name="tokens of anybody",
+        file="pipeline/serve/http/access.py",
+        old="and any(known) else _WRONG",
+        new="else _WRONG",
+        test="pipeline/serve/http/test_access.py::test_only_a_bearer_of_a_token_in_the_file_is_let_in",
+        says="assert problem is not None",
+    ),
+    Mutant(
         name="any host is the page",
         file="pipeline/page/guard.py",
         old="if not self._is_own(asked.host):",

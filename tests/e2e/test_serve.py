@@ -148,6 +148,7 @@ def test_a_store_that_goes_away_makes_answers_stale_and_none_fails(project: Call
         with serving(here, workers=1) as server:
             wait_until(lambda: knows_both(server), what="both models")
             with Load(server, asked, clients=2) as load:
+                wait_until(lambda: load.answers, what="the first answers")
                 for harm in (store.cut, store.stall):
                     harm()
                     wait_until(lambda: load.answers[-1].body["model"]["stale"], what="answers to be stale")

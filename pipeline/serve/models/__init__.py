@@ -1,5 +1,5 @@
 """The models that answer: loaded from the store, kept fresh, found for a record.
 
 Imported by `pipeline.serve.asking`, `pipeline.serve.prediction_queue`, `pipeline.serve.predictor`,
-`pipeline.serve.server_process`.
+`pipeline.serve.server_process`, `pipeline.serve.store_answers`.
 """

@@ -22,8 +22,8 @@ class ServedModel:
     """
 
     __slots__ = (
-        "_place", "confirmed_s", "draws", "generation", "labels_offsets", "learned", "model", "model_name", "name",
-        "offsets", "partition", "single", "strange", "version",
+        "_place", "cache", "confirmed_s", "draws", "generation", "labels_offsets", "learned", "model", "model_name",
+        "name", "offsets", "partition", "single", "strange", "version",
     )  # fmt: skip
 
     def __init__(
@@ -43,6 +43,8 @@ class ServedModel:
     ) -> None:
         self.model = model
         self.single = single or model
+        # Answers that were given, by the value and the key of the record, the oldest first.
+        self.cache: dict[tuple[bytes, bytes | None], Any] = {}
         # Names of features that were asked with, and that River may have noted.
         self.strange: set[str] = set()
         self.name = name

@@ -326,9 +326,12 @@ def test_a_model_that_runs_as_river_answers_as_river(server: ValkeyServer, tmp_p
     model = tree.HoeffdingTreeClassifier(grace_period=10)
     for one in records:
         model.learn_one(one["features"], one["label"])
-    with Answers(made) as answers:
+    with Answers(made, cache_max=10) as answers:
         until(lambda: answers.ask("GET", "/readyz")[0] == 200, "the models")
-        _, many = answers.predict([{"features": record(n)["features"]} for n in range(30)])
+        asked = [{"features": record(n)["features"]} for n in range(30)]
+        assert answers.predict(asked[0])[1]["proba"] == answers.predict(asked[0])[1]["proba"]
+        _, many = answers.predict(asked)
+        assert len(answers.process.hot.models[0].cache) == 10
         for n, answer in enumerate(many["predictions"]):
             proba = model.predict_proba_one(record(n)["features"])
             assert answer["proba"] == {str(label).lower(): p for label, p in proba.items()}
