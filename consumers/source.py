@@ -291,15 +291,18 @@ class Source:
         """Return a log's first offset, and the offset after the last readable record. Raises SourceAway."""
         return self._watermarks((labels, partition), cached=False)
 
-    def log_start(self, partition: int, *, labels: bool = False) -> int:
-        """Return a log's first offset as the last fetch reported it. Raises SourceAway.
+    def log_range(self, partition: int, *, labels: bool = False) -> tuple[int, int]:
+        """Return a log's first offset and the offset of its next record, as the last fetch told. Raises SourceAway.
 
         A request of its own would wait, and the loop with it, behind a fetch that waits for records. So the broker is
         asked only for a log that is not being fetched.
         """
         log = labels, partition
-        low = self._watermarks(log, cached=True)[0] if log in self._next and log not in self._paused else -1
-        return low if low >= 0 else self._watermarks(log, cached=False)[0]
+        if log in self._next and log not in self._paused:
+            low, high = self._watermarks(log, cached=True)
+            if low >= 0:
+                return low, high
+        return self._watermarks(log, cached=False)
 
     def _watermarks(self, log: PartitionLog, *, cached: bool) -> tuple[int, int]:
         try:

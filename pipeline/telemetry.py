@@ -34,6 +34,12 @@ class Telemetry:
         self.paused_seconds = counter("paused_seconds", "Time for which the stream was paused, by reason.", ["why"])
         self.failures = counter("failures", "Failed calls that are retried, by dependency.", ["dependency"])
         self.offset = gauge("committed_offset", "Committed offset: the next record to handle.", ["partition"])
+        self.lag_records = gauge("lag_records", "Records that are not handled yet.", ["partition", "topic"])
+        self.lag_seconds = gauge(
+            "lag_seconds",
+            "Time for which the oldest of them has waited since the worker saw it.",
+            ["partition", "topic"],
+        )
         self.snapshot_offset = gauge("snapshot_offset", "Offset of the newest snapshot.", ["partition"])
         self.version = gauge("model_version", "Newest version of the model in the store.", ["partition"])
         self.quality = gauge("model_quality", "Quality of the predictions, by measure.", ["partition", "measure"])
@@ -57,6 +63,7 @@ class Telemetry:
         self.mixed = counter("mixed_examples", "Examples that this worker added to the shared model.")
         self.mix_seconds = histogram("mix_seconds", "Time of one merge.")
         self.mix_version = gauge("mix_version", "Version of the shared model that this worker's copy started from.")
+        self._begin_at_zero()
         self.unknown_outcomes = counter("unknown_outcomes", "Transactions whose outcome was read from the offsets.")
 
     def _make_labels(self) -> None:
@@ -86,6 +93,17 @@ class Telemetry:
             ["partition", "version"],
         )
 
+    def _begin_at_zero(self) -> None:
+        """Show the counts of what has not happened yet: Prometheus sees no increase to the first value of a series."""
+        for counter, values in (
+            (self.records, ("predicted", "dead_lettered", "skipped")),
+            (self.paused_seconds, ("away", "flood", "registry")),
+            (self.snapshots, ("saved", "fenced", "failed")),
+            (self.mixes, ("mixed", "pulled", "refused")),
+        ):
+            for value in values:
+                counter.labels(value)
+
     def note_labels(self, labels: int, delays_ms: list[int]) -> None:
         """Count handled labels, and observe their delays."""
         self.labels.inc(labels)
@@ -101,6 +119,8 @@ class Telemetry:
         """Remove a partition that another worker has now."""
         for gauge in (
             self.offset,
+            self.lag_records,
+            self.lag_seconds,
             self.snapshot_offset,
             self.version,
             self.quality,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from headrace.consumers.source import Source
+from headrace.consumers.source import PartitionLog, Source
 from headrace.consumers.topics import Topic
 from headrace.pipeline.telemetry import Telemetry
 from headrace.state.shard import Shard
@@ -25,7 +25,7 @@ class Retention:
     """Check one partition after the other, each about every _LOOK_S seconds.
 
     `shards` are those of the worker. `is_paused` tells whether nothing is read. `hurry` is called with a shard whose
-    snapshot is near the start of the log.
+    snapshot is near the start of the log, and `on_end` with the end of each log.
     """
 
     def __init__(
@@ -36,10 +36,12 @@ class Retention:
         shards: Mapping[int, Shard],
         is_paused: Callable[[], bool],
         hurry: Callable[[Shard], None],
+        on_end: Callable[[PartitionLog, int], None],
         telemetry: Telemetry,
         clock: Callable[[], float],
     ) -> None:
         self._hurry = hurry
+        self._on_end = on_end
         self._source = source
         self._names = topic.name, "" if topic.labels is None else topic.labels.name
         self._shards = shards
@@ -57,12 +59,14 @@ class Retention:
     def look(self, shard: Shard) -> None:
         """Check whether the start of the log comes near the shard's newest snapshot, and warn. Raises SourceAway."""
         self._look_at[shard.partition] = self._clock() + _LOOK_S
-        low = self._source.log_start(shard.partition)
+        low, high = self._source.log_range(shard.partition)
+        self._on_end((False, shard.partition), high)
         self._telemetry.retention_slack.labels(str(shard.partition)).set(shard.snapshot_offset - low)
         self._judge(shard, "features", low, (shard.start, shard.snapshot_offset, shard.committed))
         self._count_lost(shard.partition, self._names[0], shard.offset, low)
         if shard.labels is not None:
-            low = self._source.log_start(shard.partition, labels=True)
+            low, high = self._source.log_range(shard.partition, labels=True)
+            self._on_end((True, shard.partition), high)
             places = shard.labels_start, shard.labels_snapshot_offset, shard.labels_committed
             self._judge(shard, "labels", low, places)
             self._count_lost(shard.partition, self._names[1], shard.labels_offset, low)

@@ -5,9 +5,10 @@ they do not depend on the records' own times, and a stream of one record an hour
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from headrace.consumers.source import PartitionLog
 from headrace.state.shard import Shard
 
 _SEEN_MAX = 512
@@ -52,27 +53,28 @@ class LagClock:
 
 
 class LagWatch:
-    """The lag of each log of a worker. `shards` are the worker's, by partition."""
+    """The lag of each log of a worker. `shards` are the worker's, by partition; `clock` is monotonic, in seconds."""
 
-    def __init__(self, shards: Mapping[int, Shard]) -> None:
+    def __init__(self, shards: Mapping[int, Shard], *, clock: Callable[[], float]) -> None:
         self._shards = shards
-        self._clocks: dict[tuple[int, bool], LagClock] = {}
+        self._clock = clock
+        self._clocks: dict[PartitionLog, LagClock] = {}
 
-    def see(self, partition: int, end: int, now_s: float, *, labels: bool = False) -> None:
-        """Note the end of one of a partition's two logs."""
-        self._clocks.setdefault((partition, labels), LagClock()).see(end, now_s)
+    def see(self, log: PartitionLog, end: int) -> None:
+        """Note the end of a log."""
+        self._clocks.setdefault(log, LagClock()).see(end, self._clock())
 
     def forget(self, partition: int) -> None:
         """Forget a partition that another worker has now."""
         for labels in (False, True):
-            self._clocks.pop((partition, labels), None)
+            self._clocks.pop((labels, partition), None)
 
-    def lags(self, partition: int, now_s: float) -> dict[str, Lag]:
+    def lags(self, partition: int) -> dict[str, Lag]:
         """Return the lag of `features`, and of `labels` if there are such; none that was not seen yet."""
         shard = self._shards[partition]
-        committed = {False: shard.committed, True: shard.labels_committed}
+        committed, now_s = {False: shard.committed, True: shard.labels_committed}, self._clock()
         return {
-            "labels" if labels else "features": self._clocks[partition, labels].lag(committed[labels], now_s)
+            "labels" if labels else "features": self._clocks[labels, partition].lag(committed[labels], now_s)
             for labels in (False, True)
-            if (partition, labels) in self._clocks
+            if (labels, partition) in self._clocks
         }

@@ -166,8 +166,8 @@ class MemorySource:
         self._kafka.call("watermarks")
         return 0 if labels else self._kafka.lows[partition], len(self._log((partition, labels)))
 
-    def log_start(self, partition: int, *, labels: bool = False) -> int:
-        return self.watermarks(partition, labels=labels)[0]
+    def log_range(self, partition: int, *, labels: bool = False) -> tuple[int, int]:
+        return self.watermarks(partition, labels=labels)
 
     def commit(self, offsets: Mapping[int, Committed]) -> None:
         self._kafka.call("commit")
