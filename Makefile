@@ -32,6 +32,7 @@ test: setup ## all tests, or some: make test ARGS="-k takeover"
 	$(BIN)/python -c "from headrace.consumers.formats.binary import scan; scan.warm('AVRO', 'PROTOBUF')" && \
 	wait $$machine
 	@$(BIN)/python tests/browser.py
+	@$(BIN)/python tests/prometheus.py
 	@# More processes than cores: most tests of the whole pipeline wait for a session to end, or a server to answer.
 	@$(BIN)/pytest -n 4 --dist loadgroup --no-loadscope-reorder $(ARGS)
 

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import browser
+import prometheus
 import pytest
 from hypothesis import settings
 from servers import Lender
@@ -46,29 +47,27 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Lender())
-    config.pluginmanager.register(BrowserTests())
+    config.pluginmanager.register(Programs())
 
 
-class BrowserTests:
-    """Leaves out the tests that need a browser where there is none, and says so; under CI they run, and fail."""
+class Programs:
+    """Leaves out the tests whose mark names a program that is not there, and says so; under CI they run, and fail."""
 
     def __init__(self) -> None:
-        self._left_out = 0
+        needed = {"browser": browser, "prometheus": prometheus}
+        self._left_out = {} if os.environ.get("CI") else {name: m for name, m in needed.items() if m.missing()}
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        need = [item for item in items if item.get_closest_marker("browser") is not None]
-        if need and browser.missing() and not os.environ.get("CI"):
-            self._left_out = len(need)
-            config.hook.pytest_deselected(items=need)
-            items[:] = [item for item in items if item not in need]
+        out = [item for item in items if any(item.get_closest_marker(name) for name in self._left_out)]
+        if out:
+            config.hook.pytest_deselected(items=out)
+            items[:] = [item for item in items if item not in out]
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        left_out = self._left_out or getattr(terminalreporter.config, "left_out", 0)
-        if left_out:
-            terminalreporter.write_line(
-                f"{left_out} tests need {browser.missing()} and were left out: {browser.ADVICE}", yellow=True
-            )
+        for name, module in self._left_out.items():
+            line = f"the tests marked {name} were left out, since they need {module.missing()}: {module.ADVICE}"
+            terminalreporter.write_line(line, yellow=True)
 
 
 @pytest.hookimpl(trylast=True)
