@@ -106,7 +106,7 @@ def test_each_alert_has_a_case_that_fires_one_that_is_silent_and_a_place_in_the_
 
 
 def test_the_rules_use_metrics_that_exist() -> None:
-    metrics = (ROOT / "docs" / "metrics.md").read_text()
+    metrics = "".join((ROOT / "docs" / name).read_text() for name in ("metrics.md", "serving.md"))
     known = set(re.findall(r"`(headrace_\w+)`", metrics))
     used = set(re.findall(r"(?<![:\w])headrace_\w+", " ".join(r["expr"] for g in RULES["groups"] for r in g["rules"])))
     parts = re.compile(r"_(bucket|count|sum)$")
