@@ -34,12 +34,6 @@ class Telemetry:
         self.paused_seconds = counter("paused_seconds", "Time for which the stream was paused, by reason.", ["why"])
         self.failures = counter("failures", "Failed calls that are retried, by dependency.", ["dependency"])
         self.offset = gauge("committed_offset", "Committed offset: the next record to handle.", ["partition"])
-        self.lag_records = gauge("lag_records", "Records that are not handled yet.", ["partition", "topic"])
-        self.lag_seconds = gauge(
-            "lag_seconds",
-            "Time for which the oldest of them has waited since the worker saw it.",
-            ["partition", "topic"],
-        )
         self.snapshot_offset = gauge("snapshot_offset", "Offset of the newest snapshot.", ["partition"])
         self.version = gauge("model_version", "Newest version of the model in the store.", ["partition"])
         self.quality = gauge("model_quality", "Quality of the predictions, by measure.", ["partition", "measure"])
@@ -58,13 +52,26 @@ class Telemetry:
         self.retention_slack = gauge(
             "retention_slack_records", "Records that the log still has before the newest snapshot.", ["partition"]
         )
+        self._make_lag()
         self._make_labels()
+        self._make_mixes()
+        self._begin_at_zero()
+        self.unknown_outcomes = counter("unknown_outcomes", "Transactions whose outcome was read from the offsets.")
+
+    def _make_mixes(self) -> None:
+        counter, gauge, histogram = self._counter, self._gauge, self._histogram
         self.mixes = counter("mixes", "Merges into the shared model, by result: mixed, pulled or refused.", ["result"])
         self.mixed = counter("mixed_examples", "Examples that this worker added to the shared model.")
         self.mix_seconds = histogram("mix_seconds", "Time of one merge.")
         self.mix_version = gauge("mix_version", "Version of the shared model that this worker's copy started from.")
-        self._begin_at_zero()
-        self.unknown_outcomes = counter("unknown_outcomes", "Transactions whose outcome was read from the offsets.")
+
+    def _make_lag(self) -> None:
+        self.lag_records = self._gauge("lag_records", "Records that are not handled yet.", ["partition", "topic"])
+        self.lag_seconds = self._gauge(
+            "lag_seconds",
+            "Time for which the oldest of them has waited since the worker saw it.",
+            ["partition", "topic"],
+        )
 
     def _make_labels(self) -> None:
         counter, gauge, histogram = self._counter, self._gauge, self._histogram

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from headrace.consumers.group_offsets import PartitionOffsets
+from headrace.pipeline.lag_clock import LagAge, LagClock
 from headrace.pipeline.page.advice import STATUS, advise
-from headrace.pipeline.page.lag_clock import LagAge, LagClock
 from headrace.pipeline.page.timeline import Moment, TimelineEvent, events
 from headrace.pipeline.recovery import offset_metadata
 from headrace.pipeline.status.report import LabelTotals, Note, Report, Totals

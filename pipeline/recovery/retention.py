@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from headrace.consumers.source import PartitionLog, Source
+from headrace.consumers.source import Source
 from headrace.consumers.topics import Topic
+from headrace.pipeline.lag_clock import LagClock
 from headrace.pipeline.telemetry import Telemetry
 from headrace.state.shard import Shard
 
@@ -25,7 +26,7 @@ class Retention:
     """Check one partition after the other, each about every _LOOK_S seconds.
 
     `shards` are those of the worker. `is_paused` tells whether nothing is read. `hurry` is called with a shard whose
-    snapshot is near the start of the log, and `on_end` with the end of each log.
+    snapshot is near the start of the log.
     """
 
     def __init__(
@@ -36,12 +37,10 @@ class Retention:
         shards: Mapping[int, Shard],
         is_paused: Callable[[], bool],
         hurry: Callable[[Shard], None],
-        on_end: Callable[[PartitionLog, int], None],
         telemetry: Telemetry,
         clock: Callable[[], float],
     ) -> None:
         self._hurry = hurry
-        self._on_end = on_end
         self._source = source
         self._names = topic.name, "" if topic.labels is None else topic.labels.name
         self._shards = shards
@@ -50,6 +49,7 @@ class Retention:
         self._telemetry = telemetry
         self._clock = clock
         self._look_at: dict[int, float] = {}
+        self._lags: dict[tuple[str, int], LagClock] = {}
 
     def due(self) -> Shard | None:
         """Return a shard whose check is due, if there is one."""
@@ -60,16 +60,23 @@ class Retention:
         """Check whether the start of the log comes near the shard's newest snapshot, and warn. Raises SourceAway."""
         self._look_at[shard.partition] = self._clock() + _LOOK_S
         low, high = self._source.log_range(shard.partition)
-        self._on_end((False, shard.partition), high)
+        self._publish_lag(shard.partition, "features", high, shard.committed)
         self._telemetry.retention_slack.labels(str(shard.partition)).set(shard.snapshot_offset - low)
         self._judge(shard, "features", low, (shard.start, shard.snapshot_offset, shard.committed))
         self._count_lost(shard.partition, self._names[0], shard.offset, low)
         if shard.labels is not None:
             low, high = self._source.log_range(shard.partition, labels=True)
-            self._on_end((True, shard.partition), high)
+            self._publish_lag(shard.partition, "labels", high, shard.labels_committed)
             places = shard.labels_start, shard.labels_snapshot_offset, shard.labels_committed
             self._judge(shard, "labels", low, places)
             self._count_lost(shard.partition, self._names[1], shard.labels_offset, low)
+
+    def _publish_lag(self, partition: int, topic: str, end: int, committed: int) -> None:
+        """Bring the metrics of a log's lag up to date. The seconds count from when the worker saw the record come."""
+        clock = self._lags.setdefault((topic, partition), LagClock())
+        clock.look(int(self._clock() * 1_000), end)
+        self._telemetry.lag_records.labels(str(partition), topic).set(max(0, end - committed))
+        self._telemetry.lag_seconds.labels(str(partition), topic).set(clock.age(committed).seconds)
 
     def _judge(self, shard: Shard, topic: str, low: int, places: tuple[int, int, int]) -> None:
         start, snapshot, committed = places

@@ -20,7 +20,6 @@ from headrace.pipeline.process.ordinal import Notes, Ordinal
 from headrace.pipeline.process.watchdog import Watchdog
 from headrace.pipeline.telemetry import Telemetry
 from headrace.pipeline.worker.breakers import Breakers, Gate
-from headrace.pipeline.worker.lag import LagWatch
 from headrace.pipeline.worker.schema_wait import SchemaWait
 from headrace.pipeline.worker.snapshots import Freshness
 from headrace.producers.sink import Sink
@@ -90,12 +89,10 @@ class StatusReporter:
         sink: Sink,
         relearned: Callable[[], int],
         schemas: SchemaWait | None,
-        lag: LagWatch,
         warnings: Sequence[str],
         telemetry: Telemetry,
     ) -> None:
         self._gate = gate
-        self._lag = lag
         self._schemas = schemas
         self._shards = shards
         self._relearned = relearned
@@ -129,7 +126,6 @@ class StatusReporter:
         self._telemetry.relearn_rate.set(self._relearn_rate)
         for gone in self._shown.difference(self._shards):
             self._telemetry.forget(gone)
-            self._lag.forget(gone)
         self._shown = set(self._shards)
         for shard in self._shards.values():
             partition = str(shard.partition)
@@ -138,9 +134,6 @@ class StatusReporter:
             self._telemetry.snapshot_offset.labels(partition).set(shard.snapshot_offset)
             self._telemetry.version.labels(partition).set(shard.version)
             self._telemetry.epoch.labels(partition).set(shard.epoch)
-            for topic, lag in self._lag.lags(shard.partition).items():
-                self._telemetry.lag_records.labels(partition, topic).set(lag.records)
-                self._telemetry.lag_seconds.labels(partition, topic).set(lag.seconds)
             quality = shard.quality_now()
             for measure, value in quality.summary().items():
                 self._telemetry.quality.labels(partition, measure).set(value)

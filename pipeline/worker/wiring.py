@@ -28,7 +28,6 @@ from headrace.pipeline.worker.breakers import Breakers, FloodGuard
 from headrace.pipeline.worker.completion import Completion
 from headrace.pipeline.worker.delivery import Delivery
 from headrace.pipeline.worker.inflight import InFlight
-from headrace.pipeline.worker.lag import LagWatch
 from headrace.pipeline.worker.learning import Learning
 from headrace.pipeline.worker.liveness import Heartbeat, Readiness, StatusReporter, UnownedPartitions
 from headrace.pipeline.worker.mixer import Mixer
@@ -257,7 +256,6 @@ class Wiring(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             sink=self.sink,
             relearned=lambda: self.learning.relearned,
             schemas=self.schemas,
-            lag=self.lag,
             warnings=self.placement.warnings,
             telemetry=self.telemetry,
         )
@@ -291,15 +289,9 @@ class Wiring(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             shards=self.shards,
             is_paused=lambda: self.assignment.is_paused,
             hurry=self.saver.hurry,
-            on_end=self.lag.see,
             telemetry=self.telemetry,
             clock=self.clock,
         )
-
-    @cached_property
-    def lag(self) -> LagWatch:
-        """Knows how far the worker is behind."""
-        return LagWatch(self.shards, clock=self.clock)
 
     @cached_property
     def completion(self) -> Completion | None:

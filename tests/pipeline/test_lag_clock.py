@@ -1,6 +1,6 @@
 """How old the oldest record is that is still to be handled."""
 
-from headrace.pipeline.page.lag_clock import LagAge, LagClock
+from headrace.pipeline.lag_clock import LagAge, LagClock
 
 
 def clock(*looks: tuple[int, int]) -> LagClock:
