@@ -65,7 +65,10 @@ def window(started: Any, live: tuple[Project, Run, Served]) -> Iterator[Sight]:
 def test_a_page_is_small_asks_nobody_else_and_shows_the_whole_numbers(
     live: tuple[Project, Run, Served], started: Any
 ) -> None:
-    _, _, page = live
+    p, _, page = live
+    # Another test of this module may have replayed a dead letter before.
+    counts = p.status()["counts"]
+    wanted = [str(counts[name]) for name in ("records", "predictions", "dead_letters")]
     with sight(started) as seen:
         client = seen.page.context.new_cdp_session(seen.page)
         client.send("Network.enable")
@@ -73,8 +76,8 @@ def test_a_page_is_small_asks_nobody_else_and_shows_the_whole_numbers(
         client.on("Network.loadingFinished", lambda event: received.append(event["encodedDataLength"]))
         seen.open(page.address)
         figures = seen.page.locator("#figures")
-        seen.wait(lambda: "588" in figures.inner_text(), what="the counts")
-        assert [figures.locator("dd").nth(at).inner_text() for at in (0, 2, 4)] == ["600", "588", "12"]
+        seen.wait(lambda: wanted[1] in figures.inner_text(), what="the counts")
+        assert [figures.locator("dd").nth(at).inner_text() for at in (0, 2, 4)] == wanted
         assert 0 < sum(received) <= BYTES_MAX
         assert [url for url in seen.requests if not url.startswith(page.address)] == []
         assert seen.errors == []
@@ -142,15 +145,16 @@ def test_a_viewer_that_is_gone_costs_nothing(live: tuple[Project, Run, Served], 
 
 def test_top_shows_the_same_figures_in_a_terminal_and_elsewhere(live: tuple[Project, Run, Served]) -> None:
     p, _, _ = live
+    counts = p.status()["counts"]
     once = nursery().call(["top", "-c", str(p.file)], env=p.env)
     assert once.returncode == 0, once.stderr
     assert "RUNNING" in once.stdout
-    assert "588" in once.stdout
+    assert str(counts["predictions"]) in once.stdout
     frame = json.loads(nursery().call(["top", "--json", "-c", str(p.file)], env=p.env).stdout)
-    assert (frame["counts"]["records"], frame["banner"]["state"]) == (600, "running")
+    assert (frame["counts"]["records"], frame["banner"]["state"]) == (counts["records"], "running")
     code, screen = _in_a_terminal(p, b"RUNNING")
     assert code == 0
-    assert b"588" in screen
+    assert str(counts["predictions"]).encode() in screen
     assert not re.search(rb"\x1b\[[0-9;]*3[0-9]m", screen), "NO_COLOR is set"
 
 
@@ -237,9 +241,9 @@ def test_a_dead_letter_is_edited_tried_and_replayed_and_learned_once(
     counts = p.status()["counts"]
     assert (counts["learned"], counts["predictions"]) == (before["learned"] + 1, before["predictions"] + 1)
     audit = [json.loads(line) for line in served.log_file.read_text().splitlines() if '"page action"' in line]
-    assert [(line["action"], line["letters"], line["by"]) for line in audit][:2] == [
-        ("dry-run", [place], "127.0.0.1"),
-        ("replay", [place], "127.0.0.1"),
+    assert [(line["action"], line["by"]) for line in audit if line["letters"] == [place]][:2] == [
+        ("dry-run", "127.0.0.1"),
+        ("replay", "127.0.0.1"),
     ]
 
 
