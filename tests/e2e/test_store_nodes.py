@@ -140,7 +140,7 @@ def test_late_labels_work_on_a_cluster_with_a_user_that_has_the_rights_of_the_pa
 def _limited(nodes: Cluster, name: str) -> str:
     """Make a user with the rights that docs/security.md lists for a pipeline of this name; return its address."""
     page = PAGE.read_text(encoding="utf-8")
-    (rule,) = re.findall(r"valkey-cli ACL SETUSER (.*?)```", page, re.DOTALL)
+    (rule,) = re.findall(r"valkey-cli ACL SETUSER (headrace on .*?)```", page, re.DOTALL)
     (more,) = re.findall(r"On a cluster the user also needs (.*)\.", page)
     rule = rule.replace("\\\n", " ").replace("PASSWORD", "secret-of-the-test").replace("~fraud:", f"~{name}:")
     user, *words = [*shlex.split(rule), *re.findall(r"`(.+?)`", more)]

@@ -18,7 +18,7 @@ PAGE = Path(__file__).parents[2] / "docs/security.md"
 @pytest.fixture
 def limited(stack: Stack, project: Callable[..., Project]) -> Iterator[Callable[..., Project]]:
     """Make a project whose user in the store has the page's rights, for its own name, and no others."""
-    (rule,) = re.findall(r"valkey-cli ACL SETUSER (.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (rule,) = re.findall(r"valkey-cli ACL SETUSER (headrace on .*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     admin = redis.Redis.from_url(stack.addresses.redis)
     users = []
 
