@@ -33,8 +33,8 @@ test: setup ## all tests, or some: make test ARGS="-k takeover"
 	wait $$machine
 	@$(BIN)/python tests/browser.py
 	@$(BIN)/python tests/prometheus.py
-	@# More processes than cores: most tests of the whole pipeline wait for a session to end, or a server to answer.
-	@$(BIN)/pytest -n 4 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@# More processes than cores: many tests wait for a session to end, or a server to answer. With four, some wait too long.
+	@$(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 soak: setup ## the long forms of the fault and damage tests, for hours
 	@HEADRACE_SOAK=1 $(BIN)/pytest -n 2 --dist loadgroup -p no:randomly --timeout=7200 $(SOAKED) $(ARGS)
