@@ -13,6 +13,6 @@ class PageConfig(Section):
     actions: bool = Field(
         default=False, description="Allow actions, such as the replay of dead letters, to whoever has the token."
     )
-    token_file: str | None = Field(
-        None, description="File with the token for actions. Without it, a token is drawn and printed at the start."
+    token_file: str = Field(
+        "", description="File with the token for actions. Without it, a token is drawn and printed at the start."
     )

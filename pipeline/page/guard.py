@@ -56,7 +56,7 @@ class Token:
     def of(cls, config: Config) -> "Token":
         """Return the token of a configuration. Raises ConfigError for a file that can't be read, or is empty."""
         name = config.page.token_file
-        token = cls(None if name is None else config.directory / name)
+        token = cls(config.directory / name if name else None)
         token.read()
         return token
 

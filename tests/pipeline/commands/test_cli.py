@@ -66,7 +66,7 @@ EVERY = dict(commands(typer.main.get_command(app)))
 
 
 def test_every_command_of_the_contract_is_there() -> None:
-    wanted = "demo up init check run produce tail dlq model status doctor config"
+    wanted = "demo up init check run serve ask page top produce tail dlq model status doctor config"
     assert {path[0] for path in EVERY} == set(wanted.split())
     pairs = {path for path in EVERY if len(path) == 2}
     wanted_pairs = {("dlq", "ls"), ("dlq", "show"), ("dlq", "replay"), ("model", "ls"), ("model", "show")}
@@ -92,7 +92,7 @@ def test_every_command_takes_a_configuration_and_those_that_print_data_take_json
         for path, found in EVERY.items()
         if not hasattr(found, "commands") and "json" not in {p.name for p in found.params}
     }
-    assert plain == {("demo",), ("init",), ("run",)}
+    assert plain == {("demo",), ("init",), ("run",), ("serve",), ("page",)}
 
 
 def test_help_of_anything_imports_nothing_heavy() -> None:
