@@ -336,12 +336,13 @@ def _loading(p: Project) -> Iterator[None]:
     """Start it with a log of writes that takes it long to read, and in the end with its own again."""
     server = p.stack.store
     with _store(p) as store:
-        store.sadd("slow", *range(2_000))
+        # While it loads, it answers after each 1,024 commands: with longer ones a slow machine would answer too late.
+        store.sadd("slow", *range(400))
     server.kill()
     (log,) = (server.home / "appendonlydir").glob("*.incr.aof")
     size = log.stat().st_size
     with log.open("ab") as file:
-        file.write(b"*3\r\n$11\r\nSUNIONSTORE\r\n$6\r\nslower\r\n$4\r\nslow\r\n" * 200_000)
+        file.write(b"*3\r\n$11\r\nSUNIONSTORE\r\n$6\r\nslower\r\n$4\r\nslow\r\n" * 800_000)
     server.launch()
     yield
     server.kill()
