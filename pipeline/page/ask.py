@@ -133,10 +133,11 @@ class Asker:
 
 
 def _json_decoder(config: Config) -> RecordDecoder:
-    """Return the decoder of the topic for JSON, in which questions are written whatever the topic's format is."""
-    if config.records.format == "json" and not config.records.transform:
-        return assembly.decoder(config)
-    return MappedDecoder(config.records.mapping, schema=assembly.decoder(config).schema)
+    """Return the decoder of questions. They are JSON in every format of the topic, and no function transforms them."""
+    decoder = assembly.json_decoder(config)
+    if not config.records.transform:
+        return decoder
+    return MappedDecoder(config.records.mapping, schema=decoder.schema, value_bytes_max=config.records.value_bytes_max)
 
 
 def _nested(path: str, features: dict[str, Any]) -> dict[str, Any]:

@@ -24,13 +24,13 @@ class StoreAnswers:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._hot = HotModels(clock=time.monotonic, partitioner=config.serve.partitioner, stale_max_s=None)
-        self._loader = ModelLoader(config, open_store(config))
+        store = open_store(config)
+        self._loader = ModelLoader(config, store)
         self._predictor = Predictor(assembly.json_decoder(config), config.predictions.form, renew=lambda _: None)
         self._hot.reason = f"the store has no model of {config.name}"
         if config.model.scope == "global":
             self._hot.put(self._loader.mix(confirmed_s=time.monotonic()))
             return
-        store = open_store(config)
         partitions = store.partitions()
         self._hot.know(max(partitions, default=-1) + 1)
         for partition, head in zip(partitions, store.heads(partitions), strict=True):
