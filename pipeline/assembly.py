@@ -48,7 +48,7 @@ def decoder(config: Config, schemas: SchemaCache | None = None) -> RecordDecoder
 
 
 def json_decoder(config: Config) -> RecordDecoder:
-    """Return the decoder of feature records that are JSON, whatever the topic's format is. Raises ModelError."""
+    """Return the decoder of feature records in JSON; `records.format` has no effect on it. Raises ModelError."""
     records, features = config.records, _schema(config)
     mapping, transform = records.mapping, model_factory.transform_of(config)
     if mapping.is_default and transform is None:

@@ -174,7 +174,8 @@ def serve(
 ) -> int:
     """Answer HTTP requests from the models in the store, beside the stream.
 
-    SIGHUP replaces the processes one by one; Ctrl-C and SIGTERM answer what is open, and exit 0.
+    On SIGHUP, the server replaces its processes one by one. On Ctrl-C or SIGTERM, it answers the requests that it has
+    received, and exits with 0.
     """
     reexec.fix()
     from headrace.pipeline.commands.serve import serve

@@ -43,9 +43,11 @@ def send(
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     broken: Callable[[Summary], None] = lambda _summary: None,
 ) -> Summary:
-    """Replay the selected dead letters, or only count them without `execute`; return what was or would be done.
+    """Replay the selected dead letters. Return the counts of the replay.
 
-    `broken` is called with what was sent before an error. Raises ReplayError and the errors of Reader and Writer.
+    Without `execute` nothing is sent, and the counts are those that a replay would have. If an error ends a replay that
+    has sent records, `broken` is called with the counts up to there. Raises ReplayError and the errors of Reader and
+    Writer.
     """
     with reading(config) as reader, reading(config) as originals:
         writer = _writer(config, route) if execute else None

@@ -40,7 +40,7 @@ def advise(state: str, cause: str, *, has_stop_reason: bool, is_new: bool) -> Ad
         words = "No worker runs, and no record was read yet." if is_new else "No worker runs; new records wait."
         return Advice(words, "headrace run")
     if state == "relearning":
-        return Advice("A worker learns again what was not saved yet. Predictions go on when it has caught up.")
+        return Advice("A worker relearns the records that the saved model lacks. After that, predictions go on.")
     if state == "unknown":
         return Advice("Neither Kafka nor the store nor a worker on this machine has answered.", "headrace doctor")
     if is_new:

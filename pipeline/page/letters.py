@@ -48,7 +48,7 @@ class LetterCount(msgspec.Struct):
 
 
 class Letters:
-    """The newest dead letters of one pipeline. Each call reads what has come since the one before."""
+    """The newest dead letters of one pipeline. Each call reads the dead letters that came after the previous call."""
 
     def __init__(self, config: Config) -> None:
         self._config = config

@@ -1,7 +1,8 @@
-"""Watches the start of the log: records that a restart must relearn must not be deleted before a snapshot has them.
+"""Watches both ends of the log: the end for the lag, and the start for records that retention deletes too early.
 
-These are the records between the newest snapshot X and the committed offset Y. If the log holds fewer records below X
-than that, retention will soon reach X: log a warning, and save a snapshot at once.
+Records that a restart must relearn must not be deleted before a snapshot has them. These are the records between the
+newest snapshot X and the committed offset Y. If the log holds fewer records below X than that, retention will soon
+reach X: log a warning, and save a snapshot at once.
 
 While the stream is paused, retention may also delete records that were never read. Log that at once: the stream stops
 only when it is read on, after the batch that waits was sent.

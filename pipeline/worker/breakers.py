@@ -1,10 +1,10 @@
 """Decides when the stream pauses and when a dependency may be called again.
 
-Each dependency (Kafka, the store, the HTTP sink, the schema registry) has a breaker; a missing output topic trips the
-sink's. The first failure trips it. It
+Each dependency (Kafka, the store, the HTTP sink, the schema registry) has a breaker. The first failure trips it. It
 then stays open for a time that grows with each failure in a row, and the next call decides. Records flow while no
-breaker is tripped and no flood of bad records holds them. That of the registry holds only the partitions that wait for
-it (`schema_wait`). `Gate` is pure: its time is an argument. `Breakers` makes the loop's calls and tells the gate.
+breaker is tripped and no flood of bad records holds them. A missing output topic trips the breaker of the sink. The
+breaker of the registry holds only the partitions that wait for it (`schema_wait`). `Gate` is pure: its time is an
+argument. `Breakers` makes the loop's calls and tells the gate.
 """
 
 import random

@@ -63,7 +63,7 @@ class FieldPlaces:
         return path == self._mapping.features_path
 
     def flattens(self, path: tuple[str, ...]) -> bool:
-        """Tell whether what is inside the object or the list at a path is taken apart."""
+        """Tell whether each value inside the object or the array at a path is a feature of its own."""
         above = self._mapping.features_path
         return self._mapping.flatten and len(path) > len(above) and path[: len(above)] == above
 
