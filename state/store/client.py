@@ -76,8 +76,12 @@ def make_client(
     own = {**_options_of(address), **options, **bounds, "ssl": address.tls}
     if address.topology == "cluster":
         nodes = [ClusterNode(*host) for host in address.hosts]  # type: ignore[no-untyped-call]
+        common = {**own, "startup_nodes": nodes, "retry": Retry(NoBackoff(), 1)}
         # The servers themselves refuse a slot without an owner, while all others can be used.
-        common = {**own, "startup_nodes": nodes, "retry": Retry(NoBackoff(), 1), "require_full_coverage": False}
+        common |= {"require_full_coverage": False}
+        # Ask for the nodes after each error. A transaction counts its own errors, at most two, so by the default of five
+        # it would connect to a dead primary for ever.
+        common |= {"reinitialize_steps": 1}
         return cast("redis.Redis", _Cluster(lambda: RedisCluster(**common)))
     own |= {"db": address.database, "retry": Retry(NoBackoff(), 1, supported_errors=(ConnectionError,))}
     if address.topology == "sentinel":
