@@ -32,6 +32,19 @@ OWNED_SETTINGS = frozenset(_OWNED) | {
 }
 """librdkafka properties that the pipeline sets; the configuration refuses them."""
 
+RECONNECTION = {
+    # Reconnect to a broker that is back within a second, not ten.
+    "reconnect.backoff.max.ms": 1_000,
+    # Give up a lost reply after this time, not after a minute.
+    "socket.timeout.ms": 10_000,
+    # A broker that starts may report no brokers at all, not even itself. Without a known broker for this time, the
+    # client asks the bootstrap servers again; by default after five minutes.
+    "metadata.recovery.rebootstrap.trigger.ms": 5_000,
+    # Give up a lost first reply after this time, not after ten seconds.
+    "api.version.request.timeout.ms": 5_000,
+}
+"""Properties by which a client finds its way back to the brokers soon."""
+
 _CLASSIC = {
     "partition.assignment.strategy": "cooperative-sticky",
     # The partitions of a dead worker are idle for this time. librdkafka sends heartbeats from a thread of its own, so
@@ -94,15 +107,7 @@ def consumer_settings(settings: Mapping[str, Any], *, group: str) -> dict[str, A
         # The client stops fetching for this time when its queue is full. In the default, one second, a stream of long
         # records learns the whole queue and then waits.
         "fetch.queue.backoff.ms": 10,
-        # Reconnect to a broker that is back within a second, not ten.
-        "reconnect.backoff.max.ms": 1_000,
-        # Give up a lost reply after this time, not after a minute.
-        "socket.timeout.ms": 10_000,
-        # A broker that starts may report no brokers at all, not even itself. Without a known broker for this time, the
-        # client asks the bootstrap servers again; by default after five minutes.
-        "metadata.recovery.rebootstrap.trigger.ms": 5_000,
-        # Give up a lost first reply after this time, not after ten seconds.
-        "api.version.request.timeout.ms": 5_000,
+        **RECONNECTION,
         # Partitions that are added to the topic are read after about this time, by default after five minutes.
         "topic.metadata.refresh.interval.ms": 10_000,
         # The loop polls many times a second: a worker that delays a rebalance for longer hangs.

@@ -14,7 +14,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from headrace.consumers.client_properties import refusal
+from headrace.consumers.client_properties import RECONNECTION, refusal
 from headrace.consumers.consumer_errors import meaning_of
 from headrace.consumers.source import SourceAway, SourceDenied, SourceError
 
@@ -22,6 +22,9 @@ _CALL_S = 5.0
 _REACH_S = 2.0
 # Short, since a batch waits for it: a broker that is up answers within milliseconds.
 _IDS_S = 1.0
+# It connects to one broker at a time, and to another only when that does not answer. One that is frozen still accepts
+# connections, so the first reply decides.
+_SOON = {"api.version.request.timeout.ms": 2_000, "socket.timeout.ms": 5_000}
 _MADE_S = 30.0
 _MOCK_BYTES_MAX = 1_000_000
 _DENIED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED})
@@ -327,7 +330,7 @@ class Topics:
 def admin_client(settings: Mapping[str, Any]) -> AdminClient:
     """Make an admin client. Raises SettingsRefused, TokenMissing."""
     try:
-        return AdminClient(dict(settings))
+        return AdminClient({**RECONNECTION, **_SOON, **settings})
     except KafkaException as error:
         raise refusal(error) from error
 

@@ -69,6 +69,9 @@ def settings(node: Node, *, nodes: Sequence[Node], extra: Mapping[str, str]) -> 
         # A killed broker can return only when its last session is over: after three seconds, not nine.
         "broker.session.timeout.ms": "3000",
         "broker.heartbeat.interval.ms": "500",
+        # The end of a transaction waits for each broker that has a part of it: for a frozen one for ten seconds, not
+        # thirty. Until then Kafka refuses the next transaction of the same producer.
+        "request.timeout.ms": "10000",
         # Records keep their own timestamps. A replayed record from last year must not be deleted.
         "log.retention.ms": "-1",
         # The cleaner of compacted topics takes this much of the heap at once (128 MB otherwise).
