@@ -79,8 +79,8 @@ def make_client(
         common = {**own, "startup_nodes": nodes, "retry": Retry(NoBackoff(), 1)}
         # The servers themselves refuse a slot without an owner, while all others can be used.
         common |= {"require_full_coverage": False}
-        # Ask for the nodes after each error. A transaction counts its own errors, at most two, so by the default of five
-        # it would connect to a dead primary for ever.
+        # Ask for the nodes after each error. By default redis-py does so after five, and a transaction counts its own,
+        # which are two at most: it would connect to a dead primary for ever.
         common |= {"reinitialize_steps": 1}
         return cast("redis.Redis", _Cluster(lambda: RedisCluster(**common)))
     own |= {"db": address.database, "retry": Retry(NoBackoff(), 1, supported_errors=(ConnectionError,))}

@@ -20,7 +20,7 @@ from headrace.pipeline.process.failpoint import FailpointName
 
 Make = Callable[..., Project]
 
-KILLS = 25 if SOAK else 3
+KILLS = 25 if SOAK else 2
 RATE = 200
 MANY = 100_000
 OFTEN = {

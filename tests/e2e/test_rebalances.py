@@ -25,7 +25,7 @@ from headrace.pipeline.process.failpoint import VARIABLE
 
 Make = Callable[..., Project]
 
-STEPS = 50 if SOAK else 9
+STEPS = 50 if SOAK else 6
 WORKERS_MAX = 6
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "range": {"partition.assignment.strategy": "range", **SHORT_SESSION},
