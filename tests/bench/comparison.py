@@ -14,6 +14,7 @@ import latency
 import memory
 import recovery
 import report
+import serving
 from bench import Bench
 from case import Case
 from lineup import TITLES, Lineup
@@ -27,7 +28,7 @@ from headrace.pipeline.embedded import registry as embedded
 from headrace.pipeline.embedded.port import free_ports
 from headrace.pipeline.embedded.reaper import Reaper
 
-PARTS = ("peers", "latency", *case.PARTS, "recovery", "inside", "memory")
+PARTS = ("peers", "latency", *case.PARTS, "recovery", "serve", "inside", "memory")
 
 _REGISTRY_S = 180.0
 _SETTINGS = {
@@ -96,6 +97,8 @@ class Comparison:
                 self._growth(bench, Path(directory))
             if "recovery" in self._plan.parts:
                 self._recovery(project, board)
+            if "serve" in self._plan.parts:
+                self._serve(serving.Bench(project, board, self._lineup, seconds=self._plan.latency_s))
             if "memory" in self._plan.parts:
                 self._memory(project, board)
 
@@ -152,6 +155,17 @@ class Comparison:
         found = recovery.summary(runs)
         _print("", recovery.table(found, count=self._plan.behind))
         self.told.update(recovery=found, recovery_runs=runs)
+
+    def _serve(self, bench: serving.Bench) -> None:
+        runs = self._repeat(
+            bench.present(),
+            lambda name: serving.TITLES[name],
+            bench.measure,
+            lambda found: f"{found['single']['requests_s']:,.0f} answers/s",
+        )
+        found = serving.summary(runs)
+        _print("", serving.table(found))
+        self.told.update(serve=found, serve_runs=runs)
 
     def _memory(self, project: Project, board: Board) -> None:
         _say(f"memory: {self._plan.memory_count:,} records, once")

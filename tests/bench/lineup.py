@@ -37,6 +37,7 @@ INSTALL = (
 )
 """The command that installs the missing programs."""
 
+_SERVERS = ("fastapi", "flask")
 _NEEDS = {
     "quix-alo": "quixstreams",
     "quix-eo": "quixstreams",
@@ -63,8 +64,8 @@ class Lineup:
     """The programs of this machine. `versions` has those of the packages in the peers' environment."""
 
     def __init__(self, python: Path) -> None:
-        self._python = python
-        self.versions = self._look([*dict.fromkeys(_NEEDS.values()), _PLOTS, "confluent-kafka", "river"])
+        self.python = python
+        self.versions = self._look([*dict.fromkeys(_NEEDS.values()), *_SERVERS, _PLOTS, "confluent-kafka", "river"])
         self.missing = [name for name in dict.fromkeys(_NEEDS.values()) if name not in self.versions]
 
     def present(self, programs: Sequence[str]) -> list[str]:
@@ -94,11 +95,11 @@ class Lineup:
             words = [_GUARANTEES[program], *words, str(count), str(commit_s), *([registry] if registry else [])]
         elif program != "bytewax":
             words = [*words, str(count)]
-        return [str(self._python), "-W", "ignore", str(_HERE / module), *words], dict(os.environ)
+        return [str(self.python), "-W", "ignore", str(_HERE / module), *words], dict(os.environ)
 
     def plotter(self, *words: str) -> list[str]:
         """Return the command that draws the plots."""
-        return [str(self._python), str(_HERE / "plot.py"), *words]
+        return [str(self.python), str(_HERE / "plot.py"), *words]
 
     @property
     def plots(self) -> bool:
@@ -107,7 +108,7 @@ class Lineup:
 
     def _look(self, names: Sequence[str]) -> dict[str, str]:
         try:
-            command = [str(self._python), "-c", _LOOK, *names]
+            command = [str(self.python), "-c", _LOOK, *names]
             done = subprocess.run(command, capture_output=True, text=True, timeout=_LOOK_S, check=True)
         except (OSError, subprocess.CalledProcessError):
             return {}
