@@ -6,7 +6,7 @@ requests waiting than `queue_max`, a new one is refused at once.
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from headrace.consumers.record import Skipped
 from headrace.consumers.refusal import Refusal
@@ -40,6 +40,18 @@ class WaitingRequest:
         self.records = records
         self.choose = choose
         self.reply = reply
+
+
+class _ModelBatch(NamedTuple):
+    """The records that one model predicts, each with the list and the place in it that its outcome is put in."""
+
+    served: ServedModel | None
+    values: list[bytes]
+    keys: list[bytes | None]
+    places: list[tuple[list[Found], int]]
+
+
+_NOBODY = _ModelBatch(None, [], [], [])
 
 
 class PredictionQueue:
@@ -103,29 +115,36 @@ class PredictionQueue:
     def _predict(self, turn: Sequence[WaitingRequest]) -> list[list[Found]]:
         """Return the outcomes of each request's records; all records of one model are predicted together."""
         found: list[list[Found]] = []
-        batches: dict[int, tuple[ServedModel, list[bytes], list[bytes | None], list[tuple[list[Found], int]]]] = {}
+        batches: dict[int, _ModelBatch] = {}
         for waiting in turn:
-            outcomes: list[Found] = []
-            choose = waiting.choose
-            for place, record in enumerate(waiting.records):
-                served = choose(record) if type(record) is AskedRecord else record
-                if not isinstance(served, ServedModel):
-                    assert isinstance(served, Problem)
-                    outcomes.append((served, None))
-                    continue
-                batch = batches.get(id(served))
-                if batch is None:
-                    batch = batches[id(served)] = (served, [], [], [])
-                assert isinstance(record, AskedRecord)
-                batch[1].append(record.value)
-                batch[2].append(record.key)
-                batch[3].append((outcomes, place))
-                outcomes.append(_NONE)
+            outcomes = [_NONE] * len(waiting.records)
             found.append(outcomes)
-        for served, values, keys, places in batches.values():
-            self._note(len(values), served)
-            results = self._predictor.predict(served, values, keys)
-            for (outcomes, place), outcome in zip(places, results, strict=True):
+            chosen: ServedModel | Problem | None = None
+            last: AskedRecord | None = None
+            batch = _NOBODY
+            for place, record in enumerate(waiting.records):
+                if type(record) is not AskedRecord:
+                    assert isinstance(record, Problem)
+                    outcomes[place] = record, None
+                    continue
+                # Mostly all records of a request have the same key, or none.
+                if last is None or record.key is not last.key or record.partition != last.partition:
+                    chosen = waiting.choose(record)
+                    if isinstance(chosen, ServedModel):
+                        batch = batches.setdefault(id(chosen), _ModelBatch(chosen, [], [], []))
+                last = record
+                if isinstance(chosen, Problem):
+                    outcomes[place] = chosen, None
+                    continue
+                batch.values.append(record.value)
+                batch.keys.append(record.key)
+                batch.places.append((outcomes, place))
+        for batch in batches.values():
+            served = batch.served
+            assert served is not None
+            self._note(len(batch.values), served)
+            results = self._predictor.predict(served, batch.values, batch.keys)
+            for (outcomes, place), outcome in zip(batch.places, results, strict=True):
                 outcomes[place] = outcome, served
         return found
 
@@ -155,15 +174,15 @@ class NativeReply:
 
     def many(self, request: HttpRequest, found: Sequence[Found]) -> None:
         """Answer a request that had a list of records."""
-        models: dict[int, bytes] = {}
         now_s = self._clock()
         lines = []
+        last: ServedModel | None = None
+        model = b""
         for outcome, served in found:
             if type(outcome) is Answered:
-                model = models.get(id(served))
-                if model is None:
+                if served is not last:
                     assert served is not None
-                    model = models[id(served)] = served.encode(now_s, self._freshness_s)
+                    last, model = served, served.encode(now_s, self._freshness_s)
                 lines.append(_line(outcome, model))
             elif isinstance(outcome, Problem):
                 lines.append(outcome.item())

@@ -43,9 +43,10 @@ class BodyReader:
         above = {"features": self._path[0]} if self._path else {}
         fields = [(name, msgspec.Raw, _ABSENT) for name in ("key", "partition", "instances", *above)]
         envelope = msgspec.defstruct("_Envelope", fields, rename=above, gc=False)
-        self._read: Callable[[bytes], Any] = msgspec.json.Decoder(envelope).decode
+        self._read: Callable[[bytes | msgspec.Raw], Any] = msgspec.json.Decoder(envelope).decode
         self._read_all: Callable[[bytes], list[Any]] = msgspec.json.Decoder(list[envelope]).decode  # type: ignore[valid-type]  # it is a type
         self._list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+        self._told = [msgspec.json.encode(name) for name in ("key", "partition", *above.values())]
         names = [msgspec.json.encode(name) for name in self._path]
         self._around = b"".join(b"{%b:" % name for name in names), b"}" * len(names)
         # Where the whole value is features, a field of it may be one of them.
@@ -93,6 +94,10 @@ class BodyReader:
             return RecordProblem("not_json", f"the body is no array of records: {error}")
         return AskedRecords(self._items(items, self._envelopes(body), key, partition), is_many=True)
 
+    def _is_plain(self, items: bytes) -> bool:
+        """Tell whether no item can have a field that is read here: their names are nowhere, not even escaped."""
+        return b"\\" not in items and not any(name in items for name in self._told)
+
     def _envelopes(self, items: bytes) -> list[Any] | None:
         """Read the fields of all items at once; None if one of them is no record."""
         try:
@@ -122,25 +127,38 @@ class BodyReader:
             rows = self._list(items)
         except msgspec.MsgspecError:
             return RecordProblem("wrong_type", "instances must be an array of records", "instances")
-        envelopes = self._envelopes(items)
-        if not self._path or envelopes is None:
-            return AskedRecords(self._items(rows, envelopes, key, partition), is_many=True)
+        if not self._path:
+            return AskedRecords(self._items(rows, self._envelopes(items), key, partition), is_many=True)
         before, after = self._around
-        records: list[AskedItem] = []
-        for row, found in zip(rows, envelopes, strict=True):
-            if not found.features:
-                # A row of features is put where the topic's records have theirs.
+        records: list[AskedItem]
+        # A row of features is put where the topic's records have theirs.
+        if self._is_plain(items):
+            values = map(bytes, rows)
+            records = [
+                AskedRecord(before + value + after if value.startswith(b"{") else value, key, partition)
+                for value in values
+            ]
+            return AskedRecords(records, is_many=True)
+        records = []
+        for row, found in zip(rows, self._envelopes(items) or map(self._envelope, rows), strict=True):
+            if found is None:
+                records.append(AskedRecord(bytes(row), key, partition))
+            elif not found.features:
                 records.append(AskedRecord(b"%b%b%b" % (before, row, after), key, partition))
             else:
                 records.append(self._record(bytes(row), found, key, partition))
         return AskedRecords(records, is_many=True)
 
-    def _item(self, value: bytes, key: bytes | None, partition: int) -> AskedItem:
+    def _envelope(self, item: bytes | msgspec.Raw) -> Any:
+        """Read the fields of one item; None if it is no record."""
         try:
-            found = self._read(value)
+            return self._read(item)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-            return AskedRecord(value, key, partition)
-        return self._record(value, found, key, partition)
+            return None
+
+    def _item(self, value: bytes, key: bytes | None, partition: int) -> AskedItem:
+        found = self._envelope(value)
+        return AskedRecord(value, key, partition) if found is None else self._record(value, found, key, partition)
 
     def _record(self, value: bytes, found: Any, key: bytes | None, partition: int) -> AskedItem:
         if found.key and self._takes_key:

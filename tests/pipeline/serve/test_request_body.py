@@ -35,6 +35,23 @@ def test_a_row_of_features_is_put_where_the_topic_has_them() -> None:
     assert value(read(FLAT, {"instances": [{"amount": 1.5}]})[0]) == {"amount": 1.5}
 
 
+def test_a_row_that_is_no_record_leaves_the_others_as_they_are() -> None:
+    row, other = {"amount": 1.5}, {"amount": 2}
+    wrapped = [{"payload": {"after": row}}, 7, None, {"payload": {"after": other}}]
+    assert [value(one) for one in read(NESTED, {"instances": [row, 7, None, other]})] == wrapped
+    keyed = {"key": "c-7", "payload": {"after": row}}
+    found = read(NESTED, {"instances": [keyed, 7, other]})
+    assert [value(one) for one in found] == [keyed, 7, {"payload": {"after": other}}]
+    assert [one.key for one in found] == [b"c-7", None, None]
+
+
+def test_a_name_is_known_however_it_is_written() -> None:
+    escaped = b'{"instances": [{"\\u006bey": "c-7", "features": {"a": 1}}, {"\\u0066eatures": {"a": 2}}]}'
+    found = read(DEFAULT, escaped)
+    assert [value(one)["features"] for one in found] == [{"a": 1}, {"a": 2}]
+    assert found[0].key == b"c-7"
+
+
 def test_a_key_beside_the_record_is_its_key() -> None:
     assert read(DEFAULT, {"key": "c-7", "features": {}})[0].key == b"c-7"
     assert read(DEFAULT, {"key": 12345678901234567890, "features": {}})[0].key == b"12345678901234567890"
