@@ -4,6 +4,7 @@ One object is one record. An array, JSON lines, or an object with `instances` ar
 topic's own decoder reads them, so that a record means here what it means in the stream.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -176,6 +177,7 @@ class BodyReader:
         return AskedRecord(value, key, partition)
 
 
+@functools.lru_cache(64)
 def is_lines(content_type: bytes) -> bool:
     """Tell whether a content type is that of JSON lines."""
     return bool(content_type) and any(name in content_type.lower() for name in _LINES)
