@@ -12,8 +12,9 @@ ARGS ?=
 BIN := .venv/bin
 UV ?= $(shell command -v uv || echo $(BIN)/uv)
 SOAKED := $(addprefix tests/e2e/test_,kills.py zombies.py rebalances.py brokers.py network.py store_faults.py \
-	outage.py recovery.py big_models.py mutants.py security.py mixes.py late_labels.py) \
-	$(addprefix tests/contracts/test_,codec_fuzz.py seal_fuzz.py store_garbage.py hardening_mutants.py)
+	outage.py recovery.py big_models.py mutants.py security.py mixes.py late_labels.py serve.py serve_load.py) \
+	$(addprefix tests/contracts/test_,codec_fuzz.py seal_fuzz.py store_garbage.py hardening_mutants.py) \
+	tests/pipeline/serve/http/test_http_connection.py
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command "make lock" $(ARGS)
 
@@ -33,6 +34,8 @@ test: setup ## all tests, or some: make test ARGS="-k takeover"
 	wait $$machine
 	@$(BIN)/python tests/browser.py
 	@$(BIN)/python tests/prometheus.py
+	@$(BIN)/python tests/nginx.py
+	@$(BIN)/python tests/clients.py
 	@# More processes than cores: many tests wait for a session to end, or a server to answer. With four, some wait too long.
 	@$(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
@@ -63,6 +66,7 @@ lock: setup ## write the locks from pyproject.toml; for newer versions: make loc
 	@$(COMPILE) $(addprefix --extra ,embedded avro json-schema parquet protobuf) --group dev --output-file requirements.lock pyproject.toml
 	@$(COMPILE) --constraint requirements.lock --output-file deploy/requirements.lock pyproject.toml
 	@$(COMPILE) --group bench --output-file tests/bench/requirements.lock
+	@$(COMPILE) --group clients --output-file tests/clients.lock
 	@echo hatchling | $(COMPILE) --constraint requirements.lock --output-file deploy/build.lock -
 
 clean: ## remove .venv, caches and builds

@@ -23,6 +23,7 @@ class Telemetry:
         self.records = counter("records", "Records predicted, dead_lettered and skipped.", ["outcome"])
         self.output_records = counter("output_records", "Records sent to the topic of each output.", ["output"])
         self.dead_letters = counter("dead_letters", "Records refused, by code.", ["code"])
+        self.replayed = counter("replayed", "Records that a replay of dead letters has sent.")
         self.learned = counter("learned", "Labelled records learned.")
         self.times_ahead = counter("times_ahead", "Records whose event time is too far in the future to count.")
         self.relearned = counter("relearned", "Records learned again after a restart, without output.")
@@ -105,6 +106,7 @@ class Telemetry:
         for counter, values in (
             (self.records, ("predicted", "dead_lettered", "skipped")),
             (self.paused_seconds, ("away", "flood", "registry")),
+            (self.failures, ("kafka", "store", "sink", "registry")),
             (self.snapshots, ("saved", "fenced", "failed")),
             (self.mixes, ("mixed", "pulled", "refused")),
         ):

@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from typing import Any
 
 import browser
+import clients
+import nginx
 import prometheus
 import pytest
 from hypothesis import settings
@@ -54,7 +56,7 @@ class Programs:
     """Leaves out the tests whose mark names a program that is not there, and says so; under CI they run, and fail."""
 
     def __init__(self) -> None:
-        needed = {"browser": browser, "prometheus": prometheus}
+        needed = {"browser": browser, "clients": clients, "nginx": nginx, "prometheus": prometheus}
         self._left_out = {} if os.environ.get("CI") else {name: m for name, m in needed.items() if m.missing()}
 
     @pytest.hookimpl(tryfirst=True)

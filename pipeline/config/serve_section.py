@@ -54,7 +54,9 @@ class ServeConfig(Section):
         description="How producers place keys: murmur2, as Java's clients do, or crc32, librdkafka's default.",
     )
     tokens_file: str = Field(
-        "", description="File with a SHA-256 in hex on each line: a request needs a bearer token with one of them."
+        "",
+        description="File with a SHA-256 in hex on each line: a request needs a bearer token with one of them. A "
+        "number behind it is the most requests a second of this token, in each process.",
     )
     tls_cert: str = Field("", description="Certificate for HTTPS, in PEM; it is read again when it changes.")
     tls_key: str = Field("", description="Key of the certificate, in PEM.")

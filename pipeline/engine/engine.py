@@ -93,12 +93,25 @@ class Engine:
         if not self._run_columns(shard, records, outputs, now_ms=now_ms, silent=silent):
             self._run_each(shard, records, outputs, now_ms=now_ms)
         outputs.learned = shard.counts.learned - learned_before
+        outputs.replayed = 0 if silent else self._replayed(shard, records)
         shard.trim()
         if not silent:
             if self._encode is not None:
                 outputs.encode(self._encode)
             self.apply_limits(shard, outputs)
         return outputs
+
+    def _replayed(self, shard: Shard, records: Records) -> int:
+        """Count the records that a replay has sent."""
+        if isinstance(records, RecordBatch):
+            claims = enumerate(records.headers or ())
+            records = [records.record(at) for at, claim in claims if claim and replay_proof.is_claimed(claim)]
+        return sum(self._claim(shard, record).count > 0 for record in records if record.headers)
+
+    def _claim(self, shard: Shard, record: Record) -> replay_proof.ReplayClaim:
+        """Return the claims of the replay that has sent a record."""
+        topic = self._labels if type(record) is LabelRecord else self._topic
+        return replay_proof.read(record.headers, secret=shard.secret, topic=topic, record=record)
 
     def _run_columns(
         self, shard: Shard, records: Records, outputs: PartitionOutputs, *, now_ms: int, silent: bool
@@ -210,7 +223,7 @@ class Engine:
     ) -> None:
         """Make a dead letter of a record."""
         topic = self._labels if type(record) is LabelRecord else self._topic
-        replay = replay_proof.read(record.headers, secret=shard.secret, topic=topic, record=record)
+        replay = self._claim(shard, record)
         dead_letter = DeadLetter(record, refusal, topic, self._name, replay.count, learned or replay.learned)
         outputs.dead_letters.append(shortened(dead_letter, self.limits.of(DEAD_LETTERS)))
 

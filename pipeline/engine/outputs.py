@@ -29,6 +29,7 @@ class PartitionOutputs(msgspec.Struct):
     its label, or waits for it. `lines` are the predictions in JSON if their topic has another format. `dead_letters`
     are the refused records, and `skipped` counts those that have no output. `learned` counts the labels that the model
     learned, `labels` the good records of the labels topic; `delays_ms` tells after how long each of those was joined.
+    `replayed` counts the records that a replay has sent.
     """
 
     partition: int
@@ -42,6 +43,7 @@ class PartitionOutputs(msgspec.Struct):
     skipped: int = 0
     learned: int = 0
     labels: int = 0
+    replayed: int = 0
     delays_ms: list[int] = []
     lines: list[Any] | None = None
     limits: SizeLimits | None = None

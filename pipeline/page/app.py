@@ -33,6 +33,8 @@ log = structlog.get_logger("headrace")
 _PACKED_MIN = 1_024
 _ASKED_MAX = 65_536
 _LIMIT_DIGITS = 9
+# A viewer waits no longer than this for the store.
+_STORE_S = 3.0
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -55,7 +57,8 @@ class PageApp:
         self._frame = b"null"
         self._letters = Letters(config)
         self._actions = Actions(config)
-        self._weights = versions.WeightLog(config)
+        self._store_s = min(config.redis.timeout, _STORE_S)
+        self._weights = versions.WeightLog(config, store_s=self._store_s)
         self._asker: Asker | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         watched = self._is_watched
@@ -203,16 +206,15 @@ class PageApp:
             features = msgspec.json.decode(text.encode()[:_ASKED_MAX], type=dict[str, Any])
         except (msgspec.DecodeError, UnicodeEncodeError) as error:
             raise QuestionWrong(f"the features are no JSON object: {error}") from error
-        partitions = len(self.watcher.kafka.places or {})
         key = query.get("key") or None
         ask = self._ready_asker
-        told = await run_in_threadpool(lambda: ask().answer(features, key=key, partitions=partitions))
+        told = await run_in_threadpool(lambda: ask().answer(features, key=key))
         return _packed(request, msgspec.json.encode(told))
 
     def _ready_asker(self) -> Asker:
         # It loads the user's code and River, which few viewers need.
         if self._asker is None:
-            self._asker = Asker(self._config)
+            self._asker = Asker(self._config, store_s=self._store_s)
         return self._asker
 
     async def _act(self, request: Request) -> Response:

@@ -1,24 +1,17 @@
-"""Asks the model from the page: the newest one in the store, through the loader that everybody uses."""
+"""Asks the model from the page, as `headrace ask` does: the running server, or the newest model in the store."""
 
-import threading
 import time
 from typing import Any
 
 import msgspec
 
 from headrace.consumers.mapped_decoder import MappedDecoder
-from headrace.consumers.partitioner import murmur2
 from headrace.consumers.record import Event, Record, RecordDecoder
-from headrace.consumers.refusal import Refusal
-from headrace.pipeline import assembly, model_factory
+from headrace.pipeline import assembly
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.hinted_error import HintedError
-from headrace.pipeline.storage import open_store
-from headrace.producers.prediction import class_name, encode_plain
-from headrace.state.loaded_model import LoadedModel
+from headrace.pipeline.serve.model_client import ModelClient
 
-_KEPT_MAX = 64
-_STORE_S = 3.0
 _FIELDS_MAX = 200
 
 
@@ -32,14 +25,11 @@ class AskRefused(HintedError):
 
 
 class Asker:
-    """Answers questions to the model of one pipeline. It keeps loaded models until the store has newer ones."""
+    """Answers questions to the model of one pipeline. A read of the store may take `store_s` seconds."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, store_s: float) -> None:
         self._config = config
-        self._store = open_store(config, timeout_s=min(config.redis.timeout, _STORE_S))
-        self._decoder = _json_decoder(config)
-        self._models: dict[tuple[int, bytes], tuple[int, LoadedModel]] = {}
-        self._lock = threading.Lock()
+        self._client = ModelClient(config, decoder=_untransformed(config), store_s=store_s)
 
     def form(self, last: Record | None) -> dict[str, Any]:
         """Return the fields of a form: declared features, and those of the last record that was read."""
@@ -56,88 +46,31 @@ class Asker:
         key = None if last is None or last.key is None else last.key.decode(errors="replace")
         return {"fields": fields, "key": key, "extra": self._config.schema_.extra, "scope": self._config.model.scope}
 
-    def answer(self, features: dict[str, Any], *, key: str | None, partitions: int) -> dict[str, Any]:
-        """Return a prediction, and the model that made it, with the next offset that it would learn.
+    def answer(self, features: dict[str, Any], *, key: str | None) -> dict[str, Any]:
+        """Return a prediction, the model that made it with the next offset that it would learn, and what was asked.
 
-        Raises AskRefused, ModelMissing, ModelMismatch, ModelError and the errors of the store.
+        Raises AskRefused, AnswerRefused, ModelMissing, ModelMismatch, ModelError and the errors of the store.
         """
-        event = self._checked(features)
-        with self._lock:
-            model, partition, began = self._load(key, partitions), None, time.monotonic()
-        try:
-            answer, proba = model.predict(event)
-        except Exception as error:
-            raise AskRefused(
-                f"the model raised {type(error).__name__}: {error}",
-                hint="a record with these features would become a dead letter",
-                code="predict_failed",
-            ) from error
+        body = msgspec.json.encode(_nested(self._config.records.features, features))
+        began = time.monotonic()
+        told = self._client.ask(body, None if key is None else key.encode())
         took_ms = (time.monotonic() - began) * 1_000
-        partition = next(iter(model.offsets), None) if len(model.offsets) == 1 else None
-        told: dict[str, Any] = msgspec.json.decode(
-            encode_plain(
-                {
-                    "prediction": self._config.predictions.form.decide(answer, proba),
-                    "proba": None if proba is None else {class_name(label): share for label, share in proba.items()},
-                    "model": {
-                        "name": self._config.name,
-                        "version": model.version,
-                        "partition": partition,
-                        "offsets": {str(number): offset for number, offset in model.offsets.items()},
-                    },
-                    "took_ms": round(took_ms, 3),
-                }
-            )
-        )
-        return told
-
-    def _checked(self, features: dict[str, Any]) -> dict[str, Any]:
-        """Return features as the decoder of the topic gives them. Raises AskRefused."""
-        value = msgspec.json.encode(_nested(self._config.records.features, features))
-        record = Record(0, 0, time.time_ns() // 1_000_000, None, value, None)
-        event = self._decoder.decode(record)
-        if isinstance(event, Refusal):
+        answer = told.answers[0]
+        if (error := answer.get("error")) is not None:
             raise AskRefused(
-                event.message, hint="change the field and ask again", code=event.code, field=event.field or ""
+                error["detail"], hint="change the field and ask again", code=error["code"], field=error["field"]
             )
-        if not isinstance(event, Event):
+        if answer.get("skipped"):
             raise AskRefused("records like this are skipped", hint="fill in the features")
-        return dict(event.features)
-
-    def _load(self, key: str | None, partitions: int) -> LoadedModel:
-        """Return the model for a key; without one, that of the partition that has learned most."""
-        scope, packed = self._config.model.scope, b"" if key is None else key.encode()
-        if scope == "key" and not packed:
-            raise AskRefused(
-                'with model.scope = "key" each key has a model of its own',
-                hint="fill in the key",
-                field="key",
-                code="missing_field",
-            )
-        if scope == "global":
-            return model_factory.load_model(self._config, self._store)
-        partition = murmur2(packed) % max(1, partitions) if packed else self._most_learned()
-        version, place = self._store.version(partition), (partition, packed if scope == "key" else b"")
-        known = self._models.get(place)
-        if known is not None and known[0] == version:
-            return known[1]
-        model = model_factory.load_model(self._config, self._store, partition=partition, key=packed)
-        while len(self._models) >= _KEPT_MAX:
-            self._models.pop(next(iter(self._models)))
-        self._models[place] = version, model
-        return model
-
-    def _most_learned(self) -> int:
-        learned = {number: self._store.notes(number) for number in self._store.partitions()}
-        return max(learned, key=lambda number: learned[number][0]["learned"] if learned[number] else -1, default=0)
+        return {**answer, "by": told.by, "took_ms": round(took_ms, 3)}
 
 
-def _json_decoder(config: Config) -> RecordDecoder:
-    """Return the decoder of questions. They are JSON in every format of the topic, and no function transforms them."""
-    decoder = assembly.json_decoder(config)
+def _untransformed(config: Config) -> RecordDecoder | None:
+    """Return a decoder for features that a function has made already; None if no function transforms records."""
     if not config.records.transform:
-        return decoder
-    return MappedDecoder(config.records.mapping, schema=decoder.schema, value_bytes_max=config.records.value_bytes_max)
+        return None
+    schema = assembly.json_decoder(config).schema
+    return MappedDecoder(config.records.mapping, schema=schema, value_bytes_max=config.records.value_bytes_max)
 
 
 def _nested(path: str, features: dict[str, Any]) -> dict[str, Any]:

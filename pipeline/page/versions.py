@@ -19,7 +19,6 @@ from headrace.state.shard_model import MODEL
 from headrace.state.snapshot import Snapshot
 
 SHOWN_MAX = 20
-_STORE_S = 3.0
 _LOOK_S = 30.0
 _LOOKS_MAX = 30
 _FEATURES_MAX = 2_000
@@ -57,13 +56,14 @@ def versions(config: Config, answer: StoreAnswer) -> dict[str, Any]:
 class WeightLog:
     """Remembers the weights of models for a quarter of an hour: the store keeps only the last versions.
 
-    A partition's weights are remembered when somebody looks at them, at most twice a minute.
+    A partition's weights are remembered when somebody looks at them, at most twice a minute. A read of the store may
+    take `store_s` seconds.
     """
 
-    def __init__(self, config: Config, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, config: Config, *, store_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
         self._clock = clock
-        self._store = open_store(config, timeout_s=min(config.redis.timeout, _STORE_S))
+        self._store = open_store(config, timeout_s=store_s)
         self._known: dict[int, deque[_Look]] = {}
 
     def told(self, partition: int) -> dict[str, Any]:

@@ -135,9 +135,8 @@ class SharedCounters:
         )
         for number, route in enumerate(ROUTES):
             for place, status in enumerate((*map(str, _STATUSES), "other")):
-                count = total[_REQUESTS + number * (len(_STATUSES) + 1) + place]
-                if count or status == "200":
-                    requests.add_metric([route, status], count)
+                # Those that are zero, too: Prometheus sees no increase to the first value of a series.
+                requests.add_metric([route, status], total[_REQUESTS + number * (len(_STATUSES) + 1) + place])
         yield requests
         yield _histogram(
             "request_seconds", "Time from the last byte of a request to its answer.", SECONDS, total[_TIMES:_AGES]

@@ -217,5 +217,6 @@ class InFlight:
         self._telemetry.records.labels("skipped").inc(outputs.skipped)
         self._telemetry.note_labels(outputs.labels, outputs.delays_ms)
         self._telemetry.learned.inc(outputs.learned)
+        self._telemetry.replayed.inc(outputs.replayed)
         for code, count in outputs.codes.items():
             self._telemetry.dead_letters.labels(code).inc(count)

@@ -36,20 +36,24 @@ class Script:
     The call names one key more than the script uses, which never exists. While a cluster moves a slot from one node to
     another, it refuses a script if one of its keys is not there, and so each of these scripts: none sees a half of a
     shard. The caller tries again, as in any outage.
+
+    A script that `reads` only is called as such, so that a user without the right to write may call it.
     """
 
-    def __init__(self, client: "redis.Redis", text: str) -> None:
+    def __init__(self, client: "redis.Redis", text: str, *, reads: bool = False) -> None:
         self._client = client
+        self._reads = reads
         self._text = text
         self._sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
     def __call__(self, *, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run the script and return its answer. All keys have the same hash tag."""
         words = [*keys, f"{keys[0].partition('}')[0]}}}:none", *args]
+        client, count = self._client, len(keys) + 1
         try:
-            return self._client.evalsha(self._sha, len(keys) + 1, *words)
+            return (client.evalsha_ro if self._reads else client.evalsha)(self._sha, count, *words)
         except NoScriptError:
-            return self._client.eval(self._text, len(keys) + 1, *words)
+            return (client.eval_ro if self._reads else client.eval)(self._text, count, *words)
 
 
 class _Cluster:

@@ -45,7 +45,7 @@ class KeyRows:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._read = Script(store.client, _READ)
+        self._read = Script(store.client, _READ, reads=True)
 
     @plain_errors
     def at(self, partition: int, table: str, keys: Sequence[bytes], *, version: int) -> list[bytes | None] | int:

@@ -86,9 +86,11 @@ def ask(
 
 
 @contextlib.contextmanager
-def serving(project: Project, *words: str, workers: int = 1, ready: bool | None = True) -> Iterator[Server]:
+def serving(
+    project: Project, *words: str, workers: int = 1, ready: bool | None = True, port: int = 0
+) -> Iterator[Server]:
     """Start a server and wait until it is ready, or only until it is up (False), or for nothing (None)."""
-    [port] = free_ports(1)
+    port = port or free_ports(1)[0]
     log_file = project.directory / f"serve-{len(list(project.directory.glob('serve-*.log')))}.log"
     with log_file.open("wb") as log:
         process = nursery().start(

@@ -1,18 +1,22 @@
-"""A real Prometheus scrapes a real pipeline with the files of deploy/prometheus."""
+"""A real Prometheus scrapes a real pipeline and its server, with the files of deploy/prometheus and deploy/grafana."""
 
 import contextlib
 import json
 import re
 import shutil
 import subprocess
+import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import dashboards
 import prometheus
 import pytest
+import server as serve
 import yaml
 from harness import Project, wait_until
 from labelled import labelled, plan, send
@@ -23,6 +27,7 @@ pytestmark = pytest.mark.prometheus
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "prometheus"
+NO_SERIES = "no series"
 
 
 class Server:
@@ -39,6 +44,15 @@ class Server:
                 return json.load(answer)["data"]
         except OSError:
             return None
+
+    def problem(self, query: str) -> str:
+        """Return the error of a query, or that it has no series; empty for one that a panel can show."""
+        url = f"{self._url}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return "" if json.load(answer)["data"]["result"] else NO_SERIES
+        except urllib.error.HTTPError as error:
+            return json.load(error).get("error", str(error))
 
     def values(self, query: str) -> dict[str, float]:
         """Return the values of a query by their labels, as JSON without the name, the job and the instance."""
@@ -90,7 +104,11 @@ def test_prometheus_reads_every_metric_of_a_pipeline_and_evaluates_every_rule(
     folder.mkdir()
     send(p, plan(2_000, partitions=2, delay_max=500))
     p.produce([b"no JSON"] * 3, partition=0)
-    with p.running() as run, _scraping({"headrace": [f"127.0.0.1:{port}"]}, folder) as server:
+    with (
+        p.running() as run,
+        serve.serving(p) as asked,
+        _scraping({"headrace": [f"127.0.0.1:{port}"], "headrace-serve": [f"127.0.0.1:{asked.port}"]}, folder) as server,
+    ):
         records = 'headrace_records_total{outcome="predicted"} == 2000'
         wait_until(lambda: server.values(records), what="Prometheus to see all predictions", timeout_s=90)
         both = [f'{{"partition": "{n}", "topic": "{topic}"}}' for n in range(2) for topic in ("features", "labels")]
@@ -113,8 +131,32 @@ def test_prometheus_reads_every_metric_of_a_pipeline_and_evaluates_every_rule(
         # Under three dead letters in 2,003 records, no alert is due.
         assert [rule["name"] for rule in rules if rule.get("state") == "firing"] == []
         types = server.ask("metadata")
+        _check_panels(server, asked)
         assert run.stop() == 0, run.log()
-    rows = re.findall(r"(?m)^\| `(headrace_\w+)` \| (\w+) \|", (ROOT / "docs" / "metrics.md").read_text())
-    told = {name: kind for name, kind in rows if not name.startswith("headrace_serve_")}
-    assert told
+    rows = [row for page in ("metrics.md", "serving.md") for row in _documented(page)]
+    told = dict(rows)
+    assert len(told) == len(rows)
     assert {name: types.get(name, types.get(name.removesuffix("_total"), [{}]))[0].get("type") for name in told} == told
+
+
+def _documented(page: str) -> list[tuple[str, str]]:
+    """Return the metrics of a page with their types."""
+    return re.findall(r"(?m)^\| `(headrace_\w+)` \| (\w+) \|", (ROOT / "docs" / page).read_text())
+
+
+def _check_panels(server: Server, asked: serve.Server) -> None:
+    """Run the query of every panel, as Grafana does, until each has a series; fail at once for a wrong query."""
+    jobs = {"headrace-pipeline": "headrace", "headrace-server": "headrace-serve"}
+    queries = [
+        (title, query.replace("$job", jobs[name]).replace("$__rate_interval", "10s"))
+        for name, board in dashboards.load().items()
+        for title, query in dashboards.queries(board)
+    ]
+    assert len(queries) > 60
+    until = time.monotonic() + 60
+    with serve.Load(asked, [b'{"features": {"a": 1.0}}'], clients=1, pause_s=0.1) as load:
+        while problems := {f"{title}: {query}": found for title, query in queries if (found := server.problem(query))}:
+            assert set(problems.values()) == {NO_SERIES}, problems
+            assert time.monotonic() < until, problems
+            time.sleep(0.5)
+    assert load.failures == []

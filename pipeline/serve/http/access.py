@@ -16,7 +16,7 @@ from headrace.pipeline.serve.http.problem import Problem
 
 log = structlog.get_logger("headrace")
 
-_LINE = re.compile(r"[0-9a-fA-F]{64}")
+_LINE = re.compile(r"([0-9a-fA-F]{64})(?:\s+(\d{1,9}))?")
 _WRONG = Problem("unauthorized", "the request has no valid bearer token")
 
 
@@ -24,17 +24,39 @@ class AccessFileInvalid(HintedError):
     """Raised when the file of tokens, the certificate or its key can't be used."""
 
 
-class Tokens:
-    """The SHA-256 of each valid token, from a file; without a file every request is let in."""
+class Quota:
+    """The requests that a token may still send: `per_second` more each second, and as many at once after a pause."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, per_second: int) -> None:
+        self.per_second = per_second
+        self._left = float(per_second)
+        self._at_s = 0.0
+
+    def take(self, now_s: float) -> bool:
+        """Take one request; return whether there was one left."""
+        self._left = min(self.per_second, self._left + (now_s - self._at_s) * self.per_second)
+        self._at_s = now_s
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class Tokens:
+    """The SHA-256 of each valid token with its quota, from a file; without a file every request is let in.
+
+    `clock` gives seconds that never jump.
+    """
+
+    def __init__(self, path: Path | None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
-        self._digests = () if path is None else _read_tokens(path)
+        self._clock = clock
+        self._quotas: dict[bytes, Quota | None] = {} if path is None else _read_tokens(path)
 
     def reload(self) -> None:
         """Read the file again. Raises AccessFileInvalid, and then the tokens stay as they are."""
         if self._path is not None:
-            self._digests = _read_tokens(self._path)
+            self._quotas = _read_tokens(self._path)
 
     def check(self, authorization: bytes) -> Problem | None:
         """Return why a header `Authorization` does not let a request in; None if it does."""
@@ -43,21 +65,30 @@ class Tokens:
         scheme, _, token = authorization.partition(b" ")
         digest = hashlib.sha256(token.strip()).digest()
         # Each is compared, and in full: the time tells nothing of the tokens.
-        known = [hmac.compare_digest(digest, valid) for valid in self._digests]
-        return None if scheme.lower() == b"bearer" and any(known) else _WRONG
+        known = [hmac.compare_digest(digest, valid) for valid in self._quotas]
+        if scheme.lower() != b"bearer" or not any(known):
+            return _WRONG
+        quota = self._quotas[digest]
+        if quota is None or quota.take(self._clock()):
+            return None
+        return Problem("quota", f"the token may send {quota.per_second} requests a second")
 
 
-def _read_tokens(path: Path) -> tuple[bytes, ...]:
+def _read_tokens(path: Path) -> dict[bytes, Quota | None]:
     hint = "write a line for each token: printf %s TOKEN | sha256sum | cut -d' ' -f1"
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise AccessFileInvalid(f"serve.tokens_file can't be read: {error}", hint=hint) from error
-    lines = [line for line in lines if line and not line.startswith("#")]
+    quotas: dict[bytes, Quota | None] = {}
     for number, line in enumerate(lines, 1):
-        if not _LINE.fullmatch(line):
-            raise AccessFileInvalid(f"serve.tokens_file: line {number} is not a SHA-256 in hex", hint=hint)
-    return tuple(bytes.fromhex(line) for line in lines)
+        if not line or line.startswith("#"):
+            continue
+        if not (found := _LINE.fullmatch(line)) or found[2] == "0":
+            words = "is not a SHA-256 in hex, with or without a number of requests a second"
+            raise AccessFileInvalid(f"serve.tokens_file: line {number} {words}", hint=hint)
+        quotas[bytes.fromhex(found[1])] = None if found[2] is None else Quota(int(found[2]))
+    return quotas
 
 
 class Tls:

@@ -7,7 +7,7 @@ import msgspec
 from headrace.consumers.refusal import CODES, Refusal
 
 RETRY_AFTER_S = 1
-"""The `Retry-After` of each 503, in seconds."""
+"""The `Retry-After` of each 429 and 503, in seconds."""
 
 STATUSES = {
     "bad_request": 400,
@@ -34,6 +34,7 @@ _HINTS = {
     "not_allowed": "the header Allow names the methods of this path",
     "timeout": "send the whole request within serve.request_timeout",
     "too_large": "send fewer or smaller records, or raise serve.batch_max or serve.body_max",
+    "quota": "send fewer requests a second, or raise the number behind the token in serve.tokens_file",
     "headers_too_large": "send fewer or shorter headers",
     "failed": "the server's log says more",
     "busy": "try again after Retry-After, or start more workers",
@@ -59,7 +60,7 @@ class Problem(msgspec.Struct, frozen=True):
     @property
     def headers(self) -> bytes:
         """The lines that the response's head has for this problem."""
-        if self.status == http.HTTPStatus.SERVICE_UNAVAILABLE:
+        if self.status in {http.HTTPStatus.SERVICE_UNAVAILABLE, http.HTTPStatus.TOO_MANY_REQUESTS}:
             return b"retry-after: %d\r\n" % RETRY_AFTER_S
         if self.status == http.HTTPStatus.UNAUTHORIZED:
             return b'www-authenticate: Bearer realm="headrace"\r\n'

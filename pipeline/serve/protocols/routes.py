@@ -1,6 +1,7 @@
 """The paths of the server, and what answers each. Predictions wait for the queue; all else is answered at once."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import parse_qs
 
@@ -22,6 +23,8 @@ _POST = frozenset((b"POST",))
 OPEN_PATHS = frozenset((b"/livez", b"/readyz", b"/ping", b"/v2/health/live", b"/v2/health/ready"))
 """The paths that need no token."""
 _OK = b'{"status":"ok"}'
+# KServe's client reads these answers of the Open Inference Protocol, and not the status alone.
+_LIVE, _READY = b'{"live":true}', b'{"ready":true}'
 
 Handle = Callable[[HttpRequest], None]
 
@@ -66,11 +69,11 @@ class Routes:
         self._registry.register(memory)
         self._table: dict[bytes, HttpRoute] = {
             b"/predict": HttpRoute("predict", _POST, self._predict),
-            b"/livez": HttpRoute("probe", _GET, self._live),
-            b"/readyz": HttpRoute("probe", _GET, self._ready),
-            b"/ping": HttpRoute("probe", _GET, self._ready),
-            b"/v2/health/live": HttpRoute("probe", _GET, self._live),
-            b"/v2/health/ready": HttpRoute("probe", _GET, self._ready),
+            b"/livez": HttpRoute("probe", _GET, partial(self._live, _OK)),
+            b"/readyz": HttpRoute("probe", _GET, partial(self._ready, _OK)),
+            b"/ping": HttpRoute("probe", _GET, partial(self._ready, _OK)),
+            b"/v2/health/live": HttpRoute("probe", _GET, partial(self._live, _LIVE)),
+            b"/v2/health/ready": HttpRoute("probe", _GET, partial(self._ready, _READY)),
             b"/metrics": HttpRoute("metrics", _GET, self._metrics),
             b"/models": HttpRoute("models", _GET, self._models),
             b"/invocations": HttpRoute("invocations", _POST, invocations.handle),
@@ -110,16 +113,16 @@ class Routes:
         reply = self._native.many if found.is_many else self._native.one
         self._asking.ask(request, found.records, reply, model=options.model)
 
-    def _live(self, request: HttpRequest) -> None:
-        request.reply(200, _OK)
+    def _live(self, answer: bytes, request: HttpRequest) -> None:
+        request.reply(200, answer)
 
-    def _ready(self, request: HttpRequest) -> None:
+    def _ready(self, answer: bytes, request: HttpRequest) -> None:
         if not self._hot.models:
             request.refuse(Problem("no_model", self._hot.reason or "no model is loaded yet"))
         elif not self._memory.was_ready:
             request.refuse(Problem("no_model", "not all processes of the server are ready yet"))
         else:
-            request.reply(200, _OK)
+            request.reply(200, answer)
 
     def _metrics(self, request: HttpRequest) -> None:
         encode, content_type = choose_encoder(request.headers.get(b"accept", b"").decode("latin-1"))

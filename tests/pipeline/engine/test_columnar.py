@@ -133,6 +133,7 @@ def _outputs(results: list[PartitionOutputs]) -> dict[str, Any]:
         "letters": [_plain(letter) for result in results for letter in result.dead_letters],
         "codes": [result.codes for result in results],
         "learned": [result.learned for result in results],
+        "replayed": [result.replayed for result in results],
         "labelled": [[bool(labelled) for labelled in result.labelled] for result in results],
         "sources": [[result.origin(position) for position in range(len(result.predictions))] for result in results],
     }

@@ -139,7 +139,7 @@ def test_a_replay_of_what_only_a_sink_refused_is_predicted_again_and_not_learned
     [record] = _records([value])
     headers = sign(ReplayClaim(1, learned=True), secret=SECRET, topic="in", partition=0, key=record.key, value=value)
     result = _engine().run(shard, _records([value], headers=headers), now_ms=5)
-    assert (len(result.predictions), shard.counts.learned) == (1, 0)
+    assert (len(result.predictions), shard.counts.learned, result.replayed) == (1, 0, 1)
 
 
 FORGED = [("dlq.learned", b"true"), ("dlq.replay.count", b"99"), ("dlq.replay.proof", b"f" * 64)]
@@ -151,7 +151,7 @@ def test_a_record_that_carries_the_headers_of_a_replay_by_itself_is_learned_and_
 ) -> None:
     shard = _shard()
     result = _engine().run(shard, _records([_event(1, True), b"{"], headers=headers), now_ms=5)
-    assert (len(result.predictions), shard.counts.learned) == (1, 1)
+    assert (len(result.predictions), shard.counts.learned, result.replayed) == (1, 1, 0)
     [letter] = result.dead_letters
     assert dict(letter.headers)["dlq.replay.count"] == b"0"
     assert "dlq.learned" not in dict(letter.headers)
@@ -164,8 +164,9 @@ def test_headers_that_were_copied_from_a_replay_to_another_record_do_not_count()
         [letter] = _engine().run(shard, _records([b"{"], headers=headers), now_ms=5).dead_letters
         assert letter.replays == 0
     headers = sign(ReplayClaim(2), secret=SECRET, topic="in", partition=0, key=key, value=b"{")
-    [letter, copied] = _engine().run(shard, _records([b"{", b"["], headers=headers), now_ms=5).dead_letters
-    assert (letter.replays, copied.replays) == (2, 0)
+    result = _engine().run(shard, _records([b"{", b"["], headers=headers), now_ms=5)
+    assert [letter.replays for letter in result.dead_letters] == [2, 0]
+    assert result.replayed == 1
 
 
 def test_a_record_whose_prediction_is_too_large_is_learned_and_becomes_a_dead_letter() -> None:

@@ -206,6 +206,8 @@ def test_the_open_inference_protocol_has_the_same_numbers(learned: Learned, answ
     assert answers.ask("POST", "/v2/models/other/infer", {"inputs": inputs})[0] == 404
     for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/fraud", "/v2/models/fraud/ready"):
         assert answers.ask("GET", path)[0] == 200, path
+    for path, name in (("health/live", "live"), ("health/ready", "ready"), ("models/fraud/ready", "ready")):
+        assert answers.ask("GET", f"/v2/{path}")[1] == {name: True}
     assert answers.ask("GET", "/v2/models/other/ready")[0] == 404
     assert answers.ask("GET", "/v2/models/fraud/infer")[0] == 405
     broken = [{**inputs[0], "shape": [3]}]

@@ -58,6 +58,7 @@ export class Ask {
 
   #features() {
     const features = {};
+    this.key.removeAttribute("aria-invalid");
     for (const [name, { input, field }] of this.#fields) {
       input.removeAttribute("aria-invalid");
       const text = input.value;
@@ -77,8 +78,9 @@ export class Ask {
     try {
       this.#answer(await get(`/api/ask?${query}`));
     } catch (error) {
-      const named = this.#fields.get((error.field ?? "").replace(/^.*?features\./, ""));
-      named?.input.setAttribute("aria-invalid", "true");
+      const named = (error.field ?? "").replace(/^.*?features\./, "");
+      const input = this.#fields.get(named)?.input ?? (named === "key" ? this.key : null);
+      input?.setAttribute("aria-invalid", "true");
       byId("answer").replaceChildren(el("div", { class: "answer" }, el("p", { class: "wrong" }, error.message), el("p", { class: "note" }, [error.code, error.hint].filter(Boolean).join(" · "))));
     } finally {
       button.disabled = false;
@@ -88,11 +90,12 @@ export class Ask {
   #answer(told) {
     const shares = Object.entries(told.proba ?? {}).sort(([, one], [, other]) => other - one).slice(0, 8);
     const { model } = told;
-    const offsets = Object.entries(model.offsets ?? {});
+    const offsets = Object.entries(model.offsets ?? { [model.partition]: model.offset });
     const facts = [
       ["Model", model.version ? `${model.name}, version ${whole(model.version)}` : `${model.name}, a new one that has learned nothing`],
-      ["Learned up to", offsets.length ? offsets.slice(0, 4).map(([partition, offset]) => `${partition}:${offset}`).join(", ") : "nothing yet"],
-      ["Answered by", told.by ?? "the newest saved model"],
+      ["Learned up to", offsets.slice(0, 4).map(([partition, offset]) => `${partition}:${offset}`).join(", ") + (offsets.length > 4 ? `, and ${offsets.length - 4} more` : "")],
+      ["Answered by", told.by],
+      ...(model.stale ? [["Stale", `the store confirmed this version ${number(model.age_ms / 1000, 1)} s ago`]] : []),
       ["Took", `${number(told.took_ms, 3)} ms`],
     ];
     byId("answer").replaceChildren(el("div", { class: "answer" },

@@ -45,6 +45,29 @@ def test_a_file_of_tokens_that_is_none_is_refused_and_the_old_tokens_stay(tmp_pa
     assert Tokens(file).check(b"Bearer one") is not None
 
 
+def test_a_token_with_a_quota_is_held_to_it(tmp_path: Path) -> None:
+    file, now = tmp_path / "tokens", [100.0]
+    file.write_text(f"{digest('free')}\n{digest('three')} 3\n")
+    tokens = Tokens(file, clock=lambda: now[0])
+
+    def let_in(token: str, times: int) -> int:
+        return sum(tokens.check(f"Bearer {token}".encode()) is None for _ in range(times))
+
+    assert let_in("free", 50) == 50
+    assert let_in("three", 50) == 3
+    refused = tokens.check(b"Bearer three")
+    assert refused is not None
+    assert (refused.status, refused.code) == (429, "quota")
+    assert b"retry-after: 1" in refused.headers
+    now[0] += 0.4
+    assert let_in("three", 50) == 1
+    now[0] += 60
+    assert let_in("three", 50) == 3
+    file.write_text(f"{digest('three')} many\n")
+    with pytest.raises(AccessFileInvalid, match="a number of requests a second"):
+        tokens.reload()
+
+
 def test_a_new_certificate_is_used_and_a_broken_one_is_not(tmp_path: Path) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
 
