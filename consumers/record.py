@@ -12,6 +12,7 @@ import msgspec
 from headrace.consumers.mapping import RecordMapping
 from headrace.consumers.refusal import Refusal, leaf_faults, read_json, refuse_ts, wrong_type
 from headrace.consumers.schema import Schema
+from headrace.consumers.timestamp import UNITS, read_time
 
 RecordHeaders = Sequence[tuple[str, bytes | None]]
 
@@ -58,21 +59,24 @@ class Label(msgspec.Struct, frozen=True, gc=False):
 
 
 class _RawEvent(Event, frozen=True):
-    """An event whose id is JSON text, of any type."""
+    """An event whose id is JSON text, of any type, and whose time may have a fraction or be a text."""
 
     id: msgspec.Raw = msgspec.Raw()  # type: ignore[assignment]
+    ts: int | float | str | msgspec.UnsetType = msgspec.UNSET  # type: ignore[assignment]
 
 
 class _RawNullableEvent(NullableEvent, frozen=True):
-    """An event with nulls whose id is JSON text, of any type."""
+    """An event with nulls whose id is JSON text, of any type, and whose time may have a fraction or be a text."""
 
     id: msgspec.Raw = msgspec.Raw()  # type: ignore[assignment]
+    ts: int | float | str | msgspec.UnsetType = msgspec.UNSET  # type: ignore[assignment]
 
 
 class _RawLabel(Label, frozen=True, kw_only=True, gc=False):
-    """A label whose id is JSON text, of any type."""
+    """A label whose id is JSON text, of any type, and whose time may have a fraction or be a text."""
 
     id: msgspec.Raw  # type: ignore[assignment]
+    ts: int | float | str | msgspec.UnsetType = msgspec.UNSET  # type: ignore[assignment]
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -133,7 +137,7 @@ class Decoder:
         self.scans: RecordMapping | None = RecordMapping()
         self.label_field = "label"
         is_nullable = schema is not None and schema.nullable
-        self._decode = _with_any_id(*((NullableEvent, _RawNullableEvent) if is_nullable else (Event, _RawEvent)))
+        self._decode = _of_any_form(*((NullableEvent, _RawNullableEvent) if is_nullable else (Event, _RawEvent)))
 
     def decode(self, record: Record) -> Event | Refusal:
         """Decode one record. Never raises: any bytes give an event or a refusal."""
@@ -168,7 +172,7 @@ class LabelDecoder:
     def __init__(self, *, value_bytes_max: int = VALUE_BYTES_MAX) -> None:
         self.label_field = "label"
         self._value_bytes_max = value_bytes_max
-        self._decode = _with_any_id(Label, _RawLabel)
+        self._decode = _of_any_form(Label, _RawLabel)
 
     def decode(self, record: Record) -> Label | Refusal:
         """Decode one record. Never raises: any bytes give a label or a refusal."""
@@ -195,10 +199,11 @@ _decode_again = msgspec.json.Decoder(_Kept).decode
 _decode_text = msgspec.json.Decoder(str).decode
 
 
-def _with_any_id(kind: type[Event | Label], raw_kind: type[Event | Label]) -> Callable[[bytes], Any]:
-    """Return a decoder of `kind`, which takes an id that is a number or a boolean as its JSON text.
+def _of_any_form(kind: type[Event | Label], raw_kind: type[Event | Label]) -> Callable[[bytes], Any]:
+    """Return a decoder of `kind`, which takes an id of any plain type and a time of any form.
 
-    Most ids are strings, so the value is decoded a second time only if the first time fails.
+    An id that is a number or a boolean is its JSON text. A time that is a text or has a fraction becomes whole
+    milliseconds. Both are rare, so the value is decoded a second time only if the first time fails.
     """
     decode, decode_raw = msgspec.json.Decoder(kind).decode, msgspec.json.Decoder(raw_kind).decode
 
@@ -207,11 +212,17 @@ def _with_any_id(kind: type[Event | Label], raw_kind: type[Event | Label]) -> Ca
             return decode(value)
         except msgspec.DecodeError:
             raw = decode_raw(value)
-            text = bytes(raw.id)  # type: ignore[arg-type]
-            if not text:
-                raise
-            id_ = text.decode() if text[0] in _FIRST_OF_PLAIN else _decode_text(text)
-            return kind(**(msgspec.structs.asdict(raw) | {"id": id_}))
+            fields = msgspec.structs.asdict(raw)
+            if raw.ts is not msgspec.UNSET:
+                fields["ts"] = read_time(raw.ts, "ms")
+                if fields["ts"] is None:
+                    raise
+            # An id that is not there is no text.
+            if text := bytes(raw.id):  # type: ignore[arg-type]
+                fields["id"] = text.decode() if text[0] in _FIRST_OF_PLAIN else _decode_text(text)
+            else:
+                fields["id"] = msgspec.UNSET
+            return kind(**fields)
 
     return read
 
@@ -258,8 +269,10 @@ def _without_plain_id(whole: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ts_faults(whole: dict[str, Any]) -> Iterator[Refusal]:
-    if "ts" in whole and (isinstance(whole["ts"], bool) or not isinstance(whole["ts"], int)):
-        yield wrong_type("ts", whole["ts"], "a whole number of milliseconds since 1970")
+    found = whole.get("ts", 0)
+    is_number = isinstance(found, int | float) and not isinstance(found, bool)
+    if not is_number and not (isinstance(found, str) and read_time(found, "ms") is not None):
+        yield wrong_type("ts", found, f'{UNITS["ms"]} (records.ts_unit = "ms")')
 
 
 def _missing(field: str) -> Refusal:

@@ -37,6 +37,7 @@ class Taken:
     id: str | None = None
     label: Any = None
     tasks: tuple[Task, ...] = TASKS
+    ts: int | None = None
 
 
 def refused(task: Task) -> list[Refused]:
@@ -221,12 +222,12 @@ _WRONG_TYPE = [
     *_each("an empty object", b"{}", "wrong_type", ["a feature"]),
     *_each("true", b"true", "wrong_type", ["ts", "features"]),
     *_each("a number", b"17", "wrong_type", ["features"]),
-    *_each("a fraction", b"17.5", "wrong_type", ["ts", "features"]),
-    *_each("a string", b'"17"', "wrong_type", ["ts", "features"]),
-    *_each("a whole number written as a fraction", b"1700000000000.0", "wrong_type", ["ts"]),
-    *_each("a whole number with an exponent", b"17e11", "wrong_type", ["ts"]),
+    *_each("a fraction", b"17.5", "wrong_type", ["features"]),
+    *_each("a string", b'"17"', "wrong_type", ["features"]),
+    *_each("an empty string", b'""', "wrong_type", ["ts"]),
     *_each("a date", b'"2023-11-14T22:13:20Z"', "wrong_type", ["ts"]),
-    *_each("a number past the doubles", b"1e999", "wrong_type", ["ts", "features"]),
+    *_each("a number and a unit", b'"1700000000000 ms"', "wrong_type", ["ts"]),
+    *_each("a number past the doubles", b"1e999", "wrong_type", ["features"]),
     *_each("an integer past the doubles", b"9" * 400, "wrong_type", ["features"]),
     *_each("an integer of 5,000 digits", b"9" * 5_000, "wrong_type", ["features"]),
     *_each("an array of deep arrays", b"[" * 200 + b"]" * 200, "wrong_type", ["id", "ts", "features", "a feature"]),
@@ -248,8 +249,8 @@ _WRONG_TYPE = [
 
 _LARGEST = int(1.7976931348623157e308)
 _NOT_A_DOUBLE = [
-    *_each("1e999", b"1e999", "not_finite", ["a feature", "a late feature", "label"]),
-    *_each("-1e999", b"-1e999", "not_finite", ["a feature", "a late feature", "label"]),
+    *_each("1e999", b"1e999", "not_finite", ["ts", "a feature", "a late feature", "label"]),
+    *_each("-1e999", b"-1e999", "not_finite", ["ts", "a feature", "a late feature", "label"]),
     *_each("1E+400", b"1E+400", "not_finite", ["a feature", "label"]),
     *_each("just past the doubles", b"1.8e308", "not_finite", ["a feature", "label"]),
     *_each("309 digits and a fraction", b"9" * 309 + b".5", "not_finite", ["a feature", "label"]),
@@ -265,6 +266,10 @@ _NOT_A_DOUBLE = [
 _WRONG_TIME = [
     Refused("a time below zero", _in("ts", b"-1"), "out_of_range", "ts", "validate"),
     Refused("a time far below zero", _in("ts", b"-99999999999999999999"), "out_of_range", "ts", "validate"),
+    Refused("a time just below zero", _in("ts", b"-0.5"), "out_of_range", "ts", "validate"),
+    Refused("a time below zero in a text", _in("ts", b'"-1"'), "out_of_range", "ts", "validate"),
+    Refused("a time of 1e300", _in("ts", b"1e300"), "out_of_range", "ts", "validate"),
+    Refused("a time of 2**63 in a text", _in("ts", b'"9223372036854775808"'), "out_of_range", "ts", "validate"),
     Refused("a time of 2**63", _in("ts", b"9223372036854775808"), "out_of_range", "ts", "validate"),
     Refused("a time of 2**64", _in("ts", b"18446744073709551616"), "out_of_range", "ts", "validate"),
     Refused("a time of 300 digits", _in("ts", b"9" * 300), "out_of_range", "ts", "validate"),
@@ -397,8 +402,24 @@ TAKEN: tuple[Taken, ...] = (
     Taken("an id that is a number, in white space", b'{"id" :\t17\n, "features": {}}', {}, id="17"),
     Taken("white space all around", b' \t\r\n{ "features" : { "a" : 1 } } \n', {"a": 1}),
     Taken("the field at the end", b'{"z": 1, "features": {"a": 1}}', {"a": 1}),
-    Taken("the first millisecond", b'{"ts": 0, "features": {}}', {}),
-    Taken("the last millisecond", b'{"ts": 9223372036854775807, "features": {}}', {}),
+    Taken("the first millisecond", b'{"ts": 0, "features": {}}', {}, ts=0),
+    Taken("the last millisecond", b'{"ts": 9223372036854775807, "features": {}}', {}, ts=2**63 - 1),
+    *(
+        Taken(f"a time that is {text.decode()}", _in("ts", text), {"a": 1}, ts=ts)
+        for text, ts in (
+            (b"1700000000000.75", 1_700_000_000_000),
+            (b"1700000000000.0", 1_700_000_000_000),
+            (b"17e11", 1_700_000_000_000),
+            (b"0.9999999999999999", 0),
+            (b"-0.0", 0),
+            (b'"1700000000000"', 1_700_000_000_000),
+            (b'"1700000000000.75"', 1_700_000_000_000),
+            (b'" 17e11\\n"', 1_700_000_000_000),
+            (b'"9223372036854775807.9"', 2**63 - 1),
+        )
+    ),
+    Taken("a time in a text, and an id that is a number", b'{"ts": "5", "id": 7, "features": {}}', {}, id="7", ts=5),
+    Taken("a time that is a text the first time", b'{"ts": "x", "ts": 6.5, "features": {}}', {}, ts=6),
     Taken("a value as large as the limit", _of_size(VALUE_BYTES_MAX), {"a": _of_size(VALUE_BYTES_MAX)[20:-3].decode()}),
     *(
         Taken(f"{name} in {place}", _in(place, value), {"a": 1})

@@ -25,7 +25,7 @@ from headrace.consumers.fastjson.mapping_arrays import (
     MappingArrays,
     child,
 )
-from headrace.consumers.fastjson.number import NULL, SLOW, STRING, whole
+from headrace.consumers.fastjson.number import NULL, SLOW, STRING
 from headrace.consumers.fastjson.schema_arrays import SchemaArrays, matches
 from headrace.consumers.fastjson.tokens import (
     CLOSE,
@@ -49,7 +49,7 @@ _NONE: Any = np.int64(0)
 class Heads(NamedTuple):
     """The other fields of each record, as in `scan.Scan`; `marks` has the rows `id_at`, `id_size` and `ts`.
 
-    With a mapping, `ts` is the position of the time.
+    `walk` writes the position of the time to `ts`, and `times.read_times` then the time itself.
     """
 
     slow: Any
@@ -202,10 +202,6 @@ def _field(text: Any, at: int, kind: int, heads: Heads, words: InternTable, note
     if notes.skip_nulls != 0 and is_null(text, at):
         return at + 4
     if kind == TS:
-        if notes.is_default != 0:
-            at, heads.marks[_TS_MARK, i] = whole(text, at)
-            return at
-        # `times.read_times` reads it later.
         heads.marks[_TS_MARK, i] = at
         return scalar_end(text, at)
     is_string = byte(text, at) == QUOTE

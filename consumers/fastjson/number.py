@@ -27,7 +27,6 @@ _DIGITS_MAX = 19
 # The number of digits of 2 ** 53, and of the longest exponent that is read here.
 _EXACT_DIGITS_MAX, _EXPONENT_DIGITS_MAX = 16, 4
 _EXACT_MAX = np.uint64(EXACT_MAX)
-_WHOLE_MAX = np.uint64((1 << 63) - 1)
 
 _0, _1, _2, _3, _8, _16, _32, _63 = (np.uint64(n) for n in (0, 1, 2, 3, 8, 16, 32, 63))
 # Eight copies of a byte: "0"; all bits but the highest; the number that lifts any value above 9 over 127; that bit.
@@ -84,16 +83,6 @@ def number(text: Any, at: int) -> tuple[int, int, float]:
         return SLOW, INTEGER, 0.0
     value = np.float64(np.int64(digits))
     return end, INTEGER, -value if negative else value
-
-
-@inlined
-def whole(text: Any, at: int) -> tuple[int, Any]:
-    """Return the end of the integer at `at`, and the integer, of 63 bits. The end may be SLOW."""
-    digits, end = digits_at(text, at, _0)
-    size = end - at
-    if size == 0 or size > _DIGITS_MAX or (size > 1 and byte(text, at) == _ZERO) or digits > _WHOLE_MAX:
-        return SLOW, 0
-    return end, np.int64(digits)
 
 
 @inlined

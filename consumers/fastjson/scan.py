@@ -103,9 +103,8 @@ class _MappingState:
 
     def __init__(self, tree: MappingTree, features: Mapping[str, Feature]) -> None:
         self.arrays, self.declared = tree.arrays(), tree.declared(features)
-        # The number of the unit of times in the records' values; 0 if the lexer reads them itself, or there are none.
-        is_later = not tree.mapping.is_default and tree.mapping.ts_path.source == "value"
-        self.times = UNITS.index(tree.mapping.ts_unit) if is_later else 0
+        # The number of the unit of times in the records' values; 0 if there are none.
+        self.times = UNITS.index(tree.mapping.ts_unit) if tree.mapping.ts_path.source == "value" else 0
         self.notes = np.zeros(1, LEXER_NOTES)
         for name, value in tree.options().items():
             self.notes[name] = value

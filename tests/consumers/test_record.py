@@ -4,6 +4,7 @@ import math
 import random
 import struct
 from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import msgspec
@@ -65,7 +66,7 @@ def _has_half_surrogate(node: Any) -> bool:
 
 def _fits(pairs: _Pairs) -> bool:
     checks: dict[str, Callable[[Any], bool]] = {
-        "ts": lambda ts: type(ts) is int,
+        "ts": lambda ts: type(ts) in {int, str} or (type(ts) is float and not math.isinf(ts)),
         "features": lambda features: isinstance(features, _Pairs) and all(_is_feature(v) for _, v in features),
         "label": lambda label: not _has_infinity(label),
     }
@@ -76,7 +77,8 @@ def _fits(pairs: _Pairs) -> bool:
 
 
 def _is_feature(value: Any) -> bool:
-    return isinstance(value, bool | int | float | str) and not _has_infinity(value)
+    # An integer that Python does not parse is refused the first time, too.
+    return isinstance(value, bool | int | float | str) and not _has_infinity(value) and value != 10**4_000
 
 
 def _has_infinity(node: Any) -> bool:
@@ -85,10 +87,18 @@ def _has_infinity(node: Any) -> bool:
     return isinstance(node, float) and math.isinf(node)
 
 
+def _time(found: float | str) -> Decimal:
+    """Return a time as a number; a text that is none is no good time."""
+    try:
+        return Decimal(found)
+    except InvalidOperation:
+        return Decimal(-1)
+
+
 def _has_huge(pairs: _Pairs) -> bool:
     """Tell whether an integer that counts is too large; the first of two equal names does not count."""
     fields = dict(pairs)
-    if not 0 <= fields.get("ts", 0) < 2**63:
+    if not 0 <= _time(fields.get("ts", 0)) < 2**63:
         return True
     stack = [fields.get("label"), *dict(fields["features"]).values()]
     while stack:
@@ -109,6 +119,7 @@ LEAVES = [
     *("0", "1", "-0", "-1", "1.5", "1e5", "1e999", "-1e999", "1e-999", "1700000000000", "[]", "{}", str(2**63)),
     *("true", "false", "null", '""', '"x"', '"é"', '"\\ud83d\\ude00"', '"\\u0000"', str(2**64), str(-(2**70))),
     *("NaN", "Infinity", "-Infinity", "01", "1.", ".5", "-", "+1", "nul", '"unended', '"\x01"', '"\\q"', '"\\ud800"'),
+    *('"17"', '"1.5e3"', '"-0.5"'),
     *("9" * 309, "-" + "9" * 309, "1" + "0" * 308, "2" + "0" * 308, "9" * 4_500, "0." + "3" * 400),
 ]
 SOUND = 22
@@ -157,6 +168,7 @@ def test_an_odd_record_is_taken(case: Taken) -> None:
     assert isinstance(answer, Event), "it must not be refused"
     assert repr(answer.features) == repr(case.features), "to the bit, minus zero and types with it"
     assert case.id == (None if answer.id is msgspec.UNSET else answer.id)
+    assert case.ts == (None if answer.ts is msgspec.UNSET else answer.ts)
 
 
 @pytest.mark.parametrize("place", range(60))

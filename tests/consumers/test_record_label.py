@@ -20,6 +20,8 @@ def decode(value: bytes | None, *, value_bytes_max: int = 1_000) -> Any:
         (b'{"id": 7, "label": true}', Label("7", True)),
         (b'{"label": 1, "ts": 5, "id": 12345678901234567890123}', Label("12345678901234567890123", 1, 5)),
         (b'{"id": false, "label": "a"}', Label("false", "a")),
+        (b'{"id": "a", "label": 1, "ts": 5.75}', Label("a", 1, 5)),
+        (b'{"id": 7, "label": 1, "ts": "1700000000000.75"}', Label("7", 1, 1_700_000_000_000)),
         (b'{"id": ' + b"9" * 400 + b', "label": true}', Label("9" * 400, True)),
     ],
 )

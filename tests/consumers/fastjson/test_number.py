@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headrace.consumers.fastjson.jit import PADDING
-from headrace.consumers.fastjson.number import FLOAT, INTEGER, SLOW, number, whole
+from headrace.consumers.fastjson.number import FLOAT, INTEGER, SLOW, number
 
 COUNT = 10_000
 
@@ -20,12 +20,6 @@ COUNT = 10_000
 def _read(text: Any, begins: Any, ends: Any, kinds: Any, values: Any) -> None:
     for i in range(len(begins)):
         ends[i], kinds[i], values[i] = number(text, begins[i])
-
-
-@numba.njit(error_model="numpy")
-def _read_moments(text: Any, begins: Any, ends: Any, values: Any) -> None:
-    for i in range(len(begins)):
-        ends[i], values[i] = whole(text, begins[i])
 
 
 def lay_out(texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -169,13 +163,3 @@ def test_text_that_is_not_a_number_is_left_to_the_decoder() -> None:
 @settings(deadline=None)
 def test_whatever_json_takes_is_read_as_json_reads_it_or_left_to_the_decoder(text: str) -> None:
     assert_right([text], slow_max=1.0)
-
-
-def test_times_are_integers_of_63_bits() -> None:
-    texts = ["0", "1700000000000", str(2**63 - 1), str(2**63), str(2**64), str(10**19), "-1", "01", "", "x"]
-    text, begins, _ = lay_out(texts)
-    ends, values = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.int64)
-    _read_moments(text, begins, ends, values)
-    assert values[:3].tolist() == [0, 1_700_000_000_000, 2**63 - 1]
-    assert (ends[3:] == SLOW).all()
-    assert (ends[:3] != SLOW).all()

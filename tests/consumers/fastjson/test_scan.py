@@ -55,6 +55,12 @@ def _warm() -> None:
     warm()
 
 
+def moment(source: random.Random, number: int) -> Any:
+    """Return a time in one of the forms that a time in milliseconds may have."""
+    ms = 1_700_000_000_000 + number
+    return source.choice([ms, ms, ms + 0.5, str(ms), f"{ms}.25"])
+
+
 def good(source: random.Random, number: int) -> bytes:
     """Write an ordinary record."""
     features: dict[str, Any] = {}
@@ -71,7 +77,7 @@ def good(source: random.Random, number: int) -> bytes:
                 source.choice(["NO", "SE", "Bodø", "", "a longer word than eight bytes", "日本", "🎉"]),
             ]
         )
-    fields = [("features", features), ("id", f"t-{number}"), ("ts", 1_700_000_000_000 + number)]
+    fields = [("features", features), ("id", f"t-{number}"), ("ts", moment(source, number))]
     fields += [
         ("label", source.choice([True, 1, 2.5, "fraud", 0])),
         ("note", source.choice([None, 1, "x", True, -1.5e9])),
