@@ -62,6 +62,7 @@ class Shard:
         self.partition = partition
         self.start, self.labels_start = start, labels_start
         self._place = self._committed = self._snapshot = start, labels_start
+        self._gone = 0
         self.order = None if labels is None else Order(self._place)
         self.version = 0
         self.epoch = 0
@@ -122,12 +123,17 @@ class Shard:
 
     @property
     def unsaved(self) -> int:
-        """The number of offsets, of features and labels, since the newest snapshot."""
-        return sum(self._place) - sum(self._snapshot)
+        """The number of offsets, of features and labels, since the newest snapshot, without those that are gone."""
+        return sum(self._place) - sum(self._snapshot) - self._gone
 
     def advance(self, offset: int, labels_offset: int = -1) -> None:
         """Note that all features below an offset are learned, and all labels below another. Nothing moves back."""
         self._place = max(self._place[0], offset), max(self._place[1], labels_offset)
+
+    def skip_to(self, offset: int) -> None:
+        """Go on behind features that are gone and that nobody has learned. The next commit brings the new place."""
+        self._gone = offset - self._place[0]
+        self.advance(offset)
 
     def end_step(self, place: tuple[int, int], *, is_recorded: bool = False) -> None:
         """Advance to the end of a step through the logs, and add it to the order unless that has it already."""
@@ -281,6 +287,7 @@ class Shard:
         """Note that the state at the offsets `place` is saved as a version; `models` are those of `packed`."""
         self.version = version
         self._snapshot = place
+        self._gone = 0
         if self.labels is not None:
             self.labels.saved()
         for one in self.models.values():

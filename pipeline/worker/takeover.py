@@ -113,7 +113,7 @@ class Takeover:
             epoch=epoch,
             snapshot=shard.offset,
             committed=shard.committed,
-            relearning=shard.committed - shard.offset,
+            relearning=max(0, shard.committed - shard.offset),
             version=shard.version,
         )
         return shard, steps
@@ -326,11 +326,26 @@ class Takeover:
     def _restore(self, snapshot: Snapshot, version: int, committed: Committed, lows: LogOffsets) -> ShardStart:
         # If the labels topic is new to the model, its history of labels begins now.
         start = self._maker.restore(snapshot, version, _later(committed, lows)[1])
+        start.shard.relearn_to(committed.offset, committed.labels)
+        if self._on_loss == "fresh" and self._has_all_learned(start.shard) and lows[0] > snapshot.offset:
+            # Only records that nobody has read are gone. The history goes on behind them: the next commit says so.
+            log.warning(
+                "records that were never read are gone, the model goes on behind them",
+                partition=snapshot.partition,
+                offset=snapshot.offset,
+                log_start=lows[0],
+                records=lows[0] - snapshot.offset,
+            )
+            start.shard.skip_to(lows[0])
+            return start
         consistency.check_log("features", snapshot.partition, low=lows[0], offset=snapshot.offset)
         if snapshot.join is not None:
             consistency.check_log("labels", snapshot.partition, low=lows[1], offset=snapshot.join.offset)
-        start.shard.relearn_to(committed.offset, committed.labels)
         return start
+
+    def _has_all_learned(self, shard: Shard) -> bool:
+        """Tell whether a shard of one log, with a model of its own, stands at its committed offset."""
+        return shard.offset == shard.committed and shard.labels is None and self._replica is None
 
     def _relearn_all(self, partition: int, committed: Committed, start: LogOffsets, lows: LogOffsets) -> ShardStart:
         """Make a shard at the start of a history, which is to be relearned from the log."""

@@ -162,6 +162,40 @@ def test_a_log_that_begins_past_the_snapshot_stops_it(kafka: Kafka, store: Store
         Loop(kafka, store).take()
 
 
+def test_behind_records_that_were_never_read_and_are_gone_the_model_goes_on_if_the_operator_says_so(
+    kafka: Kafka, store: Store
+) -> None:
+    before = lived(kafka, store, committed=20, saved=[20]).shards[0]
+    kafka.lows[0] = 25
+    with pytest.raises(StateError, match="5 records are gone"):
+        Loop(kafka, store).take()
+    loop = Loop(kafka, store, on_loss="fresh")
+    shard = loop.take()
+    assert (shard.start, shard.offset, shard.committed, shard.version) == (0, 25, 20, 1)
+    assert (model(shard), shard.counts) == (model(before), before.counts)
+    # Nothing is saved past the committed offset.
+    loop.parts.saver.hurry(shard)
+    assert not loop.parts.saver.due(shard)
+    loop.inflight.add(loop.learn(5))
+    loop.inflight.move()
+    loop.inflight.settle()
+    assert kafka.predicted() == [*range(20), *range(25, 30)]
+    assert json.loads(kafka.offsets[0].metadata)["n"] == 25
+    assert loop.parts.saver.due(shard)
+    assert loop.save(shard) == "saved"
+    after = Loop(kafka, store).take()
+    assert (after.start, after.offset, model(after), after.counts.learned) == (0, 30, model(shard), 25)
+
+
+def test_a_model_that_has_not_learned_all_that_was_committed_is_left_behind_with_the_records_that_are_gone(
+    kafka: Kafka, store: Store
+) -> None:
+    lived(kafka, store, committed=20, saved=[10])
+    kafka.lows[0] = 25
+    shard = Loop(kafka, store, on_loss="fresh").take()
+    assert (shard.start, shard.offset, shard.counts.learned) == (25, 25, 0)
+
+
 @pytest.mark.parametrize("changes", [{"r": 19}, {"n": 21}])
 def test_a_relearning_that_comes_to_other_counts_stops_it(kafka: Kafka, store: Store, changes: dict[str, int]) -> None:
     lived(kafka, store, saved=[10], committed=20)
