@@ -35,6 +35,24 @@ class Node:
     home: Path
 
 
+_WAITS = {
+    # Abort the transaction of a dead producer within a second of its timeout, not ten.
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
+    "group.initial.rebalance.delay.ms": "0",
+    # Allow short sessions: a test that kills a consumer asks for one.
+    "group.min.session.timeout.ms": "1000",
+    "group.consumer.min.session.timeout.ms": "1000",
+    "group.consumer.min.heartbeat.interval.ms": "100",
+    # A killed broker can return only when its last session is over: after three seconds, not nine.
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
+    # The end of a transaction waits for each broker that has a part of it: for a frozen one for ten seconds, not
+    # thirty. Until then Kafka refuses the next transaction of the same producer.
+    "request.timeout.ms": "10000",
+}
+"""How long Kafka waits for those that are gone or frozen, in milliseconds."""
+
+
 def settings(node: Node, *, nodes: Sequence[Node], extra: Mapping[str, str]) -> dict[str, str]:
     """Return the server settings of a node; ``extra`` overrides them."""
     replicas = min(REPLICAS_MAX, len(nodes))
@@ -59,19 +77,7 @@ def settings(node: Node, *, nodes: Sequence[Node], extra: Mapping[str, str]) -> 
         "share.coordinator.state.topic.replication.factor": str(replicas),
         "share.coordinator.state.topic.min.isr": str(in_sync),
         "share.coordinator.state.topic.num.partitions": str(INTERNAL_PARTITIONS),
-        # Abort the transaction of a dead producer within a second of its timeout, not ten.
-        "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
-        "group.initial.rebalance.delay.ms": "0",
-        # Allow short sessions: a test that kills a consumer asks for one.
-        "group.min.session.timeout.ms": "1000",
-        "group.consumer.min.session.timeout.ms": "1000",
-        "group.consumer.min.heartbeat.interval.ms": "100",
-        # A killed broker can return only when its last session is over: after three seconds, not nine.
-        "broker.session.timeout.ms": "3000",
-        "broker.heartbeat.interval.ms": "500",
-        # The end of a transaction waits for each broker that has a part of it: for a frozen one for ten seconds, not
-        # thirty. Until then Kafka refuses the next transaction of the same producer.
-        "request.timeout.ms": "10000",
+        **_WAITS,
         # Records keep their own timestamps. A replayed record from last year must not be deleted.
         "log.retention.ms": "-1",
         # The cleaner of compacted topics takes this much of the heap at once (128 MB otherwise).
