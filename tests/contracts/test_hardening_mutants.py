@@ -119,8 +119,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         name="ids of two records that are one",
         file="consumers/record.py",
-        old="id_ = text.decode() if text[0] in _FIRST_OF_PLAIN else _decode_text(text)",
-        new="id_ = str(msgspec.json.decode(text))",
+        old="text.decode() if text[0] in _FIRST_OF_PLAIN else _decode_text(text)",
+        new="str(msgspec.json.decode(text))",
         test="consumers/test_record_label.py::test_an_id_that_is_a_number_is_its_text_to_the_last_digit",
         says="Label(id='1.50'",
     ),
