@@ -87,7 +87,12 @@ def _connection(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             return value
         variable = key.upper().replace(".", "_").replace("KAFKA_LIBRDKAFKA", "KAFKA")
         if key.endswith(".url"):
-            password = urlsplit(value).password
+            parts = urlsplit(value)
+            password = parts.password
+            if password is None and (parts.query or parts.username):
+                # A password may stand among the options, and a token in place of the user.
+                secrets.append(variable)
+                return f"${{env:{variable}}}"
             if password is None:
                 return value
             variable = variable.replace("_URL", "_PASSWORD")

@@ -255,15 +255,17 @@ def tail(
 @command(dlq, "ls")
 def dlq_ls(
     source: ConfigSource,
+    *,
     code: CodeOption = None,
     since: SinceOption = None,
+    limit: LimitOption = None,
     topic: TopicOption = None,
     json: JsonOption = False,
 ) -> int:
     """Count dead letters by code, and how many of them were replayed."""
     from headrace.pipeline.dlq import dlq
 
-    return dlq.ls(source.load(), code=code, since=since, topic=topic, json=json)
+    return dlq.ls(source.load(), code=code, since=since, limit=limit, topic=topic, json=json)
 
 
 @command(dlq, "show")

@@ -1,8 +1,11 @@
 """The table `[registry]`: where the schemas of records and predictions are."""
 
+from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from headrace.pipeline.config.property_names import dotted
 
 
 class RegistryConfig(BaseModel):
@@ -34,6 +37,11 @@ class RegistryConfig(BaseModel):
             if parts.scheme not in {"http", "https"} or not parts.hostname:
                 raise ValueError("it must be like http://host:8081, several separated by commas")
         return value
+
+    @field_validator("client", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return dotted(value)
 
     @field_validator("client")
     @classmethod

@@ -22,10 +22,11 @@ from pydantic import (
 from headrace.consumers.client_properties import OWNED_SETTINGS
 from headrace.consumers.schema import FeatureType
 from headrace.pipeline.config.duration import duration_s, interval_of, records_of
+from headrace.pipeline.config.property_names import dotted
 from headrace.producers.output import OutputTopic
 from headrace.state.seal import SIGN_KEY_BYTES_MIN
 from headrace.state.store.address import ESCAPE, parse
-from headrace.state.store.client import CLIENT_OPTIONS, CLUSTER_OPTIONS
+from headrace.state.store.client import CLIENT_OPTIONS, CLUSTER_OPTIONS, OWNED_OPTIONS
 
 # How often a worker without new examples asks for a newer mix.
 _MIX_IDLE_S = 1.0
@@ -72,6 +73,11 @@ class KafkaConfig(Section):
                 # The value may contain a user and a password: it must not be quoted.
                 raise ValueError("an address is not like host:9092, [::1]:9092 or SASL_SSL://host:9092")
         return value
+
+    @field_validator("librdkafka", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return dotted(value)
 
     @field_validator("librdkafka")
     @classmethod
@@ -206,9 +212,9 @@ class RedisConfig(Section):
             for name in options:
                 if name not in known:
                     near = difflib.get_close_matches(name, known, n=1)
-                    advice = (
-                        f"did you mean {near[0]}?" if near else "redis-py has no such property, or Headrace sets it"
-                    )
+                    advice = f"did you mean {near[0]}?" if near else "redis-py has no such property"
+                    if name in OWNED_OPTIONS:
+                        advice = "it follows from redis.url and redis.timeout"
                     raise ValueError(f"{table}.{name} can't be set: {advice}")
                 if name.startswith("ssl_") and not address.tls:
                     raise ValueError(f"{table}.{name} needs TLS: write url with rediss:// or rediss+…")

@@ -32,8 +32,8 @@ class ServeConfig(Section):
         1.0, description="How old an answer's model may be before the answer is stale. While a server runs, models are "
         "saved as often as that needs.",
     )  # fmt: skip
-    stale_max: Seconds | None = Field(
-        None, description="Age from which a model answers no more: 503, stale. Without it, it always answers."
+    stale_max: Annotated[Seconds | None, BeforeValidator(lambda value: None if value == "never" else value)] = Field(
+        None, description='Age from which a model answers no more: 503, stale. "never", the default, is no such age.'
     )
     queue_max: int = Field(
         1_000, ge=1, description="Requests that may wait in a process; a further one is a 503, busy."

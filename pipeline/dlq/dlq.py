@@ -25,11 +25,17 @@ from headrace.pipeline.formats import ValueText
 
 
 def ls(
-    config: Config, *, topic: str | None = None, code: str | None = None, since: str | None = None, json: bool = False
+    config: Config,
+    *,
+    code: str | None = None,
+    since: str | None = None,
+    limit: int | None = None,
+    topic: str | None = None,
+    json: bool = False,
 ) -> int:
     """Print the number of dead letters by code and by receipt. Raises ReaderAway, DeadLetterError."""
     name = topic or config.topics.dead_letters
-    selection = Selection(code, since_ms(since, now_ms=now_ms()))
+    selection = Selection(code, since_ms(since, now_ms=now_ms()), limit)
     with reading(config) as reader:
         states = states_of(config, reader, name)
         counts: dict[tuple[int, str, str], view.DeadLetterCounts] = {}

@@ -1,6 +1,6 @@
 """Brings the records of a request to the queue, whatever its protocol: first the models that they need are there."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from headrace.pipeline.serve.http.http_request import HttpRequest
@@ -11,6 +11,8 @@ from headrace.pipeline.serve.models.pinned_models import LoadedModels, PinnedMod
 from headrace.pipeline.serve.models.served_model import ServedModel
 from headrace.pipeline.serve.prediction_queue import Choose, PredictionQueue, Reply, WaitingRequest
 from headrace.pipeline.serve.request_body import AskedItem, AskedRecord
+
+_KEYS_ARE_NEW = Problem("not_found", 'only the newest models of keys are kept (model.scope = "key")')
 
 
 class Asking:
@@ -53,6 +55,26 @@ class Asking:
         if problem is not None:
             request.refuse(problem)
 
+    def find_version(self, version: int, then: Callable[[Problem | None], None]) -> None:
+        """Call `then`, now or later, with None if a model of this version answers or is kept, or else with why not."""
+        hot = self.hot.models.values()
+        if any(served.version == version for served in hot):
+            then(None)
+            return
+        if self._keys is not None:
+            then(_KEYS_ARE_NEW)
+            return
+
+        def loaded(found: LoadedModels) -> None:
+            problems = [one for one in found.values() if isinstance(one, Problem)]
+            then(problems[0] if len(problems) == len(found) else None)
+
+        wanted = [self._pinned.of(served, "", version) for served in hot]
+        if refused := [one for one in wanted if isinstance(one, Problem)]:
+            then(refused[0])
+        elif problem := self._pinned.load([one for one in wanted if isinstance(one, PinnedModel)], loaded):
+            then(problem)
+
     def _add(self, request: HttpRequest, records: Sequence[AskedItem], reply: Reply, choose: Choose) -> None:
         self._queue.add(WaitingRequest(request, records, choose=choose, reply=reply))
 
@@ -64,7 +86,7 @@ class Asking:
         self, request: HttpRequest, records: Sequence[AskedItem], reply: Reply, model: str, version: int
     ) -> Problem | None:
         if self._keys is not None:
-            return Problem("not_found", 'only the newest models of keys are kept (model.scope = "key")')
+            return _KEYS_ARE_NEW
 
         def choose(found: LoadedModels, record: AskedRecord) -> ServedModel | Problem:
             wanted = self._pinned.wanted(record, model, version)

@@ -6,6 +6,7 @@ requests waiting than `queue_max`, a new one is refused at once.
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from http.client import SERVICE_UNAVAILABLE
 from typing import NamedTuple, Protocol
 
 from headrace.consumers.record import Skipped
@@ -173,7 +174,14 @@ class NativeReply:
             request.reply(200, _SKIPPED)
 
     def many(self, request: HttpRequest, found: Sequence[Found]) -> None:
-        """Answer a request that had a list of records."""
+        """Answer a request that had a list of records; one that no model can answer now is refused as a whole."""
+        first = found[0][0] if found else None
+        if isinstance(first, Problem) and all(
+            isinstance(outcome, Problem) and outcome.status == first.status == SERVICE_UNAVAILABLE
+            for outcome, _ in found
+        ):
+            request.refuse(first)
+            return
         now_s = self._clock()
         lines = []
         last: ServedModel | None = None

@@ -24,7 +24,9 @@ _OWNED = """
     oss_cluster_maint_notifications_handler socket_keepalive_options ssl_include_verify_flags ssl_exclude_verify_flags
     ssl_ocsp_context
 """
-CLIENT_OPTIONS = frozenset(inspect.signature(redis.Redis.__init__).parameters) - frozenset(_OWNED.split())
+OWNED_OPTIONS = frozenset(_OWNED.split())
+"""Properties of redis-py that a user may not set."""
+CLIENT_OPTIONS = frozenset(inspect.signature(redis.Redis.__init__).parameters) - OWNED_OPTIONS
 """The properties of redis-py that a user may set."""
 CLUSTER_OPTIONS = CLIENT_OPTIONS & frozenset(REDIS_ALLOWED_KEYS)
 """Those of them that the client of a cluster takes; it would ignore all others without an error."""

@@ -93,6 +93,11 @@ def test_secrets_of_the_addresses_stand_in_the_project_as_references(stack: Stac
     assert "s3cretpass" not in text + told
     assert "Set the environment variable REDIS_PASSWORD" in told
     assert 'label = "known"' in text
+    words[1] = str(tmp_path / "q")
+    told = call(*words, "--redis-url", f"redis://{host}?password=s3cretpass", "--label", "known").stdout
+    text = (tmp_path / "q/headrace.toml").read_text()
+    assert 'url = "${env:REDIS_URL}"' in text
+    assert "s3cretpass" not in text + told
 
 
 def test_check_reads_a_file_as_produce_would_send_it_and_sends_nothing(stack: Stack, tmp_path: Path) -> None:

@@ -49,8 +49,10 @@ class PinnedModels:
     def wanted(self, record: AskedRecord, name: str, version: int) -> PinnedModel | Problem:
         """Return which model is asked for; without a version it is that of the partition's newest snapshot."""
         served = self._hot.choose(record)
-        if isinstance(served, Problem):
-            return served
+        return served if isinstance(served, Problem) else self.of(served, name, version)
+
+    def of(self, served: ServedModel, name: str, version: int) -> PinnedModel | Problem:
+        """Return the model of this name and version for the partition of a model that answers now."""
         if served.partition < 0:
             return Problem("not_found", 'models of all workers have no kept versions (model.scope = "global")')
         return PinnedModel(name, version or served.version, served.partition)

@@ -11,7 +11,8 @@ from headrace.pipeline.serve.http.http_request import HttpRequest
 from headrace.pipeline.serve.http.problem import Problem, RecordProblem, of_refusal
 from headrace.pipeline.serve.prediction_queue import Found
 from headrace.pipeline.serve.predictor import Answered
-from headrace.pipeline.serve.request_body import AskedRecord, BodyReader
+from headrace.pipeline.serve.protocols.request_options import RequestOptions, options_of
+from headrace.pipeline.serve.request_body import AskedItem, BodyReader, key_of
 
 _FORMS = ("dataframe_split", "dataframe_records", "inputs", "instances")
 _NOT_ONE = f"the body must be an object with exactly one of {', '.join(_FORMS)}"
@@ -39,15 +40,24 @@ class Invocations:
         if len(forms) != 1:
             request.refuse(RecordProblem("missing_field", _NOT_ONE))
             return
+        options = options_of(request.query)
+        if isinstance(options, Problem):
+            request.refuse(options)
+            return
         try:
             rows = _rows(forms[0], body[forms[0]])
         except FormWrong as error:
             request.refuse(RecordProblem("wrong_type", str(error), forms[0]))
             return
-        self._asking.ask(request, [self._record(row) for row in rows], _reply)
+        self._asking.ask(request, [self._record(row, options) for row in rows], _reply, model=options.model)
 
-    def _record(self, row: dict[str, Any]) -> AskedRecord:
-        return self._reader.row(row)
+    def _record(self, row: dict[str, Any], options: RequestOptions) -> AskedItem:
+        """Return the record of a row: its features, or an object with `features` and perhaps a `key` of its own."""
+        key: bytes | Problem | None = options.key
+        if isinstance(row.get("features"), dict):
+            key = key_of(msgspec.json.encode(row["key"])) or key if "key" in row else key
+            row = row["features"]
+        return key if isinstance(key, Problem) else self._reader.row(row, key, options.partition)
 
 
 def _reply(request: HttpRequest, found: Sequence[Found]) -> None:
@@ -76,8 +86,6 @@ def _rows(form: str, table: Any) -> list[dict[str, Any]]:
         return _columns(table)
     if not isinstance(table, list) or not all(isinstance(row, dict) for row in table):
         raise FormWrong(f"{form} must be a list of objects: the features have names")
-    if form == "instances":
-        return [row["features"] if isinstance(row.get("features"), dict) else row for row in table]
     return table
 
 

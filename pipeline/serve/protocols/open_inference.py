@@ -20,6 +20,7 @@ from headrace.pipeline.serve.protocols.tensors import (
     InputTensor,
     TensorInvalid,
     TensorParameters,
+    TooManyRecords,
     datatype_of,
     read_columns,
     write_bytes,
@@ -28,6 +29,8 @@ from headrace.pipeline.serve.request_body import BodyReader
 
 _PREFIX = b"/v2/models/"
 _LENGTH = b"inference-header-content-length"
+# Of the answers of each task; labels of other classifiers may be of any type.
+_DATATYPES = {"regression": "FP64", "binary": "BOOL"}
 
 
 class _WantedOutput(msgspec.Struct):
@@ -85,22 +88,34 @@ class OpenInference:
             request.refuse(Problem("not_found", f"there is no model {target.name!r}"))
         elif not self._asking.hot.models:
             request.refuse(Problem("no_model", self._asking.hot.reason or "no model is loaded yet"))
+        elif target.version:
+            self._asking.find_version(target.version, partial(self._tell, request, target))
+        else:
+            self._tell(request, target, None)
+
+    def _tell(self, request: HttpRequest, target: _Target, problem: Problem | None) -> None:
+        """Answer that a model is ready, or what it is; or with a problem."""
+        if problem is not None:
+            request.refuse(problem)
         elif target.action == "ready":
             request.reply(200, b'{"ready":true}')
         else:
-            self._metadata(request)
+            request.reply(200, msgspec.json.encode(self._metadata()))
 
-    def _metadata(self, request: HttpRequest) -> None:
-        models = self._asking.hot.models
-        outputs = [{"name": "prediction", "datatype": "BYTES", "shape": [-1]}]
-        told = {
+    def _metadata(self) -> dict[str, Any]:
+        models = self._asking.hot.models.values()
+        model = next(iter(models)).model
+        outputs = [{"name": "prediction", "datatype": _DATATYPES.get(model.task, "BYTES"), "shape": [-1]}]
+        if model.has_proba:
+            outputs.append({"name": "proba", "datatype": "FP64", "shape": [-1, -1]})
+        return {
             "name": self._asking.name,
-            "versions": sorted({str(served.version) for served in models.values()}),
+            "versions": sorted({str(served.version) for served in models}),
             "platform": "headrace_river",
+            # The model takes whatever features a record has.
             "inputs": [],
-            "outputs": [*outputs, {"name": "proba", "datatype": "FP64", "shape": [-1, -1]}],
+            "outputs": outputs,
         }
-        request.reply(200, msgspec.json.encode(told))
 
     def _infer(self, request: HttpRequest, target: _Target) -> None:
         body, binary = request.body, b""
@@ -114,6 +129,9 @@ class OpenInference:
             columns = read_columns(asked.inputs, binary, records_max=self._batch_max)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             request.refuse(RecordProblem("wrong_type", f"the body is no inference request: {error}"))
+            return
+        except TooManyRecords as error:
+            request.refuse(Problem("too_large", str(error)))
             return
         except TensorInvalid as error:
             request.refuse(RecordProblem("wrong_type", str(error), "inputs"))

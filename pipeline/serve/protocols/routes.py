@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
-from urllib.parse import parse_qs
 
 import msgspec
 from prometheus_client import CollectorRegistry
@@ -12,10 +11,11 @@ from prometheus_client.exposition import choose_encoder
 from headrace.pipeline.serve.asking import Asking
 from headrace.pipeline.serve.counters import SharedCounters
 from headrace.pipeline.serve.http.http_request import HttpRequest
-from headrace.pipeline.serve.http.problem import Problem, RecordProblem
+from headrace.pipeline.serve.http.problem import Problem
 from headrace.pipeline.serve.prediction_queue import NativeReply
 from headrace.pipeline.serve.protocols.mlflow import Invocations
 from headrace.pipeline.serve.protocols.open_inference import OpenInference
+from headrace.pipeline.serve.protocols.request_options import options_of
 from headrace.pipeline.serve.request_body import BodyReader, is_lines
 
 _GET = frozenset((b"GET", b"HEAD"))
@@ -35,14 +35,6 @@ class HttpRoute(NamedTuple):
     name: str
     methods: frozenset[bytes]
     handle: Handle
-
-
-class RequestOptions(NamedTuple):
-    """The options in a request's query: the key or the partition of its records, and which model is asked."""
-
-    key: bytes | None = None
-    partition: int = -1
-    model: str = ""
 
 
 class Routes:
@@ -98,13 +90,10 @@ class Routes:
         route.handle(request)
 
     def _predict(self, request: HttpRequest) -> None:
-        options = RequestOptions()
-        if request.query:
-            read = options_of(request.query)
-            if isinstance(read, Problem):
-                request.refuse(read)
-                return
-            options = read
+        options = options_of(request.query)
+        if isinstance(options, Problem):
+            request.refuse(options)
+            return
         lines = is_lines(request.headers.get(b"content-type", b""))
         found = self._reader.read(request.body, is_lines=lines, key=options.key, partition=options.partition)
         if isinstance(found, Problem):
@@ -141,15 +130,3 @@ class Routes:
             for _, served in sorted(self._hot.models.items())
         ]
         request.reply(200, msgspec.json.encode({"models": models}))
-
-
-def options_of(query: bytes) -> RequestOptions | Problem:
-    """Read the query of a request."""
-    fields = parse_qs(query.decode("latin-1"), keep_blank_values=True, encoding="utf-8", errors="strict")
-    if unknown := fields.keys() - {"key", "partition", "model"}:
-        return Problem("bad_request", f"the query has {min(unknown)!r}; it may have key, partition and model")
-    partition = fields.get("partition", ["-1"])[-1]
-    if "partition" in fields and not (partition.isascii() and partition.isdigit() and len(partition) <= 9):  # noqa: PLR2004 far more than a topic may have
-        return RecordProblem("wrong_type", "partition must be the number of a partition", "partition")
-    key = fields["key"][-1].encode() if "key" in fields else None
-    return RequestOptions(key, int(partition), fields.get("model", [""])[-1])

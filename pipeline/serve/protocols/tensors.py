@@ -18,6 +18,10 @@ class TensorInvalid(Exception):
     """Raised when a tensor is not what it says."""
 
 
+class TooManyRecords(TensorInvalid):
+    """Raised for tensors of more records than a request may have."""
+
+
 class TensorParameters(msgspec.Struct):
     """The parameters of a tensor that are read."""
 
@@ -63,7 +67,7 @@ def _count(tensor: InputTensor, records_max: int) -> int:
     if not shape or len(shape) > 2 or any(size < 0 for size in shape) or shape[1:] not in ([], [1]):  # noqa: PLR2004 [n, 1]
         raise TensorInvalid(f"{tensor.name}: the shape is {shape}; it must be [n] or [n, 1]: a tensor is a feature")
     if shape[0] > records_max:
-        raise TensorInvalid(f"{tensor.name}: the shape is {shape}; serve.batch_max is {records_max}")
+        raise TooManyRecords(f"{tensor.name}: the shape is {shape}; serve.batch_max is {records_max}")
     if tensor.datatype not in _FORMATS and tensor.datatype != "BYTES":
         raise TensorInvalid(f"{tensor.name}: the datatype {tensor.datatype!r} is not one of the protocol")
     return shape[0]

@@ -143,6 +143,23 @@ def test_a_property_that_the_pipeline_owns_is_refused_by_name(file: Path, name: 
     assert name in str(refused(file, f'[kafka.librdkafka]\n"{name}" = "x"\n'))
 
 
+def test_names_with_dots_need_no_quotes(file: Path) -> None:
+    file.write_text(
+        'serve.stale_max = "never"\n'
+        '[kafka.librdkafka]\nsecurity.protocol = "ssl"\nssl.ca.location = "ca.pem"\n"client.id" = "mine"\n'
+        '[registry]\nurl = "http://host:8081"\nclient.basic.auth.user.info = "u:p"\n'
+    )
+    config = load(file)
+    assert config.kafka.librdkafka == {"security.protocol": "ssl", "ssl.ca.location": "ca.pem", "client.id": "mine"}
+    assert config.registry.client == {"basic.auth.user.info": "u:p"}
+    assert config.serve.stale_max is None
+    assert "set by the pipeline" in str(refused(file, "[kafka.librdkafka]\nenable.auto.commit = true\n"))
+
+
+def test_a_property_of_the_store_that_has_a_key_of_its_own_names_it(file: Path) -> None:
+    assert "redis.timeout" in str(refused(file, "[redis.client]\nsocket_timeout = 5\n"))
+
+
 def test_any_other_property_reaches_every_client(file: Path) -> None:
     file.write_text('[kafka.librdkafka]\n"session.timeout.ms" = 9000\n"client.id" = "mine"\n')
     assert load(file).librdkafka.items() >= {"session.timeout.ms": 9000, "client.id": "mine"}.items()

@@ -52,6 +52,19 @@ def marked(file: Path) -> Config:
     return load(file)
 
 
+def test_a_secret_whose_name_was_written_without_quotes_is_hidden(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(f'[kafka.librdkafka]\nsasl.password = "{MARK}"\nsasl.username = "u"\n')
+    config = load(file)
+    assert config.librdkafka["sasl.password"] == MARK
+    for json_ in (False, True):
+        config_command.show(config, file=file, flags={}, json=json_)
+    told = capsys.readouterr().out
+    assert MARK not in told + repr(config)
+    assert "sasl.password" in told
+
+
 def test_show_prints_what_is_harmless_and_hides_all_else(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = marked(file)
     config_command.show(config, file=file, flags={}, json=False)
@@ -111,7 +124,7 @@ def test_every_key_is_known_to_be_harmless_or_hidden() -> None:
         f'[kafka]\nbootstrap_servers = "SASL_SSL://user:{MARK}@host:9092"',
         f'[kafka]\nlibrdkafka = "sasl.password={MARK}"',
         f'[kafka.librdkafka]\n"sasl.password" = ["{MARK}"]',
-        f'[kafka.librdkafka]\nsasl.password = "{MARK}"',
+        f'[kafka.librdkafka]\nsasl.password = ["{MARK}"]',
         f'[kafka.librdkafka]\n"transactional.id" = "{MARK}"',
         f'[sink]\nhttp = "https://user:{MARK}@host/"',
         f'[sink.http]\nurl = "ftp://user:{MARK}@host/"',

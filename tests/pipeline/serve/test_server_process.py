@@ -209,6 +209,13 @@ def test_the_open_inference_protocol_has_the_same_numbers(learned: Learned, answ
     for path, name in (("health/live", "live"), ("health/ready", "ready"), ("models/fraud/ready", "ready")):
         assert answers.ask("GET", f"/v2/{path}")[1] == {name: True}
     assert answers.ask("GET", "/v2/models/other/ready")[0] == 404
+    for path in ("", "/ready"):
+        assert answers.ask("GET", f"/v2/models/fraud/versions/{version}{path}")[0] == 200
+        assert answers.ask("GET", f"/v2/models/fraud/versions/99{path}")[1]["code"] == "not_found"
+    told = [(output["name"], output["datatype"]) for output in answers.ask("GET", "/v2/models/fraud")[1]["outputs"]]
+    assert told == [("prediction", "BOOL"), ("proba", "FP64")]
+    many = [{"name": "a", "shape": [51], "datatype": "FP64", "data": [0.5] * 51}]
+    assert answers.ask("POST", "/v2/models/fraud/infer", {"inputs": many})[0] == 413
     assert answers.ask("GET", "/v2/models/fraud/infer")[0] == 405
     broken = [{**inputs[0], "shape": [3]}]
     assert answers.ask("POST", "/v2/models/fraud/infer", {"inputs": broken})[1]["code"] == "wrong_type"
@@ -282,6 +289,12 @@ def test_each_key_has_its_model_and_an_unknown_one_a_new_model(server: ValkeySer
             assert (status, answer["proba"]["true"]) == (200, expected[True])
             assert answer["model"]["version"] == 1
             assert answer["model"]["offset"] == 90
+            bare = {"predictions": [answer["prediction"]]}
+            keyed = {"instances": [{"key": name, "features": FEATURES}]}
+            assert answers.ask("POST", "/invocations", keyed) == (200, bare)
+            assert answers.ask("POST", f"/invocations?key={name}", {"instances": [FEATURES]}) == (200, bare)
+        assert answers.ask("POST", "/invocations", {"instances": [FEATURES]})[1]["field"] == "key"
+        assert answers.ask("GET", "/v2/models/keys/versions/99/ready")[0] == 404
         _, unknown = answers.predict({"features": FEATURES, "key": "c-9"})
         assert (unknown["proba"]["true"], unknown["model"]["version"]) == (0.5, 0)
         status, problem = answers.predict({"features": FEATURES})
@@ -345,6 +358,8 @@ def test_without_a_model_the_server_is_up_and_says_what_to_do(server: ValkeyServ
         status, problem = answers.predict({"features": FEATURES})
         assert (status, problem["code"]) == (503, "no_model")
         assert answers.headers["retry-after"] == "1"
+        status, problem = answers.predict([{"features": FEATURES}] * 2)
+        assert (status, problem["code"], answers.headers["retry-after"]) == (503, "no_model", "1")
         assert answers.ask("GET", "/livez")[0] == 200
         assert answers.ask("GET", "/readyz")[0] == 503
         made.learn([record(0), record(1)])
