@@ -37,6 +37,15 @@ MUTANTS: list[Mutant] = [
         says="assert problem is not None",
     ),
     Mutant(
+        name="a request behind a wrong head",
+        file="pipeline/serve/http/http_connection.py",
+        old="ends=is_wrong or not parser",
+        new="ends=not parser",
+        test="pipeline/serve/http/test_http_connection.py::"
+        "test_broken_requests_crash_and_hang_nothing_and_hide_no_request",
+        says="found.count(200) <= whole_requests(data)",
+    ),
+    Mutant(
         name="a quota of anything",
         file="pipeline/serve/http/access.py",
         old="        if self._left < 1:\n            return False\n",

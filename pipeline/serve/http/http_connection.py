@@ -192,19 +192,20 @@ class HttpConnection(asyncio.Protocol):
         """Hand the request over, unless it is refused."""
         if self._ended or self._upgrades:
             return
-        parser, body = self._parser, self._body
+        parser, body, problem = self._parser, self._body, self._problem
+        # What follows a head that is wrong might be a request that somebody has hidden there.
+        is_wrong = problem is not None and problem.code == "bad_request"
         request = HttpRequest(
             method=parser.get_method(),
             target=self._target,
             headers=self._headers,
             body=body[0] if len(body) == 1 else b"".join(body),
-            ends=not parser.should_keep_alive() or self._site.is_draining,
+            ends=is_wrong or not parser.should_keep_alive() or self._site.is_draining,
             received_s=self._site.now(),
             send=self._send,
         )
         if b"connection" in self._headers:
             request.is_old = parser.get_http_version() == "1.0"
-        problem = self._problem
         self._begin()
         self._begun_s = 0.0
         self._open.append(request)
