@@ -15,9 +15,7 @@ from headrace.pipeline.commands.command import ConfigSource, command, fail, grou
 from headrace.pipeline.process import reexec
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-TopicOption = Annotated[
-    str | None, typer.Option(metavar="TOPIC", help="Read this topic instead of the configured one.")
-]
+TopicOption = Annotated[str | None, typer.Option(metavar="TOPIC", help="Read this topic, not the configured one.")]
 CodeOption = Annotated[str | None, typer.Option(metavar="CODE", help="Only dead letters with this code.")]
 SinceOption = Annotated[
     str | None, typer.Option(metavar="TIME", help="Only dead letters since this time, or not older than 10m or 2h.")
