@@ -10,9 +10,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.cluster import REDIS_ALLOWED_KEYS, ClusterNode, RedisCluster
 from redis.connection import parse_url
-from redis.exceptions import ConnectionError, NoScriptError  # noqa: A004 the library's name
+from redis.exceptions import ConnectionError, NoScriptError, TimeoutError  # noqa: A004 the library's names
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import MasterNotFoundError, Sentinel
 
 from headrace.state.store.address import StoreAddress
 
@@ -71,6 +71,37 @@ class _Cluster:
         return getattr(self._made, name)
 
 
+class _Sentinel(redis.Redis):
+    """A sentinel that keeps the error with which it did not answer; redis-py itself tells only its type."""
+
+    fault: Exception | None = None
+
+    def sentinel_masters(self) -> Any:
+        """Return what the sentinel says of the primaries that it watches."""
+        self.fault = None
+        try:
+            return super().sentinel_masters()
+        except (ConnectionError, TimeoutError) as error:
+            self.fault = error
+            raise
+
+
+class _Sentinels(Sentinel):
+    """The sentinels of a service; where none of them names its primary, the error quotes theirs."""
+
+    sentinels: list[_Sentinel]  # type: ignore[assignment]  # `make_client` makes them
+
+    def discover_master(self, service_name: str) -> Any:
+        """Return the address of the primary."""
+        try:
+            return super().discover_master(service_name)  # type: ignore[no-untyped-call]
+        except MasterNotFoundError as error:
+            faults = [f"{type(one.fault).__name__}({one.fault})" for one in self.sentinels if one.fault is not None]
+            if not faults:
+                raise
+            raise ConnectionError(f"no sentinel names the primary of {service_name}: {', '.join(faults)}") from error
+
+
 def make_client(
     address: StoreAddress, *, timeout_s: float, options: Mapping[str, Any], sentinel_options: Mapping[str, Any]
 ) -> "redis.Redis":
@@ -95,7 +126,8 @@ def make_client(
         if address.tls:
             # The sentinels mostly have certificates of the same authority as the servers that they watch.
             sentinels = {**{name: value for name, value in own.items() if name.startswith("ssl_")}, **sentinels}
-        known: Any = Sentinel(address.hosts, sentinel_kwargs=sentinels)  # type: ignore[no-untyped-call]
+        known: Any = _Sentinels([])  # type: ignore[no-untyped-call]
+        known.sentinels = [_Sentinel(*host, **sentinels) for host in address.hosts]
         return cast("redis.Redis", known.master_for(address.service, **own))
     if address.path:
         return redis.Redis(unix_socket_path=address.path, **own)

