@@ -34,8 +34,9 @@ def decoder(config: Config, schemas: SchemaCache | None = None) -> RecordDecoder
 
     `schemas` are those that a worker looks up; without them the decoder asks the registry itself.
     """
-    schemas = schemas or formats.cache_of(config, is_asking=True)
-    if schemas is None:
+    if config.records.format != "json":
+        schemas = schemas or formats.cache_of(config, is_asking=True)
+    if config.records.format == "json" or schemas is None:
         return json_decoder(config)
     records, transform = config.records, model_factory.transform_of(config)
     return FormatDecoder(
@@ -59,8 +60,7 @@ def json_decoder(config: Config) -> RecordDecoder:
 def label_decoder(config: Config, schemas: SchemaCache | None = None) -> LabelRecordDecoder:
     """Return the decoder of records of the labels topic."""
     records, mapping = config.records, config.records.labels_mapping(config.labels)
-    schemas = schemas or formats.cache_of(config, is_asking=True)
-    if schemas is not None:
+    if config.label_format != "json" and (schemas := schemas or formats.cache_of(config, is_asking=True)):
         return FormatLabelDecoder(schemas, mapping, value_bytes_max=records.value_bytes_max)
     if mapping.is_default:
         return LabelDecoder(value_bytes_max=records.value_bytes_max)

@@ -35,11 +35,11 @@ def connect(config: Config, kind: SchemaKind) -> Registry:
 
 
 def cache_of(config: Config, *, is_asking: bool = False) -> SchemaCache | None:
-    """Return an empty cache for the schemas of records; None for JSON.
+    """Return an empty cache for the schemas of records and labels; None if both are JSON.
 
     If it `is_asking`, it asks the registry for what it lacks, and its users wait for the answer.
     """
-    kind = KINDS.get(config.records.format)
+    kind = KINDS.get(config.schema_format)
     if kind is None:
         return None
     return SchemaCache(kind, find=connect(config, kind).find if is_asking else None)
@@ -74,7 +74,8 @@ def record_encoder(config: Config, topic: str) -> Callable[[bytes], bytes] | Non
     The function raises RecordRefused for an object that does not fit the schema. Raises SchemaRefused, RegistryAway,
     RegistryRefused, ExtraMissing.
     """
-    kind = KINDS.get(config.records.format)
+    key, form = ("labels", config.label_format) if topic == config.topics.labels else ("records", config.records.format)
+    kind = KINDS.get(form)
     if kind is None:
         return None
     subject = f"{topic}-value"
@@ -85,7 +86,7 @@ def record_encoder(config: Config, topic: str) -> Callable[[bytes], bytes] | Non
         )
     schema_id, schema = found
     if schema.kind != kind:
-        raise SchemaRefused(f"{subject} has the type {schema.kind}", hint="set records.format to it")
+        raise SchemaRefused(f"{subject} has the type {schema.kind}", hint=f"set {key}.format to it")
     write = _WRITERS[kind](schema)
     return partial(_encode, write, prefix(schema_id, has_indexes=kind == "PROTOBUF"))
 

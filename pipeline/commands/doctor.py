@@ -305,7 +305,7 @@ def _sink(config: Config) -> Iterator[CheckResult]:
 
 
 def _registry(config: Config) -> Iterator[CheckResult]:
-    kinds = {form: KINDS[form] for form in (config.records.format, config.predictions.format) if form in KINDS}
+    kinds = {form: KINDS[form] for form in (config.schema_format, config.predictions.format) if form in KINDS}
     for form, kind in kinds.items():
         registry = _ask("registry", lambda kind=kind: formats.connect(config, kind))  # type: ignore[misc]
         _ask("registry", registry.check)

@@ -26,7 +26,7 @@ from pydantic_settings import (
 
 from headrace.consumers.consumer_errors import ConnectionFault, ConnectionFaults
 from headrace.pipeline.config.page_section import PageConfig
-from headrace.pipeline.config.record_sections import LabelsConfig, PredictionsConfig, RecordsConfig
+from headrace.pipeline.config.record_sections import LabelsConfig, PredictionsConfig, RecordFormat, RecordsConfig
 from headrace.pipeline.config.redaction import concealer, may_show, secrets_of
 from headrace.pipeline.config.references import (
     FunctionMissing,
@@ -138,9 +138,20 @@ class Config(BaseSettings):
 
     @model_validator(mode="after")
     def _has_registry(self) -> "Config":
-        for key, form in (("records", self.records.format), ("predictions", self.predictions.format)):
-            if form != "json" and not self.registry.url:
+        forms = {"records": self.records.format, "labels": self.labels.format, "predictions": self.predictions.format}
+        for key, form in forms.items():
+            if form not in {"json", ""} and not self.registry.url:
                 raise ValueError(f'{key}.format = "{form}" needs a schema registry: set registry.url')
+        return self
+
+    @model_validator(mode="after")
+    def _has_one_kind_of_schemas(self) -> "Config":
+        records, labels = self.records.format, self.label_format
+        if labels != records and "json" not in {labels, records}:
+            raise ValueError(
+                f'labels.format = "{labels}" does not go with records.format = "{records}": labels that are not json '
+                "have the format of the records; write both topics in one format, or one of them in json"
+            )
         return self
 
     @cached_property
@@ -148,6 +159,17 @@ class Config(BaseSettings):
         """A function that replaces the secrets of this configuration with `***` in a text."""
         headers = {} if self.sink.http is None else self.sink.http.headers
         return concealer(secrets_of(self, self.secrets), tokens=[v.get_secret_value() for v in headers.values()])
+
+    @property
+    def label_format(self) -> RecordFormat:
+        """The format of the labels topic."""
+        return self.labels.format or self.records.format
+
+    @property
+    def schema_format(self) -> RecordFormat:
+        """The format of those records and labels that name a schema; json if neither do."""
+        has_labels = self.records.format == "json" and self.topics.labels is not None
+        return self.label_format if has_labels else self.records.format
 
     @property
     def librdkafka(self) -> dict[str, Any]:

@@ -15,6 +15,9 @@ RecordFormat = Literal["json", "avro", "protobuf", "json-schema"]
 class LabelsConfig(Section):
     """How labels that come later (topics.labels) are read, and how features wait. Limits are for each partition."""
 
+    format: RecordFormat | Literal[""] = Field(
+        "", description="Format of the labels topic's values, as records.format. Empty: the same as the records have."
+    )
     id: str = Field("id", min_length=1, description="Path of the id in a record of the labels topic.")
     label: str = Field("label", min_length=1, description="Path of the label in a record of the labels topic.")
     wait: Seconds = Field(86_400.0, description="How long features wait for their label, in event time (ts).")

@@ -65,7 +65,7 @@ def show(
     name = topic or config.topics.dead_letters
     selection = Selection(code, since_ms(since, now_ms=now_ms()), limit)
     with reading(config) as reader:
-        states, text = None if json else states_of(config, reader, name), ValueText(config, config.records.format)
+        states, text = None if json else states_of(config, reader, name), ValueText(config, config.schema_format)
         found = select(reader, name, selection) if position is None else find_one(reader, name, *position_of(position))
         is_empty = True
         for dead_letter in found:

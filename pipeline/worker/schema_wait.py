@@ -7,7 +7,7 @@ relearning must refuse the same ones, so their offsets are kept in the store bef
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import structlog
@@ -43,12 +43,16 @@ class _Waiting(NamedTuple):
 
 
 class SchemaWait:
-    """Look up schemas for the logs of a worker. `connect` makes the client of the registry when it is first needed."""
+    """Look up schemas for the logs of a worker. `connect` makes the client of the registry when it is first needed.
+
+    `framed` tells of the features (False) and of the labels (True) whether their values name schemas.
+    """
 
     def __init__(
         self,
         cache: SchemaCache,
         *,
+        framed: Mapping[bool, bool],
         connect: Callable[[], Registry],
         store: SchemaStore,
         source: Source,
@@ -56,6 +60,7 @@ class SchemaWait:
         clock: Callable[[], float],
     ) -> None:
         self._cache = cache
+        self._framed = framed
         self._connect = connect
         self._store = store
         self._source = source
@@ -89,6 +94,8 @@ class SchemaWait:
 
         Raises StoreAway.
         """
+        if not self._framed[log_[0]]:
+            return batch
         if log_ in self._waiting:
             # It is paused, and these records come again.
             return RecordBatch(log_[1], offsets=(), timestamps=(), keys=[], values=[])

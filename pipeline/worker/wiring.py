@@ -99,16 +99,17 @@ class Wiring(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def cache(self) -> SchemaCache | None:
-        """The schemas of records; None with JSON."""
+        """The schemas of records and labels; None if both are JSON."""
         return formats.cache_of(self.config)
 
     @cached_property
     def schemas(self) -> SchemaWait | None:
-        """Looks up the schemas of records; None with JSON."""
+        """Looks up the schemas of records and labels; None if both are JSON."""
         if self.cache is None:
             return None
         return SchemaWait(
             self.cache,
+            framed={False: self.config.records.format != "json", True: self.config.label_format != "json"},
             connect=partial(formats.connect, self.config, self.cache.kind),
             store=SchemaStore(self.store, name=self.config.name),
             source=self.source,

@@ -102,3 +102,27 @@ def test_a_mapping_that_can_not_be_is_refused_with_its_key_and_what_to_write(
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("records", "labels", "found"),
+    [
+        ("avro", "", ("avro", "avro")),
+        ("json", "avro", ("avro", "avro")),
+        ("protobuf", "json", ("json", "protobuf")),
+        ("json", "", ("json", "json")),
+    ],
+)
+def test_labels_have_the_records_format_or_one_of_the_two_is_json(
+    tmp_path: Path, records: str, labels: str, found: tuple[str, str]
+) -> None:
+    text = f'topics.labels = "labels"\nrecords.format = "{records}"\nlabels.format = "{labels}"\n'
+    config = loaded(tmp_path, text + 'registry.url = "http://127.0.0.1:1"\n')
+    assert (config.label_format, config.schema_format) == found
+
+
+def test_labels_of_a_third_format_and_a_registry_that_is_missing_are_refused_by_key(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r'labels\.format = "protobuf" does not go with records\.format = "avro"'):
+        loaded(tmp_path, 'records.format = "avro"\nlabels.format = "protobuf"\nregistry.url = "http://127.0.0.1:1"\n')
+    with pytest.raises(ConfigError, match=r'labels\.format = "avro" needs a schema registry: set registry\.url'):
+        loaded(tmp_path, 'labels.format = "avro"\n')

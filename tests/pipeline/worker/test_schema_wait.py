@@ -14,6 +14,7 @@ from headrace.consumers.formats.schema_cache import SchemaCache
 from headrace.consumers.formats.writer_schema import WriterSchema
 from headrace.consumers.record import Record
 from headrace.consumers.record_batch import RecordBatch
+from headrace.consumers.source import PartitionLog
 from headrace.pipeline.telemetry import Telemetry
 from headrace.pipeline.worker.breakers import Breakers
 from headrace.pipeline.worker.schema_wait import SchemaWait
@@ -21,7 +22,7 @@ from headrace.state.store.schema_store import SchemaStore
 from headrace.state.store.store import Store
 
 TEXT = '{"type": "record", "name": "R", "fields": [{"name": "x", "type": "int"}]}'
-LOG = (False, 0)
+LOG: PartitionLog = (False, 0)
 
 
 class Schemas:
@@ -40,13 +41,14 @@ class Schemas:
 
 
 class Rig:
-    def __init__(self, store: Store, schemas: Schemas) -> None:
+    def __init__(self, store: Store, schemas: Schemas, *, labels: bool = False) -> None:
         self.now, self.schemas = 0.0, schemas
         self.cache = SchemaCache("AVRO")
-        self.source = MemorySource(Kafka(), idle=lambda _seconds: None, assigned=(0,), labels=False)
+        self.source = MemorySource(Kafka(), idle=lambda _seconds: None, assigned=(0,), labels=True)
         self.breakers = Breakers(telemetry=Telemetry(), clock=lambda: self.now)
         self.wait = SchemaWait(
             self.cache,
+            framed={labels: True, not labels: False},
             connect=lambda: schemas,  # type: ignore[arg-type,return-value]
             store=SchemaStore(store, name="fraud"),
             source=self.source,  # type: ignore[arg-type]
@@ -54,11 +56,11 @@ class Rig:
             clock=lambda: self.now,
         )
 
-    def cut(self, values: list[bytes | None], start: int = 0) -> int:
+    def cut(self, values: list[bytes | None], start: int = 0, log: PartitionLog = LOG) -> int:
         offsets = range(start, start + len(values))
         count = len(values)
         batch = RecordBatch(0, offsets=offsets, timestamps=[5] * count, keys=[None] * count, values=values, end=99)
-        return len(self.wait.cut(LOG, batch))
+        return len(self.wait.cut(log, batch))
 
     def until_answered(self) -> None:
         assert self.wait._call.wait(10)
@@ -133,3 +135,12 @@ def test_garbage_in_the_store_is_not_used(store: Store) -> None:
     rig = Rig(store, Schemas())
     assert rig.cut([value(1)]) == 1
     assert rig.schemas.asked == ["1"]
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_a_log_waits_for_schemas_only_if_its_values_name_them(store: Store, *, labels: bool) -> None:
+    rig = Rig(store, Schemas(), labels=labels)
+    rig.schemas.is_away = True
+    assert rig.cut([value(2)], log=(not labels, 0)) == 1
+    assert rig.cut([value(2)], log=(labels, 0)) == 0
+    assert rig.wait.partitions == {0}
