@@ -105,6 +105,27 @@ def test_a_key_that_moves_to_an_added_partition_begins_a_model_there(project: Ma
     hold_keys(p)
 
 
+def test_added_partitions_of_features_and_labels_are_joined_from_their_first_record(project: Make) -> None:
+    p = labelled(project, partitions=1, settings=SOON)
+    with ordered(p) as orders, p.running() as run:
+        send_labelled(p, plan(200, partitions=1, delay_max=20))
+        p.wait_for_all()
+        orders.steps[1] = set()
+        _grow(p, 2, p.predictions, p.dead_letters, labels_of(p), p.features)
+        _widen(p, 2)
+        # Of other ids than before, in both partitions.
+        more = plan(300, partitions=2, delay_max=20, seed=2)
+        for message in more:
+            message.value = message.value.replace(b'"r-', b'"s-')
+        # Labels reach the new partition before the worker can know of it, and more than one record waits for them.
+        send_labelled(p, more)
+        p.wait_for_all()
+        assert run.stop() == 0, run.log()
+        assert "has more partitions than at the start" in run.log()
+    counts = hold_labels(p, orders)
+    assert counts.joined > 350
+
+
 def test_an_added_partition_teaches_the_model_that_all_workers_share(project: Make) -> None:
     p = project(settings={**SOON, **GLOBAL})
     with p.running(workers=2) as run:
