@@ -28,6 +28,7 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _TOO_LONG = Problem(
     "headers_too_large", f"the head of the request has more than {HEAD_BYTES_MAX} bytes or {HEADERS_MAX} headers"
 )
+_CODING = Problem("bad_request", "the header Transfer-Encoding may be there once, and must be `chunked`")
 _ENCODED = Problem("bad_request", "the body has a content-encoding; this server reads none", hint="send it as it is")
 
 
@@ -151,6 +152,11 @@ class HttpConnection(asyncio.Protocol):
         known = name.lower()
         if known in _READ:
             self._hosts += known == b"host"
+            if known == b"transfer-encoding" and (
+                known in self._headers or (value or b"").strip().lower() != b"chunked"
+            ):
+                # The parser believes the last of several, and a proxy perhaps another one.
+                self._problem = self._problem or _CODING
             self._headers[known] = value or b""
 
     def _measure(self, more: int) -> None:

@@ -236,6 +236,7 @@ SMUGGLED = {
     "length and chunks": HEAD + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
     "chunks and length": HEAD + b"transfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n0\r\n\r\n",
     "unknown coding": HEAD + b"transfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "two codings": HEAD + b"transfer-encoding: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
     "coding after chunked": HEAD + b"transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
     "negative length": HEAD + b"content-length: -1\r\n\r\n",
     "signed length": HEAD + b"content-length: +1\r\n\r\na",
@@ -288,6 +289,7 @@ def broken(chance: random.Random) -> bytes:
     return bytes(whole[: chance.randrange(len(whole))] if chance.random() < 0.15 else whole)
 
 
+FIRST_LINE = re.compile(rb"\A([A-Z]+) +(\S+) +(HTTP/)")
 WHOLE = [
     post(b'{"features": {"a": 1}}', b"content-type: application/json"),
     post(b""),
@@ -310,19 +312,24 @@ PARTS = [
 
 
 def whole_requests(data: bytes) -> int:
-    """Return how many requests another parser finds in what a client sends before it goes."""
-    connection = h11.Connection(h11.SERVER)
-    connection.receive_data(data)
+    """Return how many requests another parser finds in what a client sends before it goes.
+
+    That one takes no empty lines before a request, and no second space within its first line; servers may.
+    """
     count = 0
-    with contextlib.suppress(h11.RemoteProtocolError):
-        while (event := connection.next_event()) not in (h11.NEED_DATA, h11.PAUSED, h11.ConnectionClosed()):
-            if type(event) is h11.EndOfMessage:
-                count += 1
-                connection.send(h11.Response(status_code=200, headers=[("content-length", "0")]))
-                connection.send(h11.EndOfMessage())
-                if connection.our_state is h11.MUST_CLOSE or connection.their_state is h11.MUST_CLOSE:
-                    break
-                connection.start_next_cycle()
+    while data := FIRST_LINE.sub(rb"\1 \2 \3", data.lstrip(b"\r\n")):
+        connection = h11.Connection(h11.SERVER)
+        connection.receive_data(data)
+        try:
+            while type(event := connection.next_event()) is not h11.EndOfMessage:
+                if event in (h11.NEED_DATA, h11.PAUSED, h11.ConnectionClosed()):
+                    return count
+        except h11.RemoteProtocolError:
+            return count
+        count += 1
+        if connection.their_state is h11.MUST_CLOSE:
+            return count
+        data = connection.trailing_data[0]
     return count
 
 
@@ -340,9 +347,8 @@ def test_broken_requests_crash_and_hang_nothing_and_hide_no_request(echo: Echo) 
             found = statuses(heard_to_the_end(client))
             answered.update(found)
         assert set(found) <= {100, 200, 400, 405, 413, 431}, (data, found)
-        # The other parser keeps no connection of HTTP/1.0, and wants one space before the version.
-        if b"HTTP/1.0" not in data and b"  HTTP/" not in data:
-            assert found.count(200) <= whole_requests(data), (number, data, found)
+        # The other parser keeps no connection of HTTP/1.0.
+        assert b"HTTP/1.0" in data or found.count(200) <= whole_requests(data), (number, data, found)
     assert min(answered[200], answered[400]) > FUZZED // 10, answered
     assert statuses(echo.say(post(b"still here"))) == [200]
 
