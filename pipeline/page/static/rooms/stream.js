@@ -64,7 +64,7 @@ export class Stream {
       ["Skipped", whole(counts?.skipped), rate(rates.skipped)],
       ["Learned", whole(counts?.learned), rate(rates.learned)],
       ["Lag", whole(frame.lag), frame.lag === null ? "" : behind, frame.lag_s > LATE_S ? "warn" : ""],
-      ["Latency p50", latency ? millis(latency.p50) : "–", latency ? `p99 ${millis(latency.p99)}, last ${latency.count}` : "no predictions yet"],
+      ["Latency p50", latency ? millis(latency.p50) : "–", latency ? `p99 ${millis(latency.p99)}, last ${latency.count}` : counts?.predictions ? "no predictions lately" : "no predictions yet"],
     ]);
     this.#most = Math.max(1, ...frame.partitions.map((row) => row.lag ?? 0));
     this.partitions.show(frame.partitions);
