@@ -12,7 +12,7 @@ import msgspec
 from headrace.consumers.mapping import RecordMapping
 from headrace.consumers.refusal import Refusal, leaf_faults, read_json, refuse_ts, wrong_type
 from headrace.consumers.schema import Schema
-from headrace.consumers.timestamp import UNITS, read_time
+from headrace.consumers.timestamp import UNITS, read_time, refuse_time
 
 RecordHeaders = Sequence[tuple[str, bytes | None]]
 
@@ -270,9 +270,10 @@ def _without_plain_id(whole: dict[str, Any]) -> dict[str, Any]:
 
 def _ts_faults(whole: dict[str, Any]) -> Iterator[Refusal]:
     found = whole.get("ts", 0)
-    is_number = isinstance(found, int | float) and not isinstance(found, bool)
-    if not is_number and not (isinstance(found, str) and read_time(found, "ms") is not None):
-        yield wrong_type("ts", found, f'{UNITS["ms"]} (records.ts_unit = "ms")')
+    if isinstance(found, bool) or not isinstance(found, int | float | str):
+        yield wrong_type("ts", found, UNITS["ms"])
+    elif isinstance(found, str) and read_time(found, "ms") is None:
+        yield refuse_time(found, "ms", "ts")
 
 
 def _missing(field: str) -> Refusal:

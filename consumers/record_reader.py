@@ -6,7 +6,7 @@ values from the text, so each rule here is a rule there.
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -14,20 +14,26 @@ from headrace.consumers.mapping import FieldPath, RecordMapping, header_value
 from headrace.consumers.record import SKIPPED, Event, Label, Record, Skipped
 from headrace.consumers.refusal import Refusal, encodable, leaf_faults, refuse_ts, wrong_type
 from headrace.consumers.schema import DeclaredType, Schema
-from headrace.consumers.timestamp import NUMBER, UNITS, read_time
+from headrace.consumers.timestamp import NUMBER, UNITS, read_time, refuse_time
 
 FLAT_NAMES_MAX = 4_000_000
 """The number of characters that the flattened names of one record may have: they repeat the names of outer objects."""
 
-Declared = Mapping[str, DeclaredType]
-"""The types that a writer's schema declares, by path."""
+
+class Declared(NamedTuple):
+    """What a writer's schema declares: the types of fields, by path, and the paths of those that may be null."""
+
+    types: Mapping[str, DeclaredType] = {}
+    nullable: frozenset[str] = frozenset()
+
+
 NumberText = Callable[[Record, FieldPath, float], str]
 """Returns the JSON text of a number at a path of a record's value."""
 
+_NOTHING = Declared()
 _FEATURE = "a number, a string or a boolean"
 _NESTED = "; records.flatten takes objects and arrays apart, records.exclude leaves them out"
 _DAY_MS = 86_400_000
-_SHOWN_MAX = 60
 # Integers of fewer bits fit a double.
 _BITS_MAX = 1_023
 
@@ -71,14 +77,13 @@ class FieldReader:
             return found
         if isinstance(found, bool) or not isinstance(found, int | float | str):
             return wrong_type(mapping.ts, found, UNITS[unit])
-        if mapping.ts_path.source == "timestamp" or declared.get(mapping.ts) == "milliseconds":
+        if mapping.ts_path.source == "timestamp" or declared.types.get(mapping.ts) == "milliseconds":
             unit = "ms"
-        elif declared.get(mapping.ts) == "days" and isinstance(found, int | float):
+        elif declared.types.get(mapping.ts) == "days" and isinstance(found, int | float):
             unit, found = "ms", found * _DAY_MS
         ts = read_time(found, unit)
         if ts is None:
-            words = f'{mapping.ts} is {_shown(found)}; it must be {UNITS[unit]} (records.ts_unit = "{unit}")'
-            return Refusal("bad_time", "decode", words, mapping.ts)
+            return refuse_time(found, unit, mapping.ts)
         return refuse_ts(ts, mapping.ts) or ts
 
     def label(self, whole: dict[str, Any], record: Record) -> Any:
@@ -138,9 +143,9 @@ class RecordReader:
     def read(
         self, whole: dict[str, Any], record: Record, declared: Declared | None = None
     ) -> Event | Skipped | Refusal:
-        """Read the event of a decoded value; `declared` has the types of the writer's schema. Never raises."""
+        """Read the event of a decoded value; `declared` tells of the writer's schema. Never raises."""
         if self._transform is None:
-            found = self._read(whole, record, declared or {})
+            found = self._read(whole, record, declared or _NOTHING)
         else:
             found = self._read_transformed(self._transform, whole, record)
         if isinstance(found, Event) and (fault := self._schema.check(found.features)) is not None:
@@ -157,7 +162,7 @@ class RecordReader:
             if isinstance(made, dict) and isinstance(made.get("label"), dict | list):
                 # It may hold itself; then this raises.
                 msgspec.json.encode(made["label"])
-            found = self._read(made, record, {}) if isinstance(made, dict) else made
+            found = self._read(made, record, _NOTHING) if isinstance(made, dict) else made
             if isinstance(found, Event) and (name := next((n for n in found.features if type(n) is not str), None)):
                 found = Refusal("wrong_type", "decode", f"the name {name!r} of a feature is not text", "features")
         except (Exception, SystemExit) as error:  # noqa: BLE001 the user's function may raise anything
@@ -245,6 +250,8 @@ class RecordReader:
             return None
         if value is None and self._mapping.nulls == "skip":
             return msgspec.UNSET
+        if value is None and self._above + name in declared.nullable:
+            return None
         if self._transform is not None and (plain := _builtin(value)) is not value:
             return self._feature(name, plain, declared)
         return self._refuse_feature(self._prefix + name, value)
@@ -259,7 +266,7 @@ class RecordReader:
         return wrong_type(field, value, self._wanted) if fault is None else fault
 
     def _is_numeric(self, name: str, declared: Declared) -> bool:
-        return self._schema.is_numeric(name) or declared.get(self._above + name) in {"number", "integer"}
+        return self._schema.is_numeric(name) or declared.types.get(self._above + name) in {"number", "integer"}
 
 
 class LabelReader:
@@ -277,7 +284,7 @@ class LabelReader:
         label = fields.label(whole, record)
         if (label is msgspec.UNSET or label is None) and mapping.empty == "skip":
             return SKIPPED
-        id_, ts = fields.id(whole, record), fields.ts(whole, record, declared or {})
+        id_, ts = fields.id(whole, record), fields.ts(whole, record, declared or _NOTHING)
         for field, value in ((mapping.id, id_), (mapping.label, label)):
             if value is msgspec.UNSET:
                 return Refusal("missing_field", "decode", f"the field `{field}` is missing", field)
@@ -329,14 +336,6 @@ def _builtin(value: Any) -> Any:
 
 def _half_surrogate(field: str) -> Refusal:
     return Refusal("not_json", "decode", f"{field or 'the name of a feature'} has half of a surrogate pair", field)
-
-
-def _shown(value: Any) -> str:
-    """Return a value for a message, shortened."""
-    if isinstance(value, int) and value.bit_length() > _BITS_MAX:
-        return "an integer too large for a double"
-    text = repr(value)
-    return text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}…"
 
 
 def _told(error: BaseException) -> str:

@@ -3,8 +3,10 @@
 import re
 from datetime import date
 from decimal import ROUND_FLOOR, Context, Decimal
+from typing import Any
 
 from headrace.consumers.mapping import TimeUnit
+from headrace.consumers.refusal import Refusal
 
 UNITS: dict[TimeUnit, str] = {
     "s": "a number of seconds since 1970",
@@ -22,6 +24,9 @@ _TOO_LARGE = 2**63
 # Far more digits than a time of 63 bits has: more are cut, and never rounded up.
 _DIGITS = Context(prec=60, rounding=ROUND_FLOOR)
 _EXPONENT_MAX = 40
+_SHOWN_MAX = 60
+# Integers of fewer bits fit a double.
+_BITS_MAX = 1_023
 _DAY_ZERO = date(1970, 1, 1).toordinal()
 _RFC_3339 = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ]([01]\d|2[0-3]):([0-5]\d):([0-5]\d|60)(?:\.(\d+))?"
@@ -50,6 +55,20 @@ def read_time(found: float | str, unit: TimeUnit) -> int | None:
     if number.adjusted() >= _EXPONENT_MAX:
         return _TOO_LARGE if number > 0 else -1
     return int(_DIGITS.multiply(number, _SCALES[unit]).to_integral_value(rounding=ROUND_FLOOR))
+
+
+def refuse_time(found: float | str, unit: TimeUnit, field: str) -> Refusal:
+    """Return the refusal of a value that is no time in a unit."""
+    words = f'{field} is {_shown(found)}; it must be {UNITS[unit]} (records.ts_unit = "{unit}")'
+    return Refusal("bad_time", "decode", words, field)
+
+
+def _shown(value: Any) -> str:
+    """Return a value for a message, shortened."""
+    if isinstance(value, int) and value.bit_length() > _BITS_MAX:
+        return "an integer too large for a double"
+    text = repr(value)
+    return text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}…"
 
 
 def _read_rfc3339(text: str) -> int | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from headrace.consumers.formats.framing import Frame, unframe
 from headrace.consumers.formats.schema_cache import SchemaCache
-from headrace.consumers.formats.writer_schema import NotDecodable
+from headrace.consumers.formats.writer_schema import NotDecodable, PayloadReader
 from headrace.consumers.mapped_decoder import number_text
 from headrace.consumers.mapping import FieldPath, RecordMapping
 from headrace.consumers.record import (
@@ -23,6 +23,13 @@ from headrace.consumers.refusal import Refusal, refuse_size
 from headrace.consumers.schema import Schema
 
 
+def declared_by(parsed: PayloadReader, indexes: tuple[int, ...]) -> Declared:
+    """Return what a writer's schema declares. A plain field in a union with null may be null."""
+    types = parsed.declared(indexes)
+    nulls = {path for path, absence in parsed.optional(indexes).items() if absence == "null"}
+    return Declared(types, frozenset(nulls.intersection(types)))
+
+
 class PayloadDecoder:
     """Decode values to dicts. `bytes_max` is the limit of the value in bytes; with `skips` a record may have none."""
 
@@ -33,7 +40,7 @@ class PayloadDecoder:
         self._declared: dict[tuple[str, tuple[int, ...]], Declared] = {}
 
     def decode(self, record: Record) -> tuple[dict[str, Any], Declared] | Skipped | Refusal:
-        """Return a record's value and the types that its schema declares. Raises the errors of the cache."""
+        """Return a record's value and what its schema declares. Raises the errors of the cache."""
         value = record.value
         if not value or len(value) > self._bytes_max:
             return SKIPPED if not value and self._skips else refuse_size(value, self._bytes_max)
@@ -47,7 +54,7 @@ class PayloadDecoder:
             whole = parsed.read(frame.payload, frame.indexes)
             declared = self._declared.get((frame.schema, frame.indexes))
             if declared is None:
-                declared = self._declared[frame.schema, frame.indexes] = parsed.declared(frame.indexes)
+                declared = self._declared[frame.schema, frame.indexes] = declared_by(parsed, frame.indexes)
         except NotDecodable as error:
             return Refusal("not_decodable", "decode", str(error), error.field)
         if not isinstance(whole, dict):

@@ -39,7 +39,8 @@ class JsonSchemaReader:
         try:
             self._validator.validate(whole)
         except self._library.ValidationError as error:
-            field = ".".join(map(str, error.instance_path))
+            names = [*error.instance_path, *([error.kind.property] if error.kind.name == "required" else [])]
+            field = ".".join(map(str, names))
             raise NotDecodable(
                 f"the value does not match its schema: {error.message[:_WORDS_CHARACTERS]}", field
             ) from None

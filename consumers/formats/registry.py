@@ -26,6 +26,8 @@ _TIMED_OUT = 408
 _EXTRAS: Mapping[SchemaKind, str] = {"AVRO": "avro", "PROTOBUF": "protobuf", "JSON": "json-schema"}
 # A 404 without the code of a missing schema or subject may come from a proxy, or from a wrong path in the URL.
 _MISSING_CODES = frozenset({40401, 40402, 40403})
+# The client's code for an answer that is no JSON.
+_NO_JSON = -1
 
 
 class RegistryAway(Exception):
@@ -101,7 +103,8 @@ class Registry:
         found = self._ask(
             lambda: (
                 self._client.get_schema(int(schema)) if schema.isdigit() else self._client.get_schema_by_guid(schema)
-            )
+            ),
+            is_by_id=True,
         )
         return None if found is None else self._whole(found)
 
@@ -152,13 +155,17 @@ class Registry:
             del found[reference.name]
             found[reference.name] = version.schema.schema_str or ""
 
-    def _ask(self, call: Callable[[], T]) -> T | None:
-        """Make a request; return None for a schema or a subject that is not there."""
+    def _ask(self, call: Callable[[], T], *, is_by_id: bool = False) -> T | None:
+        """Make a request; return None for a schema or a subject that is not there.
+
+        If it asks for a schema by its id, each 404 with a body of JSON says so.
+        """
         try:
             return call()
         except self._module.SchemaRegistryError as error:
             status, words = error.http_status_code, f"{error.error_message} (HTTP {error.http_status_code})"
-            if status == _NOT_FOUND and error.error_code in _MISSING_CODES:
+            is_missing = error.error_code != _NO_JSON if is_by_id else error.error_code in _MISSING_CODES
+            if status == _NOT_FOUND and is_missing:
                 return None
             if status in {_UNAUTHORIZED, _FORBIDDEN}:
                 raise RegistryRefused(

@@ -198,7 +198,6 @@ def test_the_corpus_is_large_and_names_its_cases() -> None:
         "no_key",
         "learn_failed",
         "sink_refused",
-        "bad_time",
         "transform_failed",
     }, "what only others can say"
 

@@ -48,7 +48,7 @@ def test_an_id_that_is_a_number_is_its_text_to_the_last_digit() -> None:
         (b'{"id": 7, "label": 1e999}', "not_finite", "label"),
         (b'{"id": 7, "label": true, "ts": -1}', "out_of_range", "ts"),
         (b'{"id": null, "label": true}', "wrong_type", "id"),
-        (b'{"id": "a", "label": true, "ts": "now"}', "wrong_type", "ts"),
+        (b'{"id": "a", "label": true, "ts": "now"}', "bad_time", "ts"),
         (b'{"id": "a", "label": true, "ts": -1}', "out_of_range", "ts"),
         (b'{"id": "a", "label": 1e999}', "not_finite", "label"),
         (b'{"id": "a", "label": ' + b"9" * 400 + b"}", "out_of_range", "label"),

@@ -10,7 +10,7 @@ import pytest
 from headrace.consumers.mapped_decoder import MappedDecoder
 from headrace.consumers.mapping import RecordMapping
 from headrace.consumers.record import Event, Label, LabelRecord, Record, Skipped
-from headrace.consumers.record_reader import LabelReader, RecordReader
+from headrace.consumers.record_reader import Declared, LabelReader, RecordReader
 from headrace.consumers.refusal import Refusal
 from headrace.consumers.schema import Feature, Schema
 
@@ -142,9 +142,10 @@ def test_a_deep_value_is_flattened_without_recursion() -> None:
 def test_the_types_of_a_writers_schema_decide_over_the_unit_and_declare_numbers() -> None:
     mapping = RecordMapping(features="row", ts="row.at", ts_unit="iso", numbers="parse", id="", label="")
     reader = RecordReader(mapping)
-    assert reader.read({"row": {"at": 5.75}}, MESSAGE, {"row.at": "milliseconds"}) == Event({}, ts=5)
-    assert reader.read({"row": {"at": 2}}, MESSAGE, {"row.at": "days"}) == Event({}, ts=172_800_000)
-    assert reader.read({"row": {"n": "1.5", "s": "1.5"}}, MESSAGE, {"row.n": "number"}) == Event({"n": 1.5, "s": "1.5"})
+    assert reader.read({"row": {"at": 5.75}}, MESSAGE, Declared({"row.at": "milliseconds"})) == Event({}, ts=5)
+    assert reader.read({"row": {"at": 2}}, MESSAGE, Declared({"row.at": "days"})) == Event({}, ts=172_800_000)
+    numeric = Declared({"row.n": "number"})
+    assert reader.read({"row": {"n": "1.5", "s": "1.5"}}, MESSAGE, numeric) == Event({"n": 1.5, "s": "1.5"})
     found = reader.read({"row": {"b": b"x"}}, MESSAGE)
     assert isinstance(found, Refusal)
     assert (found.code, found.field) == ("wrong_type", "b")

@@ -33,8 +33,8 @@ def test_a_valid_value_is_read() -> None:
     [
         ({"id": 1}, "id"),
         ({"id": "a", "card": {"kind": 3}}, "card.kind"),
-        ({"id": "a", "card": {}}, "card"),
-        ({}, ""),
+        ({"id": "a", "card": {}}, "card.kind"),
+        ({}, "id"),
         ([], ""),
     ],
 )

@@ -64,7 +64,22 @@ def test_an_id_that_is_not_there_is_none_and_not_an_outage(registry: Registry) -
     assert registry.latest("gone-value") is None
 
 
-@pytest.mark.parametrize("status", [404, 408, 429, 500, 503])
+@pytest.mark.parametrize("body", [{}, {"error_code": 404, "message": "no"}, {"detail": "no such schema"}])
+def test_each_404_with_json_says_that_an_id_is_not_there(server: Any, registry: Registry, body: Any) -> None:
+    server.answers = {"/schemas/ids/7": (404, body), "/subjects/x-value/versions/latest": (404, body)}
+    assert registry.find("7") is None
+    # Of a subject only the registry's own code says so: a proxy's 404 hints at a wrong address.
+    with pytest.raises(RegistryAway):
+        registry.latest("x-value")
+
+
+def test_a_404_without_json_is_an_outage(server: Any, registry: Registry) -> None:
+    server.answers = {"/schemas/ids/7": (404, [])}
+    with pytest.raises(RegistryAway):
+        registry.find("7")
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
 def test_an_answer_that_may_pass_is_an_outage(server: Any, registry: Registry, status: int) -> None:
     server.answers = {"/schemas/ids/7": (status, {"error_code": status, "message": "not now"})}
     with pytest.raises(RegistryAway, match="not now"):

@@ -17,6 +17,8 @@ from headrace.consumers.formats.framing import prefix
 from headrace.consumers.formats.schema_cache import SchemaCache
 from headrace.consumers.formats.writer_schema import WriterSchema
 from headrace.consumers.mapping import RecordMapping
+from headrace.consumers.record import Event
+from headrace.consumers.refusal import Refusal
 from headrace.consumers.schema import Feature, Schema
 
 CARD = {
@@ -122,6 +124,24 @@ def test_a_record_that_is_not_slow_has_the_values_of_the_decoder(mapping: Record
     decoder, scanner = made(mapping, schema)
     for seed in range(2):
         check(decoder, scanner, batch([prefix(7) + payload for payload in payloads(200, seed)]))
+
+
+def test_a_null_that_the_writers_schema_allows_is_none_in_both_lanes() -> None:
+    plain = {"id": "ø", "number": 5, "at": 10**15, "when": 10**9, "share": 0.5, "wide": 3, "gone": "x", "list": []}
+    file = io.BytesIO()
+    one = {**value(random.Random(1)), **plain, "fraud": True, "before": None, "amount": None}
+    fastavro.schemaless_writer(file, fastavro.parse_schema(PAYMENT), one)
+    records = batch([prefix(7) + file.getvalue()])
+    # The decoder reads a null that is kept.
+    for mapping, wanted, sure in ((MAPPINGS[0], {"amount": None}, 0), (MAPPINGS[1], {}, 1)):
+        decoder, scanner = made(mapping)
+        event = decoder.decode(records.record(0))
+        assert isinstance(event, Event)
+        assert {name: found for name, found in event.features.items() if name == "amount"} == wanted
+        assert check(decoder, scanner, records) == sure
+    decoder, scanner = made(MAPPINGS[0], Schema({"amount": Feature()}))
+    assert isinstance(decoder.decode(records.record(0)), Refusal), "the user's own schema allows no null"
+    assert check(decoder, scanner, records) == 0
 
 
 def test_plain_records_are_fast() -> None:
