@@ -53,6 +53,7 @@ fmt: setup ## format, and fix what can be fixed
 	@$(BIN)/ruff check --fix
 
 docs: setup ## write the tables of docs/ and deploy/headrace.toml anew from the code
+	@$(BIN)/python tests/contracts/census.py
 	@$(BIN)/python docs/generate.py
 
 pictures: setup ## take the pictures of the page for the README; all states: make pictures ARGS="--all FOLDER"

@@ -26,6 +26,7 @@ DOCS = Path(__file__).parent
 FEATURE = "schema.features.NAME"
 INPUTS = ("features", "labels")
 GROWTH = DOCS / "growth.json"
+CENSUS = DOCS / "models.json"
 
 _SHARED = frozenset({"config", "name", "bootstrap_servers", "redis_url"})
 _EXITS = {
@@ -184,6 +185,24 @@ def _spread(found: Any) -> str:
     return f"{found['median']:.2f} ({found['min']:.2f}-{found['max']:.2f})"
 
 
+def census() -> Lines:
+    """Yield what came of each estimator of River, as `models.json` keeps it."""
+    rows = json.loads(CENSUS.read_text(encoding="utf-8"))
+    yield from table(
+        ("estimator", "task", "runs", "by key", "shared", "why not"),
+        (
+            (
+                f"`{row['name']}`",
+                row["task"],
+                {"river": "as River"}.get(row["runs"], row["runs"]),
+                *("yes" if row[name] else "no" for name in ("by_key", "shared")),
+                row["why"],
+            )
+            for row in rows
+        ),
+    )
+
+
 PARTS: dict[str, Callable[[], Lines]] = {
     "configuration": configuration,
     "metrics": metrics,
@@ -194,6 +213,7 @@ PARTS: dict[str, Callable[[], Lines]] = {
     "shared options": shared_options,
     "commands": commands,
     "growth": growth,
+    "census": census,
 }
 """What is generated, by the name of its part."""
 

@@ -11,16 +11,20 @@ import msgspec
 import structlog
 
 from headrace.pipeline.config.config import ENV_PREFIX, Config, ConfigError
+from headrace.producers.formats.prediction_schema import has_schema
 from headrace.state.compiled import compiler
 from headrace.state.keyed.bank_choice import bank_of
 from headrace.state.keyed.key_row import FetchRows, ScanRows
 from headrace.state.keyed.keyring import TABLE as KEYS
 from headrace.state.keyed.keyring import Keyring
 from headrace.state.loaded_model import LoadedModel, find_row, find_snapshot, keys_table, saved_model
+from headrace.state.measures import fitting
 from headrace.state.models import learner
+from headrace.state.models.label import LabelError
 from headrace.state.models.learner import RiverLearner
 from headrace.state.models.model import Capabilities, Model, Task
 from headrace.state.models.spec import Reading
+from headrace.state.models.task import last_step
 from headrace.state.models.undoable_model import UndoableModel
 from headrace.state.models.user_modules import modules_beside
 from headrace.state.row_packing import TableVersion
@@ -37,7 +41,7 @@ class ModelFactory(msgspec.Struct, frozen=True):
 
     `task` is what they learn. `default` is the label of features whose wait ended, or None to drop them. If all
     partitions share one model, it is `replica`. `shadows` make the models, by name, that learn beside it and do not
-    answer.
+    answer. `measures` are the configured ones of their quality.
     """
 
     make: Callable[[int], Model]
@@ -46,26 +50,32 @@ class ModelFactory(msgspec.Struct, frozen=True):
     default: Any
     replica: Replica | None = None
     shadows: Mapping[str, Callable[[int], Model]] = {}
+    measures: tuple[str, ...] = ()
 
 
 def models(config: Config, store: Store) -> ModelFactory:
     """Return the factory of the configured models; it builds one to check it. Raises ModelError, ConfigError."""
     build = builder(config)
     first = build()
-    if first.unseeded:
-        log.warning("the model draws random numbers without a seed: give it one, or it can't be relearned")
+    for remark in first.remarks:
+        log.warning(remark)
     if first.unread:
         log.warning("code without a source is not watched: a change of it goes unnoticed", definitions=first.unread)
-    _check_threshold(config, first)
-    default = _default(config, first)
+    default, measures = _default(config, first), config.quality.measures
     if config.model.scope == "key":
         can = keyring(config, build, _rows(store, 0)).can
-        return ModelFactory(lambda partition: keyring(config, build, _rows(store, partition)), can, first.task, default)
+
+        def make(partition: int) -> Model:
+            return keyring(config, build, _rows(store, partition))
+
+        return ModelFactory(make, can, first.task, default, measures=measures)
     if config.model.scope == "global":
         replica = Replica(MixStore(store, name=config.name), build, run_as=partial(fastest, config))
-        return ModelFactory(lambda _partition: replica, replica.can, first.task, default, replica)
+        return ModelFactory(lambda _partition: replica, replica.can, first.task, default, replica, measures=measures)
     can = fastest(config, first).can
-    return ModelFactory(lambda _partition: UndoableModel(fastest(config, build())), can, first.task, default)
+    return ModelFactory(
+        lambda _partition: UndoableModel(fastest(config, build())), can, first.task, default, measures=measures
+    )
 
 
 def builder(config: Config) -> Callable[[], RiverLearner]:
@@ -76,7 +86,17 @@ def builder(config: Config) -> Callable[[], RiverLearner]:
     pickles = config.model.allow_pickle and bool(config.redis.signature)
     transform = transform_of(config)
     reading = Reading(config.records.mapping.changed, () if transform is None else (transform,))
-    return lambda: learner.build(factory, trusted=trusted, pickles=pickles, reading=reading)
+    horizon = config.model.horizon
+
+    def build() -> RiverLearner:
+        # A part without a seed gets the same one in each process.
+        built = learner.build(
+            factory, trusted=trusted, pickles=pickles, reading=reading, seed=config.name, horizon=horizon
+        )
+        _check(config, built)
+        return built
+
+    return build
 
 
 def transform_of(config: Config) -> Callable[[dict[str, Any]], Any] | None:
@@ -91,7 +111,7 @@ def transform_of(config: Config) -> Callable[[dict[str, Any]], Any] | None:
 
 def fastest(config: Config, built: RiverLearner) -> Model:
     """Return a model with the same results, compiled if possible."""
-    compiled = compiler.compile_model(built.model, reading=built.reading) if may_compile(config) else None
+    compiled = compiler.compile_model(built.model, spec=built.spec) if may_compile(config) else None
     return built if compiled is None else compiled
 
 
@@ -192,15 +212,60 @@ def _default(config: Config, model: Model) -> Any:
     told = _unquoted(default) if f"{ENV_PREFIX}LABELS__DEFAULT" in map(str.upper, os.environ) else default
     try:
         return model.label(told)
-    except learner.LabelError as error:
+    except LabelError as error:
         raise ConfigError(f"labels.default: {error}", hint="give it a label of the model's own kind") from error
+
+
+def _check(config: Config, built: RiverLearner) -> None:
+    """Raise ConfigError for a key that has no meaning for this model."""
+    factory = config.model.factory
+    if config.model.horizon > 1 and built.task != "forecasting":
+        raise ConfigError(
+            f"model.horizon = {config.model.horizon}: {factory} builds a model for {built.task}, not for forecasting",
+            hint="remove the key: it is the number of values that a forecaster predicts",
+        )
+    if built.judges_labels and config.topics.labels is not None:
+        raise ConfigError(
+            f"topics.labels = {config.topics.labels!r}: {type(last_step(built.model)).__name__} scores a record by its "
+            "own label, which has not come yet when the record is predicted",
+            hint="remove the key, and send the label inside the record",
+        )
+    if not has_schema(config.predictions.format, built.task):
+        raise ConfigError(
+            f"predictions.format = {config.predictions.format!r}: it has no form for a value for each target",
+            hint='set it to "json" or "json-schema"',
+        )
+    _check_measures(config, built)
+    _check_threshold(config, built)
+
+
+def _check_measures(config: Config, built: RiverLearner) -> None:
+    """Raise ConfigError for a measure that does not fit the model."""
+    wanted = config.quality.measures
+    if not wanted:
+        return
+    from headrace.state.compiled.compiled_learner import has_proba  # noqa: PLC0415 it imports River
+
+    # While features wait for their label, the class is kept that was predicted, and no probability.
+    is_known = config.topics.labels is None and built.task in {"binary", "multiclass"} and has_proba(built)
+    fits = fitting(built.task, has_proba=is_known)
+    odd = next((name for name in wanted if name not in fits), None)
+    if odd is None:
+        return
+    late = " with labels in a topic of their own" if config.topics.labels is not None else ""
+    raise ConfigError(
+        f"quality.measures: {odd} can't be measured for {config.model.factory}, whose task is {built.task}{late}",
+        hint=f"choose from {', '.join(fits)}" if fits else "remove the key",
+    )
 
 
 def _check_threshold(config: Config, first: RiverLearner) -> None:
     """Raise ConfigError for a threshold where no prediction is a class with its probability."""
+    if config.predictions.form.threshold is None:
+        return
     from headrace.state.compiled.compiled_learner import has_proba  # noqa: PLC0415 it imports River
 
-    if config.predictions.form.threshold is None or (first.task == "binary" and has_proba(first)):
+    if first.task == "binary" and has_proba(first):
         return
     found = "gives no probabilities" if first.task == "binary" else f"is a {first.task} model"
     raise ConfigError(

@@ -49,13 +49,17 @@ class PredictionForm(msgspec.Struct, frozen=True):
 
 
 class Prediction(msgspec.Struct, frozen=True):
-    """The model's answer, made before it learned the record. `ts` is in milliseconds since 1970."""
+    """The model's answer, made before it learned the record. `ts` is in milliseconds since 1970.
+
+    `score` is that of an anomaly detector. `proba` is by class, or by target and then by class.
+    """
 
     id: str
     prediction: Any
     model: ModelVersion
     source: SourceRecord
     ts: int
+    score: float | msgspec.UnsetType | None = msgspec.UNSET
     proba: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     features: Mapping[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
@@ -79,6 +83,7 @@ def encode(
     model: ModelVersion,
     source: SourceRecord,
     ts: int,
+    score: float | msgspec.UnsetType | None = msgspec.UNSET,
     features: Mapping[str, Any] | None = None,
 ) -> bytes:
     """Encode a prediction as a JSON object. JSON has no NaN or infinity: such a number becomes null."""
@@ -89,10 +94,16 @@ def encode(
             model,
             source,
             ts,
-            msgspec.UNSET if proba is None else {class_name(c): p for c, p in proba.items()},
+            score,
+            msgspec.UNSET if proba is None else by_name(proba),
             msgspec.UNSET if features is None else features,
         )
     )
+
+
+def by_name(proba: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return probabilities by the names of their classes, or by target and then by class."""
+    return {class_name(c): by_name(p) if isinstance(p, Mapping) else p for c, p in proba.items()}
 
 
 def with_features(value: bytes, features: bytes) -> bytes:

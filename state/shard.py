@@ -4,7 +4,7 @@ A shard has learned its partition from the start of its history up to its offset
 on which a model raises is undone, as if that model had never learned it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -14,8 +14,8 @@ from headrace.state.event_time import StrayTimes
 from headrace.state.labels.label_join import TABLE as LABELS
 from headrace.state.labels.label_join import Labels
 from headrace.state.labels.read_order import Order
-from headrace.state.models.learner import ModelError
 from headrace.state.models.model import Model
+from headrace.state.models.task import ModelError
 from headrace.state.quality import Quality
 from headrace.state.row_packing import PackedRows, pack
 from headrace.state.seal import Number, RowSeal
@@ -46,7 +46,7 @@ class Shard:
 
     `version` is the newest snapshot in the store, `epoch` that of the partition's owner. `mark` is the metadata of the
     last committed offset. `secret` signs replays, and is the same for the whole history. With a labels topic `labels`
-    is its join, and `order` the order in which the two logs were read.
+    is its join, and `order` the order in which the two logs were read. `measures` are those of the models' quality.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Shard:
         shadows: Mapping[str, Model] | None = None,
         labels: Labels | None = None,
         labels_start: int = -1,
+        measures: Sequence[str] = (),
     ) -> None:
         self.partition = partition
         self.start, self.labels_start = start, labels_start
@@ -75,7 +76,7 @@ class Shard:
                 "a model that all workers share can't have others beside it: no snapshot of a partition holds it",
                 hint='set model.scope = "partition" or "key"',
             )
-        self.models = {name: ShardModel(name, one) for name, one in named.items()}
+        self.models = {name: ShardModel(name, one, measures) for name, one in named.items()}
         self.failed: dict[str, FailedModel] = {}
         self.answer_with(MODEL)
         self.labels = labels

@@ -1,13 +1,15 @@
 """One of the models of a shard, with its name and all that belongs to it alone: its quality, its faults, its tables."""
 
+import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
 
+from headrace.state.measures import measures_of
 from headrace.state.models.model import Model
-from headrace.state.quality import Quality, Score, distance, running_sum
+from headrace.state.quality import NUMBERS, WINDOW, Quality, Score, running_sum, score_of
 from headrace.state.row_packing import PackedRows
 from headrace.state.seal import RowSeal
 
@@ -17,7 +19,6 @@ MODEL = "model"
 REASON_MAX = 1_000
 """The longest text that says why a model was taken out of its shard."""
 
-_WINDOW = 1_000
 _VERSIONS_MAX = 8
 
 
@@ -39,12 +40,12 @@ class FailedModel(msgspec.Struct, frozen=True):
 class ShardModel:
     """A model by its `name`. `faults` counts the records and labels on which it raised while another model answered."""
 
-    def __init__(self, name: str, model: Model) -> None:
+    def __init__(self, name: str, model: Model, measures: Sequence[str] = ()) -> None:
         self.name = name
         self.model = model
         self.faults = 0
-        self.quality = Quality(task=model.task)
-        self._recent: deque[float] = deque(maxlen=_WINDOW)
+        self.quality = Quality(task=model.task, measures=measures_of(model.task, measures))
+        self._recent: deque[float] = deque(maxlen=WINDOW)
 
     def tables(self) -> dict[str, int]:
         """Return the number of rows of each table in the store after a save."""
@@ -58,42 +59,60 @@ class ShardModel:
     def restore(self, state: bytes, *, quality: Quality, faults: int) -> None:
         """Load what a snapshot has of the model. Raises ModelError, and has then changed nothing."""
         self.model.load(state)
+        if quality.measures != self.quality.measures:
+            # Other measures were tallied: these begin anew.
+            begun = self.quality
+            quality = msgspec.structs.replace(quality, measures=begun.measures, tally=begun.tally, window=[])
         self.quality, self.faults = quality, faults
-        self._recent = deque(quality.recent, maxlen=_WINDOW)
+        self._recent = deque(quality.recent, maxlen=WINDOW)
 
-    def score(self, prediction: Any, label: Any, version: int) -> None:
-        """Score a prediction, by a `version` of the model, against its label.
+    def score(self, prediction: Any, label: Any, version: int, proba: Mapping[Any, float] | None = None) -> None:
+        """Score a prediction, by a `version` of the model, against its label; `proba` are its probabilities.
 
-        A prediction that is not a number is not scored, nor the None of a classifier that has learned no class yet.
+        A prediction that is not a number is not scored, nor the None of a model that can't say yet.
         """
         quality = self.quality
-        if quality.task == "regression":
-            error = distance(prediction, label)
-            if not error < float("inf"):
-                return
-            quality.squares += error * error
-        elif prediction is None:
+        if quality.task in {"anomaly", "clustering"}:
+            self._count_unscored(prediction, label)
             return
-        else:
-            error = 1.0 if prediction == label else 0.0
+        error = score_of(quality.task, prediction, label)
+        if not error < float("inf"):
+            return
+        chance = math.nan
+        if proba and quality.measures and quality.task != "multilabel":
+            chance = proba.get(True if quality.task == "binary" else label, 0.0)
+        quality.count(label, prediction, chance)
+        if quality.task in NUMBERS:
+            quality.squares += error * error
         quality.scored += 1
         quality.total += error
-        self._recent.append(float(error))
+        self._recent.append(error)
         score = self._version_score(version)
         if score is not None:
             score.scored += 1
-            score.total += float(error)
+            score.total += error
+
+    def _count_unscored(self, prediction: Any, label: Any) -> None:
+        """Count an answer that is neither right nor wrong; the label of a detector of values is no verdict."""
+        is_verdict = self.quality.task == "clustering" or isinstance(label, bool)
+        if is_verdict and prediction is not None and (self.quality.task == "clustering" or prediction[1] is not None):
+            self.quality.count(label, prediction)
+
+    def count_all(self, labels: Sequence[Any], answers: Sequence[Any], chances: Sequence[float]) -> None:
+        """Count many scored predictions for the configured measures, as `Quality.count` does for one."""
+        for label, answer, chance in zip(labels, answers, chances, strict=True):
+            self.quality.count(label, answer, chance)
 
     def score_all(self, scores: Any, version: int) -> None:
         """Add the scores of many predictions, as `score` does for one: float64, 0 or 1, or absolute errors."""
         if not len(scores):
             return
         quality = self.quality
-        if quality.task == "regression":
+        if quality.task in NUMBERS:
             quality.squares = float(running_sum(quality.squares, scores * scores))
         quality.scored += len(scores)
         quality.total = float(running_sum(quality.total, scores))
-        self._recent.extend(scores[-_WINDOW:].tolist())
+        self._recent.extend(scores[-WINDOW:].tolist())
         score = self._version_score(version)
         if score is not None:
             score.scored += len(scores)

@@ -213,6 +213,7 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
         "python": snapshot.python,
         **msgspec.structs.asdict(snapshot.counts),
         "quality": saved.quality.summary(),
+        "tallies": saved.quality.tallies(),
         **({"tables": snapshot.tables} if snapshot.tables else {}),
         **({"answers": snapshot.answers, "models": several} if several else {}),
         **({"failed": {name: one.reason for name, one in snapshot.failed.items()}} if snapshot.failed else {}),

@@ -48,7 +48,7 @@ def model_source(plan: ModelPlan, *, topic: str) -> str:
         f'"""The model for the topic {topic}. `headrace run` calls build() once for each partition."""\n\n'
         f"from river import {', '.join(modules)}\n\n\n"
         "def build():\n"
-        '    """Return any River classifier or regressor.\n\n'
+        '    """Return any River model.\n\n'
         "    It must build the same model each time, so give a seed to every part that draws random numbers. Define\n"
         f"    functions with a name at the top level of this file: a lambda can't be saved.{_wrapped(note)}\n"
         '    """\n'

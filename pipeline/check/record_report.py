@@ -14,7 +14,7 @@ from headrace.consumers.refusal import NO_KEY, Refusal
 from headrace.pipeline import assembly, model_factory
 from headrace.pipeline.check.field import type_of
 from headrace.pipeline.config.config import Config
-from headrace.state.models.learner import LabelError
+from headrace.state.models.label import LabelError
 
 _FIELDS_MAX = 40
 _VALUE_CHARACTERS_MAX = 40

@@ -28,6 +28,7 @@ from headrace.pipeline.status.report import total_lag
 from headrace.pipeline.storage import open_store
 from headrace.state.model_check import model_mismatch
 from headrace.state.models import learner
+from headrace.state.models.task import ModelError
 from headrace.state.store.health import probe
 from headrace.state.store.store_errors import StoreAway, StoreRefused
 
@@ -64,7 +65,7 @@ class _Failed(Exception):
         """Return the result of the check; with the configuration it names the address that did not answer."""
         error = self._error if config is None else explained(self._error, config)
         verdict = _VERDICTS.get(getattr(error, "status", 0), "wrong")
-        if isinstance(error, ConfigError | SettingsRefused | learner.ModelError):
+        if isinstance(error, ConfigError | SettingsRefused | ModelError):
             verdict = "misconfigured"
         advice = "start it, or check its address" if verdict == "away" else str(getattr(error, "hint", ""))
         return CheckResult(self._check, verdict, str(error), advice)
@@ -122,8 +123,8 @@ def _model(config: Config, built: list[learner.RiverLearner]) -> Iterator[CheckR
         names = ", ".join(built[0].unread)
         hint = "deploy the .py files as well"
         yield CheckResult("model", "warning", f"no source of {names}: a change of it goes unnoticed", hint)
-    if built[0].unseeded:
-        yield CheckResult("model", "warning", "the model draws random numbers without a seed", "give it one: seed=1")
+    for remark in built[0].remarks:
+        yield CheckResult("model", "warning", remark)
 
 
 def _kafka(config: Config, model: list[learner.RiverLearner]) -> Iterator[CheckResult]:

@@ -23,7 +23,7 @@ from river import compose, linear_model, optim, preprocessing
 
 
 def build():
-    """Return any River classifier or regressor.
+    """Return any River model.
 
     It must build the same model each time: if the snapshots are lost, the model is learned again from the log. So
     give a seed to every part that draws random numbers, for example forest.ARFClassifier(seed=1). Define functions

@@ -19,7 +19,7 @@ from headrace.pipeline.storage import open_store
 from headrace.state.keyed.key_row import read_row
 from headrace.state.keyed.keyring import TABLE as KEYS
 from headrace.state.loaded_model import ModelMismatch, ModelMissing, find_row, find_snapshot
-from headrace.state.models.learner import ModelError
+from headrace.state.models.task import ModelError
 from headrace.state.shard_model import MODEL, table_name
 from headrace.state.shared.mix_store import MixDamaged, MixStore
 from headrace.state.store.store import Store

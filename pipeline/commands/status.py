@@ -4,6 +4,7 @@ It changes nothing and does not join the group. It answers within seconds, even 
 """
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -75,11 +76,25 @@ def _layout(report: Report) -> Group:
         parts.append(Text("labels: " + " · ".join(f"{name} {count:,}" for name, count in labels.items())))
     if report.quality:
         parts.append(Text(" · ".join(f"{name.replace('_', ' ')} {_figure(v)}" for name, v in report.quality.items())))
+    if report.confusion:
+        parts += ["", _confusion(report.confusion)]
     if report.partitions:
         parts += ["", _partitions(report)]
     if report.workers:
         parts += ["", _workers(report)]
     return Group(*parts)
+
+
+def _confusion(confusion: Mapping[str, Mapping[str, int]]) -> Table:
+    """Return the counts of answers, a row for each label."""
+    answers = list(dict.fromkeys([*confusion, *(answer for row in confusion.values() for answer in row)]))
+    table = Table(box=None, pad_edge=False)
+    table.add_column("label")
+    for answer in answers:
+        table.add_column(f"answered {answer}", justify="right")
+    for label, row in confusion.items():
+        table.add_row(label, *(f"{row.get(answer, 0):,}" for answer in answers))
+    return table
 
 
 def _partitions(report: Report) -> Table:

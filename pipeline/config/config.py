@@ -47,6 +47,7 @@ from headrace.pipeline.config.sections import (
     MetricsConfig,
     MixConfig,
     ModelConfig,
+    QualityConfig,
     RedisConfig,
     SchemaConfig,
     SinksConfig,
@@ -102,6 +103,7 @@ class Config(BaseSettings):
     model: ModelConfig = ModelConfig()  # type: ignore[call-arg]
     labels: LabelsConfig = LabelsConfig()  # type: ignore[call-arg]
     keys: KeysConfig = KeysConfig()  # type: ignore[call-arg]
+    quality: QualityConfig = QualityConfig()  # type: ignore[call-arg]
     delivery: DeliveryConfig = DeliveryConfig()  # type: ignore[call-arg]
     batch: BatchConfig = BatchConfig()  # type: ignore[call-arg]
     records: RecordsConfig = RecordsConfig()  # type: ignore[call-arg]

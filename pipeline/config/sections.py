@@ -241,6 +241,7 @@ class ModelConfig(Section):
     scope: Literal["partition", "key", "global"] = Field(
         "partition", description="One model for each partition, one for each key, or one for all workers (global)."
     )
+    horizon: int = Field(1, ge=1, le=1_000, description="Number of values that a forecaster predicts.")
     trusted_packages: tuple[str, ...] = Field(
         (),
         description="Packages beside River whose objects the model creates only while it learns.",
@@ -263,6 +264,16 @@ class KeysConfig(Section):
     silent: Seconds | None = Field(
         None,
         description="Forget a key that sends nothing for this long, in event time. Without it, no key is forgotten.",
+    )
+
+
+class QualityConfig(Section):
+    """How good the predictions are."""
+
+    measures: tuple[str, ...] = Field(
+        (),
+        description="River's metrics to show, of all predictions and of the last 1,000, such as F1, ROCAUC or R2. "
+        "Without it: accuracy, or the errors of numbers, or ROCAUC for anomalies.",
     )
 
 

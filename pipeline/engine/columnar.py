@@ -17,8 +17,9 @@ from headrace.consumers.record import Event, RecordDecoder, Skipped
 from headrace.consumers.record_batch import RecordBatch
 from headrace.consumers.refusal import Refusal
 from headrace.pipeline.engine.key_column import KeyColumn
-from headrace.pipeline.engine.label_column import LabelColumn, decided, needs_answers, score
+from headrace.pipeline.engine.label_column import LabelColumn, answers_of, decided, score
 from headrace.pipeline.engine.outputs import PartitionOutputs
+from headrace.pipeline.engine.raised import refusal_of
 from headrace.pipeline.engine.shadow_batch import ShadowBatch
 from headrace.producers import prediction, replay_proof
 from headrace.producers.fastjson import encoder
@@ -86,7 +87,7 @@ class ColumnarEngine:
         if _is_long(ids, [*model.classes, *labels.met], more=max(map(len, features.values()), default=0)):
             return None
         met: Mapping[str, Any] = {} if keys is None else keys.met(good)
-        answers = model.learn_batch(columns, labels.values[good], silent=silent and not needs_answers(model), **met)
+        answers = answers_of(shard.answering, columns, labels.values[good], silent=silent, **met)
         if answers is None:
             return None
         answers = decided(model, answers, self._form)
@@ -167,8 +168,7 @@ class ColumnarEngine:
             event = events.get(position) or self._decoder.decode(batch.record(position))
             assert isinstance(event, Event)
             error = model.fault(code, event.features)
-            words = f"the model raised {type(error).__name__}: {error}"
-            refusals[position] = Refusal("learn_failed", "learn", words)
+            refusals[position] = refusal_of(error)
         return good[fault == 0], answers.only(fault == 0)
 
     def _lines(

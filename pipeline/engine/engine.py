@@ -28,6 +28,7 @@ from headrace.pipeline.engine.interleaved import InterleavedEngine
 from headrace.pipeline.engine.join import LabelsStep
 from headrace.pipeline.engine.outputs import EncodePrediction, PartitionOutputs
 from headrace.pipeline.engine.prepared_record import PreparedRecord
+from headrace.pipeline.engine.raised import refusal_of
 from headrace.pipeline.engine.record_steps import RecordSteps
 from headrace.producers import prediction, replay_proof
 from headrace.producers.output import DEAD_LETTERS, PREDICTIONS, OutputRecords
@@ -237,10 +238,10 @@ class Engine:
         if not isinstance(prepared, PreparedRecord):
             return prepared
         # A function of the user's own may change the features in its hands; an undo learns them as they came.
-        given, key, label = prepared.event.features, record.key or b"", prepared.label
+        given, key, label = prepared.event.features, record.key or b"", prepared.label_for(shard.model)
         features = given.copy()
         try:
-            answer, proba = shard.model.predict(given, key)
+            answer, proba = shard.model.predict(given, key, label=prepared.truth)
             answer = self._steps.form.decide(answer, proba)
             value = self._steps.encode(prepared, answer, proba, model=model, now_ms=now_ms, features=features)
             # Less what is another in each run: a relearning must come to the same verdict.
@@ -252,12 +253,12 @@ class Engine:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 a model may raise anything, and none of it may stop the stream
             shard.model.undo(key)
-            return Refusal("learn_failed", "learn", f"the model raised {type(error).__name__}: {error}")
+            return refusal_of(error)
         if size > prediction.BYTES_MAX:
             shard.model.undo(key)
             return Refusal("too_large", "learn", f"its prediction would have {len(value)} bytes")
         shard.model.keep(features, label, key)
-        self._steps.done(shard, prepared, value, answer, outputs, version=model.version)
+        self._steps.done(shard, prepared, value, answer, outputs, proba=proba, version=model.version)
         others = shadows.take(shard, prepared, features, form=self._steps.form) if shard.shadows else {}
         if shard.labels is not None:
             answers = shadows.answers_for_entry(shard, answer, others)

@@ -111,7 +111,7 @@ class InterleavedEngine:
                 value = self._steps.encode(step.prepared, answer, proba, model=version, now_ms=now_ms)
                 if step.entry is not None:
                     step.entry.answer = plain(answer)
-                self._steps.done(shard, step.prepared, value, answer, outputs, version=version.version)
+                self._steps.done(shard, step.prepared, value, answer, outputs, proba=proba, version=version.version)
         return [step if isinstance(step, Skipped | Refusal) else None for step in plan.steps], raised is not None
 
     def _plan(self, shard: Shard, records: Sequence[Record]) -> Plan:
@@ -148,7 +148,7 @@ class InterleavedEngine:
             prepared = self._steps.prepare(shard, record)
             if not isinstance(prepared, PreparedRecord):
                 return prepared
-            value, label = self._steps.keep(prepared, prepared.event.features), prepared.label
+            value, label = self._steps.keep(prepared, prepared.event.features), prepared.truth
             step = PredictedRecord(prepared, self._join.note(shard, prepared, kept=value, answer=None), row)
         plan.values.append(value)
         plan.labels.append(label)

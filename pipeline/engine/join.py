@@ -15,10 +15,11 @@ from headrace.consumers.record import (
 from headrace.consumers.refusal import Refusal
 from headrace.pipeline.engine import shadows
 from headrace.pipeline.engine.prepared_record import PreparedRecord
+from headrace.pipeline.engine.raised import refusal_of
 from headrace.state.event_time import StrayTime
 from headrace.state.labels.join_entry import Entry
 from headrace.state.labels.label_join import Labels
-from headrace.state.models.learner import LabelError
+from headrace.state.models.label import LabelError
 from headrace.state.shard import Shard
 from headrace.state.store.store_errors import STORE_ERRORS
 
@@ -53,7 +54,7 @@ class LabelsStep:
         """
         labels, record, event = shard.labels, prepared.record, prepared.event
         assert labels is not None
-        if prepared.label is None and prepared.labelled:
+        if prepared.truth is None and prepared.labelled:
             # Its label was learned under this id, or at the offset from which the record was replayed, or waits there.
             return None
         at_ms = labels.event_ms(None if event.ts is msgspec.UNSET else event.ts, record.timestamp_ms)
@@ -61,12 +62,12 @@ class LabelsStep:
             at_ms=at_ms, logged_ms=record.timestamp_ms, order=record.offset, value=kept, key=record.key,
             answer=answer, version=shard.model_version,
         )  # fmt: skip
-        if prepared.label is None:
+        if prepared.truth is None:
             labels.add_waiting(prepared.id, entry)
         else:
-            labels.add_learned(prepared.id, entry, prepared.label, own=prepared.has_label)
+            labels.add_learned(prepared.id, entry, prepared.truth, own=prepared.has_label)
         self.end_waits(shard, labels)
-        return entry if prepared.label is None else None
+        return entry if prepared.truth is None else None
 
     def pass_time(self, shard: Shard, record: Record, ts: int | msgspec.UnsetType) -> None:
         """Let the time of a record pass, and give what was waited for too long the outcome that is configured."""
@@ -117,7 +118,7 @@ class LabelsStep:
         except (Exception, SystemExit) as error:  # noqa: BLE001 a model may raise anything, and none of it may stop the stream
             shard.model.undo(entry.key or b"")
             labels.tally.refused += 1
-            return Refusal("learn_failed", "join", f"the model raised {type(error).__name__}: {error}")
+            return refusal_of(error, "join")
         self.score(shard, matched, delays_ms)
         if shard.shadows:
             features = self._decoder.features(entry.value)
@@ -167,6 +168,9 @@ class LabelsStep:
         self.end_waits(shard, labels)
 
     def _learn(self, shard: Shard, entry: Entry, label: Any) -> None:
+        if shard.model.can.unlabelled:
+            # It learned the features when they were read; their label only scores.
+            return
         features, key = self._decoder.features(entry.value), entry.key or b""
         shard.model.learn(features.copy(), label, key)
         shard.model.keep(features, label, key, predicted=False)

@@ -1,5 +1,6 @@
 """The labels of a batch as one model takes them, and the scores of that model's answers to them."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,9 +11,10 @@ from headrace.consumers.fastjson.scan import Scan
 from headrace.consumers.record import Event
 from headrace.consumers.refusal import Refusal
 from headrace.producers.prediction import PredictionForm
-from headrace.state.models.columns import BOOLEAN, STRING, Answers
-from headrace.state.models.learner import LabelError
+from headrace.state.models.columns import BOOLEAN, STRING, Answers, Columns
+from headrace.state.models.label import LabelError
 from headrace.state.models.model import Model
+from headrace.state.quality import storable
 from headrace.state.shard_model import ShardModel
 
 _NO_LABEL = -1
@@ -75,6 +77,8 @@ def score(one: ShardModel, answers: Answers, truths: Any, version: int) -> int:
     """Score the answers of a model to the labels that it learned; return the number of labels."""
     known = ~np.isnan(truths)
     truths = truths[known]
+    if len(truths):
+        _count(one, answers.only(known), truths)
     if one.model.task == "regression":
         # As Python's own numbers, these grow to infinity and say nothing of it.
         with np.errstate(over="ignore", invalid="ignore"):
@@ -88,9 +92,45 @@ def score(one: ShardModel, answers: Answers, truths: Any, version: int) -> int:
     return len(truths)
 
 
-def needs_answers(model: Model) -> bool:
-    """Return whether the answers of a batch are needed where nobody reads them: the class that is chosen is scored."""
-    return model.task == "multiclass"
+def _count(one: ShardModel, answers: Answers, truths: Any) -> None:
+    """Count the answers to labels for the measures; without configured ones, for the confusion matrix."""
+    quality, task = one.quality, one.model.task
+    if quality.measures:
+        one.count_all(*_listed(one.model, answers, truths))
+    elif task == "binary":
+        for pair, times in enumerate(np.bincount((2 * truths + answers.chosen).astype(np.int64), minlength=4).tolist()):
+            if times:
+                quality.tally.count(pair > 1, pair % 2 == 1, times)
+    elif task == "multiclass":
+        classes, told = one.model.classes, answers.value >= 0
+        pairs = truths[told].astype(np.int64) * len(classes) + answers.value[told].astype(np.int64)
+        for pair, times in zip(*map(np.ndarray.tolist, np.unique(pairs, return_counts=True)), strict=True):
+            label, answer = divmod(pair, len(classes))
+            quality.tally.count(storable(classes[label]), storable(classes[answer]), times)
+
+
+def _listed(model: Model, answers: Answers, truths: Any) -> tuple[list[Any], list[Any], list[float]]:
+    """Return the labels, the answers to them, and the probabilities of true, or of the label; NaN for none."""
+    count = len(truths)
+    if model.task == "regression":
+        told = np.abs(answers.value - truths) < np.inf
+        return truths[told].tolist(), answers.value[told].tolist(), [math.nan] * int(told.sum())
+    if model.task == "binary":
+        chances = answers.value if model.has_proba else np.full(count, np.nan)
+        return (truths == 1.0).tolist(), (answers.chosen == 1).tolist(), chances.tolist()
+    classes, labels, listed, shares = model.classes, [], [], []
+    for row in np.flatnonzero(answers.value >= 0).tolist():
+        answer, proba = model.answer(answers, row)
+        labels.append(classes[int(truths[row])])
+        listed.append(answer)
+        shares.append(math.nan if not proba else proba.get(labels[-1], 0.0))
+    return labels, listed, shares
+
+
+def answers_of(one: ShardModel, columns: Columns, labels: Any, *, silent: bool, **met: Any) -> Answers | None:
+    """Let a model learn a batch; with `silent` nobody reads its answers, but for those that are scored."""
+    is_silent = silent and one.model.task != "multiclass" and not one.quality.measures
+    return one.model.learn_batch(columns, labels, silent=is_silent, **met)
 
 
 def decided(model: Model, answers: Answers, form: PredictionForm) -> Answers:

@@ -17,7 +17,8 @@ from headrace.pipeline.engine.prepared_record import PreparedRecord
 from headrace.producers import prediction, replay_proof
 from headrace.producers.prediction import PredictionForm
 from headrace.state.event_time import StrayTime
-from headrace.state.models.learner import LabelError
+from headrace.state.models.label import LabelError
+from headrace.state.models.model import Anomaly
 from headrace.state.shard import Shard
 
 
@@ -58,7 +59,9 @@ class RecordSteps:
             label = None
         if shard.labels is not None:
             label = self._join.truth(shard, shard.labels, id_, label)
-        return PreparedRecord(record, event, id_, label, replay.learned or has_label, has_label)
+        return PreparedRecord(
+            record, event, id_, label, replay.learned or has_label, has_label, withheld=replay.learned
+        )
 
     def _pass_time(self, shard: Shard, record: Record, event: Event) -> None:
         """Note the time of a record, and of its key."""
@@ -84,10 +87,11 @@ class RecordSteps:
         features: Mapping[str, Any] | None = None,
     ) -> bytes:
         """Return the prediction of a record as JSON; `features` are those that the model was given."""
-        record = prepared.record
+        record, scored = prepared.record, isinstance(answer, Anomaly)
         return prediction.encode(
             id_=prepared.id,
-            prediction=answer,
+            prediction=answer.verdict if scored else answer,
+            score=answer.score if scored else msgspec.UNSET,
             proba=proba,
             model=model,
             source=prediction.SourceRecord(self._topic, record.partition, record.offset),
@@ -107,12 +111,14 @@ class RecordSteps:
         answer: Any,
         outputs: PartitionOutputs,
         *,
+        proba: Mapping[Any, Any] | None,
         version: int,
     ) -> None:
-        """Score the answer if its label was learned, and add the prediction to the outputs."""
-        if prepared.label is not None:
-            shard.counts.learned += 1
-            shard.answering.score(answer, prepared.label, version)
+        """Score the answer if its label is there, and add the prediction to the outputs."""
+        is_learned = prepared.label_for(shard.model) is not None
+        shard.counts.learned += is_learned
+        if prepared.truth is not None:
+            shard.answering.score(answer, prepared.truth, version, proba)
         record = prepared.record
         outputs.predictions.add(record.key, value, prediction.trace(record.headers))
-        outputs.labelled.append(prepared.label is not None or shard.labels is not None or prepared.has_label)
+        outputs.labelled.append(is_learned or shard.labels is not None or prepared.has_label)

@@ -12,8 +12,9 @@ from headrace.consumers.record_batch import RecordBatch
 from headrace.consumers.refusal import Refusal
 from headrace.pipeline.engine import shadows
 from headrace.pipeline.engine.key_column import KeyColumn
-from headrace.pipeline.engine.label_column import LabelColumn, decided, needs_answers, score
+from headrace.pipeline.engine.label_column import LabelColumn, answers_of, decided, score
 from headrace.producers.prediction import PredictionForm
+from headrace.state.models.model import Unlabelled
 from headrace.state.shard import Shard
 from headrace.state.shard_model import ShardModel
 from headrace.state.store.store_errors import STORE_ERRORS
@@ -67,8 +68,7 @@ class ShadowBatch:
         met: Mapping[str, Any] = {} if keys is None else keys.met(good[taken])
         truths = labels.values[good[taken]]
         try:
-            is_silent = silent and not needs_answers(model)
-            answers = model.learn_batch(columns.only(rows[taken]), truths, silent=is_silent, **met)
+            answers = answers_of(one, columns.only(rows[taken]), truths, silent=silent, **met)
         except STORE_ERRORS:
             raise
         except Exception as error:  # noqa: BLE001 a shadow stops nothing
@@ -97,7 +97,9 @@ class ShadowBatch:
             assert isinstance(event, Event)
             shadows.meet(shard, keyed, record, event.ts)
             if position in good:
-                is_learned = event.label is not msgspec.UNSET and position not in self._withheld
+                is_learned = position not in self._withheld
+                label = event.label if is_learned and event.label is not msgspec.UNSET else None
+                at_ms = record.timestamp_ms if event.ts is msgspec.UNSET else event.ts
+                unlabelled = Unlabelled(at_ms) if is_learned else None
                 for one in singly:
-                    label = event.label if is_learned else None
-                    shadows.take_one(shard, one, event.features, label, record.key, form=form)
+                    shadows.take_one(shard, one, event.features, label, unlabelled, key=record.key, form=form)

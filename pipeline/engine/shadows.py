@@ -17,6 +17,7 @@ from headrace.pipeline.engine.prepared_record import PreparedRecord
 from headrace.producers import prediction
 from headrace.producers.prediction import PredictionForm
 from headrace.state.labels.join_entry import RAISED, Entry, plain, unboxed
+from headrace.state.models.model import Unlabelled
 from headrace.state.shard import Shard
 from headrace.state.shard_model import MODEL, ShardModel
 from headrace.state.store.store_errors import STORE_ERRORS
@@ -39,36 +40,48 @@ def take(shard: Shard, prepared: PreparedRecord, features: dict[str, Any], *, fo
 
     `features` are the event's as they came. Each model brings its label, as it came, into a form of its own.
     """
-    label, key = prepared.label, prepared.record.key
-    raw = prepared.event.label if label is not None and prepared.has_label else label
-    return {one.name: take_one(shard, one, features, raw, key, form=form) for one in shard.shadows}
+    truth, key = prepared.truth, prepared.record.key
+    raw = prepared.event.label if truth is not None and prepared.has_label else truth
+    unlabelled = None if prepared.withheld else Unlabelled(prepared.at_ms)
+    return {one.name: take_one(shard, one, features, raw, unlabelled, key=key, form=form) for one in shard.shadows}
 
 
 def answers_for_entry(shard: Shard, answer: Any, others: Mapping[str, Any]) -> Any:
     """Return the answer that was sent, and those of the shadows, as the entry of features that wait has them."""
     if not others and shard.answering.name == MODEL:
-        return answer
+        return plain(answer)
     return {shard.answering.name: plain(answer), **others}
 
 
 def take_one(
-    shard: Shard, one: ShardModel, features: dict[str, Any], label: Any, key: bytes | None, *, form: PredictionForm
+    shard: Shard,
+    one: ShardModel,
+    features: dict[str, Any],
+    label: Any,
+    unlabelled: Unlabelled | None,
+    *,
+    key: bytes | None,
+    form: PredictionForm,
 ) -> Any:
-    """Do as `take` for one shadow, with a label as it came; return its answer, or `RAISED`."""
+    """Do as `take` for one shadow, with a label as it came; return its answer, or `RAISED`.
+
+    A shadow that learns without labels learns `unlabelled` instead, if that is there.
+    """
 
     def step() -> Any:
         if key is None and one.model.can.keys:
             raise ValueError("the record has no key")
-        own = None if label is None else one.model.label(label)
+        truth = None if label is None else one.model.label(label)
+        own = unlabelled if one.model.can.unlabelled else truth
         # A function of the user's own may change the features in its hands.
         given = features.copy()
-        answer, proba = one.model.predict(given, key or b"")
+        answer, proba = one.model.predict(given, key or b"", label=truth)
         answer = _bounded(form.decide(answer, proba) if one.model.task == "binary" else answer)
         if own is not None:
             one.model.learn(given, own, key or b"")
         one.model.keep(features.copy(), own, key or b"")
-        if own is not None:
-            one.score(unboxed(answer), own, shard.model_version)
+        if truth is not None:
+            one.score(unboxed(answer), truth, shard.model_version)
         return answer
 
     return _guarded(shard, one, key, step)
@@ -83,8 +96,9 @@ def learn(shard: Shard, entry: Entry, features: dict[str, Any], label: Any, *, s
 
         def step(one: ShardModel = one, answer: Any = answer) -> None:
             own, key = one.model.label(label), entry.key or b""
-            one.model.learn(features.copy(), own, key)
-            one.model.keep(features.copy(), own, key, predicted=False)
+            if not one.model.can.unlabelled:
+                one.model.learn(features.copy(), own, key)
+                one.model.keep(features.copy(), own, key, predicted=False)
             if scored:
                 one.score(answer, own, entry.version)
 

@@ -7,8 +7,8 @@ STATUS = {"running": 200, "relearning": 200, "paused": 503, "stopped": 0, "unkno
 
 _WAITS = "Nothing is lost and nothing is sent twice. The stream goes on by itself when it answers."
 _FLOOD = (
-    "Nearly every record is bad. Repair the producer and start again, or set dlq.flood_guard = false to send them to "
-    "the dead letters."
+    "Nearly every record is refused, for the reason above. Correct that and start again, or set dlq.flood_guard = "
+    "false to send them to the dead letters."
 )
 _ADVICE = {
     "store": (_WAITS, "headrace doctor"),

@@ -14,7 +14,7 @@ from headrace.pipeline.status.reader import StoreAnswer
 from headrace.pipeline.storage import open_store
 from headrace.state.compiled.description import describe
 from headrace.state.loaded_model import find_snapshot
-from headrace.state.models.learner import ModelError
+from headrace.state.models.task import ModelError
 from headrace.state.shard_model import MODEL
 from headrace.state.snapshot import Snapshot
 

@@ -20,7 +20,7 @@ from headrace.state import snapshot as snapshots
 from headrace.state.labels.label_join import TABLE as LABELS
 from headrace.state.labels.label_join import LabelRules, Labels
 from headrace.state.model_check import model_mismatch
-from headrace.state.models.learner import ModelError
+from headrace.state.models.task import ModelError
 from headrace.state.row_packing import TableDamaged, TableVersion
 from headrace.state.shard import Shard
 from headrace.state.shard_model import ShardModel, table_name
@@ -60,7 +60,15 @@ class ShardMaker:
             _ = self._models.replica.local
         model = self._models.make(partition)
         shadows = {name: make(partition) for name, make in self._models.shadows.items()}
-        return Shard(model, partition=partition, start=start[0], shadows=shadows, labels=labels, labels_start=start[1])
+        return Shard(
+            model,
+            partition=partition,
+            start=start[0],
+            shadows=shadows,
+            labels=labels,
+            labels_start=start[1],
+            measures=self._models.measures,
+        )
 
     def restore(self, snapshot: Snapshot, version: int, labels_start: int) -> ShardStart:
         """Return the shard of a snapshot; its rows come with `bring_tables`.

@@ -206,5 +206,7 @@ _SKIPPED = b'{"skipped":true}'
 
 def _line(answer: Answered, model: bytes) -> bytes:
     if answer.proba:
-        return b'{"id":%b,"prediction":%b,"proba":%b,"model":%b}' % (*answer, model)
+        return b'{"id":%b,"prediction":%b,"proba":%b,"model":%b}' % (answer.id, answer.prediction, answer.proba, model)
+    if answer.score:
+        return b'{"id":%b,"prediction":%b,"score":%b,"model":%b}' % (answer.id, answer.prediction, answer.score, model)
     return b'{"id":%b,"prediction":%b,"model":%b}' % (answer.id, answer.prediction, model)

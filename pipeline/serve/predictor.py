@@ -16,10 +16,11 @@ from headrace.consumers.record import Event, Record, RecordDecoder, Skipped
 from headrace.consumers.record_batch import RecordBatch
 from headrace.consumers.refusal import Refusal
 from headrace.pipeline.engine.label_column import decided
+from headrace.pipeline.engine.raised import refusal_of
 from headrace.pipeline.serve.models.served_model import ServedModel
-from headrace.producers.prediction import PredictionForm, class_name, encode_plain
+from headrace.producers.prediction import PredictionForm, by_name, class_name, encode_plain
 from headrace.state.models.columns import Answers
-from headrace.state.models.model import Model
+from headrace.state.models.model import Anomaly, Model
 
 # Up to this number of records, the columns cost more than they save: for a model that River runs singly, and for keys.
 _FEW = 16
@@ -32,11 +33,15 @@ _WORDS_MAX = 65_536
 
 
 class Answered(NamedTuple):
-    """The answer to one record, each part as JSON; `proba` is empty where the model has no probabilities."""
+    """The answer to one record, each part as JSON.
+
+    `proba` is empty where the model has no probabilities, and `score` where it is no anomaly detector.
+    """
 
     id: bytes
     prediction: bytes
     proba: bytes
+    score: bytes = b""
 
 
 PredictionOutcome = Answered | Refusal | Skipped
@@ -104,11 +109,13 @@ class Predictor:
                 model.recall(key or b"")
             return self._answered(event, *model.predict(event.features, key or b""))
         except (Exception, SystemExit) as error:  # noqa: BLE001 a model may raise anything
-            return _raised(error)
+            return refusal_of(error)
 
     def _answered(self, event: Event, prediction: Any, proba: Mapping[Any, Any] | None) -> Answered:
         prediction = self._form.decide(prediction, proba)
-        named = b"" if proba is None else encode_plain({class_name(label): p for label, p in proba.items()})
+        named = b"" if proba is None else encode_plain(by_name(proba))
+        if isinstance(prediction, Anomaly):
+            return Answered(_id(event), encode_plain(prediction.verdict), named, encode_plain(prediction.score))
         return Answered(_id(event), encode_plain(prediction), named)
 
     def _many(self, model: Model, values: Sequence[bytes], keys: Sequence[bytes | None]) -> list[PredictionOutcome]:
@@ -131,13 +138,13 @@ class Predictor:
         ids = _ids(scan, events)
         lines = _encoded(model, answers)
         if good is None and not answers.fault.any():
-            return list(map(Answered._make, zip(ids, *lines, strict=True)))
+            return list(map(Answered, ids, *lines))
         outcomes = outcomes or [None] * count
         faults = answers.fault.tolist()
         for at, fault, prediction, proba in zip(places, faults, *lines, strict=True):
             outcomes[at] = Answered(ids[at], prediction, proba)
             if fault:
-                outcomes[at] = _raised(model.fault(fault, self._features(batch, events, at)))
+                outcomes[at] = refusal_of(model.fault(fault, self._features(batch, events, at)))
         return outcomes
 
     def _read(self, batch: RecordBatch, scan: Scan, outcomes: list[Any]) -> dict[int, Event]:
@@ -200,7 +207,3 @@ def _several(prediction: Any, proba: Mapping[Any, float] | None, *, has_proba: b
 def _numbers(values: Any) -> list[bytes]:
     """Return numbers as JSON; those that are not finite are null."""
     return msgspec.json.encode(values.tolist())[1:-1].split(b",") if len(values) else []
-
-
-def _raised(error: BaseException) -> Refusal:
-    return Refusal("learn_failed", "learn", f"the model raised {type(error).__name__}: {error}")

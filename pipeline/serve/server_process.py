@@ -38,7 +38,7 @@ from headrace.pipeline.serve.predictor import Predictor
 from headrace.pipeline.serve.protocols.routes import OPEN_PATHS, Routes
 from headrace.pipeline.serve.request_body import BodyReader
 from headrace.pipeline.storage import open_store
-from headrace.state.models.learner import ModelError
+from headrace.state.models.task import ModelError
 from headrace.state.store.store import Store
 
 log = structlog.get_logger("headrace")

@@ -79,6 +79,8 @@ class StoreAnswers:
         answer = {"id": _plain(outcome.id), "prediction": _plain(outcome.prediction)}
         if outcome.proba:
             answer["proba"] = _plain(outcome.proba)
+        if outcome.score:
+            answer["score"] = _plain(outcome.score)
         return {**answer, "model": _plain(served.encode(time.monotonic(), self._config.serve.freshness))}
 
     def _choose(self, record: AskedRecord) -> ServedModel | Problem:

@@ -10,6 +10,8 @@ import msgspec
 
 from headrace.consumers.group_offsets import PartitionOffsets
 from headrace.pipeline.recovery import offset_metadata
+from headrace.state.measures import Tally, merged, values
+from headrace.state.quality import RECENT
 
 PipelineState = Literal["running", "paused", "relearning", "stopped"]
 Note = Mapping[str, Any]
@@ -77,6 +79,7 @@ class LabelTotals(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """The state of a pipeline. A field is None if it is not known now; `labels` is None without a labels topic.
 
+    `confusion` counts the answers of a classifier by label; it is None for other models, and for too many classes.
     `warnings` are the workers' warnings about the stream.
     """
 
@@ -88,6 +91,7 @@ class Report(msgspec.Struct, frozen=True):
     labels: LabelTotals | None
     partitions: Sequence[Partition]
     quality: Mapping[str, float] | None
+    confusion: Mapping[str, Mapping[str, int]] | None
     workers: Sequence[Mapping[str, Any]]
     warnings: Sequence[str] = ()
 
@@ -116,6 +120,7 @@ def summarise(name: str, seen: Observations) -> Report:
     """Build the report of the pipeline `name`."""
     state, reason = _state(seen)
     places, snapshots = seen.places, seen.snapshots or {}
+    tallies = _tallies(seen)
     numbers = sorted(snapshots if places is None else places)
     return Report(
         name=name,
@@ -125,7 +130,8 @@ def summarise(name: str, seen: Observations) -> Report:
         counts=None if places is None else _totals(places.values()),
         labels=None if places is None else _label_totals(places.values()),
         partitions=[_partition(number, (places or {}).get(number), snapshots.get(number)) for number in numbers],
-        quality=_quality(seen),
+        quality=_quality(seen, tallies),
+        confusion=(merged([one for one, _ in tallies.values()]).matrix() if tallies else None) or None,
         warnings=list(dict.fromkeys(warning for note in seen.workers for warning in note.get("warnings") or ())),
         workers=[
             {**_WORKER_DEFAULTS, **{name: note[name] for name in _WORKER_FIELDS if name in note}}
@@ -214,8 +220,35 @@ def _partition(number: int, place: PartitionOffsets | None, snapshot: Note | Non
     return Partition(number, place.committed, saved, place.lag, 0 if last is None else last.learned)
 
 
-def _quality(seen: Observations) -> dict[str, float] | None:
-    summaries = {number: note.get("quality", {}) for number, note in (seen.snapshots or {}).items()}
+def _quality(seen: Observations, tallies: "_Tallies") -> dict[str, float] | None:
+    summaries = _newest(seen, "quality")
+    if not summaries and seen.snapshots is None:
+        return None
+    measures = dict.fromkeys(name for note in _newest(seen, "tallies").values() for name in note.get("measures", ()))
+    both = list(tallies.values())
+    whole, recent = merged([one for one, _ in both]), merged([one for _, one in both])
+    measured = values(whole, measures) | values(recent, measures, RECENT)
+    return {**combine(list(summaries.values())), **measured}
+
+
+_Tallies = Mapping[int, tuple[Tally, Tally]]
+"""The tallies of each partition: of all scored predictions, and of the last 1,000."""
+
+
+def _tallies(seen: Observations) -> _Tallies:
+    found = {}
+    for number, note in _newest(seen, "tallies").items():
+        try:
+            found[number] = (msgspec.convert(note["all"], Tally), msgspec.convert(note["recent"], Tally))
+        except (KeyError, msgspec.ValidationError):
+            # Another release may have written the note.
+            continue
+    return found
+
+
+def _newest(seen: Observations, name: str) -> dict[int, Any]:
+    """Return a field of the notes by partition: of the living workers, or else of the newest snapshots."""
+    found = {number: note.get(name) or {} for number, note in (seen.snapshots or {}).items()}
     for note in seen.workers:
-        summaries.update({int(number): summary for number, summary in (note.get("quality") or {}).items()})
-    return combine(list(summaries.values())) if summaries or seen.snapshots is not None else None
+        found.update({int(number): told for number, told in (note.get(name) or {}).items()})
+    return found

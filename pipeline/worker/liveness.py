@@ -170,6 +170,7 @@ class StatusReporter:
             "relearn_rate": round(self._relearn_rate),
             "epochs": {str(shard.partition): shard.epoch for shard in self._shards.values()},
             "quality": {str(shard.partition): shard.quality_now().summary() for shard in self._shards.values()},
+            "tallies": {str(shard.partition): shard.quality_now().tallies() for shard in self._shards.values()},
         }
 
 

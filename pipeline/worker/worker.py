@@ -54,6 +54,7 @@ from headrace.pipeline.worker.wiring import Wiring
 from headrace.producers.record_size import SizeLimits
 from headrace.producers.sink import Sink, SinkRefused
 from headrace.state.models import learner
+from headrace.state.models.task import ModelError
 from headrace.state.store.address import parse
 from headrace.state.store.roster import Roster
 from headrace.state.store.store_errors import StoreAway, StoreLoginRefused, StoreRefused
@@ -292,7 +293,7 @@ def main(job: Job, tell: CauseReporter) -> int:
         console.hide(config.conceal)
         configure_logs(level=config.log.level, style=config.log.format)
         stopped = Worker(config, job, tell).run()
-    except (ConfigError, SettingsRefused, learner.ModelError) as error:
+    except (ConfigError, SettingsRefused, ModelError) as error:
         return _fail(error, EXIT_CONFIG)
     except (AddressError, ExtraMissing) as error:
         return _fail(error, EXIT_AWAY)

@@ -10,12 +10,14 @@ from typing import Any
 
 import msgspec
 
-from headrace.producers.formats.prediction_schema import PredictionFormat
+from headrace.producers.formats.prediction_schema import WITH_PROBA, PredictionFormat
 from headrace.producers.prediction import ModelVersion, SourceRecord, class_name
 
 _DOUBLE = struct.Struct("<d")
 _LONG_MIN, _LONG_END = -(1 << 63), 1 << 63
 _MORE = 0x80
+_BOOLEANS = frozenset({"binary", "anomaly"})
+_DOUBLES = frozenset({"regression", "recommendation"})
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -26,7 +28,8 @@ class _Line(msgspec.Struct, frozen=True):
     model: ModelVersion
     source: SourceRecord
     ts: int
-    proba: dict[str, float | None] | None = None
+    score: float | None = None
+    proba: dict[str, Any] | None = None
     features: dict[str, Any] | None = None
 
 
@@ -57,7 +60,9 @@ class PredictionEncoder:
             _text(source.topic) + _zigzag(source.partition) + _zigzag(source.offset),
             _zigzag(found.ts),
         ]
-        if self._task != "regression":
+        if self._task == "anomaly":
+            parts.append(b"\0" if found.score is None else b"\x02" + _double(found.score))
+        if self._task in WITH_PROBA:
             parts.append(b"\0" if found.proba is None else b"\x02" + _avro_map(found.proba, _double))
         if self._has_features:
             parts.append(_avro_map(found.features or {}, _avro_feature))
@@ -67,10 +72,14 @@ class PredictionEncoder:
         """Write an answer as the branch of the union that `prediction_schema` has for the task."""
         if answer is None:
             return b"\0"
-        if self._task == "binary":
+        if self._task in _BOOLEANS:
             return b"\x02\x01" if answer else b"\x02\0"
-        if self._task == "regression":
+        if self._task in _DOUBLES:
             return b"\x02" + _double(answer)
+        if self._task == "clustering":
+            return b"\x02" + _zigzag(answer)
+        if self._task == "forecasting":
+            return b"\x02" + _zigzag(len(answer)) + b"".join(map(_double, answer)) + b"\0"
         if isinstance(answer, bool):
             return b"\x06\x01" if answer else b"\x06\0"
         if isinstance(answer, int) and _LONG_MIN <= answer < _LONG_END:
@@ -88,6 +97,8 @@ class PredictionEncoder:
             _bytes(4, source),
             _number(5, found.ts),
         ]
+        if self._task == "anomaly" and found.score is not None:
+            parts.append(_fixed(8, found.score))
         for name, share in (found.proba or {}).items():
             parts.append(_bytes(6, _string(1, name) + _fixed(2, share)))
         if self._has_features:
@@ -97,9 +108,13 @@ class PredictionEncoder:
     def _protobuf_answer(self, answer: Any) -> bytes:
         if answer is None:
             return b""
-        if self._task == "binary":
+        if self._task in _BOOLEANS:
             return b"\x10\x01" if answer else b"\x10\0"
-        return _fixed(2, answer) if self._task == "regression" else _bytes(2, class_name(answer).encode())
+        if self._task == "clustering":
+            return b"\x10" + _zigzag(answer)
+        if self._task == "forecasting":
+            return _bytes(2, b"".join(map(_double, answer)))
+        return _fixed(2, answer) if self._task in _DOUBLES else _bytes(2, class_name(answer).encode())
 
 
 def _varint(number: int) -> bytes:

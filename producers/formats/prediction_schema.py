@@ -5,16 +5,45 @@ from typing import Any, Literal
 
 PredictionFormat = Literal["avro", "protobuf", "json-schema"]
 
-_AVRO_ANSWERS: dict[str, list[str]] = {
+WITH_PROBA = frozenset({"binary", "multiclass"})
+"""The tasks whose predictions have probabilities; those of the task "anomaly" have a score."""
+_AVRO_ANSWERS: dict[str, list[Any]] = {
     "binary": ["null", "boolean"],
+    "anomaly": ["null", "boolean"],
     "regression": ["null", "double"],
+    "recommendation": ["null", "double"],
+    "clustering": ["null", "long"],
+    "forecasting": ["null", {"type": "array", "items": "double"}],
     # The classes of one model are all of one of these types.
     "multiclass": ["null", "string", "long", "boolean"],
 }
 AVRO_FEATURE = ["null", "boolean", "long", "double", "string"]
 """The union of a feature's values in Avro."""
-_PROTOBUF_ANSWERS = {"binary": "bool", "regression": "double", "multiclass": "string"}
-_JSON_ANSWERS = {"binary": ["boolean"], "regression": ["number"], "multiclass": ["string", "integer", "boolean"]}
+_PROTOBUF_ANSWERS = {
+    "binary": "optional bool",
+    "anomaly": "optional bool",
+    "regression": "optional double",
+    "recommendation": "optional double",
+    "clustering": "optional sint64",
+    "forecasting": "repeated double",
+    "multiclass": "optional string",
+}
+_JSON_ANSWERS = {
+    "binary": ["boolean"],
+    "anomaly": ["boolean"],
+    "regression": ["number"],
+    "recommendation": ["number"],
+    "clustering": ["integer"],
+    "forecasting": ["array"],
+    "multiclass": ["string", "integer", "boolean"],
+    "multilabel": ["object"],
+    "multitarget": ["object"],
+}
+
+
+def has_schema(form: str, task: str) -> bool:
+    """Tell whether predictions of a task have a form in a format."""
+    return form in {"json", "json-schema"} or task in _AVRO_ANSWERS
 
 
 def schema_text(form: PredictionFormat, task: str, *, has_features: bool) -> str:
@@ -34,7 +63,9 @@ def _avro(task: str, *, has_features: bool) -> dict[str, Any]:
         {"name": "source", "type": _avro_record("Source", topic="string", partition="int", offset="long")},
         {"name": "ts", "type": {"type": "long", "logicalType": "timestamp-millis"}},
     ]
-    if task != "regression":
+    if task == "anomaly":
+        fields.append({"name": "score", "type": ["null", "double"], "default": None})
+    if task in WITH_PROBA:
         proba = {"type": "map", "values": "double"}
         fields.append({"name": "proba", "type": ["null", proba], "default": None})
     if has_features:
@@ -47,7 +78,8 @@ def _avro_record(record: str, **fields: str) -> dict[str, Any]:
 
 
 def _protobuf(task: str, *, has_features: bool) -> str:
-    proba = "  map<string, double> proba = 6;\n" if task != "regression" else ""
+    proba = "  map<string, double> proba = 6;\n" if task in WITH_PROBA else ""
+    score = "  optional double score = 8;\n" if task == "anomaly" else ""
     features = "  map<string, Feature> features = 7;\n" if has_features else ""
     feature = (
         "  message Feature {\n    oneof value {\n      bool boolean = 1;\n      sint64 integer = 2;\n"
@@ -56,11 +88,11 @@ def _protobuf(task: str, *, has_features: bool) -> str:
     return (
         'syntax = "proto3";\npackage headrace;\n\nmessage Prediction {\n'
         "  string id = 1;\n"
-        f"  optional {_PROTOBUF_ANSWERS[task]} prediction = 2;\n"
+        f"  {_PROTOBUF_ANSWERS[task]} prediction = 2;\n"
         "  Model model = 3;\n"
         "  Source source = 4;\n"
         "  int64 ts = 5; // milliseconds since 1970\n"
-        f"{proba}{features}"
+        f"{proba}{features}{score}"
         "  message Model {\n    string name = 1;\n    int64 version = 2;\n  }\n"
         "  message Source {\n    string topic = 1;\n    int32 partition = 2;\n    int64 offset = 3;\n  }\n"
         f"{feature if has_features else ''}"
@@ -78,8 +110,12 @@ def _json(task: str, *, has_features: bool) -> dict[str, Any]:
         "ts": whole,
     }
     required = list(properties)
-    if task != "regression":
+    if task == "anomaly":
+        properties["score"] = {"type": ["number", "null"]}
+    if task in WITH_PROBA:
         properties["proba"] = {"type": "object", "additionalProperties": {"type": ["number", "null"]}}
+    if task == "multilabel":
+        properties["proba"] = {"type": "object"}
     if has_features:
         properties["features"] = {"type": "object"}
     address = "http://json-schema.org/draft-07/schema#"

@@ -14,7 +14,7 @@ import numpy as np
 from headrace.state.compiled.layouts import ModelLayout, PartLayout, is_flagged, laid_out, lengths, memos, width_of
 from headrace.state.compiled.model_arrays import order
 from headrace.state.compiled.program import EXACT_MAX, FeatureName, Memo, ProgramPart
-from headrace.state.models.learner import ModelError
+from headrace.state.models.task import ModelError
 
 CODEC = "arrays-2"
 _MAGIC = b"HRarray2"

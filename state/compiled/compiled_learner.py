@@ -50,7 +50,7 @@ class CompiledLearner(Model):
         """The classes that a multiclass model has learned, in River's order."""
         return list(self._classes)
 
-    def predict(self, features: dict[str, Any], key: bytes = b"") -> Answer:  # noqa: ARG002 one model for all keys
+    def predict(self, features: dict[str, Any], key: bytes = b"", *, label: Any = None) -> Answer:  # noqa: ARG002 one model for all keys, which judges features
         """Predict as River does, and change nothing. Raises the same exceptions as River, as far as can be told."""
         return self.answer(self._one(features, np.nan), 0)
 

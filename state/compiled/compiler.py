@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from headrace.state.compiled.program import BEHIND, MERGE, Program, ProgramPart
-from headrace.state.models.learner import ModelError, RiverLearner
-from headrace.state.models.spec import Reading
+from headrace.state.models.learner import RiverLearner
+from headrace.state.models.task import ModelError
 
 if TYPE_CHECKING:
     from headrace.state.compiled.compiled_learner import CompiledLearner
@@ -46,14 +46,15 @@ def draft(model: Any) -> Program | None:
     return Program(parts=tuple(drawn.parts))
 
 
-def compile_model(model: Any, *, reading: Reading | None = None) -> "CompiledLearner | None":
+def compile_model(model: Any, *, spec: str = "") -> "CompiledLearner | None":
     """Return a learner that continues this River model, or None if the model can't be compiled.
 
-    `reading` says how the records are read that it learns. It is None if a step is not compiled (see `explain`), if the
-    learned state can't be taken over, or if numba can't be imported.
+    `spec` describes how the model is built, if not as it looks now. It is None if a step is not compiled (see
+    `explain`), if the learned state can't be taken over, or if numba can't be imported.
     """
     # `RiverLearner` fixes the order of sets. Both learners must sum in that order.
-    river = RiverLearner(copy.deepcopy(model), reading=reading)
+    river = RiverLearner(copy.deepcopy(model))
+    river.spec = spec or river.spec
     program = draft(river.model)
     if program is None:
         return None

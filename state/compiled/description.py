@@ -5,7 +5,8 @@ from typing import Any
 from headrace.state.compiled import compiled_codec, compiler
 from headrace.state.compiled.layouts import is_flagged, memos
 from headrace.state.compiled.program import COUNTING, GAUSSIAN, ITERATIONS, LABELLED, LINEAR, TALLIES, Memo, ProgramPart
-from headrace.state.models.learner import ModelError, RiverLearner
+from headrace.state.models.learner import RiverLearner
+from headrace.state.models.task import ModelError
 
 
 def describe(state: bytes, river: RiverLearner) -> dict[str, Any] | None:

@@ -35,7 +35,7 @@ from headrace.state.compiled.program import (
 )
 from headrace.state.compiled.vocabulary import ModelVocabulary, RecordVocabulary
 from headrace.state.models.columns import INTEGER, WIDE, Answers, Columns
-from headrace.state.models.learner import LabelError
+from headrace.state.models.label import LabelError
 
 _NO_PROBA, _NO_KNOWN, _NO_WORDS = np.zeros((0, 0)), np.zeros(0, np.int32), np.zeros(0, np.int64)
 

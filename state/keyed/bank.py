@@ -7,10 +7,12 @@ import copy
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 from headrace.state.keyed.prior import Prior, RiverPrior
 from headrace.state.models.columns import Answers, Columns
 from headrace.state.models.learner import RiverLearner
-from headrace.state.models.model import Answer, Capabilities, Model
+from headrace.state.models.model import Answer, Model
 from headrace.state.models.undoable_model import UndoStep
 from headrace.state.row_packing import RowPacker
 
@@ -64,7 +66,7 @@ class RiverBank(Bank):
     """A bank for any River model: one object for each key, a copy of `first`, which has learned nothing."""
 
     def __init__(self, first: RiverLearner, *, prior: bool = False) -> None:
-        self.can = Capabilities(keys=True)
+        self.can = msgspec.structs.replace(first.can, keys=True)
         self.task = first.task
         self.codec = first.codec
         self.spec = first.spec
@@ -77,12 +79,12 @@ class RiverBank(Bank):
         """Return the label as River takes it. Raises LabelError."""
         return self._first.label(raw)
 
-    def predict(self, features: dict[str, Any], key: bytes = b"") -> Answer:
+    def predict(self, features: dict[str, Any], key: bytes = b"", *, label: Any = None) -> Answer:
         """Predict with the key's model, or with a new one if the key has none."""
-        return self._learners.get(key, self._first).predict(features)
+        return self._learners.get(key, self._first).predict(features, label=label)
 
     def learn(self, features: dict[str, Any], label: Any, key: bytes = b"") -> None:
-        """Teach the prior and the key's model one labelled record. A new key gets a model."""
+        """Teach the prior and the key's model one record with its label. A new key gets a model."""
         if self._prior is not None:
             self._prior.learn(UndoStep(features, label, predicted=False))
         if key not in self._learners:

@@ -5,7 +5,8 @@ from typing import Any
 
 from headrace.state.compiled import compiler
 from headrace.state.keyed.bank import Bank, RiverBank
-from headrace.state.models.learner import ModelError, RiverLearner
+from headrace.state.models.learner import RiverLearner
+from headrace.state.models.task import ModelError
 
 
 def bank_of(first: RiverLearner, *, compiles: bool, prior: bool = False) -> Bank:

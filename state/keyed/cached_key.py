@@ -29,7 +29,7 @@ class CachedKey(msgspec.Struct, gc=False):
             bank.load(self.base, key)
         for step in self.journal or ():
             if step.predicted:
-                bank.predict(step.features.copy(), key)
+                bank.predict(step.features.copy(), key, label=step.label)
             if step.label is not None:
                 bank.learn(step.features.copy(), step.label, key)
         self.base, self.journal = bank.dump(key) if key in bank else b"", None

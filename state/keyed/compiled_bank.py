@@ -87,7 +87,7 @@ class CompiledBank(Bank):
         """Return the exception that River raises for such a record, as far as can be told afterwards."""
         return self._runner.fault(code, features)
 
-    def predict(self, features: dict[str, Any], key: bytes = b"") -> Answer:
+    def predict(self, features: dict[str, Any], key: bytes = b"", *, label: Any = None) -> Answer:  # noqa: ARG002 it judges features
         """Predict as River does, and change nothing. Raises the same exceptions as River, as far as can be told."""
         return self.answer(self._one(features, np.nan, key), 0)
 

@@ -19,8 +19,8 @@ from headrace.state.keyed.cached_key import CachedKey, KeysSave
 from headrace.state.keyed.key_row import FetchRows, KeyRow, ScanRows, read_row
 from headrace.state.keyed.silence import Silence
 from headrace.state.models.columns import Answers, Columns
-from headrace.state.models.learner import ModelError
 from headrace.state.models.model import Answer, Model
+from headrace.state.models.task import ModelError
 from headrace.state.models.undoable_model import UndoStep
 from headrace.state.row_packing import PackedRows, RowPacker, TableDamaged, TableVersion
 from headrace.state.seal import UNREADABLE, RowSeal
@@ -185,9 +185,9 @@ class Keyring(Model):
         """Return the exception for a fault in the answers of a batch."""
         return self._bank.fault(code, features)
 
-    def predict(self, features: dict[str, Any], key: bytes = b"") -> Answer:
+    def predict(self, features: dict[str, Any], key: bytes = b"", *, label: Any = None) -> Answer:
         """Predict with the key's model."""
-        return self._bank.predict(features, key)
+        return self._bank.predict(features, key, label=label)
 
     def learn(self, features: dict[str, Any], label: Any, key: bytes = b"") -> None:
         """Teach the key's model, and the prior, one record."""

@@ -25,10 +25,9 @@ _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 
 _Time = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
 _Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
-_Digits = Annotated[str, msgspec.Meta(pattern=r"^-?[0-9]{1,4300}$")]
-_Boxed = bool | int | float | str | Annotated[list[_Digits], msgspec.Meta(min_length=1, max_length=1)] | None
-_Answer = bool | int | float | str | Annotated[list[_Digits], msgspec.Meta(max_length=1)] | None
-_Answers = bool | int | float | str | Annotated[list[_Digits], msgspec.Meta(max_length=1)] | dict[str, _Answer] | None
+_Boxed = bool | int | float | str | Annotated[list[str], msgspec.Meta(min_length=1, max_length=2)] | None
+_Answer = bool | int | float | str | Annotated[list[str], msgspec.Meta(max_length=2)] | None
+_Answers = bool | int | float | str | Annotated[list[str], msgspec.Meta(max_length=2)] | dict[str, _Answer] | None
 _decode = msgspec.msgpack.Decoder(
     tuple[Literal[0, 1, 2, 3], _Time, _Time, _Number, bytes, bytes | None, _Answers, _Number, _Boxed]
 ).decode
@@ -73,8 +72,10 @@ class Entry(msgspec.Struct, gc=False):
         The answer of a single model does not count: it may come later.
         """
         texts = sum(len(part.encode()) for part in (id_, self.label) if isinstance(part, str))
+        texts += sum(map(_parts_bytes, (self.answer, self.label)))
         if type(self.answer) is dict:
             named = (part for pair in self.answer.items() for part in pair if isinstance(part, str))
+            texts += sum(map(_parts_bytes, self.answer.values()))
             texts += sum(len(part.encode()) for part in named) + ANSWER_BYTES * len(self.answer)
         return texts + len(self.value) + len(self.key or b"") + ENTRY_BYTES
 
@@ -86,8 +87,16 @@ class Entry(msgspec.Struct, gc=False):
     def read(cls, row: bytes) -> "Entry":
         """Return the entry of a row from the store. Raises an error of `seal.UNREADABLE` for an invalid one."""
         entry = cls(*_decode(row))
+        answers = entry.answer.values() if type(entry.answer) is dict else (entry.answer,)
+        for value in (entry.label, *answers):
+            unboxed(value)
         entry.saved = True
         return entry
+
+
+def _parts_bytes(value: Any) -> int:
+    """Return the bytes of what `boxed` made of a value with parts."""
+    return len(value[1].encode()) if type(value) is list and len(value) > 1 else 0
 
 
 def plain(answer: Any) -> Any:
@@ -96,13 +105,37 @@ def plain(answer: Any) -> Any:
 
 
 def boxed(value: Any) -> Any:
-    """Return a label or an answer for MessagePack: an integer that does not fit 64 bits becomes a list of its text."""
-    return [str(value)] if type(value) is int and not _INT_MIN <= value <= _INT_MAX else value
+    """Return a label or an answer for MessagePack.
+
+    An integer that does not fit 64 bits becomes a list of its text. What has parts, such as a value for each target,
+    becomes a list of an empty text and its JSON.
+    """
+    kind = type(value)
+    if kind is int and not _INT_MIN <= value <= _INT_MAX:
+        return [str(value)]
+    return ["", _encode_parts(value).decode()] if isinstance(value, dict | list | tuple) else value
 
 
 def unboxed(value: Any) -> Any:
-    """Return the value that `boxed` got."""
-    return int(value[0]) if type(value) is list and value else value
+    """Return the value that `boxed` got; an `Anomaly` comes back as a list. Raises msgspec.DecodeError."""
+    if type(value) is not list or not value:
+        return value
+    return _decode_parts(value[1]) if len(value) > 1 else int(_read_digits(value)[0])
+
+
+def _read_digits(value: list[str]) -> list[str]:
+    return msgspec.convert(value, _Digits)
+
+
+def _scalar(value: Any) -> Any:
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"an answer can't hold a {type(value).__name__}")
+
+
+_encode_parts = msgspec.json.Encoder(enc_hook=_scalar).encode
+_decode_parts = msgspec.json.Decoder(list[Any] | dict[str, Any]).decode
+_Digits = list[Annotated[str, msgspec.Meta(pattern=r"^-?[0-9]{1,4300}$")]]
 
 
 def same(first: Any, second: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from headrace.state.event_time import EventClock, is_time
-from headrace.state.labels.join_entry import ANSWERED, ASKED, EARLY, GONE, WAITING, Entry, boxed, plain, same, unboxed
+from headrace.state.labels.join_entry import ANSWERED, ASKED, EARLY, GONE, WAITING, Entry, boxed, same, unboxed
 from headrace.state.labels.join_state import JoinUndo, LabelCounts, PendingRows
 from headrace.state.row_packing import TableDamaged
 from headrace.state.seal import UNREADABLE
@@ -339,7 +339,6 @@ class Labels:
         self._touch(id_)
         # A changed id without an entry has a row in the store that is still to be deleted.
         entry.saved = self._drop(id_) or id_ in self._changed
-        entry.answer = plain(entry.answer)
         self._entries[id_] = entry
         self._changed.add(id_)
         self.bytes += entry.size(id_)

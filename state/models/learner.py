@@ -10,31 +10,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from headrace.state.models import spec
-from headrace.state.models.model import Answer, Capabilities, Model, Task
+from headrace.state.models import label as labels
+from headrace.state.models import seeds, spec
+from headrace.state.models.label import LabelError, class_kind, shown
+from headrace.state.models.model import Answer, Capabilities, Model, Task, Unlabelled
+from headrace.state.models.river_calls import calls_of, way_of
+from headrace.state.models.task import ModelError, learns_unlabelled, remarks, task_of
 from headrace.state.models.user_modules import shadowing
-from headrace.state.state_refused import StateRefused
-
-# Every integer up to this one is a double.
-_EXACT_MAX = 2**53
-
-
-class ModelError(StateRefused):
-    """Raised when the factory does not return a model that can learn from a stream and be saved."""
-
-
-class LabelError(ValueError):
-    """Raised for a label that a model of this task can't learn."""
 
 
 class RiverLearner(Model):
-    """Any River classifier or regressor. Raises ModelError for one that can't be saved.
+    """Any River model that has a task. Raises ModelError for another, and for one that can't be saved.
 
     `model` has not learned yet: its saved bytes may name the classes that it has now, and those of `trusted` modules.
-    `reading` says how the records are read that it learns.
+    `reading` says how the records are read that it learns. A part that draws random numbers without a seed gets one
+    from the text `seed`, unless that is empty. A forecast has `horizon` numbers.
     """
-
-    can = Capabilities()
 
     def __init__(
         self,
@@ -43,21 +34,24 @@ class RiverLearner(Model):
         trusted: frozenset[str] = frozenset(),
         pickles: bool = False,
         reading: spec.Reading | None = None,
+        seed: str = "",
+        horizon: int = 1,
     ) -> None:
         self.task: Task = task_of(model)
+        self.can = Capabilities(unlabelled=learns_unlabelled(model, self.task))
         # The version of the imported River; another one may have been installed since.
         self.codec = f"river-{importlib.import_module('river').__version__}-objects-1"
-        self.reading = reading
+        # As the user's code builds it, without the seeds that are given below.
         self.spec = spec.describe(model, reading)
+        if seed:
+            seeds.give(model, seed)
+        self.remarks = remarks(model)
         self._objects = _objects_of(model, trusted, pickles=pickles)
         self._class_kind = ""
-        self._labels: Callable[[Any], Any] = {
-            "binary": _binary_label,
-            "multiclass": _class_label,
-            "regression": _number_label,
-        }[self.task]
         # Decided by the factory's model; a loaded one is not inspected.
-        self._predict_method = _predict_method(model, self.task)
+        self._way = way_of(model, self.task, horizon=horizon)
+        is_multiclass = bool(getattr(model, "_multiclass", True))
+        self._labels = labels.reader(self.task, is_value=self._way.is_value, is_multiclass=is_multiclass)
         self.adopt(model)
 
     @property
@@ -66,9 +60,9 @@ class RiverLearner(Model):
         return self._model
 
     @property
-    def unseeded(self) -> bool:
-        """Whether a part uses random numbers without a seed, so that relearning gives another model."""
-        return spec.is_unseeded(self.spec)
+    def judges_labels(self) -> bool:
+        """Whether it is an anomaly detector that scores a record by its own label."""
+        return self._way.is_value
 
     @property
     def unread(self) -> list[str]:
@@ -85,28 +79,33 @@ class RiverLearner(Model):
         The classes of a model are either all strings, or all numbers and booleans: River's trees sort them, and with
         one label of the other kind every later prediction would fail.
         """
+        if type(raw) is Unlabelled:
+            return raw
         # The user's code may give numpy's scalars.
         label = self._labels(raw.item() if hasattr(raw, "item") and not getattr(raw, "shape", ()) else raw)
-        if self._class_kind and self._class_kind != _class_kind(label):
-            raise LabelError(f"the label {_shown(raw)} is not a {self._class_kind}, as this model's classes are")
+        if self._class_kind and self._class_kind != class_kind(label):
+            raise LabelError(f"the label {shown(raw)} is not a {self._class_kind}, as this model's classes are")
         return label
 
     def know(self, classes: Sequence[Any]) -> None:
         """Allow only labels of the same kind as these classes; either kind if there are none yet."""
-        self._class_kind = _class_kind(classes[0]) if classes else ""
+        self._class_kind = class_kind(classes[0]) if classes else ""
 
-    def predict(self, features: dict[str, Any], key: bytes = b"") -> Answer:  # noqa: ARG002 one model for all keys
-        """Answer with River's prediction, and the probabilities of a classifier that has them."""
+    def predict(self, features: dict[str, Any], key: bytes = b"", *, label: Any = None) -> Answer:  # noqa: ARG002 one model for all keys
+        """Answer with River's prediction, and the probabilities of a classifier that has them.
+
+        Raises FeatureMissing for a record that lacks what the model can't do without.
+        """
         try:
-            return self._predict(features)
+            return self._predict(features, label)
         except BaseException as error:
             _raise_panic(error)
             raise
 
     def learn(self, features: dict[str, Any], label: Any, key: bytes = b"") -> None:  # noqa: ARG002 one model for all keys
-        """Learn one labelled record."""
+        """Learn one record with its label, or the `Unlabelled` of a model that learns without."""
         if not self._class_kind and self.task == "multiclass":
-            self._class_kind = _class_kind(label)
+            self._class_kind = class_kind(label)
         try:
             self._learn_one(features, label)
         except BaseException as error:
@@ -148,55 +147,7 @@ class RiverLearner(Model):
 
     def _set_model(self, model: Any) -> None:
         self._model = model
-        self._learn_one = model.learn_one
-        self._predict: Callable[[dict[str, Any]], Answer] = getattr(self, self._predict_method)
-
-    def _predict_number(self, features: dict[str, Any]) -> Answer:
-        return self._model.predict_one(features), None
-
-    def _predict_class(self, features: dict[str, Any]) -> Answer:
-        return self._model.predict_one(features), None
-
-    def _predict_likeliest(self, features: dict[str, Any]) -> Answer:
-        proba = self._model.predict_proba_one(features)
-        return (max(proba, key=proba.get) if proba else None), proba
-
-    def _predict_both(self, features: dict[str, Any]) -> Answer:
-        prediction = self._model.predict_one(features)
-        try:
-            return prediction, self._model.predict_proba_one(features)
-        except NotImplementedError:
-            # Only the wrapped model of a wrapper shows that there are no probabilities.
-            self._predict = self._predict_class
-            return prediction, None
-
-
-def task_of(model: Any) -> Task:
-    """Return the model's task. Raises ModelError when it is neither a classifier nor a regressor."""
-    from river import base  # noqa: PLC0415 see _predict_method
-
-    last = _last_step(model)
-    if isinstance(last, base.Regressor):
-        return "regression"
-    if isinstance(last, base.Classifier):
-        return "multiclass" if last._multiclass else "binary"  # noqa: SLF001 River has no public name for it
-    raise ModelError(
-        f"the factory returned {type(model).__name__}, which is not a River classifier or regressor",
-        hint="return a model such as StandardScaler() | LogisticRegression()",
-    )
-
-
-def _predict_method(model: Any, task: Task) -> str:
-    """Return the name of the RiverLearner method that predicts with such a model."""
-    if task == "regression":
-        return "_predict_number"
-    from river import base  # noqa: PLC0415 commands that never build a model must not wait for River
-
-    last = _last_step(model)
-    # River's own predict_one returns the likeliest class of predict_proba_one: then one call is enough.
-    if type(last).predict_proba_one is base.Classifier.predict_proba_one:
-        return "_predict_class"
-    return "_predict_likeliest" if type(last).predict_one is base.Classifier.predict_one else "_predict_both"
+        self._predict, self._learn_one = calls_of(model, self._way)
 
 
 def preload() -> None:
@@ -262,11 +213,13 @@ def build(
     trusted: frozenset[str] = frozenset(),
     pickles: bool = False,
     reading: spec.Reading | None = None,
+    seed: str = "",
+    horizon: int = 1,
 ) -> RiverLearner:
     """Make a new learner, and check that it can be saved and loaded. Raises ModelError.
 
     `pickles` allows pickle for objects that define themselves how they are saved. `reading` says how the records are
-    read that it learns.
+    read that it learns. For `seed` and `horizon` see `RiverLearner`.
     """
     try:
         model = factory()
@@ -277,7 +230,7 @@ def build(
             f"the model's factory raised {type(error).__name__}: {error}",
             hint="call it by hand: python -c 'import model; model.build()'",
         ) from error
-    learner = RiverLearner(model, trusted=trusted, pickles=pickles, reading=reading)
+    learner = RiverLearner(model, trusted=trusted, pickles=pickles, reading=reading, seed=seed, horizon=horizon)
     copy.copy(learner).load(learner.dump())
     return learner
 
@@ -297,50 +250,6 @@ def _objects_of(model: Any, trusted: frozenset[str], *, pickles: bool) -> Any:
         return ModelCodec(model, modules=trusted, pickles=pickles)
     except CodecError as error:
         raise ModelError(f"the model can't be saved: {error}", hint=error.hint) from error
-
-
-def _last_step(model: Any) -> Any:
-    from river import compose  # noqa: PLC0415 see _predict_method
-
-    while isinstance(model, compose.Pipeline):
-        model = list(model.steps.values())[-1]
-    return model
-
-
-def _binary_label(raw: Any) -> bool:
-    if raw is True or raw is False:
-        return bool(raw)
-    if isinstance(raw, int | float) and raw in (0, 1):
-        return bool(raw)
-    raise LabelError(f"the label {_shown(raw)} is neither true nor false; this binary model needs one of them")
-
-
-def _class_label(raw: Any) -> bool | int | str:
-    if isinstance(raw, bool | int | str):
-        return raw
-    if isinstance(raw, float) and raw.is_integer():
-        return int(raw)
-    raise LabelError(f"the label {_shown(raw)} is not a class: a string, a whole number or a boolean")
-
-
-def _number_label(raw: Any) -> int | float:
-    # NaN is not less than anything.
-    if isinstance(raw, bool) or not isinstance(raw, int | float) or not abs(raw) <= sys.float_info.max:
-        raise LabelError(f"the label {_shown(raw)} is not a finite number; this regression model needs one")
-    # River's PARegressor computes with the integer itself: a compiled model could not give the same result.
-    return float(raw) if abs(raw) > _EXACT_MAX else raw
-
-
-def _class_kind(label: Any) -> str:
-    return "string" if isinstance(label, str) else "number"
-
-
-def _shown(raw: Any) -> str:
-    if isinstance(raw, dict | list):
-        # `repr` may fail on deep nesting.
-        return "that is an object" if isinstance(raw, dict) else "that is an array"
-    text = repr(raw)
-    return text if len(text) <= 80 else f"{text[:77]}..."  # noqa: PLR2004 what a line of log can hold
 
 
 def _order_sets(model: Any) -> None:

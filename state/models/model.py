@@ -6,7 +6,7 @@ River model in one that can undo, that one in a worker's replica), and each decl
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -14,19 +14,47 @@ from headrace.state.models.columns import Answers, Columns
 from headrace.state.row_packing import PackedRows, TableVersion
 from headrace.state.seal import RowSeal
 
-Task = Literal["binary", "multiclass", "regression"]
+Task = Literal[
+    "binary",
+    "multiclass",
+    "regression",
+    "multilabel",
+    "multitarget",
+    "anomaly",
+    "clustering",
+    "forecasting",
+    "recommendation",
+]
+"""What a model answers. A multi-label model has a class for each of several targets, a multi-target one a number."""
 Scope = Literal["partition", "key", "global"]
 """How many models there are: one for each partition, one for each key, or one for all workers."""
 Answer = tuple[Any, Mapping[Any, float] | None]
-"""A prediction, and the probability of each class where the model gives one."""
+"""A prediction, and the probability of each class where the model gives one.
+
+The prediction is an `Anomaly` for the task "anomaly", a list of numbers for "forecasting", and an object by target for
+several targets, whose probabilities are by target, too. It is None where the model can't say yet.
+"""
+
+
+class Anomaly(NamedTuple):
+    """The answer of an anomaly detector: a filter's `verdict` (True: an anomaly), and the `score`; each may be None."""
+
+    verdict: bool | None
+    score: float | None
+
+
+class Unlabelled(NamedTuple):
+    """Stands for the label of a record that is learned without one. `at_ms` is the time of the record."""
+
+    at_ms: int
 
 
 class Capabilities(msgspec.Struct, frozen=True):
     """What a model can do besides predicting and learning one record after the other.
 
     `batches`: it learns many records in one call. `keys`: it keeps a model for every key. `shared`: all workers share
-    one model, and mix their copies. `undo`: it can undo a record on which it raised. `unlabelled`: it learns from
-    records without a label.
+    one model, and mix their copies. `undo`: it can undo a record on which it raised. `unlabelled`: it learns each
+    record without its label (`Unlabelled`), which only scores the answer.
     """
 
     batches: bool = False
@@ -64,11 +92,14 @@ class Model(Protocol):
     def label(self, raw: Any) -> Any:
         """Return the label in the model's own form. Raises LabelError for one that it can't learn."""
 
-    def predict(self, features: dict[str, Any], key: bytes = b"") -> Answer:
-        """Predict for one record. It may raise any error of the model; the caller then calls `undo`."""
+    def predict(self, features: dict[str, Any], key: bytes = b"", *, label: Any = None) -> Answer:
+        """Predict for one record. It may raise any error of the model; the caller then calls `undo`.
+
+        `label` is the record's own, if it has one: some anomaly detectors judge it. It may change the model.
+        """
 
     def learn(self, features: dict[str, Any], label: Any, key: bytes = b"") -> None:
-        """Learn one labelled record. It may raise any error of the model; the caller then calls `undo`."""
+        """Learn one record with its label. It may raise any error of the model; the caller then calls `undo`."""
 
     def dump(self, key: bytes = b"") -> bytes:
         """Return the whole state as bytes. Raises ModelError if it can't be saved, KeyError for an unknown key."""

@@ -19,7 +19,6 @@ import msgspec
 from headrace.state.models import user_code
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-_UNSEEDED = re.compile(r"\bseed=None\b")
 _TOKEN = re.compile(r"[^\s(),\[\]{}]+")
 _PARTS_DIGITS, _CODE_DIGITS = 8, 6
 _CODE_AT = 1 + _PARTS_DIGITS
@@ -50,11 +49,6 @@ def describe(model: Any, reading: Reading | None = None) -> str:
     settings = {f"{_SETTING}{name}": _checksum(repr(value), _CODE_DIGITS) for name, value in reading.settings.items()}
     lines = (f"{name} {checksum}" for name, checksum in (sums | settings).items())
     return "\n".join([parts.replace("\n", " "), *lines])
-
-
-def is_unseeded(spec: str) -> bool:
-    """Tell whether a part uses random numbers without a seed, so that relearning gives another model."""
-    return _UNSEEDED.search(spec) is not None
 
 
 def unread(spec: str) -> list[str]:

@@ -54,12 +54,12 @@ class UndoableModel(Model):
         """Return the label in the model's own form. Raises LabelError."""
         return self.inner.label(raw)
 
-    def predict(self, features: dict[str, Any], key: bytes = b"") -> Answer:
+    def predict(self, features: dict[str, Any], key: bytes = b"", *, label: Any = None) -> Answer:
         """Predict for one record."""
-        return self.inner.predict(features, key)
+        return self.inner.predict(features, key, label=label)
 
     def learn(self, features: dict[str, Any], label: Any, key: bytes = b"") -> None:
-        """Learn one labelled record."""
+        """Learn one record with its label."""
         self.inner.learn(features, label, key)
 
     def to_river(self, key: bytes = b"") -> Any:
@@ -109,7 +109,7 @@ class UndoableModel(Model):
         self.inner.load(self._checkpoint)
         for step in self._journal:
             if step.predicted:
-                self.inner.predict(step.features)
+                self.inner.predict(step.features, label=step.label)
             if step.label is not None:
                 self.inner.learn(step.features, step.label)
         self.dump()

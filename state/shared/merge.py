@@ -39,7 +39,7 @@ from river import (
 )
 from river.preprocessing import impute
 
-from headrace.state.models.learner import ModelError
+from headrace.state.models.task import ModelError
 
 _Rule = Callable[[Any, Any, Any, float], Any]
 """Returns the new value from base, mine, theirs and the share. It may change the objects of theirs."""

@@ -13,9 +13,10 @@ from typing import Any
 import msgspec
 
 from headrace.state.models.columns import Answers, Columns
-from headrace.state.models.learner import ModelError, RiverLearner
+from headrace.state.models.learner import RiverLearner
 from headrace.state.models.model import Answer, Capabilities, Model
 from headrace.state.models.spec import difference
+from headrace.state.models.task import ModelError
 from headrace.state.models.undoable_model import UndoableModel
 from headrace.state.shared.mix_store import Contribution, LoadedMix, Mix, MixDamaged, MixOffset, MixStore
 
@@ -64,9 +65,9 @@ class Replica(Model):
         """Return the label in the model's own form. Raises LabelError."""
         return self._judge.label(raw)
 
-    def predict(self, features: dict[str, Any], key: bytes = b"") -> Answer:  # noqa: ARG002 one model for all keys
+    def predict(self, features: dict[str, Any], key: bytes = b"", *, label: Any = None) -> Answer:  # noqa: ARG002 one model for all keys
         """Predict for one record."""
-        return self.local.predict(features)
+        return self.local.predict(features, label=label)
 
     def learn(self, features: dict[str, Any], label: Any, key: bytes = b"") -> None:  # noqa: ARG002 one model for all keys
         """Learn one labelled record; `keep` counts it for the mix."""

@@ -22,6 +22,8 @@ from river import (
     forest,
     imblearn,
     linear_model,
+    metrics,
+    model_selection,
     multiclass,
     naive_bayes,
     neighbors,
@@ -46,19 +48,24 @@ MORE: dict[str, Any] = {
     "Select by a pattern": lambda: compose.Select(_pattern()) | linear_model.LogisticRegression(),
     "SelectType": lambda: compose.SelectType(int, float) | linear_model.LogisticRegression(),
     "TargetTransformRegressor": lambda: compose.TargetTransformRegressor(
-        linear_model.LinearRegression(), func=math.log1p, inverse_func=math.expm1
+        preprocessing.StandardScaler() | linear_model.LinearRegression(), func=math.log1p, inverse_func=math.expm1
     ),
     "TargetStandardScaler": lambda: preprocessing.TargetStandardScaler(linear_model.LinearRegression()),
     "TargetMinMaxScaler": lambda: preprocessing.TargetMinMaxScaler(linear_model.LinearRegression()),
     "Agg": lambda: feature_extraction.Agg(on="ip_in_url", by="is_popular", how=stats.Mean()),
     "TargetAgg": lambda: feature_extraction.TargetAgg(by="is_popular", how=stats.Mean()),
     "PoissonInclusion": lambda: feature_selection.PoissonInclusion(p=0.5, seed=1),
+    "SuccessiveHalvingClassifier": lambda: model_selection.SuccessiveHalvingClassifier(
+        [naive_bayes.GaussianNB(), tree.HoeffdingTreeClassifier()], metric=metrics.Accuracy(), budget=100
+    ),
     "RandomUnderSampler": lambda: imblearn.RandomUnderSampler(linear_model.LogisticRegression(), _WEIGHTS, seed=1),
     "RandomOverSampler": lambda: imblearn.RandomOverSampler(linear_model.LogisticRegression(), _WEIGHTS, seed=1),
     "RandomSampler": lambda: imblearn.RandomSampler(linear_model.LogisticRegression(), _WEIGHTS, 0.7, seed=1),
     "PAClassifier, mode 0": lambda: linear_model.PAClassifier(mode=0),
     "PARegressor, mode 2": lambda: linear_model.PARegressor(mode=2),
     "BagOfWords on a field": lambda: feature_extraction.BagOfWords(on="text", lowercase=True),
+    "BagOfWords before Bayes": lambda: feature_extraction.BagOfWords(on="text") | naive_bayes.MultinomialNB(),
+    "TFIDF on a field": lambda: feature_extraction.TFIDF(on="text") | linear_model.LogisticRegression(),
     "BagOfWords, n-grams": lambda: feature_extraction.BagOfWords(ngram_range=(1, 2), stop_words={"the"}),
     "StandardScaler of a window": lambda: (
         preprocessing.StandardScaler(window_size=20) | linear_model.LogisticRegression()
@@ -164,6 +171,9 @@ def records(model: Any, count: int) -> list[Any]:
     """Return records that a model can learn, as far as it can learn any."""
     if isinstance(model, compose.Pipeline) and not len(model):
         return []
+    first = model[0] if isinstance(model, compose.Pipeline) else None
+    if isinstance(first, feature_extraction.BagOfWords):
+        return [(_text(first, index), index % 3 == 0) for index in range(count)]
     match model:
         case time_series.base.Forecaster():
             return [({"time": float(i), "period": float(i % 4)}, 10.0 + i % 4 + i * 0.5) for i in range(count)]

@@ -19,7 +19,7 @@ from headrace.state.compiled.compiled_codec import head
 from headrace.state.compiled.compiled_learner import CompiledLearner
 from headrace.state.compiled.compiler import compile_model
 from headrace.state.compiled.layouts import ModelLayout, PartLayout
-from headrace.state.models.learner import ModelError
+from headrace.state.models.task import ModelError
 
 TRIALS = 2_000 if SOAK else 20
 PEAK_BYTES_MAX = 32_000_000

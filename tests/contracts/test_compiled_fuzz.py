@@ -13,8 +13,8 @@ from twin import SOAK, Census, River, Words, feed, one_by_one
 
 from headrace.state.compiled.compiled_learner import CompiledLearner
 from headrace.state.compiled.compiler import compile_model
-from headrace.state.models.learner import task_of
 from headrace.state.models.model import Task
+from headrace.state.models.task import task_of
 
 pytestmark = pytest.mark.timeout(3600 if SOAK else 120)
 EXAMPLES = 5_000 if SOAK else 80

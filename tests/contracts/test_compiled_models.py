@@ -29,7 +29,7 @@ from zoo import ZOO
 
 from headrace.state.compiled.compiler import compile_model, explain
 from headrace.state.models.columns import FeatureColumns
-from headrace.state.models.learner import task_of
+from headrace.state.models.task import task_of
 
 pytestmark = pytest.mark.timeout(60)
 SINGLES = COUNT // 3

@@ -35,7 +35,8 @@ from river import (
     utils,
 )
 
-from headrace.state.models.learner import LabelError, RiverLearner, build
+from headrace.state.models.label import LabelError
+from headrace.state.models.learner import RiverLearner, build
 from headrace.state.models.undoable_model import UndoableModel
 
 HERE = Path(__file__).parent

@@ -21,7 +21,9 @@ from headrace.pipeline.engine.columnar import ColumnarEngine
 from headrace.pipeline.engine.engine import Engine
 from headrace.state.compiled.compiled_learner import CompiledLearner
 from headrace.state.compiled.compiler import compile_model
-from headrace.state.models.learner import LabelError, ModelError, RiverLearner
+from headrace.state.models.label import LabelError
+from headrace.state.models.learner import RiverLearner
+from headrace.state.models.task import ModelError
 from headrace.state.shard import Shard
 from headrace.state.shared.mix_store import Contribution, LoadedMix, Mix, MixDamaged, MixOffset, MixStore
 from headrace.state.shared.replica import Replica

@@ -16,8 +16,9 @@ from zoo import ZOO
 from headrace.state.compiled.compiled_learner import CompiledLearner
 from headrace.state.compiled.compiler import compile_model
 from headrace.state.models.columns import Answers
-from headrace.state.models.learner import RiverLearner, task_of
+from headrace.state.models.learner import RiverLearner
 from headrace.state.models.model import Answer
+from headrace.state.models.task import task_of
 
 SOAK = bool(os.environ.get("HEADRACE_SOAK"))
 COUNT = 10_000 if SOAK else 200

@@ -7,6 +7,7 @@ outputs and models with the expected ones.
 
 import collections
 import json
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ import msgspec
 import redis
 from confluent_kafka import Consumer, IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
-from river import linear_model, preprocessing
+from river import base, linear_model, preprocessing
 
 from headrace.consumers.topics import Topics
 from headrace.state.compiled.compiler import compile_model
@@ -41,9 +42,13 @@ def logistic() -> Any:
 
 
 class Truth(msgspec.Struct):
-    """The expected result of a partition: (offset, prediction, proba), (offset, refused value), and the final model."""
+    """The expected result of a partition, and the final model.
 
-    good: list[tuple[int, bool, dict[str, float]]]
+    The good records are (offset, prediction, proba), with a score instead of proba for an anomaly detector; the bad
+    ones are (offset, value).
+    """
+
+    good: list[tuple[int, Any, Any]]
     bad: list[tuple[int, bytes | None]]
     model: Any
 
@@ -56,10 +61,18 @@ def offline(sent: Sequence[bytes | None], model: Any) -> Truth:
         if not all(isinstance(number, float) for number in event["features"].values()):
             truth.bad.append((offset, value))
             continue
-        proba = model.predict_proba_one(event["features"])
-        truth.good.append((offset, max(proba, key=proba.get), {str(c).lower(): p for c, p in proba.items()}))
-        model.learn_one(event["features"], event["label"])
+        truth.good.append((offset, *_answer(model, event["features"])))
+        model.learn_one(event["features"], *([event["label"]] if "label" in event else []))
     return truth
+
+
+def _answer(model: Any, features: dict[str, Any]) -> tuple[Any, Any]:
+    if isinstance(model, base.AnomalyDetector):
+        return None, model.score_one(features)
+    if isinstance(model, base.Clusterer):
+        return model.predict_one(features), None
+    proba = model.predict_proba_one(features)
+    return max(proba, key=proba.get), {str(c).lower(): p for c, p in proba.items()}
 
 
 def hold(p: "Project", build: Callable[[], Any] = logistic) -> None:
@@ -92,7 +105,7 @@ def _hold_predictions(messages: Sequence[Any], truth: Truth, partition: int) -> 
     assert offsets == wanted, f"predictions of partition {partition}: {difference(offsets, wanted)}"
     for answer, (offset, label, proba) in zip(answers, truth.good, strict=True):
         assert answer["prediction"] == label, (partition, offset)
-        assert answer["proba"] == proba, (partition, offset)
+        assert answer.get("proba", answer.get("score")) == proba, (partition, offset)
 
 
 def _hold_counts(p: "Project", partition: int, truth: Truth, committed: tuple[int, Any]) -> None:
@@ -100,7 +113,7 @@ def _hold_counts(p: "Project", partition: int, truth: Truth, committed: tuple[in
     assert found is not None, "the committed offset has a mark"
     sent = len(p.sent[partition])
     told = (offset, found.records, found.predictions, found.dead_letters, found.learned)
-    # Each good record of these tests has a label.
+    # Each good record of these tests is learned.
     assert told == (sent, sent, len(truth.good), len(truth.bad), len(truth.good)), (partition, told)
     assert found.snapshot <= offset
 
@@ -137,6 +150,11 @@ def anatomy(part: Any) -> Any:
         return [anatomy(value) for value in part]
     if isinstance(part, set | frozenset):
         return sorted(repr(value) for value in part)
+    if isinstance(part, random.Random):
+        return repr(part.getstate())
+    slots = [name for cls in type(part).__mro__ for name in vars(cls).get("__slots__", ()) if hasattr(part, name)]
+    if slots:
+        return type(part).__qualname__, [(name, anatomy(getattr(part, name))) for name in slots]
     if hasattr(part, "__dict__"):
         return type(part).__qualname__, anatomy({k: v for k, v in vars(part).items() if k not in _OF_PIPELINES})
     return repr(type(part))

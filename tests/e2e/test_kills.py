@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from harness import Project, Run, Steady, steady, values, wait_until
 from oracle import promise
 from proxy import Proxied
 from receiver import Receiver
+from river import anomaly, cluster
 from trap import SOAK, Trap
 
 from headrace.pipeline.process.failpoint import FailpointName
@@ -68,6 +70,34 @@ def test_killed_at_work(project: Make, at: FailpointName, hit: int, after_s: flo
             trap.spring()
         _moves_on(p)
         _finish(p, run, producing)
+
+
+UNLABELLED = {
+    "HalfSpaceTrees": lambda: anomaly.HalfSpaceTrees(n_trees=5, height=5, window_size=50, limits=LIMITS, seed=1),
+    "DBSTREAM": lambda: cluster.DBSTREAM(clustering_threshold=2.0, cleanup_interval=20, fading_factor=0.01),
+}
+LIMITS = dict.fromkeys("abcd", (-4.0, 4.0))
+PLACES: tuple[FailpointName, ...] = ("polled", "learned", "between", "produced", "committed", "saved")
+_LABEL = re.compile(rb', "label": (true|false)')
+
+
+@pytest.mark.parametrize("name", UNLABELLED)
+def test_killed_everywhere_while_it_learns_without_labels(project: Make, name: str) -> None:
+    source = Path(__file__).read_text()
+    definition = source[source.index("UNLABELLED = {") : source.index("PLACES:")]
+    code = f"from river import anomaly, cluster\n\n{definition}\ndef build():\n    return UNLABELLED[{name!r}]()\n"
+    p = project(model=code, settings={"HEADRACE__SNAPSHOT__RECORDS_MAX": "400"})
+    records = [_LABEL.sub(b"", value) for value in _values()]
+    with promise(p, UNLABELLED[name]), steady(p, records, per_second=RATE) as producing:
+        for at in PLACES:
+            trap = Trap(p, at, hit=2)
+            with p.running() as run:
+                _moves_on(p)
+                trap.spring()
+                _moves_on(p)
+        with p.running() as run:
+            _moves_on(p)
+            _finish(p, run, producing)
 
 
 @pytest.mark.parametrize("at", ["learned", "produced", "committed"] if SOAK else ["committed"])

@@ -352,7 +352,7 @@ def test_doctor_finds_topics_that_do_not_fit(
     ("source", "words"),
     [
         ("def make():\n    return 1\n", "can't be loaded"),
-        ("def build():\n    return 1\n", "not a River classifier"),
+        ("def build():\n    return 1\n", "returned int, no River model"),
         ("def build():\n    raise OSError('no disk')\n", "no disk"),
         ("def build(:\n", "is not valid Python"),
     ],

@@ -15,7 +15,7 @@ from headrace.pipeline.serve.models.model_loader import ModelLoader, SnapshotFor
 from headrace.pipeline.serve.models.served_model import ServedModel
 from headrace.pipeline.serve.request_body import AskedRecord
 from headrace.state.loaded_model import ModelMismatch, ModelMissing
-from headrace.state.models.learner import ModelError
+from headrace.state.models.task import ModelError
 from headrace.state.store.store_errors import STORE_ERRORS
 
 _KEPT_MAX = 16

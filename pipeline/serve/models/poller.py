@@ -13,7 +13,7 @@ from headrace.pipeline.serve.models.hot_models import ALL
 from headrace.pipeline.serve.models.model_loader import ModelLoader, SnapshotForeign
 from headrace.pipeline.serve.models.served_model import ServedModel
 from headrace.state.loaded_model import ModelMismatch, ModelMissing
-from headrace.state.models.learner import ModelError
+from headrace.state.models.task import ModelError
 from headrace.state.shared.mix_store import MixDamaged, MixStore
 from headrace.state.store.server_note import ServerNote
 from headrace.state.store.store import Store

@@ -35,7 +35,6 @@ def test_the_model_predicts_and_learns_records_with_missing_features(
 ) -> None:
     model = built(ModelPlan(**{**{name: getattr(plan, name) for name in plan.__struct_fields__}, "task": task}))
     assert model.task == ("binary" if task == "unknown" else task)
-    assert not model.unseeded
     for number, label in enumerate(labels * 5):
         features = {
             "amount": number * 1.5,

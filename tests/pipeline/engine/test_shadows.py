@@ -28,8 +28,8 @@ from headrace.consumers.record import Record
 from headrace.pipeline.engine import shadows
 from headrace.state.labels.join_entry import RAISED
 from headrace.state.labels.label_join import LabelRules
-from headrace.state.models.learner import ModelError
 from headrace.state.models.model import Model
+from headrace.state.models.task import ModelError
 from headrace.state.shard import Shard
 from headrace.state.snapshot import take
 

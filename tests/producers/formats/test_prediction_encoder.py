@@ -12,7 +12,7 @@ import pytest
 from headrace.consumers.formats.protobuf import ProtobufReader
 from headrace.consumers.formats.writer_schema import WriterSchema
 from headrace.producers.formats.prediction_encoder import PredictionEncoder
-from headrace.producers.formats.prediction_schema import PredictionFormat, schema_text
+from headrace.producers.formats.prediction_schema import WITH_PROBA, PredictionFormat, has_schema, schema_text
 
 REST = {
     "model": {"name": "fraud", "version": 17},
@@ -29,6 +29,15 @@ LINES: list[tuple[str, dict[str, Any]]] = [
     ("multiclass", {"id": "m", "prediction": "red", **REST, "proba": {"red": 1.0}}),
     ("multiclass", {"id": "m", "prediction": 3, **REST, "proba": {"3": 1.0}}),
     ("multiclass", {"id": "m", "prediction": None, **REST, "proba": {}}),
+    ("anomaly", {"id": "a", "prediction": True, **REST, "score": 0.97}),
+    ("anomaly", {"id": "a", "prediction": None, **REST, "score": -3.5}),
+    ("anomaly", {"id": "a", "prediction": None, **REST, "score": None}),
+    ("clustering", {"id": "c", "prediction": 4, **REST}),
+    ("clustering", {"id": "c", "prediction": -1, **REST}),
+    ("clustering", {"id": "c", "prediction": None, **REST}),
+    ("forecasting", {"id": "f", "prediction": [1.5, -2.0], **REST}),
+    ("forecasting", {"id": "f", "prediction": None, **REST}),
+    ("recommendation", {"id": "r", "prediction": 3.5, **REST}),
 ]
 
 
@@ -42,7 +51,7 @@ def encoded(form: PredictionFormat, task: str, line: dict[str, Any], *, has_feat
 def expected(line: dict[str, Any], task: str) -> dict[str, Any]:
     proba = line.get("proba")
     shares = None if proba is None else {name: math.nan if p is None else p for name, p in proba.items()}
-    return line if task == "regression" else {**line, "proba": shares}
+    return {**line, "proba": shares} if task in WITH_PROBA else line
 
 
 @pytest.mark.parametrize(("task", "line"), LINES)
@@ -62,6 +71,9 @@ def test_protobuf_has_the_fields_of_the_json_form(task: str, line: dict[str, Any
     if task == "multiclass" and wanted["prediction"] is not None:
         wanted["prediction"] = str(wanted["prediction"])
     wanted = {name: part for name, part in wanted.items() if part is not None}
+    if task == "forecasting":
+        # A list without numbers and one that is not there are the same in Protobuf.
+        wanted.setdefault("prediction", [])
     # A map without entries and one that is not there are the same in Protobuf.
     assert json.dumps(found | {"proba": found.get("proba") or {}}, sort_keys=True) == json.dumps(
         wanted | {"proba": wanted.get("proba") or {}}, sort_keys=True
@@ -73,6 +85,14 @@ def test_json_schema_is_the_json_form_behind_the_frame_and_valid(task: str, line
     value = encoded("json-schema", task, line)
     assert json.loads(value) == line
     jsonschema_rs.validate(json.loads(schema_text("json-schema", task, has_features=True)), {**line, "features": {}})
+
+
+def test_a_value_for_each_target_has_a_form_in_json_alone() -> None:
+    for task in ("multilabel", "multitarget"):
+        assert [form for form in ("json", "avro", "protobuf", "json-schema") if has_schema(form, task)] == [
+            "json",
+            "json-schema",
+        ]
 
 
 def test_features_are_in_each_format_as_the_model_saw_them() -> None:

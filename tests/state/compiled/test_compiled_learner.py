@@ -14,7 +14,8 @@ from words import Words
 
 from headrace.state.compiled.compiled_learner import CompiledLearner
 from headrace.state.compiled.compiler import compile_model, explain
-from headrace.state.models.learner import ModelError, RiverLearner
+from headrace.state.models.learner import RiverLearner
+from headrace.state.models.task import ModelError
 
 Example = tuple[dict[str, Any], Any]
 

@@ -8,7 +8,9 @@ import pytest
 from river import compose, ensemble, facto, linear_model, naive_bayes, preprocessing, tree
 
 from headrace.state.keyed.bank import RiverBank
-from headrace.state.models.learner import LabelError, ModelError, RiverLearner
+from headrace.state.models.label import LabelError
+from headrace.state.models.learner import RiverLearner
+from headrace.state.models.task import ModelError
 
 KEYS = [b"a", b"b", b"", b"\x00"]
 MODELS: dict[str, Callable[[], Any]] = {

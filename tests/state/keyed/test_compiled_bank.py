@@ -15,7 +15,8 @@ from headrace.state.keyed.bank import RiverBank
 from headrace.state.keyed.bank_choice import bank_of
 from headrace.state.keyed.compiled_bank import CompiledBank
 from headrace.state.models.columns import Answers
-from headrace.state.models.learner import ModelError, RiverLearner
+from headrace.state.models.learner import RiverLearner
+from headrace.state.models.task import ModelError
 
 KEYS = [b"a", b"b", b"", b"\x00"]
 Keyed = tuple[bytes, dict[str, Any], Any]

@@ -16,7 +16,8 @@ from headrace.state.keyed.bank import Bank, RiverBank
 from headrace.state.keyed.bank_choice import bank_of
 from headrace.state.keyed.key_row import KeyRow
 from headrace.state.keyed.keyring import TABLE, Keyring
-from headrace.state.models.learner import ModelError, RiverLearner
+from headrace.state.models.learner import RiverLearner
+from headrace.state.models.task import ModelError
 from headrace.state.row_packing import TableDamaged, TableVersion
 
 SILENT_MS = 400

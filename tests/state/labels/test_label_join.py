@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from headrace.state.labels.join_entry import Entry
+from headrace.state.labels.join_entry import Entry, plain
 from headrace.state.labels.join_state import LabelCounts
 from headrace.state.labels.label_join import LabelRules, Labels
 
@@ -247,7 +247,7 @@ def test_a_finished_id_is_forgotten_after_twice_the_wait() -> None:
 def test_labels_and_answers_of_any_kind_and_size_come_back(label: Any) -> None:
     joined = labels()
     take(joined, "early", label)
-    joined.add_waiting("a", entry(0, answer=label))
+    joined.add_waiting("a", entry(0, answer=plain(label)))
     restored = again(joined)
     assert restored.find_early("early") == label
     _, found = restored.match("a", True, at_ms=None, logged_ms=0, order=0)

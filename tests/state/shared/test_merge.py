@@ -22,7 +22,8 @@ from river import (
     utils,
 )
 
-from headrace.state.models.learner import ModelError, _order_sets
+from headrace.state.models.learner import _order_sets
+from headrace.state.models.task import ModelError
 from headrace.state.shared.merge import check, merge
 
 Row = tuple[dict[str, Any], Any]

@@ -15,7 +15,9 @@ from words import Words
 
 from headrace.state.compiled.compiled_learner import CompiledLearner
 from headrace.state.compiled.compiler import compile_model, explain
-from headrace.state.models.learner import LabelError, ModelError, RiverLearner
+from headrace.state.models.label import LabelError
+from headrace.state.models.learner import RiverLearner
+from headrace.state.models.task import ModelError
 
 LABELS: dict[str, list[Any]] = {
     "words": ["x", "ü", "", "late", "z", *(f"class {number}" for number in range(9))],

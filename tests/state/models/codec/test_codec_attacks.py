@@ -12,7 +12,8 @@ from test_model_codec import column, crafted, trip
 
 from headrace.state.models.codec.graph import CodecError, Column, Containers, Frozen, Instances, Named
 from headrace.state.models.codec.model_codec import ModelCodec
-from headrace.state.models.learner import ModelError, RiverLearner
+from headrace.state.models.learner import RiverLearner
+from headrace.state.models.task import ModelError
 
 MANY = 300_000
 
