@@ -47,7 +47,7 @@ class SourceAway(Exception):
 
     status = 503
     address_key = BROKERS_KEY
-    hint = "nothing is lost: the pipeline waits for Kafka and goes on by itself"
+    hint = "start Kafka or correct kafka.bootstrap_servers; a running pipeline waits for it and loses nothing"
 
 
 class SourceLost(Exception):

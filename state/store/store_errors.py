@@ -9,7 +9,7 @@ class StoreAway(Exception):
 
     status = 503
     address_key = "redis.url"
-    hint = "nothing is lost: the pipeline waits for the store and goes on by itself"
+    hint = "start the store or correct redis.url; a running pipeline waits for it and loses nothing"
 
 
 class StoreFenced(Exception):

@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import json
 import os
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +43,8 @@ class Learned:
 
     def __init__(self, server: ValkeyServer, folder: Path, *, model: str = LOGISTIC, **settings: Any) -> None:
         folder.mkdir(exist_ok=True)
-        # Modules of several projects in one process need names of their own.
+        # Modules of several projects in one process need names of their own; those of another file's tests are gone.
+        sys.modules.pop(f"{folder.name}_model", None)
         (folder / f"{folder.name}_model.py").write_text(model)
         self.file = folder / "headrace.toml"
         self.file.write_text(f'name = "{folder.name}"\n')
