@@ -45,6 +45,7 @@ class Learned:
         folder.mkdir(exist_ok=True)
         # Modules of several projects in one process need names of their own; those of another file's tests are gone.
         sys.modules.pop(f"{folder.name}_model", None)
+        sys.path[:] = [place for place in sys.path if Path(place).name != folder.name]
         (folder / f"{folder.name}_model.py").write_text(model)
         self.file = folder / "headrace.toml"
         self.file.write_text(f'name = "{folder.name}"\n')
