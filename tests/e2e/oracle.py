@@ -156,7 +156,11 @@ def anatomy(part: Any) -> Any:
     if slots:
         return type(part).__qualname__, [(name, anatomy(getattr(part, name))) for name in slots]
     if hasattr(part, "__dict__"):
-        return type(part).__qualname__, anatomy({k: v for k, v in vars(part).items() if k not in _OF_PIPELINES})
+        held = {name: value for name, value in vars(part).items() if name not in _OF_PIPELINES}
+        if held.get("seed", part) is None:
+            # A distribution in a tree has a generator of its own, which is never drawn from.
+            held = {name: value for name, value in held.items() if not isinstance(value, random.Random)}
+        return type(part).__qualname__, anatomy(held)
     return repr(type(part))
 
 
