@@ -106,7 +106,7 @@ class StatusReporter:
         telemetry.transaction_seconds.set_function(lambda: _age_s(sink.begun_at))
 
     def state(self, *, waiting: bool) -> WorkerState:
-        """Name what the worker is doing; `waiting` says that partitions wait to be taken over."""
+        """Name what the worker is doing; `waiting` says that it waits for the group, or partitions to be taken over."""
         waits = set() if self._schemas is None else self._schemas.partitions
         if not self._gate.open or (waits and waits.issuperset(self._shards)):
             return "paused"
@@ -254,7 +254,7 @@ class Heartbeat:
         passed_s = now - self._beat_at + _BEAT_S if self._beat_at else 0.0
         self._beat_at = now + _BEAT_S
         self._readiness.look(waiting=waiting)
-        state = self._status.state(waiting=waiting)
+        state = self._status.state(waiting=waiting or not self._source.joined)
         self._status.publish(state, passed_s=passed_s)
         if state != self._state:
             self._state, self._since_ms = state, time.time_ns() // 1_000_000

@@ -201,8 +201,15 @@ def test_features_and_labels_stay_together_while_workers_come_and_go(project: Ma
             assert other.stop() == 0, other.log()
         send(p, messages[2 * third :])
         wait_until(lambda: p.status()["lag"] == 0, what="everything to be handled", timeout_s=60)
+        # A partition that is on its way from one worker to the other at the stop is saved by neither.
+        wait_until(lambda: _shares(p) == [3, 3], what="each worker to have its share", timeout_s=60)
         assert run.stop() == 0, run.log()
     hold(p, orders)
+
+
+def _shares(p: Project) -> list[int]:
+    """Return how many partitions each worker has taken over."""
+    return [len(worker["partitions"]) for worker in p.status()["workers"]]
 
 
 def test_labels_are_learned_once_also_after_the_store_has_lost_everything(project: Make) -> None:
