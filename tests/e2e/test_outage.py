@@ -13,7 +13,8 @@ from headrace.pipeline.embedded import Stack
 Make = Callable[..., Project]
 
 # On one process of the test run: its servers are started once.
-pytestmark = pytest.mark.xdist_group("outage")
+# It says how soon the stream goes on, so other tests must not take the machine.
+pytestmark = [pytest.mark.alone, pytest.mark.xdist_group("outage")]
 OUTAGE_S = 20.0 if SOAK else 8.0
 RESUME_S = 10.0
 
