@@ -186,7 +186,7 @@ def _spread(found: Any) -> str:
 
 
 def census() -> Lines:
-    """Yield what came of each estimator of River, as `models.json` keeps it."""
+    """Yield a row of `models.json` for each estimator of River: whether it runs, and how."""
     rows = json.loads(CENSUS.read_text(encoding="utf-8"))
     yield from table(
         ("estimator", "task", "runs", "by key", "shared", "why not"),

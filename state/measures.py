@@ -91,8 +91,8 @@ class Curve(msgspec.Struct):
 class Tally(msgspec.Struct):
     """What the measures are computed from.
 
-    `cells` counts pairs of a label and an answer, by the JSON of both; it is empty and the tally `is_over` where there
-    were too many. `sums` has a sum for each measure that is a mean. `number` counts what was scored.
+    `cells` counts pairs of a label and an answer, by the JSON of both; it is empty, and the tally `is_over`, if there
+    were too many pairs. `sums` has the sum behind each measure that is a mean. `number` is that of scored predictions.
     """
 
     number: Number = 0

@@ -14,7 +14,7 @@ _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 RECENT = "_recent"
 """The end of the names of the recent figures."""
 WINDOW = 1_000
-"""The number of predictions of which the recent figures are."""
+"""The recent figures are those of this number of predictions, the last ones."""
 
 
 NUMBERS = frozenset({"regression", "multitarget", "forecasting", "recommendation"})
@@ -99,7 +99,7 @@ class Quality(msgspec.Struct):
 
 
 def storable(value: Any) -> Any:
-    """Return a label or an answer as MessagePack holds it; None for what is no number and no class."""
+    """Return a label or an answer as a value of MessagePack; None if it is neither a number nor a class."""
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, int) and not _INT_MIN <= value <= _INT_MAX:
         return str(value)

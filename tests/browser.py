@@ -72,7 +72,7 @@ def axe() -> Path | None:
 
 
 def missing() -> str:
-    """Say what is missing; empty where all is there."""
+    """Name the missing programs; return "" if there are none."""
     parts = [name for name, there in (("a Chromium", find()), ("axe-core", axe())) if there is None]
     return " and ".join(parts)
 

@@ -32,7 +32,7 @@ def python() -> Path:
 
 
 def missing() -> str:
-    """Say what is missing; empty where all is there."""
+    """Name the missing programs; return "" if there are none."""
     return "" if python().exists() else "tritonclient, kserve and MLflow"
 
 
@@ -56,7 +56,7 @@ def _run(*command: str) -> None:
 
 
 def main() -> int:
-    """Make what is missing. Exit 1 under CI if something is missing still, since no test may be left out there."""
+    """Make the environment if it is not there. Return 1 if that fails under CI, where each test must run, or else 0."""
     if not missing():
         return 0
     sys.stderr.write("headrace: fetching clients of model servers for the tests (once)\n")

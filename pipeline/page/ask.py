@@ -47,7 +47,7 @@ class Asker:
         return {"fields": fields, "key": key, "extra": self._config.schema_.extra, "scope": self._config.model.scope}
 
     def answer(self, features: dict[str, Any], *, key: str | None) -> dict[str, Any]:
-        """Return a prediction, the model that made it with the next offset that it would learn, and what was asked.
+        """Return a prediction, the model and the offset behind it, and the record that was asked about.
 
         Raises AskRefused, AnswerRefused, ModelMissing, ModelMismatch, ModelError and the errors of the store.
         """

@@ -110,7 +110,7 @@ class ModelClient:
 
 
 def _read(response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
-    """Return the body of a response; what is no JSON object is not of `headrace serve`."""
+    """Return the JSON object in the body of a response. Raises AnswerRefused for any other body."""
     try:
         return msgspec.json.decode(response.data, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError):

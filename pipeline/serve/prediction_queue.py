@@ -46,13 +46,10 @@ class WaitingRequest:
 class _ModelBatch(NamedTuple):
     """The records that one model predicts, each with the list and the place in it that its outcome is put in."""
 
-    served: ServedModel | None
+    served: ServedModel
     values: list[bytes]
     keys: list[bytes | None]
     places: list[tuple[list[Found], int]]
-
-
-_NOBODY = _ModelBatch(None, [], [], [])
 
 
 class PredictionQueue:
@@ -120,9 +117,8 @@ class PredictionQueue:
         for waiting in turn:
             outcomes = [_NONE] * len(waiting.records)
             found.append(outcomes)
-            chosen: ServedModel | Problem | None = None
             last: AskedRecord | None = None
-            batch = _NOBODY
+            batch: _ModelBatch | Problem
             for place, record in enumerate(waiting.records):
                 if type(record) is not AskedRecord:
                     assert isinstance(record, Problem)
@@ -131,21 +127,21 @@ class PredictionQueue:
                 # Mostly all records of a request have the same key, or none.
                 if last is None or record.key is not last.key or record.partition != last.partition:
                     chosen = waiting.choose(record)
-                    if isinstance(chosen, ServedModel):
+                    if isinstance(chosen, Problem):
+                        batch = chosen
+                    else:
                         batch = batches.setdefault(id(chosen), _ModelBatch(chosen, [], [], []))
                 last = record
-                if isinstance(chosen, Problem):
-                    outcomes[place] = chosen, None
+                if isinstance(batch, Problem):
+                    outcomes[place] = batch, None
                     continue
                 batch.values.append(record.value)
                 batch.keys.append(record.key)
                 batch.places.append((outcomes, place))
-        for batch in batches.values():
-            served = batch.served
-            assert served is not None
-            self._note(len(batch.values), served)
-            results = self._predictor.predict(served, batch.values, batch.keys)
-            for (outcomes, place), outcome in zip(batch.places, results, strict=True):
+        for served, values, keys, places in batches.values():
+            self._note(len(values), served)
+            results = self._predictor.predict(served, values, keys)
+            for (outcomes, place), outcome in zip(places, results, strict=True):
                 outcomes[place] = outcome, served
         return found
 

@@ -156,6 +156,7 @@ class StatusReporter:
 
     def note(self, state: WorkerState) -> dict[str, Any]:
         """Return what `status` shows of this worker."""
+        qualities = {str(shard.partition): shard.quality_now() for shard in self._shards.values()}
         return {
             "state": state,
             "reason": self._gate.reason or ("" if self._schemas is None else self._schemas.reason),
@@ -169,8 +170,8 @@ class StatusReporter:
             },
             "relearn_rate": round(self._relearn_rate),
             "epochs": {str(shard.partition): shard.epoch for shard in self._shards.values()},
-            "quality": {str(shard.partition): shard.quality_now().summary() for shard in self._shards.values()},
-            "tallies": {str(shard.partition): shard.quality_now().tallies() for shard in self._shards.values()},
+            "quality": {partition: quality.summary() for partition, quality in qualities.items()},
+            "tallies": {partition: quality.tallies() for partition, quality in qualities.items()},
         }
 
 

@@ -1,4 +1,4 @@
-"""Asks a server over HTTP, in a process of its own, and prints what came of it as JSON.
+"""Sends requests to a server over HTTP, from a process of its own, and prints rates and latencies as JSON.
 
     python load.py PORT PATH BODY_FILE CONNECTIONS SECONDS [RATE]
 
@@ -98,7 +98,7 @@ class Connection(asyncio.Protocol):
             self._parts, self._size = b"", 0
             self._load.answered(self, self._began_s, good=good)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 whatever the reason, it came too early
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 each reason counts the same
         self._load.bad += time.perf_counter() < self._load.ends_s
 
 

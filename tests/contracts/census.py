@@ -1,4 +1,4 @@
-"""The census: every estimator of the installed River, run through the pipeline's engine, and what came of it.
+"""The census: it runs each estimator of the installed River through the pipeline's engine, and records the result.
 
 `make docs` writes the verdicts to docs/models.json, from which docs/models.md has its table; `test_census.py` compares
 them. A transformer runs as a step before a model.

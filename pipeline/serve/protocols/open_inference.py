@@ -112,7 +112,7 @@ class OpenInference:
             "name": self._asking.name,
             "versions": sorted({str(served.version) for served in models}),
             "platform": "headrace_river",
-            # The model takes whatever features a record has.
+            # A River model has no fixed list of features.
             "inputs": [],
             "outputs": outputs,
         }
