@@ -76,7 +76,7 @@ class Reader:
             f"{topic} can't be read",
             lambda: self._consumer.list_topics(topic, timeout=_CALL_S).topics[topic].partitions,
         )
-        return {partition: self._span(TopicPartition(topic, partition)) for partition in sorted(partitions)}
+        return {partition: self.span(topic, partition) for partition in sorted(partitions)}
 
     def between(self, topic: str, partition: int, start: int, end: int) -> Iterator[Record]:
         """Yield a partition's records from offset `start` up to, but not including, `end`, in order."""
@@ -169,7 +169,9 @@ class Reader:
         """Close the connection."""
         self._consumer.close()
 
-    def _span(self, place: TopicPartition) -> Span:
+    def span(self, topic: str, partition: int) -> Span:
+        """Return the readable offsets of one partition."""
+        place = TopicPartition(topic, partition)
         low, high = _with_retries(
             self._consumer,
             f"{place.topic} can't be read",

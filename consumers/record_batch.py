@@ -66,6 +66,10 @@ class RecordBatch:
         """Return the first records; unless they are all, nothing is known of the end of the log."""
         return self._piece(0, count)
 
+    def without_first(self, count: int) -> "RecordBatch":
+        """Return the records behind the first ones."""
+        return self._piece(count, len(self))
+
     def with_values(self, values: Sequence[bytes | None]) -> "RecordBatch":
         """Return the same records with other values, such as without their frames."""
         return RecordBatch(
@@ -106,6 +110,13 @@ class RecordBatch:
 
 Records = RecordBatch | Sequence[Record]
 """Records of one partition, as columns or as objects."""
+
+
+def cut(records: Records, at: int) -> tuple[Records, Records]:
+    """Return the first `at` records, and the others."""
+    if isinstance(records, RecordBatch):
+        return records.first(at), records.without_first(at)
+    return records[:at], records[at:]
 
 
 def keys_of(records: Records) -> Sequence[bytes | None]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -30,6 +30,8 @@ _MOCK_BYTES_MAX = 1_000_000
 _DENIED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED})
 _URL_SAFE = str.maketrans("+/", "-_")
 _NO_ID = "A" * 22
+# The settings of a topic that keeps all records.
+_LASTING = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 
 BATCH_BYTES_MAX = 1_048_588
 """Kafka's default for max.message.bytes."""
@@ -226,6 +228,38 @@ class Topics:
         for name in found:
             self._check_output(name)
         return source
+
+    def ensure_lasting(self, names: Sequence[str], partitions: int, *, on_created: OnCreated = _untold) -> str:
+        """Make topics that keep all records, where they are missing; return why they can't be used, or an empty text.
+
+        Raises SourceAway.
+        """
+        if self.is_mock():
+            return "the mock cluster keeps no topics"
+        try:
+            there = self.partitions()
+            for name in names:
+                if name not in there:
+                    self.create(name, partitions, _LASTING, on_created=on_created)
+                elif there[name] != partitions:
+                    return f"{name} has {there[name]} partitions, and the features topic has {partitions}"
+            return self._fleeting([name for name in names if name in there])
+        except SourceError as error:
+            return f"{error}; {error.hint}"
+
+    def _fleeting(self, names: Sequence[str]) -> str:
+        """Return which of these topics may lose records, and why; an empty text if all keep them."""
+        resources = {name: ConfigResource(ResourceType.TOPIC, name) for name in names}
+        asked = self._admin.describe_configs(list(resources.values()), request_timeout=_CALL_S) if names else {}
+        for name, resource in resources.items():
+            try:
+                settings = asked[resource].result()
+            except KafkaException as error:
+                raise self._fault(error, name) from error
+            for key, wanted in _LASTING.items():
+                if (found := settings[key].value) != wanted:
+                    return f"{name} has {key}={found}, and needs {wanted} (kafka-configs --alter)"
+        return ""
 
     def _check_output(self, name: str) -> None:
         try:

@@ -207,13 +207,17 @@ def sink(
     config: Config,
     properties: Mapping[str, Any],
     *,
+    outputs: Mapping[str, str],
     ordinal: int,
     is_mock: bool,
     limits: SizeLimits,
     deadline: Deadline,
     reach: Reach,
 ) -> Sink:
-    """Return the sink: with transactions for exactly-once, but without on a mock cluster, which has none."""
+    """Return the sink of these outputs, the topics by name: with transactions for exactly-once.
+
+    It has none on a mock cluster, which knows no transactions.
+    """
     topics = config.topics
     made: Sink
     if config.delivery.guarantee == "exactly-once" and not is_mock:
@@ -222,14 +226,14 @@ def sink(
             transactional_id=f"{config.name}-{ordinal}",
             features=topics.features,
             labels=topics.labels,
-            outputs=topics.outputs,
+            outputs=outputs,
             deadline=deadline,
             reach=reach,
         )
     else:
         if config.delivery.guarantee == "exactly-once":
             log.warning("the mock cluster knows no transactions: at-least-once, and nothing is kept")
-        made = PlainSink(properties, outputs=topics.outputs, deadline=deadline, reach=reach)
+        made = PlainSink(properties, outputs=outputs, deadline=deadline, reach=reach)
     made.batch_bytes_max = limits.batch
     return made
 

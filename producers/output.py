@@ -12,6 +12,8 @@ from headrace.producers.record_size import HEADER_BYTES_MAX, PLAIN_BYTES_MAX, re
 
 PREDICTIONS = "predictions"
 DEAD_LETTERS = "dead_letters"
+JOURNAL = "journal"
+"""What was done to the models. Its topic has the pipeline's name, and no key in `[topics]`."""
 
 Reach = Callable[[str], None]
 """Called with the name of each point that a batch passes on its way (`failpoint`)."""
@@ -75,6 +77,17 @@ class OutputRecords(msgspec.Struct):
         self.values.append(value)
         if place is not None:
             self.places.append(place)
+
+    def extend(self, other: "OutputRecords", *, first: int) -> None:
+        """Add the records of another part of the batch, whose first input record has the place `first`."""
+        count = len(self.values)
+        if other.headers:
+            self.headers = {**self.headers, **{count + at: headers for at, headers in other.headers.items()}}
+        self.keys += other.keys
+        self.values += other.values
+        if not isinstance(self.places, list):
+            self.places = list(self.places)
+        self.places += [place + first for place in other.places]
 
     def without(self, places: Container[int]) -> "OutputRecords":
         """Return the records except those that answer the input records at these places."""

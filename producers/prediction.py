@@ -18,10 +18,14 @@ _NUMBER_BYTES_MAX = 32
 
 
 class ModelVersion(msgspec.Struct, frozen=True):
-    """The model that answered: its name, and the number of its latest snapshot."""
+    """The model that answered: its name, the number of its latest snapshot, and its generation.
+
+    The generation counts the models of the partition that have answered.
+    """
 
     name: str
     version: int
+    generation: int = 1
 
 
 class SourceRecord(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from headrace.state.event_time import StrayTimes
+from headrace.state.history.history import ShardHistory
 from headrace.state.labels.label_join import TABLE as LABELS
 from headrace.state.labels.label_join import Labels
 from headrace.state.labels.read_order import Order
@@ -47,6 +48,7 @@ class Shard:
     `version` is the newest snapshot in the store, `epoch` that of the partition's owner. `mark` is the metadata of the
     last committed offset. `secret` signs replays, and is the same for the whole history. With a labels topic `labels`
     is its join, and `order` the order in which the two logs were read. `measures` are those of the models' quality.
+    `history` is what was done to the models beside learning.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Shard:
         self.answer_with(MODEL)
         self.labels = labels
         self.strays = StrayTimes()
+        self.history = ShardHistory()
 
     @property
     def place(self) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from headrace.state.history.history import SavedHistory
 from headrace.state.labels.join_state import PendingRows
 from headrace.state.models.model import Scope
 from headrace.state.quality import Quality
@@ -66,7 +67,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     `models` has the shard's models by name, `answers` the name of the one that answers, and `failed` those that were
     taken out. `tables` has the number of rows of each table; the rows themselves are stored apart
     (`store/tables.py`). Their `sums` show whether the rows are those of this version (`seal.py`). `secret` is the
-    shard's; it is also in the metadata of the committed offset, which other tools can overwrite.
+    shard's; it is also in the metadata of the committed offset, which other tools can overwrite. `history` tells up to
+    which entry of the journal the models stand.
     """
 
     topic: str
@@ -87,6 +89,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         default_factory=dict
     )
     secret: str = ""
+    history: SavedHistory = SavedHistory()
 
     @property
     def answering(self) -> SavedModel:
@@ -137,6 +140,7 @@ def take(
         join=_join(shard, labels),
         tables=shard.tables(),
         secret=shard.secret,
+        history=shard.history.saved(),
     )
 
 
@@ -207,6 +211,7 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
         "offset": snapshot.offset,
         **({"labels_offset": snapshot.join.offset} if snapshot.join is not None else {}),
         "epoch": snapshot.epoch,
+        "generation": snapshot.history.generation,
         "created_ms": snapshot.created_ms,
         "model_bytes": len(saved.state),
         "codec": saved.codec,

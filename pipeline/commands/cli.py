@@ -12,25 +12,23 @@ import typer
 
 from headrace.pipeline import console
 from headrace.pipeline.commands.command import ConfigSource, command, fail, group
+from headrace.pipeline.commands.control_group import control
+from headrace.pipeline.commands.model_group import model
+from headrace.pipeline.commands.options import (
+    CodeOption,
+    CsvOption,
+    IdOption,
+    JsonOption,
+    KeyOption,
+    LabelOption,
+    LimitOption,
+    SinceOption,
+    TopicOption,
+)
 from headrace.pipeline.process import reexec
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-TopicOption = Annotated[str | None, typer.Option(metavar="TOPIC", help="Read this topic, not the configured one.")]
-CodeOption = Annotated[str | None, typer.Option(metavar="CODE", help="Only dead letters with this code.")]
-SinceOption = Annotated[
-    str | None, typer.Option(metavar="TIME", help="Only dead letters since this time, or not older than 10m or 2h.")
-]
-LimitOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after this many.")]
-LabelOption = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of a table with the label.")]
-KeyOption = Annotated[str | None, typer.Option(metavar="FIELD", help="Feature, or else field, with the Kafka key.")]
-IdOption = Annotated[str | None, typer.Option("--id", metavar="COLUMN", help="Column of a table with the record's id.")]
-CsvOption = Annotated[
-    bool, typer.Option("--csv", help="Read CSV with a header, even if the file's name does not end in .csv.")
-]
 
 app = group("Online learning on Kafka: predict each record, learn from it, keep the models in Redis, exactly once.")
 dlq = group("List, show and replay dead letters.")
-model = group("List, show and explain the models, or reset the model of a key.")
 config = group("Check the configuration, or show where each value comes from. Connects to nothing.")
 
 
@@ -324,50 +322,6 @@ def dlq_replay(
     )
 
 
-@command(model, "ls")
-def model_ls(source: ConfigSource, json: JsonOption = False) -> int:
-    """List the versions of each partition's model, newest first."""
-    from headrace.pipeline.commands import model_command
-
-    return model_command.ls(source.load(), json=json)
-
-
-@command(model, "explain")
-def model_explain(source: ConfigSource, json: JsonOption = False) -> int:
-    """Say which steps of the model run as compiled code, which as River, and why. Connects to nothing."""
-    from headrace.pipeline.commands import explain
-
-    return explain.explain(source.load(), json=json)
-
-
-@command(model, "show")
-def model_show(
-    source: ConfigSource,
-    which: Annotated[
-        str | None,
-        typer.Argument(metavar="PARTITION or KEY", help='A partition (default: the first); with scope = "key" a key.'),
-    ] = None,
-    version: Annotated[int | None, typer.Argument(min=1, metavar="VERSION", help="Default: the newest.")] = None,
-    json: JsonOption = False,
-) -> int:
-    """Show one version in full, with the model as text, or the model of one key. None of its code is run."""
-    from headrace.pipeline.commands import model_command
-
-    return model_command.show(source.load(), which=which, version=version, json=json)
-
-
-@command(model, "reset")
-def model_reset(
-    source: ConfigSource,
-    key: Annotated[str, typer.Argument(metavar="KEY", help="Kafka key whose model starts anew.")],
-    json: JsonOption = False,
-) -> int:
-    """Start the model of one key anew (scope = "key"). The pipeline may be running."""
-    from headrace.pipeline.commands import model_command
-
-    return model_command.reset(source.load(), key=key, json=json)
-
-
 @command(app, endless="watch")
 def status(
     source: ConfigSource,
@@ -431,6 +385,7 @@ def config_show(source: ConfigSource, json: JsonOption = False) -> int:
 
 app.add_typer(dlq, name="dlq")
 app.add_typer(model, name="model")
+app.add_typer(control, name="control")
 app.add_typer(config, name="config")
 
 

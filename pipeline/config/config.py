@@ -174,6 +174,16 @@ class Config(BaseSettings):
         return self.label_format if has_labels else self.records.format
 
     @property
+    def control_topic(self) -> str:
+        """The topic of the commands on models."""
+        return f"control.{self.name}"
+
+    @property
+    def journal_topic(self) -> str:
+        """The topic that tells what was done to the models, and where."""
+        return f"journal.{self.name}"
+
+    @property
     def librdkafka(self) -> dict[str, Any]:
         """The librdkafka properties of every client."""
         return {

@@ -1,4 +1,4 @@
 """The `dlq` commands: count dead letters, show them, and replay each of them once.
 
-Imported by `pipeline.commands`, `pipeline.demo`, `pipeline.page`, `pipeline.produce`.
+Imported by `pipeline.commands`, `pipeline.control`, `pipeline.demo`, `pipeline.page`, `pipeline.produce`.
 """

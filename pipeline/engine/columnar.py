@@ -185,6 +185,7 @@ class ColumnarEngine:
         """Encode the predictions of the good records."""
         ids = Ids(ids.text, ids.at[good], ids.size[good])
         place = {"offsets": _array(batch.offsets)[good], "version": shard.model_version, "ts": now_ms}
+        place["generation"] = shard.history.generation
         lines = self._encode(shard.model, answers, ids, partition=shard.partition, **place)
         if not features:
             return lines

@@ -26,6 +26,7 @@ from headrace.pipeline.engine import shadows
 from headrace.pipeline.engine.dead_letter import DeadLetter, shortened
 from headrace.pipeline.engine.interleaved import InterleavedEngine
 from headrace.pipeline.engine.join import LabelsStep
+from headrace.pipeline.engine.lifecycle import Lifecycle
 from headrace.pipeline.engine.outputs import EncodePrediction, PartitionOutputs
 from headrace.pipeline.engine.prepared_record import PreparedRecord
 from headrace.pipeline.engine.raised import refusal_of
@@ -51,7 +52,7 @@ class Engine:
 
     The outputs fit `limits`, which may be replaced: they decide what goes out, and never what is learned. `outputs` are
     the names of the outputs that have a topic. Predictions have the `form`; `encode` makes them of another format from
-    their JSON.
+    their JSON. `lifecycle` is what happens to the models between the records.
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class Engine:
         outputs: Collection[str] = (PREDICTIONS, DEAD_LETTERS),
         form: PredictionForm | None = None,
         encode: EncodePrediction | None = None,
+        lifecycle: Lifecycle | None = None,
     ) -> None:
         self._encode = encode
+        self.lifecycle = lifecycle or Lifecycle()
         self._topic = topic
         self._labels = labels
         self._name = name
@@ -87,12 +90,17 @@ class Engine:
 
         With `silent` nobody reads the outputs, so they may be missing.
         """
-        outputs = PartitionOutputs(shard.partition, {name: OutputRecords() for name in self._outputs}, source=records)
-        learned_before = shard.counts.learned
-        # A copy of a shared model is loaded now: only then is it known whether it takes batches.
-        shard.model.fetch(())
-        if not self._run_columns(shard, records, outputs, now_ms=now_ms, silent=silent):
-            self._run_each(shard, records, outputs, now_ms=now_ms)
+        learned_before, place = shard.counts.learned, 0
+        outputs: PartitionOutputs | None = None
+        for piece in self.lifecycle.pieces(shard, records):
+            found = self._run(shard, piece, now_ms=now_ms, silent=silent)
+            if outputs is None:
+                outputs = found
+            else:
+                outputs.extend(found, first=place)
+                outputs.source = records
+            place += len(piece)
+        assert outputs is not None
         outputs.learned = shard.counts.learned - learned_before
         outputs.replayed = 0 if silent else self._replayed(shard, records)
         shard.trim()
@@ -100,6 +108,15 @@ class Engine:
             if self._encode is not None:
                 outputs.encode(self._encode)
             self.apply_limits(shard, outputs)
+        return outputs
+
+    def _run(self, shard: Shard, records: Records, *, now_ms: int, silent: bool) -> PartitionOutputs:
+        """Predict and learn records between which nothing else is done to the models."""
+        outputs = PartitionOutputs(shard.partition, {name: OutputRecords() for name in self._outputs}, source=records)
+        # A copy of a shared model is loaded now: only then is it known whether it takes batches.
+        shard.model.fetch(())
+        if not self._run_columns(shard, records, outputs, now_ms=now_ms, silent=silent):
+            self._run_each(shard, records, outputs, now_ms=now_ms)
         return outputs
 
     def _replayed(self, shard: Shard, records: Records) -> int:

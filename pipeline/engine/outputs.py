@@ -79,6 +79,18 @@ class PartitionOutputs(msgspec.Struct):
         """The predictions in JSON, whatever the format of their topic."""
         return self.predictions.values if self.lines is None else self.lines
 
+    def extend(self, other: "PartitionOutputs", *, first: int) -> None:
+        """Add the outputs of the records behind these, the first of which has the place `first` in the whole batch."""
+        for name, records in other.records.items():
+            self.records[name].extend(records, first=first)
+        if not isinstance(self.labelled, list):
+            self.labelled = list(self.labelled)
+        self.labelled += list(other.labelled)
+        self.dead_letters += other.dead_letters
+        self.skipped += other.skipped
+        self.labels += other.labels
+        self.delays_ms += other.delays_ms
+
     def encode(self, encode: EncodePrediction) -> None:
         """Make the predictions of another format, and keep their JSON."""
         self.lines = list(self.predictions.values)

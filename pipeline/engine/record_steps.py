@@ -36,7 +36,7 @@ class RecordSteps:
 
     def version(self, shard: Shard) -> prediction.ModelVersion:
         """Return the model that answers now."""
-        return prediction.ModelVersion(self._name, shard.model_version)
+        return prediction.ModelVersion(self._name, shard.model_version, shard.history.generation)
 
     def prepare(self, shard: Shard, record: Record) -> PreparedRecord | Skipped | Refusal:
         """Decode a record, let its time pass, and find its label; or return that it is skipped, or refused."""

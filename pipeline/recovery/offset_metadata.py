@@ -49,6 +49,8 @@ class OffsetMetadata(
         "offset": "o",
         "topic": "t",
         "skipped": "i",
+        "entries": "q",
+        "control": "c",
     },
 ):
     """What was true of a shard at its committed offset.
@@ -56,7 +58,8 @@ class OffsetMetadata(
     `snapshot` is the offset of its newest snapshot, `start` the first offset of its history; the counts are
     those of the whole history. `join` is there with a labels topic. `model` is the spec of the model in brief. With
     `secret` replays of the partition are signed (`producers/replay_proof.py`). `offset` is the committed offset that
-    carries the mark (-1: unknown), and `topic` the id of the features topic (empty: unknown).
+    carries the mark (-1: unknown), and `topic` the id of the features topic (empty: unknown). `entries` is the number
+    of the newest entry of the journal, and `control` the next offset of the control topic.
     """
 
     epoch: Annotated[int, msgspec.Meta(ge=0, le=NUMBER_MAX)]
@@ -72,6 +75,8 @@ class OffsetMetadata(
     offset: LabelsPlace = -1
     topic: str = ""
     skipped: Number = 0
+    entries: Number = 0
+    control: Number = 0
 
 
 def of(shard: Shard, *, topic: str = "", labels: str = "") -> str:
@@ -91,6 +96,8 @@ def of(shard: Shard, *, topic: str = "", labels: str = "") -> str:
         shard.offset,
         topic,
         counts.skipped,
+        shard.history.seq,
+        shard.history.control,
     )
     return msgspec.json.encode(mark).decode()
 

@@ -15,13 +15,18 @@ from headrace.consumers.interleave import LOGS, Interleave, Log, LogOffsets
 from headrace.consumers.record_batch import RecordBatch, Records, newest_ms
 from headrace.consumers.source import PartitionLog, Polled, Source, SourceAway
 from headrace.consumers.topics import Topic
+from headrace.pipeline.control.command_inbox import CommandInbox
 from headrace.pipeline.engine.engine import Engine
 from headrace.pipeline.engine.outputs import PartitionOutputs
+from headrace.pipeline.recovery.consistency import StateError
 from headrace.pipeline.recovery.key_placement import PlacementWatch
 from headrace.pipeline.telemetry import Telemetry
 from headrace.pipeline.worker.delivery import PendingBatch
 from headrace.pipeline.worker.schema_wait import SchemaWait
 from headrace.pipeline.worker.takeover import Takeover
+from headrace.producers.output import JOURNAL, OutputRecords
+from headrace.state.history import journal
+from headrace.state.history.journal import JournalError
 from headrace.state.row_packing import TableDamaged
 from headrace.state.shard import Shard
 from headrace.state.store.store_errors import StoreAway, StoreFenced
@@ -55,10 +60,12 @@ class Learning:
         records_max: int,
         telemetry: Telemetry,
         schemas: SchemaWait | None,
+        inbox: CommandInbox,
         reach: Callable[[str], None],
         clock: Callable[[], float],
     ) -> None:
         self._schemas = schemas
+        self._inbox = inbox
         self._reach = reach
         self._source = source
         # With a labels topic: the two logs of each partition, and those logs that are not fetched now.
@@ -82,8 +89,15 @@ class Learning:
 
     @property
     def waits(self) -> bool:
-        """Whether records wait for those of the other log, so that the next poll should be short."""
-        return bool(self._unmarked) or any(any(interleave.buffered) for interleave in self._interleaves.values())
+        """Whether records wait for those of the other log, or commands wait, so that the next poll should be short."""
+        waits = self._unmarked or any(any(interleave.buffered) for interleave in self._interleaves.values())
+        return bool(waits) or any(self._has_news(shard) for shard in self._shards.values())
+
+    def _has_news(self, shard: Shard) -> bool:
+        """Tell whether the next batch of a shard has something to say, though no record may have come."""
+        # Commands come after all that the journal has: also where a tool has set the offset back.
+        is_new = shard.history.is_announced or (self._inbox.has(shard.partition) and shard.history.next is None)
+        return is_new and not shard.is_relearning
 
     def begin(self, shard: Shard, steps: Sequence[LogOffsets] | None) -> None:
         """Begin with a shard that was taken over, in the `steps` to its committed place; None if they are not known."""
@@ -94,14 +108,16 @@ class Learning:
                 self._unmarked.add(shard.partition)
         if shard.model.can.keys:
             self._watch.see_stored(shard.partition)
+        self._inbox.begin(shard)
         if not shard.is_relearning:
-            self._takeover.settle(shard)
+            self._settle(shard)
 
     def end(self, partition: int) -> None:
         """Forget a partition that another worker owns now, or that is to be taken over again."""
         self._interleaves.pop(partition, None)
         self._unfetched.difference_update((partition, log) for log in LOGS)
         self._unmarked.discard(partition)
+        self._inbox.end(partition)
         if self._schemas is not None:
             self._schemas.forget(partition)
 
@@ -115,7 +131,11 @@ class Learning:
         self._source.read_from(shard.partition, shard.offset, shard.labels_offset)
 
     def go_on(self) -> None:
-        """Read on the logs that have waited for a schema, where it is known now. Raises RegistryRefused."""
+        """Read on the logs that have waited for a schema, where it is known now; and read the commands that have come.
+
+        Raises RegistryRefused, SourceAway.
+        """
+        self._inbox.look()
         if self._schemas is not None:
             self._schemas.go_on()
 
@@ -137,7 +157,8 @@ class Learning:
         learned = 0
         # The partitions take turns: when a batch is full, the others wait for the next one.
         self._turn += 1
-        partitions = sorted({partition for _, partition in polled} | self._interleaves.keys())
+        told = {shard.partition for shard in self._shards.values() if self._has_news(shard)}
+        partitions = sorted({partition for _, partition in polled} | self._interleaves.keys() | told)
         for index in range(len(partitions)):
             shard = self._shards.get(partitions[(index + self._turn) % len(partitions)])
             if shard is not None:
@@ -180,9 +201,9 @@ class Learning:
         if shard.is_relearning:
             return len(silent)
         if behind:
-            self._takeover.settle(shard)
-        end = max(end, new.offsets[-1] + 1 if new else -1)
-        if end > shard.offset:
+            self._settle(shard)
+        end = max(end, new.offsets[-1] + 1 if new else -1, shard.offset)
+        if end > shard.offset or self._has_news(shard):
             self._add(shard, new, (end, -1), pending, now_ms)
         return len(fresh)
 
@@ -209,13 +230,21 @@ class Learning:
             self._relearn(shard, taken.records, now_ms)
             shard.end_step(taken.end, is_recorded=taken.recorded)
             if not shard.is_relearning:
-                self._takeover.settle(shard)
-        if partition in self._unmarked and not shard.is_relearning:
+                self._settle(shard)
+        if (partition in self._unmarked or self._has_news(shard)) and not shard.is_relearning:
             self._unmarked.discard(partition)
             if partition not in pending.outputs:
                 self._add(shard, (), shard.place, pending, now_ms)
         self._balance(partition, interleave)
         return learned
+
+    def _settle(self, shard: Shard) -> None:
+        """End the relearning of a shard, with what was done at its last place. Raises StateError."""
+        try:
+            self._engine.lifecycle.catch_up(shard)
+        except JournalError as error:
+            raise StateError(f"partition {shard.partition}: {error}", hint=error.hint) from error
+        self._takeover.settle(shard)
 
     def _readable(self, log_: PartitionLog, polled: Polled) -> RecordBatch:
         """Return the records of a log that were polled, up to the first whose schema is not known yet."""
@@ -236,6 +265,8 @@ class Learning:
         except TableDamaged as error:
             self._takeover.distrust(partition)
             raise StoreAway(f"partition {partition} is learned again: {error}") from error
+        except JournalError as error:
+            raise StateError(f"partition {partition}: {error}", hint=error.hint) from error
         self._warn_of_clocks(shard, silent=silent)
         return outputs
 
@@ -267,15 +298,24 @@ class Learning:
         self._reach("relearning")
 
     def _add(self, shard: Shard, records: Records, end: LogOffsets, pending: PendingBatch, now_ms: int) -> None:
-        """Learn new records for output. The shard stands at `end` afterwards."""
+        """Take the commands that have come, then learn new records for output. The shard stands at `end` afterwards."""
         partition = shard.partition
+        self._engine.lifecycle.begin(shard, self._inbox.take(partition) if shard.history.next is None else ())
         outputs = self._learn(shard, records, now_ms, silent=False)
+        self._journal(shard, outputs)
         if records:
             self._reach("learned")
             pending.newest_ms = max(pending.newest_ms, newest_ms(records))
         shard.end_step(end)
         outputs.offset, outputs.labels_offset = end
         pending.outputs[partition] = outputs
+
+    def _journal(self, shard: Shard, outputs: PartitionOutputs) -> None:
+        """Add what was done to the models to the outputs of the batch."""
+        records = outputs.records.setdefault(JOURNAL, OutputRecords())
+        for entry in shard.history.drain():
+            records.add(entry.command.encode() or None, journal.encode(entry))
+            log.info("journaled", partition=shard.partition, entry=entry.seq, what=entry.what, name=entry.name)
 
     def _is_at_end(self, partition: int, log: Log, offset: int) -> bool:
         return self._source.is_at_end(partition, offset, labels=log == 1)

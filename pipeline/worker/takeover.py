@@ -15,6 +15,7 @@ import structlog
 from headrace.consumers.interleave import LogOffsets
 from headrace.consumers.source import Committed, Source, SourceLost
 from headrace.consumers.topics import Topic
+from headrace.pipeline.control.command_inbox import CommandInbox
 from headrace.pipeline.model_factory import ModelFactory
 from headrace.pipeline.recovery import compatibility, consistency, offset_metadata, survey
 from headrace.pipeline.recovery.consistency import PartitionFacts, SavedSnapshot, StateError
@@ -52,8 +53,8 @@ class _Relearning(msgspec.Struct):
 class Takeover:
     """Make shards for partitions of `topic` with the models of `models`.
 
-    `rules` tell how features wait for labels, None without a labels topic. `mix_offsets` tells how far the mix of all
-    workers has come in the partitions that were taken over.
+    `rules` tell how features wait for labels, None without a labels topic. `inbox` has the journals. `mix_offsets`
+    tells how far the mix of all workers has come in the partitions that were taken over.
     """
 
     def __init__(
@@ -65,10 +66,12 @@ class Takeover:
         identity: TopicIdentity,
         models: ModelFactory,
         rules: LabelRules | None,
+        inbox: CommandInbox,
         on_loss: OnLoss,
         telemetry: Telemetry,
     ) -> None:
         self._identity = identity
+        self._inbox = inbox
         self._rules = rules
         self._source = source
         self._store = store
@@ -134,6 +137,7 @@ class Takeover:
         try:
             consistency.check(facts)
             start = self._find(facts)
+            self._inbox.follow(start.shard, last)
         except StateError as error:
             if self._on_loss != "fresh":
                 raise
@@ -165,6 +169,8 @@ class Takeover:
             start=shard.start,
             reason=str(error),
         )
+        if not self._inbox.is_off:
+            shard.history.begin_anew(self._inbox.journal(partition))
         return ShardStart(shard)
 
     def distrust(self, partition: int) -> None:
@@ -178,6 +184,7 @@ class Takeover:
         last = relearning.mark
         if last is None:
             return
+        self._inbox.settle(shard, last)
         told, found = offset_metadata.counts(last), shard.counts
         tally = None if last.join is None or shard.labels is None else last.join.tally
         if (told.records, told.learned) != (found.records, found.learned) or not _agree(shard, tally):

@@ -16,6 +16,8 @@ from headrace.consumers.topics import Topic
 from headrace.pipeline import assembly, formats, model_factory
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.connection import explained
+from headrace.pipeline.control.command_inbox import CommandInbox
+from headrace.pipeline.control.control_topics import ControlTopics
 from headrace.pipeline.engine.engine import Engine
 from headrace.pipeline.process.ordinal import Ordinal
 from headrace.pipeline.process.watchdog import Watchdog
@@ -48,13 +50,15 @@ from headrace.state.store.store import Store
 class Wiring(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """The parts of one worker's loop, of which `runner` is the loop itself.
 
-    `ask_ids` returns the ids of topics, and `ask_limits` the `limits` of the output topics as they are now. Partitions
-    may be without an owner for `unowned_s` seconds. With `ends` the loop ends at these offsets. `at_work` is called
-    when a batch is confirmed. `clock` gives seconds and never jumps.
+    `control` are the topics of the commands and the journal. `ask_ids` returns the ids of topics, and `ask_limits` the
+    `limits` of the output topics as they are now. Partitions may be without an owner for `unowned_s` seconds. With
+    `ends` the loop ends at these offsets. `at_work` is called when a batch is confirmed. `clock` gives seconds and
+    never jumps.
     """
 
     config: Config
     topic: Topic
+    control: ControlTopics
     ask_ids: Callable[[Collection[str]], Mapping[str, str]]
     ask_limits: Callable[[], SizeLimits]
     limits: SizeLimits
@@ -127,9 +131,15 @@ class Wiring(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             identity=self.identity,
             models=self.models,
             rules=assembly.rules(self.config, default=self.models.default),
+            inbox=self.inbox,
             on_loss=self.on_loss,
             telemetry=self.telemetry,
         )
+
+    @cached_property
+    def inbox(self) -> CommandInbox:
+        """The commands that wait, and the journals."""
+        return CommandInbox(self.control, settings=self.config.librdkafka, group=self.config.name, clock=self.clock)
 
     @cached_property
     def placement(self) -> PlacementWatch:
@@ -149,6 +159,7 @@ class Wiring(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             records_max=self.config.batch.records_max,
             telemetry=self.telemetry,
             schemas=self.schemas,
+            inbox=self.inbox,
             reach=self.reach,
             clock=self.clock,
         )
@@ -170,7 +181,7 @@ class Wiring(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             webhook=assembly.webhook(self.config),
             shards=self.shards,
             topic=self.topic,
-            outputs=self.config.topics.outputs.values(),
+            outputs=[*self.config.topics.outputs.values(), *([] if self.control.fault else [self.control.journal])],
             identity=self.identity,
             on_unknown=self.telemetry.unknown_outcomes.inc,
             output_limits=output_limits,

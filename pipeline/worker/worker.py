@@ -27,6 +27,8 @@ from headrace.pipeline import assembly, connection, console, formats, model_fact
 from headrace.pipeline.config import config as configuration
 from headrace.pipeline.config.config import Config, ConfigError
 from headrace.pipeline.connection import ConnectionExplained
+from headrace.pipeline.control import control_topics
+from headrace.pipeline.control.control_topics import ControlTopics
 from headrace.pipeline.exit_code import (
     EXIT_AWAY,
     EXIT_CONFIG,
@@ -51,6 +53,7 @@ from headrace.pipeline.worker.flood import FloodError
 from headrace.pipeline.worker.runner import Stop
 from headrace.pipeline.worker.takeover import OnLoss
 from headrace.pipeline.worker.wiring import Wiring
+from headrace.producers.output import JOURNAL
 from headrace.producers.record_size import SizeLimits
 from headrace.producers.sink import Sink, SinkRefused
 from headrace.state.models import learner
@@ -159,9 +162,10 @@ class Worker:
         topics = self._wait_for("kafka", lambda: Topics({"log_level": 0, **config.librdkafka}))
         if topics is None or self._wait_for("kafka", topics.reach) is None:
             return None
-        topic = self._wait_for("kafka", lambda: self._ensure(topics))
-        if topic is None:
+        ensured = self._wait_for("kafka", lambda: self._ensure(topics))
+        if ensured is None:
             return None
+        topic, control = ensured
         properties = assembly.client_properties(config, self._ordinal.number)
         source = partial(assembly.source, config, properties)
         encoder = self._wait_for("registry", partial(formats.prediction_encoder, config, models.task, self._store))
@@ -169,18 +173,17 @@ class Worker:
         reading = self._wait_for("kafka", source)
         if reading is None or self._stop.asked:
             return None
-        if self._job.is_first and not self._job.replaces:
-            assembly.tell_models(config, topic.partitions)
         ask_limits = partial(assembly.size_limits, config, topics)
         limits = self._wait_for("kafka", ask_limits) or SizeLimits()
         return Wiring(
             config=config,
             topic=topic,
+            control=control,
             ask_ids=topics.ids,
             ask_limits=ask_limits,
             limits=limits,
             source=reading,
-            sink=self._sink(properties, is_mock=bool(self._wait_for("kafka", topics.is_mock)), limits=limits),
+            sink=self._sink(properties, control, is_mock=bool(self._wait_for("kafka", topics.is_mock)), limits=limits),
             models=models,
             encode=None if encoder is None else encoder.encode,
             store=self._store,
@@ -195,12 +198,22 @@ class Worker:
             at_work=self._at_work,
         )
 
-    def _ensure(self, topics: Topics) -> Topic:
+    def _ensure(self, topics: Topics) -> tuple[Topic, ControlTopics]:
         """Create the topics that are missing, but not a features topic that a model was taught from."""
         names = self._config.topics
         if self._job.on_loss != "fresh" and names.features not in topics.partitions() and self._was_taught():
             raise gone("features", names.features)
-        return topics.ensure(**names.wanted, on_created=self._tell_created)
+        topic = topics.ensure(**names.wanted, on_created=self._tell_created)
+        return topic, self._ensure_control(topics, topic)
+
+    def _ensure_control(self, topics: Topics, topic: Topic) -> ControlTopics:
+        """Create the topics of the commands and the journal; say once a run what holds for them, and for the models."""
+        config, partitions = self._config, topic.partitions
+        control = control_topics.ensure(config, topics, partitions=partitions, on_created=self._tell_created)
+        if self._job.is_first and not self._job.replaces:
+            assembly.tell_models(config, partitions)
+            control_topics.tell(control, guarantee=config.delivery.guarantee)
+        return control
 
     def _tell_created(self, topic: str) -> None:
         with contextlib.suppress(StoreAway):
@@ -216,10 +229,12 @@ class Worker:
         saved = (survey.saved(self._store, partition) for partition in range(topics.partitions))
         return any(snapshot is not None and snapshot.topic == topics.features for snapshot in saved)
 
-    def _sink(self, properties: dict[str, Any], *, is_mock: bool, limits: SizeLimits) -> Sink:
+    def _sink(self, properties: dict[str, Any], control: ControlTopics, *, is_mock: bool, limits: SizeLimits) -> Sink:
+        outputs = self._config.topics.outputs
         return assembly.sink(
             self._config,
             properties,
+            outputs=outputs if control.fault else {**outputs, JOURNAL: control.journal},
             ordinal=self._ordinal.number,
             is_mock=is_mock,
             limits=limits,

@@ -80,7 +80,16 @@ class Encoder:
         self._name = _json(name)
 
     def binary(
-        self, ids: Ids, *, partition: int, offsets: Any, version: int, ts: int, chosen: Any, proba: Any | None
+        self,
+        ids: Ids,
+        *,
+        partition: int,
+        offsets: Any,
+        version: int,
+        ts: int,
+        chosen: Any,
+        proba: Any | None,
+        generation: int = 1,
     ) -> list[bytes]:
         """Encode answers that are false (0) or true (1), with the probability of true, if given."""
         both = None
@@ -89,14 +98,23 @@ class Encoder:
             both[:, 1] = proba
             np.subtract(1.0, both[:, 1], out=both[:, 0])
         columns = _columns(offsets, chosen=chosen, proba=both, known=np.full(len(offsets), 2))
-        return self._encode(
-            ids, columns, _BINARY, partition=partition, version=version, ts=ts, has_proba=both is not None
-        )
+        parts = self._parts(partition, version, generation, ts, has_proba=both is not None)
+        return self._encode(ids, columns, _BINARY, parts)
 
-    def number(self, ids: Ids, *, partition: int, offsets: Any, version: int, ts: int, values: Any) -> list[bytes]:
+    def number(
+        self,
+        ids: Ids,
+        *,
+        partition: int,
+        offsets: Any,
+        version: int,
+        ts: int,
+        values: Any,
+        generation: int = 1,
+    ) -> list[bytes]:
         """Encode answers that are numbers (float64)."""
         columns = _columns(offsets, numbers=values)
-        return self._encode(ids, columns, (), partition=partition, version=version, ts=ts, has_proba=False)
+        return self._encode(ids, columns, (), self._parts(partition, version, generation, ts, has_proba=False))
 
     def classes(
         self,
@@ -111,6 +129,7 @@ class Encoder:
         known: Any,
         names: Sequence[Any],
         order: Any | None = None,
+        generation: int = 1,
     ) -> list[bytes]:
         """Encode answers that are indices into `names` (booleans, whole numbers, strings), or -1 for null.
 
@@ -119,23 +138,12 @@ class Encoder:
         UTF-8 can't encode.
         """
         columns = _columns(offsets, chosen=chosen, proba=proba, known=known, order=order)
-        has_proba = proba is not None
-        return self._encode(ids, columns, names, partition=partition, version=version, ts=ts, has_proba=has_proba)
+        parts = self._parts(partition, version, generation, ts, has_proba=proba is not None)
+        return self._encode(ids, columns, names, parts)
 
-    def _encode(
-        self,
-        ids: Ids,
-        columns: _Columns,
-        names: Sequence[Any],
-        *,
-        partition: int,
-        version: int,
-        ts: int,
-        has_proba: bool,
-    ) -> list[bytes]:
+    def _encode(self, ids: Ids, columns: _Columns, names: Sequence[Any], parts: Sequence[bytes]) -> list[bytes]:
         if len(columns.offsets) == 0:
             return []
-        parts = self._parts(partition=partition, version=version, ts=ts, has_proba=has_proba)
         answers = [b"null", *map(encode_plain, names)]
         keys = [b'"%s":' % _json(class_name(name)) for name in names]
         keys_max = sorted(map(len, keys), reverse=True)[: int(columns.known.max(initial=0))]
@@ -149,14 +157,15 @@ class Encoder:
         _write(lines, pieces, ids, columns)
         return _split(lines)
 
-    def _parts(self, *, partition: int, version: int, ts: int, has_proba: bool) -> list[bytes]:
+    def _parts(self, partition: int, version: int, generation: int, ts: int, *, has_proba: bool) -> list[bytes]:
         """Encode the pieces up to `_END`."""
+        model = b'"model":{"name":"%s","version":%d,"generation":%d}' % (self._name, version, generation)
         source = b'"source":{"topic":"%s","partition":%d,"offset":' % (self._topic, partition)
         return [
             b'{"id":"',
             b"%s-%d-" % (self._topic, partition),
             b'","prediction":',
-            b',"model":{"name":"%s","version":%d},%s' % (self._name, version, source),
+            b",%s,%s" % (model, source),
             b'},"ts":%d%s' % (ts, b',"proba":{' if has_proba else b""),
             b"}}" if has_proba else b"}",
         ]

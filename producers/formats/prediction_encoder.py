@@ -56,7 +56,7 @@ class PredictionEncoder:
         parts = [
             _text(found.id),
             self._avro_answer(found.prediction),
-            _text(model.name) + _zigzag(model.version),
+            _text(model.name) + _zigzag(model.version) + _zigzag(model.generation),
             _text(source.topic) + _zigzag(source.partition) + _zigzag(source.offset),
             _zigzag(found.ts),
         ]
@@ -89,11 +89,12 @@ class PredictionEncoder:
     def _protobuf(self, line: bytes) -> bytes:
         found = _decode(line)
         source = _string(1, found.source.topic) + _number(2, found.source.partition) + _number(3, found.source.offset)
+        model = _string(1, found.model.name) + _number(2, found.model.version) + _number(3, found.model.generation)
         parts = [
             b"\0",  # the first message of the file
             _string(1, found.id),
             self._protobuf_answer(found.prediction),
-            _bytes(3, _string(1, found.model.name) + _number(2, found.model.version)),
+            _bytes(3, model),
             _bytes(4, source),
             _number(5, found.ts),
         ]

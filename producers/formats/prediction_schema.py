@@ -59,7 +59,7 @@ def _avro(task: str, *, has_features: bool) -> dict[str, Any]:
     fields: list[dict[str, Any]] = [
         {"name": "id", "type": "string"},
         {"name": "prediction", "type": _AVRO_ANSWERS[task]},
-        {"name": "model", "type": _avro_record("Model", name="string", version="long")},
+        {"name": "model", "type": _avro_model()},
         {"name": "source", "type": _avro_record("Source", topic="string", partition="int", offset="long")},
         {"name": "ts", "type": {"type": "long", "logicalType": "timestamp-millis"}},
     ]
@@ -71,6 +71,13 @@ def _avro(task: str, *, has_features: bool) -> dict[str, Any]:
     if has_features:
         fields.append({"name": "features", "type": {"type": "map", "values": AVRO_FEATURE}, "default": {}})
     return {"type": "record", "name": "Prediction", "namespace": "headrace", "fields": fields}
+
+
+def _avro_model() -> dict[str, Any]:
+    model = _avro_record("Model", name="string", version="long")
+    # With a default, so that a new reader takes the predictions of an earlier release.
+    model["fields"].append({"name": "generation", "type": "long", "default": 1})
+    return model
 
 
 def _avro_record(record: str, **fields: str) -> dict[str, Any]:
@@ -93,7 +100,7 @@ def _protobuf(task: str, *, has_features: bool) -> str:
         "  Source source = 4;\n"
         "  int64 ts = 5; // milliseconds since 1970\n"
         f"{proba}{features}{score}"
-        "  message Model {\n    string name = 1;\n    int64 version = 2;\n  }\n"
+        "  message Model {\n    string name = 1;\n    int64 version = 2;\n    int64 generation = 3;\n  }\n"
         "  message Source {\n    string topic = 1;\n    int32 partition = 2;\n    int64 offset = 3;\n  }\n"
         f"{feature if has_features else ''}"
         "}\n"
@@ -102,10 +109,11 @@ def _protobuf(task: str, *, has_features: bool) -> str:
 
 def _json(task: str, *, has_features: bool) -> dict[str, Any]:
     text, whole = {"type": "string"}, {"type": "integer"}
+    model = {"name": text, "version": whole, "generation": whole}
     properties: dict[str, Any] = {
         "id": text,
         "prediction": {"type": [*_JSON_ANSWERS[task], "null"]},
-        "model": {"type": "object", "properties": {"name": text, "version": whole}},
+        "model": {"type": "object", "properties": model},
         "source": {"type": "object", "properties": {"topic": text, "partition": whole, "offset": whole}},
         "ts": whole,
     }

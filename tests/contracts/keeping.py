@@ -4,6 +4,7 @@ The log is a list here, and the committed offset a value; all else is what `head
 """
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,8 @@ from headrace.pipeline import assembly, model_factory
 from headrace.pipeline.commands import model_command
 from headrace.pipeline.config import config as configuration
 from headrace.pipeline.config.config import Config
+from headrace.pipeline.control.command_inbox import CommandInbox
+from headrace.pipeline.control.control_topics import ControlTopics
 from headrace.pipeline.recovery import offset_metadata
 from headrace.pipeline.recovery.topic_identity import TopicIdentity
 from headrace.pipeline.status.report import Observations, summarise
@@ -110,6 +113,9 @@ class Life:
             identity=TopicIdentity(TOPIC, ask=lambda _names: {}),
             models=self._models,
             rules=assembly.rules(config, default=None),
+            inbox=CommandInbox(
+                ControlTopics("", "", fault="Kafka is in memory"), settings={}, group="fraud", clock=time.monotonic
+            ),
             on_loss="relearn",
             telemetry=self._telemetry,
         )

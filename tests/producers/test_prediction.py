@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from headrace.producers.prediction import ModelVersion, SourceRecord, class_name, encode
 
-MODEL = ModelVersion("fraud", 17)
+MODEL = ModelVersion("fraud", 17, 3)
 SOURCE = SourceRecord("features", 3, 1_042)
 
 
@@ -23,7 +23,7 @@ def test_a_prediction_is_what_the_contract_shows() -> None:
         "id": "t-1",
         "prediction": True,
         "proba": {"false": 0.07, "true": 0.93},
-        "model": {"name": "fraud", "version": 17},
+        "model": {"name": "fraud", "version": 17, "generation": 3},
         "source": {"topic": "features", "partition": 3, "offset": 1_042},
         "ts": 1_700_000_000_005,
     }

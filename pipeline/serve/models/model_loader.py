@@ -99,6 +99,7 @@ class ModelLoader:
             "offsets": {partition: snapshot.offset},
             "labels_offsets": {} if join is None else {partition: join.offset},
             "learned": snapshot.counts.learned,
+            "generation": snapshot.history.generation,
             "confirmed_s": confirmed_s,
         }
         if self._config.model.scope == "key":

@@ -12,6 +12,7 @@ from river import linear_model
 
 from headrace.consumers.topics import Topic
 from headrace.pipeline.config.config import Config
+from headrace.pipeline.control.control_topics import ControlTopics
 from headrace.pipeline.model_factory import ModelFactory
 from headrace.pipeline.telemetry import Telemetry
 from headrace.pipeline.worker.delivery import Delivery
@@ -149,6 +150,7 @@ class Loop:
             topic=Topic(
                 TOPIC_NAME, len(kafka.logs), "", 1_000_000, compacted=False, labels=truths if has_labels else None
             ),
+            control=ControlTopics("control.fraud", "journal.fraud", fault="Kafka is in memory"),
             ask_ids=lambda names: dict.fromkeys(names, ""),
             ask_limits=SizeLimits,
             limits=SizeLimits(),

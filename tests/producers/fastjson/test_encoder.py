@@ -65,10 +65,15 @@ def one_by_one(
 def test_a_prediction_is_what_the_contract_shows() -> None:
     fraud = Encoder(topic="features", name="fraud")
     found = fraud.binary(
-        ids(["t-1"]), offsets=np.array([1_042]), chosen=np.array([1], np.int8), proba=np.array([0.93]), **WHERE
+        ids(["t-1"]),
+        offsets=np.array([1_042]),
+        chosen=np.array([1], np.int8),
+        proba=np.array([0.93]),
+        **WHERE,
+        generation=3,
     )
     expected = (
-        b'{"id":"t-1","prediction":true,"model":{"name":"fraud","version":17},'
+        b'{"id":"t-1","prediction":true,"model":{"name":"fraud","version":17,"generation":3},'
         b'"source":{"topic":"features","partition":3,"offset":1042},"ts":1700000000005,'
         b'"proba":{"false":0.06999999999999995,"true":0.93}}'
     )

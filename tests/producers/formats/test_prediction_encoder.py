@@ -15,7 +15,7 @@ from headrace.producers.formats.prediction_encoder import PredictionEncoder
 from headrace.producers.formats.prediction_schema import WITH_PROBA, PredictionFormat, has_schema, schema_text
 
 REST = {
-    "model": {"name": "fraud", "version": 17},
+    "model": {"name": "fraud", "version": 17, "generation": 2},
     "source": {"topic": "features", "partition": 3, "offset": 2**40},
     "ts": 1_700_000_000_005,
 }
