@@ -42,6 +42,7 @@ _AGES = _TIMES + len(SECONDS) + 2
 _BATCHES = _AGES + len(AGES) + 2
 _SLOT = _BATCHES + len(RECORDS) + 2
 _STATUS_PLACES = {status: place for place, status in enumerate(_STATUSES)}
+_ROUTE_PLACES = {route: _REQUESTS + place * (len(_STATUSES) + 1) for place, route in enumerate(ROUTES)}
 _CODE_PLACES = {code: place for place, code in enumerate(_CODES)}
 
 
@@ -50,11 +51,12 @@ class Counters:
 
     def __init__(self, memory: "SharedCounters", slot: int) -> None:
         self._cells = memory.cells[slot * _SLOT : (slot + 1) * _SLOT]
+        self._memory = memory
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count a request that is answered."""
         place = _STATUS_PLACES.get(status, len(_STATUSES))
-        self._cells[_REQUESTS + ROUTES.index(route) * (len(_STATUSES) + 1) + place] += 1
+        self._cells[_ROUTE_PLACES[route] + place] += 1
         self._observe(_TIMES, SECONDS, seconds, 1)
 
     def rejected(self, code: str) -> None:
@@ -79,6 +81,11 @@ class Counters:
     def connections(self, change: int) -> None:
         """Add to the number of open connections."""
         self._cells[_CONNECTIONS] += change
+
+    @property
+    def lead(self) -> float:
+        """How many connections more this process has than the ready process with the fewest; 0 for that one."""
+        return self._cells[_CONNECTIONS] - min(self._memory.connections_of_ready(), default=self._cells[_CONNECTIONS])
 
     def breaker(self, *, is_open: bool) -> None:
         """Note whether reads of keys are held back."""
@@ -120,6 +127,13 @@ class SharedCounters:
         """Whether a process is ready to answer."""
         ready = _PHASES.index("ready")
         return any(self.cells[n] == ready for n in range(_PHASE, self._slots * _SLOT, _SLOT))
+
+    def connections_of_ready(self) -> Iterator[float]:
+        """Yield the number of open connections of each process that is ready."""
+        cells, ready = self.cells, _PHASES.index("ready")
+        for first in range(0, self._slots * _SLOT, _SLOT):
+            if cells[first + _PHASE] == ready:
+                yield cells[first + _CONNECTIONS]
 
     def note_ready(self) -> None:
         """Note that all processes have been ready."""

@@ -4,9 +4,11 @@ A turn takes a bounded number of records; then the loop reads and answers what e
 requests waiting than `queue_max`, a new one is refused at once.
 """
 
+import operator
 from collections import deque
 from collections.abc import Callable, Sequence
 from http.client import SERVICE_UNAVAILABLE
+from itertools import repeat
 from typing import NamedTuple, Protocol
 
 from headrace.consumers.record import Skipped
@@ -15,7 +17,7 @@ from headrace.pipeline.serve.http.http_request import HttpRequest
 from headrace.pipeline.serve.http.problem import Problem, of_refusal
 from headrace.pipeline.serve.models.served_model import ServedModel
 from headrace.pipeline.serve.predictor import Answered, PredictionOutcome, Predictor
-from headrace.pipeline.serve.request_body import AskedItem, AskedRecord
+from headrace.pipeline.serve.request_body import AskedItem, AskedRecord, AskedRows
 
 _ROWS_A_TURN = 4_096
 
@@ -44,12 +46,12 @@ class WaitingRequest:
 
 
 class _ModelBatch(NamedTuple):
-    """The records that one model predicts, each with the list and the place in it that its outcome is put in."""
+    """The records that one model predicts, and where their outcomes are put: a number of them from a place on."""
 
     served: ServedModel
     values: list[bytes]
     keys: list[bytes | None]
-    places: list[tuple[list[Found], int]]
+    places: list[tuple[list[Found], int, int]]
 
 
 class PredictionQueue:
@@ -112,38 +114,82 @@ class PredictionQueue:
 
     def _predict(self, turn: Sequence[WaitingRequest]) -> list[list[Found]]:
         """Return the outcomes of each request's records; all records of one model are predicted together."""
+        if len(turn) == 1 and len(turn[0].records) == 1:
+            return [[self._single(turn[0], turn[0].records[0])]]
         found: list[list[Found]] = []
         batches: dict[int, _ModelBatch] = {}
         for waiting in turn:
             outcomes = [_NONE] * len(waiting.records)
             found.append(outcomes)
-            last: AskedRecord | None = None
-            batch: _ModelBatch | Problem
-            for place, record in enumerate(waiting.records):
-                if type(record) is not AskedRecord:
-                    assert isinstance(record, Problem)
-                    outcomes[place] = record, None
-                    continue
-                # Mostly all records of a request have the same key, or none.
-                if last is None or record.key is not last.key or record.partition != last.partition:
-                    chosen = waiting.choose(record)
-                    if isinstance(chosen, Problem):
-                        batch = chosen
-                    else:
-                        batch = batches.setdefault(id(chosen), _ModelBatch(chosen, [], [], []))
-                last = record
-                if isinstance(batch, Problem):
-                    outcomes[place] = batch, None
-                    continue
-                batch.values.append(record.value)
-                batch.keys.append(record.key)
-                batch.places.append((outcomes, place))
+            if type(waiting.records) is AskedRows:
+                self._sort_rows(waiting, waiting.records, outcomes, batches)
+            else:
+                self._sort(waiting, outcomes, batches)
         for served, values, keys, places in batches.values():
             self._note(len(values), served)
             results = self._predictor.predict(served, values, keys)
-            for (outcomes, place), outcome in zip(places, results, strict=True):
-                outcomes[place] = outcome, served
+            begin = 0
+            for outcomes, place, count in places:
+                if count == 1:
+                    outcomes[place] = results[begin], served
+                else:
+                    outcomes[place : place + count] = zip(results[begin : begin + count], repeat(served))
+                begin += count
         return found
+
+    def _single(self, waiting: WaitingRequest, record: AskedItem) -> Found:
+        """Return the outcome of the only record of a turn, which is the usual one while the server has time."""
+        if not isinstance(record, AskedRecord):
+            return record, None
+        served = waiting.choose(record)
+        if isinstance(served, Problem):
+            return served, None
+        self._note(1, served)
+        return self._predictor.predict(served, (record.value,), (record.key,))[0], served
+
+    def _sort(self, waiting: WaitingRequest, outcomes: list[Found], batches: dict[int, _ModelBatch]) -> None:
+        """Add the records of a request to the batches of their models."""
+        last: AskedRecord | None = None
+        batch: _ModelBatch | Problem
+        for place, record in enumerate(waiting.records):
+            if type(record) is not AskedRecord:
+                assert isinstance(record, Problem)
+                outcomes[place] = record, None
+                continue
+            # Mostly all records of a request have the same key, or none.
+            if last is None or record.key is not last.key or record.partition != last.partition:
+                batch = _batch_of(waiting.choose(record), batches)
+            last = record
+            if type(batch) is not _ModelBatch:
+                assert isinstance(batch, Problem)
+                outcomes[place] = batch, None
+                continue
+            batch.values.append(record.value)
+            batch.keys.append(record.key)
+            batch.places.append((outcomes, place, 1))
+
+    def _sort_rows(
+        self, waiting: WaitingRequest, rows: AskedRows, outcomes: list[Found], batches: dict[int, _ModelBatch]
+    ) -> None:
+        if not rows:
+            return
+        count, first = len(rows), rows[0]
+        batch = _batch_of(waiting.choose(first), batches)
+        if isinstance(batch, Problem):
+            outcomes[:] = [(batch, None)] * count
+            return
+        batch.values.extend(rows.values)
+        batch.keys.extend([first.key] * count)
+        batch.places.append((outcomes, 0, count))
+
+
+def _batch_of(chosen: ServedModel | Problem, batches: dict[int, _ModelBatch]) -> _ModelBatch | Problem:
+    if isinstance(chosen, Problem):
+        return chosen
+    batch = batches.get(id(chosen))
+    if batch is None:
+        batch = batches[id(chosen)] = _ModelBatch(chosen, [], [], [])
+    return batch
 
 
 _NONE: Found = (Skipped(), None)
@@ -179,6 +225,21 @@ class NativeReply:
             request.refuse(first)
             return
         now_s = self._clock()
+        if (lines := self._alike(found, now_s)) is None:
+            lines = self._each(found, now_s)
+        request.reply(200, b'{"predictions":[%b]}' % b",".join(lines))
+
+    def _alike(self, found: Sequence[Found], now_s: float) -> list[bytes] | None:
+        """Return the answers of one model that all have probabilities; None for others."""
+        outcomes, models = zip(*found, strict=True) if found else ((), ())
+        if set(map(type, outcomes)) != {Answered} or len(set(map(id, models))) != 1:
+            return None
+        if not all(map(_PROBA, outcomes)) or any(map(_SCORE, outcomes)):
+            return None
+        model = models[0].encode(now_s, self._freshness_s).replace(b"%", b"%%")
+        return list(map((b'{"id":%%b,"prediction":%%b,"proba":%%b%%b,"model":%b}' % model).__mod__, outcomes))
+
+    def _each(self, found: Sequence[Found], now_s: float) -> list[bytes]:
         lines = []
         last: ServedModel | None = None
         model = b""
@@ -194,9 +255,10 @@ class NativeReply:
                 lines.append(of_refusal(outcome).item())
             else:
                 lines.append(_SKIPPED)
-        request.reply(200, b'{"predictions":[%b]}' % b",".join(lines))
+        return lines
 
 
+_PROBA, _SCORE = operator.attrgetter("proba"), operator.attrgetter("score")
 _SKIPPED = b'{"skipped":true}'
 
 

@@ -5,7 +5,9 @@ is given to the model, so it learns nothing.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import msgspec
@@ -27,6 +29,8 @@ _FEW = 16
 _FEW_OF_KEYS = 2
 _NO_ID = b"null"
 _TRUE, _FALSE = b"true", b"false"
+_BOTH = frozenset((False, True))
+_PAIR = b'{"false":%b,"true":%b}'
 # With more names or words, the scanner begins anew: clients may invent any number of them.
 _NAMES_MAX = 8_192
 _WORDS_MAX = 65_536
@@ -43,6 +47,9 @@ class Answered(NamedTuple):
     proba: bytes
     score: bytes = b""
 
+
+# As Answered(*parts), without a call of Python for each.
+_answer: Callable[[Iterable[bytes]], Answered] = partial(tuple.__new__, Answered)
 
 PredictionOutcome = Answered | Refusal | Skipped
 
@@ -113,6 +120,9 @@ class Predictor:
 
     def _answered(self, event: Event, prediction: Any, proba: Mapping[Any, Any] | None) -> Answered:
         prediction = self._form.decide(prediction, proba)
+        if type(prediction) is bool and proba is not None and proba.keys() == _BOTH:
+            proba_json = _PAIR % (encode_plain(proba[False]), encode_plain(proba[True]))
+            return Answered(_id(event), _TRUE if prediction else _FALSE, proba_json)
         named = b"" if proba is None else encode_plain(by_name(proba))
         if isinstance(prediction, Anomaly):
             return Answered(_id(event), encode_plain(prediction.verdict), named, encode_plain(prediction.score))
@@ -138,7 +148,7 @@ class Predictor:
         ids = _ids(scan, events)
         lines = _encoded(model, answers)
         if good is None and not answers.fault.any():
-            return list(map(Answered, ids, *lines))
+            return list(map(_answer, zip(ids, *lines, repeat(b""))))
         outcomes = outcomes or [None] * count
         faults = answers.fault.tolist()
         for at, fault, prediction, proba in zip(places, faults, *lines, strict=True):
@@ -194,7 +204,7 @@ def _encoded(model: Model, answers: Answers) -> tuple[list[bytes], list[bytes]]:
         if not model.has_proba:
             return chosen, [b""] * count
         pairs = zip(_numbers(1.0 - answers.value), _numbers(answers.value), strict=True)
-        return chosen, list(map(b'{"false":%b,"true":%b}'.__mod__, pairs))
+        return chosen, list(map(_PAIR.__mod__, pairs))
     several = [_several(*model.answer(answers, at), has_proba=model.has_proba) for at in range(count)]
     return [prediction for prediction, _ in several], [proba for _, proba in several]
 

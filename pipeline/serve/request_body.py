@@ -6,7 +6,7 @@ topic's own decoder reads them, so that a record means here what it means in the
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import msgspec
 
@@ -26,6 +26,29 @@ class AskedRecord(msgspec.Struct, frozen=True, gc=False):
 
 
 AskedItem = AskedRecord | Problem
+
+
+class AskedRows(Sequence[AskedRecord]):
+    """Records that have the same key, or none, and the same partition: kept as their values alone."""
+
+    __slots__ = ("_key", "_partition", "values")
+
+    def __init__(self, values: list[bytes], key: bytes | None, partition: int) -> None:
+        self.values = values
+        self._key = key
+        self._partition = partition
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @overload
+    def __getitem__(self, at: int) -> AskedRecord: ...
+    @overload
+    def __getitem__(self, at: slice) -> "AskedRows": ...
+    def __getitem__(self, at: int | slice) -> "AskedRecord | AskedRows":
+        if isinstance(at, slice):
+            return AskedRows(self.values[at], self._key, self._partition)
+        return AskedRecord(self.values[at], self._key, self._partition)
 
 
 class AskedRecords(msgspec.Struct, frozen=True, gc=False):
@@ -134,12 +157,8 @@ class BodyReader:
         records: list[AskedItem]
         # A row of features is put where the topic's records have theirs.
         if self._is_plain(items):
-            values = map(bytes, rows)
-            records = [
-                AskedRecord(before + value + after if value.startswith(b"{") else value, key, partition)
-                for value in values
-            ]
-            return AskedRecords(records, is_many=True)
+            values = [before + value + after if value.startswith(b"{") else value for value in map(bytes, rows)]
+            return AskedRecords(AskedRows(values, key, partition), is_many=True)
         records = []
         for row, found in zip(rows, self._envelopes(items) or map(self._envelope, rows), strict=True):
             if found is None:

@@ -10,6 +10,7 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +151,8 @@ class ServerProcess:
         self._watch.look()
         self._loop.call_later(_LOOK_S, self._look)
 
-    def _admit(self, _method: bytes, target: bytes, headers: dict[bytes, bytes]) -> Problem | None:
-        if target.partition(b"?")[0] in OPEN_PATHS:
+    def _admit(self, _method: bytes, target: bytes, headers: Mapping[bytes, bytes]) -> Problem | None:
+        if not self._tokens.is_needed or target.partition(b"?")[0] in OPEN_PATHS:
             return None
         return self._tokens.check(headers.get(b"authorization", b""))
 

@@ -155,11 +155,35 @@ MUTANTS: list[Mutant] = [
     Mutant(
         name="a request behind a wrong head",
         file="pipeline/serve/http/http_connection.py",
-        old="ends=is_wrong or not parser",
-        new="ends=not parser",
+        old="ends=is_wrong or not goes_on",
+        new="ends=not goes_on",
         test="pipeline/serve/http/test_http_connection.py::"
         "test_broken_requests_crash_and_hang_nothing_and_hide_no_request",
         says="found.count(200) <= whole_requests(data)",
+    ),
+    Mutant(
+        name="a part of a head is known",
+        file="pipeline/serve/http/known_heads.py",
+        old="return at + len(_END) if at >= 0 else 0",
+        new="return at + len(_END)",
+        test="pipeline/serve/http/test_known_heads.py::test_what_is_no_head_is_not_noted",
+        says="is None",
+    ),
+    Mutant(
+        name="one process has all connections",
+        file="pipeline/serve/http/site.py",
+        old="if self._counters.lead > _LEAD_MAX:",
+        new="if False:",
+        test="pipeline/serve/http/test_site.py::test_processes_share_new_connections",
+        says="20 <=",
+    ),
+    Mutant(
+        name="one connection in each turn of the loop",
+        file="pipeline/serve/http/site.py",
+        old="for _ in range(_ACCEPTS_A_TURN):",
+        new="for _ in range(1):",
+        test="pipeline/serve/http/test_site.py::test_connections_that_wait_together_are_accepted_together",
+        says=">= 60",
     ),
     Mutant(
         name="a quota of anything",

@@ -58,6 +58,11 @@ class Tokens:
         if self._path is not None:
             self._quotas = _read_tokens(self._path)
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether a request needs a token."""
+        return self._path is not None
+
     def check(self, authorization: bytes) -> Problem | None:
         """Return why a header `Authorization` does not let a request in; None if it does."""
         if self._path is None:

@@ -7,11 +7,13 @@ that are open, on what is written and not read.
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import httptools
 
-from headrace.pipeline.serve.http.http_request import HttpRequest
+from headrace.pipeline.serve.http.http_request import HttpRequest, RequestHead
+from headrace.pipeline.serve.http.known_heads import KnownHeads
 from headrace.pipeline.serve.http.problem import Problem
 
 HEAD_BYTES_MAX = 16_384
@@ -24,6 +26,8 @@ _READ = frozenset(
     (b"host", b"authorization", b"content-type", b"content-length", b"transfer-encoding", b"expect", b"connection",
      b"inference-header-content-length", b"content-encoding")
 )  # fmt: skip
+# With one of these, a head says of its own request only how it is to be read.
+_PER_REQUEST = frozenset((b"transfer-encoding", b"expect"))
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _TOO_LONG = Problem(
     "headers_too_large", f"the head of the request has more than {HEAD_BYTES_MAX} bytes or {HEADERS_MAX} headers"
@@ -39,6 +43,7 @@ class Site(Protocol):
     request_timeout_s: float
     keep_alive_s: float
     is_draining: bool
+    heads: KnownHeads
 
     def now(self) -> float:
         """Return a time in seconds that never jumps."""
@@ -49,7 +54,7 @@ class Site(Protocol):
     def closed(self, connection: "HttpConnection") -> None:
         """Forget a connection."""
 
-    def admit(self, method: bytes, target: bytes, headers: dict[bytes, bytes]) -> Problem | None:
+    def admit(self, method: bytes, target: bytes, headers: Mapping[bytes, bytes]) -> Problem | None:
         """Return why a request is refused before its body is read; None for one that is not."""
 
     def handle(self, request: HttpRequest) -> None:
@@ -70,6 +75,8 @@ class HttpConnection(asyncio.Protocol):
         # The end of what is read: an error, the client's last request, or the end of the connection.
         self._ended = False
         self._lingers = False
+        # What came with the start of the request that is being parsed.
+        self._first: bytes = b""
         # A request that asks for another protocol, and whose head is told again to a second parser.
         self._upgrades = self._is_repeated = False
         self._blocked_s = 0.0
@@ -102,6 +109,12 @@ class HttpConnection(asyncio.Protocol):
         """Parse what came."""
         if self._ended:
             return
+        if not self._begun_s and not self._is_repeated:
+            # Between two requests, where no bytes of a further one are in the parser.
+            if (known := self._site.heads.find(data)) is not None:
+                self._take(*known)
+                return
+            self._first = data
         if self._in_head:
             self._head_bytes += len(data)
         try:
@@ -198,29 +211,35 @@ class HttpConnection(asyncio.Protocol):
         """Hand the request over, unless it is refused."""
         if self._ended or self._upgrades:
             return
-        parser, body, problem = self._parser, self._body, self._problem
+        parser, problem, first = self._parser, self._problem, self._first
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         # What follows a head that is wrong might be a request that somebody has hidden there.
         is_wrong = problem is not None and problem.code == "bad_request"
-        request = HttpRequest(
-            method=parser.get_method(),
-            target=self._target,
-            headers=self._headers,
-            body=body[0] if len(body) == 1 else b"".join(body),
-            ends=is_wrong or not parser.should_keep_alive() or self._site.is_draining,
-            received_s=self._site.now(),
-            send=self._send,
-        )
-        if b"connection" in self._headers:
-            request.is_old = parser.get_http_version() == "1.0"
+        headers, goes_on = self._headers, parser.should_keep_alive()
+        is_old = b"connection" in headers and parser.get_http_version() == "1.0"
+        head = RequestHead(parser.get_method(), self._target, headers, is_old=is_old)
+        self._first = b""
+        if problem is None and goes_on and first and not headers.keys() & _PER_REQUEST:
+            self._site.heads.note(head, first, len(body))
         self._begin()
         self._begun_s = 0.0
+        self._hand_over(head, body, problem, ends=is_wrong or not goes_on)
+
+    def _take(self, head: RequestHead, body: bytes) -> None:
+        """Hand over a request whose head was parsed before."""
+        self._hand_over(head, body, self._site.admit(head.method, head.target, head.headers), ends=False)
+
+    def _hand_over(self, head: RequestHead, body: bytes, problem: Problem | None, *, ends: bool) -> None:
+        site = self._site
+        ends = ends or site.is_draining
+        request = HttpRequest(head, body, ends=ends, received_s=site.now(), send=self._send)
         self._open.append(request)
-        if request.ends:
+        if ends:
             self._ended = True
         if problem is not None:
             request.refuse(problem)
         else:
-            self._site.handle(request)
+            site.handle(request)
         if len(self._open) >= OPEN_MAX and not self._ended:
             self._transport.pause_reading()
 
@@ -282,9 +301,8 @@ class HttpConnection(asyncio.Protocol):
         if self._ended:
             return
         target, self._ended = self._target, True
-        request = HttpRequest(
-            method=b"", target=target, headers={}, body=b"", ends=True, received_s=self._site.now(), send=self._send
-        )
+        head = RequestHead(b"", target, {})
+        request = HttpRequest(head, b"", ends=True, received_s=self._site.now(), send=self._send)
         self._begun_s = 0.0
         self._lingers = True
         self._open.append(request)
@@ -314,7 +332,7 @@ class HttpConnection(asyncio.Protocol):
             self._give_up(Problem("not_allowed", "this server is no proxy", allow="GET, POST"))
             return
         self._parser = httptools.HttpRequestParser(self)
-        self._upgrades, self._is_repeated = False, True
+        self._upgrades, self._is_repeated, self._first = False, True, b""
         framing = [b"%b: %b\r\n" % (n, headers[n]) for n in (b"content-length", b"transfer-encoding") if n in headers]
         self._parser.feed_data(b"%b / HTTP/1.1\r\nhost: -\r\n%b\r\n" % (method, b"".join(framing)))
         if rest:

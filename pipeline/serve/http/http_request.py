@@ -8,37 +8,47 @@ from headrace.pipeline.serve.http.problem import Problem
 JSON = b"application/json"
 
 _REASONS = {status.value: status.phrase.encode() for status in http.HTTPStatus}
+_OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+
+
+class RequestHead:
+    """The head of a request. `headers` has those that the server reads, by their names in small letters.
+
+    `target` is the path and the query as they came, and `is_old` says that a client of HTTP/1.0 wants to go on.
+    """
+
+    __slots__ = ("headers", "is_old", "method", "path", "query", "target")
+
+    def __init__(self, method: bytes, target: bytes, headers: Mapping[bytes, bytes], *, is_old: bool = False) -> None:
+        self.method = method
+        self.target = target
+        self.path, _, self.query = target.partition(b"?")
+        self.headers = headers
+        self.is_old = is_old
 
 
 class HttpRequest:
-    """A request, whole. `headers` has those that the server reads, by their names in small letters.
+    """A request, whole.
 
     `reply` and `refuse` answer it, once, now or later; the connection sends answers in the order of the requests.
     `received_s` is the time of its last byte, and `ends` says that the connection closes behind it.
     """
 
     __slots__ = (
-        "_send", "body", "code", "ends", "headers", "is_old", "method", "path", "query", "received_s", "response",
+        "_send", "body", "code", "ends", "head", "headers", "method", "path", "query", "received_s", "response",
         "route", "status",
     )  # fmt: skip
 
     def __init__(
-        self,
-        *,
-        method: bytes,
-        target: bytes,
-        headers: Mapping[bytes, bytes],
-        body: bytes,
-        ends: bool,
-        received_s: float,
-        send: Callable[["HttpRequest"], None],
+        self, head: RequestHead, body: bytes, *, ends: bool, received_s: float, send: Callable[["HttpRequest"], None]
     ) -> None:
-        self.method = method
-        self.path, _, self.query = target.partition(b"?")
-        self.headers = headers
+        self.head = head
+        self.method = head.method
+        self.path = head.path
+        self.query = head.query
+        self.headers = head.headers
         self.body = body
         self.ends = ends
-        self.is_old = False
         self.received_s = received_s
         self.response: bytes | None = None
         self.status = 0
@@ -51,12 +61,15 @@ class HttpRequest:
         self.status = status
         if self.ends:
             headers += b"connection: close\r\n"
-        elif self.is_old:
+        elif self.head.is_old:
             headers += b"connection: keep-alive\r\n"
         shown = b"" if self.method == b"HEAD" else body
-        self.response = b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\ncontent-length: %d\r\n%b\r\n%b" % (
-            status, _REASONS[status], content_type, len(body), headers, shown
-        )  # fmt: skip
+        if status == http.HTTPStatus.OK and content_type is JSON and not headers:
+            self.response = _OK % (len(body), shown)
+        else:
+            self.response = b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\ncontent-length: %d\r\n%b\r\n%b" % (
+                status, _REASONS[status], content_type, len(body), headers, shown
+            )  # fmt: skip
         self._send(self)
 
     def refuse(self, problem: Problem) -> None:

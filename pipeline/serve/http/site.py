@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,12 +14,18 @@ from headrace.pipeline.config.serve_section import ServeConfig
 from headrace.pipeline.serve.counters import Counters
 from headrace.pipeline.serve.http.http_connection import HttpConnection
 from headrace.pipeline.serve.http.http_request import HttpRequest
+from headrace.pipeline.serve.http.known_heads import KnownHeads
 from headrace.pipeline.serve.http.problem import Problem
 
 log = structlog.get_logger("headrace")
 
 SWEEP_S = 0.25
 _ACCEPT_PAUSE_S = 0.1
+# A process that has more connections than another one leaves it new ones for this time, and then takes some itself.
+_YIELD_S = 0.001
+_LEAD_MAX = 1
+_ACCEPTS_A_TURN = 64
+_ACCEPTS_AFTER_YIELD = 16
 _HANDSHAKE_S = 10.0
 
 
@@ -37,13 +43,14 @@ class ServeSite:
         counters: Counters,
         connections_max: int,
         handle: Callable[[HttpRequest], None],
-        admit: Callable[[bytes, bytes, dict[bytes, bytes]], Problem | None],
+        admit: Callable[[bytes, bytes, Mapping[bytes, bytes]], Problem | None],
         context: Callable[[], ssl.SSLContext | None],
     ) -> None:
         self.body_max = limits.body_max
         self.request_timeout_s = limits.request_timeout
         self.keep_alive_s = limits.keep_alive
         self.is_draining = False
+        self.heads = KnownHeads()
         self.handle = handle
         self.admit = admit
         self.now = loop.time
@@ -60,7 +67,6 @@ class ServeSite:
     def opened(self, connection: HttpConnection) -> None:
         """Note a connection."""
         self._connections.add(connection)
-        self._counters.connections(1)
 
     def closed(self, connection: HttpConnection) -> None:
         """Forget a connection."""
@@ -92,7 +98,7 @@ class ServeSite:
         """Accept connections. Other processes accept from the same socket."""
         self._listener = listener
         listener.settimeout(0.0)
-        self._loop.add_reader(listener.fileno(), self._accept)
+        self._listen_on()
 
     def drain(self) -> None:
         """Answer what comes on the connections that are there, and close each behind its next answer."""
@@ -110,8 +116,27 @@ class ServeSite:
         for connection in list(self._connections):
             connection.close()
 
+    def _accept_some(self) -> None:
+        """Accept connections that wait, as long as no other process has fewer."""
+        for _ in range(_ACCEPTS_A_TURN):
+            if self._counters.lead > _LEAD_MAX:
+                # The others have been told of the connection as well. One that is idle takes it meanwhile.
+                self._pause(_YIELD_S, self._accept_anyway)
+                return
+            if not self._accept():
+                return
+
+    def _accept_anyway(self) -> None:
+        """Accept connections that no other process took: all are busy."""
+        if self._listener is None:
+            return
+        self._listen_on()
+        for _ in range(_ACCEPTS_AFTER_YIELD):
+            if not self._accept():
+                return
+
     def _accept(self) -> bool:
-        """Accept one connection, so that other processes get some of many; return whether there was one."""
+        """Accept one connection; return whether there was one."""
         assert self._listener is not None
         try:
             client, _ = self._listener.accept()
@@ -120,31 +145,39 @@ class ServeSite:
         except OSError as error:
             # The process, or the machine, has no descriptor left at the moment.
             log.warning("a connection can't be accepted", reason=str(error))
-            self._loop.remove_reader(self._listener.fileno())
-            self._loop.call_later(_ACCEPT_PAUSE_S, self._accept_again)
+            self._pause(_ACCEPT_PAUSE_S, self._listen_on)
             return False
         if len(self._connections) >= self._connections_max:
             self._make_room()
         client.settimeout(0.0)
         with contextlib.suppress(OSError):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._counters.connections(1)
         task = self._loop.create_task(self._connect(client))
         self._accepting.add(task)
         task.add_done_callback(self._accepting.discard)
         return True
 
-    def _accept_again(self) -> None:
+    def _pause(self, seconds: float, then: Callable[[], None]) -> None:
+        """Accept nothing for a time."""
         if self._listener is not None:
-            self._loop.add_reader(self._listener.fileno(), self._accept)
+            self._loop.remove_reader(self._listener.fileno())
+            self._loop.call_later(seconds, then)
+
+    def _listen_on(self) -> None:
+        if self._listener is not None:
+            self._loop.add_reader(self._listener.fileno(), self._accept_some)
 
     async def _connect(self, client: socket.socket) -> None:
         context = self._context()
         handshake_s = None if context is None else _HANDSHAKE_S
-        # A client that sends no TLS, or goes away, is no news.
-        with contextlib.suppress(OSError, ssl.SSLError):
+        try:
             await self._loop.connect_accepted_socket(
                 partial(HttpConnection, self), client, ssl=context, ssl_handshake_timeout=handshake_s
             )
+        except (OSError, ssl.SSLError):
+            # A client that sends no TLS, or goes away, is no news.
+            self._counters.connections(-1)
 
     def _make_room(self) -> None:
         """Close the connection that is idle for the longest time, or else the slowest."""

@@ -14,10 +14,13 @@ class RequestOptions(NamedTuple):
     model: str = ""
 
 
+_NONE = RequestOptions()
+
+
 def options_of(query: bytes) -> RequestOptions | Problem:
     """Read the query of a request, which may be empty."""
     if not query:
-        return RequestOptions()
+        return _NONE
     fields = parse_qs(query.decode("latin-1"), keep_blank_values=True, encoding="utf-8", errors="strict")
     if unknown := fields.keys() - {"key", "partition", "model"}:
         return Problem("bad_request", f"the query has {min(unknown)!r}; it may have key, partition and model")

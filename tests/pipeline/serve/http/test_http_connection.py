@@ -156,6 +156,49 @@ def test_a_chunked_body_is_put_together(echo: Echo) -> None:
     assert answer.endswith(b"abcde")
 
 
+def test_a_head_that_is_known_means_what_it_meant_wherever_it_is_cut(echo: Echo) -> None:
+    whole = post(b"\r\n\r\nbody")
+    with echo.connect() as client:
+        for at in (0, *range(1, len(whole), 7), 3, len(whole) - 8, 0):
+            # The first time the head is parsed, later it may be known.
+            for _ in range(2):
+                client.sendall(whole[:at])
+                if at:
+                    time.sleep(0.003)
+                client.sendall(whole[at:])
+                assert answered(client).endswith(b"\r\n\r\n\r\n\r\nbody"), at
+        client.sendall(post(b"later") + whole + whole[:9])
+        time.sleep(0.01)
+        client.sendall(whole[9:])
+        assert statuses(heard(client)) == [200] * 3
+
+
+def test_a_known_head_does_not_hide_another_length_or_another_client(echo: Echo) -> None:
+    same = b"POST /echo HTTP/1.1\r\nhost: a\r\n"
+    chunked = same + b"transfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
+    wrong = same + b"host: b\r\ncontent-length: 2\r\n\r\nhi"
+    expects = same + b"expect: 100-continue\r\ncontent-length: 2\r\n\r\nhi"
+    closes = post(b"hi", b"connection: close")
+    for _ in range(2):
+        assert statuses(echo.say(post(b"hi") + chunked)) == [200, 200]
+        assert statuses(echo.say(chunked)) == [200]
+        assert statuses(echo.say(wrong)) == [400]
+        assert b"100 Continue" in echo.say(expects)
+        assert b"connection: close" in echo.say(closes)
+
+
+def answered(client: socket.socket) -> bytes:
+    """Return one answer."""
+    client.settimeout(10)
+    whole = b""
+    while (end := whole.find(b"\r\n\r\n")) < 0:
+        whole += client.recv(65_536)
+    length = int(re.search(rb"content-length: (\d+)", whole)[1])  # type: ignore[index]  # each answer has one
+    while len(whole) < end + 4 + length:
+        whole += client.recv(65_536)
+    return whole
+
+
 def test_a_client_that_asks_to_close_is_answered_and_closed(echo: Echo) -> None:
     with echo.connect() as client:
         client.sendall(post(b"bye", b"connection: close"))
