@@ -61,7 +61,7 @@ def models(config: Config, store: Store) -> ModelFactory:
         log.warning(remark)
     if first.unread:
         log.warning("code without a source is not watched: a change of it goes unnoticed", definitions=first.unread)
-    default, measures = _default(config, first), config.quality.measures
+    default, measures = default_label(config, first), config.quality.measures
     if config.model.scope == "key":
         can = keyring(config, build, _rows(store, 0)).can
 
@@ -203,7 +203,7 @@ def keyring(config: Config, build: Callable[[], RiverLearner], rows: tuple[Fetch
     )
 
 
-def _default(config: Config, model: Model) -> Any:
+def default_label(config: Config, model: Model) -> Any:
     """Return the default label in the model's type, or None. Raises ConfigError if it is not a valid label."""
     default = config.labels.default
     if config.topics.labels is None or default is None:

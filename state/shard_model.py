@@ -80,7 +80,7 @@ class ShardModel:
             return
         chance = math.nan
         if proba and quality.measures and quality.task != "multilabel":
-            chance = proba.get(True if quality.task == "binary" else label, 0.0)
+            chance = proba.get(True, 0.0) if quality.task == "binary" else proba.get(label, math.nan)
         quality.count(label, prediction, chance)
         if quality.task in NUMBERS:
             quality.squares += error * error

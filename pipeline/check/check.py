@@ -1,6 +1,5 @@
 """`headrace check`: how the records of a file or of a topic are read with the configuration. It sends nothing."""
 
-import difflib
 import itertools
 import sys
 from collections.abc import Callable, Iterable
@@ -9,22 +8,16 @@ from pathlib import Path
 from headrace.consumers.reader import Reader
 from headrace.consumers.record import Record
 from headrace.consumers.refusal import Refusal
-from headrace.consumers.topics import Topics
 from headrace.pipeline.check.record_report import RecordReport, label_of
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.console import as_json, data
 from headrace.pipeline.files.input_file import open_file
 from headrace.pipeline.files.record_form import InputRow, TableColumns
+from headrace.pipeline.files.subject import SubjectMissing, is_file, missing_topic
 from headrace.pipeline.formats import RecordRefused, record_encoder
-from headrace.pipeline.hinted_error import HintedError
 
 TOPIC_RECORDS = 1_000
 """The number of records that are read of a topic by default, from its end back."""
-_ENDINGS = frozenset((".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".pq", ".gz"))
-
-
-class SubjectMissing(HintedError):
-    """Raised when there is neither such a file nor such a topic, or when it has no records."""
 
 
 def check(
@@ -45,14 +38,11 @@ def check(
     Raises SubjectMissing, FileRefused, ModelError, and errors of Reader and of the registry.
     """
     report = RecordReport(config, label=label_of(config))
-    file = Path(subject)
-    if subject == "-" or file.exists():
-        with open_file(config, file, csv=csv, columns=TableColumns(label=label, id=id_, key=key)) as opened:
+    if is_file(subject):
+        with open_file(config, Path(subject), csv=csv, columns=TableColumns(label=label, id=id_, key=key)) as opened:
             _read_rows(report, itertools.islice(opened.rows(), records), record_encoder(config, config.topics.features))
             for note in opened.notes:
                 sys.stderr.write(f"{note}\n")
-    elif len(file.parts) > 1 or file.suffix in _ENDINGS:
-        raise SubjectMissing(f"there is no file {subject}", hint="check the path, or name a topic")
     else:
         report.read(last_records(config, subject, records or TOPIC_RECORDS))
     if not report.records:
@@ -78,11 +68,9 @@ def _read_rows(report: RecordReport, rows: Iterable[InputRow], encode: Callable[
 
 def last_records(config: Config, topic: str, n: int) -> list[Record]:
     """Return the last `n` records of a topic, oldest first. Raises SubjectMissing if there is no such topic."""
-    partitions = Topics({"log_level": 0, **config.librdkafka}).partitions()
-    if topic not in partitions:
-        near = difflib.get_close_matches(topic, partitions, n=1)
-        hint = f"did you mean {near[0]}?" if near else "check its name, and kafka.bootstrap_servers"
-        raise SubjectMissing(f"there is no topic {topic}", hint=hint)
+    missing = missing_topic(config, topic)
+    if missing is not None:
+        raise missing
     reader = Reader(config.librdkafka, group=f"{config.name}.reader")
     try:
         return reader.last(topic, reader.spans(topic), n)

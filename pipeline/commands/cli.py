@@ -2,6 +2,7 @@
 
 That module is imported when the command is called, so that `--help` answers at once.
 """
+
 # ruff: noqa: PLC0415, FBT002 -- late imports are the point of this file; a flag's default is False
 
 import sys
@@ -11,6 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from headrace.pipeline import console
+from headrace.pipeline.commands import offline
 from headrace.pipeline.commands.command import ConfigSource, command, fail, group
 from headrace.pipeline.commands.control_group import control
 from headrace.pipeline.commands.model_group import model
@@ -73,9 +75,7 @@ def init(
     ],
     topic: Annotated[
         str | None,
-        typer.Option(
-            "--from", metavar="TOPIC", help="Write a project for this topic, from what its last records show."
-        ),
+        typer.Option("--from", metavar="TOPIC", help="Write a project that fits the last records of this topic."),
     ] = None,
     records: Annotated[
         int, typer.Option(min=1, max=1_000_000, metavar="N", help="Number of records to read of the topic.")
@@ -383,6 +383,7 @@ def config_show(source: ConfigSource, json: JsonOption = False) -> int:
     return show(source.load(), file=source.file, flags=source.flags, json=json)
 
 
+offline.add_to(app)
 app.add_typer(dlq, name="dlq")
 app.add_typer(model, name="model")
 app.add_typer(control, name="control")

@@ -123,7 +123,7 @@ def _listed(model: Model, answers: Answers, truths: Any) -> tuple[list[Any], lis
         answer, proba = model.answer(answers, row)
         labels.append(classes[int(truths[row])])
         listed.append(answer)
-        shares.append(math.nan if not proba else proba.get(labels[-1], 0.0))
+        shares.append(math.nan if not proba else proba.get(labels[-1], math.nan))
     return labels, listed, shares
 
 

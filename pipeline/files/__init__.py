@@ -1,4 +1,4 @@
 """Files as people have them: what a file is, and its rows as records.
 
-Imported by `pipeline.produce`, `pipeline.check`.
+Imported by `pipeline.backtest`, `pipeline.check`, `pipeline.commands`, `pipeline.produce`.
 """

@@ -76,6 +76,12 @@ def test_late_labels_give_the_accuracy_that_river_gives_with_the_same_delay(proj
     assert len(answers) == len(stream)
     assert right / len(answers) == metric.get()
     assert p.status()["quality"]["accuracy"] == pytest.approx(metric.get(), abs=1e-12)
+    # A backtest of both topics comes to the same, with the labels as they came and with that delay.
+    for options in ((), ("--delay-records", str(delay))):
+        done = nursery().call(["backtest", *options, "--json", "-c", str(p.file)], env=p.env)
+        assert done.returncode == 0, done.stderr
+        [found] = json.loads(done.stdout)["results"]
+        assert (found["records"], found["scored"], found["accuracy"]) == (len(stream), len(stream), metric.get())
 
 
 def _features(index: int, x: Any) -> bytes:
