@@ -64,7 +64,7 @@ bench: setup ## measure Headrace beside the alternatives
 
 lock: setup ## write the locks from pyproject.toml; for newer versions: make lock ARGS=--upgrade
 	@command -v $(UV) >/dev/null || $(BIN)/python -m pip install --quiet uv
-	@$(COMPILE) $(addprefix --extra ,embedded avro json-schema parquet plot protobuf) --group dev --output-file requirements.lock pyproject.toml
+	@$(COMPILE) $(addprefix --extra ,embedded avro json-schema parquet plot protobuf tune) --group dev --output-file requirements.lock pyproject.toml
 	@$(COMPILE) --constraint requirements.lock --output-file deploy/requirements.lock pyproject.toml
 	@$(COMPILE) --group bench --output-file tests/bench/requirements.lock
 	@$(COMPILE) --group clients --output-file tests/clients.lock

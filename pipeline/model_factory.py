@@ -78,9 +78,10 @@ def models(config: Config, store: Store) -> ModelFactory:
     )
 
 
-def builder(config: Config) -> Callable[[], RiverLearner]:
-    """Return a function that builds a new model with the user's factory. Both raise ModelError."""
-    factory = learner.load_factory(config.model.factory, config.directory)
+def builder(config: Config, factory: Callable[[], Any] | None = None) -> Callable[[], RiverLearner]:
+    """Return a function that builds a new model, with the configured factory by default. Both raise ModelError."""
+    if factory is None:
+        factory = learner.load_factory(config.model.factory, config.directory)
     trusted = frozenset(config.model.trusted_packages) | modules_beside(config.directory)
     # A pickle can run any code, so its writer must be proven by a signature.
     pickles = config.model.allow_pickle and bool(config.redis.signature)

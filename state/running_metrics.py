@@ -38,8 +38,15 @@ def metrics_of(task: Task, wanted: Sequence[str]) -> tuple[str, ...]:
     return tuple(wanted) or _DEFAULTS[task]
 
 
+def grows(name: str) -> bool:
+    """Tell whether a metric is better the larger it is."""
+    return bool(getattr(metrics, name)().bigger_is_better)
+
+
 class RunningMetrics:
     """The metrics `names` of a model's answers, for a task. `scored` is the number of answers so far.
+
+    `first` is the first of the names, which a search goes by; empty without any.
 
     `points` has the values on the way: the number of scored answers, and the values by key. There are at most 400, at
     equal distances.
@@ -47,6 +54,7 @@ class RunningMetrics:
 
     def __init__(self, task: Task, names: Sequence[str]) -> None:
         self.task = task
+        self.first = names[0] if names else ""
         self.scored = 0
         self.points: list[tuple[int, dict[str, float]]] = []
         self._step = 1

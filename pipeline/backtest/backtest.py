@@ -3,7 +3,7 @@
 import importlib
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -45,13 +45,17 @@ class Options(msgspec.Struct, frozen=True):
     range: Range = Range()
 
 
+Factories = Mapping[str, Callable[[], Any] | None]
+"""The functions that build the models to test, by name; None for one that is looked up by its name."""
+
+
 class Candidate:
     """One factory, and the metrics of the answers of its models."""
 
-    def __init__(self, config: Config, factory: str) -> None:
+    def __init__(self, config: Config, factory: str, make: Callable[[], Any] | None = None) -> None:
         self.factory = factory
         self.config = config.model_copy(update={"model": config.model.model_copy(update={"factory": factory})})
-        self._build = model_factory.builder(self.config)
+        self._build = model_factory.builder(self.config, make)
         self.first = self._build()
         self.metrics = RunningMetrics(self.first.task, metrics_of(self.first.task, config.quality.measures))
 
@@ -99,18 +103,9 @@ def backtest(
             hint="name each factory once",
         )
     subject = config.topics.features if subject is None else subject
-    with ExitStack() as closing:
-        if is_file(subject):
-            file = closing.enter_context(open_file(config, Path(subject), csv=csv, columns=columns or TableColumns()))
-            for note in file.notes:
-                sys.stderr.write(f"{note}\n")
-            found = BacktestRun(config, factories, options, decoder=assembly.json_decoder(config), is_logged=False)
-            results = found.with_delay({0: of_file(file)})
-        else:
-            topic = PastTopic(config, subject, closing)
-            found = BacktestRun(config, factories, options, decoder=assembly.decoder(config), is_logged=True)
-            results = _of_topic(found, config, topic, closing)
-    _refuse_unscored(results, subject)
+    found, results = run(
+        config, dict.fromkeys(factories), subject=subject, options=options, csv=csv, columns=columns, notes=True
+    )
     if plot is not None:
         curves = {one.factory: one.metrics.points for one in found.candidates}
         chart.draw(plot, curves, title=f"{subject}, {found.order}")
@@ -119,6 +114,35 @@ def backtest(
     else:
         data.write("".join(f"{line}\n" for line in _table(results, f"{subject}: {found.order}")))
     return 0
+
+
+def run(
+    config: Config,
+    factories: Factories,
+    *,
+    subject: str,
+    options: Options,
+    csv: bool = False,
+    columns: TableColumns | None = None,
+    notes: bool = False,
+) -> tuple["BacktestRun", list[dict[str, Any]]]:
+    """Test models on a file or a topic; return the run and the figures of each. Raises as `backtest` does.
+
+    With `notes` stderr gets what is to be said of the file.
+    """
+    with ExitStack() as closing:
+        if is_file(subject):
+            file = closing.enter_context(open_file(config, Path(subject), csv=csv, columns=columns or TableColumns()))
+            for note in file.notes if notes else ():
+                sys.stderr.write(f"{note}\n")
+            found = BacktestRun(config, factories, options, decoder=assembly.json_decoder(config), is_logged=False)
+            results = found.with_delay({0: of_file(file)})
+        else:
+            topic = PastTopic(config, subject, closing)
+            found = BacktestRun(config, factories, options, decoder=assembly.decoder(config), is_logged=True)
+            results = _of_topic(found, config, topic, closing)
+    _refuse_unscored(results, subject)
+    return found, results
 
 
 def _of_topic(found: "BacktestRun", config: Config, topic: PastTopic, closing: ExitStack) -> list[dict[str, Any]]:
@@ -156,7 +180,7 @@ class BacktestRun:
     """
 
     def __init__(
-        self, config: Config, factories: Sequence[str], options: Options, *, decoder: RecordDecoder, is_logged: bool
+        self, config: Config, factories: Factories, options: Options, *, decoder: RecordDecoder, is_logged: bool
     ) -> None:
         self.options = options
         self.order = str(options.delay)
@@ -171,7 +195,7 @@ class BacktestRun:
         """Test on the records of some partitions, whose labels come after the given delay."""
         # The labels are those in the records, whatever the labels topic has.
         config = self._config.model_copy(update={"topics": self._config.topics.model_copy(update={"labels": None})})
-        self.candidates = [Candidate(config, factory) for factory in self._factories]
+        self.candidates = [Candidate(config, *one) for one in self._factories.items()]
         delay = self.options.delay
         for one in self.candidates:
             _refuse_delay(one.first, one.factory, delay)
@@ -194,7 +218,7 @@ class BacktestRun:
     ) -> list[dict[str, Any]]:
         """Test on the records of some partitions, whose labels come when they came to the labels topic."""
         self.order = "labels when they came"
-        self.candidates = [Candidate(self._config, factory) for factory in self._factories]
+        self.candidates = [Candidate(self._config, *one) for one in self._factories.items()]
         engine = assembly.engine(self._config, batches=_runs_compiled(self._config))
         validations = []
         for one in self.candidates:

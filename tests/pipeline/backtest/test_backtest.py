@@ -81,7 +81,11 @@ def lines_of(rows: list[tuple[dict[str, Any], Any]]) -> list[bytes]:
 def run(config: Config, lines: list[bytes], *factories: str, delay: Delay | None = None) -> list[dict[str, Any]]:
     options = Options(delay=delay or Delay())
     found = BacktestRun(
-        config, factories or (config.model.factory,), options, decoder=assembly.json_decoder(config), is_logged=False
+        config,
+        dict.fromkeys(factories or (config.model.factory,)),
+        options,
+        decoder=assembly.json_decoder(config),
+        is_logged=False,
     )
     return found.with_delay({0: iter([Record(0, number, 0, None, line, None) for number, line in enumerate(lines)])})
 
@@ -164,7 +168,7 @@ def test_each_partition_has_a_model_of_its_own_and_a_shared_one_sees_all(tmp_pat
         config = project(tmp_path, f'scope = "{scope}"\n')
         decoder = assembly.json_decoder(config)
         found[scope] = BacktestRun(
-            config, (config.model.factory,), Options(), decoder=decoder, is_logged=True
+            config, {config.model.factory: None}, Options(), decoder=decoder, is_logged=True
         ).with_delay(logs())[0]
     halves = [run(project(tmp_path), rows[number::2])[0] for number in (0, 1)]
     [whole] = run(project(tmp_path), rows)
