@@ -31,6 +31,8 @@ def _line(answer: dict[str, Any]) -> str:
     shown = as_json(answer["prediction"])
     if proba:
         shown += f" ({', '.join(f'{label} {p:.4g}' for label, p in proba.items() if p is not None)})"
+    if answer.get("score") is not None:
+        shown += f" (score {answer['score']:.4g})"
     place = f"partition {model['partition']} at offset {model['offset']}" if "partition" in model else "all partitions"
     named = f"{answer['id']}: " if answer.get("id") else ""
     return f"{named}{shown}, by version {model['version']} of {place}"

@@ -41,7 +41,10 @@ RecordPlace = tuple[int, int]
 
 
 class PredictionRow(msgspec.Struct, omit_defaults=True):
-    """One prediction as it is shown; the place is that of its record. Times are in ms."""
+    """One prediction as it is shown; the place is that of its record. Times are in ms.
+
+    Only the answers of an anomaly detector have a `score`; it is None while the detector knows too little.
+    """
 
     id: str
     partition: int
@@ -55,6 +58,7 @@ class PredictionRow(msgspec.Struct, omit_defaults=True):
     has_label: bool = False
     latency_ms: int | None = None
     features: dict[str, Any] | None = None
+    score: Any = msgspec.UNSET
 
 
 class _Value(msgspec.Struct):
@@ -62,7 +66,7 @@ class _Value(msgspec.Struct):
 
     id: str = ""
     prediction: Any = None
-    score: Any = None
+    score: Any = msgspec.UNSET
     proba: dict[str, Any] | None = None
     model: dict[str, Any] = {}
     source: dict[str, Any] = {}
@@ -189,12 +193,13 @@ class PredictionSample:
                 id=value.id,
                 partition=int(source["partition"]),
                 offset=int(source["offset"]),
-                prediction=value.prediction if value.score is None else value.score,
+                prediction=value.prediction,
                 proba=value.proba,
                 version=int(model.get("version", 0)),
                 at=record.timestamp_ms,
                 key=None if record.key is None else record.key.decode(errors="backslashreplace"),
                 features=value.features,
+                score=value.score,
             )
         except (msgspec.DecodeError, KeyError, TypeError, ValueError):
             # Anybody may have written it.

@@ -1,4 +1,4 @@
-"""The live page of pipelines of other kinds: a model for each key with late labels, and one shared regressor."""
+"""The live page of pipelines of other kinds: a model for each key with late labels, a shared regressor, a detector."""
 
 import json
 from collections.abc import Iterator
@@ -21,6 +21,12 @@ from river import linear_model, preprocessing
 
 def build():
     return preprocessing.StandardScaler() | linear_model.LinearRegression()
+"""
+DETECTOR = """
+from river import anomaly, preprocessing
+
+def build():
+    return preprocessing.MinMaxScaler() | anomaly.HalfSpaceTrees(n_trees=5, height=4, window_size=20, seed=7)
 """
 
 
@@ -66,6 +72,18 @@ def shared(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
             [json.dumps({"features": row, "label": 3 * row["a"] - row["b"] + 0.25}).encode() for row in rows],
             partition=partition,
         )
+    p.run_to_end()
+    with serving(p) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def detecting(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The page of an anomaly detector without a filter, so that its answers are scores; every third has a label."""
+    p = Project(stack, tmp_path_factory.mktemp("detecting") / "project", model=DETECTOR)
+    for n in range(RECORDS):
+        whole = {"id": f"r-{n}", "features": {"a": n % 7 - 3.0, "b": n % 5 - 2.0}}
+        p.produce([json.dumps(whole if n % 3 else {**whole, "label": n % 10 == 0}).encode()], partition=n % 2)
     p.run_to_end()
     with serving(p) as page:
         yield page
@@ -131,5 +149,27 @@ def test_the_shared_regressor_answers_for_all_partitions_and_its_error_is_shown(
         assert "RMSE" in figure(seen, "Mean absolute error, all")
         assert f"{2 * RECORDS}" in figure(seen, "Scored")
         seen.wait(lambda: "not compared" in seen.page.locator("#changes-note").inner_text(), what="the note")
+        assert violations(seen.page) == []
+        assert seen.errors == []
+
+
+def test_a_detector_answers_with_scores_and_no_label_is_called_wrong(detecting: Served, started: Any) -> None:
+    with sight(started) as seen:
+        seen.open(detecting.address)
+        seen.page.locator("#ask-fields input").nth(2).wait_for()
+        answer = ask(seen)
+        assert answer.startswith("Score")
+        assert 0 <= float(seen.page.locator("#answer .big").inner_text()) <= 1
+        table = seen.page.locator("#prediction-list")
+        seen.wait(lambda: table.locator(".tag").count() > 0, what="the labels")
+        titles = table.locator("thead th").all_inner_texts()
+        assert "score" in [title.lower() for title in titles]
+        assert "sure" not in [title.lower() for title in titles]
+        at = [title.lower() for title in titles].index("score")
+        scores = table.locator(f"tbody tr td:nth-child({at + 1})").all_inner_texts()
+        assert scores
+        assert all(0 <= float(score) <= 1 for score in scores)
+        assert table.locator(".tag.bad, .tag.good").count() == 0, "a score is neither right nor wrong"
+        assert "right" not in seen.page.locator("#predictions-note").inner_text()
         assert violations(seen.page) == []
         assert seen.errors == []

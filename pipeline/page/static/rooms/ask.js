@@ -91,7 +91,9 @@ export class Ask {
     const shares = Object.entries(told.proba ?? {}).sort(([, one], [, other]) => other - one).slice(0, 8);
     const { model } = told;
     const offsets = Object.entries(model.offsets ?? { [model.partition]: model.offset });
+    const isScore = told.score !== undefined && (told.prediction ?? null) === null;
     const facts = [
+      ...(told.score !== undefined && !isScore ? [["Score", number(told.score)]] : []),
       ["Model", model.version ? `${model.name}, version ${whole(model.version)}` : `${model.name}, a new one that has learned nothing`],
       ["Learned up to", offsets.slice(0, 4).map(([partition, offset]) => `${partition}:${offset}`).join(", ") + (offsets.length > 4 ? `, and ${offsets.length - 4} more` : "")],
       ["Answered by", told.by],
@@ -99,8 +101,8 @@ export class Ask {
       ["Took", `${number(told.took_ms, 3)} ms`],
     ];
     byId("answer").replaceChildren(el("div", { class: "answer" },
-      el("p", { class: "note" }, "Prediction"),
-      el("p", { class: "big" }, plain(told.prediction)),
+      el("p", { class: "note" }, isScore ? "Score" : "Prediction"),
+      el("p", { class: "big" }, plain(isScore ? told.score : told.prediction)),
       el("div", { class: "shares" }, shares.flatMap(([label, share]) => [el("span", {}, label), bar(share), el("span", {}, percent(share))])),
       el("dl", { class: "facts" }, facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]))));
   }

@@ -34,7 +34,7 @@ export class Stream {
         { label: "p50", ink: "accent" },
         { label: "p99", ink: "ghost", dash: [4, 3] },
       ],
-      format: (value, isAxis) => (isAxis ? `${short(value)} ms` : millis(value)),
+      format: (value, isAxis) => (!isAxis ? millis(value) : value < 1000 ? `${short(value)} ms` : `${short(value / 1000)} s`),
       nothing: "Shown when predictions come",
     });
     this.partitions = new Table(byId("partitions"), [

@@ -3,6 +3,7 @@
 import { byId, el, empty, setHidden, Table } from "../dom.js";
 import { age, clock, whole } from "../format.js";
 
+const PARTS_MAX = 6;
 const TONES = { running: "good", paused: "warn", relearning: "accent" };
 
 export class Workers {
@@ -41,7 +42,7 @@ function relearning(row) {
   return left ? `${whole(left)} left, ${whole(row.relearn_rate)}/s` : "–";
 }
 
-export function ranges(numbers) {
+function ranges(numbers) {
   if (!numbers?.length) return "none";
   const parts = [];
   let from = numbers[0];
@@ -50,5 +51,6 @@ export function ranges(numbers) {
     parts.push(from === n ? String(n) : `${from}–${n}`);
     from = numbers[at + 1];
   });
-  return parts.join(", ");
+  if (parts.length <= PARTS_MAX) return parts.join(", ");
+  return `${numbers.length}: ${parts.slice(0, PARTS_MAX - 2).join(", ")}, …, ${parts.at(-1)}`;
 }
