@@ -37,7 +37,7 @@ class MappedDecoder:
         self.schema = schema
         self.value_bytes_max = value_bytes_max
         self.scans = mapping if transform is None else None
-        self.label_field = mapping.label
+        self.label_field, self.feature_prefix = mapping.label, mapping.feature_prefix
         self._mapping = mapping
         self._reader = RecordReader(mapping, schema=schema, transform=transform, number_text=number_text)
 

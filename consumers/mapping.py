@@ -66,6 +66,11 @@ class RecordMapping(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """The names of the objects that lead to the features."""
         return path_of(self.features).names
 
+    @property
+    def feature_prefix(self) -> str:
+        """What stands before the name of a feature where a reason names its field."""
+        return "features." if self.features == "features" else ""
+
     @cached_property
     def id_path(self) -> FieldPath:
         """Where the id is."""

@@ -95,13 +95,15 @@ SKIPPED = Skipped()
 class RecordDecoder(Protocol):
     """Decodes the records of the features topic, in one format and with one mapping.
 
-    `scans` is the mapping by which a scanner of JSON may read the same values, and None if only the decoder can.
+    `scans` is the mapping by which a scanner of JSON may read the same values, and None if only the decoder can. In
+    reasons `label_field` names the field of the label, and `feature_prefix` stands before the name of a feature.
     """
 
     schema: Schema | None
     value_bytes_max: int
     scans: RecordMapping | None
     label_field: str
+    feature_prefix: str
 
     def decode(self, record: Record) -> "Event | Skipped | Refusal":
         """Decode one record. Never raises."""
@@ -134,8 +136,9 @@ class Decoder:
     def __init__(self, *, schema: Schema | None = None, value_bytes_max: int = VALUE_BYTES_MAX) -> None:
         self.schema = schema
         self.value_bytes_max = value_bytes_max
-        self.scans: RecordMapping | None = RecordMapping()
-        self.label_field = "label"
+        mapping = RecordMapping()
+        self.scans: RecordMapping | None = mapping
+        self.label_field, self.feature_prefix = "label", mapping.feature_prefix
         is_nullable = schema is not None and schema.nullable
         self._decode = _of_any_form(*((NullableEvent, _RawNullableEvent) if is_nullable else (Event, _RawEvent)))
 

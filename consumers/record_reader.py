@@ -136,7 +136,7 @@ class RecordReader:
             absent_nulls=mapping.nulls == "skip" or transform is not None,
             number_text=number_text if transform is None else encoded_number,
         )
-        self._prefix = "features." if mapping.features == "features" else ""
+        self._prefix = mapping.feature_prefix
         self._above = f"{mapping.features}." if mapping.features else ""
         self._wanted = _FEATURE + ("" if mapping.is_default or transform is not None else _NESTED)
 

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from headrace.consumers.mapped_decoder import MappedDecoder, MappedLabelDecoder
 from headrace.consumers.record import Decoder, LabelDecoder, LabelRecordDecoder, RecordDecoder
 from headrace.consumers.source import Source, SourceError
 from headrace.consumers.topics import BATCH_BYTES_MAX, Topics
-from headrace.pipeline import formats, model_factory
+from headrace.pipeline import code_cache, formats, model_factory
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.engine import dead_letter
 from headrace.pipeline.engine.engine import Engine
@@ -91,6 +92,13 @@ def warm(config: Config) -> None:
     The first time on a machine, the code is compiled here, which takes a while.
     """
     if model_factory.may_compile(config) and model_factory.has_numba():
+        if reason := code_cache.fault():
+            log.warning(
+                "compiled code can't be kept, so each start compiles",
+                folder=os.environ[code_cache.VARIABLE],
+                reason=reason,
+                hint=f"let {code_cache.VARIABLE} name a folder that this user may write to",
+            )
         importlib.import_module("headrace.pipeline.engine.columnar").warm()
         if (kind := KINDS.get(config.records.format)) is not None and kind != "JSON":
             importlib.import_module("headrace.consumers.formats.binary.scan").warm(kind)

@@ -1,7 +1,7 @@
 """How good a model's predictions were: their scores, of all of them and of the newest ones."""
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -30,7 +30,17 @@ class Score(msgspec.Struct):
     total: Sum = 0.0
 
 
-class Quality(msgspec.Struct):
+class _Counted(NamedTuple):
+    """The tally of the window when there were a `number` of scored predictions."""
+
+    number: int
+    recent: Tally
+
+
+_COUNTED = "counted"
+
+
+class Quality(msgspec.Struct, dict=True):
     """The scores of predictions against their labels: of all, and of the last 1,000.
 
     A class scores 1 (right) or 0 (wrong), a number its absolute error; of several targets it is the mean. This takes
@@ -67,10 +77,14 @@ class Quality(msgspec.Struct):
         del self.window[:-WINDOW]
 
     def recent_tally(self) -> Tally:
-        """Return the tally of the window."""
+        """Return the tally of the window, which is counted once until another prediction is scored."""
+        counted: _Counted | None = vars(self).get(_COUNTED)
+        if counted is not None and counted.number == self.tally.number:
+            return counted.recent
         found = Tally()
         for label, answer, chance in self.window:
             found.add(self.task, label, answer, chance, self.measures)
+        vars(self)[_COUNTED] = _Counted(self.tally.number, found)
         return found
 
     def tallies(self) -> dict[str, Any]:

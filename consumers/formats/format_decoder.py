@@ -84,7 +84,7 @@ class FormatDecoder:
         # The scanner of JSON does not know which features the writer's schema declares as numbers.
         reads_json = schemas.kind == "JSON" and mapping.numbers == "strict"
         self.scans = self.mapping if reads_json else None
-        self.label_field = mapping.label
+        self.label_field, self.feature_prefix = mapping.label, mapping.feature_prefix
         self._payload = PayloadDecoder(schemas, bytes_max=value_bytes_max, skips=mapping.empty == "skip")
         written = _payload_number if schemas.kind == "JSON" else encoded_number
         self._reader = RecordReader(mapping, schema=schema, transform=transform, number_text=written)

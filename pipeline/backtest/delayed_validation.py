@@ -164,7 +164,7 @@ class _Learner:
             return self._told(found, len(steps)), ""
         done = next(row for row, fault in enumerate(found.fault.tolist()) if fault)
         error = self.model.fault(int(found.fault[done]), self._decoder.features(values[done]))
-        return self._told(found, done), refusal_of(error).code
+        return self._told(found, done), refusal_of(error, prefix=self._decoder.feature_prefix).code
 
     def _take_each(self, examples: Examples, steps: Sequence[int], labels: dict[int, Any]) -> tuple[list[Told], str]:
         told: list[Told] = []
@@ -177,7 +177,7 @@ class _Learner:
                 told.append(self._one(examples, step, at, labels))
             except (Exception, SystemExit) as error:  # noqa: BLE001 a model may raise anything
                 self.model.undo(key or b"")
-                return told, refusal_of(error).code
+                return told, refusal_of(error, prefix=self._decoder.feature_prefix).code
         return told, ""
 
     def _one(self, examples: Examples, step: int, at: int, labels: dict[int, Any]) -> Told:

@@ -28,8 +28,8 @@ from headrace.pipeline.hinted_error import HintedError
 _CLASSES_MAX = 10
 _SHOWN_MAX = 20
 _NO_LABEL = (
-    "none was found: the model predicts and can't learn yet. Name the label with --label PATH, or the topic of labels "
-    "that come later: topics.labels"
+    "none was found, so the model is an anomaly detector, which learns without. For a classifier or a regressor, name "
+    "the label with --label PATH, or the topic of labels that come later: topics.labels"
 )
 _BUCKETS_MIN, _BUCKETS_MAX = 256, 65_536
 
@@ -318,7 +318,7 @@ def _plan(
 def _task(sample: _Sample, labels: FieldFacts | None) -> PlannedTask:
     if labels is None or not labels.seen:
         sample.notes.append(("label", _NO_LABEL))
-        return "unknown"
+        return "anomaly"
     shown = ", ".join(f"{_text(value)} {n / labels.seen:.0%}" for (_, value), n in labels.values.most_common(5))
     task, why = _task_of(labels)
     share = "" if labels.seen == len(sample.records) else f", in {labels.seen / len(sample.records):.0%} of the records"

@@ -5,18 +5,23 @@ from typing import Literal
 
 import msgspec
 
-PlannedTask = Literal["binary", "multiclass", "regression", "unknown"]
+PlannedTask = Literal["binary", "multiclass", "regression", "anomaly"]
 
 _LINE_MAX = 100
 _HEADS = {
     "binary": "linear_model.LogisticRegression(optimizer=optim.SGD({rate}))",
-    "unknown": "linear_model.LogisticRegression(optimizer=optim.SGD({rate}))",
     "multiclass": "linear_model.SoftmaxRegression(optimizer=optim.SGD({rate}))",
     "regression": "linear_model.LinearRegression(optimizer=optim.SGD({rate}), intercept_lr=0.1)",
+    "anomaly": "anomaly.HalfSpaceTrees(seed=1)",
 }
 # The step for one feature. With more features a prediction is a longer sum, so each step must be smaller.
-_RATES = {"binary": 1.0, "unknown": 1.0, "multiclass": 1.0, "regression": 0.2}
+_RATES = {"binary": 1.0, "multiclass": 1.0, "regression": 0.2}
 _RATE_MIN, _RATE_MAX = 1e-4, 0.3
+_UNLABELLED = """
+
+    No label was found, so this is an anomaly detector: it learns each record, and its predictions have a score between
+    0 and 1. It looks at the features of the first record that it learned. For a verdict, too, return
+    anomaly.ThresholdFilter(model, threshold=0.95). With labels, return a classifier or a regressor instead."""
 
 
 class ModelPlan(msgspec.Struct, frozen=True):
@@ -35,22 +40,20 @@ def model_source(plan: ModelPlan, *, topic: str) -> str:
     """Return the text of model.py. The model takes features that are missing in some records."""
     parts, lines = _parts(plan)
     body = "\n".join(f"    {line}" for line in lines)
-    head = _HEADS[plan.task].format(rate=_rate(plan))
+    head = _HEADS[plan.task]
+    if plan.task in _RATES:
+        head = head.format(rate=_rate(plan))
     whole = f"({' + '.join(parts)}) | {head}" if len(parts) > 1 else " | ".join([*parts, head])
-    modules = [name for name in ("compose", "linear_model", "optim", "preprocessing") if f"{name}." in body + head]
-    note = ""
-    if plan.task == "unknown":
-        note = (
-            "\n\n    No label was found, so this is a model to start from. Replace it by a classifier or a regressor "
-            "that fits your labels."
-        )
+    known = ("anomaly", "compose", "linear_model", "optim", "preprocessing")
+    modules = [name for name in known if f"{name}." in body + head]
+    note = _UNLABELLED if plan.task == "anomaly" else ""
     return (
         f'"""The model for the topic {topic}. `headrace run` calls build() once for each partition."""\n\n'
         f"from river import {', '.join(modules)}\n\n\n"
         "def build():\n"
         '    """Return any River model.\n\n'
         "    It must build the same model each time, so give a seed to every part that draws random numbers. Define\n"
-        f"    functions with a name at the top level of this file: a lambda can't be saved.{_wrapped(note)}\n"
+        f"    functions with a name at the top level of this file: a lambda can't be saved.{note}\n"
         '    """\n'
         f"{body}{chr(10) if body else ''}"
         f"    return {whole}\n"
@@ -69,15 +72,18 @@ def _parts(plan: ModelPlan) -> tuple[list[str], list[str]]:
 
     if plan.has_numbers or not (plan.one_hot or plan.hashed or plan.codes):
         but = [_discard(plan.codes)] if plan.codes else []
-        define("numbers", *but, "compose.SelectType((int, float))", "preprocessing.StandardScaler()")
+        # Half-space trees split between 0 and 1.
+        scaler = "MinMaxScaler" if plan.task == "anomaly" else "StandardScaler"
+        define("numbers", *but, "compose.SelectType((int, float))", f"preprocessing.{scaler}()")
     if plan.one_hot:
         but = [_discard(plan.hashed)] if plan.hashed else []
         define("words", *but, "compose.SelectType(str)", "preprocessing.OneHotEncoder()")
     if plan.hashed:
         but = [_discard(plan.one_hot)] if plan.one_hot else []
-        define(
-            "many", *but, "compose.SelectType(str)", f"preprocessing.FeatureHasher(n_features={plan.buckets}, seed=1)"
-        )
+        hasher = f"preprocessing.FeatureHasher(n_features={plan.buckets}, seed=1)"
+        # The trees sort the names of all features, and those of buckets are numbers.
+        named = ['compose.Prefixer("bucket ")'] if plan.task == "anomaly" else []
+        define("many", *but, "compose.SelectType(str)", hasher, *named)
     if plan.codes:
         define("codes", f"compose.Select({_names(plan.codes)})", "preprocessing.OneHotEncoder()")
     return parts, lines
@@ -107,7 +113,3 @@ def _rate(plan: ModelPlan) -> float:
     """Return the learning rate, rounded to one digit."""
     rate = min(max(_RATES[plan.task] / max(plan.features, 1), _RATE_MIN), _RATE_MAX)
     return round(rate, -math.floor(math.log10(rate)))
-
-
-def _wrapped(note: str) -> str:
-    return note.replace("Replace it by", "Replace\n    it by")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from headrace.pipeline import console
+from headrace.pipeline import code_cache, console
 from headrace.pipeline.console import data
 from headrace.pipeline.exit_code import EXIT_CONFIG, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OF_STATUS
 from headrace.pipeline.process import reexec
@@ -128,6 +128,7 @@ def command(
                 signal.signal(signal.SIGTERM, signal.default_int_handler)
 
             def call_command() -> int:
+                code_cache.use()
                 data.claim(json=lines or bool(options.get("json")))
                 # A signal that was held back until now interrupts the command like any later one.
                 reexec.hear_signals()

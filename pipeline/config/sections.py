@@ -242,6 +242,13 @@ class ModelConfig(Section):
         "partition", description="One model for each partition, one for each key, or one for all workers (global)."
     )
     horizon: int = Field(1, ge=1, le=1_000, description="Number of values that a forecaster predicts.")
+    bytes_max: int = Field(
+        268_435_456,
+        ge=1,
+        le=500_000_000,
+        description="Largest saved model of a partition, in bytes. At 80 % there is a warning, above it the pipeline "
+        "stops: new names, categories, words and nodes make a model grow.",
+    )
     trusted_packages: tuple[str, ...] = Field(
         (),
         description="Packages beside River whose objects the model creates only while it learns.",

@@ -72,8 +72,7 @@ class ColumnarEngine:
         scan = self._scanner.scan(batch) if self._binary is None else self._binary.scan(batch)
         refusals: dict[int, Refusal] = {}
         events, skipped = self._read(batch, scan, refusals)
-        ids = _ids(scan, events)
-        undecoded = refusals.keys() | skipped
+        ids, undecoded = _ids(scan, events), refusals.keys() | skipped
         keys = KeyColumn(batch, scan, events, undecoded) if model.can.keys else None
         labels = LabelColumn(model, len(batch), refusals, field=self._decoder.label_field)
         if not labels.read(scan, events):
@@ -87,19 +86,20 @@ class ColumnarEngine:
         if _is_long(ids, [*model.classes, *labels.met], more=max(map(len, features.values()), default=0)):
             return None
         met: Mapping[str, Any] = {} if keys is None else keys.met(good)
-        answers = answers_of(shard.answering, columns, labels.values[good], silent=silent, **met)
+        answers = answers_of(shard.answering, columns, labels.taught[good], silent=silent, **met)
         if answers is None:
             return None
-        answers = decided(model, answers, self._form)
         if keys is not None:
             keys.note(model.ahead, shard.strays)
+        answers = decided(model, answers, self._form)
         good, answers = self._refuse_faults(batch, events, model, good, answers, refusals=refusals)
         outputs.records[PREDICTIONS] = OutputRecords(places=good)
         if not silent:
             lines = self._lines(shard, batch, answers, ids, good=good, features=features, now_ms=now_ms)
             outputs.records[PREDICTIONS] = _records(batch, good, lines)
         outputs.labelled, outputs.skipped = labels.labelled[good], len(skipped)
-        shard.counts.learned += score(shard.answering, answers, labels.values[good], shard.model_version)
+        shard.counts.learned += int(np.count_nonzero(~np.isnan(labels.taught[good])))
+        score(shard.answering, answers, labels.values[good], shard.model_version)
         if shard.shadows:
             seen = ShadowBatch(shard, batch, scan, events, undecoded=undecoded, withheld=labels.withheld)
             seen.take(columns, columned, good, silent=silent, decoder=self._decoder, form=self._form)
@@ -108,8 +108,8 @@ class ColumnarEngine:
     def learn_rows(self, shard: Shard, values: Sequence[bytes], labels: Sequence[Any]) -> Answers:
         """Predict rows, then learn those with a label, up to the first one on which the model raises.
 
-        The `values` are what the decoder keeps of records, JSON of the default mapping. A label is None for none. The
-        rows from that one on have a fault.
+        The `values` are what the decoder keeps of records, JSON of the default mapping. A label is None for none, and
+        an `Unlabelled` teaches a model that learns without. The rows from that one on have a fault.
         """
         model = shard.model
         scan = self._scanner.scan_kept(values)
@@ -168,7 +168,7 @@ class ColumnarEngine:
             event = events.get(position) or self._decoder.decode(batch.record(position))
             assert isinstance(event, Event)
             error = model.fault(code, event.features)
-            refusals[position] = refusal_of(error)
+            refusals[position] = refusal_of(error, prefix=self._decoder.feature_prefix)
         return good[fault == 0], answers.only(fault == 0)
 
     def _lines(
@@ -197,6 +197,8 @@ class ColumnarEngine:
         if model.task == "binary":
             proba = answers.value if model.has_proba else None
             return self._encoder.binary(ids, chosen=answers.chosen, proba=proba, **place)
+        if model.task == "anomaly":
+            return self._encoder.anomaly(ids, verdicts=answers.chosen, scores=answers.value, **place)
         proba = answers.proba if model.has_proba else None
         names, chosen, order = model.classes, answers.value, answers.order
         if order is not None:

@@ -72,6 +72,7 @@ class Engine:
     ) -> None:
         self._encode = encode
         self.lifecycle = lifecycle or Lifecycle()
+        self._feature_prefix = decoder.feature_prefix
         self._topic = topic
         self._labels = labels
         self._name = name
@@ -270,7 +271,7 @@ class Engine:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 a model may raise anything, and none of it may stop the stream
             shard.model.undo(key)
-            return refusal_of(error)
+            return refusal_of(error, prefix=self._feature_prefix)
         if size > prediction.BYTES_MAX:
             shard.model.undo(key)
             return Refusal("too_large", "learn", f"its prediction would have {len(value)} bytes")

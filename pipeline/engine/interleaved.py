@@ -39,10 +39,9 @@ class PredictedRecord(NamedTuple):
 
 
 class LearnedLabel(NamedTuple):
-    """A label that is learned with a row."""
+    """A label that is learned with a row, or that only scores."""
 
     matched: MatchedLabel
-    row: int
 
 
 Step = PredictedRecord | LearnedLabel | Skipped | Refusal | None
@@ -52,7 +51,7 @@ Step = PredictedRecord | LearnedLabel | Skipped | Refusal | None
 class Plan(NamedTuple):
     """What happens to the records of a batch, and the rows for the model.
 
-    A row has the kept bytes of features, the label, None to predict only, and the place of its record.
+    A row has the kept bytes of features, what is learned with them, None to predict only, and the place of its record.
     """
 
     steps: list[Step]
@@ -103,7 +102,7 @@ class InterleavedEngine:
         version = self._steps.version(shard)
         for step in plan.steps:
             if isinstance(step, LearnedLabel):
-                shard.counts.learned += 1
+                shard.counts.learned += not shard.model.can.unlabelled
                 self._join.score(shard, step.matched, outputs.delays_ms)
             elif isinstance(step, PredictedRecord):
                 answer, proba = shard.model.answer(answers, step.row)
@@ -142,13 +141,16 @@ class InterleavedEngine:
             if not isinstance(found, MatchedLabel):
                 return found
             self._join.note_learned(shard, found)
+            if shard.model.can.unlabelled:
+                # It learned the features when they were read.
+                return LearnedLabel(found)
             value, label = found.entry.value, found.label
-            step: Step = LearnedLabel(found, row)
+            step: Step = LearnedLabel(found)
         else:
             prepared = self._steps.prepare(shard, record)
             if not isinstance(prepared, PreparedRecord):
                 return prepared
-            value, label = self._steps.keep(prepared, prepared.event.features), prepared.truth
+            value, label = self._steps.keep(prepared, prepared.event.features), prepared.label_for(shard.model)
             step = PredictedRecord(prepared, self._join.note(shard, prepared, kept=value, answer=None), row)
         plan.values.append(value)
         plan.labels.append(label)

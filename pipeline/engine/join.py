@@ -118,7 +118,7 @@ class LabelsStep:
         except (Exception, SystemExit) as error:  # noqa: BLE001 a model may raise anything, and none of it may stop the stream
             shard.model.undo(entry.key or b"")
             labels.tally.refused += 1
-            return refusal_of(error, "join")
+            return refusal_of(error, "join", prefix=self._decoder.feature_prefix)
         self.score(shard, matched, delays_ms)
         if shard.shadows:
             features = self._decoder.features(entry.value)

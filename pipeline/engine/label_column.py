@@ -1,4 +1,7 @@
-"""The labels of a batch as one model takes them, and the scores of that model's answers to them."""
+"""The labels of a batch as one model takes them, and the scores of that model's answers to them.
+
+A model that learns without labels is taught each record; the labels that are there only score its answers.
+"""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,9 +24,10 @@ _NO_LABEL = -1
 
 
 class LabelColumn:
-    """The labels of a batch as the learner takes them (`values`, NaN for none), and which records are `labelled`.
+    """The labels of a batch as numbers (`values`, NaN for none).
 
-    The labels of records that are `withheld` are not learned; `field` is where a label is in a record.
+    Records are `labelled` that have a label, or are learned without. Those that are `withheld` are not learned, and
+    their labels score nothing. `field` is where a label is in a record.
     """
 
     def __init__(self, model: Model, count: int, refusals: dict[int, Refusal], *, field: str) -> None:
@@ -40,7 +44,7 @@ class LabelColumn:
         kinds, found = scan.label_kinds, scan.label_values
         self.labelled = kinds != _NO_LABEL
         odd = self.labelled
-        if self._model.task == "binary":
+        if self._model.task in {"binary", "anomaly"}:
             odd = odd & ((kinds == STRING) | ((found != 0.0) & (found != 1.0)))
         elif self._model.task == "regression":
             odd = odd & ((kinds == STRING) | (kinds == BOOLEAN))
@@ -60,6 +64,16 @@ class LabelColumn:
         """Learn nothing of records that were learned where they stood first: replays of what only a sink refused."""
         self.withheld = list(positions)
         self.values[self.withheld] = np.nan
+        self.labelled = self.labelled | ~np.isnan(self.taught)
+
+    @property
+    def taught(self) -> Any:
+        """What the model learns of each record: its label, or 0 if it learns without labels; NaN for nothing."""
+        if not self._model.can.unlabelled:
+            return self.values
+        taught = np.zeros(len(self.values))
+        taught[self.withheld] = np.nan
+        return taught
 
     def _take(self, position: int, raw: Any) -> None:
         self.labelled[position] = True
@@ -68,15 +82,20 @@ class LabelColumn:
         except LabelError as error:
             self._refusals[position] = Refusal("bad_label", "validate", str(error), self._field)
             return
-        self.values[position] = self._model.label_number(label)
+        is_verdict = self._model.task == "anomaly"
+        self.values[position] = float(label) if is_verdict else self._model.label_number(label)
         if self._model.task == "multiclass":
             self.met.add(label)
 
 
-def score(one: ShardModel, answers: Answers, truths: Any, version: int) -> int:
-    """Score the answers of a model to the labels that it learned; return the number of labels."""
+def score(one: ShardModel, answers: Answers, truths: Any, version: int) -> None:
+    """Score the answers of a model to these labels, NaN for none."""
     known = ~np.isnan(truths)
     truths = truths[known]
+    if one.model.task == "anomaly":
+        for row, truth in zip(np.flatnonzero(known).tolist(), truths.tolist(), strict=True):
+            one.score(one.model.answer(answers, row)[0], bool(truth), version)
+        return
     if len(truths):
         _count(one, answers.only(known), truths)
     if one.model.task == "regression":
@@ -89,7 +108,6 @@ def score(one: ShardModel, answers: Answers, truths: Any, version: int) -> int:
     else:
         chosen = answers.value[known]
         one.score_all((chosen == truths)[chosen >= 0].astype(np.float64), version)
-    return len(truths)
 
 
 def _count(one: ShardModel, answers: Answers, truths: Any) -> None:

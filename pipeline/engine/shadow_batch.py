@@ -66,9 +66,9 @@ class ShadowBatch:
             keys.refuse(refused)
         taken = ~np.isin(good, list(refused))
         met: Mapping[str, Any] = {} if keys is None else keys.met(good[taken])
-        truths = labels.values[good[taken]]
+        truths, taught = labels.values[good[taken]], labels.taught[good[taken]]
         try:
-            answers = answers_of(one, columns.only(rows[taken]), truths, silent=silent, **met)
+            answers = answers_of(one, columns.only(rows[taken]), taught, silent=silent, **met)
         except STORE_ERRORS:
             raise
         except Exception as error:  # noqa: BLE001 a shadow stops nothing

@@ -7,7 +7,6 @@ is given to the model, so it learns nothing.
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from itertools import repeat
 from typing import Any, NamedTuple
 
 import msgspec
@@ -31,6 +30,7 @@ _NO_ID = b"null"
 _TRUE, _FALSE = b"true", b"false"
 _BOTH = frozenset((False, True))
 _PAIR = b'{"false":%b,"true":%b}'
+_VERDICTS = {1: _TRUE, 0: _FALSE, -1: b"null"}
 # With more names or words, the scanner begins anew: clients may invent any number of them.
 _NAMES_MAX = 8_192
 _WORDS_MAX = 65_536
@@ -116,7 +116,7 @@ class Predictor:
                 model.recall(key or b"")
             return self._answered(event, *model.predict(event.features, key or b""))
         except (Exception, SystemExit) as error:  # noqa: BLE001 a model may raise anything
-            return refusal_of(error)
+            return refusal_of(error, prefix=self._decoder.feature_prefix)
 
     def _answered(self, event: Event, prediction: Any, proba: Mapping[Any, Any] | None) -> Answered:
         prediction = self._form.decide(prediction, proba)
@@ -148,13 +148,14 @@ class Predictor:
         ids = _ids(scan, events)
         lines = _encoded(model, answers)
         if good is None and not answers.fault.any():
-            return list(map(_answer, zip(ids, *lines, repeat(b""))))
+            return list(map(_answer, zip(ids, *lines, strict=True)))
         outcomes = outcomes or [None] * count
         faults = answers.fault.tolist()
-        for at, fault, prediction, proba in zip(places, faults, *lines, strict=True):
-            outcomes[at] = Answered(ids[at], prediction, proba)
+        for at, fault, *parts in zip(places, faults, *lines, strict=True):
+            outcomes[at] = Answered(ids[at], *parts)
             if fault:
-                outcomes[at] = refusal_of(model.fault(fault, self._features(batch, events, at)))
+                error = model.fault(fault, self._features(batch, events, at))
+                outcomes[at] = refusal_of(error, prefix=self._decoder.feature_prefix)
         return outcomes
 
     def _read(self, batch: RecordBatch, scan: Scan, outcomes: list[Any]) -> dict[int, Event]:
@@ -194,19 +195,22 @@ def _ids(scan: Scan, events: Mapping[int, Event]) -> list[bytes]:
     return found
 
 
-def _encoded(model: Model, answers: Answers) -> tuple[list[bytes], list[bytes]]:
-    """Return the prediction and the probabilities of each answer, as JSON."""
-    count = len(answers.value)
+def _encoded(model: Model, answers: Answers) -> Sequence[list[bytes]]:
+    """Return the prediction and the probabilities of each answer, and the score of an anomaly detector's, as JSON."""
+    nothing = [b""] * len(answers.value)
     if model.task == "regression":
-        return _numbers(answers.value), [b""] * count
+        return _numbers(answers.value), nothing, nothing
     if model.task == "binary":
         chosen = [_TRUE if one else _FALSE for one in answers.chosen.tolist()]
         if not model.has_proba:
-            return chosen, [b""] * count
+            return chosen, nothing, nothing
         pairs = zip(_numbers(1.0 - answers.value), _numbers(answers.value), strict=True)
-        return chosen, list(map(_PAIR.__mod__, pairs))
-    several = [_several(*model.answer(answers, at), has_proba=model.has_proba) for at in range(count)]
-    return [prediction for prediction, _ in several], [proba for _, proba in several]
+        return chosen, list(map(_PAIR.__mod__, pairs)), nothing
+    if model.task == "anomaly":
+        verdicts = [_VERDICTS[one] for one in answers.chosen.tolist()]
+        return verdicts, nothing, _numbers(answers.value)
+    several = [_several(*model.answer(answers, at), has_proba=model.has_proba) for at in range(len(answers.value))]
+    return [prediction for prediction, _ in several], [proba for _, proba in several], nothing
 
 
 def _several(prediction: Any, proba: Mapping[Any, float] | None, *, has_proba: bool) -> tuple[bytes, bytes]:

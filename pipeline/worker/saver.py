@@ -18,6 +18,7 @@ from headrace.consumers.topics import Topic
 from headrace.pipeline.process import failpoint, forked_writer
 from headrace.pipeline.process.background import BackgroundCall
 from headrace.pipeline.process.forked_writer import ForkedWriter, ForkedWriterError
+from headrace.pipeline.recovery.model_limit import ModelLimit
 from headrace.pipeline.telemetry import Telemetry
 from headrace.state import snapshot
 from headrace.state.row_packing import PackedRows, TableDamaged
@@ -74,7 +75,8 @@ class BackgroundSave(msgspec.Struct):
 class Saver:
     """Save shards of `topic` every `interval_s` seconds, or after `records_max` records.
 
-    `distrust` is called with a partition whose rows in the store are damaged.
+    `distrust` is called with a partition whose rows in the store are damaged. A model beyond the `limit` is saved, and
+    then each method that saves raises ModelTooLarge.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Saver:
         interval_s: float,
         records_max: int,
         distrust: Callable[[int], None],
+        limit: ModelLimit,
         telemetry: Telemetry,
         clock: Callable[[], float],
         reach: Callable[[str], None] = failpoint.reach,
@@ -95,6 +98,7 @@ class Saver:
         self._topic = topic
         self._usual_s = self._interval_s = interval_s
         self._records_max = records_max
+        self._limit = limit
         self._telemetry = telemetry
         self._clock = clock
         self._due: dict[int, float] = {}
@@ -268,6 +272,7 @@ class Saver:
         self._telemetry.snapshots.labels("saved").inc()
         self._telemetry.snapshot_seconds.observe(held_s)
         self._telemetry.snapshot_bytes.labels(str(shard.partition)).set(size)
+        self._limit.check(shard.partition, size)
         log.debug(
             "snapshot saved",
             partition=shard.partition,

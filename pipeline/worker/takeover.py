@@ -19,6 +19,7 @@ from headrace.pipeline.control.command_inbox import CommandInbox
 from headrace.pipeline.model_factory import ModelFactory
 from headrace.pipeline.recovery import compatibility, consistency, offset_metadata, survey
 from headrace.pipeline.recovery.consistency import PartitionFacts, SavedSnapshot, StateError
+from headrace.pipeline.recovery.model_limit import ModelLimit
 from headrace.pipeline.recovery.offset_metadata import OffsetMetadata
 from headrace.pipeline.recovery.shard_maker import ShardMaker, ShardStart
 from headrace.pipeline.recovery.topic_identity import TopicIdentity
@@ -68,6 +69,7 @@ class Takeover:
         rules: LabelRules | None,
         inbox: CommandInbox,
         on_loss: OnLoss,
+        limit: ModelLimit,
         telemetry: Telemetry,
     ) -> None:
         self._identity = identity
@@ -81,6 +83,7 @@ class Takeover:
         self._replica = models.replica
         self.mix_offsets: dict[int, MixOffset | None] = {}
         self._on_loss = on_loss
+        self._limit = limit
         self._telemetry = telemetry
         self._relearning: dict[int, _Relearning] = {}
         self._distrusted: set[int] = set()
@@ -331,6 +334,7 @@ class Takeover:
             )
 
     def _restore(self, snapshot: Snapshot, version: int, committed: Committed, lows: LogOffsets) -> ShardStart:
+        self._limit.check(snapshot.partition, snapshot.models_bytes)
         # If the labels topic is new to the model, its history of labels begins now.
         start = self._maker.restore(snapshot, version, _later(committed, lows)[1])
         start.shard.relearn_to(committed.offset, committed.labels)

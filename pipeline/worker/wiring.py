@@ -22,6 +22,7 @@ from headrace.pipeline.engine.engine import Engine
 from headrace.pipeline.process.ordinal import Ordinal
 from headrace.pipeline.process.watchdog import Watchdog
 from headrace.pipeline.recovery.key_placement import PlacementWatch
+from headrace.pipeline.recovery.model_limit import ModelLimit
 from headrace.pipeline.recovery.retention import Retention
 from headrace.pipeline.recovery.topic_identity import TopicIdentity
 from headrace.pipeline.telemetry import Telemetry
@@ -133,6 +134,7 @@ class Wiring(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             rules=assembly.rules(self.config, default=self.models.default),
             inbox=self.inbox,
             on_loss=self.on_loss,
+            limit=self.model_limit,
             telemetry=self.telemetry,
         )
 
@@ -140,6 +142,11 @@ class Wiring(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def inbox(self) -> CommandInbox:
         """The commands that wait, and the journals."""
         return CommandInbox(self.control, settings=self.config.librdkafka, group=self.config.name, clock=self.clock)
+
+    @cached_property
+    def model_limit(self) -> ModelLimit:
+        """How large a saved model may be."""
+        return ModelLimit(self.config.model.bytes_max)
 
     @cached_property
     def placement(self) -> PlacementWatch:
@@ -209,6 +216,7 @@ class Wiring(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             interval_s=self.config.snapshot.interval,
             records_max=self.config.snapshot.records_max,
             distrust=self.takeover.distrust,
+            limit=self.model_limit,
             telemetry=self.telemetry,
             clock=self.clock,
             reach=self.reach,

@@ -58,7 +58,10 @@ class _Pieces(NamedTuple):
 
 
 class _Columns(NamedTuple):
-    """The values that differ between records: doubles as bits, answers as numbers or classes; empty if not used."""
+    """The values that differ between records: doubles as bits, answers as numbers or classes; empty if not used.
+
+    With both, the classes are the verdicts of an anomaly detector, and the numbers its scores.
+    """
 
     offsets: Any
     numbers: Any
@@ -66,6 +69,16 @@ class _Columns(NamedTuple):
     proba: Any
     known: Any
     order: Any
+
+
+class _LastField(NamedTuple):
+    """How the last field of a line starts, and how that and the line end."""
+
+    start: bytes
+    end: bytes
+
+
+_NOTHING, _PROBA, _SCORE = _LastField(b"", b"}"), _LastField(b',"proba":{', b"}}"), _LastField(b',"score":', b"}")
 
 
 class Encoder:
@@ -98,8 +111,8 @@ class Encoder:
             both[:, 1] = proba
             np.subtract(1.0, both[:, 1], out=both[:, 0])
         columns = _columns(offsets, chosen=chosen, proba=both, known=np.full(len(offsets), 2))
-        parts = self._parts(partition, version, generation, ts, has_proba=both is not None)
-        return self._encode(ids, columns, _BINARY, parts)
+        last = _NOTHING if both is None else _PROBA
+        return self._encode(ids, columns, _BINARY, self._parts(partition, version, generation, ts, last))
 
     def number(
         self,
@@ -114,7 +127,23 @@ class Encoder:
     ) -> list[bytes]:
         """Encode answers that are numbers (float64)."""
         columns = _columns(offsets, numbers=values)
-        return self._encode(ids, columns, (), self._parts(partition, version, generation, ts, has_proba=False))
+        return self._encode(ids, columns, (), self._parts(partition, version, generation, ts, _NOTHING))
+
+    def anomaly(
+        self,
+        ids: Ids,
+        *,
+        partition: int,
+        offsets: Any,
+        version: int,
+        ts: int,
+        verdicts: Any,
+        scores: Any,
+        generation: int = 1,
+    ) -> list[bytes]:
+        """Encode the verdicts of an anomaly detector, false (0), true (1) or null (-1), and its scores (float64)."""
+        columns = _columns(offsets, numbers=scores, chosen=verdicts)
+        return self._encode(ids, columns, _BINARY, self._parts(partition, version, generation, ts, _SCORE))
 
     def classes(
         self,
@@ -138,8 +167,8 @@ class Encoder:
         UTF-8 can't encode.
         """
         columns = _columns(offsets, chosen=chosen, proba=proba, known=known, order=order)
-        parts = self._parts(partition, version, generation, ts, has_proba=proba is not None)
-        return self._encode(ids, columns, names, parts)
+        last = _NOTHING if proba is None else _PROBA
+        return self._encode(ids, columns, names, self._parts(partition, version, generation, ts, last))
 
     def _encode(self, ids: Ids, columns: _Columns, names: Sequence[Any], parts: Sequence[bytes]) -> list[bytes]:
         if len(columns.offsets) == 0:
@@ -157,7 +186,7 @@ class Encoder:
         _write(lines, pieces, ids, columns)
         return _split(lines)
 
-    def _parts(self, partition: int, version: int, generation: int, ts: int, *, has_proba: bool) -> list[bytes]:
+    def _parts(self, partition: int, version: int, generation: int, ts: int, last: _LastField) -> list[bytes]:
         """Encode the pieces up to `_END`."""
         model = b'"model":{"name":"%s","version":%d,"generation":%d}' % (self._name, version, generation)
         source = b'"source":{"topic":"%s","partition":%d,"offset":' % (self._topic, partition)
@@ -166,8 +195,8 @@ class Encoder:
             b"%s-%d-" % (self._topic, partition),
             b'","prediction":',
             b",%s,%s" % (model, source),
-            b'},"ts":%d%s' % (ts, b',"proba":{' if has_proba else b""),
-            b"}}" if has_proba else b"}",
+            b'},"ts":%d%s' % (ts, last.start),
+            last.end,
         ]
 
 
@@ -237,13 +266,16 @@ def _write(lines: _Lines, pieces: _Pieces, ids: Ids, columns: _Columns) -> None:
         else:
             at = _copy(text, at, ids.text, ids.at[i], ids.at[i] + ids.size[i])
         at = _copy_piece(text, at, pieces, _ANSWER)
-        if len(columns.numbers) > 0:
+        if len(columns.chosen) == 0:
             at = write_double(text, at, columns.numbers[i])
         else:
             at = _copy_piece(text, at, pieces, _LABELS + columns.chosen[i] if columns.chosen[i] >= 0 else _NULL)
         at = _copy_piece(text, at, pieces, _MODEL)
         at = write_integer(text, at, columns.offsets[i])
         at = _copy_piece(text, at, pieces, _TIME)
+        if len(columns.numbers) > 0 and len(columns.chosen) > 0:
+            # An anomaly detector answers with a verdict, and its score comes last.
+            at = write_double(text, at, columns.numbers[i])
         if len(columns.known) > 0:
             for k in range(columns.known[i]):
                 if k > 0:

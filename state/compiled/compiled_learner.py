@@ -17,17 +17,17 @@ from headrace.state.compiled.program import GROUP, MODEL, Memo, Program, Program
 from headrace.state.compiled.program_runner import ProgramRunner, one_model
 from headrace.state.models.columns import Answers, Columns
 from headrace.state.models.learner import RiverLearner
-from headrace.state.models.model import Answer, Capabilities, Model
+from headrace.state.models.model import Anomaly, Answer, Capabilities, Model, Task, Unlabelled
 
 
 class CompiledLearner(Model):
     """A compiled learner; `compiler.compile_model` makes it."""
 
-    can = Capabilities(batches=True, undo=True)
     codec = compiled_codec.CODEC
 
     def __init__(self, river: RiverLearner, program: Program) -> None:
         self.task = river.task
+        self.can = Capabilities(batches=True, undo=True, unlabelled=river.can.unlabelled)
         self.spec = river.spec
         self._has_proba = has_proba(river)
         self._river = river
@@ -79,7 +79,7 @@ class CompiledLearner(Model):
 
         A class's number is its place in `classes`, for a new class after all new ones were learned in this order.
         """
-        return float(self._runner.class_number(label) if self.task == "multiclass" else label)
+        return label_number(self._runner, label, task=self.task)
 
     def fault(self, code: int, features: dict[str, Any]) -> Exception:
         """Return the exception that River raises for such a record, as far as can be told afterwards."""
@@ -171,11 +171,14 @@ def from_river(river: RiverLearner, program: Program) -> CompiledLearner:
     return compiled
 
 
-def answer_of(answers: Answers, at: int, *, task: str, classes: Sequence[Any]) -> Answer:
+def answer_of(answers: Answers, at: int, *, task: Task, classes: Sequence[Any]) -> Answer:
     """Return one answer of a batch in River's form."""
     value = float(answers.value[at])
     if task == "regression":
         return value, None
+    if task == "anomaly":
+        verdict = int(answers.chosen[at])
+        return Anomaly(None if verdict < 0 else bool(verdict), value), None
     if task == "multiclass":
         known = int(answers.known[at])
         own = range(known) if answers.order is None else answers.order[at, :known].tolist()
@@ -185,9 +188,16 @@ def answer_of(answers: Answers, at: int, *, task: str, classes: Sequence[Any]) -
     return bool(answers.chosen[at]), {False: 1.0 - true, True: true}
 
 
+def label_number(runner: ProgramRunner, label: Any, *, task: Task) -> float:
+    """Return the number of a label in the next batch; 0 for a model that learns without labels."""
+    if type(label) is Unlabelled:
+        return 0.0
+    return float(runner.class_number(label) if task == "multiclass" else label)
+
+
 def has_proba(river: RiverLearner) -> bool:
     """Tell whether River's model has probabilities, by the rule of `RiverLearner`."""
-    if river.task == "regression":
+    if river.task not in {"binary", "multiclass"}:
         return False
     last = river.model
     while hasattr(last, "steps"):
@@ -218,5 +228,7 @@ def given(template: Any, parts: Sequence[ProgramPart], learned: Any) -> Any:
 def _at(model: Any, path: tuple[str, ...]) -> Any:
     """Return the object at this path in a River model."""
     for name in path:
-        model = model.steps[name] if hasattr(model, "steps") else model.transformers[name]
+        held = getattr(model, "steps", None) or getattr(model, "transformers", None)
+        # A filter holds one model, its anomaly detector.
+        model = getattr(model, name) if held is None else held[name]
     return model

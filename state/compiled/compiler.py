@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from headrace.state.compiled.program import BEHIND, MERGE, Program, ProgramPart
+from headrace.state.compiled.program import BEHIND, HALF_SPACE, MERGE, Program, ProgramPart
 from headrace.state.models.learner import RiverLearner
 from headrace.state.models.task import ModelError
 
@@ -20,7 +20,7 @@ _FAMILIES = {
     "ensemble": "ensembles are not compiled",
     "neighbors": "neighbours are not compiled",
     "drift": "drift detectors are not compiled",
-    "anomaly": "anomaly detectors are not compiled",
+    "anomaly": "of the anomaly detectors only HalfSpaceTrees is compiled, alone or in a ThresholdFilter",
     "feature_extraction": "extracting features is not compiled",
 }
 
@@ -76,6 +76,7 @@ class _Draft:
         self._compose = importlib.import_module("river.compose")
         self._transformer = importlib.import_module("headrace.state.compiled.river.transformers")
         self._regression = importlib.import_module("headrace.state.compiled.river.linear_models")
+        self._anomaly = importlib.import_module("headrace.state.compiled.river.half_space")
         self.verdicts: list[CompiledStep] = []
         self.parts: list[ProgramPart] = []
         # Rows whose values differ before and after a record is learned.
@@ -83,14 +84,30 @@ class _Draft:
         self._model(model, (), 0)
 
     def _model(self, model: Any, where: tuple[str, ...], source: int) -> None:
-        """Walk a pipeline that ends in the final estimator, or the estimator alone."""
+        """Walk a pipeline that ends in the final estimator, or the estimator alone, or a filter of either."""
         if type(model) is self._compose.Pipeline and model.steps:
             *steps, (last, proper) = model.steps.items()
             for name, step in steps:
                 source = self._step(step, (*where, name), source)
             self._model(proper, (*where, last), source)
             return
+        if type(model) in self._anomaly.FILTERS:
+            self._filter(model, where, source)
+            return
         self._judge(model, where, source, self._regression.HEADS)
+
+    def _filter(self, model: Any, where: tuple[str, ...], source: int) -> None:
+        """Walk the detector of a filter, and let its last part judge the score."""
+        try:
+            options = self._anomaly.filtered(model, where)
+        except self._transformer.NotCompiled as refusal:
+            self._refuse(model, str(refusal))
+            return
+        self.verdicts.append(CompiledStep(type(model).__name__, True, ""))  # noqa: FBT003 the struct's own order
+        self._model(model.anomaly_detector, (*where, "anomaly_detector"), source)
+        if all(verdict.compiled for verdict in self.verdicts):
+            last = self.parts[-1]
+            self.parts[-1] = replace(last, options={**last.options, **options})
 
     def _step(self, step: Any, where: tuple[str, ...], source: int) -> int:
         """Walk a transformer, and return the row that it writes."""
@@ -131,6 +148,8 @@ class _Draft:
             return len(self.parts)
         try:
             parts = build(step, where, source)
+            if parts[-1].code == HALF_SPACE:
+                parts = [self._anomaly.behind(parts[-1], self.parts, self._moving)]
         except self._transformer.NotCompiled as refusal:
             self._refuse(step, str(refusal))
             return len(self.parts)

@@ -11,6 +11,7 @@ from headrace.state.compiled.program import (
     ASKED_MAX,
     CHANGE,
     CLASS,
+    HALF_SPACE,
     LIST,
     MERGE,
     NOTES,
@@ -19,6 +20,7 @@ from headrace.state.compiled.program import (
     SLOT,
     TALLIES,
     FeatureName,
+    Forests,
     Program,
     ProgramMemory,
     Rows,
@@ -59,10 +61,15 @@ class ModelArrays:
         self._classes = np.zeros(_CLASSES_MIN, CLASS)
         self._notes, self.asked = np.zeros(1, NOTES), np.zeros((ASKED_MAX, ASKED_COLUMNS), np.int64)
         self.notes: Any = self._notes.view(np.recarray)[0]
+        # Half-space trees are the last part, and find their faults before they change their many scalars.
+        is_large = parts[-1].code == HALF_SPACE
+        self.notes.undoable = len(self.scalars) - len(parts[-1].scalars) * is_large
+        self.notes.forest = -1
         self._numbered_notes = self._notes.view(np.int64)
         self._cells = len(parts[-1].cells)
         self.grid = np.zeros(_SLOTS_MIN * _CLASSES_MIN * self._cells)
         self.tally = np.zeros((TALLIES + len(parts[-1].tallies), _CLASSES_MIN))
+        self.own = Forests.of(())
         self.ops, self.keys = self._assemble()
         self.widen(_SLOTS_MIN)
 
@@ -193,6 +200,7 @@ class ModelArrays:
             journal=self._journal,
             grid=self.grid,
             tally=self.tally,
+            own=self.own,
         )
 
     def classes_learned(self) -> list[Any]:
@@ -202,7 +210,7 @@ class ModelArrays:
     @property
     def nbytes(self) -> int:
         """The bytes of all arrays, without the names."""
-        return sum(array.nbytes for group in (self.memory, self.rows[:3]) for array in group)
+        return sum(array.nbytes for group in (self.memory[:-1], self.own, self.rows[:3]) for array in group)
 
     def _assemble(self) -> tuple[Any, Any]:
         """Return the program as arrays: its operations, and the slots or rows that they name."""

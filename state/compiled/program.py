@@ -6,7 +6,7 @@ columns of `fields`, from slot * stride + base on.
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,12 +23,14 @@ COMPENSATES = sys.version_info >= (3, 12)
 STANDARD, CENTER, MINMAX, MAXABS, SELECT, DISCARD, TYPES, IMPUTE, ONEHOT, HASH, RENAME, MERGE, LINEAR = range(13)
 PASSIVE = 13
 SOFTMAX, GAUSSIAN, COUNTING = 14, 15, 16
+HALF_SPACE = 17
 
 # Faults. Positive: River would raise. Negative: the machine needs Python.
 FINE, WRONG_TYPE, MISSING, OVERFLOW, TOO_LARGE, NO_LOGARITHM, BY_ZERO, WRONG_CLASS = range(8)
 NOT_RUN = 8
 """The fault of the records behind the first one with a fault, if the machine halts there."""
-UNMET = -1
+NO_TREES = 9
+UNMET, NO_FOREST = -1, -2
 
 # The fields of a feature in a scaler. A StandardScaler computes the last one from the others.
 COUNT, MEAN, VARIANCE, DEVIATION = 0, 1, 2, 3
@@ -49,8 +51,9 @@ ASKED_MAX = 64
 """The most unnamed pairs that are gathered for one return to Python."""
 LOOK_AHEAD = 256
 """The most records that are scanned after the first unnamed pair, to gather more."""
-# Why the machine stops: a name or pairs need numbers, rows or classes need room, stored models need space, or it halts.
-DONE, ALL_DONE, NAME_WANTED, PAIR_WANTED, ROOM_WANTED, SPACE_WANTED, HALTED = range(7)
+# Why the machine stops: a name or pairs need numbers, rows or classes need room, stored models need space, half-space
+# trees need their splits, or it halts.
+DONE, ALL_DONE, NAME_WANTED, PAIR_WANTED, ROOM_WANTED, SPACE_WANTED, HALTED, FOREST_WANTED = range(8)
 # A linear model's fields and scalars. The optimizer's fields start at OWN. The L1 penalty paid so far is the last.
 MET, WEIGHT, OWN = 0, 1, 2
 INTERCEPT, ITERATIONS, PENALTY = range(3)
@@ -73,6 +76,11 @@ TIMES, CENTRE, SQUARES = range(3)
 BY_RANK = 1
 """In the fields of slot number i: the slot of the feature that was met as number i."""
 MULTINOMIAL, BERNOULLI = range(2)
+# The scalars of half-space trees: the number of names in their splits, the records of the present window, whether there
+# was a window before; then the present masses of all nodes, tree after tree, and those of the window before.
+NAMES, COUNTER, FULL, MASSES = range(4)
+# The kinds of values that they compare with a split.
+ABSENT, PLAIN, OTHER = range(3)
 EXACT_MAX = float(1 << 53)
 """Up to here a float holds every whole number."""
 
@@ -94,6 +102,8 @@ _WHOLE = (
     # Options of models: loss, optimizer, schedules, kind of naive Bayes (`way`), mode of a passive-aggressive model.
     "loss", "optimizer", "rate", "intercept_rate", "binary", "way", "mode", "learn_intercept", "correct_bias",
     "compensated",
+    # Half-space trees: their number, height and window; whether a filter judges their score, and spares all steps.
+    "trees", "height", "window", "filters", "gates",
 )  # fmt: skip
 _REAL = (
     "fill",
@@ -106,6 +116,8 @@ _REAL = (
     "rho", "eps", "beta_1", "beta_2", "alpha", "beta", "own_l1", "own_l2",
     # A passive-aggressive model's C and the margin of its loss; a Bayes model's smoothing and its threshold for true.
     "c", "edge", "smoothing", "threshold",
+    # Half-space trees: the mass below which the score looks no deeper, and the highest sum of masses.
+    "size_limit", "score_max",
 )  # fmt: skip
 OPERATION = np.dtype([(name, np.int64) for name in _WHOLE] + [(name, np.float64) for name in _REAL])
 """One operation of a program, with all of its options."""
@@ -126,6 +138,11 @@ NOTES = np.dtype(
             "halts",
             # Where the shape and the numbers of the next model are stored, and where the newest shape is; -1 for none.
             "shapes", "numbers", "newest",
+            # The forest of the loaded half-space trees, -1 if it is not known yet; whether the filter found an anomaly,
+            # of which no step learns.
+            "forest", "spared",
+            # The number of scalars, from the first one on, that a fault of learning may have to undo.
+            "undoable",
         )
     ]
 )  # fmt: skip
@@ -167,6 +184,7 @@ class ProgramMemory(NamedTuple):
     that an encoder has learned, and the slots that it writes. `slots`, `pairs` and `classes` are records by number.
     `notes` are the machine's, `asked` are the pairs that Python has to name. If learning may fail late, `journal` holds
     the fields before that. `grid` holds the cells by slot, then by the class's place. `tally` has a column a class.
+    `own` has what only half-space trees need.
     """
 
     fields: Any
@@ -182,6 +200,7 @@ class ProgramMemory(NamedTuple):
     journal: Any
     grid: Any
     tally: Any
+    own: "Forests"
 
 
 GROUP = np.dtype([(name, np.int64) for name in ("model", "into", "last", "stays", "in_place")])
@@ -205,6 +224,45 @@ class StoredModels(NamedTuple):
     index: Any
     shapes: Any
     numbers: Any
+
+
+class Forest(NamedTuple):
+    """Where half-space trees split: the number of a name and the value, by tree, then by node without the leaves."""
+
+    features: Any
+    splits: Any
+
+
+class Forests(NamedTuple):
+    """The known forests: the slots of their names in order, the number of names, and what `Forest` has of each.
+
+    `values` and `kinds` are those of the current record, by the number of the name.
+    """
+
+    slots: Any
+    counts: Any
+    features: Any
+    splits: Any
+    values: Any
+    kinds: Any
+
+    @classmethod
+    def of(cls, known: Sequence[tuple[Sequence[int], Forest]]) -> "Forests":
+        """Return these forests, each with the slots of its names."""
+        width = max((len(slots) for slots, _ in known), default=0)
+        branches = len(known[0][1].features) if known else 0
+        forests = cls(
+            np.zeros((len(known), width), np.int64),
+            np.zeros(len(known), np.int64),
+            np.zeros((len(known), branches), np.int32),
+            np.zeros((len(known), branches)),
+            np.zeros(width),
+            np.zeros(width, np.int8),
+        )
+        for at, (slots, forest) in enumerate(known):
+            forests.slots[at, : len(slots)], forests.counts[at] = slots, len(slots)
+            forests.features[at], forests.splits[at] = forest
+        return forests
 
 
 class Rows(NamedTuple):
@@ -284,6 +342,8 @@ class ProgramPart:
     """Tell whether these scalars can have been learned."""
     holds: Callable[[Memo], bool] | None = None
     """Tell whether this state can have been learned as a whole."""
+    forest: Callable[[Sequence[FeatureName]], Forest] | None = None
+    """Return where half-space trees split that have learned these names, which are in order."""
     weigh: Callable[[Any], Any] | None = None
     """Turn an array of scores, records by classes, into probabilities."""
 

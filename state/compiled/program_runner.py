@@ -8,11 +8,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from headrace.state.compiled import classes
+from headrace.state.compiled.forest_table import ForestTable
 from headrace.state.compiled.model_arrays import ModelArrays
 from headrace.state.compiled.ops.machine import run
 from headrace.state.compiled.program import (
     ALL_DONE,
     BY_ZERO,
+    FOREST_WANTED,
     GROUP,
     HALTED,
     IMPUTE,
@@ -21,6 +23,7 @@ from headrace.state.compiled.program import (
     MODEL,
     NAME_WANTED,
     NO_LOGARITHM,
+    NO_TREES,
     NOT_RUN,
     OVERFLOW,
     PAIR_WANTED,
@@ -61,6 +64,7 @@ class ProgramRunner:
         # The slots and pairs of the batches' vocabularies, and of the vocabulary of single records.
         self._batches, self._singles = ModelVocabulary(), ModelVocabulary()
         self._records = RecordVocabulary()
+        self._forests = ForestTable(program)
         self._has_words = False
 
     @property
@@ -185,6 +189,8 @@ class ProgramRunner:
                 value = arrays.meaning(kind, bits, columns.vocabulary.words)
                 vocabulary.enter(number, slot, kind, bits, arrays.pair(number, slot, value))
             arrays.settle()
+        elif wanted == FOREST_WANTED:
+            self._forests.draw(arrays)
         else:
             arrays.seat(int(notes.classes) + 1)
             arrays.widen(2 * max(int(notes.width), arrays.rows.slots.shape[1] // 2))
@@ -197,6 +203,8 @@ class ProgramRunner:
             return KeyError(missing[0] if missing else "a feature")
         if code == OVERFLOW:
             return OverflowError("(34, 'Numerical result out of range')")
+        if code == NO_TREES:
+            return IndexError("list index out of range")
         if code == NO_LOGARITHM:
             return ValueError("math domain error")
         if code == BY_ZERO:

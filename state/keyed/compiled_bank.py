@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headrace.state.compiled import compiled_codec
-from headrace.state.compiled.compiled_learner import answer_of, given, has_proba, taken
+from headrace.state.compiled.compiled_learner import answer_of, given, has_proba, label_number, taken
 from headrace.state.compiled.layouts import ModelLayout, PlacedLayout, memos, place
 from headrace.state.compiled.model_arena import ModelArena
 from headrace.state.compiled.program import Program
@@ -46,11 +46,11 @@ class CompiledBank(Bank):
     """
 
     codec = compiled_codec.CODEC
-    can = Capabilities(keys=True, batches=True, undo=True)
     prior: "CompiledPrior | None"
 
     def __init__(self, river: RiverLearner, program: Program, *, prior: bool) -> None:
         self.task = river.task
+        self.can = Capabilities(keys=True, batches=True, undo=True, unlabelled=river.can.unlabelled)
         self.spec = river.spec
         self._river = river
         self._template = copy.deepcopy(river.model)
@@ -81,7 +81,7 @@ class CompiledBank(Bank):
 
     def label_number(self, label: Any) -> float:
         """Return the number of a label; a class that is new gets a new number."""
-        return float(self._runner.class_number(label) if self.task == "multiclass" else label)
+        return label_number(self._runner, label, task=self.task)
 
     def fault(self, code: int, features: dict[str, Any]) -> Exception:
         """Return the exception that River raises for such a record, as far as can be told afterwards."""

@@ -18,6 +18,8 @@ WAITING = (ASKED, EARLY)
 ENTRY_BYTES = 450
 # The memory of one of several models' answers, besides the name and a text.
 ANSWER_BYTES = 150
+# An entry has room for parts of this length. A verdict with its score is always shorter.
+_SHORT_BYTES = 64
 RAISED: list[str] = []
 """Stands for the answer of a model that raised on the features; it never learns a label for them."""
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
@@ -69,7 +71,7 @@ class Entry(msgspec.Struct, gc=False):
     def size(self, id_: str) -> int:
         """Return about the memory of the entry and its id, in bytes.
 
-        The answer of a single model does not count: it may come later.
+        The answer of a single model does not count, unless it is long: it may come later.
         """
         texts = sum(len(part.encode()) for part in (id_, self.label) if isinstance(part, str))
         texts += sum(map(_parts_bytes, (self.answer, self.label)))
@@ -95,8 +97,9 @@ class Entry(msgspec.Struct, gc=False):
 
 
 def _parts_bytes(value: Any) -> int:
-    """Return the bytes of what `boxed` made of a value with parts."""
-    return len(value[1].encode()) if type(value) is list and len(value) > 1 else 0
+    """Return the bytes of what `boxed` made of a value with parts; 0 for a short one, such as an `Anomaly`."""
+    size = len(value[1].encode()) if type(value) is list and len(value) > 1 else 0
+    return size if size > _SHORT_BYTES else 0
 
 
 def plain(answer: Any) -> Any:

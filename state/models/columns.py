@@ -30,12 +30,13 @@ class Vocabulary(Protocol):
 class Answers(NamedTuple):
     """The answers for a batch: one entry a record in each array.
 
-    `value` (float64) is the prediction of a regression; the probability of True of a binary model, or 1 or 0 for its
-    class where it has no probabilities; the number of the class that a multiclass model predicts, -1 for none.
-    `chosen` (int8) is a binary model's class. Of a multiclass model `proba` (float64) has a column a class, and `known`
-    (int32) says how many of those it knew when it answered. `fault` (int8) is 0, or the reason why River would have
-    raised on this record, which has left no trace then. Models by key know classes in orders of their own: `order`
-    (int64) then has the number of the class behind each column of `proba`, for each record.
+    `value` (float64) is the prediction of a regression; the score of an anomaly detector; the probability of True of a
+    binary model, or 1 or 0 for its class where it has no probabilities; the number of the class that a multiclass model
+    predicts, -1 for none. `chosen` (int8) is a binary model's class, or the verdict of an anomaly filter, -1 for none.
+    Of a multiclass model `proba` (float64) has a column a class, and `known` (int32) says how many of those it knew
+    when it answered. `fault` (int8) is 0, or the reason why River would have raised on this record, which has left no
+    trace then. Models by key know classes in orders of their own: `order` (int64) then has the number of the class
+    behind each column of `proba`, for each record.
     """
 
     value: Any

@@ -144,7 +144,8 @@ class Model(Protocol):
     ) -> Answers | None:
         """Predict each record, then learn it if it has a label; return None, with nothing changed, to get them singly.
 
-        `labels` is float64, NaN for none. Models by key get the `keys` of all records that the partition has met, and
+        `labels` is float64, NaN for none; if the model learns without labels, any number says that it learns the
+        record. Models by key get the `keys` of all records that the partition has met, and
         the `times` (int64, ms) of their events, below zero for none, and of the log. `answered` (int64) are the places
         of the records of `columns` among them; None stands for all. With `silent` only the faults are read.
         With `halts` the model stops at the first record on which it raises: that one and all later ones have a fault.

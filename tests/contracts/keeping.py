@@ -21,6 +21,7 @@ from headrace.pipeline.config.config import Config
 from headrace.pipeline.control.command_inbox import CommandInbox
 from headrace.pipeline.control.control_topics import ControlTopics
 from headrace.pipeline.recovery import offset_metadata
+from headrace.pipeline.recovery.model_limit import ModelLimit
 from headrace.pipeline.recovery.topic_identity import TopicIdentity
 from headrace.pipeline.status.report import Observations, summarise
 from headrace.pipeline.storage import open_store
@@ -106,6 +107,7 @@ class Life:
         self._telemetry = Telemetry()
         self._models = model_factory.models(config, self.store)
         self._engine = assembly.engine(config, batches=False)
+        limit = ModelLimit(config.model.bytes_max)
         self._takeover = Takeover(
             source=log,  # type: ignore[arg-type]
             store=self.store,
@@ -117,6 +119,7 @@ class Life:
                 ControlTopics("", "", fault="Kafka is in memory"), settings={}, group="fraud", clock=time.monotonic
             ),
             on_loss="relearn",
+            limit=limit,
             telemetry=self._telemetry,
         )
         self._saver = Saver(
@@ -125,6 +128,7 @@ class Life:
             interval_s=1.0,
             records_max=1_000_000,
             distrust=self._takeover.distrust,
+            limit=limit,
             telemetry=self._telemetry,
             clock=lambda: 0.0,
         )

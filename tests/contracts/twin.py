@@ -17,7 +17,7 @@ from headrace.state.compiled.compiled_learner import CompiledLearner
 from headrace.state.compiled.compiler import compile_model
 from headrace.state.models.columns import Answers
 from headrace.state.models.learner import RiverLearner
-from headrace.state.models.model import Answer
+from headrace.state.models.model import Anomaly, Answer
 from headrace.state.models.task import task_of
 
 SOAK = bool(os.environ.get("HEADRACE_SOAK"))
@@ -163,6 +163,9 @@ def _answer(machine: CompiledLearner, answers: Answers, at: int) -> Answer:
         return value, None
     if machine.task == "binary":
         return bool(answers.chosen[at]), {False: 1.0 - value, True: value} if machine.has_proba else None
+    if machine.task == "anomaly":
+        chosen = int(answers.chosen[at])
+        return Anomaly(None if chosen < 0 else bool(chosen), value), None
     known = int(answers.known[at])
     assert known <= len(machine.classes)
     assert int(value) == value < known or known == 0
@@ -207,6 +210,8 @@ class Census:
 
     def _alike(self, ours: Answer, theirs: Answer) -> bool:
         (value, proba), (wanted, expected) = ours, theirs
+        if isinstance(wanted, Anomaly):
+            return bool(value.verdict is wanted.verdict and self._near(value.score, wanted.score or 0.0))
         if isinstance(wanted, bool | str | None) or expected is not None:
             # Between classes that are as likely, the last bit decides, and the order in which they were met.
             near = value == wanted and (value is None) == (wanted is None)

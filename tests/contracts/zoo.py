@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from river import compose, linear_model, naive_bayes, optim, preprocessing, stats
+from river import anomaly, compose, linear_model, naive_bayes, optim, preprocessing, stats
 from river.optim import initializers, losses, schedulers
 
 Factory = Callable[[], Any]
@@ -358,8 +358,48 @@ def _bayes() -> Named:
     yield "Bayes, multinomial: counts below zero", Animal(naive_bayes.MultinomialNB, "debts")
 
 
+def _half_spaces() -> Named:
+    def trees(**options: Any) -> Any:
+        return anomaly.HalfSpaceTrees(**{"n_trees": 8, "height": 5, "window_size": 20, "seed": 7, **options})
+
+    def grown(build: Factory, food: str = "numbers", *, must: bool = True) -> Animal:
+        return Animal(build, food, must=must, classes="booleans")
+
+    def between() -> Any:
+        return preprocessing.MinMaxScaler()
+
+    limits = {"a": (-3, 3), "b": (-3, 3), "c": (-8, 10.0), "late": (0, 4)}
+    yield "half-space trees: alone", grown(trees)
+    yield "half-space trees: limits", grown(lambda: trees(limits=limits, seed=-3))
+    yield "half-space trees: between extremes", grown(lambda: between() | trees())
+    yield "half-space trees: numbers and words", grown(lambda: both() | trees(), "words")
+    yield "half-space trees: hashed", grown(lambda: preprocessing.FeatureHasher(16, seed=3) | trees(), "hashable")
+    yield "half-space trees: gaps of means", grown(lambda: STEPS["gaps of means"][0]() | trees(), "gaps")
+    yield (
+        "half-space trees: filtered, with their steps",
+        grown(lambda: anomaly.ThresholdFilter(between() | trees(), threshold=0.7)),
+    )
+    yield "half-space trees: filtered", grown(lambda: between() | anomaly.ThresholdFilter(trees(), threshold=0.7))
+    yield (
+        "half-space trees: filtered by a quantile",
+        grown(lambda: between() | anomaly.QuantileFilter(trees(), q=0.9), must=False),
+    )
+    yield (
+        "half-space trees: hashed beside numbers",
+        grown(lambda: (words() | preprocessing.FeatureHasher(8, seed=1)) + numeric() | trees(), "words", must=False),
+    )
+
+
 ZOO: dict[str, Animal] = dict(
     itertools.chain(
-        _by_optimizer(), _by_schedule(), _by_loss(), _by_option(), _by_step(), _aggressive(), _softmaxes(), _bayes()
+        _by_optimizer(),
+        _by_schedule(),
+        _by_loss(),
+        _by_option(),
+        _by_step(),
+        _aggressive(),
+        _softmaxes(),
+        _bayes(),
+        _half_spaces(),
     )
 )

@@ -28,3 +28,15 @@ def test_numbers_are_added_in_their_order_to_the_last_bit() -> None:
 def test_a_distance_is_a_number_or_none() -> None:
     assert distance(3, 1.5) == 1.5
     assert all(math.isnan(distance(odd, 1.0)) for odd in (None, "word", 10**400))
+
+
+def test_the_window_is_counted_once_until_another_prediction_is_scored() -> None:
+    quality = Quality(task="binary", measures=("F1",))
+    for number in range(1_500):
+        quality.count(number % 3 == 0, number % 2 == 0)
+    first = quality.recent_tally()
+    assert quality.recent_tally() is first
+    assert first.number == 1_000
+    quality.count(label=True, answer=True)
+    assert quality.recent_tally() == Quality(task="binary", measures=("F1",), window=quality.window).recent_tally()
+    assert quality.recent_tally() is not first

@@ -14,7 +14,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 _COMPILED = Path(__file__).parents[1]
 # The operations, and the modules whose constants are compiled into them.
 _SOURCES = (
-    *sorted(Path(__file__).parent.glob("*.py")),
+    *sorted(Path(__file__).parent.rglob("*.py")),
     _COMPILED / "program.py",
     _COMPILED.parent / "models/columns.py",
 )

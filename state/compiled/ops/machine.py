@@ -9,6 +9,7 @@ pipeline learns in this order: each step learns, and then transforms with its ne
 
 from typing import Any
 
+from headrace.state.compiled.ops.anomaly.half_space import half_space_answer, half_space_learn
 from headrace.state.compiled.ops.encoding import hashed, onehot, rename
 from headrace.state.compiled.ops.jit import entry, inlined, native, print_of_sources
 from headrace.state.compiled.ops.linear import linear_answer, linear_learn
@@ -23,6 +24,8 @@ from headrace.state.compiled.program import (
     DISCARD,
     DONE,
     FINE,
+    FOREST_WANTED,
+    HALF_SPACE,
     HALTED,
     HASH,
     IMPUTE,
@@ -33,6 +36,7 @@ from headrace.state.compiled.program import (
     MERGE,
     MINMAX,
     NAME_WANTED,
+    NO_FOREST,
     ONEHOT,
     PAIR_WANTED,
     PASSIVE,
@@ -125,8 +129,10 @@ def sweep(  # noqa: C901, PLR0912 a table of cases, and each case costs a call
 
 
 @inlined
-def answer(op: Any, memory: Any, rows: Any, answers: Any, record: int) -> int:
+def answer(op: Any, memory: Any, rows: Any, answers: Any, record: int, learns: bool) -> int:
     """Predict with the final estimator. A new one needs a line here."""
+    if op.code == HALF_SPACE:
+        return half_space_answer(op, memory, rows, answers, record, learns)
     if op.code == LINEAR:
         return linear_answer(op, memory, rows, answers, record)
     if op.code == PASSIVE:
@@ -139,6 +145,8 @@ def answer(op: Any, memory: Any, rows: Any, answers: Any, record: int) -> int:
 @inlined
 def teach(op: Any, memory: Any, rows: Any, label: float) -> int:
     """Teach the final estimator. A new one needs a line here."""
+    if op.code == HALF_SPACE:
+        return half_space_learn(op, memory, rows)
     if op.code == LINEAR:
         return linear_learn(op, memory, rows, label)
     if op.code == PASSIVE:
@@ -149,17 +157,11 @@ def teach(op: Any, memory: Any, rows: Any, label: float) -> int:
 
 
 @native
-def copy_into(target: Any, source: Any) -> None:
-    """Copy an array without allocating memory."""
-    for k in range(len(source)):
-        target[k] = source[k]
-
-
-@native
 def open_journal(memory: Any) -> None:
     """Start the journal of one record."""
     memory.notes[0].journaled = 0
-    copy_into(memory.scalars_kept[0], memory.scalars)
+    for at in range(memory.notes[0].undoable):
+        memory.scalars_kept[0, at] = memory.scalars[at]
     for at in range(len(memory.sizes)):
         memory.sizes[at].before = memory.sizes[at].size
 
@@ -182,7 +184,8 @@ def undo(ops: Any, memory: Any) -> None:
     """Undo everything that was learned since the journal was opened."""
     for at in range(memory.notes[0].journaled - 1, -1, -1):
         memory.fields[memory.journal[at].field] = memory.journal[at].value
-    copy_into(memory.scalars, memory.scalars_kept[0])
+    for at in range(memory.notes[0].undoable):
+        memory.scalars[at] = memory.scalars_kept[0, at]
     for j in range(len(ops)):
         if ops[j].code == ONEHOT:
             at = ops[j].list
@@ -274,16 +277,19 @@ def attempt(
     last, fault = len(ops) - 1, FINE
     if is_other_kind(ops, memory, label):
         memory.notes[0].late = WRONG_CLASS
+    memory.notes[0].spared = 0
     for learning in range(2):
         fault = sweep(ops, keys, memory, rows, pairs, learning == 1, late)
         # While the machine only gathers unnamed pairs, it answers and learns nothing.
         if fault == UNMET or memory.notes[0].asked != 0:
             return fault
         if fault == FINE and learning == 0:
-            fault = answer(ops[last], memory, rows, answers, record)
+            fault = answer(ops[last], memory, rows, answers, record, label == label)  # noqa: PLR0124
+            if fault == NO_FOREST:
+                return fault
         elif fault == FINE:
             fault = learn(ops, memory, rows, label, late)
-        if fault != FINE or label != label:  # noqa: PLR0124 NaN is no label
+        if fault != FINE or label != label or memory.notes[0].spared != 0:  # noqa: PLR0124 NaN is no label
             break
     answers.fault[record] = fault
     return fault
@@ -294,7 +300,7 @@ def open_group(ops: Any, memory: Any, models: Any, group: Any) -> None:
     """Load the model of a group."""
     model = models.index[group.model]
     load_model(ops, memory, models.shapes, model.shape, models.numbers, model.numbers)
-    memory.notes[0].learned = 0
+    memory.notes[0].learned, memory.notes[0].forest = 0, -1
 
 
 @inlined
@@ -383,8 +389,8 @@ def _runner(sources: int) -> Any:
                     # A return to Python is slow: scan further records for more unnamed pairs first.
                     first_asked = notes.at if notes.asked == 0 else first_asked
                     notes.asked += 1
-                elif fault != FINE and notes.halts != 0 and notes.asked == 0:
-                    return HALTED
+                elif fault != FINE and notes.asked == 0 and (notes.halts != 0 or fault == NO_FOREST):
+                    return FOREST_WANTED if fault == NO_FOREST else HALTED
             elif notes.asked == 0:
                 return wanted
             notes.at += 1

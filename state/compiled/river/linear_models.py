@@ -4,7 +4,7 @@ import collections
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from river import linear_model, naive_bayes, optim, utils
+from river import anomaly, linear_model, naive_bayes, optim, utils
 from river.optim import initializers, losses
 
 from headrace.state.compiled.program import (
@@ -36,6 +36,7 @@ from headrace.state.compiled.program import (
     Memo,
     ProgramPart,
 )
+from headrace.state.compiled.river.half_space import half_space
 from headrace.state.compiled.river.multiclass import counting, gaussian, softmax
 from headrace.state.compiled.river.passive_aggressive import passive
 from headrace.state.compiled.river.schedules import rate_schedule
@@ -222,5 +223,6 @@ HEADS: dict[type, Callable[[Any, Where, int], Iterable[ProgramPart]]] = {
     naive_bayes.GaussianNB: gaussian,
     naive_bayes.MultinomialNB: counting,
     naive_bayes.BernoulliNB: counting,
+    anomaly.HalfSpaceTrees: half_space,
 }
 """The final estimators that are compiled. A new one needs a line here, and one in `machine.answer` and `.teach`."""

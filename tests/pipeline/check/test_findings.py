@@ -31,7 +31,7 @@ WANTED: dict[str, tuple[dict[str, Any], str]] = {
          "exclude": ["items.*", "amount", "reason"]},
         "binary",
     ),
-    "unlabelled": ({"features": "", "id": "", "ts": "t", "ts_unit": "us", "label": ""}, "unknown"),
+    "unlabelled": ({"features": "", "id": "", "ts": "t", "ts_unit": "us", "label": ""}, "anomaly"),
     "wordy": (
         {"features": "", "ts": "", "label": "target", "numbers": "parse",
          "exclude": ["user_id", "session", "page", "mail", "text", "seen", "Unnamed: 0"]},

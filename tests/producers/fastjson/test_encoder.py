@@ -42,6 +42,7 @@ def one_by_one(
     offsets: Sequence[int],
     answers: Sequence[Any],
     probas: Sequence[Any] | None = None,
+    scores: Sequence[float] | None = None,
     *,
     topic: str = "features",
     name: str = "fraud",
@@ -57,6 +58,7 @@ def one_by_one(
             model=prediction.ModelVersion(name, version),
             source=prediction.SourceRecord(topic, partition, offset),
             ts=ts,
+            score=msgspec.UNSET if scores is None else scores[i],
         )
         for i, (id_, offset, answer) in enumerate(zip(told, offsets, answers, strict=True))
     ]
@@ -100,6 +102,16 @@ def test_numbers_are_as_one_by_one(rows: list[tuple[str | None, int, float]]) ->
     fraud = Encoder(topic="features", name="fraud")
     found = fraud.number(ids(told), offsets=np.array(offsets, np.int64), values=np.array(values), **WHERE)
     assert found == one_by_one(told, offsets, values)
+
+
+@given(st.lists(st.tuples(st.none() | TEXT, OFFSETS, st.sampled_from([None, False, True]), st.floats())))
+def test_verdicts_and_scores_are_as_one_by_one(rows: list[tuple[str | None, int, bool | None, float]]) -> None:
+    told, offsets, verdicts, scores = zip(*rows, strict=True) if rows else ((), (), (), ())
+    chosen = np.array([-1 if verdict is None else verdict for verdict in verdicts], np.int8)
+    found = Encoder(topic="features", name="fraud").anomaly(
+        ids(told), offsets=np.array(offsets, np.int64), verdicts=chosen, scores=np.array(scores), **WHERE
+    )
+    assert found == one_by_one(told, offsets, verdicts, scores=scores)
 
 
 @given(st.data(), NAMES)

@@ -1,0 +1,1 @@
+"""The operations of anomaly detectors. Imported by `state.compiled.ops.machine`."""
