@@ -31,6 +31,7 @@ _DEFAULTS: dict[Task, tuple[str, ...]] = {
 }
 _OF_PROBABILITIES = frozenset({"ROCAUC", "LogLoss", "CrossEntropy"})
 _POINTS_MAX = 400
+_STEP = 10
 
 
 def metrics_of(task: Task, wanted: Sequence[str]) -> tuple[str, ...]:
@@ -48,16 +49,17 @@ class RunningMetrics:
 
     `first` is the first of the names, which a search goes by; empty without any.
 
-    `points` has the values on the way: the number of scored answers, and the values by key. There are at most 400, at
-    equal distances.
+    If it `has_points`, `points` has the values on the way: the number of scored answers, and the values by key. There
+    are at most 400, at equal distances.
     """
 
-    def __init__(self, task: Task, names: Sequence[str]) -> None:
+    def __init__(self, task: Task, names: Sequence[str], *, has_points: bool = False) -> None:
         self.task = task
         self.first = names[0] if names else ""
         self.scored = 0
         self.points: list[tuple[int, dict[str, float]]] = []
-        self._step = 1
+        self._has_points = has_points
+        self._step = self._next = _STEP
         self._of_pairs = [name for name in names if _is_of_pairs(task, name)]
         self._pairs: Counter[tuple[Any, Any]] = Counter()
         self._others: dict[str, Any] = {}
@@ -79,6 +81,16 @@ class RunningMetrics:
 
         Answers are as a model gives them. One that is None, or no finite number where a number is wanted, is left out.
         """
+        if not self._has_points:
+            self._add(labels, answers, probas)
+            return
+        begin = 0
+        while begin < len(labels):
+            end = begin + self._next - self.scored
+            self._add(labels[begin:end], answers[begin:end], probas[begin:end])
+            begin = end
+
+    def _add(self, labels: Sequence[Any], answers: Sequence[Any], probas: Sequence[Proba]) -> None:
         if self.task == "anomaly":
             self._add_verdicts(labels, answers)
             return
@@ -156,12 +168,13 @@ class RunningMetrics:
     def _note(self, more: int) -> None:
         """Count scored answers, and note the values when the next point is due."""
         self.scored += more
-        if not more or self.scored < self._step + (self.points[-1][0] if self.points else 0):
+        if not self._has_points or self.scored < self._next:
             return
         self.points.append((self.scored, self.values()))
         if len(self.points) > _POINTS_MAX:
+            self._step *= 2
             del self.points[::2]
-            self._step = max(2 * self._step, self.scored // len(self.points))
+        self._next = self.scored + self._step
 
 
 def _is_of_pairs(task: Task, name: str) -> bool:

@@ -38,11 +38,15 @@ class NothingScored(HintedError):
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What is backtested: the `factories` (default: the configured one), the delay, and the range of the records."""
+    """What is backtested: the `factories` (default: the configured one), the delay, and the range of the records.
+
+    With `points` the metrics are also noted on the way.
+    """
 
     factories: tuple[str, ...] = ()
     delay: Delay = Delay()
     range: Range = Range()
+    points: bool = False
 
 
 Factories = Mapping[str, Callable[[], Any] | None]
@@ -52,12 +56,14 @@ Factories = Mapping[str, Callable[[], Any] | None]
 class Candidate:
     """One factory, and the metrics of the answers of its models."""
 
-    def __init__(self, config: Config, factory: str, make: Callable[[], Any] | None = None) -> None:
+    def __init__(self, config: Config, options: Options, factory: str, make: Callable[[], Any] | None = None) -> None:
         self.factory = factory
         self.config = config.model_copy(update={"model": config.model.model_copy(update={"factory": factory})})
         self._build = model_factory.builder(self.config, make)
         self.first = self._build()
-        self.metrics = RunningMetrics(self.first.task, metrics_of(self.first.task, config.quality.measures))
+        self.metrics = RunningMetrics(
+            self.first.task, metrics_of(self.first.task, config.quality.measures), has_points=options.points
+        )
 
     def model(self) -> Model:
         """Return a new model, or the models of a partition's keys."""
@@ -96,6 +102,7 @@ def backtest(
     """
     if plot is not None:
         chart.check(plot)
+        options = msgspec.structs.replace(options, points=True)
     factories = options.factories or (config.model.factory,)
     if len(set(factories)) < len(factories):
         raise ConfigError(
@@ -195,7 +202,7 @@ class BacktestRun:
         """Test on the records of some partitions, whose labels come after the given delay."""
         # The labels are those in the records, whatever the labels topic has.
         config = self._config.model_copy(update={"topics": self._config.topics.model_copy(update={"labels": None})})
-        self.candidates = [Candidate(config, *one) for one in self._factories.items()]
+        self.candidates = [Candidate(config, self.options, *one) for one in self._factories.items()]
         delay = self.options.delay
         for one in self.candidates:
             _refuse_delay(one.first, one.factory, delay)
@@ -218,7 +225,7 @@ class BacktestRun:
     ) -> list[dict[str, Any]]:
         """Test on the records of some partitions, whose labels come when they came to the labels topic."""
         self.order = "labels when they came"
-        self.candidates = [Candidate(self._config, *one) for one in self._factories.items()]
+        self.candidates = [Candidate(self._config, self.options, *one) for one in self._factories.items()]
         engine = assembly.engine(self._config, batches=_runs_compiled(self._config))
         validations = []
         for one in self.candidates:

@@ -231,6 +231,8 @@ def test_a_chart_has_a_line_for_each_model(tmp_path: Path) -> None:
     options = Options(factories=("model:logistic", "model:tree_"))
     assert backtest(project(tmp_path), subject=str(file), options=options, plot=plot) == 0
     text = plot.read_text(encoding="utf-8")
+    # A point for each ten scored predictions, and the last one is the result.
+    assert max(line.count(" L ") + line.count("\nL ") for line in text.split("<path")) >= 45
     assert text.count("<!-- model:logistic -->") == text.count("<!-- model:tree_ -->") == 1
     assert "<!-- accuracy -->" in text
     with pytest.raises(ChartRefused, match="a PNG or an SVG"):
