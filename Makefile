@@ -13,7 +13,8 @@ BIN := .venv/bin
 UV ?= $(shell command -v uv || echo $(BIN)/uv)
 SOAKED := $(addprefix tests/e2e/test_,kills.py zombies.py rebalances.py brokers.py network.py store_faults.py \
 	outage.py recovery.py big_models.py mutants.py security.py mixes.py late_labels.py serve.py serve_load.py formats.py) \
-	$(addprefix tests/contracts/test_,codec_fuzz.py seal_fuzz.py store_garbage.py hardening_mutants.py format_fuzz.py) \
+	$(addprefix tests/contracts/test_,codec_fuzz.py seal_fuzz.py store_garbage.py hardening_mutants.py model_mutants.py \
+	format_fuzz.py) \
 	tests/pipeline/serve/http/test_http_connection.py
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command "make lock" $(ARGS)

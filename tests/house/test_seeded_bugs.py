@@ -11,7 +11,7 @@ FIELDS = ("name", "file", "old", "new", "test", "says", "also")
 
 
 def mutants() -> Iterator[dict[str, Any]]:
-    for file in ("contracts/test_hardening_mutants.py", "e2e/test_mutants.py"):
+    for file in ("contracts/test_hardening_mutants.py", "contracts/test_model_mutants.py", "e2e/test_mutants.py"):
         for node in ast.walk(tree(ROOT / "tests" / file)):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "Mutant":
                 given = dict(zip(FIELDS, node.args, strict=False)) | {k.arg: k.value for k in node.keywords if k.arg}

@@ -183,6 +183,11 @@ def test_bytes_that_no_trees_can_have_learned_are_refused() -> None:
         struct.pack_into("<d", broken, place, number)
         with pytest.raises(ModelError):
             compiled(detector()).load(bytes(broken))
+    # A leaf that one record more has reached than the node above it.
+    broken, leaf = bytearray(state), at + 8 * 14
+    struct.pack_into("<d", broken, leaf, struct.unpack_from("<d", state, leaf)[0] + 1.0)
+    with pytest.raises(ModelError):
+        compiled(detector()).load(bytes(broken))
     for cut in (state[:-8], state + b"\0" * 8, state[:40]):
         with pytest.raises(ModelError):
             compiled(detector()).load(cut)
