@@ -30,27 +30,22 @@ def questions(stream: Sequence[bytes]) -> list[bytes]:
     ]
 
 
-def replayed(project: Project, partition: int, offset: int) -> Any:
-    """Return plain River after it has learned a partition's records below an offset."""
-    model = oracle.logistic()
-    for value in project.sent[partition][:offset]:
-        record = json.loads(value or b"")
-        model.learn_one(record["features"], record["label"])
-    return model
-
-
 def place_of(answer: dict[str, Any]) -> tuple[int, int]:
     return answer["model"]["partition"], answer["model"]["offset"]
 
 
 def check_bits(project: Project, asked: Sequence[bytes], answers: Sequence[dict[str, Any]], *, sample: int) -> None:
-    """Compare a sample of answers with plain River at the offsets that they name."""
+    """Compare a sample of answers with plain River that has learned the records below the offsets that they name."""
     chosen = random.Random(1).sample(list(answers), min(sample, len(answers)))
-    model, place = None, (-1, -1)
+    model, learned, of = oracle.logistic(), 0, 0
     for answer in sorted(chosen, key=place_of):
-        if place_of(answer) != place:
-            place = place_of(answer)
-            model = replayed(project, *place)
+        partition, offset = place_of(answer)
+        if partition != of:
+            model, learned, of = oracle.logistic(), 0, partition
+        for value in project.sent[partition][learned:offset]:
+            record = json.loads(value or b"")
+            model.learn_one(record["features"], record["label"])
+        learned = offset
         features = json.loads(asked[int(answer["id"].removeprefix("q-"))])["features"]
         proba = model.predict_proba_one(features)
         assert answer["proba"] == {"false": proba[False], "true": proba[True]}

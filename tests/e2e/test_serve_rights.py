@@ -37,6 +37,8 @@ def user_of(stack: Stack) -> Iterator[Callable[[Project], str]]:
         user, *words = shlex.split(rights.replace("fraud", p.name))
         users.append(f"{user}-{p.name}")
         admin.execute_command("ACL", "SETUSER", users[-1], *words)
+        # The server must send its scripts itself: another user has sent the same ones before.
+        admin.script_flush()
         at = urlsplit(stack.addresses.redis)
         return f"redis://{users[-1]}:secret-of-the-test@{at.hostname}:{at.port}/0"
 
