@@ -222,7 +222,7 @@ def test_five_times_the_peak_leaves_the_peak_and_the_probes(stack: Stack, tmp_pa
         ):
             if not SOAK:
                 # On a busy machine the clients themselves need time to connect.
-                wait_until(lambda: load.outcomes.count >= 60, what="the first answers")
+                wait_until(lambda: load.outcomes.statuses[503] >= 100, what="the first refusals")
                 load.outcomes = Outcomes()
             # In the long form all clients connect at once, and are counted from then on.
             over, begun = load.outcomes, time.monotonic()
