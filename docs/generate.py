@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 from headrace.consumers.refusal import CODES
 from headrace.pipeline.commands import cli
 from headrace.pipeline.config.config import describe, describe_tables
+from headrace.pipeline.config.lifecycle_section import ChallengerConfig
 from headrace.pipeline.config.sections import FeatureConfig, TopicsConfig
 from headrace.pipeline.config.template import configuration as whole_file
 from headrace.pipeline.config.template import toml
@@ -24,6 +25,7 @@ from headrace.pipeline.telemetry import Telemetry
 
 DOCS = Path(__file__).parent
 FEATURE = "schema.features.NAME"
+CHALLENGER = "challengers.NAME"
 INPUTS = ("features", "labels")
 GROWTH = DOCS / "growth.json"
 CENSUS = DOCS / "models.json"
@@ -65,8 +67,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Lines:
 
 def configuration() -> Lines:
     """Yield the keys, a table for each section."""
-    keys = [*describe(), *describe(FeatureConfig, f"{FEATURE}.")]
-    for section, meaning in {"": "", **dict(describe_tables()), FEATURE: FeatureConfig.__doc__ or ""}.items():
+    named = {FEATURE: FeatureConfig, CHALLENGER: ChallengerConfig}
+    keys = [*describe(), *(key for name, table in named.items() for key in describe(table, f"{name}."))]
+    meanings = {name: table.__doc__ or "" for name, table in named.items()}
+    for section, meaning in {"": "", **dict(describe_tables()), **meanings}.items():
         rows = [_key(*key) for key in keys if key[0].rpartition(".")[0] == section]
         if rows:
             yield from ["", f"## [{section}]", "", meaning, ""] if section else []

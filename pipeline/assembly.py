@@ -19,8 +19,11 @@ from headrace.consumers.topics import BATCH_BYTES_MAX, Topics
 from headrace.pipeline import code_cache, formats, model_factory
 from headrace.pipeline.config.config import Config
 from headrace.pipeline.engine import dead_letter
+from headrace.pipeline.engine.contest import Contest, PromotionRules
 from headrace.pipeline.engine.engine import Engine
+from headrace.pipeline.engine.lifecycle import Lifecycle
 from headrace.pipeline.engine.outputs import EncodePrediction
+from headrace.pipeline.model_factory import ModelFactory
 from headrace.producers.output import Reach
 from headrace.producers.record_size import SizeLimits
 from headrace.producers.sink import Deadline, PlainSink, Sink, TransactionalSink
@@ -138,10 +141,12 @@ def engine(
     limits: SizeLimits | None = None,
     schemas: SchemaCache | None = None,
     encode: EncodePrediction | None = None,
+    lifecycle: Lifecycle | None = None,
 ) -> Engine:
     """Return the engine; it handles many records at once if models take `batches`.
 
     `schemas` are those of records in another format than JSON, and `encode` makes predictions of such a format.
+    `lifecycle` is what happens to the models between the records.
     """
     reading = decoder(config, schemas)
     return Engine(
@@ -155,7 +160,27 @@ def engine(
         label_decoder=label_decoder(config, schemas),
         encode=encode,
         form=config.predictions.form,
+        lifecycle=lifecycle,
     )
+
+
+def lifecycle_of(config: Config, models: ModelFactory, *, partitions: int) -> Lifecycle:
+    """Return what happens to the models of a features topic with this number of partitions between the records."""
+    if models.contend is None:
+        return Lifecycle()
+    promotion = config.promotion
+    rules = PromotionRules(
+        mode=promotion.mode,
+        loss=promotion.loss,
+        alpha=promotion.alpha,
+        pairs_min=promotion.pairs_min,
+        span_ms=round(promotion.span_min * 1_000),
+        probation_ms=round(promotion.probation * 1_000),
+        partitions=partitions,
+    )
+    wanted = {} if promotion.mode == "off" else config.challengers
+    configured = {name: challenger.factory for name, challenger in wanted.items()}
+    return Lifecycle(Contest(models.contend, rules, factory=config.model.factory), configured=configured)
 
 
 def _columnar(config: Config, reading: RecordDecoder) -> Any:

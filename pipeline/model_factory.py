@@ -11,6 +11,7 @@ import msgspec
 import structlog
 
 from headrace.pipeline.config.config import ENV_PREFIX, Config, ConfigError
+from headrace.pipeline.engine.contest import BuildContender, Contender
 from headrace.producers.formats.prediction_schema import has_schema
 from headrace.state.compiled import compiler
 from headrace.state.keyed.bank_choice import bank_of
@@ -24,7 +25,7 @@ from headrace.state.models.label import LabelError
 from headrace.state.models.learner import RiverLearner
 from headrace.state.models.model import Capabilities, Model, Task
 from headrace.state.models.spec import Reading
-from headrace.state.models.task import last_step
+from headrace.state.models.task import ModelError, last_step
 from headrace.state.models.undoable_model import UndoableModel
 from headrace.state.models.user_modules import modules_beside
 from headrace.state.row_packing import TableVersion
@@ -40,8 +41,9 @@ class ModelFactory(msgspec.Struct, frozen=True):
     """Makes the models of a worker: `make` returns the model of a partition, and `can` are the models' capabilities.
 
     `task` is what they learn. `default` is the label of features whose wait ended, or None to drop them. If all
-    partitions share one model, it is `replica`. `shadows` make the models, by name, that learn beside it and do not
-    answer. `measures` are the configured ones of their quality.
+    partitions share one model, it is `replica`. `contend` makes a model by its name, its factory and its partition.
+    `shadows` make the models, by name, that learn beside it and do not answer. `measures` are the configured ones of
+    their quality.
     """
 
     make: Callable[[int], Model]
@@ -49,6 +51,7 @@ class ModelFactory(msgspec.Struct, frozen=True):
     task: Task
     default: Any
     replica: Replica | None = None
+    contend: BuildContender | None = None
     shadows: Mapping[str, Callable[[int], Model]] = {}
     measures: tuple[str, ...] = ()
 
@@ -62,20 +65,48 @@ def models(config: Config, store: Store) -> ModelFactory:
     if first.unread:
         log.warning("code without a source is not watched: a change of it goes unnoticed", definitions=first.unread)
     default, measures = default_label(config, first), config.quality.measures
+    contend = partial(contender, config, store)
+    for name, challenger in config.challengers.items():
+        contend(name, challenger.factory, 0)
     if config.model.scope == "key":
         can = keyring(config, build, _rows(store, 0)).can
 
         def make(partition: int) -> Model:
             return keyring(config, build, _rows(store, partition))
 
-        return ModelFactory(make, can, first.task, default, measures=measures)
+        return ModelFactory(make, can, first.task, default, contend=contend, measures=measures)
     if config.model.scope == "global":
         replica = Replica(MixStore(store, name=config.name), build, run_as=partial(fastest, config))
         return ModelFactory(lambda _partition: replica, replica.can, first.task, default, replica, measures=measures)
     can = fastest(config, first).can
-    return ModelFactory(
-        lambda _partition: UndoableModel(fastest(config, build())), can, first.task, default, measures=measures
-    )
+
+    def make_one(_partition: int) -> Model:
+        return UndoableModel(fastest(config, build()))
+
+    return ModelFactory(make_one, can, first.task, default, contend=contend, measures=measures)
+
+
+def contender(config: Config, store: Store, name: str, factory: str, partition: int) -> Contender:
+    """Return a new model of a name for a partition, and whether it gives probabilities; "" is the configured factory.
+
+    Raises ModelError, ConfigError.
+    """
+    from headrace.state.compiled.compiled_learner import has_proba  # noqa: PLC0415 it imports River
+
+    build = builder_of(config, factory)
+    try:
+        built = build()
+    except ConfigError as error:
+        raise ModelError(f"{factory}: {error}", hint=error.hint) from error
+    gives_proba = built.task in {"binary", "multiclass"} and has_proba(built)
+    if config.model.scope == "key":
+        return Contender(keyring(config, build, _rows(store, partition, name)), gives_proba)
+    return Contender(UndoableModel(fastest(config, built)), gives_proba)
+
+
+def builder_of(config: Config, factory: str) -> Callable[[], RiverLearner]:
+    """Return a function that builds a new model with a factory, "" for the configured one. Both raise ModelError."""
+    return builder(config, learner.load_factory(factory, config.directory) if factory else None)
 
 
 def builder(config: Config, factory: Callable[[], Any] | None = None) -> Callable[[], RiverLearner]:
@@ -142,16 +173,16 @@ def load_model(
     searched for it. With "global" it is the newest mix of all workers. Raises ModelMissing, ModelMismatch, ModelError,
     and the errors of the store.
     """
-    build = builder(config)
     if config.model.scope == "global":
-        replica = Replica(MixStore(store, name=config.name), build)
+        replica = Replica(MixStore(store, name=config.name), builder(config))
         # Not the replica, which holds the store's client: no copy can be made of that.
         return LoadedModel(replica.local, version=replica.version, offsets=replica.offsets)
     if config.model.scope == "key":
-        return _load_key(config, store, build, name=name, partition=partition, key=key, version=version)
+        return _load_key(config, store, name=name, partition=partition, key=key, version=version)
     snapshot, found = find_snapshot(
         store, next(iter(store.partitions()), 0) if partition is None else partition, version
     )
+    build = builder_of(config, snapshot.factory_of(name))
     loaded, model = fastest(config, build()), build()
     loaded.load(saved_model(snapshot, name, loaded).state)
     # River is the fastest for one record at a time.
@@ -162,7 +193,6 @@ def load_model(
 def _load_key(
     config: Config,
     store: Store,
-    build: Callable[[], RiverLearner],
     *,
     name: str,
     partition: int | None,
@@ -175,6 +205,7 @@ def _load_key(
     else:
         [row] = store.fetch(partition, keys_table(store, partition, name), [key])
     snapshot, found = find_snapshot(store, partition, version)
+    build = builder_of(config, snapshot.factory_of(name))
     model = keyring(config, build, (lambda _keys, _stored: [row], lambda: iter(())))
     model.load(saved_model(snapshot, name, model).state)
     model.resume(TableVersion(0, 0, int(row is not None)))

@@ -24,6 +24,10 @@ from headrace.state.shard_model import MODEL, REASON_MAX, FailedModel, ShardMode
 
 T = TypeVar("T")
 
+SHARED_ALONE = "a model that all workers share can't have others beside it: no snapshot of a partition holds it"
+"""Why a model of the scope "global" has no challengers."""
+SHARED_HINT = 'set model.scope = "partition" or "key"'
+
 
 class Counts(msgspec.Struct):
     """The counts of a shard since the first record of its history.
@@ -74,10 +78,8 @@ class Shard:
         self.counts = Counts()
         named = {MODEL: model, **(shadows or {})}
         if len(named) > 1 and any(one.can.shared for one in named.values()):
-            raise ModelError(
-                "a model that all workers share can't have others beside it: no snapshot of a partition holds it",
-                hint='set model.scope = "partition" or "key"',
-            )
+            raise ModelError(SHARED_ALONE, hint=SHARED_HINT)
+        self._measures = measures
         self.models = {name: ShardModel(name, one, measures) for name, one in named.items()}
         self.failed: dict[str, FailedModel] = {}
         self.answer_with(MODEL)
@@ -176,6 +178,21 @@ class Shard:
         self.answering = self.models[name]
         self.model = self.answering.model
         self.shadows = tuple(one for one in self.models.values() if one is not self.answering)
+
+    def add(self, name: str, model: Model) -> None:
+        """Add a shadow, in place of an earlier one of its name. Raises ModelError where models are shared."""
+        if model.can.shared or self.model.can.shared:
+            raise ModelError(SHARED_ALONE, hint=SHARED_HINT)
+        self.failed.pop(name, None)
+        self.models[name] = ShardModel(name, model, self._measures)
+        self.answer_with(self.answering.name)
+
+    def remove(self, name: str) -> None:
+        """Remove a shadow, if there is one of this name."""
+        if name != self.answering.name:
+            self.models.pop(name, None)
+            self.failed.pop(name, None)
+            self.answer_with(self.answering.name)
 
     def fail(self, name: str, reason: str) -> None:
         """Take a shadow out of the shard: it can't be saved, or not be returned to the state before it raised."""

@@ -118,6 +118,11 @@ class ShardModel:
             score.scored += len(scores)
             score.total = float(running_sum(score.total, scores))
 
+    @property
+    def recent(self) -> Sequence[float]:
+        """The scores of the newest predictions, at most 1,000."""
+        return self._recent
+
     def quality_now(self) -> Quality:
         """Return the quality with its recent scores, for a snapshot."""
         self.quality.recent = list(self._recent)

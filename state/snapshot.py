@@ -96,6 +96,10 @@ class Snapshot(msgspec.Struct, frozen=True):
         """The model that answers."""
         return self.models[self.answers]
 
+    def factory_of(self, name: str = "") -> str:
+        """Return the factory of a model, by default of the one that answers; "" is the configured one."""
+        return self.history.factories.get(name or self.answers, "")
+
     @property
     def models_bytes(self) -> int:
         """The bytes of all models, without their rows."""
@@ -221,8 +225,14 @@ def describe(snapshot: Snapshot) -> dict[str, Any]:
         "tallies": saved.quality.tallies(),
         **({"tables": snapshot.tables} if snapshot.tables else {}),
         **({"answers": snapshot.answers, "models": several} if several else {}),
+        **({"challengers": _challengers(snapshot.history)} if snapshot.history.challenges else {}),
         **({"failed": {name: one.reason for name, one in snapshot.failed.items()}} if snapshot.failed else {}),
     }
+
+
+def _challengers(history: SavedHistory) -> dict[str, Any]:
+    factories = history.factories
+    return {one.name: {"factory": factories.get(one.name, ""), **one.told()} for one in history.challenges}
 
 
 def _figures(saved: SavedModel) -> dict[str, Any]:

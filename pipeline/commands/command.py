@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from headrace.pipeline import code_cache, console
 from headrace.pipeline.console import data
@@ -108,13 +109,23 @@ def group(text: str) -> typer.Typer:
     return app
 
 
+class WaitingCommand(TyperCommand):
+    """A command whose option `--wait` may have the value `done`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words of the command line."""
+        named = {"--wait=done": "--wait-done", "--wait=taken": "--wait"}
+        return super().parse_args(ctx, [named.get(word, word) for word in args])
+
+
 def command(
-    of: typer.Typer, name: str | None = None, *, endless: bool | str = False, lines: bool = False
+    of: typer.Typer, name: str | None = None, *, endless: bool | str = False, lines: bool = False, waits: bool = False
 ) -> Callable[[Callable[..., int]], Callable[..., NoReturn]]:
     """Register a function `(source, options…) -> exit code` as a command that also takes the shared options.
 
     `endless` means that the command runs until an interrupt and then exits 0: True for always, or the name of the
-    option that asks for it. `lines` means that the command prints lines of JSON even without `--json`.
+    option that asks for it. `lines` means that the command prints lines of JSON even without `--json`, and `waits` that
+    it takes `--wait=done`.
     """
 
     def register(call: Callable[..., int]) -> Callable[..., NoReturn]:
@@ -143,7 +154,7 @@ def command(
             raise typer.Exit(guard(call_command, on_interrupt=0 if is_endless else EXIT_INTERRUPTED))
 
         _declare(run, list(inspect.signature(call).parameters.values())[1:])
-        of.command(name)(run)
+        of.command(name, cls=WaitingCommand if waits else None)(run)
         return run
 
     return register

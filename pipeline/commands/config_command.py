@@ -21,6 +21,8 @@ from headrace.state.models.user_modules import shadowing
 def check(config: Config, *, file: Path, json: bool) -> int:
     """Check that the factory builds a model, then print that the file is good. Raises ConfigError, ModelError."""
     build_model(config)
+    for challenger in config.challengers.values():
+        model_factory.builder_of(config, challenger.factory)()
     if json:
         _print({"ok": True, "file": str(file), "name": config.name})
     else:

@@ -6,9 +6,19 @@ from typing import Annotated
 import typer
 
 from headrace.pipeline.commands.command import ConfigSource, command, group
-from headrace.pipeline.commands.options import JsonOption
+from headrace.pipeline.commands.options import (
+    CommandIdOption,
+    ExecuteOption,
+    GenerationOption,
+    JsonOption,
+    ReasonOption,
+    WaitDoneOption,
+    WaitOption,
+)
 
-model = group("List, show and explain the models, tell what was done to them, or reset the model of a key.")
+model = group("List, show and explain the models, tell what was done to them, and let others challenge them.")
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the challenger.")]
 
 
 @command(model, "ls")
@@ -73,3 +83,79 @@ def model_why(
     from headrace.pipeline.control.history_view import why
 
     return why(source.load(), position=position, json=json)
+
+
+@command(model, "challengers")
+def model_challengers(source: ConfigSource, json: JsonOption = False) -> int:
+    """List the challengers with their pairs, losses and evidence, as of the newest snapshots."""
+    from headrace.pipeline.control.challenge_view import challengers
+
+    return challengers(source.load(), json=json)
+
+
+@command(model, "challenge", waits=True)
+def model_challenge(
+    source: ConfigSource,
+    *,
+    challenger: NameArgument,
+    factory: Annotated[
+        str,
+        typer.Option(metavar="MODULE:FUNCTION", help="Its factory. Default: that of [challengers.NAME], or [model]."),
+    ] = "",
+    origin: Annotated[str, typer.Option("--from", metavar="now", help="Where it begins to learn.")] = "now",
+    execute: ExecuteOption = False,
+    wait: WaitOption = False,
+    wait_done: WaitDoneOption = False,
+    id_: CommandIdOption = "",
+    reason: ReasonOption = "",
+    expect_generation: GenerationOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Let a model challenge the one that answers: it sees the same records, and its answers are compared.
+
+    A dry run unless --execute.
+    """
+    from headrace.pipeline.control.challenge_view import Sending, challenge
+
+    sending = Sending(execute, "done" if wait_done else "taken" if wait else "no", id_, reason, expect_generation)
+    return challenge(source.load(), name=challenger, factory=factory, origin=origin, sending=sending, json=json)
+
+
+@command(model, "promote", waits=True)
+def model_promote(
+    source: ConfigSource,
+    *,
+    challenger: NameArgument,
+    execute: ExecuteOption = False,
+    wait: WaitOption = False,
+    wait_done: WaitDoneOption = False,
+    id_: CommandIdOption = "",
+    reason: ReasonOption = "",
+    expect_generation: GenerationOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Let a challenger answer from now on, also without evidence, which is journaled. A dry run unless --execute."""
+    from headrace.pipeline.control.challenge_view import Sending, promote
+
+    sending = Sending(execute, "done" if wait_done else "taken" if wait else "no", id_, reason, expect_generation)
+    return promote(source.load(), name=challenger, sending=sending, json=json)
+
+
+@command(model, "drop", waits=True)
+def model_drop(
+    source: ConfigSource,
+    *,
+    challenger: NameArgument,
+    execute: ExecuteOption = False,
+    wait: WaitOption = False,
+    wait_done: WaitDoneOption = False,
+    id_: CommandIdOption = "",
+    reason: ReasonOption = "",
+    expect_generation: GenerationOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Let a challenger leave. A dry run unless --execute."""
+    from headrace.pipeline.control.challenge_view import Sending, drop
+
+    sending = Sending(execute, "done" if wait_done else "taken" if wait else "no", id_, reason, expect_generation)
+    return drop(source.load(), name=challenger, sending=sending, json=json)

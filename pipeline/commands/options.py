@@ -17,3 +17,20 @@ IdOption = Annotated[str | None, typer.Option("--id", metavar="COLUMN", help="Co
 CsvOption = Annotated[
     bool, typer.Option("--csv", help="Read CSV with a header, even if the file's name does not end in .csv.")
 ]
+ExecuteOption = Annotated[
+    bool, typer.Option("--execute", help="Send the command. Without it, only print what would be sent.")
+]
+WaitOption = Annotated[
+    bool, typer.Option("--wait", help="Wait until each partition has taken or refused it, for a minute at most.")
+]
+WaitDoneOption = Annotated[
+    bool, typer.Option("--wait-done", help="Also written --wait=done: wait until it has taken effect everywhere.")
+]
+CommandIdOption = Annotated[
+    str,
+    typer.Option("--id", metavar="ID", help="Id of the command. The same id is the same command. Default: a new one."),
+]
+ReasonOption = Annotated[str, typer.Option(metavar="TEXT", help="Why, for the journal.")]
+GenerationOption = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Refuse the command where another generation answers.")
+]

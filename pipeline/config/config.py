@@ -25,6 +25,7 @@ from pydantic_settings import (
 )
 
 from headrace.consumers.consumer_errors import ConnectionFault, ConnectionFaults
+from headrace.pipeline.config.lifecycle_section import ChallengerConfig, ChallengerName, PromotionConfig
 from headrace.pipeline.config.page_section import PageConfig
 from headrace.pipeline.config.record_sections import LabelsConfig, PredictionsConfig, RecordFormat, RecordsConfig
 from headrace.pipeline.config.redaction import concealer, may_show, secrets_of
@@ -64,6 +65,8 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _OWN = ("directory", "secrets", "files")
 # Properties of librdkafka that name a file; a client reads it only when it is made.
 _FILE_PROPERTIES = tuple(f"ssl.{name}.location" for name in ("ca", "certificate", "key", "keystore", "crl"))
+# The tables of which a user may have several, each with a name.
+_NAMED = (FeatureConfig, ChallengerConfig)
 _HINTS = {
     "extra_forbidden": "remove it",
     "missing": "add it",
@@ -101,6 +104,10 @@ class Config(BaseSettings):
     topics: TopicsConfig = TopicsConfig()  # type: ignore[call-arg]
     redis: RedisConfig = RedisConfig()  # type: ignore[call-arg]
     model: ModelConfig = ModelConfig()  # type: ignore[call-arg]
+    challengers: dict[ChallengerName, ChallengerConfig] = Field(
+        default_factory=dict, description="A table for each challenger: [challengers.NAME]."
+    )
+    promotion: PromotionConfig = PromotionConfig()  # type: ignore[call-arg]
     labels: LabelsConfig = LabelsConfig()  # type: ignore[call-arg]
     keys: KeysConfig = KeysConfig()  # type: ignore[call-arg]
     quality: QualityConfig = QualityConfig()  # type: ignore[call-arg]
@@ -136,6 +143,12 @@ class Config(BaseSettings):
             raise ValueError(
                 'snapshot.keep must be at least 2 with model.scope = "global": one version is being written'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _has_scope_for_challengers(self) -> "Config":
+        if self.challengers and self.model.scope == "global":
+            raise ValueError('challengers need model.scope = "partition" or "key"')
         return self
 
     @model_validator(mode="after")
@@ -301,7 +314,7 @@ def describe_tables(model: type[BaseModel] = Config, prefix: str = "") -> Iterat
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:
     for candidate in (annotation, *getattr(annotation, "__args__", ())):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel) and candidate is not FeatureConfig:
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel) and candidate not in _NAMED:
             return candidate
     return None
 
@@ -356,6 +369,7 @@ def _environment() -> dict[str, Any]:
 def _refuse_unknown_variables() -> None:
     known = {key.upper().replace(".", "__"): key for key, _, _ in describe()}
     tables = (
+        "CHALLENGERS__",
         "KAFKA__LIBRDKAFKA__",
         "REDIS__CLIENT__",
         "REDIS__SENTINEL__",
@@ -413,6 +427,8 @@ def _known_beside(key: str) -> list[str]:
     feature = key.rpartition(".")[0]
     if feature.startswith("schema.features."):
         keys += [f"{feature}.{name}" for name in FeatureConfig.model_fields]
+    if feature.startswith("challengers."):
+        keys += [f"{feature}.factory", f"{feature}.from"]
     return keys + [name.rpartition(".")[0] for name in keys]
 
 

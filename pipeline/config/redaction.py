@@ -20,6 +20,7 @@ HIDDEN = "***"
 _SECTIONS = frozenset(
     (
         "batch",
+        "challengers",
         "delivery",
         "dlq",
         "keys",
@@ -30,6 +31,7 @@ _SECTIONS = frozenset(
         "model",
         "page",
         "predictions",
+        "promotion",
         "quality",
         "records",
         "schema",

@@ -26,11 +26,13 @@ _TABLES = {
     "kafka.librdkafka": ('"compression.type" = "lz4"',),
     "redis.client": ('ssl_ca_certs = "/etc/ssl/redis-ca.pem"',),
     "redis.sentinel": ('password = "${file:/run/secrets/sentinel-password}"',),
+    "challengers": ("[challengers.trees]", 'factory = "model:trees"'),
     "schema.features": ("[schema.features.amount]", 'type = "number"', "min = 0.0"),
     "sink.http.headers": ('authorization = "Bearer TOKEN"',),
 }
 _DURATIONS = (
-    ".timeout", ".interval", ".wait", ".silent", ".freshness", ".stale_max", ".request_timeout", ".keep_alive", ".drain"
+    ".timeout", ".interval", ".wait", ".silent", ".freshness", ".stale_max", ".request_timeout", ".keep_alive",
+    ".drain", ".span_min", ".probation",
 )  # fmt: skip
 
 _HEAD = """\

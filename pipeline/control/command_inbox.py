@@ -13,7 +13,7 @@ from headrace.consumers.reader import Reader, ReaderAway, ReaderDenied
 from headrace.consumers.record import Record
 from headrace.consumers.source import SourceAway, SourceDenied
 from headrace.pipeline.control.control_topics import ControlTopics
-from headrace.pipeline.recovery.consistency import StateError
+from headrace.pipeline.recovery.consistency import FRESH, StateError
 from headrace.pipeline.recovery.offset_metadata import OffsetMetadata
 from headrace.state.history import journal
 from headrace.state.history.journal import JournalEntry, JournalError
@@ -115,6 +115,11 @@ class CommandInbox:
                 f"{shard.committed} there had been {last.entries}"
             )
         now = brief(shard.model.spec, shard.model.can.scope)
+        if last.learned and last.entries and last.model and last.model != now:
+            raise StateError(
+                f"partition {shard.partition}: model.py builds another model than the one that learned the log",
+                hint=f"undo the change of model.py, or {FRESH}",
+            )
         if last.records and last.model and last.model != now and not self.is_off:
             # The earlier model has learned nothing, or this one could not replace it; but it has answered.
             history.announce("the factory is another")

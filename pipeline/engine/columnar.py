@@ -68,9 +68,8 @@ class ColumnarEngine:
 
         Returns None, with nothing changed, for a batch whose records go one by one.
         """
-        model = shard.model
+        model, refusals = shard.model, dict[int, Refusal]()
         scan = self._scanner.scan(batch) if self._binary is None else self._binary.scan(batch)
-        refusals: dict[int, Refusal] = {}
         events, skipped = self._read(batch, scan, refusals)
         ids, undecoded = _ids(scan, events), refusals.keys() | skipped
         keys = KeyColumn(batch, scan, events, undecoded) if model.can.keys else None
@@ -101,7 +100,8 @@ class ColumnarEngine:
         shard.counts.learned += int(np.count_nonzero(~np.isnan(labels.taught[good])))
         score(shard.answering, answers, labels.values[good], shard.model_version)
         if shard.shadows:
-            seen = ShadowBatch(shard, batch, scan, events, undecoded=undecoded, withheld=labels.withheld)
+            told = {"undecoded": undecoded, "served": answers, "truths": labels.values[good]}
+            seen = ShadowBatch(shard, batch, scan, events, withheld=labels.withheld, **told)
             seen.take(columns, columned, good, silent=silent, decoder=self._decoder, form=self._form)
         return refusals
 

@@ -28,6 +28,7 @@ from headrace.pipeline.engine.interleaved import InterleavedEngine
 from headrace.pipeline.engine.join import LabelsStep
 from headrace.pipeline.engine.lifecycle import Lifecycle
 from headrace.pipeline.engine.outputs import EncodePrediction, PartitionOutputs
+from headrace.pipeline.engine.pairs import Given
 from headrace.pipeline.engine.prepared_record import PreparedRecord
 from headrace.pipeline.engine.raised import refusal_of
 from headrace.pipeline.engine.record_steps import RecordSteps
@@ -277,8 +278,9 @@ class Engine:
             return Refusal("too_large", "learn", f"its prediction would have {len(value)} bytes")
         shard.model.keep(features, label, key)
         self._steps.done(shard, prepared, value, answer, outputs, proba=proba, version=model.version)
-        others = shadows.take(shard, prepared, features, form=self._steps.form) if shard.shadows else {}
+        served = Given(answer, proba)
+        others = shadows.take(shard, prepared, features, served=served, form=self._steps.form) if shard.shadows else {}
         if shard.labels is not None:
-            answers = shadows.answers_for_entry(shard, answer, others)
+            answers = shadows.answers_for_entry(shard, served, others)
             self._join.note(shard, prepared, kept=self._steps.keep(prepared, features), answer=answers)
         return None

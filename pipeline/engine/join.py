@@ -98,7 +98,8 @@ class LabelsStep:
             else:
                 shard.answering.score(entry.answer_of(shard.answering.name), label, entry.version)
                 if shard.shadows:
-                    shadows.learn(shard, entry, self._decoder.features(entry.value), labels.default, scored=True)
+                    features = self._decoder.features(entry.value)
+                    shadows.learn(shard, entry, features, labels.default, truth=label, scored=True)
 
     def take(self, shard: Shard, record: Record, delays_ms: list[int]) -> Skipped | Refusal | None:
         """Handle one record of the labels topic; note after how long it was joined.
@@ -122,7 +123,8 @@ class LabelsStep:
         self.score(shard, matched, delays_ms)
         if shard.shadows:
             features = self._decoder.features(entry.value)
-            shadows.learn(shard, entry, features, matched.raw, scored=matched.delay_ms is not None)
+            is_first = matched.delay_ms is not None
+            shadows.learn(shard, entry, features, matched.raw, truth=label, scored=is_first)
         self.note_learned(shard, matched)
         return None
 

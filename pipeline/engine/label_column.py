@@ -14,9 +14,11 @@ from headrace.consumers.fastjson.scan import Scan
 from headrace.consumers.record import Event
 from headrace.consumers.refusal import Refusal
 from headrace.producers.prediction import PredictionForm
+from headrace.state.history.challenge import Rules
 from headrace.state.models.columns import BOOLEAN, STRING, Answers, Columns
 from headrace.state.models.label import LabelError
 from headrace.state.models.model import Model
+from headrace.state.promotion.loss import loss
 from headrace.state.quality import storable
 from headrace.state.shard_model import ShardModel
 
@@ -149,6 +151,38 @@ def answers_of(one: ShardModel, columns: Columns, labels: Any, *, silent: bool, 
     """Let a model learn a batch; with `silent` nobody reads its answers, but for those that are scored."""
     is_silent = silent and one.model.task != "multiclass" and not one.quality.measures
     return one.model.learn_batch(columns, labels, silent=is_silent, **met)
+
+
+def label_of(model: Model, truth: float) -> Any:
+    """Return the label behind its number."""
+    if model.task == "binary":
+        return truth == 1.0
+    return model.classes[int(truth)] if model.task == "multiclass" else truth
+
+
+def losses(rules: Rules, model: Model, answers: Answers, truths: Any) -> Any:
+    """Return the loss of each answer (float64); NaN where there is no label or no answer.
+
+    They are those of `loss.loss`, to the last bit.
+    """
+    if model.task == "regression":
+        with np.errstate(over="ignore", invalid="ignore"):
+            errors = np.abs(answers.value - truths)
+            errors[~(errors < np.inf)] = np.nan
+            return errors * errors if rules.loss == "squared" else errors
+    if model.task == "binary" and rules.loss == "zero-one":
+        return np.where(np.isnan(truths), np.nan, (answers.chosen != truths).astype(np.float64))
+    if model.task == "binary" and rules.loss == "brier":
+        misses = answers.value - truths
+        if rules.task == "binary":
+            return misses * misses
+        others = (1.0 - answers.value) - (1.0 - truths)
+        return others * others + misses * misses
+    found = np.full(len(truths), np.nan)
+    for row in np.flatnonzero(~np.isnan(truths)).tolist():
+        answer, proba = model.answer(answers, row)
+        found[row] = loss(rules.loss, rules.task, answer, proba, label_of(model, truths[row]))
+    return found
 
 
 def decided(model: Model, answers: Answers, form: PredictionForm) -> Answers:

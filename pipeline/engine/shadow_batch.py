@@ -1,6 +1,6 @@
 """A batch for shadows: in one call, where the shadow takes batches, and otherwise record after record."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -10,10 +10,13 @@ from headrace.consumers.fastjson.scan import Scan
 from headrace.consumers.record import Event, RecordDecoder
 from headrace.consumers.record_batch import RecordBatch
 from headrace.consumers.refusal import Refusal
-from headrace.pipeline.engine import shadows
+from headrace.pipeline.engine import pairs, shadows
 from headrace.pipeline.engine.key_column import KeyColumn
-from headrace.pipeline.engine.label_column import LabelColumn, answers_of, decided, score
+from headrace.pipeline.engine.label_column import LabelColumn, answers_of, decided, label_of, losses, score
+from headrace.pipeline.engine.pairs import Given
 from headrace.producers.prediction import PredictionForm
+from headrace.state.history.challenge import Challenge
+from headrace.state.models.columns import Answers
 from headrace.state.models.model import Unlabelled
 from headrace.state.shard import Shard
 from headrace.state.shard_model import ShardModel
@@ -24,7 +27,8 @@ class ShadowBatch:
     """A batch that the answering model has handled, for the shadows of its shard (`shadows.py`).
 
     `undecoded` are the positions of records that no model sees, and `withheld` those of records that are not learned:
-    replays of records that were learned where they stood first.
+    replays of records that were learned where they stood first. `served` are the answers that were sent, to the good
+    records, and `truths` the labels of those (float64, NaN for none).
     """
 
     def __init__(
@@ -36,8 +40,11 @@ class ShadowBatch:
         *,
         undecoded: Collection[int],
         withheld: Collection[int],
+        served: Answers,
+        truths: Any,
     ) -> None:
         self._shard, self._batch = shard, batch
+        self._served, self._truths = served, truths
         self._scan, self._events = scan, events
         self._undecoded, self._withheld = undecoded, withheld
 
@@ -67,6 +74,7 @@ class ShadowBatch:
         taken = ~np.isin(good, list(refused))
         met: Mapping[str, Any] = {} if keys is None else keys.met(good[taken])
         truths, taught = labels.values[good[taken]], labels.taught[good[taken]]
+        challenge = self._shard.history.challenges.get(one.name)
         try:
             answers = answers_of(one, columns.only(rows[taken]), taught, silent=silent, **met)
         except STORE_ERRORS:
@@ -76,16 +84,41 @@ class ShadowBatch:
             return True
         if answers is None:
             return False
-        sound = answers.fault == 0
+        sound, answers = answers.fault == 0, decided(model, answers, form)
         one.faults += len(good) - int(sound.sum())
-        score(one, decided(model, answers, form).only(sound), truths[sound], self._shard.model_version)
+        score(one, answers.only(sound), truths[sound], self._shard.model_version)
+        if challenge is not None:
+            theirs = np.full(len(good), np.nan)
+            found = losses(challenge.rules, model, answers, truths)
+            found[~sound] = np.nan
+            theirs[taken] = found
+            self._pair(challenge, theirs, good)
         return True
+
+    def _pair(self, challenge: Challenge, theirs: Any, good: Any) -> None:
+        """Add the pairs of a challenger, whose losses on the good records are `theirs`, NaN for a missing one."""
+        known = np.flatnonzero(~np.isnan(self._truths))
+        if not len(known):
+            return
+        ours = losses(challenge.rules, self._shard.model, self._served, self._truths)[known]
+        positions = good[known]
+        times = self._times()[positions].tolist()
+        pairs.add(self._shard, challenge, ours.tolist(), theirs[known].tolist(), times, sequences=positions.tolist())
+
+    def _times(self) -> Any:
+        """Return the event time of each record, as a pair has it."""
+        batch, times = self._batch, self._scan.ts.copy()
+        for position, event in self._events.items():
+            times[position] = -1 if event.ts is msgspec.UNSET else event.ts
+        logged = np.fromiter(batch.timestamps, np.int64, len(batch))
+        return np.where((times < 0) | (times > logged + pairs.AHEAD_MS_MAX), logged, times)
 
     def _take_singly(
         self, singly: list[ShardModel], good: Collection[int], decoder: RecordDecoder, form: PredictionForm
     ) -> None:
         """Let shadows take one record after the other."""
         shard, batch = self._shard, self._batch
+        answers: dict[str, list[Given]] = {one.name: [] for one in singly}
         keyed = [one for one in singly if one.model.can.keys]
         for one in keyed:
             one.model.fetch(key for key in batch.keys if key is not None)
@@ -102,4 +135,18 @@ class ShadowBatch:
                 at_ms = record.timestamp_ms if event.ts is msgspec.UNSET else event.ts
                 unlabelled = Unlabelled(at_ms) if is_learned else None
                 for one in singly:
-                    shadows.take_one(shard, one, event.features, label, unlabelled, key=record.key, form=form)
+                    given = shadows.take_one(shard, one, event.features, label, unlabelled, key=record.key, form=form)
+                    answers[one.name].append(given)
+        self._pair_singly(answers, np.array(sorted(good)))
+
+    def _pair_singly(self, answers: Mapping[str, Sequence[Given]], good: Any) -> None:
+        """Add the pairs of shadows that answered one record after the other, each of the good ones."""
+        shard, model = self._shard, self._shard.model
+        for name, given in answers.items():
+            if (challenge := shard.history.challenges.get(name)) is not None:
+                labels = ((one, truth) for one, truth in zip(given, self._truths.tolist(), strict=True))
+                theirs = [
+                    np.nan if np.isnan(truth) else pairs.loss_of(challenge.rules, one, label_of(model, truth))
+                    for one, truth in labels
+                ]
+                self._pair(challenge, np.array(theirs, dtype=np.float64), good)

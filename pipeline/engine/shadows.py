@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from headrace.consumers.record import Record
+from headrace.pipeline.engine import pairs
+from headrace.pipeline.engine.pairs import Given
 from headrace.pipeline.engine.prepared_record import PreparedRecord
 from headrace.producers import prediction
 from headrace.producers.prediction import PredictionForm
@@ -35,22 +37,29 @@ def meet(shard: Shard, some: Iterable[ShardModel], record: Record, ts: int | msg
             _guarded(shard, one, key, partial(one.model.meet, key, at_ms, record.timestamp_ms))
 
 
-def take(shard: Shard, prepared: PreparedRecord, features: dict[str, Any], *, form: PredictionForm) -> dict[str, Any]:
+def take(
+    shard: Shard, prepared: PreparedRecord, features: dict[str, Any], *, served: Given, form: PredictionForm
+) -> dict[str, Given]:
     """Let each shadow predict a record, and learn its label if it has one; return the answers by name.
 
-    `features` are the event's as they came. Each model brings its label, as it came, into a form of its own.
+    `features` are the event's as they came, and `served` is the answer that was sent. Each model brings its label, as
+    it came, into a form of its own.
     """
     truth, key = prepared.truth, prepared.record.key
     raw = prepared.event.label if truth is not None and prepared.has_label else truth
     unlabelled = None if prepared.withheld else Unlabelled(prepared.at_ms)
-    return {one.name: take_one(shard, one, features, raw, unlabelled, key=key, form=form) for one in shard.shadows}
+    found = {one.name: take_one(shard, one, features, raw, unlabelled, key=key, form=form) for one in shard.shadows}
+    if truth is not None and shard.history.challenges:
+        pairs.note(shard, served, found, truth, at_ms=pairs.time_of(prepared.at_ms, prepared.record.timestamp_ms))
+    return found
 
 
-def answers_for_entry(shard: Shard, answer: Any, others: Mapping[str, Any]) -> Any:
+def answers_for_entry(shard: Shard, served: Given, others: Mapping[str, Given]) -> Any:
     """Return the answer that was sent, and those of the shadows, as the entry of features that wait has them."""
     if not others and shard.answering.name == MODEL:
-        return plain(answer)
-    return {shard.answering.name: plain(answer), **others}
+        return plain(served.answer)
+    answers = {shard.answering.name: plain(served.answer), **{name: given.answer for name, given in others.items()}}
+    return answers | pairs.chances_for_entry(shard, {shard.answering.name: served, **others})
 
 
 def take_one(
@@ -62,13 +71,13 @@ def take_one(
     *,
     key: bytes | None,
     form: PredictionForm,
-) -> Any:
-    """Do as `take` for one shadow, with a label as it came; return its answer, or `RAISED`.
+) -> Given:
+    """Do as `take` for one shadow, with a label as it came; return its answer, `RAISED` where there is none.
 
     A shadow that learns without labels learns `unlabelled` instead, if that is there.
     """
 
-    def step() -> Any:
+    def step() -> Given:
         if key is None and one.model.can.keys:
             raise ValueError("the record has no key")
         truth = None if label is None else one.model.label(label)
@@ -82,13 +91,17 @@ def take_one(
         one.model.keep(features.copy(), own, key or b"")
         if truth is not None:
             one.score(unboxed(answer), truth, shard.model_version)
-        return answer
+        return Given(answer, proba)
 
-    return _guarded(shard, one, key, step)
+    found = _guarded(shard, one, key, step)
+    return Given(RAISED, None) if found is None else found
 
 
-def learn(shard: Shard, entry: Entry, features: dict[str, Any], label: Any, *, scored: bool) -> None:
-    """Let each shadow learn a label that came after its features, and score its answer if it is to be `scored`."""
+def learn(shard: Shard, entry: Entry, features: dict[str, Any], label: Any, *, truth: Any, scored: bool) -> None:
+    """Let each shadow learn a label that came after its features, and score its answer if it is to be `scored`.
+
+    The label is as it came; `truth` is the same in the form of the model that answers.
+    """
     for one in shard.shadows:
         answer = entry.answer_of(one.name)
         if answer == RAISED:
@@ -103,6 +116,8 @@ def learn(shard: Shard, entry: Entry, features: dict[str, Any], label: Any, *, s
                 one.score(answer, own, entry.version)
 
         _guarded(shard, one, entry.key, step)
+    if scored and shard.history.challenges:
+        pairs.note_late(shard, entry, truth)
 
 
 def _bounded(answer: Any) -> Any:
@@ -114,12 +129,12 @@ def _bounded(answer: Any) -> Any:
     return answer
 
 
-def _guarded(shard: Shard, one: ShardModel, key: bytes | None, step: Callable[[], T]) -> T | list[str]:
-    """Do a step of a shadow; return `RAISED`, and count a fault, where it raises."""
+def _guarded(shard: Shard, one: ShardModel, key: bytes | None, step: Callable[[], T]) -> T | None:
+    """Do a step of a shadow; return None, and count a fault, where it raises."""
     try:
         return step()
     except STORE_ERRORS:
         raise
     except (Exception, SystemExit):  # noqa: BLE001 a model may raise anything, and a shadow stops nothing
         shard.fault(one, key or b"")
-    return RAISED
+    return None

@@ -23,7 +23,7 @@ from headrace.state.model_check import model_mismatch
 from headrace.state.models.task import ModelError
 from headrace.state.row_packing import TableDamaged, TableVersion
 from headrace.state.shard import Shard
-from headrace.state.shard_model import ShardModel, table_name
+from headrace.state.shard_model import MODEL, ShardModel, table_name
 from headrace.state.snapshot import SavedModel, Snapshot
 from headrace.state.store.store import Store
 
@@ -78,6 +78,7 @@ class ShardMaker:
         """
         join = snapshot.join
         shard = self.begin(snapshot.partition, (snapshot.start, labels_start if join is None else join.start))
+        self._bring_challengers(shard, snapshot)
         if snapshot.answers not in shard.models:
             raise StateError(
                 f"partition {snapshot.partition}: the model {snapshot.answers!r} answers in the store, and the "
@@ -85,6 +86,9 @@ class ShardMaker:
                 hint=f"configure it again, or {FRESH}",
             )
         shard.answer_with(snapshot.answers)
+        if MODEL not in snapshot.models and snapshot.history.generation > 1:
+            # A former champion that was dropped.
+            shard.remove(MODEL)
         compatibility.check(snapshot, topic=self._topic, model=shard.model)
         shard.restore(
             place=(snapshot.offset, labels_start if join is None else join.offset),
@@ -98,6 +102,20 @@ class ShardMaker:
             tables.add(LABELS)
         rows = {table: count for table, count in snapshot.tables.items() if table in tables}
         return ShardStart(shard, 0 if join is None else join.turn, rows, snapshot.sums)
+
+    def _bring_challengers(self, shard: Shard, snapshot: Snapshot) -> None:
+        """Make the models that entered as challengers, and let the shard's history go on. Raises StateError."""
+        shard.history.resume(snapshot.history)
+        contend = self._models.contend
+        for name, factory in snapshot.history.factories.items():
+            try:
+                assert contend is not None, "a model that all workers share has no challengers"
+                shard.add(name, contend(name, factory, snapshot.partition).model)
+            except ModelError as error:
+                raise StateError(
+                    f"partition {snapshot.partition}: its model {name!r} can't be built with {factory}: {error}",
+                    hint=f"restore {factory}, or {FRESH}",
+                ) from error
 
     def bring_tables(self, start: ShardStart) -> None:
         """Roll the store's tables back to the shard's snapshot, and load the waiting labels.

@@ -96,8 +96,9 @@ class Learning:
     def _has_news(self, shard: Shard) -> bool:
         """Tell whether the next batch of a shard has something to say, though no record may have come."""
         # Commands come after all that the journal has: also where a tool has set the offset back.
-        is_new = shard.history.is_announced or (self._inbox.has(shard.partition) and shard.history.next is None)
-        return is_new and not shard.is_relearning
+        history = shard.history
+        is_asked = self._inbox.has(shard.partition) or self._engine.lifecycle.is_behind(shard)
+        return (history.is_announced or (is_asked and history.next is None)) and not shard.is_relearning
 
     def begin(self, shard: Shard, steps: Sequence[LogOffsets] | None) -> None:
         """Begin with a shard that was taken over, in the `steps` to its committed place; None if they are not known."""

@@ -98,8 +98,16 @@ class Wiring(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def engine(self) -> Engine:
         """Decodes, predicts and learns."""
+        lifecycle = None
+        if not self.control.fault:
+            lifecycle = assembly.lifecycle_of(self.config, self.models, partitions=self.topic.partitions)
         return assembly.engine(
-            self.config, batches=self.models.can.batches, limits=self.limits, schemas=self.cache, encode=self.encode
+            self.config,
+            batches=self.models.can.batches,
+            limits=self.limits,
+            schemas=self.cache,
+            encode=self.encode,
+            lifecycle=lifecycle,
         )
 
     @cached_property

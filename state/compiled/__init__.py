@@ -1,4 +1,4 @@
 """River models as programs that run over whole batches of columns.
 
-Imported by `pipeline` and `state.keyed`.
+Imported by `pipeline`, `state.keyed`, `state.promotion`.
 """

@@ -11,25 +11,48 @@ from typing import Annotated, Any
 
 import msgspec
 
-from headrace.state.history.journal import JournalEntry, JournalError, LogPlace, What, in_order
+from headrace.state.history.challenge import Challenge, Decision, Verdict
+from headrace.state.history.journal import Evidence, JournalEntry, JournalError, LogPlace, What, in_order
 
 _Whole = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 _FIRST = 1
 
 
+class Scheduled(msgspec.Struct, frozen=True):
+    """A decision that takes effect before the first features at or behind an offset."""
+
+    offset: _Whole
+    decision: Decision
+    name: str
+    evidence: Evidence
+    reason: str = ""
+
+
 class SavedHistory(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a snapshot holds of a history: the newest entry's number, the next control offset, and the generation."""
+    """What a snapshot holds of a history: the newest entry's number, the next control offset, and the generation.
+
+    `factories` are those of the models by name, where they are not the configured one. `challenged` counts the
+    challenges so far, and `names` has the factory of the last one of each name. `seen` is the offset behind the last
+    features that were learned while there is a challenge.
+    """
 
     seq: _Whole = 0
     control: _Whole = 0
     generation: Annotated[int, msgspec.Meta(ge=1, le=2**62)] = _FIRST
+    factories: dict[str, str] = {}
+    challenges: list[Challenge] = []
+    challenged: _Whole = 0
+    names: dict[str, str] = {}
+    seen: _Whole = 0
+    scheduled: Scheduled | None = None
 
 
 class ShardHistory:
     """The history of a shard.
 
     `seq` is the number of the newest entry, `control` the next offset of the control topic, and `generation` counts the
-    models that have answered. `due` are the entries that are still to be sent.
+    models that have answered. `due` are the entries that are still to be sent. The other fields are those of
+    `SavedHistory`, with the challenges by name.
     """
 
     def __init__(self) -> None:
@@ -37,18 +60,43 @@ class ShardHistory:
         self.control = 0
         self.generation = _FIRST
         self.due: list[JournalEntry] = []
+        self.factories: dict[str, str] = {}
+        self.challenges: dict[str, Challenge] = {}
+        self.challenged = 0
+        self.names: dict[str, str] = {}
+        # The factories of the configured challengers that were refused since the takeover, by name.
+        self.refused: dict[str, str] = {}
+        self.seen = 0
+        self.scheduled: Scheduled | None = None
+        # The verdicts since the last record at which they were looked at, each with the number of its record.
+        self.verdicts: list[tuple[int, str, Verdict]] = []
+        self.sequence = 0
         # Why another model takes over with the next batch, and whether a history begins with it.
         self._announced: tuple[str, bool] | None = None
         self._pending: deque[JournalEntry] = deque()
         self._outcomes: dict[str, JournalEntry] = {}
 
     def saved(self) -> SavedHistory:
-        """Return what a snapshot holds."""
-        return SavedHistory(self.seq, self.control, self.generation)
+        """Return what a snapshot holds; later records do not change it."""
+        challenges = msgspec.convert(msgspec.to_builtins([*self.challenges.values()]), list[Challenge])
+        return SavedHistory(
+            self.seq,
+            self.control,
+            self.generation,
+            dict(self.factories),
+            challenges,
+            self.challenged,
+            dict(self.names),
+            self.seen,
+            self.scheduled,
+        )
 
     def resume(self, saved: SavedHistory) -> None:
         """Go on from a snapshot; `follow` brings the entries since."""
         self.seq, self.control, self.generation = saved.seq, saved.control, saved.generation
+        self.factories, self.seen, self.scheduled = dict(saved.factories), saved.seen, saved.scheduled
+        self.challenges = {challenge.name: challenge for challenge in saved.challenges}
+        self.challenged, self.names = saved.challenged, dict(saved.names)
 
     def follow(self, entries: Iterable[JournalEntry], *, newest: int) -> None:
         """Take the journal's entries: those behind the snapshot are to be repeated.

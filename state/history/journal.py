@@ -62,6 +62,11 @@ class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     evidence: Evidence | None = None
     begins: LogPlace | None = None
 
+    @property
+    def is_decision(self) -> bool:
+        """Whether the shard decided it by itself, so that a relearning decides it again."""
+        return self.evidence is not None and not self.command
+
 
 def encode(entry: JournalEntry) -> bytes:
     """Return the bytes of an entry."""

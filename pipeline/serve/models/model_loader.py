@@ -1,7 +1,7 @@
 """Loads models from the store for the server: the newest of a partition, the one of all workers, or a kept version."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from headrace.pipeline import model_factory
@@ -105,7 +105,11 @@ class ModelLoader:
         if self._config.model.scope == "key":
             table = table_name(name or snapshot.answers, KEYS)
             return KeyedModel(partial(self._keyring, snapshot, name), table=table, **place)
-        model, single = self._spares.pop() if self._spares else (self.new(), self._build())
+        build = self._builder_of(snapshot, name)
+        if self._spares and build is self._build:
+            model, single = self._spares.pop()
+        else:
+            model, single = model_factory.fastest(self._config, build()), build()
         model.load(saved_model(snapshot, name, model).state)
         if not model.can.batches:
             return ServedModel(model, **place)
@@ -114,7 +118,7 @@ class ModelLoader:
         return ServedModel(model, single=single, **place)
 
     def _keyring(self, snapshot: Snapshot, name: str, fetch: FetchRows) -> Model:
-        ring = model_factory.keyring(self._config, self._build, (fetch, lambda: iter(())))
+        ring = model_factory.keyring(self._config, self._builder_of(snapshot, name), (fetch, lambda: iter(())))
         ring.load(saved_model(snapshot, name, ring).state)
         # It never has the rows of all keys: so it asks for each that it lacks.
         ring.resume(TableVersion(0, 0, _ROWS))
@@ -151,10 +155,26 @@ class ModelLoader:
             found[partition] = int(notes.get(place.version, {}).get("labels_offset", -1))
         return found
 
+    def _builder_of(self, snapshot: Snapshot, name: str) -> Callable[[], RiverLearner]:
+        """Return the function that builds a model of a snapshot: one that was a challenger has a factory of its own."""
+        factory = snapshot.factory_of(name)
+        return model_factory.builder_of(self._config, factory) if factory else self._build
+
     def recycle(self, served: ServedModel) -> None:
         """Take back a model that answers no more."""
-        if not self._spares and isinstance(served.single, RiverLearner) and not served.model_name:
-            self._spares.append((served.model, served.single))
+        single = served.single
+        if (
+            not self._spares
+            and isinstance(single, RiverLearner)
+            and not served.model_name
+            and single.spec == self._spec
+        ):
+            self._spares.append((served.model, single))
+
+    @cached_property
+    def _spec(self) -> str:
+        """How a model of the configured factory is built."""
+        return self._build().spec
 
     def new(self) -> Model:
         """Return a new model. Raises ModelError."""

@@ -150,7 +150,7 @@ def test_a_label_is_learned_by_each_shadow_that_did_not_raise_on_its_features(ra
     entry = shard.labels._entries["r0"]
     assert (entry.answer_of("fragile") == RAISED) == (raised == "predicting")
     before = shard.models["fragile"].model.dump()
-    shadows.learn(shard, entry, {"a": float(a)}, True, scored=True)
+    shadows.learn(shard, entry, {"a": float(a)}, True, truth=True, scored=True)
     assert (shard.models["fragile"].model.dump() == before) == (raised == "predicting")
     assert shard.models["fragile"].quality.scored == (raised == "nothing")
 
@@ -160,7 +160,7 @@ def test_a_shadow_that_began_after_the_features_learns_their_label_and_is_not_sc
     run(shard, [Record(0, 0, 1_000, b"k", b'{"id": "r0", "features": {"a": 1}}', None)], fast=False)
     assert shard.labels is not None
     later = shard_of(compiled(), LabelRules(wait_ms=10**9), later=compiled())
-    shadows.learn(later, shard.labels._entries["r0"], {"a": 1.0}, True, scored=True)
+    shadows.learn(later, shard.labels._entries["r0"], {"a": 1.0}, True, truth=True, scored=True)
     alone = shard_of(compiled())
     alone.model.learn({"a": 1.0}, True)
     assert later.models["later"].model.dump() == alone.model.dump()
