@@ -101,7 +101,9 @@ class Letters:
         self._read_at = 0.0
 
     def _refresh(self) -> None:
-        if time.monotonic() - self._read_at < _FRESH_S:
+        # As of the beginning: what comes while this reads may be missing.
+        begun = time.monotonic()
+        if begun - self._read_at < _FRESH_S:
             return
         with reading(self._config) as reader:
             spans = reader.spans(self._topic)
@@ -117,7 +119,7 @@ class Letters:
         self._lines.sort(key=lambda line: (line.at, line.partition, line.offset))
         self._left_out += max(0, len(self._lines) - KEPT_MAX)
         del self._lines[:-KEPT_MAX]
-        self._read_at = time.monotonic()
+        self._read_at = begun
 
     def _state(self, line: LetterLine) -> str:
         return "waiting" if self._states is None else self._states.of(line.partition, line.offset)

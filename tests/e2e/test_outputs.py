@@ -89,6 +89,7 @@ def _sink(config: Config) -> Sink:
     return assembly.sink(
         config,
         config.librdkafka,
+        outputs=config.topics.outputs,
         ordinal=0,
         is_mock=False,
         limits=limits,

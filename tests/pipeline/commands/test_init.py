@@ -45,7 +45,7 @@ def test_the_keys_stand_at_their_defaults_whether_commented_out_or_not(project: 
     text = (project / "headrace.toml").read_text()
     # What has no default stands with an example, as the tables do.
     text = re.sub(
-        r"(?m)^#(labels|default|sign_key|silent|stale_max|\[schema\.features|type|min|\[sink|url|timeout|headers|authorization|\[kafka|\"|oauth|ssl_ca|password).*\n",
+        r"(?m)^#(labels|default|sign_key|silent|stale_max|\[challengers|factory|\[schema\.features|type|min|\[sink|url|timeout|headers|authorization|\[kafka|\"|oauth|ssl_ca|password).*\n",
         "",
         text,
     )

@@ -5,6 +5,7 @@ import { bytes, count, moment, whole } from "../format.js";
 import { act, get, setToken, token } from "../api.js";
 
 const EVERY_MS = 3000;
+const KEPT_MS = 4000;
 const STATES = { waiting: "", replayed: "good", parked: "warn" };
 
 export class Letters {
@@ -13,6 +14,7 @@ export class Letters {
   #limit = 100;
   #sign = "";
   #readAt = -Infinity;
+  #due = [];
   #busy = false;
   actions = false;
 
@@ -40,8 +42,13 @@ export class Letters {
   show(frame) {
     const sign = String(frame.counts?.dead_letters ?? 0);
     const now = performance.now();
-    if (sign === this.#sign || now - this.#readAt < EVERY_MS) return;
-    this.#sign = sign;
+    if (sign !== this.#sign) {
+      this.#sign = sign;
+      // The server may give what it read up to two seconds ago: so read once more when that is over.
+      this.#due = [now, now + KEPT_MS];
+    }
+    if (!this.#due.length || now < this.#due[0] || this.#busy || now - this.#readAt < EVERY_MS) return;
+    this.#due.shift();
     this.read();
   }
 
