@@ -68,7 +68,7 @@ def add(
         return
     verdict = challenge.add(ours, theirs, times_ms)
     if verdict is not None:
-        shard.history.verdicts.append((sequences[verdict.at], challenge.name, verdict))
+        shard.history.verdicts.append((int(sequences[verdict.at]), challenge.name, verdict))
 
 
 def chances_for_entry(shard: Shard, given: Mapping[str, Given]) -> dict[str, Any]:

@@ -102,8 +102,8 @@ class ShadowBatch:
             return
         ours = losses(challenge.rules, self._shard.model, self._served, self._truths)[known]
         positions = good[known]
-        times = self._times()[positions].tolist()
-        pairs.add(self._shard, challenge, ours.tolist(), theirs[known].tolist(), times, sequences=positions.tolist())
+        times = self._times()[positions]
+        pairs.add(self._shard, challenge, ours, theirs[known], times, sequences=positions)
 
     def _times(self) -> Any:
         """Return the event time of each record, as a pair has it."""

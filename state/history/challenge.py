@@ -6,13 +6,15 @@ losses of what both models answered when the features came. A verdict depends on
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
+import numpy as np
 
 from headrace.state.history.journal import Evidence, LogPlace
 from headrace.state.promotion.e_process import fold, needed, start
 from headrace.state.promotion.loss import LossName
+from headrace.state.quality import running_sum
 
 RECENT = 1_000
 """The number of the newest pairs of which the sum must not be against the challenger."""
@@ -93,24 +95,27 @@ class Challenge(msgspec.Struct):
         return needed(self.rules.share, number=self.number)
 
     def add(self, champion: Sequence[float], challenger: Sequence[float], times_ms: Sequence[int]) -> Verdict | None:
-        """Add pairs of losses, NaN for a missing one, with their event times; return the first verdict, if it acts."""
-        if self.probation and not self.until_ms and times_ms:
-            self.until_ms = times_ms[0] + self.rules.probation_ms
+        """Add pairs of losses, NaN for a missing one, with their event times; return the first verdict, if it acts.
+
+        Many pairs come as arrays (float64 and int64).
+        """
+        if self.probation and not self.until_ms and len(times_ms):
+            self.until_ms = int(times_ms[0]) + self.rules.probation_ms
         skipped = self._find_bound(champion, challenger)
         if skipped == len(champion):
             return None
-        worst = self.bound or self.rules.bound
-        ours = [worst if math.isnan(one) else one for one in champion[skipped:]]
-        theirs = [worst if math.isnan(one) else one for one in challenger[skipped:]]
+        worst, times = self.bound, times_ms[skipped:]
+        ours, theirs = _filled(champion[skipped:], worst), _filled(challenger[skipped:], worst)
         self._sum(ours, theirs)
-        times = times_ms[skipped:]
-        ratios = [(min(one, worst) - min(other, worst)) / worst for one, other in zip(ours, theirs, strict=True)]
+        ratios = _ratios(ours, theirs, worst)
         evidence, best = self._fold(self.better, ratios, times)
-        against, _ = self._fold(self.worse, [-ratio for ratio in ratios], times)
+        against, _ = self._fold(self.worse, _negative(ratios), times)
         before, self.tested = self.tested, self.tested + len(ratios)
-        self.recent += [one - other for one, other in zip(ours, theirs, strict=True)]
-        found = self._judge(evidence, against, best, times, before) if self.rules.acts else None
-        del self.recent[:-RECENT]
+        differences = _differences(ours, theirs)
+        found = None
+        if self.rules.acts:
+            found = self._judge(evidence, against, best, times, before=before, differences=differences)
+        self.recent = [*self.recent, *map(float, differences[-RECENT:])][-RECENT:]
         return None if found is None else found._replace(at=found.at + skipped)
 
     def _find_bound(self, champion: Sequence[float], challenger: Sequence[float]) -> int:
@@ -128,10 +133,8 @@ class Challenge(msgspec.Struct):
         return skipped
 
     def _sum(self, ours: Sequence[float], theirs: Sequence[float]) -> None:
-        for one in ours:
-            self.champion_sum += one
-        for one in theirs:
-            self.challenger_sum += one
+        self.champion_sum = _summed(self.champion_sum, ours)
+        self.challenger_sum = _summed(self.challenger_sum, theirs)
         self.pairs += len(ours)
 
     def _fold(self, process: EProcess, ratios: Sequence[float], times: Sequence[int]) -> tuple[list[float], list[int]]:
@@ -139,8 +142,8 @@ class Challenge(msgspec.Struct):
         evidence, best = fold(process.rows, self.tested, ratios)
         for number in range(begun, len(process.rows)):
             first = max(0, start(number) - self.tested)
-            process.begun_ms.append(times[first])
-        process.value = evidence[-1]
+            process.begun_ms.append(int(times[first]))
+        process.value = float(evidence[-1])
         return evidence, best
 
     def _judge(
@@ -149,30 +152,46 @@ class Challenge(msgspec.Struct):
         against: Sequence[float],
         best: Sequence[int],
         times: Sequence[int],
+        *,
         before: int,
+        differences: Sequence[float],
     ) -> Verdict | None:
         """Return the verdict of the first pair that has one."""
         needs = self.needs
-        for at, value in enumerate(evidence):
-            tested = before + at + 1
+        for at in self._candidates(evidence, against, times, needs):
+            value, tested = float(evidence[at]), before + at + 1
             if self.probation and times[at] >= self.until_ms:
                 return Verdict(at, "drop", Evidence(value, tested, needs), "its probation has ended")
-            if value >= needs and self._is_guarded(at, len(evidence), tested, best[at], times[at]):
+            if value >= needs and self._is_guarded(tested, best[at], times[at], differences[: at + 1]):
                 decision: Decision = "return" if self.probation else "promote"
                 return Verdict(at, decision, Evidence(value, tested, needs))
             if against[at] >= needs and not self.probation:
-                return Verdict(at, "drop", Evidence(against[at], tested, needs), "it is worse than the champion")
+                worse = Evidence(float(against[at]), tested, needs)
+                return Verdict(at, "drop", worse, "it is worse than the champion")
         return None
 
-    def _is_guarded(self, at: int, count: int, tested: int, best: int, time_ms: int) -> bool:
-        """Tell whether the guards hold at a pair. A return needs no span: the former champion was trusted before."""
+    def _candidates(self, evidence: Any, against: Any, times: Sequence[int], needs: float) -> Sequence[int]:
+        """Return the pairs at which there may be a verdict: few of them, or none."""
+        if isinstance(evidence, list):
+            return range(len(evidence))
+        found = (evidence >= needs) | (against >= needs)
+        if self.probation:
+            found |= np.asarray(times) >= self.until_ms
+        return [int(at) for at in np.flatnonzero(found)]
+
+    def _is_guarded(self, tested: int, best: int, time_ms: int, differences: Sequence[float]) -> bool:
+        """Tell whether the guards hold at the last of these pairs.
+
+        A return needs no span: the former champion was trusted before.
+        """
         rules = self.rules
         if tested < rules.pairs_min:
             return False
         if not self.probation and time_ms < self.better.begun_ms[best] + rules.span_ms:
             return False
-        end = len(self.recent) - (count - at - 1)
-        return math.fsum(self.recent[max(0, end - RECENT) : end]) >= 0.0
+        newest = differences[-RECENT:]
+        older = self.recent[max(0, len(self.recent) + len(newest) - RECENT) :]
+        return math.fsum([*older, *newest]) >= 0.0
 
     def waits_for(self) -> str:
         """Say what a promotion waits for; an empty text for nothing."""
@@ -196,3 +215,33 @@ class Challenge(msgspec.Struct):
             "needs": self.needs,
             "waits_for": self.waits_for(),
         }
+
+
+def _filled(losses: Any, worst: float) -> Any:
+    if isinstance(losses, np.ndarray):
+        return np.where(np.isnan(losses), worst, losses)
+    return [worst if math.isnan(one) else one for one in losses]
+
+
+def _ratios(ours: Any, theirs: Any, worst: float) -> Any:
+    if isinstance(ours, np.ndarray):
+        return (np.minimum(ours, worst) - np.minimum(theirs, worst)) / worst
+    return [(min(one, worst) - min(other, worst)) / worst for one, other in zip(ours, theirs, strict=True)]
+
+
+def _negative(ratios: Any) -> Any:
+    return -ratios if isinstance(ratios, np.ndarray) else [-ratio for ratio in ratios]
+
+
+def _differences(ours: Any, theirs: Any) -> Any:
+    if isinstance(ours, np.ndarray):
+        return ours - theirs
+    return [one - other for one, other in zip(ours, theirs, strict=True)]
+
+
+def _summed(total: float, losses: Any) -> float:
+    if isinstance(losses, np.ndarray):
+        return float(running_sum(total, losses))
+    for one in losses:
+        total += one
+    return total

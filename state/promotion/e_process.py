@@ -9,7 +9,7 @@ as 1. Only sums and products of doubles in a fixed order: the same bits on every
 """
 
 import math
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +21,6 @@ CAP = 1e300
 """The most that one product counts: to cap it can only lose evidence, and no sum grows to infinity."""
 
 _SPACING = 1_024
-# Below this number of pairs the call of compiled code, and its arrays, cost more than they save.
-_FEW = 16
 
 
 def start(number: int) -> int:
@@ -35,15 +33,16 @@ def weight(number: int) -> float:
     return 1.0 / ((number + 1) * (number + 2))
 
 
-def fold(rows: list[list[float]], count: int, ratios: Sequence[float]) -> tuple[list[float], list[int]]:
+def fold(rows: list[list[float]], count: int, ratios: Any) -> tuple[Any, Any]:
     """Add pairs with the differences `ratios`, as δ/c, to the products `rows`, a row a start, after `count` pairs.
 
-    Returns the evidence after each pair, and the number of the start that has the most of it.
+    Returns the evidence after each pair, and the number of the start that has the most of it: lists, or arrays where
+    the pairs came as one.
     """
-    if len(ratios) >= _FEW and (found := _fold_compiled(rows, count, ratios)) is not None:
+    if isinstance(ratios, np.ndarray) and (found := _fold_compiled(rows, count, ratios)) is not None:
         return found
     evidence, best = [], []
-    for ratio in ratios:
+    for ratio in map(float, ratios):
         if count == start(len(rows)):
             rows.append([1.0] * len(LAMBDAS))
         value, number = _add(rows, ratio)
@@ -68,9 +67,7 @@ def _add(rows: list[list[float]], ratio: float) -> tuple[float, int]:
     return total + 1.0 / (len(rows) + 1), best
 
 
-def _fold_compiled(
-    rows: list[list[float]], count: int, ratios: Sequence[float]
-) -> tuple[list[float], list[int]] | None:
+def _fold_compiled(rows: list[list[float]], count: int, ratios: Any) -> tuple[Any, Any] | None:
     """Do as `fold` does, in compiled code; None where there is no compiler."""
     try:
         from headrace.state.promotion import compiled_fold  # noqa: PLC0415 it imports numba, which not every machine has
@@ -82,7 +79,7 @@ def _fold_compiled(
     evidence, best = np.empty(len(ratios)), np.empty(len(ratios), dtype=np.int64)
     used = compiled_fold.fold(table, len(rows), count, np.ascontiguousarray(ratios, dtype=np.float64), evidence, best)
     rows[:] = table[:used].tolist()
-    return evidence.tolist(), best.tolist()
+    return evidence, best
 
 
 def needed(share: float, *, number: int) -> float:
