@@ -66,7 +66,9 @@ EVERY = dict(commands(typer.main.get_command(app)))
 
 
 def test_every_command_of_the_contract_is_there() -> None:
-    wanted = "demo up init check run serve ask page top produce tail dlq model control status doctor config"
+    wanted = (
+        "demo up init check run serve ask page top produce tail dlq model control backtest tune status doctor config"
+    )
     assert {path[0] for path in EVERY} == set(wanted.split())
     pairs = {path for path in EVERY if len(path) == 2}
     wanted_pairs = {("dlq", "ls"), ("dlq", "show"), ("dlq", "replay"), ("model", "ls"), ("model", "show")}
