@@ -1,11 +1,12 @@
 """The learned state of a compiled model as bytes: no pickle, little-endian, and equal bytes for equal learning.
 
-The bytes are a head, which holds the layout, and the numbers. Models with the same layout have the same head.
+The bytes are a head, which holds the layout, and the numbers. Models with the same layout have the same head. That of
+a model that grows, such as a tree, also holds its structure; it begins otherwise.
 """
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -13,11 +14,11 @@ import numpy as np
 
 from headrace.state.compiled.layouts import ModelLayout, PartLayout, is_flagged, laid_out, lengths, memos, width_of
 from headrace.state.compiled.model_arrays import order
-from headrace.state.compiled.program import EXACT_MAX, FeatureName, Memo, ProgramPart
+from headrace.state.compiled.program import EXACT_MAX, FeatureName, Grown, Memo, ProgramPart
 from headrace.state.models.task import ModelError
 
 CODEC = "arrays-2"
-_MAGIC = b"HRarray2"
+_MAGIC, _MAGIC_GROWN = b"HRarray2", b"HRgrown1"
 _LENGTH = struct.Struct("<I")
 _HEAD_AT = len(_MAGIC) + _LENGTH.size
 _WHOLE_MIN, _WHOLE_MAX = -(1 << 63), (1 << 64) - 1
@@ -46,14 +47,36 @@ class _Head(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     classes: list[_Class]
 
 
+class _Grown(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a family has grown: see `Grown`. Features are places of names (little-endian uint32)."""
+
+    structure: bytes
+    names: bytes
+    values: list[tuple[int, _Value]]
+    at: bytes
+    numbers: int
+    nodes: int
+    cells: int
+
+
+class _GrownHead(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The head of a model that grows. `values` of `_Grown` has each category once, `at` says which follow one another."""
+
+    head: _Head
+    grown: _Grown
+
+
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_Head).decode
+_decode, _decode_grown = msgspec.msgpack.Decoder(_Head).decode, msgspec.msgpack.Decoder(_GrownHead).decode
 
 
 def head(layout: ModelLayout, *, spec: str) -> bytes:
     """Return the bytes that stand before the numbers of a model; `spec` describes how the model is built."""
     parts = layout.parts
+    grown = parts[-1].grown
     known = {name for part in parts for name in part.met} | {name for part in parts for name, _ in part.learned}
+    if grown is not None:
+        known |= {*grown.names, *(name for name, _ in grown.values)}
     names = sorted(known, key=order)
     places = {name: place for place, name in enumerate(names)}
     written = [
@@ -63,8 +86,28 @@ def head(layout: ModelLayout, *, spec: str) -> bytes:
         )
         for part in parts
     ]
-    body = _encode(_Head(2, _shape(spec), names, written, [_written(label) for label in layout.classes]))
-    return _MAGIC + _LENGTH.pack(len(body)) + body
+    head = _Head(2, _shape(spec), names, written, [_written(label) for label in layout.classes])
+    magic, body = _MAGIC, _encode(head)
+    if grown is not None:
+        magic, body = _MAGIC_GROWN, _encode(_GrownHead(head, _grown_written(grown, places)))
+    return magic + _LENGTH.pack(len(body)) + body
+
+
+def _grown_written(grown: Grown, places: Mapping[FeatureName, int]) -> _Grown:
+    # 1, 1.0 and True are one category with three names.
+    first = {(name, type(value), value): at for at, (name, value) in reversed(list(enumerate(grown.values)))}
+    order = sorted(first.values())
+    number = {at: place for place, at in enumerate(order)}
+    found = [number[first[name, type(value), value]] for name, value in grown.values]
+    return _Grown(
+        grown.structure,
+        np.array([places[name] for name in grown.names], "<u4").tobytes(),
+        [(places[grown.values[at][0]], _written(grown.values[at][1])) for at in order],
+        np.array(found, "<u4").tobytes(),
+        grown.numbers,
+        grown.nodes,
+        grown.cells,
+    )
 
 
 def write(layout: ModelLayout, numbers: Any, *, spec: str) -> bytes:
@@ -74,7 +117,7 @@ def write(layout: ModelLayout, numbers: Any, *, spec: str) -> bytes:
 
 def split(state: bytes) -> tuple[bytes, Any]:
     """Split bytes of any origin into the head and the numbers, float64. Raises ModelError."""
-    if not state.startswith(_MAGIC) or len(state) < _HEAD_AT:
+    if not state.startswith((_MAGIC, _MAGIC_GROWN)) or len(state) < _HEAD_AT:
         raise refused("they do not begin as such bytes do")
     end = _HEAD_AT + _LENGTH.unpack_from(state, len(_MAGIC))[0]
     if end > len(state) or (len(state) - end) % 8:
@@ -84,8 +127,15 @@ def split(state: bytes) -> tuple[bytes, Any]:
 
 def read_head(written: bytes, parts: Sequence[ProgramPart], *, spec: str, state_bytes: int) -> ModelLayout:
     """Read a layout. Raises ModelError if no such model can have it."""
+    grown, grows = None, parts[-1].grows is not None
+    if written.startswith(_MAGIC_GROWN) is not grows:
+        raise refused("it grows, and the model does not, or the other way round")
     try:
-        found = _decode(written[_HEAD_AT:])
+        if grows:
+            both = _decode_grown(written[_HEAD_AT:])
+            found, grown = both.head, both.grown
+        else:
+            found = _decode(written[_HEAD_AT:])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise refused(str(error)) from error
     if found.shape != _shape(spec):
@@ -96,7 +146,10 @@ def read_head(written: bytes, parts: Sequence[ProgramPart], *, spec: str, state_
     classes = tuple(map(_read, found.classes))
     if 8 * len(names) * len(classes) * len(parts[-1].cells) > max(_GRID_MIN_BYTES, _GRID_PER_BYTE * state_bytes):
         raise refused("its names and classes take far more memory than what it tells of them")
-    layout = ModelLayout(classes, tuple(_part(own, part, names) for own, part in zip(found.parts, parts, strict=True)))
+    own = [_part(own, part, names) for own, part in zip(found.parts, parts, strict=True)]
+    if grown is not None:
+        own[-1] = own[-1]._replace(grown=_grown_read(grown, names))
+    layout = ModelLayout(classes, tuple(own))
     _check_classes(classes, parts[-1])
     if head(layout, spec=spec) != written:
         raise refused("it is written otherwise than such a model is")
@@ -112,7 +165,9 @@ def read(state: bytes, parts: Sequence[ProgramPart], *, spec: str) -> tuple[Mode
     layout = read_head(written, parts, spec=spec, state_bytes=len(state))
     count, pairs = len(layout.classes), zip(parts, layout.parts, strict=True)
     # Before anything is made that is as long as the head says: it may say anything.
-    if len(numbers) != sum(width_of(part, count) * len(own.met) + lengths(part, count) for part, own in pairs):
+    if len(numbers) != sum(
+        width_of(part, count) * len(own.met) + lengths(part, count, own.grown) for part, own in pairs
+    ):
         raise refused("its numbers are not as many as its names")
     NumberLimits(layout, parts).check(numbers)
     return layout, numbers
@@ -140,6 +195,9 @@ class NumberLimits:
             words += [*part.limits[is_flagged(part) :], *part.cells * count] * len(own.met)
             self._scalars += [(part, len(words))] if part.allows is not None else []
             words += ["any"] * len(part.scalars) + [*part.tallies * count]
+        grown = layout.parts[-1].grown
+        self._grown_at = len(words)
+        words += ["any"] * (0 if grown is None else grown.numbers)
         found = np.array(words or ["any"])[: len(words)]
         self.size = len(words)
         self._whole = np.flatnonzero((found == "count") | (found == "tally"))
@@ -160,6 +218,10 @@ class NumberLimits:
         for part, at in self._scalars:
             if part.allows is not None and not part.allows(tuple(numbers[at : at + len(part.scalars)].tolist())):
                 raise refused("it counts what can't be counted")
+        grown, last = self._layout.parts[-1].grown, self._parts[-1]
+        if grown is not None and last.grows is not None:
+            if not last.grows(grown, numbers[self._grown_at :], len(self._layout.classes)):
+                raise refused("its structure is none that can be grown")
         if any(part.holds is not None for part in self._parts):
             for memo, part in zip(memos(self._layout, numbers.tolist(), self._parts), self._parts, strict=True):
                 if part.holds is not None and not part.holds(memo):
@@ -172,6 +234,8 @@ def _check_memo(memo: Memo, part: ProgramPart) -> None:
         raise refused("a part of it is of another kind")
     width = is_flagged(part) + width_of(part, len(memo.classes))
     if any(len(row) != width for row in memo.rows.values()) or (memo.rows and not part.limits):
+        raise refused("a part of it is of another kind")
+    if (memo.grown is None) is not (part.grows is None):
         raise refused("a part of it is of another kind")
     if len({(name, value) for name, value in memo.learned}) != len(memo.learned):
         raise refused("it has learned a category twice")
@@ -188,7 +252,7 @@ def refused(why: str) -> ModelError:
 
 def _check_classes(classes: Sequence[Any], part: ProgramPart) -> None:
     """Refuse classes that no model can have: of two kinds, or one twice. Raises ModelError."""
-    if classes and not part.tallies:
+    if classes and not part.has_classes:
         raise refused("it has classes, and is a model that has none")
     if any(type(label) not in {str, int, bool} for label in classes) or len(set(classes)) != len(classes):
         raise refused("its classes are no strings, whole numbers and booleans, or one is there twice")
@@ -230,6 +294,26 @@ def _part(own: _Part, part: ProgramPart, names: Sequence[FeatureName]) -> PartLa
     if len(set(learned)) != len(learned):
         raise refused("it has learned a category twice")
     return PartLayout(tuple(names[place] for place in met), learned)
+
+
+def _grown_read(grown: _Grown, names: Sequence[FeatureName]) -> Grown:
+    """Return what a family has grown. Raises ModelError if its parts do not fit."""
+    if len(grown.structure) % 4 or len(grown.names) % 4 or len(grown.at) % 4:
+        raise refused("its structure ends too early")
+    places, at = np.frombuffer(grown.names, "<u4"), np.frombuffer(grown.at, "<u4")
+    values = [(place, _read(value)) for place, value in grown.values]
+    if (places >= len(names)).any() or any(not 0 <= place < len(names) for place, _ in values):
+        raise refused("it has grown by a feature that has no name")
+    if (at >= len(values)).any() or min(grown.numbers, grown.nodes, grown.cells) < 0:
+        raise refused("it has grown by a category that is not there")
+    return Grown(
+        grown.structure,
+        tuple(names[place] for place in places.tolist()),
+        tuple((names[values[k][0]], values[k][1]) for k in at.tolist()),
+        grown.numbers,
+        grown.nodes,
+        grown.cells,
+    )
 
 
 def _shape(spec: str) -> bytes:

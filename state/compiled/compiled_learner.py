@@ -113,7 +113,8 @@ class CompiledLearner(Model):
         runner = ProgramRunner(self._program)
         placement = place(layout, runner.arrays)
         runner.arrays.settle()
-        self._load(runner, placement, placement.at_rest(numbers))
+        # A copy: the machine would be compiled anew for an array that is read-only.
+        self._load(runner, placement, np.array(placement.at_rest(numbers)))
         self._begin(runner)
 
     def _begin(self, runner: ProgramRunner) -> None:
@@ -161,7 +162,11 @@ class CompiledLearner(Model):
         finally:
             if self.task == "multiclass":
                 self._know()
-        return answers if answers.proba is None else answers._replace(proba=answers.proba[:, : len(self._classes)])
+        if answers.proba is None:
+            return answers
+        known, order = len(self._classes), answers.order
+        order = order if order is None else order[:, :known]
+        return answers._replace(proba=answers.proba[:, :known], order=order)
 
 
 def from_river(river: RiverLearner, program: Program) -> CompiledLearner:

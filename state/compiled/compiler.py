@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from headrace.state.compiled.compiled_learner import CompiledLearner
 
 _FAMILIES = {
-    "tree": "trees are not compiled",
+    "tree": "this tree is not compiled; HoeffdingTreeClassifier is",
     "forest": "forests are not compiled",
     "ensemble": "ensembles are not compiled",
     "neighbors": "neighbours are not compiled",
@@ -76,6 +76,8 @@ class _Draft:
         self._compose = importlib.import_module("river.compose")
         self._transformer = importlib.import_module("headrace.state.compiled.river.transformers")
         self._regression = importlib.import_module("headrace.state.compiled.river.linear_models")
+        trees = importlib.import_module("headrace.state.compiled.river.trees")
+        self._heads = {**self._regression.HEADS, **trees.HEADS}
         self.verdicts: list[CompiledStep] = []
         self.parts: list[ProgramPart] = []
         # Rows whose values differ before and after a record is learned.
@@ -90,7 +92,7 @@ class _Draft:
                 source = self._step(step, (*where, name), source)
             self._model(proper, (*where, last), source)
             return
-        self._judge(model, where, source, self._regression.HEADS)
+        self._judge(model, where, source, self._heads)
 
     def _step(self, step: Any, where: tuple[str, ...], source: int) -> int:
         """Walk a transformer, and return the row that it writes."""
@@ -125,6 +127,9 @@ class _Draft:
         build = known.get(type(step))
         if build is None:
             self._refuse(step, _reason(step))
+            return len(self.parts)
+        if getattr(step, "nominal_attributes", None) and source in self._moving:
+            self._refuse(step, "nominal features that a step before it learns to change are not compiled")
             return len(self.parts)
         if build is self._transformer.onehot and source in self._moving:
             self._refuse(step, "categories of values that a step before it learns to change are not compiled")

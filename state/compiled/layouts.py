@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headrace.state.compiled.model_arrays import ModelArrays, order
-from headrace.state.compiled.program import FeatureName, Memo, ProgramPart
+from headrace.state.compiled.program import GROWN_HEAD, FeatureName, Grown, Memo, ProgramPart
 
 
 class PartLayout(NamedTuple):
-    """The layout of one part: the features that it has met, and its categories, each with its feature."""
+    """The layout of one part: the features that it has met, its categories, each with its feature, what it has grown."""
 
     met: tuple[FeatureName, ...]
     learned: tuple[tuple[FeatureName, Any], ...]
+    grown: Grown | None = None
 
 
 class ModelLayout(NamedTuple):
@@ -60,9 +61,9 @@ def is_flagged(part: ProgramPart) -> bool:
     return part.limits[:1] == ("flag",)
 
 
-def lengths(part: ProgramPart, classes: int) -> int:
-    """Return the number of scalars and tallies that are saved of a part."""
-    return len(part.scalars) + len(part.tallies) * classes
+def lengths(part: ProgramPart, classes: int, grown: Grown | None = None) -> int:
+    """Return the number of numbers of a part that belong to no feature: scalars, tallies, and what it has grown."""
+    return len(part.scalars) + len(part.tallies) * classes + (0 if grown is None else grown.numbers)
 
 
 def placed(shape: Any, arrays: ModelArrays) -> PlacedLayout:
@@ -86,11 +87,12 @@ def placed(shape: Any, arrays: ModelArrays) -> PlacedLayout:
         width = width_of(part, len(classes))
         places.append((np.array(ranks, np.int64)[:, None] * width + np.arange(width) + size).ravel())
         size += len(met) * width
-        rest = lengths(part, len(classes))
+        grown = None if part.grows is None else _grown(words[at:], arrays)
+        rest = lengths(part, len(classes), grown)
         places.append(np.arange(size, size + rest))
         size += rest
         learned = tuple((arrays.names[slot], value) for _, slot, value in pairs)
-        parts.append(PartLayout(tuple(met[rank] for rank in ranks), learned))
+        parts.append(PartLayout(tuple(met[rank] for rank in ranks), learned, grown))
     return PlacedLayout(ModelLayout(classes, tuple(parts)), shape, np.concatenate(places) if moves else None, size)
 
 
@@ -102,6 +104,8 @@ def place(layout: ModelLayout, arrays: ModelArrays) -> PlacedLayout:
             words += [len(own.met), *sorted(map(arrays.slot, own.met))]
         if part.listed:
             words += [len(own.learned), *(arrays.pair(number, arrays.slot(name), value) for name, value in own.learned)]
+        if own.grown is not None:
+            words += _words(own.grown, number, arrays)
     arrays.seat(len(layout.classes) + 1)
     arrays.lengthen(max((len(own.learned) for own in layout.parts), default=0))
     return placed(np.array(words, np.int64), arrays)
@@ -116,7 +120,10 @@ def memos(layout: ModelLayout, numbers: Sequence[float], parts: Sequence[Program
         at += width * len(own.met)
         scalars = tuple(numbers[at : at + lengths(part, len(classes))])
         at += len(scalars)
-        yield Memo(rows, scalars, own.learned, classes if part.tallies else ())
+        grown = 0 if own.grown is None else own.grown.numbers
+        rest = tuple(numbers[at : at + grown])
+        at += grown
+        yield Memo(rows, scalars, own.learned, classes if part.has_classes else (), own.grown, rest)
 
 
 def laid_out(learned: Sequence[Memo], parts: Sequence[ProgramPart]) -> tuple[ModelLayout, list[float]]:
@@ -127,5 +134,35 @@ def laid_out(learned: Sequence[Memo], parts: Sequence[ProgramPart]) -> tuple[Mod
         for name in met:
             numbers += memo.rows[name][is_flagged(part) :]
         numbers += memo.scalars
-        found.append(PartLayout(met, memo.learned))
+        numbers += memo.numbers
+        found.append(PartLayout(met, memo.learned, memo.grown))
     return ModelLayout(learned[-1].classes, tuple(found)), numbers
+
+
+def _grown(words: Sequence[int], arrays: ModelArrays) -> Grown:
+    """Return what a family has grown, from its part of a shape."""
+    numbers, nodes, cells, structure, slots, pairs = words[:GROWN_HEAD]
+    ends = np.cumsum([GROWN_HEAD, structure, slots, pairs]).tolist()
+    return Grown(
+        np.array(words[ends[0] : ends[1]], "<i4").tobytes(),
+        tuple(arrays.names[slot] for slot in words[ends[1] : ends[2]]),
+        tuple(
+            (arrays.names[slot], value) for _, slot, value in map(arrays.pairs.__getitem__, words[ends[2] : ends[3]])
+        ),
+        numbers,
+        nodes,
+        cells,
+    )
+
+
+def _words(grown: Grown, number: int, arrays: ModelArrays) -> list[int]:
+    """Return the part of a shape that describes what a family has grown; it is part `number` of the program."""
+    structure = np.frombuffer(grown.structure, "<i4").tolist()
+    slots = [arrays.slot(name) for name in grown.names]
+    pairs = [arrays.pair(number, arrays.slot(name), value) for name, value in grown.values]
+    return [
+        *(grown.numbers, grown.nodes, grown.cells, len(structure), len(slots), len(pairs)),
+        *structure,
+        *slots,
+        *pairs,
+    ]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from headrace.state.compiled.family import FamilyArrays, NoFamilyArrays
 from headrace.state.compiled.program import (
     ASKED_COLUMNS,
     ASKED_MAX,
@@ -63,6 +64,8 @@ class ModelArrays:
         self._cells = len(parts[-1].cells)
         self.grid = np.zeros(_SLOTS_MIN * _CLASSES_MIN * self._cells)
         self.tally = np.zeros((TALLIES + len(parts[-1].tallies), _CLASSES_MIN))
+        family = parts[-1].family
+        self.family: FamilyArrays = NoFamilyArrays() if family is None else family()
         self.ops, self.keys = self._assemble()
         self.widen(_SLOTS_MIN)
 
@@ -120,6 +123,7 @@ class ModelArrays:
             for place, label in enumerate(learned):
                 self._classes["number"][place] = self.class_number(label)
                 self._classes["place"][place] = place
+            self.settle()
         return learned
 
     def meaning(self, kind: int, bits: int, words: Sequence[str]) -> Any:
@@ -171,8 +175,9 @@ class ModelArrays:
     def seat(self, classes: int) -> None:
         """Make room for this number of classes. Call `settle` afterwards."""
         while self.tally.shape[1] < classes:
-            cells = self.grid.reshape(-1, self.tally.shape[1], self._cells)
-            self.grid = np.concatenate([cells, np.zeros_like(cells)], axis=1).reshape(-1)
+            if self._cells:
+                cells = self.grid.reshape(-1, self.tally.shape[1], self._cells)
+                self.grid = np.concatenate([cells, np.zeros_like(cells)], axis=1).reshape(-1)
             self.tally = np.concatenate([self.tally, np.zeros_like(self.tally)], axis=1)
             if len(self._classes) < self.tally.shape[1]:
                 self._classes = _doubled(self._classes)
@@ -193,6 +198,7 @@ class ModelArrays:
             journal=self._journal,
             grid=self.grid,
             tally=self.tally,
+            own=self.family.own(self),
         )
 
     def classes_learned(self) -> list[Any]:
@@ -200,9 +206,24 @@ class ModelArrays:
         return [self.classes[number] for number in self._classes["number"][: self.notes.classes].tolist()]
 
     @property
+    def slot_records(self) -> Any:
+        """The array of SLOT."""
+        return self._features
+
+    @property
+    def class_records(self) -> Any:
+        """The array of CLASS."""
+        return self._classes
+
+    @property
+    def slot_room(self) -> int:
+        """The number of slots for which there is room."""
+        return len(self._features)
+
+    @property
     def nbytes(self) -> int:
         """The bytes of all arrays, without the names."""
-        return sum(array.nbytes for group in (self.memory, self.rows[:3]) for array in group)
+        return self.family.nbytes + sum(array.nbytes for group in (self.memory[:-1], self.rows[:3]) for array in group)
 
     def _assemble(self) -> tuple[Any, Any]:
         """Return the program as arrays: its operations, and the slots or rows that they name."""

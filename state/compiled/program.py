@@ -23,12 +23,15 @@ COMPENSATES = sys.version_info >= (3, 12)
 STANDARD, CENTER, MINMAX, MAXABS, SELECT, DISCARD, TYPES, IMPUTE, ONEHOT, HASH, RENAME, MERGE, LINEAR = range(13)
 PASSIVE = 13
 SOFTMAX, GAUSSIAN, COUNTING = 14, 15, 16
+TREE = 17
 
 # Faults. Positive: River would raise. Negative: the machine needs Python.
 FINE, WRONG_TYPE, MISSING, OVERFLOW, TOO_LARGE, NO_LOGARITHM, BY_ZERO, WRONG_CLASS = range(8)
 NOT_RUN = 8
 """The fault of the records behind the first one with a fault, if the machine halts there."""
 UNMET = -1
+FAMILY_WANTED = -100
+"""The family's arrays need help from Python before the record can go on; the machine stops for the same reason."""
 
 # The fields of a feature in a scaler. A StandardScaler computes the last one from the others.
 COUNT, MEAN, VARIANCE, DEVIATION = 0, 1, 2, 3
@@ -167,6 +170,7 @@ class ProgramMemory(NamedTuple):
     that an encoder has learned, and the slots that it writes. `slots`, `pairs` and `classes` are records by number.
     `notes` are the machine's, `asked` are the pairs that Python has to name. If learning may fail late, `journal` holds
     the fields before that. `grid` holds the cells by slot, then by the class's place. `tally` has a column a class.
+    `own` are the arrays of the model's family; their type chooses the family's functions.
     """
 
     fields: Any
@@ -182,6 +186,13 @@ class ProgramMemory(NamedTuple):
     journal: Any
     grid: Any
     tally: Any
+    own: Any
+
+
+class NoArrays(NamedTuple):
+    """The arrays of a family that has none of its own; numba needs one entry."""
+
+    nothing: int = 0
 
 
 GROUP = np.dtype([(name, np.int64) for name in ("model", "into", "last", "stays", "in_place")])
@@ -233,18 +244,39 @@ class ProgramBatch(NamedTuple):
     slots: Any
 
 
+GROWN_HEAD = 6
+"""In a shape, before a structure: how many numbers, nodes, cells, entries of it, features and categories there are."""
+
+
+class Grown(NamedTuple):
+    """The structure of what a family has grown, such as trees; `ops/tree/storage.py` says what its numbers mean.
+
+    `structure` is little-endian int32. `names` are the features that it names, `values` its categories, each with its
+    feature. It has `numbers` learned numbers; `nodes` and `cells` say how much memory it takes.
+    """
+
+    structure: bytes
+    names: tuple[FeatureName, ...]
+    values: tuple[tuple[FeatureName, Any], ...]
+    numbers: int
+    nodes: int
+    cells: int
+
+
 class Memo(NamedTuple):
     """The learned state of one part of a model, independent of any array.
 
     `rows` holds the saved columns of each feature that it has met, `scalars` its scalars, and `learned` an encoder's
     categories in order, each a feature's name and a value. In a model with `classes`, the cells of each class follow in
-    each row, and the tallies of each class follow the scalars.
+    each row, and the tallies of each class follow the scalars. `grown` and `numbers` are what a family has grown.
     """
 
     rows: Mapping[FeatureName, tuple[float, ...]]
     scalars: tuple[float, ...] = ()
     learned: tuple[tuple[FeatureName, Any], ...] = ()
     classes: tuple[Any, ...] = ()
+    grown: Grown | None = None
+    numbers: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,6 +318,15 @@ class ProgramPart:
     """Tell whether this state can have been learned as a whole."""
     weigh: Callable[[Any], Any] | None = None
     """Turn an array of scores, records by classes, into probabilities."""
+    family: Callable[[], Any] | None = None
+    """Make the arrays of the family, a `FamilyArrays`; None for linear models, which have none."""
+    grows: Callable[[Grown, Any, int], bool] | None = None
+    """Tell whether numbers (float64) and a structure can have been grown with so many classes; None if it grows none."""
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether it learns classes, in the order in which they come."""
+        return bool(self.tallies) or self.grows is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

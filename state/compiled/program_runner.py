@@ -13,6 +13,7 @@ from headrace.state.compiled.ops.machine import run
 from headrace.state.compiled.program import (
     ALL_DONE,
     BY_ZERO,
+    FAMILY_WANTED,
     GROUP,
     HALTED,
     IMPUTE,
@@ -55,7 +56,8 @@ class ProgramRunner:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.arrays = ModelArrays(program)
-        self._many = bool(program.parts[-1].tallies)
+        self._many = program.parts[-1].has_classes
+        self._sorts = program.parts[-1].grows is not None
         self._weigh = program.parts[-1].weigh
         self._late, self._fan = program.late, program.fan
         # The slots and pairs of the batches' vocabularies, and of the vocabulary of single records.
@@ -127,6 +129,9 @@ class ProgramRunner:
                 return self._chosen(answers, silent=silent), models
             if wanted == SPACE_WANTED:
                 models = self._grown(models, space)
+            elif wanted == FAMILY_WANTED:
+                arrays.family.help(arrays)
+                arrays.settle()
             else:
                 self._help(columns, vocabulary, models, wanted)
 
@@ -155,12 +160,13 @@ class ProgramRunner:
 
     def _answers(self, labels: Any, models: StoredModels) -> Answers:
         count = len(labels)
-        proba, known = _NO_PROBA, _NO_KNOWN
+        proba, known, order = _NO_PROBA, _NO_KNOWN, None
         if self._many:
             most = max(models.shapes[models.index["shape"]].max(initial=0), self.arrays.notes.classes)
             proba = np.zeros((count, min(len(self.arrays.classes), int(most) + len(np.unique(labels)))))
             known = np.zeros(count, np.int32)
-        return Answers(np.full(count, np.nan), np.zeros(count, np.int8), proba, known, np.zeros(count, np.int8))
+            order = np.zeros(proba.shape, np.int64) if self._sorts else None
+        return Answers(np.full(count, np.nan), np.zeros(count, np.int8), proba, known, np.zeros(count, np.int8), order)
 
     def _chosen(self, answers: Answers, *, silent: bool) -> Answers:
         """Turn scores into probabilities, as River does, and answer with the likeliest class."""
@@ -170,7 +176,11 @@ class ProgramRunner:
             return answers
         if self._weigh is not None:
             classes.weigh(answers.proba, answers.known, self._weigh)
-        return answers._replace(value=classes.likeliest(answers.proba, answers.known))
+        chosen = classes.likeliest(answers.proba, answers.known)
+        if answers.order is not None:
+            told = chosen >= 0
+            chosen[told] = answers.order[told, chosen[told].astype(np.int64)]
+        return answers._replace(value=chosen)
 
     def _help(self, columns: Columns, vocabulary: ModelVocabulary, models: StoredModels, wanted: int) -> None:
         """Do the step for which the machine has stopped, so that it can continue with the same record."""

@@ -152,11 +152,15 @@ class KeyBatch:
             knows = answers.known > place
             # A shape begins with the number of classes; then come their numbers.
             order[knows, place] = self._arena.shapes[shapes[knows] + 1 + place]
+        # A tree answers with its classes in their sorted order.
+        proba = answers.proba[:, : order.shape[1]]
+        sorts = answers.order is not None
+        columns = np.take_along_axis(order, answers.order[:, : order.shape[1]], 1) if sorts else order
         chosen = answers.value.astype(np.int64)
         some = chosen >= 0
         value = answers.value.copy()
         value[some] = order[some, chosen[some]]
-        return answers._replace(value=value, proba=answers.proba[:, : order.shape[1]], order=order)
+        return answers._replace(value=value, proba=proba, order=columns)
 
     def _commit(self, groups: KeyGroups, entries: Any) -> dict[bytes, int]:
         learned = np.flatnonzero(entries["size"])

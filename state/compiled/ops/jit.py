@@ -12,9 +12,9 @@ import numba
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _COMPILED = Path(__file__).parents[1]
-# The operations, and the modules whose constants are compiled into them.
+# The operations of all families, and the modules whose constants are compiled into them.
 _SOURCES = (
-    *sorted(Path(__file__).parent.glob("*.py")),
+    *sorted(Path(__file__).parent.rglob("*.py")),
     _COMPILED / "program.py",
     _COMPILED.parent / "models/columns.py",
 )
@@ -24,6 +24,9 @@ _PLAIN: dict[str, bool | str] = {"nogil": True, "error_model": "numpy", "no_cfun
 # No function allocates memory, and Python calls only entries. The code for both is left out, which saves most of the
 # compile time.
 _PART: dict[str, bool | str] = {**_PLAIN, "no_cpython_wrapper": True}
+
+INLINED: dict[str, bool | str] = {**_PART, "forceinline": True}
+UNIT: dict[str, bool | str] = {"error_model": "numpy", "_nrt": False}
 
 
 def native(function: _Function) -> _Function:
@@ -36,7 +39,7 @@ def inlined(function: _Function) -> _Function:
 
     The memory is passed by value, as more than a hundred words. To pass it at each call would take as long as the work.
     """
-    return _compile(function, {**_PART, "forceinline": True})
+    return _compile(function, INLINED)
 
 
 def entry(function: _Function) -> _Function:

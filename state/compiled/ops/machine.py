@@ -1,6 +1,6 @@
 """The machine: runs a program over a batch, record by record, and stops where it needs Python.
 
-It is compiled once for all models. For each record it loads the features into row 0 and runs all operations to predict.
+It is compiled once for each family of models (`families/dispatch.py`). For each record it loads the features into row 0 and runs all operations to predict.
 If the record has a label, it then runs again the operations that learn, and those whose input has changed. River's
 pipeline learns in this order: each step learns, and then transforms with its new state. The final estimator comes last.
 """
@@ -10,11 +10,17 @@ pipeline learns in this order: each step learns, and then transforms with its ne
 from typing import Any
 
 from headrace.state.compiled.ops.encoding import hashed, onehot, rename
+from headrace.state.compiled.ops.families.dispatch import answer, fits_own, has_own_room, look, teach
 from headrace.state.compiled.ops.jit import entry, inlined, native, print_of_sources
-from headrace.state.compiled.ops.linear import linear_answer, linear_learn
-from headrace.state.compiled.ops.multiclass import several_answer, several_learn
-from headrace.state.compiled.ops.passive_aggressive import passive_answer, passive_learn
-from headrace.state.compiled.ops.records import clear_memory, is_shape, load_model, room_of, store_model, touch
+from headrace.state.compiled.ops.records import (
+    clear_memory,
+    is_shape,
+    load_model,
+    own_part,
+    room_of,
+    store_model,
+    touch,
+)
 from headrace.state.compiled.ops.scaling import center, maxabs, minmax, standard
 from headrace.state.compiled.ops.selection import discard, impute, merge, select, types
 from headrace.state.compiled.program import (
@@ -22,11 +28,11 @@ from headrace.state.compiled.program import (
     CENTER,
     DISCARD,
     DONE,
+    FAMILY_WANTED,
     FINE,
     HALTED,
     HASH,
     IMPUTE,
-    LINEAR,
     LISTED,
     LOOK_AHEAD,
     MAXABS,
@@ -35,11 +41,9 @@ from headrace.state.compiled.program import (
     NAME_WANTED,
     ONEHOT,
     PAIR_WANTED,
-    PASSIVE,
     RENAME,
     ROOM_WANTED,
     SELECT,
-    SOFTMAX,
     SPACE_WANTED,
     STANDARD,
     TYPES,
@@ -124,30 +128,6 @@ def sweep(  # noqa: C901, PLR0912 a table of cases, and each case costs a call
     return FINE
 
 
-@inlined
-def answer(op: Any, memory: Any, rows: Any, answers: Any, record: int) -> int:
-    """Predict with the final estimator. A new one needs a line here."""
-    if op.code == LINEAR:
-        return linear_answer(op, memory, rows, answers, record)
-    if op.code == PASSIVE:
-        return passive_answer(op, memory, rows, answers, record)
-    if op.code >= SOFTMAX:
-        return several_answer(op, memory, rows, answers, record)
-    return FINE
-
-
-@inlined
-def teach(op: Any, memory: Any, rows: Any, label: float) -> int:
-    """Teach the final estimator. A new one needs a line here."""
-    if op.code == LINEAR:
-        return linear_learn(op, memory, rows, label)
-    if op.code == PASSIVE:
-        return passive_learn(op, memory, rows, label)
-    if op.code >= SOFTMAX:
-        return several_learn(op, memory, rows, label)
-    return FINE
-
-
 @native
 def copy_into(target: Any, source: Any) -> None:
     """Copy an array without allocating memory."""
@@ -221,6 +201,8 @@ def ready(batch: Any, record: int, memory: Any, rows: Any, fan: int) -> int:
     if not has_room(width, memory, rows):
         memory.notes[0].width = width
         return ROOM_WANTED
+    if not has_own_room(memory, width):
+        return FAMILY_WANTED
     memory.notes[0].late = FINE
     return NAME_WANTED if load(batch, record, memory, rows) == UNMET else DONE
 
@@ -276,6 +258,10 @@ def attempt(
         memory.notes[0].late = WRONG_CLASS
     for learning in range(2):
         fault = sweep(ops, keys, memory, rows, pairs, learning == 1, late)
+        if fault == FINE:
+            fault = look(ops[last], last, memory, rows, pairs)
+            if fault != FINE and learning == 1:
+                undo(ops, memory)
         # While the machine only gathers unnamed pairs, it answers and learns nothing.
         if fault == UNMET or memory.notes[0].asked != 0:
             return fault
@@ -349,6 +335,8 @@ def turn(ops: Any, memory: Any, models: Any, slots: int) -> int:
             if notes.group == len(models.groups):
                 return ALL_DONE
             continue
+        if not fits_own(memory, models.shapes, own_part(ops, models.shapes, models.index[group.model].shape)):
+            return FAMILY_WANTED
         open_group(ops, memory, models, group)
         notes.loaded = 1
 
@@ -383,6 +371,8 @@ def _runner(sources: int) -> Any:
                     # A return to Python is slow: scan further records for more unnamed pairs first.
                     first_asked = notes.at if notes.asked == 0 else first_asked
                     notes.asked += 1
+                elif fault == FAMILY_WANTED:
+                    return FAMILY_WANTED
                 elif fault != FINE and notes.halts != 0 and notes.asked == 0:
                     return HALTED
             elif notes.asked == 0:

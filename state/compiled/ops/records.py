@@ -2,7 +2,7 @@
 
 A stored model is a shape and its numbers. The shape is a list of whole numbers: the learned classes and, for each
 operation, the slots of the features that it has met, and the pairs that it has learned. The numbers follow in the same
-order. Slots ascend, so that equal layouts have equal shapes.
+order. Slots ascend, so that equal layouts have equal shapes. The part of the model's family comes last.
 """
 
 # ruff: noqa: PLR0917  Compiled functions take their arguments by place.
@@ -10,6 +10,7 @@ order. Slots ascend, so that equal layouts have equal shapes.
 from typing import Any
 
 from headrace.state.compiled.ops.encoding import note
+from headrace.state.compiled.ops.families.dispatch import clear_own, load_own, room_of_own, store_own
 from headrace.state.compiled.ops.jit import entry, native, print_of_sources
 from headrace.state.compiled.ops.square_root import root
 from headrace.state.compiled.program import (
@@ -110,6 +111,19 @@ def load_model(ops: Any, memory: Any, shapes: Any, shape: int, numbers: Any, num
             for k in range(shape + 1, shape + 1 + shapes[shape]):
                 note(op, shapes[k], memory)
             shape += 1 + shapes[shape]
+    load_own(memory, shapes, shape, numbers, number)
+
+
+@native
+def own_part(ops: Any, shapes: Any, shape: int) -> int:
+    """Return where the part of the model's family begins in a shape."""
+    at = shape + 1 + shapes[shape]
+    for j in range(len(ops)):
+        if ops[j].saved != 0:
+            at += 1 + shapes[at]
+        if ops[j].listed != 0:
+            at += 1 + shapes[at]
+    return int(at)
 
 
 @native
@@ -125,7 +139,8 @@ def room_of(ops: Any, memory: Any) -> tuple[int, int]:
         if op.listed != 0:
             shape += 1 + memory.sizes[op.list].size
         numbers += op.scalars + op.tallies * classes
-    return shape, numbers
+    own_shape, own_numbers = room_of_own(memory)
+    return shape + own_shape, numbers + own_numbers
 
 
 @native
@@ -184,7 +199,7 @@ def store_model(
             for k in range(shapes[shape]):
                 shapes[shape + 1 + k] = memory.lists[op.list, k]
             shape += 1 + shapes[shape]
-    return shape, number
+    return store_own(memory, shapes, shape, numbers, number)
 
 
 @native
@@ -236,6 +251,7 @@ def clear_memory(ops: Any, memory: Any) -> None:
             memory.tally[tally, place] = 0.0
     for k in range(memory.notes[0].touches):
         memory.slots[memory.slots[k].touch].touched = 0
+    clear_own(memory)
     memory.notes[0].touches = memory.notes[0].classes = 0
 
 
