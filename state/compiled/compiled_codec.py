@@ -60,7 +60,7 @@ class _Grown(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 class _GrownHead(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The head of a model that grows. `values` of `_Grown` has each category once, `at` says which follow one another."""
+    """The head of a model that grows. `values` of `_Grown` has each category once; `at` says where each one stands."""
 
     head: _Head
     grown: _Grown
@@ -220,7 +220,8 @@ class NumberLimits:
                 raise refused("it counts what can't be counted")
         grown, last = self._layout.parts[-1].grown, self._parts[-1]
         if grown is not None and last.grows is not None:
-            if not last.grows(grown, numbers[self._grown_at :], len(self._layout.classes)):
+            is_grown = last.grows(grown, numbers[self._grown_at :], len(self._layout.classes))
+            if not is_grown:
                 raise refused("its structure is none that can be grown")
         if any(part.holds is not None for part in self._parts):
             for memo, part in zip(memos(self._layout, numbers.tolist(), self._parts), self._parts, strict=True):

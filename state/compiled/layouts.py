@@ -13,7 +13,7 @@ from headrace.state.compiled.program import GROWN_HEAD, FeatureName, Grown, Memo
 
 
 class PartLayout(NamedTuple):
-    """The layout of one part: the features that it has met, its categories, each with its feature, what it has grown."""
+    """The layout of one part: the features that it has met, its categories with their features, what it has grown."""
 
     met: tuple[FeatureName, ...]
     learned: tuple[tuple[FeatureName, Any], ...]

@@ -321,7 +321,7 @@ class ProgramPart:
     family: Callable[[], Any] | None = None
     """Make the arrays of the family, a `FamilyArrays`; None for linear models, which have none."""
     grows: Callable[[Grown, Any, int], bool] | None = None
-    """Tell whether numbers (float64) and a structure can have been grown with so many classes; None if it grows none."""
+    """Tell whether a structure and numbers (float64) can have been grown with this number of classes; or None."""
 
     @property
     def has_classes(self) -> bool:

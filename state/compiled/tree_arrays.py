@@ -82,9 +82,7 @@ class TreeArrays(FamilyArrays):
         rows = arrays.rows.slots, arrays.rows.kinds, arrays.rows.values
         for at, array in enumerate((*held, self._frame, arrays.slot_records, arrays.class_records, *rows)):
             self._heap[2 * at : 2 * at + 2] = array.ctypes.data, len(array)
-        return TreeCalls(
-            self._calls, self._heap, self._frame, self._entries, self._nominal, self._classes, self._pool
-        )
+        return TreeCalls(self._calls, self._heap, self._frame, self._entries, self._nominal, self._classes, self._pool)
 
     def help(self, arrays: "ModelArrays") -> None:
         """Make room, or put the values of a leaf's nominal features in order."""
@@ -102,7 +100,7 @@ class TreeArrays(FamilyArrays):
         return sum(array.nbytes for array in (self._nodes, self._cells, self._parts, self._orders))
 
     def _flag(self, arrays: "ModelArrays") -> None:
-        """Note what is known of the features that are new: some are nominal by option, some have a name that is false."""
+        """Note what is known of new features: some are nominal by option, some have a name that is false."""
         self._nominal = _at_least(self._nominal, arrays.slot_room)
         for slot in range(self._flagged, len(arrays.names)):
             name = arrays.names[slot]

@@ -1,8 +1,9 @@
 """The machine: runs a program over a batch, record by record, and stops where it needs Python.
 
-It is compiled once for each family of models (`families/dispatch.py`). For each record it loads the features into row 0 and runs all operations to predict.
-If the record has a label, it then runs again the operations that learn, and those whose input has changed. River's
-pipeline learns in this order: each step learns, and then transforms with its new state. The final estimator comes last.
+It is compiled once for each family of models (`families/dispatch.py`). For each record it loads the features into row
+0 and runs all operations to predict. If the record has a label, it then runs again the operations that learn, and those
+whose input has changed. River's pipeline learns in this order: each step learns, and then transforms with its new
+state. The final estimator comes last.
 """
 
 # ruff: noqa: FBT001, PLR0917  Compiled functions take their arguments by place.
@@ -341,7 +342,7 @@ def turn(ops: Any, memory: Any, models: Any, slots: int) -> int:
         notes.loaded = 1
 
 
-def _runner(sources: int) -> Any:
+def _runner(sources: int) -> Any:  # noqa: C901 a reason to stop each
     @entry
     def run(
         ops: Any,

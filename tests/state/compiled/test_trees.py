@@ -16,7 +16,6 @@ from words import Words
 from headrace.state.compiled.compiled_learner import CompiledLearner
 from headrace.state.compiled.compiler import compile_model, explain
 from headrace.state.models.learner import RiverLearner
-from headrace.state.models.task import ModelError
 
 SOAK = bool(os.environ.get("HEADRACE_SOAK"))
 COUNT = 10_000 if SOAK else 1_500
@@ -49,7 +48,7 @@ def stream(count: int, *, seed: int, kind: str = "numbers", labels: str = "words
         place = int(score > 0.0) + int(score > 2.0)
         if draw.random() < 0.05:
             place = draw.randrange(3)
-        label: Any = {"words": "mid low high".split()[place], "binary": place > 0, "numbers": place}[labels]
+        label: Any = {"words": ["mid", "low", "high"][place], "binary": place > 0, "numbers": place}[labels]
         order = list(features.items())
         if draw.random() < 0.3:
             draw.shuffle(order)
@@ -75,9 +74,10 @@ def river_says(learner: RiverLearner, examples: Sequence[Example]) -> Iterator[A
             try:
                 learner.learn(dict(features), label)
             except Exception as error:  # noqa: BLE001
-                assert before is not None, repr(error)
-                learner.adopt(before)
                 answer = error
+            if isinstance(answer, Exception):
+                assert before is not None, repr(answer)
+                learner.adopt(before)
         yield answer
 
 

@@ -16,7 +16,7 @@ as everywhere in the machine:
 FAMILY_WANTED stops the machine. Python then calls `help` of the family's arrays, and the record begins again.
 """
 
-# ruff: noqa: ARG001, PLR0917  Compiled functions take their arguments by place.
+# ruff: noqa: ARG001, PLW0108  Compiled functions take their arguments by place.
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast

@@ -1,6 +1,6 @@
 """The family of linear models, softmax and naive Bayes: all that they learn is in the machine's own arrays."""
 
-# ruff: noqa: ARG001, PLR0917  Compiled functions take their arguments by place.
+# ruff: noqa: ARG001  Compiled functions take their arguments by place.
 
 from typing import Any
 

@@ -1,6 +1,6 @@
 """The family of trees: the machine's functions for them, which call the units."""
 
-# ruff: noqa: PLR0917  Compiled functions take their arguments by place.
+# ruff: noqa: ARG001, PLR0917  Compiled functions take their arguments by place.
 
 from typing import Any
 

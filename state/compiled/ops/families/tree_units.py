@@ -1,7 +1,5 @@
 """The units of trees: each finds its arrays in the heap, and its arguments in the frame."""
 
-# ruff: noqa: PLR0917  Compiled functions take their arguments by place.
-
 from typing import Any
 
 import numpy as np
@@ -107,9 +105,7 @@ def _prepare(sources: int) -> Any:
         trees, slots = trees_in(heap), _slots(heap[_SLOTS], heap[_SLOTS + 1])
         frame = _frame(heap[_FRAME], 1)[0]
         row, kinds, values = row_in(heap, frame.row, frame.size)
-        frame.node, right = prepare(
-            trees, frame.tree, slots, frame.mark, row, kinds, values, frame.place, frame.weight
-        )
+        frame.node, right = prepare(trees, frame.tree, slots, frame.mark, row, kinds, values, frame.place, frame.weight)
         frame.right = right
         return min(right, 0) if sources >= 0 else 0
 
@@ -182,5 +178,5 @@ def _load(sources: int) -> Any:
 
 
 UNITS = tuple(Unit(make(_PRINT)) for make in (_answer, _prepare, _take, _seat, _store, _load))
-"""Predict; find the node that learns a record; learn it there; seat the newest class; store or measure; load or clear."""
+"""Predict; find the node that learns a record; learn it there; seat the newest class; store or count; load or clear."""
 ANSWER, PREPARE, TAKE, SEAT, STORE, LOAD = range(len(UNITS))

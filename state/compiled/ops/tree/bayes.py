@@ -8,7 +8,7 @@ from typing import Any
 from headrace.state.compiled.ops.class_sums import closed, lost
 from headrace.state.compiled.ops.jit import native
 from headrace.state.compiled.ops.tree.cells import add_under, find
-from headrace.state.compiled.ops.tree.memory import ADAPTIVE, BAYES, DISABLED, GAUSSIAN, NONE, Trees
+from headrace.state.compiled.ops.tree.memory import ADAPTIVE, BAYES, DISABLED, GAUSSIAN, NOMINAL, NONE, Trees
 from headrace.state.compiled.ops.tree.paths import place_in, weight_of
 from headrace.state.compiled.program import FINE, OVERFLOW, STRING, WRONG_TYPE
 
@@ -173,12 +173,11 @@ def meet_classes(trees: Trees, node: int, slots: Any, mark: int) -> None:
     """
     at = trees.nodes[node].first_splitter
     while at >= 0:
-        if trees.cells[at].kind > GAUSSIAN and trees.cells[at].kind != DISABLED:
-            if place_in(slots, mark, trees.cells[at].key) >= 0:
-                weight = trees.nodes[node].first_weight
-                while weight >= 0:
-                    place = trees.cells[weight].key
-                    if trees.cells[weight].n > 0.0 and find(trees.cells, trees.cells[at].first, place) < 0:
-                        add_under(trees.cells, trees.pool, at, place, 0.0)
-                    weight = trees.cells[weight].next
+        if trees.cells[at].kind == NOMINAL and place_in(slots, mark, trees.cells[at].key) >= 0:
+            weight = trees.nodes[node].first_weight
+            while weight >= 0:
+                place = trees.cells[weight].key
+                if trees.cells[weight].n > 0.0 and find(trees.cells, trees.cells[at].first, place) < 0:
+                    add_under(trees.cells, trees.pool, at, place, 0.0)
+                weight = trees.cells[weight].next
         at = trees.cells[at].next

@@ -25,10 +25,10 @@ def may(cursor: Any, which: int, ends: Any, count: int) -> bool:
 @native
 def are_weights(numbers: Any, first: int, count: int) -> bool:
     """Tell whether numbers can be weights."""
+    held = True
     for at in range(first, first + count):
-        if not 0.0 <= numbers[at] < math.inf:
-            return False
-    return True
+        held = held and 0.0 <= numbers[at] < math.inf
+    return held
 
 
 @native
@@ -65,7 +65,7 @@ def may_counts(structure: Any, numbers: Any, cursor: Any, ends: Any) -> bool:
 
 
 @native
-def may_splitter(structure: Any, numbers: Any, cursor: Any, ends: Any, classes: int, active: int) -> bool:
+def may_splitter(structure: Any, numbers: Any, cursor: Any, ends: Any, classes: int, active: int) -> bool:  # noqa: C901 a step for each field
     """Move over a splitter. A leaf that is not active has only disabled ones."""
     kind = next_of(structure, cursor, ends, 0 if active == 1 else DISABLED, DISABLED + 1)
     if kind < 0 or not (may(cursor, SLOTS, ends, 1) and may(cursor, CELLS, ends, 1)):
@@ -119,9 +119,9 @@ def may_node(structure: Any, numbers: Any, cursor: Any, ends: Any, classes: int)
     return int(children) if held and children == 2 else NONE  # noqa: PLR2004 both sides
 
 
-def _checker(sources: int) -> Any:
+def _checker(sources: int) -> Any:  # noqa: C901 as below
     @entry
-    def are_trees(structure: Any, numbers: Any, ends: Any, cursor: Any, left: Any, trees: int, classes: int) -> bool:
+    def are_trees(structure: Any, numbers: Any, ends: Any, cursor: Any, left: Any, trees: int, classes: int) -> bool:  # noqa: C901
         # `left` holds how many children of each branch above are still to come.
         for _ in range(trees):
             has_root = next_of(structure, cursor, ends, 0, 2)

@@ -3,7 +3,7 @@
 All that can make River raise is tried before anything changes, so a record with a fault leaves no trace.
 """
 
-# ruff: noqa: PLR0917  Compiled functions take their arguments by place.
+# ruff: noqa: PLR0917, PLR1730  Compiled functions take their arguments by place.
 
 from typing import Any
 
@@ -127,8 +127,11 @@ def learn_number(cells: Any, pool: Any, splitter: int, place: int, x: float, wei
         at = add_under(cells, pool, splitter, place, 0.0)
         cells[at].low = cells[at].high = x
     cell = cells[at]
-    cell.low = x if x < cell.low else cell.low
-    cell.high = x if x > cell.high else cell.high
+    # Not min and max: for NaN, River compares and changes nothing.
+    if x < cell.low:
+        cell.low = x
+    if x > cell.high:
+        cell.high = x
     cell.n += weight
     old = cell.mean
     cell.mean = old + (weight / cell.n) * (x - old)

@@ -56,7 +56,7 @@ TREE = np.dtype(
     [(name, np.int64) for name in ("root", "active", "inactive", "grows")]
     + [(name, np.float64) for name in ("seen", "active_bytes", "inactive_bytes", "overhead")]
 )
-"""A tree: its root, its leaves by kind, whether it may grow, the weight it has learned, River's estimates of its size."""
+"""A tree: its root, its leaves by kind, whether it may grow, the weight learned, River's estimates of its size."""
 
 OPTIONS = np.dtype(
     [

@@ -3,8 +3,6 @@
 Child number d has its weights in `weights` from d * stride on, `sizes[d]` of them, and their classes in `members`.
 """
 
-# ruff: noqa: PLR0917  Compiled functions take their arguments by place.
-
 import math
 from typing import Any
 

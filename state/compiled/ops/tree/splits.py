@@ -1,6 +1,6 @@
 """Attempts to split a leaf: the best split of each splitter, the Hoeffding bound, and the new branch."""
 
-# ruff: noqa: PLR0917  Compiled functions take their arguments by place.
+# ruff: noqa: PLR0917, PLR1730  Compiled functions take their arguments by place.
 
 import math
 from typing import Any
@@ -116,8 +116,10 @@ def best_number(trees: Trees, splitter: int, before: float, stride: int) -> tupl
     cells, splits = trees.cells, trees.pool[0].splits
     low, high, at = math.inf, -math.inf, cells[splitter].first
     while at >= 0:
-        low = cells[at].low if cells[at].low < low else low
-        high = cells[at].high if cells[at].high > high else high
+        if cells[at].low < low:
+            low = cells[at].low
+        if cells[at].high > high:
+            high = cells[at].high
         at = cells[at].next
     best, threshold = NO_MERIT, 0.0
     if low < math.inf:
@@ -301,7 +303,7 @@ def suggest(
 
 
 @native
-def attempt_split(trees: Trees, tree: int, node: int, classes: int) -> None:
+def attempt_split(trees: Trees, tree: int, node: int, classes: int) -> None:  # noqa: C901 a step each, as River has them
     """Attempt to split a leaf, as River's `_attempt_to_split` does.
 
     The last of equally good splits wins. Without a split before it, a leaf of one splitter needs no bound.

@@ -1,7 +1,8 @@
 """Trees as lists of numbers: the structure, the features and categories that it names, and its learned numbers.
 
 Before the structure stands how many learned numbers, nodes, cells, entries of the structure, features and categories
-there are. In the structure each tree follows, node by node, a branch before its children. Equal trees have equal lists, wherever their nodes and cells lie.
+there are. In the structure each tree follows, node by node, a branch before its children. Equal trees have equal lists,
+wherever their nodes and cells lie.
 """
 
 # ruff: noqa: FBT001, PLR0917  Compiled functions take their arguments by place.
@@ -20,7 +21,6 @@ from headrace.state.compiled.ops.tree.cells import (
 from headrace.state.compiled.ops.tree.memory import (
     BINARY,
     DISABLED,
-    GAUSSIAN,
     LEAF,
     MULTIWAY,
     NOMINAL,
@@ -174,7 +174,7 @@ def store_trees(trees: Trees, shapes: Any, shape: int, numbers: Any, number: int
     cursor = trees.cursor
     for k in range(len(cursor)):
         cursor[k] = 0
-    say_trees(trees, shapes, numbers, False)
+    say_trees(trees, shapes, numbers, writes=False)
     structure, slots, pairs, count = cursor[STRUCTURE], cursor[SLOTS], cursor[PAIRS], cursor[NUMBERS]
     if writes:
         shapes[shape] = count
@@ -187,7 +187,7 @@ def store_trees(trees: Trees, shapes: Any, shape: int, numbers: Any, number: int
         cursor[SLOTS] = shape + GROWN_HEAD + structure
         cursor[PAIRS] = shape + GROWN_HEAD + structure + slots
         cursor[NUMBERS] = number
-        say_trees(trees, shapes, numbers, True)
+        say_trees(trees, shapes, numbers, writes=True)
     return shape + GROWN_HEAD + structure + slots + pairs, number + count
 
 
