@@ -42,7 +42,15 @@ _SECTIONS = frozenset(
 )
 """Tables in which no key holds a secret."""
 _KEYS = frozenset(
-    ("name", "kafka.bootstrap_servers", "kafka.oauth", "redis.timeout", "registry.register", "sink.http.timeout")
+    (
+        "challengers",
+        "name",
+        "kafka.bootstrap_servers",
+        "kafka.oauth",
+        "redis.timeout",
+        "registry.register",
+        "sink.http.timeout",
+    )
 )
 _ADDRESSES = frozenset(("redis.url", "registry.url", "sink.http.url"))
 _REDIS_CLIENTS = ("redis.client.", "redis.sentinel.")
