@@ -135,7 +135,7 @@ def run(
 ) -> tuple["BacktestRun", list[dict[str, Any]]]:
     """Test models on a file or a topic; return the run and the figures of each. Raises as `backtest` does.
 
-    With `notes` stderr gets what is to be said of the file.
+    With `notes` the notes on how the file was read are written to stderr.
     """
     with ExitStack() as closing:
         if is_file(subject):
@@ -200,21 +200,20 @@ class BacktestRun:
         self, logs: Mapping[int, Iterator[Record]], *, label_of: LabelOf | None = None
     ) -> list[dict[str, Any]]:
         """Test on the records of some partitions, whose labels come after the given delay."""
-        # The labels are those in the records, whatever the labels topic has.
+        # The delay decides when a label comes. So the models are built as for a pipeline without a labels topic.
         config = self._config.model_copy(update={"topics": self._config.topics.model_copy(update={"labels": None})})
         self.candidates = [Candidate(config, self.options, *one) for one in self._factories.items()]
         delay = self.options.delay
         for one in self.candidates:
             _refuse_delay(one.first, one.factory, delay)
+        columnar, form = _columnar(config, self._decoder), config.predictions.form
         if delay.is_none:
-            engine = Engine(
-                decoder=self._decoder, topic="", name=config.name, columnar=_columnar(config, self._decoder)
-            )
+            engine = Engine(decoder=self._decoder, topic="", name=config.name, columnar=columnar, form=form)
             return self._test([EngineValidation(engine, one.model, one.metrics) for one in self.candidates], logs)
         validations = [
             DelayedValidation(
-                one.model, one.metrics, decoder=self._decoder, form=config.predictions.form,
-                columnar=_columnar(config, self._decoder), delay=delay, is_logged=self._is_logged, label_of=label_of,
+                one.model, one.metrics, decoder=self._decoder, form=form, columnar=columnar, delay=delay,
+                is_logged=self._is_logged, label_of=label_of,
             )
             for one in self.candidates
         ]  # fmt: skip
@@ -273,7 +272,7 @@ def _columnar(config: Config, decoder: RecordDecoder) -> Any:
     if not _runs_compiled(config):
         return None
     columnar = importlib.import_module("headrace.pipeline.engine.columnar")
-    return columnar.ColumnarEngine(decoder=decoder, topic="", name=config.name)
+    return columnar.ColumnarEngine(decoder=decoder, topic="", name=config.name, form=config.predictions.form)
 
 
 def _refuse_delay(model: RiverLearner, factory: str, delay: Delay) -> None:

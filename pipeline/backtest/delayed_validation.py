@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.consumers.record import Record, RecordDecoder
 from headrace.consumers.record_batch import RecordBatch
 from headrace.pipeline.backtest.examples import Delay, Examples, LabelOf, Schedule
+from headrace.pipeline.engine.label_column import decided
 from headrace.pipeline.engine.raised import refusal_of
 from headrace.producers.prediction import PredictionForm
 from headrace.state.models.columns import Answers
@@ -104,7 +105,7 @@ class _Log:
             self._note(doable, told, scored)
             if not code:
                 break
-            # The model raised on the next step: what comes later of that example is left out.
+            # The model raised on the next step. The later step of that example is left out.
             self.refused[code] += 1
             failed = doable[len(told)]
             self._labels.pop(max(failed, ~failed), None)
@@ -206,9 +207,7 @@ class _Learner:
         if model.task == "regression":
             return [(value, None) for value in answers.value[:count].tolist()]
         if model.task == "binary":
-            chances, chosen = answers.value[:count], answers.chosen[:count] == 1
-            if model.has_proba and self._form.threshold is not None:
-                chosen = chances >= self._form.threshold
-            shares = chances.tolist() if model.has_proba else [None] * count
+            chosen = decided(model, answers, self._form).chosen[:count] == 1
+            shares = answers.value[:count].tolist() if model.has_proba else [None] * count
             return list(zip(chosen.tolist(), shares, strict=True))
         return [model.answer(answers, row) for row in range(count)]

@@ -1,4 +1,4 @@
-"""Examples whose label comes later: what is kept of them, and in which order they are predicted and learned.
+"""Examples whose label comes later: the data that is kept of each, and the order in which they are taken.
 
 The order is that of `river.stream.simulate_qa`: before a record is predicted, the labels whose delay is over come, the
 oldest first; those that are left come at the end.

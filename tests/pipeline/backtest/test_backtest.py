@@ -190,6 +190,16 @@ def test_a_range_of_times_cuts_the_records(tmp_path: Path, capsys: pytest.Captur
     assert found == wanted
 
 
+@pytest.mark.parametrize("factory", ["logistic", "falls"])
+def test_a_threshold_decides_with_and_without_a_delay(tmp_path: Path, factory: str) -> None:
+    lines = lines_of([(dict(x), y) for x, y in itertools.islice(datasets.Phishing(), 300)])
+    [plain] = run(project(tmp_path, factory=factory), lines)
+    config = project(tmp_path, "[predictions]\nthreshold = 0.9\n", factory=factory)
+    [at_once], [delayed] = run(config, lines), run(config, lines, delay=Delay(records=0))
+    assert at_once == delayed
+    assert at_once["accuracy"] != plain["accuracy"]
+
+
 def test_a_delay_in_time_needs_a_time(tmp_path: Path) -> None:
     with pytest.raises(DelayRefused) as caught:
         run(project(tmp_path), [b'{"features": {"a": 1}, "label": true}'], delay=Delay(ms=5))
