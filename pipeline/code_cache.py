@@ -1,7 +1,8 @@
 """The folder that keeps compiled code from one start to the next: the one that HEADRACE_CACHE names.
 
-Without it, numba keeps the code beside the sources or in the user's home, of which a container has neither after it was
-made anew. numba compares the sources of each function, its own version and the processor's, so releases share a folder.
+Without it, numba keeps the code beside the sources or in the user's home. A new container has neither of these from the
+container before it. numba compares the sources of each function, its own version and the processor's. So releases share
+a folder.
 """
 
 import os

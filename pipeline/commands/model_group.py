@@ -67,7 +67,7 @@ def model_reset(
 
 @command(model, "history")
 def model_history(source: ConfigSource, json: JsonOption = False) -> int:
-    """Tell what was done to the models beside learning: which model answered from where on, and who asked for it."""
+    """List the changes of the models, such as promotions: from which offset each one holds, and who asked for it."""
     from headrace.pipeline.control.history_view import history
 
     return history(source.load(), json=json)

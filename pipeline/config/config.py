@@ -65,7 +65,7 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _OWN = ("directory", "secrets", "files")
 # Properties of librdkafka that name a file; a client reads it only when it is made.
 _FILE_PROPERTIES = tuple(f"ssl.{name}.location" for name in ("ca", "certificate", "key", "keystore", "crl"))
-# The tables of which a user may have several, each with a name.
+# A user may have several of each of these tables, and gives each one a name.
 _NAMED = (FeatureConfig, ChallengerConfig)
 _HINTS = {
     "extra_forbidden": "remove it",
@@ -193,7 +193,7 @@ class Config(BaseSettings):
 
     @property
     def journal_topic(self) -> str:
-        """The topic that tells what was done to the models, and where."""
+        """The topic of the journal: each change of a model, with the offset from which it holds."""
         return f"journal.{self.name}"
 
     @property
